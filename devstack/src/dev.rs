@@ -1,0 +1,25 @@
+mod project;
+mod rotate;
+mod service;
+mod state;
+mod up;
+
+pub(crate) use rotate::rotate;
+pub(crate) use up::up;
+
+/// Why `cargo dev` ends with a failure, for people.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Failure(String);
+
+impl Failure {
+    fn new(why: impl Into<String>) -> Self {
+        Self(why.into())
+    }
+}
+
+impl From<devstack::Error> for Failure {
+    fn from(error: devstack::Error) -> Self {
+        Self(error.report())
+    }
+}

@@ -1,0 +1,80 @@
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use devstack::{Signal, Stop, Supervised, Tenant};
+use tokio::process::Command;
+
+use super::Failure;
+use super::project::{Description, run};
+
+/// Longer than a service takes to drain.
+const STOP: Stop = Stop { signal: Signal::TERM, grace: Duration::from_secs(45) };
+
+/// The service's binary, and the environment it runs in.
+pub(crate) struct Service {
+    program: PathBuf,
+    workspace: PathBuf,
+    environment: Vec<(OsString, OsString)>,
+}
+
+impl Service {
+    /// The environment is the user's, without what would lead to another AWS or PostgreSQL.
+    pub(crate) fn new(program: PathBuf, workspace: &Path) -> Self {
+        let foreign = |name: &str| name.starts_with("AWS_") || name.starts_with("PG");
+        let environment = std::env::vars_os().filter(|(name, _)| !name.to_str().is_some_and(foreign)).collect();
+        let mut service = Self { program, workspace: workspace.into(), environment };
+        if std::env::var_os("APP_TELEMETRY__FORMAT").is_none() {
+            service.set("APP_TELEMETRY__FORMAT", "pretty");
+        }
+        service
+    }
+
+    /// Leads it to the tenant. The ids of its secrets are its own configuration's.
+    pub(crate) fn settle(&mut self, tenant: &Tenant) {
+        for (name, value) in tenant.env().into_iter().filter(|(name, _)| name != "APP_SECRETS__PREFIX") {
+            self.set(&name, &value);
+        }
+    }
+
+    fn set(&mut self, name: &str, value: &str) {
+        self.environment.retain(|(set, _)| set != name);
+        self.environment.push((name.into(), value.into()));
+    }
+
+    /// Asks it for its configuration.
+    pub(crate) async fn describe(&self) -> Result<Description, Failure> {
+        let output = run(self.command("config").arg("--json")).await?;
+        if !output.status.success() {
+            return Err(Failure::new("the service refuses its configuration"));
+        }
+        serde_json::from_slice(&output.stdout)
+            .map_err(|error| Failure::new(format!("`config --json` of the service is not what it was: {error}")))
+    }
+
+    pub(crate) async fn migrate(&self) -> Result<(), Failure> {
+        let ended = self.command("migrate").stdin(Stdio::null()).kill_on_drop(true).status().await;
+        match ended {
+            Ok(status) if status.success() => Ok(()),
+            Ok(status) => Err(Failure::new(format!("the migrations failed ({status}); what they said is above"))),
+            Err(error) => Err(Failure::new(format!("cannot start the migrations: {error}"))),
+        }
+    }
+
+    pub(crate) fn serve(&self, tenant: &Tenant) -> Result<Supervised, Failure> {
+        let mut command = Supervised::command(tenant.python(), &self.program, STOP, None);
+        command.arg("serve").current_dir(&self.workspace).env_clear().envs(self.environment.iter().cloned());
+        Supervised::spawn(command, STOP).map_err(|error| Failure::new(format!("cannot start the service: {error}")))
+    }
+
+    fn command(&self, argument: &str) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg(argument).current_dir(&self.workspace).env_clear().envs(self.environment.iter().cloned());
+        command
+    }
+}
+
+pub(crate) fn explain(status: ExitStatus) -> String {
+    format!("the service ended by itself ({status}); what it said is above")
+}

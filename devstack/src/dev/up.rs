@@ -1,0 +1,186 @@
+use std::time::{Duration, Instant};
+
+use devstack::reqwest::Client;
+use devstack::{Signal, Stack, Supervised, Tenant, random, random_key, send, workspace};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use super::Failure;
+use super::project::{self, Credential};
+use super::service::{Service, explain};
+use super::state::{self, Held, Pids, Running};
+
+const TRY: &str = include_str!("../../try.txt");
+
+/// Brings everything up, and down again when asked to or when a part of it ends.
+pub(crate) async fn up() -> Result<(), Failure> {
+    let held = Held::take()?;
+    let (served, service) = watch::channel(None);
+    let mut signals = stop_signals();
+    tokio::spawn(hurry(signals.clone(), service));
+    let mut world = tokio::select! {
+        world = raise(&held, &served) => world?,
+        _ = signals.changed() => return Ok(()),
+    };
+    let outcome = tokio::select! {
+        failure = world.ends() => Err(failure),
+        _ = signals.changed() => Ok(()),
+    };
+    eprintln!();
+    say("stopping the service, the secrets manager and PostgreSQL");
+    if outcome.is_err() {
+        world.stack.keep_logs();
+    }
+    world.stop().await;
+    outcome
+}
+
+/// The service and what it stands on.
+struct World {
+    service: Supervised,
+    stack: Stack,
+}
+
+impl World {
+    /// Waits until a part ends, and names it.
+    async fn ends(&mut self) -> Failure {
+        loop {
+            // The stack first: a service often ends because of it.
+            if let Some(error) = self.stack.exited() {
+                return error.into();
+            }
+            if let Some(status) = self.service.exited() {
+                return Failure::new(explain(status));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn stop(self) {
+        let Self { service, stack } = self;
+        let _ = tokio::task::spawn_blocking(|| drop(service)).await;
+        stack.stop().await;
+    }
+}
+
+async fn raise(held: &Held, served: &watch::Sender<Option<u32>>) -> Result<World, Failure> {
+    let begun = Instant::now();
+    let step = |text: &str| say(&format!("{:5.1} s  {text}", begun.elapsed().as_secs_f64()));
+    let workspace = workspace();
+
+    let name = project::name(&workspace).await?;
+    step(&format!("building {name}"));
+    let (program, stack) = tokio::try_join!(project::build(&workspace, &name), async {
+        Stack::start(&step).await.map_err(Failure::from)
+    })?;
+
+    let mut service = Service::new(program, &workspace);
+    let description = service.describe().await?;
+    let (public, admin) = (description.settings.server.address()?, description.settings.admin.address()?);
+
+    step("creating the database, its roles and the credentials");
+    let ids = description.credentials.iter().map(|credential| (credential.name.clone(), credential.id.clone()));
+    let tenant = stack.empty_tenant(&description.settings.database.name, ids).await?;
+    service.settle(&tenant);
+    for credential in &description.credentials {
+        plant(&tenant, credential).await?;
+    }
+    if description.credentials.iter().any(|credential| credential.name == "migrator") {
+        step("migrating");
+        service.migrate().await?;
+    }
+
+    step(&format!("starting {name}"));
+    let mut process = service.serve(&tenant)?;
+    served.send_replace(Some(process.pid()));
+    let [postgres, manager] = stack.pids();
+    let pids = Pids { service: process.pid(), postgres, manager };
+    wait_until_ready(&mut process, &admin).await?;
+    held.publish(Some(Running {
+        public: public.clone(),
+        admin: admin.clone(),
+        manager: tenant.manager().endpoint.clone(),
+        database: tenant.database(),
+        credentials: description.credentials,
+        pids,
+    }))?;
+    step("ready");
+    eprintln!("\n{}", TRY.replace("{public}", &public).replace("{admin}", &admin).trim_end());
+    eprintln!();
+    Ok(World { service: process, stack })
+}
+
+/// Makes a random credential of the kind that is asked for.
+async fn plant(tenant: &Tenant, credential: &Credential) -> Result<(), Failure> {
+    let Credential { name, id, kind } = credential;
+    match kind.as_str() {
+        "login" => tenant.plant_login(name).await?,
+        "signing_keys" => tenant.put(name, &random_key()).await?,
+        "api_key" => tenant.put(name, &random()).await?,
+        other => {
+            eprintln!(
+                "\ncargo dev cannot invent the credential `{name}`: it is of the kind `{other}`. Waiting until you \
+                 put it there:\n\n  AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_REGION=eu-west-1 \\\n  \
+                 aws secretsmanager create-secret --endpoint-url {} --name {id} --secret-string file://…\n",
+                tenant.manager().endpoint
+            );
+            loop {
+                if let Ok(Some(version)) = tenant.version(name, "AWSCURRENT").await {
+                    break version;
+                }
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        }
+    };
+    Ok(())
+}
+
+async fn wait_until_ready(service: &mut Supervised, admin: &str) -> Result<(), Failure> {
+    let client = Client::builder().no_proxy().timeout(Duration::from_secs(2)).build();
+    let client = client.expect("a client without TLS needs nothing");
+    let give_up = Instant::now() + Duration::from_secs(90);
+    loop {
+        if let Some(status) = service.exited() {
+            return Err(Failure::new(explain(status)));
+        }
+        let answer = client.get(format!("http://{admin}/readyz")).send().await;
+        if answer.is_ok_and(|answer| answer.status().is_success()) {
+            return Ok(());
+        }
+        if Instant::now() > give_up {
+            return Err(Failure::new(format!("http://{admin}/readyz did not answer 200 within 90 s")));
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Counts the signals that ask us to stop.
+fn stop_signals() -> watch::Receiver<u32> {
+    let (count, counted) = watch::channel(0);
+    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
+        let count = count.clone();
+        let mut signals = signal(kind).expect("none of these is forbidden to handle");
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                count.send_modify(|count| *count += 1);
+            }
+        });
+    }
+    counted
+}
+
+/// Ends everything at the second signal: us and the service here, the rest by its watchdogs.
+async fn hurry(mut signals: watch::Receiver<u32>, service: watch::Receiver<Option<u32>>) {
+    if signals.wait_for(|count| *count >= 2).await.is_err() {
+        return;
+    }
+    if let Some(pid) = *service.borrow() {
+        let _ = send(pid, Signal::KILL);
+    }
+    state::forget();
+    std::process::exit(130);
+}
+
+fn say(text: &str) {
+    eprintln!("cargo dev: {text}");
+}

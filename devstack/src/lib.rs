@@ -1,0 +1,39 @@
+//! The local stack: a real PostgreSQL 18 and a real emulator of AWS Secrets Manager, for `cargo dev` and for tests.
+//!
+//! ```text
+//! Python ──► Stack ──► Tenant ──► Process
+//! virtual    PostgreSQL  database,  the service's binary
+//! environ-   manager     roles,         │
+//! ment         ▲         secrets ◄── Rotation
+//!              └── faults::Manager (scripted) ◄──┘
+//! ```
+//!
+//! A test asks for the [`Stack`] of its process, for a [`Tenant`] of its own, and starts the service as a
+//! [`Process`]. No child outlives its owner, and no secret of the tenant may be in the process's output.
+
+mod error;
+pub mod faults;
+mod home;
+mod manager;
+mod planted;
+mod postgres;
+mod process;
+mod python;
+mod rotation;
+mod stack;
+mod supervised;
+mod tenant;
+
+pub use error::Error;
+pub use home::{home, workspace};
+pub use manager::Manager;
+pub use planted::{Planted, random, random_key, random_password};
+pub use postgres::Postgres;
+pub use process::{Addresses, Exited, Launch, Process};
+pub use python::Python;
+pub use reqwest;
+pub use rotation::{Database, Rotation};
+pub use rustix::process::Signal;
+pub use stack::Stack;
+pub use supervised::{Stop, Supervised, User, send};
+pub use tenant::Tenant;

@@ -1,0 +1,112 @@
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use aws_config::BehaviorVersion;
+use aws_sdk_secretsmanager::Client;
+use aws_sdk_secretsmanager::config::retry::RetryConfig;
+use aws_sdk_secretsmanager::config::{Config, Credentials, Region};
+use aws_sdk_secretsmanager::error::ProvideErrorMetadata;
+use aws_sdk_secretsmanager::primitives::Blob;
+use rustix::process::Signal;
+
+use crate::Error;
+use crate::home::Run;
+use crate::python::Python;
+use crate::supervised::{Stop, Supervised, last_lines};
+
+const STOP: Stop = Stop { signal: Signal::TERM, grace: Duration::from_secs(3) };
+
+/// The region that every client of the local manager names.
+pub(crate) const REGION: &str = "eu-west-1";
+
+/// An identity that opens the local manager and no other.
+pub(crate) const ACCESS_KEY: (&str, &str) = ("test", "test");
+
+/// Where the emulator of AWS Secrets Manager listens.
+#[derive(Clone, Debug)]
+pub struct Manager {
+    /// `http://127.0.0.1:<port>`, for `AWS_ENDPOINT_URL`.
+    pub endpoint: String,
+    /// The emulator's log.
+    pub log: PathBuf,
+}
+
+impl Manager {
+    /// Starts the emulator; it may not answer yet.
+    pub(crate) fn spawn(python: &Python, run: &Run, port: u16) -> Result<(Self, Supervised), Error> {
+        let manager = Self { endpoint: format!("http://127.0.0.1:{port}"), log: run.dir.join("manager.log") };
+        let log = File::create(&manager.log).map_err(Error::io("create the manager's log"))?;
+        let mut command = Supervised::command(python, &python.interpreter(), STOP, None);
+        command.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()]);
+        command.env_clear().env("LC_ALL", "C.UTF-8").current_dir(&run.dir);
+        // Identities that moto would look for at home, if it looked for one.
+        command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY.0).env("AWS_SECRET_ACCESS_KEY", ACCESS_KEY.1);
+        command.stdout(Stdio::null()).stderr(log);
+        let server = Supervised::spawn(command, STOP).map_err(Error::io("start the secrets manager"))?;
+        Ok((manager, server))
+    }
+
+    /// Waits until it lists its secrets.
+    pub(crate) async fn ready(&self, server: &mut Supervised) -> Result<(), Error> {
+        let give_up = Instant::now() + Duration::from_secs(30);
+        let client = self.client();
+        loop {
+            match client.list_secrets().send().await {
+                Ok(_) => return Ok(()),
+                Err(_) if server.exited().is_some() => return Err(self.failed("did not start".into())),
+                Err(error) if Instant::now() > give_up => {
+                    return Err(self.failed(Error::manager("list secrets")(error).to_string()));
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+
+    /// The emulator that another process has started.
+    pub fn at(endpoint: &str) -> Self {
+        Self { endpoint: endpoint.into(), log: PathBuf::new() }
+    }
+
+    /// Creates a secret, or gives it a new AWSCURRENT version; returns the version's id.
+    pub async fn put(&self, id: &str, value: &str) -> Result<String, Error> {
+        put(&self.client(), id, Some(value.into()), None).await
+    }
+
+    /// A client of the emulator, which reads nothing from the environment.
+    pub fn client(&self) -> Client {
+        client(&self.endpoint)
+    }
+
+    pub(crate) fn failed(&self, what: String) -> Error {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        Error::Part { part: "the secrets manager", what, log: self.log.clone(), tail: last_lines(&log, 15) }
+    }
+}
+
+pub(crate) async fn put(client: &Client, id: &str, text: Option<String>, bytes: Option<Blob>) -> Result<String, Error> {
+    let doing = || format!("put a value into {id}");
+    let create = client.create_secret().name(id).set_secret_string(text.clone()).set_secret_binary(bytes.clone());
+    let version = match create.send().await {
+        Ok(created) => created.version_id,
+        Err(error) if error.code() == Some("ResourceExistsException") => {
+            let put = client.put_secret_value().secret_id(id).set_secret_string(text).set_secret_binary(bytes);
+            put.send().await.map_err(Error::manager(doing()))?.version_id
+        }
+        Err(error) => return Err(Error::manager(doing())(error)),
+    };
+    version.ok_or_else(|| Error::Secret(format!("the manager did not name the new version of {id}")))
+}
+
+pub(crate) fn client(endpoint: &str) -> Client {
+    let identity = Credentials::new(ACCESS_KEY.0, ACCESS_KEY.1, None, None, "devstack");
+    let config = Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .endpoint_url(endpoint)
+        .region(Region::new(REGION))
+        .credentials_provider(identity)
+        .retry_config(RetryConfig::disabled())
+        .build();
+    Client::from_conf(config)
+}

@@ -1,0 +1,219 @@
+//! `cargo dev`, with a fake cargo and a fake service: the real ones are tried by the project's own tests.
+
+use std::io::{BufRead, BufReader, Read};
+use std::net::TcpListener;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use devstack::Signal;
+use serde_json::Value;
+
+use crate::Outcome;
+use crate::life::{gone, kill};
+
+/// A target folder of its own, with the environment that is installed already.
+struct Workspace {
+    target: PathBuf,
+    public: String,
+    admin: String,
+}
+
+struct Dev {
+    child: Child,
+    stderr: JoinHandle<String>,
+}
+
+impl Workspace {
+    fn new() -> Result<Self, Box<dyn std::error::Error>> {
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("dev");
+        std::fs::create_dir_all(target.join("devstack"))?;
+        let venv = target.join("devstack/venv");
+        if !venv.exists() {
+            symlink(devstack::home()?.join("venv"), venv)?;
+        }
+        let free = || Ok::<_, std::io::Error>(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string());
+        Ok(Self { target, public: free()?, admin: free()? })
+    }
+
+    fn dev(&self, arguments: &[&str]) -> Command {
+        let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stack");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_devstack"));
+        command
+            .args(arguments)
+            .env("CARGO", here.join("fake_cargo.sh"))
+            .env("CARGO_TARGET_DIR", &self.target)
+            .env("FAKE_SERVICE", here.join("fake_service.py"))
+            .env("FAKE_PUBLIC", &self.public)
+            .env("FAKE_ADMIN", &self.admin)
+            .env("PGHOST", "elsewhere")
+            .env("AWS_PROFILE", "mine")
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    fn up(&self) -> Result<Dev, std::io::Error> {
+        Self::up_as(self.dev(&[]))
+    }
+
+    fn up_as(mut command: Command) -> Result<Dev, std::io::Error> {
+        let mut child = command.spawn()?;
+        let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
+        let mut said = String::new();
+        for line in lines.by_ref().map_while(Result::ok) {
+            said += &format!("{line}\n");
+            if line.starts_with("Ctrl-C") {
+                break;
+            }
+        }
+        let stderr = std::thread::spawn(move || {
+            said.extend(lines.map_while(Result::ok).map(|line| format!("{line}\n")));
+            said
+        });
+        Ok(Dev { child, stderr })
+    }
+
+    fn state(&self) -> Option<Value> {
+        serde_json::from_slice(&std::fs::read(self.target.join("devstack/state.json")).ok()?).ok()
+    }
+
+    fn rotate(&self, credential: &str) -> Result<(bool, String), std::io::Error> {
+        let output = self.dev(&["rotate", credential]).output()?;
+        let text = [output.stdout, output.stderr].concat();
+        Ok((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
+    }
+}
+
+impl Dev {
+    fn ends(mut self) -> Result<(ExitStatus, String), Box<dyn std::error::Error>> {
+        let give_up = Instant::now() + Duration::from_secs(20);
+        while self.child.try_wait()?.is_none() && Instant::now() < give_up {
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        let _ = self.child.kill();
+        let status = self.child.wait()?;
+        let mut stdout = String::new();
+        self.child.stdout.take().expect("it is piped").read_to_string(&mut stdout)?;
+        Ok((status, stdout + &self.stderr.join().expect("reading does not panic")))
+    }
+}
+
+fn pids_and_ports(state: &Value) -> (Vec<u32>, Vec<u16>) {
+    let running = &state["running"];
+    let pids = ["service", "postgres", "manager"].map(|part| running["pids"][part].as_u64().expect("a pid") as u32);
+    let manager = running["manager"].as_str().and_then(|url| url.rsplit(':').next()?.parse().ok());
+    let database = running["database"]["port"].as_u64().expect("a port") as u16;
+    let admin = running["admin"].as_str().and_then(|address| address.rsplit(':').next()?.parse().ok());
+    (pids.into(), vec![manager.expect("a port"), database, admin.expect("a port")])
+}
+
+// One after another, because only one can run in a target folder: that is a part of what is tested.
+#[tokio::test]
+async fn cargo_dev_runs_rotates_and_leaves_nothing_however_it_ends() -> Outcome {
+    drop(devstack::Python::install(&|_| ()).await?);
+    let workspace = Workspace::new()?;
+    a_second_one_is_refused_and_ctrl_c_stops_everything(&workspace)?;
+    rotations_are_walked_and_watched(&workspace)?;
+    a_crash_is_named_and_ends_the_rest(&workspace)?;
+    the_second_signal_ends_everything_at_once(&workspace)?;
+    being_killed_leaves_nothing(&workspace)
+}
+
+fn a_second_one_is_refused_and_ctrl_c_stops_everything(workspace: &Workspace) -> Outcome {
+    let (worked, said) = workspace.rotate("database")?;
+    assert!(!worked && said.contains("none runs in this workspace"), "{said}");
+
+    let dev = workspace.up()?;
+    let state = workspace.state().expect("it is ready");
+    let (pids, ports) = pids_and_ports(&state);
+
+    let second = workspace.dev(&[]).output()?;
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert_eq!(second.status.code(), Some(1));
+    assert!(said.contains(&format!("process {}", dev.child.id())) && said.contains(&workspace.admin), "{said}");
+
+    devstack::send(dev.child.id(), Signal::INT)?;
+    let (status, said) = dev.ends()?;
+    assert_eq!(status.code(), Some(0), "{said}");
+    assert!(said.contains("migrated fake") && said.contains("serving pretty [] False"), "{said}");
+    assert!(said.contains(&format!("http://{}/status", workspace.admin)), "{said}");
+    assert!(gone(&pids, &ports), "{said}");
+    assert!(workspace.state().is_none());
+    Ok(())
+}
+
+fn rotations_are_walked_and_watched(workspace: &Workspace) -> Outcome {
+    let dev = workspace.up()?;
+    let state = workspace.state().expect("it is ready").to_string();
+    assert!(!state.contains("sentinel-"), "a secret is in the state file");
+    for (credential, expected) in [
+        (
+            "database",
+            &["1 create  elsewhere/database", "2 set", "3 test", "4 finish", "SIGHUP", "generation 1 -> 2"][..],
+        ),
+        ("reports", &["4 finish", "generation 2 -> 3"]),
+        ("signing", &["fake/signing: version", "generation 3 -> 4"]),
+        ("webhook", &["fake/webhook: version", "generation 4 -> 5"]),
+        ("migrator", &["4 finish", "does not hold"]),
+    ] {
+        let (worked, said) = workspace.rotate(credential)?;
+        assert!(worked && expected.iter().all(|text| said.contains(text)), "{credential}: {said}");
+        assert!(!said.contains("sentinel-"));
+    }
+    let (worked, said) = workspace.rotate("nonsense")?;
+    assert!(!worked && said.contains("it has database, reports, signing, webhook, migrator"), "{said}");
+    devstack::send(dev.child.id(), Signal::TERM)?;
+    let (status, said) = dev.ends()?;
+    assert_eq!(status.code(), Some(0), "{said}");
+    Ok(())
+}
+
+fn a_crash_is_named_and_ends_the_rest(workspace: &Workspace) -> Outcome {
+    for (part, named) in
+        [("service", "the service ended by itself (signal: 9"), ("postgres", "PostgreSQL stopped by itself (signal: 9")]
+    {
+        let dev = workspace.up()?;
+        let state = workspace.state().expect("it is ready");
+        let (pids, ports) = pids_and_ports(&state);
+        kill(state["running"]["pids"][part].as_u64().expect("a pid") as u32);
+        let (status, said) = dev.ends()?;
+        assert_eq!(status.code(), Some(1), "{said}");
+        assert!(said.contains(named), "{said}");
+        if let Some((_, log)) = said.split_once("its log is ") {
+            let log = log.split(',').next().unwrap_or_default();
+            assert!(Path::new(log).exists(), "{log} is gone");
+        }
+        assert!(gone(&pids, &ports), "{said}");
+    }
+    Ok(())
+}
+
+fn the_second_signal_ends_everything_at_once(workspace: &Workspace) -> Outcome {
+    let mut command = workspace.dev(&[]);
+    command.env("FAKE_STUBBORN", "1");
+    let dev = Workspace::up_as(command)?;
+    let (pids, ports) = pids_and_ports(&workspace.state().expect("it is ready"));
+    devstack::send(dev.child.id(), Signal::HUP)?;
+    std::thread::sleep(Duration::from_secs(1));
+    assert!(crate::life::alive(pids[0]), "the service ignores SIGTERM, and has time for that");
+    devstack::send(dev.child.id(), Signal::INT)?;
+    let (status, said) = dev.ends()?;
+    assert_eq!(status.code(), Some(130), "{said}");
+    assert!(gone(&pids, &ports), "{said}");
+    assert!(workspace.state().is_none());
+    Ok(())
+}
+
+fn being_killed_leaves_nothing(workspace: &Workspace) -> Outcome {
+    let dev = workspace.up()?;
+    let (pids, ports) = pids_and_ports(&workspace.state().expect("it is ready"));
+    kill(dev.child.id());
+    dev.ends()?;
+    assert!(gone(&pids, &ports));
+    let (worked, said) = workspace.rotate("database")?;
+    assert!(!worked && said.contains("none runs in this workspace"), "{said}");
+    Ok(())
+}

@@ -1,0 +1,6 @@
+#!/bin/sh
+# Stands in for cargo: the workspace's service is $FAKE_SERVICE.
+case "$1" in
+metadata) echo "{\"packages\": [{\"name\": \"fake\", \"default_run\": null, \"manifest_path\": \"$PWD/Cargo.toml\"}]}" ;;
+build) echo "{\"target\": {\"name\": \"fake\"}, \"executable\": \"$FAKE_SERVICE\"}" ;;
+esac

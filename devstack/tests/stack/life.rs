@@ -1,0 +1,97 @@
+use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use devstack::Stack;
+
+use crate::Outcome;
+
+pub(crate) fn alive(pid: u32) -> bool {
+    let status = Command::new("ps").args(["-o", "stat=", "-p", &pid.to_string()]).output();
+    let status = status.expect("every system has ps").stdout;
+    // A container without an init keeps the dead of others as zombies.
+    !status.is_empty() && !status.starts_with(b"Z")
+}
+
+fn listens(port: u16) -> bool {
+    TcpStream::connect(("127.0.0.1", port)).is_ok()
+}
+
+pub(crate) fn kill(pid: u32) {
+    let killed = Command::new("kill").args(["-9", &pid.to_string()]).status();
+    assert!(killed.is_ok_and(|status| status.success()));
+}
+
+fn ports(stack: &Stack) -> [u16; 2] {
+    let port = stack.manager().endpoint.rsplit(':').next().and_then(|port| port.parse().ok());
+    [stack.postgres().port, port.expect("the endpoint ends with its port")]
+}
+
+pub(crate) fn gone(pids: &[u32], ports: &[u16]) -> bool {
+    let give_up = Instant::now() + Duration::from_secs(15);
+    while pids.iter().any(|pid| alive(*pid)) || ports.iter().any(|port| listens(*port)) {
+        if Instant::now() > give_up {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    true
+}
+
+#[tokio::test]
+async fn a_stack_that_stops_leaves_no_process_no_port_and_no_folder() -> Outcome {
+    let stack = Stack::start(&|_| ()).await?;
+    let (pids, ports, log) = (stack.pids(), ports(&stack), stack.postgres().log.clone());
+    assert!(pids.iter().all(|pid| alive(*pid)) && ports.iter().all(|port| listens(*port)) && log.exists());
+    assert!(stack.exited().is_none());
+    stack.stop().await;
+    assert!(!pids.iter().any(|pid| alive(*pid)) && !ports.iter().any(|port| listens(*port)));
+    assert!(!log.exists());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_part_that_crashes_is_named() -> Outcome {
+    for (part, name) in ["PostgreSQL", "the secrets manager"].into_iter().enumerate() {
+        let stack = Stack::start(&|_| ()).await?;
+        kill(stack.pids()[part]);
+        let give_up = Instant::now() + Duration::from_secs(5);
+        while stack.exited().is_none() && Instant::now() < give_up {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let error = stack.exited().expect("it was killed").to_string();
+        assert!(error.starts_with(&format!("{name} stopped by itself (signal: 9")), "{error}");
+        stack.stop().await;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn nothing_outlives_an_owner_that_is_killed() -> Outcome {
+    let mut owner = Command::new(std::env::current_exe()?)
+        .args(["--ignored", "--exact", "--nocapture", "life::the_owner_that_is_killed"])
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let stdout = BufReader::new(owner.stdout.take().expect("it is piped"));
+    let said = stdout.lines().map_while(Result::ok).find_map(|line| Some(line.strip_prefix("started ")?.to_owned()));
+    let said = said.expect("the owner says what it started");
+    let numbers: Vec<u32> = said.split(' ').map(str::parse).collect::<Result<_, _>>()?;
+    let (pids, ports) = numbers.split_at(2);
+    let ports: Vec<u16> = ports.iter().map(|port| *port as u16).collect();
+    assert!(pids.iter().all(|pid| alive(*pid)) && ports.iter().all(|port| listens(*port)));
+    kill(owner.id());
+    owner.wait()?;
+    assert!(gone(pids, &ports));
+    Ok(())
+}
+
+#[tokio::test]
+#[ignore = "started and killed by nothing_outlives_an_owner_that_is_killed"]
+async fn the_owner_that_is_killed() -> Outcome {
+    let stack = Stack::start(&|_| ()).await?;
+    let ([postgres, manager], ports) = (stack.pids(), ports(&stack));
+    println!("\nstarted {postgres} {manager} {} {}", ports[0], ports[1]);
+    std::thread::sleep(Duration::from_secs(60));
+    Ok(())
+}

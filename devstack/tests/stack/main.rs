@@ -1,0 +1,9 @@
+//! The local stack is what it says: it refuses wrong passwords, keeps tenants apart, and leaves nothing behind.
+
+mod dev;
+mod faults;
+mod life;
+mod process;
+mod tenant;
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;

@@ -1,0 +1,126 @@
+use devstack::{Stack, random_password};
+use sqlx::{Connection, Executor};
+
+use crate::Outcome;
+
+fn code(error: &sqlx::Error) -> Option<String> {
+    Some(error.as_database_error()?.code()?.into_owned())
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_refused_and_counted() -> Outcome {
+    let tenant = Stack::shared().await.tenant("wrong password").await?;
+    for refused in 1..=2 {
+        let error = tenant.connect(&tenant.app(), "wrong").await.expect_err("the password is wrong");
+        assert_eq!(code(&error).as_deref(), Some("28P01"));
+        assert_eq!(tenant.logins_refused(&tenant.app())?, refused);
+    }
+    assert_eq!(tenant.logins_refused(&tenant.migrator())?, 0);
+    tenant.log_in("database", "AWSCURRENT").await?.close().await?;
+    assert_eq!(tenant.logins_refused(&tenant.app())?, 2, "a login that succeeds does not count");
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_window_of_a_rotation_refuses_the_old_password() -> Outcome {
+    let tenant = Stack::shared().await.tenant("window").await?;
+    let old = tenant.value("database", "AWSCURRENT").await?;
+    let open = tenant.log_in("database", "AWSCURRENT").await?;
+    let rotation = tenant.rotation("database");
+
+    rotation.create_pending().await?;
+    tenant.log_in("database", "AWSCURRENT").await?.close().await?;
+    rotation.test().await.expect_err("the database does not know the new password yet");
+
+    rotation.set().await?;
+    tenant.log_in("database", "AWSCURRENT").await.expect_err("the database has the new password already");
+    rotation.test().await?;
+    assert_eq!(tenant.connections(&tenant.app()).await?, 1, "open connections survive");
+
+    rotation.finish().await?;
+    tenant.log_in("database", "AWSCURRENT").await?.close().await?;
+    tenant.log_in("database", "AWSPREVIOUS").await.expect_err("the old password is out");
+    assert_eq!(tenant.value("database", "AWSPREVIOUS").await?, old);
+    assert_eq!(tenant.version("database", "AWSCURRENT").await?.as_deref(), Some(rotation.version()));
+    open.close().await?;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_rotation_can_be_repeated_and_remembers_every_password() -> Outcome {
+    let tenant = Stack::shared().await.tenant("twice").await?;
+    let before = tenant.planted().len();
+    let (first, second) = (tenant.rotate("database").await?, tenant.rotate("database").await?);
+    assert_eq!(tenant.version("database", "AWSPREVIOUS").await?, Some(first));
+    assert_eq!(tenant.version("database", "AWSCURRENT").await?, Some(second));
+    let secret: serde_json::Value = serde_json::from_str(&tenant.value("database", "AWSCURRENT").await?)?;
+    assert!(tenant.planted().iter().any(|value| secret["password"] == *value));
+    assert!(tenant.planted().len() > before + 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn tenants_are_kept_apart() -> Outcome {
+    let stack = Stack::shared().await;
+    let (one, other) = tokio::try_join!(stack.tenant("apart"), stack.tenant("apart"))?;
+    assert_ne!(one.name(), other.name());
+    let password = random_password();
+    one.set_password(&one.app(), &password).await?;
+    let error = other.connect(&one.app(), &password).await.expect_err("the database is another tenant's");
+    assert_eq!(code(&error).as_deref(), Some("42501"));
+    assert_ne!(one.value("signing", "AWSCURRENT").await?, other.value("signing", "AWSCURRENT").await?);
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_migrator_owns_what_the_service_may_only_use() -> Outcome {
+    let tenant = Stack::shared().await.tenant("roles").await?;
+    let mut migrator = tenant.log_in("migrator", "AWSCURRENT").await?;
+    migrator.execute("CREATE TABLE things (name text)").await?;
+    let grant = format!("GRANT SELECT, INSERT ON things TO {}", tenant.access_role());
+    migrator.execute(sqlx::AssertSqlSafe(grant)).await?;
+
+    let mut app = tenant.log_in("database", "AWSCURRENT").await?;
+    app.execute("INSERT INTO things VALUES ('one')").await?;
+    for forbidden in ["DROP TABLE things", "CREATE TABLE more ()", "DELETE FROM things"] {
+        let error = app.execute(forbidden).await.expect_err(forbidden);
+        assert_eq!(code(&error).as_deref(), Some("42501"), "{forbidden}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn connections_are_counted_and_killed_by_role() -> Outcome {
+    let tenant = Stack::shared().await.tenant("kill").await?;
+    let mut held = tenant.log_in("database", "AWSCURRENT").await?;
+    let _other = tenant.log_in("migrator", "AWSCURRENT").await?;
+    assert_eq!(tenant.connections(&tenant.app()).await?, 1);
+    assert_eq!(tenant.kill_connections(&tenant.app()).await?, 1);
+    held.ping().await.expect_err("the server closed it");
+    assert_eq!(tenant.connections(&tenant.migrator()).await?, 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_secret_can_be_put_emptied_deleted_and_binary() -> Outcome {
+    let tenant = Stack::shared().await.tenant("secrets").await?;
+    let first = tenant.put("webhook", "first value").await?;
+    let second = tenant.put("webhook", "second value").await?;
+    assert_eq!(tenant.version("webhook", "AWSCURRENT").await?, Some(second));
+    assert_eq!(tenant.version("webhook", "AWSPREVIOUS").await?, Some(first));
+    assert_eq!(tenant.value("webhook", "AWSCURRENT").await?, "second value");
+
+    tenant.put_binary("webhook", b"\xff\x00").await?;
+    assert!(tenant.value("webhook", "AWSCURRENT").await.expect_err("it is binary").to_string().contains("not text"));
+
+    tenant.create_empty("webhook").await?;
+    let error = tenant.value("webhook", "AWSCURRENT").await.expect_err("it has no value");
+    assert!(error.to_string().contains("ResourceNotFoundException"), "{error}");
+    tenant.put("webhook", "third value").await?;
+
+    tenant.delete("webhook").await?;
+    tenant.delete("webhook").await?;
+    let error = tenant.value("webhook", "AWSCURRENT").await.expect_err("it is gone");
+    assert!(error.to_string().contains("ResourceNotFoundException"), "{error}");
+    Ok(())
+}

@@ -1,0 +1,124 @@
+//! The commands beside `serve`.
+
+use crate::{Running, SERVICE, free_port, migrated, service, tenant};
+use devstack::Process;
+use serde_json::Value;
+
+#[tokio::test]
+async fn a_wrong_command_line_ends_with_64_and_help_with_0() {
+    for arguments in [vec!["dance"], vec!["check", "--lively"], vec!["--config-dir"]] {
+        let exited = Process::bare(SERVICE).await.args(arguments.clone()).run();
+        assert_eq!(exited.code, Some(64), "{arguments:?}");
+        assert!(exited.stderr.contains("Usage") || exited.stderr.contains("--help"), "{}", exited.stderr);
+    }
+    let help = Process::bare(SERVICE).await.args(["--help"]).run();
+    assert_eq!(help.code, Some(0));
+    for command in ["serve", "check", "migrate", "config", "health"] {
+        assert!(help.stdout.contains(command), "{command} is missing");
+    }
+    let version = Process::bare(SERVICE).await.args(["--version"]).run();
+    assert_eq!(version.stdout.trim(), concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")));
+}
+
+#[tokio::test]
+async fn check_needs_no_manager_and_check_live_walks_the_road() {
+    let tenant = tenant("check").await;
+    let nowhere = format!("http://127.0.0.1:{}", free_port());
+    let check = service(&tenant).args(["check"]).env("AWS_ENDPOINT_URL", nowhere).run();
+    assert_eq!(check.code, Some(0), "{}", check.stderr);
+    assert!(check.stdout.contains(&tenant.id("signing")));
+    let behind = service(&tenant).args(["check", "--live"]).run();
+    assert_eq!(behind.code, Some(69), "{}", behind.stderr);
+    assert_eq!(service(&tenant).args(["migrate"]).run().code, Some(0));
+    let live = service(&tenant).args(["check", "--live"]).run();
+    assert_eq!(live.code, Some(0), "{}", live.stderr);
+    assert!(live.stdout.contains(&tenant.version("database", "AWSCURRENT").await.unwrap().unwrap()));
+    tenant.put("signing", "sentinel").await.unwrap();
+    assert_eq!(service(&tenant).args(["check", "--live"]).run().code, Some(65));
+    assert_eq!(tenant.connections(&tenant.app()).await.unwrap(), 0);
+}
+
+#[tokio::test]
+async fn config_prints_what_counts_and_where_it_came_from() {
+    let tenant = tenant("config").await;
+    let text = service(&tenant).args(["config"]).env("APP_SERVER__DRAIN", "7s").run();
+    assert_eq!(text.code, Some(0));
+    assert!(text.stdout.contains("drain = \"7s\"  # variable APP_SERVER__DRAIN"), "{}", text.stdout);
+    assert!(text.stdout.contains("default.toml:"), "{}", text.stdout);
+    let json = service(&tenant).args(["config", "--json"]).run();
+    let json: Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(json["settings"]["secrets"]["prefix"], tenant.prefix());
+    let names: Vec<_> = json["credentials"].as_array().unwrap().iter().map(|one| one["name"].clone()).collect();
+    assert_eq!(names, ["database", "signing", "migrator"]);
+}
+
+#[tokio::test]
+async fn migrate_runs_twice_and_lets_the_service_read_and_write_only() {
+    let tenant = migrated("migrate").await;
+    let again = service(&tenant).args(["migrate"]).run();
+    assert_eq!(again.code, Some(0), "{}", again.stderr);
+    let mut app = tenant.log_in("database", "AWSCURRENT").await.unwrap();
+    sqlx::raw_sql("SELECT count(*) FROM notes").execute(&mut app).await.unwrap();
+    for forbidden in [
+        "DROP TABLE notes",
+        "ALTER TABLE notes ADD COLUMN x int",
+        "CREATE TABLE other (x int)",
+        "DELETE FROM _sqlx_migrations",
+    ] {
+        let error = sqlx::raw_sql(forbidden).execute(&mut app).await.expect_err(forbidden);
+        assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("42501"), "{forbidden}");
+    }
+    // Tables of later migrations too.
+    let mut owner = tenant.log_in("migrator", "AWSCURRENT").await.unwrap();
+    sqlx::raw_sql("CREATE TABLE later (x serial)").execute(&mut owner).await.unwrap();
+    sqlx::raw_sql("INSERT INTO later DEFAULT VALUES").execute(&mut app).await.unwrap();
+}
+
+#[tokio::test]
+async fn migrate_says_what_is_wrong() {
+    let tenant = migrated("migrate_wrong").await;
+    let no_role = service(&tenant).args(["migrate"]).env("APP_DATABASE__ACCESS_ROLE", "nobody_knows").run();
+    assert_eq!(no_role.code, Some(78), "{}", no_role.stderr);
+    assert!(no_role.stderr.contains("nobody_knows"));
+
+    let mut owner = tenant.log_in("migrator", "AWSCURRENT").await.unwrap();
+    let changed = "UPDATE _sqlx_migrations SET checksum = '\\x00'";
+    sqlx::raw_sql(changed).execute(&mut owner).await.unwrap();
+    let changed = service(&tenant).args(["migrate"]).run();
+    assert_eq!(changed.code, Some(70), "{}", changed.stderr);
+    assert!(changed.stderr.contains("migration 1") && changed.stderr.contains("new migration"), "{}", changed.stderr);
+
+    let weak = tenant.value("database", "AWSCURRENT").await.unwrap();
+    tenant.put("migrator", &weak).await.unwrap();
+    let denied = service(&tenant).args(["migrate"]).run();
+    assert_eq!(denied.code, Some(77), "{}", denied.stderr);
+    tenant.delete("migrator").await.unwrap();
+    assert_eq!(service(&tenant).args(["migrate"]).run().code, Some(66));
+}
+
+#[tokio::test]
+async fn serve_needs_no_migrator_and_accepts_a_newer_schema() {
+    let tenant = migrated("newer").await;
+    let mut owner = tenant.log_in("migrator", "AWSCURRENT").await.unwrap();
+    let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+                 VALUES (99999999999999, 'from the future', true, '\\x00', 1)";
+    sqlx::raw_sql(newer).execute(&mut owner).await.unwrap();
+    assert_eq!(service(&tenant).args(["migrate"]).run().code, Some(0), "a rollback may run migrate too");
+    tenant.delete("migrator").await.unwrap();
+    Running::start(service(&tenant), &tenant).await;
+}
+
+#[tokio::test]
+async fn health_asks_the_admin_listener() {
+    let tenant = migrated("health").await;
+    let running = Running::start(service(&tenant), &tenant).await;
+    let ask = |arguments: &[&str], at: &str| service(&tenant).args(arguments).env("APP_ADMIN__LISTEN", at).run();
+    for arguments in [vec!["health"], vec!["health", "ready"], vec!["health", "live"]] {
+        let asked = ask(&arguments, &running.at.admin);
+        assert_eq!(asked.code, Some(0), "{}", asked.stderr);
+    }
+    let everywhere = running.at.admin.replace("127.0.0.1", "0.0.0.0");
+    assert_eq!(ask(&["health"], &everywhere).code, Some(0));
+    let nobody = ask(&["health"], &format!("127.0.0.1:{}", free_port()));
+    assert_eq!(nobody.code, Some(69), "{}", nobody.stderr);
+}

@@ -1,0 +1,283 @@
+//! Rotation: the same road again.
+
+use crate::{Running, config::Folder, free_port, migrated, running::PATIENCE, scripted, service};
+use devstack::{
+    Signal,
+    faults::{Fault, Rule},
+    reqwest::{Method, StatusCode},
+};
+use serde_json::Value;
+use std::time::Duration;
+
+#[tokio::test]
+async fn a_rotated_password_is_taken_up() {
+    let tenant = migrated("rotated").await;
+    let mut running = Running::start(service(&tenant), &tenant).await;
+    let note = running.create("before").await;
+    let (before, signing) = (running.credential("database").await, running.credential("signing").await);
+    assert_eq!(before["version"], tenant.version("database", "AWSCURRENT").await.unwrap().unwrap());
+    assert_eq!(before["stage"], "current");
+
+    let version = tenant.rotate("database").await.unwrap();
+    tenant.kill_connections(&tenant.app()).await.unwrap();
+    let reload = running.reload().await;
+    assert_eq!(reload["outcome"], "published");
+    assert_eq!(reload["trigger"], "signal");
+    assert_eq!(reload["exit_code"], 0);
+    assert_eq!(running.status().await["generation"], 2);
+    let after = running.credential("database").await;
+    assert_eq!(after["version"], version);
+    assert_ne!(after["loaded"], before["loaded"]);
+    assert_eq!(running.get(&note).await.status(), StatusCode::OK);
+    assert_eq!(running.credential("signing").await["loaded"], signing["loaded"], "it did not change");
+}
+
+#[tokio::test]
+async fn no_request_fails_beside_rotations() {
+    let tenant = migrated("beside").await;
+    let mut running = Running::start(service(&tenant), &tenant).await;
+    let note = running.create("a note").await;
+    let url = format!("http://{}{note}", running.at.public);
+    let (stop, mut stopped) = tokio::sync::watch::channel(false);
+    let client = devstack::reqwest::Client::builder().no_proxy().build().unwrap();
+    let load = tokio::spawn(async move {
+        let mut served = 0;
+        while !*stopped.borrow_and_update() {
+            assert_eq!(client.get(&url).send().await.unwrap().status(), StatusCode::OK);
+            served += 1;
+            // As a shell's loop around curl has it.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        served
+    });
+    for generation in 2..=4 {
+        tenant.rotate("database").await.unwrap();
+        assert_eq!(running.reload().await["outcome"], "published");
+        assert_eq!(running.status().await["generation"], generation);
+    }
+    stop.send(true).unwrap();
+    assert!(load.await.unwrap() > 10);
+}
+
+#[tokio::test]
+async fn a_signal_without_a_change_publishes_nothing() {
+    let tenant = migrated("unchanged").await;
+    let mut running = Running::start(service(&tenant), &tenant).await;
+    running.create("a note").await;
+    let before = running.credential("database").await;
+    let logins = tenant.connections(&tenant.app()).await.unwrap();
+    assert_eq!(running.reload().await["outcome"], "unchanged");
+    assert_eq!(running.status().await["generation"], 1);
+    let after = running.credential("database").await;
+    assert_eq!(after["loaded"], before["loaded"]);
+    assert_ne!(after["verified"], before["verified"]);
+    assert_eq!(tenant.connections(&tenant.app()).await.unwrap(), logins);
+}
+
+#[tokio::test]
+async fn a_malformed_credential_among_good_ones_publishes_nothing() {
+    let tenant = migrated("among").await;
+    let mut running = Running::start(service(&tenant), &tenant).await;
+    let note = running.create("a note").await;
+    let held = running.credential("database").await;
+    tenant.rotate("database").await.unwrap();
+    tenant.put("signing", "sentinel, and no key").await.unwrap();
+    let reload = running.reload().await;
+    assert_eq!(reload["outcome"], "kept");
+    assert_eq!(reload["exit_code"], 65);
+    assert!(reload["error"].as_str().unwrap().contains("credential `signing`"), "{reload}");
+    assert_eq!(running.status().await["generation"], 1);
+    assert_eq!(running.credential("database").await["version"], held["version"]);
+    assert_eq!(running.get(&note).await.status(), StatusCode::OK);
+    let errors: Vec<Value> = running.process.events().into_iter().filter(|event| event["level"] == "ERROR").collect();
+    assert_eq!(errors.len(), 1, "one event: {errors:#?}");
+
+    tenant.put("signing", &devstack::random_key()).await.unwrap();
+    assert_eq!(running.reload().await["outcome"], "published");
+}
+
+#[tokio::test]
+async fn a_manager_that_is_away_costs_nothing() {
+    let tenant = migrated("costs_nothing").await;
+    let manager = scripted(&tenant).await;
+    let launch = service(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint()).env("APP_SECRETS__DEADLINE", "1s");
+    let mut running = Running::start(launch, &tenant).await;
+    let note = running.create("a note").await;
+    tenant.rotate("database").await.unwrap();
+    for (fault, code) in [
+        (Fault::Status(500, "InternalServiceError"), 69),
+        (Fault::BlackHole, 75),
+        (Fault::Status(400, "AccessDeniedException"), 77),
+        (Fault::Status(400, "ResourceNotFoundException"), 66),
+    ] {
+        manager.script([Rule::all(fault)]);
+        let reload = running.reload().await;
+        assert_eq!((reload["outcome"].as_str(), reload["exit_code"].as_i64()), (Some("kept"), Some(code)));
+        assert_eq!(running.get(&note).await.status(), StatusCode::OK);
+        assert_eq!(running.admin("/readyz").await.0, StatusCode::OK);
+    }
+    manager.clear();
+    assert_eq!(running.reload().await["outcome"], "published");
+    assert_eq!(running.status().await["generation"], 2);
+}
+
+#[tokio::test]
+async fn a_refused_login_in_a_reload_keeps_the_generation_in_service() {
+    let tenant = migrated("kept").await;
+    let mut running = Running::start(service(&tenant), &tenant).await;
+    let note = running.create("a note").await;
+    let wrong = serde_json::json!({ "username": tenant.app(), "password": "sentinel-wrong" });
+    tenant.put("database", &wrong.to_string()).await.unwrap();
+    let reload = running.reload().await;
+    assert_eq!((reload["outcome"].as_str(), reload["exit_code"].as_i64()), (Some("kept"), Some(77)));
+    assert_eq!(running.get(&note).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_request_finishes_on_the_generation_that_it_started_on() {
+    let tenant = migrated("started_on").await;
+    let mut running = Running::start(service(&tenant), &tenant).await;
+    let (go, wait) = tokio::sync::oneshot::channel::<()>();
+    let slow = async_body("{\"body\": \"slow", wait, " and steady\"}");
+    let post = running.request(Method::POST, "/v1/notes").header("content-type", "application/json").body(slow);
+    let answer = tokio::spawn(post.send());
+    // The request is in flight once its generation is held twice: by the channel, and by it.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+
+    tenant.rotate("database").await.unwrap();
+    assert_eq!(running.reload().await["outcome"], "published");
+    let draining = running.status().await["draining"].clone();
+    assert_eq!(draining[0]["generation"], 1, "{draining}");
+    assert!(draining[0]["reason"].as_str().unwrap().starts_with("1 in use"), "{draining}");
+
+    go.send(()).unwrap();
+    assert_eq!(answer.await.unwrap().unwrap().status(), StatusCode::CREATED);
+    running.until("the end of draining", |status| status["draining"].as_array().unwrap().is_empty()).await;
+    // Its pool closes as its connections come back.
+    running.create("a note on the new one").await;
+    let start = std::time::Instant::now();
+    while tenant.connections(&tenant.app()).await.unwrap() > 1 {
+        assert!(start.elapsed() < PATIENCE, "the old pool stays open");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn async_body(
+    first: &'static str,
+    wait: tokio::sync::oneshot::Receiver<()>,
+    last: &'static str,
+) -> devstack::reqwest::Body {
+    use futures_util::StreamExt;
+    let start = futures_util::stream::iter([Ok::<_, std::io::Error>(first)]);
+    let end = futures_util::stream::once(async move {
+        let _ = wait.await;
+        Ok(last)
+    });
+    devstack::reqwest::Body::wrap_stream(start.chain(end))
+}
+
+#[tokio::test]
+async fn a_storm_of_signals_costs_few_trips() {
+    let tenant = migrated("storm").await;
+    let manager = scripted(&tenant).await;
+    let mut running = Running::start(service(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint()), &tenant).await;
+    let before = manager.requests(&tenant.id("database"));
+    for _ in 0..500 {
+        running.process.signal(Signal::HUP);
+    }
+    let covered = |status: &Value| {
+        status["signals"]["seen"] == status["last_reload"]["signals_covered"] && status["signals"]["seen"] != 0
+    };
+    running.until("the last trip", covered).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let trips = manager.requests(&tenant.id("database")) - before;
+    assert!((1..100).contains(&trips), "{trips} trips");
+    assert_eq!(running.status().await["generation"], 1);
+}
+
+#[tokio::test]
+async fn a_poll_takes_up_a_rotation_without_a_signal() {
+    let tenant = migrated("poll").await;
+    let running = Running::start(service(&tenant).env("APP_SECRETS__REFRESH_EVERY", "1s"), &tenant).await;
+    tenant.rotate("database").await.unwrap();
+    let status = running.until("a poll", |status| status["generation"] == 2).await;
+    assert_eq!(status["signals"]["seen"], 0);
+    running.until("its report", |status| status["last_reload"]["trigger"] == "poll").await;
+}
+
+#[tokio::test]
+async fn credentials_that_go_unverified_are_told_and_heal() {
+    let tenant = migrated("stale").await;
+    let manager = scripted(&tenant).await;
+    for (when_stale, code, word) in
+        [("report", StatusCode::OK, "degraded"), ("unready", StatusCode::SERVICE_UNAVAILABLE, "unready")]
+    {
+        manager.clear();
+        let launch = service(&tenant)
+            .env("AWS_ENDPOINT_URL", manager.endpoint())
+            .env("APP_SECRETS__MAX_STALE", "2s")
+            .env("APP_SECRETS__WHEN_STALE", when_stale);
+        let mut running = Running::start(launch, &tenant).await;
+        let (ready, body) = running.admin("/readyz").await;
+        assert_eq!((ready, body["status"].as_str()), (StatusCode::OK, Some("ready")));
+        tokio::time::sleep(Duration::from_millis(2100)).await;
+        let (stale, body) = running.admin("/readyz").await;
+        assert_eq!((stale, body["status"].as_str()), (code, Some(word)));
+        assert!(body["reasons"].to_string().contains("max_stale"), "{body}");
+        running.reload().await;
+        assert_eq!(running.admin("/readyz").await.1["status"], "ready");
+    }
+}
+
+#[tokio::test]
+async fn a_reload_reads_the_configuration_again() {
+    let tenant = migrated("reread").await;
+    let folder = Folder::new();
+    let mut running = Running::start(folder.launch(&tenant), &tenant).await;
+    running.create("12345678901").await;
+
+    folder.write("[service]\nmax_length = 10\n");
+    assert_eq!(running.reload().await["outcome"], "published");
+    let answer = running.post("{\"body\": \"12345678901\"}").await;
+    assert_eq!(answer.status(), StatusCode::UNPROCESSABLE_ENTITY);
+
+    folder.write("[service]\nmax_length = \"many\"\nunknown = 1\n");
+    let reload = running.reload().await;
+    assert_eq!((reload["outcome"].as_str(), reload["exit_code"].as_i64()), (Some("kept"), Some(78)));
+    let error = reload["error"].as_str().unwrap();
+    assert!(error.contains("max_length") && error.contains("unknown"), "{error}");
+
+    folder.write(&format!(
+        "[secrets.aws]\nregions = [\"eu-west-1\", \"eu-west-2\"]\n[server]\nlisten = \"127.0.0.1:{}\"\n",
+        free_port()
+    ));
+    assert_eq!(running.reload().await["outcome"], "published");
+    let status = running.status().await;
+    assert_eq!(status["needs_restart"], serde_json::json!(["server.listen", "secrets.aws"]));
+    running.create("served where it was").await;
+}
+
+#[tokio::test]
+async fn systemd_is_told_of_a_start_a_reload_and_the_stop() {
+    let tenant = migrated("systemd").await;
+    let path = std::env::temp_dir().join(format!("{}.sock", tenant.name()));
+    let socket = tokio::net::UnixDatagram::bind(&path).unwrap();
+    let hear = async || {
+        let mut buffer = [0; 1024];
+        let read = tokio::time::timeout(PATIENCE, socket.recv(&mut buffer)).await.expect("a message").unwrap();
+        String::from_utf8(buffer[..read].to_vec()).unwrap()
+    };
+    let mut running = Running::start(service(&tenant).env("NOTIFY_SOCKET", &path), &tenant).await;
+    assert_eq!(hear().await, "READY=1\n");
+    running.process.signal(Signal::HUP);
+    let reloading = hear().await;
+    assert!(reloading.contains("RELOADING=1\n") && reloading.contains("MONOTONIC_USEC="), "{reloading}");
+    assert_eq!(hear().await, "READY=1\nSTATUS=nothing changed; generation 1 is in service\n");
+    tenant.delete("signing").await.unwrap();
+    running.process.signal(Signal::HUP);
+    hear().await;
+    assert_eq!(hear().await, "READY=1\nSTATUS=the last reload FAILED; generation 1 stays in service\n");
+    running.process.signal(Signal::TERM);
+    assert_eq!(hear().await, "STOPPING=1\n");
+    let _ = std::fs::remove_file(path);
+}

@@ -1,0 +1,62 @@
+//! `#[derive(SecretSet)]`.
+
+use proc_macro::TokenStream;
+use quote::{quote, quote_spanned};
+use syn::{Data, DeriveInput, Error, Field, Fields, parse_macro_input, spanned::Spanned};
+
+/// The framework's own credentials: `vestibule::secrets::RESERVED`.
+const RESERVED: [&str; 2] = ["migrator", "server_tls"];
+
+/// Implements `SecretSet` for a struct whose fields are `Credential<K>` or `Option<Credential<K>>`.
+#[proc_macro_derive(SecretSet)]
+pub fn secret_set(input: TokenStream) -> TokenStream {
+    let input = parse_macro_input!(input as DeriveInput);
+    expand(&input).unwrap_or_else(Error::into_compile_error).into()
+}
+
+fn expand(input: &DeriveInput) -> Result<proc_macro2::TokenStream, Error> {
+    let fields = fields(input)?;
+    let set = &input.ident;
+    let idents: Vec<_> = fields.iter().filter_map(|field| field.ident.as_ref()).collect();
+    let names: Vec<_> = idents.iter().map(ToString::to_string).collect();
+    let wanted = fields.iter().zip(&names).map(|(field, name)| {
+        let ty = &field.ty;
+        quote_spanned!(ty.span()=> <#ty as ::vestibule::secrets::Slot>::wanted(#name))
+    });
+    let taken = fields.iter().zip(&names).map(|(field, name)| {
+        let ty = &field.ty;
+        quote_spanned!(ty.span()=> <#ty as ::vestibule::secrets::Slot>::take(#name, ring))
+    });
+    Ok(quote! {
+        impl ::vestibule::secrets::SecretSet for #set {
+            fn wanted() -> ::std::vec::Vec<::vestibule::secrets::Wanted> {
+                ::std::vec![#(#wanted),*]
+            }
+
+            fn take(ring: &mut ::vestibule::secrets::Ring<'_>) -> ::std::option::Option<Self> {
+                // All are taken before any is missed: the ring notes every fault.
+                #(let #idents = #taken;)*
+                ::std::option::Option::Some(Self { #(#idents: #idents?),* })
+            }
+        }
+    })
+}
+
+fn fields(input: &DeriveInput) -> Result<Vec<&Field>, Error> {
+    let Data::Struct(data) = &input.data else {
+        return Err(Error::new_spanned(&input.ident, "SecretSet is derived for structs: one field a credential"));
+    };
+    let fields: Vec<_> = match &data.fields {
+        Fields::Named(named) => named.named.iter().collect(),
+        Fields::Unit => Vec::new(),
+        Fields::Unnamed(unnamed) => {
+            return Err(Error::new_spanned(unnamed, "a credential needs a name: use a struct with named fields"));
+        }
+    };
+    for ident in fields.iter().filter_map(|field| field.ident.as_ref()) {
+        if RESERVED.iter().any(|reserved| ident == reserved) {
+            return Err(Error::new_spanned(ident, "this name is reserved for a credential of the framework's own"));
+        }
+    }
+    Ok(fields)
+}

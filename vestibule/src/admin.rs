@@ -1,0 +1,41 @@
+//! The admin listener: probes for machines, the status for people. Never for the public.
+
+use crate::status::{Board, Condition, Readiness, Status};
+use axum::{
+    Json, Router,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde_json::json;
+use tokio::sync::watch;
+
+#[derive(Clone)]
+struct Admin {
+    status: watch::Receiver<Status>,
+    hups: watch::Receiver<u64>,
+}
+
+/// The routes of the admin listener.
+pub(crate) fn router(board: &Board, hups: watch::Receiver<u64>) -> Router {
+    Router::new()
+        .route("/livez", get(async || Json(json!({ "status": "live" }))))
+        .route("/readyz", get(readyz))
+        .route("/status", get(status))
+        .with_state(Admin { status: board.read(), hups })
+}
+
+async fn readyz(State(admin): State<Admin>) -> (StatusCode, Json<Readiness>) {
+    let readiness = admin.status.borrow().readiness();
+    let code = match readiness.status {
+        Condition::Ready | Condition::Degraded => StatusCode::OK,
+        Condition::Unready => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    (code, Json(readiness))
+}
+
+async fn status(State(admin): State<Admin>) -> Response {
+    let status = admin.status.borrow().now(*admin.hups.borrow());
+    Json(status).into_response()
+}

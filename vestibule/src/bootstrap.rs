@@ -1,0 +1,186 @@
+//! The life of the process, a phase a line: keys before the door, and the door closed before the keys are dropped.
+
+use crate::{
+    admin,
+    config::{Config, Format, Sources, Unusable},
+    exit::{Exit, Fault, Phase, Report},
+    generation::{Generation, Live},
+    http::{self, Bound},
+    reload::Reloader,
+    road::{Road, Trip},
+    secrets::{SecretSet, Source, aws::SecretsManager},
+    service::{Background, Service},
+    signals::Signals,
+    status::{Board, Status},
+    systemd,
+    telemetry::{self, Telemetry},
+};
+use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
+
+/// How long the admin listener may take to finish when everything else has ended.
+const ADMIN_GRACE: Duration = Duration::from_millis(500);
+
+/// A start that failed, and how its report is to be told.
+pub(crate) struct Failed {
+    pub(crate) report: Report,
+    pub(crate) format: Format,
+}
+
+/// Bootstrap, serve, reload, stop. `Ok`: stopped as asked.
+pub(crate) async fn serve<S: Service>(sources: Sources) -> Result<(), Failed> {
+    let signals = Signals::install().map_err(|error| bug(&error))?;
+    let config = configure::<S>(&sources)?;
+    let telemetry = Telemetry::install(&config.telemetry);
+    telemetry::no_core_dumps();
+
+    let started = Instant::now();
+    let format = config.telemetry.format;
+    let failed = |report| Failed { report, format };
+    let (road, first) = tokio::select! {
+        biased;
+        () = signals.stopping.cancelled() => {
+            tracing::info!("asked to stop before there was anything to serve");
+            return Ok(());
+        }
+        first = first_generation::<S>(&sources, config.clone()) => first.map_err(failed)?,
+    };
+    let board = Board::new(Status::first(&S::APP, &first));
+    let bound = http::bind(first).map_err(failed)?;
+    let running = Running::start(bound, board, signals, Parts { road, sources, telemetry, config })
+        .map_err(|error| bug(&error))?;
+    tracing::info!(duration_ms = elapsed_ms(started), "keys are held; serving");
+    systemd::ready();
+    running.until_stopped().await
+}
+
+/// The configuration, or a failed start told in the format that it asks for.
+pub(crate) fn configure<S: Service>(sources: &Sources) -> Result<Arc<Config<S::Settings>>, Failed> {
+    Config::load(sources, S::APP.name, &S::Secrets::wanted()).map(Arc::new).map_err(|Unusable { report, telemetry }| {
+        Telemetry::install(&telemetry);
+        Failed { report, format: telemetry.format }
+    })
+}
+
+/// Walks the road for the first time.
+pub(crate) async fn first_generation<S: Service>(
+    sources: &Sources,
+    config: Arc<Config<S::Settings>>,
+) -> Result<(Road<S>, Generation<S>), Report> {
+    let deadline = Instant::now() + config.secrets.deadline;
+    let road = Road::new(source(sources, &config, deadline).await?);
+    match road.walk(config, None, deadline).await? {
+        Trip::Built(generation) => Ok((road, *generation)),
+        Trip::Unchanged => unreachable!("nothing was held that could be unchanged"),
+    }
+}
+
+/// The secrets manager that the configuration names.
+pub(crate) async fn source<T>(
+    sources: &Sources,
+    config: &Config<T>,
+    deadline: Instant,
+) -> Result<Arc<dyn Source>, Report> {
+    let connecting = SecretsManager::new(&config.secrets.aws, sources.production());
+    let made = tokio::time::timeout_at(deadline, connecting).await.unwrap_or_else(|_| {
+        Err(Fault::new(
+            Exit::Deadline,
+            "secrets.aws.regions",
+            "the platform did not tell its Region before secrets.deadline",
+            "set secrets.aws.regions = [\"eu-west-1\"], or AWS_REGION",
+        ))
+    });
+    match made {
+        Ok(manager) => Ok(Arc::new(manager)),
+        Err(fault) => Err(Report::of(Phase::Secrets, fault)),
+    }
+}
+
+/// What the reload actor goes on with.
+struct Parts<S: Service> {
+    road: Road<S>,
+    sources: Sources,
+    telemetry: Telemetry,
+    config: Arc<Config<S::Settings>>,
+}
+
+/// A process that serves.
+struct Running<S: Service> {
+    public: http::Serving,
+    admin: http::Serving,
+    live: Live<S>,
+    board: Board,
+    background: Background<S>,
+    stopping: tokio_util::sync::CancellationToken,
+}
+
+impl<S: Service> Running<S> {
+    fn start(bound: Bound<S>, board: Board, signals: Signals, parts: Parts<S>) -> std::io::Result<Self> {
+        tracing::info!(
+            server.address = %bound.public.local_addr()?,
+            admin.address = %bound.admin.local_addr()?,
+            "listening"
+        );
+        let live = Live::new(bound.live.subscribe());
+        let admin = http::serve(bound.admin, admin::router(&board, signals.hups.clone()))?;
+        let public = http::serve(bound.public, http::Door::new(live.clone()))?;
+        let background = Background::new(live.clone(), signals.stopping.clone());
+        S::background(&background);
+        let reloader = Reloader {
+            road: parts.road,
+            sources: parts.sources,
+            telemetry: parts.telemetry,
+            live: bound.live,
+            board: board.clone(),
+            started_with: parts.config,
+        };
+        tokio::spawn(reloader.run(signals.hups, signals.stopping.clone()));
+        Ok(Self { public, admin, live, board, background, stopping: signals.stopping })
+    }
+
+    async fn until_stopped(mut self) -> Result<(), Failed> {
+        let failure = tokio::select! {
+            () = self.stopping.cancelled() => None,
+            error = self.public.failed() => Some(("public", error)),
+            error = self.admin.failed() => Some(("admin", error)),
+        };
+        let failed = failure.map(|(listener, error)| {
+            tracing::error!(%error, listener, "a listener failed; stopping");
+            bug(&error)
+        });
+        self.stop().await;
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// Readiness off, stop accepting, finish what is in flight, close the pools; the admin listener answers to the end.
+    async fn stop(self) {
+        tracing::info!("stopping");
+        systemd::stopping();
+        self.stopping.cancel();
+        self.board.stopping();
+        let last = self.live.generation();
+        let drain = last.config.server.drain;
+        let deadline = Instant::now() + drain;
+        self.public.stop(drain).await;
+        if tokio::time::timeout_at(deadline, self.background.ended()).await.is_err() {
+            tracing::warn!("background tasks did not end within server.drain");
+        }
+        last.resources.close().await;
+        self.admin.stop(ADMIN_GRACE).await;
+        tracing::info!("stopped");
+    }
+}
+
+fn elapsed_ms(since: Instant) -> u64 {
+    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+fn bug(error: &std::io::Error) -> Failed {
+    let fault = Fault::new(
+        Exit::Bug,
+        "the process",
+        format!("the operating system refused what every service needs: {}", error.kind()),
+        "check the limits of the process (open files, tasks)",
+    );
+    Failed { report: Report::of(Phase::Command, fault), format: Format::Json }
+}

@@ -1,0 +1,117 @@
+//! The command line.
+
+mod check;
+mod config;
+mod health;
+mod migrate;
+
+use crate::{
+    Service,
+    bootstrap::{self, Failed},
+    config::Sources,
+    exit::Exit,
+    telemetry,
+};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
+use std::{panic::AssertUnwindSafe, path::PathBuf, process::ExitCode};
+
+#[derive(Parser)]
+#[command(
+    after_help = "Exit codes: 0 stopped as asked, 64 usage, 65 a credential is malformed, 66 a credential does not \
+                  exist, 69 the manager or the database is unavailable, 70 bug, 71 cannot bind, 75 deadline passed, \
+                  77 denied, 78 configuration."
+)]
+struct Cli {
+    /// The folder of default.toml and the profiles.
+    #[arg(long, global = true, env = "APP_CONFIG_DIR", default_value = "config", value_name = "FOLDER")]
+    config_dir: PathBuf,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Fetch every credential, then serve; take up rotated ones on SIGHUP (the default).
+    Serve,
+    /// Check the configuration, all mistakes at once.
+    Check {
+        /// Also fetch every credential and prove it, as a start would.
+        #[arg(long)]
+        live: bool,
+    },
+    /// Apply the migrations with the `migrator` credential.
+    Migrate,
+    /// Print the effective configuration and where each value came from.
+    Config {
+        /// As JSON, with the credentials that the service asks for.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Ask the admin listener, for a container's health check.
+    Health {
+        /// Whether the process lives, or whether requests should come.
+        #[arg(value_enum, default_value = "ready")]
+        probe: health::Probe,
+    },
+}
+
+/// Parses the command line and runs what it asks for.
+pub(crate) fn main<S: Service>() -> ExitCode {
+    forget_libpq_variables();
+    let command = Cli::command().name(S::APP.name).version(S::APP.version);
+    let parsed = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
+    let cli = match parsed {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+                _ => Exit::Usage.into(),
+            };
+        }
+    };
+    let runtime = match tokio::runtime::Runtime::new() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("no runtime could be started: {}", error.kind());
+            return Exit::Bug.into();
+        }
+    };
+    let running = AssertUnwindSafe(|| runtime.block_on(run::<S>(cli)));
+    let ended = std::panic::catch_unwind(running);
+    // A name that is still being looked up must not hold the process.
+    runtime.shutdown_background();
+    match ended {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        // The panic hook has told of it.
+        Err(_) => Exit::Bug.into(),
+        Ok(Err(Failed { report, format })) => {
+            telemetry::tell(&report, format);
+            report.exit().into()
+        }
+    }
+}
+
+async fn run<S: Service>(cli: Cli) -> Result<(), Failed> {
+    let sources = Sources::new(cli.config_dir, std::env::vars_os());
+    match cli.command.unwrap_or(Command::Serve) {
+        Command::Serve => bootstrap::serve::<S>(sources).await,
+        Command::Check { live } => check::run::<S>(&sources, live).await,
+        Command::Migrate => migrate::run::<S>(&sources).await,
+        Command::Config { json } => config::run::<S>(&sources, json),
+        Command::Health { probe } => health::run::<S>(&sources, probe).await,
+    }
+}
+
+/// sqlx reads libpq's variables by itself (`PGPASSWORD`, `PGSSLKEY`, `PGOPTIONS`, …), and some of them no option can
+/// override. Nothing may stand in for a credential or a setting.
+fn forget_libpq_variables() {
+    let names = std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("PG"));
+    for name in names.collect::<Vec<_>>() {
+        // SAFETY: no other thread runs yet that could read the environment; the runtime starts later in `main`.
+        #[allow(unsafe_code)]
+        unsafe {
+            std::env::remove_var(name);
+        }
+    }
+}

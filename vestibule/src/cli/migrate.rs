@@ -1,0 +1,144 @@
+//! `migrate`: applies `migrations/` with a credential of its own, and grants the service what it needs.
+
+use crate::{
+    Service,
+    bootstrap::{self, Failed},
+    config,
+    credentials::Login,
+    exit::{Exit, Fault, Phase, Report},
+    resources::database,
+    secrets::{self, Credential, Keyring, Kind, Name, Ring, SecretSet, Slot, Wanted},
+    telemetry::Telemetry,
+};
+use config::Sources;
+use sqlx::{
+    AssertSqlSafe, Connection, PgConnection,
+    migrate::{MigrateError, Migrator},
+};
+use tokio::time::Instant;
+
+/// The credential that owns the tables. Only this command reads it.
+pub(super) const MIGRATOR: Wanted =
+    Wanted { name: "migrator", kind: Login::NAME, stages: Login::STAGES, optional: false };
+
+struct Secrets {
+    migrator: Credential<Login>,
+}
+
+impl SecretSet for Secrets {
+    fn wanted() -> Vec<Wanted> {
+        vec![MIGRATOR]
+    }
+
+    fn take(ring: &mut Ring<'_>) -> Option<Self> {
+        let name: Name = MIGRATOR.name;
+        Some(Self { migrator: Slot::take(name, ring)? })
+    }
+}
+
+pub(super) async fn run<S: Service>(sources: &Sources) -> Result<(), Failed> {
+    let config = bootstrap::configure::<S>(sources)?;
+    Telemetry::install(&config.telemetry);
+    let format = config.telemetry.format;
+    migrate::<S>(sources, &config).await.map_err(|report| Failed { report, format })
+}
+
+async fn migrate<S: Service>(sources: &Sources, config: &config::Config<S::Settings>) -> Result<(), Report> {
+    let deadline = Instant::now() + config.secrets.deadline;
+    let source = bootstrap::source(sources, config, deadline).await?;
+    let wanted: Vec<_> = config.id(&MIGRATOR).map(|id| (MIGRATOR, id)).into_iter().collect();
+    let nothing = Keyring::default();
+    let fetched = secrets::fetch(&*source, &wanted, &nothing, deadline).await;
+    let (secrets, _) = Ring::new(fetched, &nothing).read::<Secrets>()?;
+
+    let of_command = |fault| Report::of(Phase::Command, fault);
+    let login = &secrets.migrator;
+    let options = database::options(login, &config.database).map_err(of_command)?;
+    let mut connection = database::connect(login, &options, &config.database, deadline)
+        .await
+        .map_err(|error| of_command(error.into_fault()))?;
+
+    apply(S::APP.migrations, &mut connection).await.map_err(of_command)?;
+    let role = &config.database.access_role;
+    if !role.is_empty() {
+        grant(role, &mut connection).await.map_err(of_command)?;
+    }
+    let _ = connection.close().await;
+    tracing::info!(db.namespace = config.database.name, access_role = role, "the schema is what this binary needs");
+    Ok(())
+}
+
+/// Applies what is missing, under PostgreSQL's advisory lock. A schema that is newer is left as it is: during a
+/// rollout, or after a rollback, the older binary's `migrate` may run too.
+async fn apply(migrations: &Migrator, connection: &mut PgConnection) -> Result<(), Fault> {
+    let mut migrator = Migrator { migrations: migrations.migrations.clone(), ..Migrator::DEFAULT };
+    migrator.set_ignore_missing(true);
+    migrator.run(connection).await.map_err(|error| match error {
+        MigrateError::Execute(error) => database::fault(&error),
+        MigrateError::ExecuteMigration(error, version) => {
+            let said = error.as_database_error().map(|error| error.message().to_owned());
+            Fault {
+                subject: format!("migration {version}"),
+                problem: said.unwrap_or_else(|| "the connection was lost".into()),
+                remedy: "it was rolled back: correct its SQL, or give the migrator's role the right it lacks".into(),
+                ..match database::fault(&error) {
+                    fault if fault.exit == Exit::Denied => fault,
+                    fault if said_nothing(&error) => fault,
+                    fault => Fault { exit: Exit::Bug, ..fault },
+                }
+            }
+        }
+        MigrateError::VersionMismatch(version) => broken(
+            version,
+            "it was changed after it was applied to this database",
+            "restore its file, and put the change into a new migration",
+        ),
+        MigrateError::Dirty(version) => broken(
+            version,
+            "it was applied in part",
+            "repair the schema by hand, then delete or correct its row in _sqlx_migrations",
+        ),
+        error => broken(0, &error.to_string(), "correct the files in migrations/"),
+    })
+}
+
+fn said_nothing(error: &sqlx::Error) -> bool {
+    error.as_database_error().is_none()
+}
+
+fn broken(version: i64, problem: &str, remedy: &str) -> Fault {
+    Fault::new(Exit::Bug, format!("migration {version}"), problem, remedy)
+}
+
+/// Lets the group role read and write, in tables that exist and in those to come. Logins are members of it: their names
+/// change, with Vault and with alternating users.
+async fn grant(role: &str, connection: &mut PgConnection) -> Result<(), Fault> {
+    let of = |error: &sqlx::Error| database::fault(error);
+    let known: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)")
+        .bind(role)
+        .fetch_one(&mut *connection)
+        .await
+        .map_err(|error| of(&error))?;
+    if !known {
+        return Err(Fault::new(
+            Exit::Config,
+            format!("database.access_role = {role}"),
+            "the database has no such role",
+            "create it (CREATE ROLE … NOLOGIN) and make the service's login a member, or leave the setting empty",
+        ));
+    }
+    let quoted = format!("\"{}\"", role.replace('"', "\"\""));
+    let statements = [
+        "GRANT USAGE ON SCHEMA public TO",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO",
+        "GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO",
+        "ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO",
+        "ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT USAGE, SELECT ON SEQUENCES TO",
+        "REVOKE INSERT, UPDATE, DELETE ON _sqlx_migrations FROM",
+    ]
+    .map(|grant| format!("{grant} {quoted};"))
+    .concat();
+    // Quoted above, as PostgreSQL's quote_ident does.
+    sqlx::raw_sql(AssertSqlSafe(statements)).execute(connection).await.map_err(|error| of(&error))?;
+    Ok(())
+}

@@ -1,0 +1,246 @@
+//! The configuration: `default.toml`, then `<profile>.toml`, then `APP_` variables. It names credentials and never
+//! holds one.
+//!
+//! ```text
+//! files ─► layers ─► lint ─► extract, as often as there are mistakes ─► ids ─► Config<T>, or every mistake
+//! ```
+//!
+//! No message quotes a value or a line: what was pasted in the wrong place may be a password.
+
+pub mod units;
+
+mod layers;
+mod lint;
+mod settings;
+
+pub use settings::{Admin, Aws, Database, Format, Provider, Secrets, Server, Telemetry, TlsMode, WhenStale};
+
+pub use layers::Sources;
+
+use crate::{
+    exit::{Fault, Phase, Report},
+    secrets::{RESERVED, SecretId, Wanted},
+};
+use figment::{
+    Figment,
+    error::Kind,
+    providers::Serialized,
+    value::{Dict, Value},
+};
+use layers::Layers;
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
+use std::collections::BTreeSet;
+
+/// What a service's `[service]` section must be. Its defaults are what counts where the files are silent.
+pub trait Settings: Serialize + DeserializeOwned + Default + Send + Sync + 'static {}
+impl<T: Serialize + DeserializeOwned + Default + Send + Sync + 'static> Settings for T {}
+
+/// The whole configuration, checked.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default, bound = "T: Serialize + serde::de::DeserializeOwned + Default")]
+#[allow(missing_docs)]
+pub struct Config<T> {
+    pub server: Server,
+    pub admin: Admin,
+    pub telemetry: Telemetry,
+    pub secrets: Secrets,
+    pub database: Database,
+    pub service: T,
+}
+
+/// A configuration that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[error("{report}")]
+pub struct Unusable {
+    /// Every mistake.
+    pub report: Report,
+    /// As far as it could be read: it says how to report.
+    pub telemetry: Telemetry,
+}
+
+impl<T: Settings> Config<T> {
+    /// Reads and checks everything, and reports every mistake at once.
+    pub fn load(sources: &Sources, service: &'static str, wanted: &[Wanted]) -> Result<Self, Unusable> {
+        let (layers, mut faults) = Layers::read(sources, &Value::serialize(Self::default()));
+        faults.extend(lint::look(&layers));
+        let (mut config, mistakes) = Self::extract(&layers);
+        for mistake in mistakes {
+            if !faults.iter().any(|fault| fault.subject == mistake.subject) {
+                faults.push(mistake);
+            }
+        }
+        config.name_after(service);
+        faults.extend(config.check_ids(&layers, wanted));
+        match Report::unless_clean(Phase::Config, faults) {
+            Ok(()) => Ok(config),
+            Err(report) => Err(Unusable { report, telemetry: config.telemetry }),
+        }
+    }
+
+    /// figment stops at the first mistake: each is noted and set to its default, until none is left.
+    fn extract(layers: &Layers) -> (Self, Vec<Fault>) {
+        let mut tree = layers.tree.clone();
+        let mut faults = Vec::new();
+        let mut mended = BTreeSet::new();
+        loop {
+            let figment = Figment::from(Serialized::defaults(&tree));
+            let error = match figment.extract_lossy::<Noting<Self>>() {
+                Ok(noted) => {
+                    faults.extend(
+                        noted.unknown.iter().map(|path| layers.fault(path, "this key is not known", KNOWN_KEYS)),
+                    );
+                    return (noted.value, faults);
+                }
+                Err(error) => error,
+            };
+            for error in error {
+                let path: Vec<String> = error.path.clone();
+                faults.push(layers.fault(&path, problem(&error.kind), "correct the value"));
+                // A mistake below a mended value is the default's own: a bug in the service's `Settings`.
+                if !mended.insert(path.clone()) || !mend(&mut tree, &layers.defaults, &path) {
+                    return (Self::default(), faults);
+                }
+            }
+        }
+    }
+
+    fn name_after(&mut self, service: &str) {
+        for name in [&mut self.secrets.prefix, &mut self.database.name] {
+            if name.is_empty() {
+                *name = service.to_owned();
+            }
+        }
+    }
+
+    fn check_ids(&self, layers: &Layers, wanted: &[Wanted]) -> Vec<Fault> {
+        let known = || wanted.iter().map(|w| w.name).chain(RESERVED);
+        let mut faults: Vec<Fault> = self
+            .secrets
+            .ids
+            .keys()
+            .filter(|name| !known().any(|known| known == *name))
+            .map(|name| {
+                let path = ["secrets".into(), "ids".into(), name.clone()];
+                let names = known().collect::<Vec<_>>().join(", ");
+                layers.fault(&path, "no credential of this service has this name", format!("use one of: {names}"))
+            })
+            .collect();
+        if SecretId::parse(&format!("{}/x", self.secrets.prefix)).is_none() {
+            faults.push(layers.fault(
+                &["secrets".into(), "prefix".into()],
+                format!("expected {}", SecretId::EXPECTED),
+                "correct the value",
+            ));
+        }
+        faults
+    }
+
+    /// The id under which a credential is asked for: what `secrets.ids` says, else `<prefix>/<name>`.
+    /// `None`: an optional credential that is off.
+    pub fn id(&self, wanted: &Wanted) -> Option<SecretId> {
+        match self.secrets.ids.get(wanted.name) {
+            Some(id) => Some(id.clone()),
+            None if wanted.optional => None,
+            None => Some(self.usual_id(wanted.name)),
+        }
+    }
+
+    fn usual_id(&self, name: &str) -> SecretId {
+        SecretId::parse(&format!("{}/{name}", self.secrets.prefix))
+            .expect("the prefix was checked and names are identifiers")
+    }
+
+    /// What only a restart can change, where `self` differs from `running`.
+    pub fn needs_restart(&self, running: &Self) -> Vec<&'static str> {
+        [
+            ("server.listen", self.server.listen != running.server.listen),
+            ("admin.listen", self.admin.listen != running.admin.listen),
+            ("telemetry.format", self.telemetry.format != running.telemetry.format),
+            ("secrets.provider", self.secrets.provider != running.secrets.provider),
+            ("secrets.aws", self.secrets.aws != running.secrets.aws),
+        ]
+        .into_iter()
+        .filter_map(|(key, differs)| differs.then_some(key))
+        .collect()
+    }
+
+    /// Everything as one tree, to compare.
+    pub(crate) fn tree(&self) -> serde_json::Value {
+        serde_json::to_value(self).expect("a configuration was read from such a tree")
+    }
+}
+
+/// The effective configuration as TOML, each value with where it came from.
+pub(crate) fn explain<T: Settings>(config: &Config<T>, sources: &Sources) -> String {
+    let (layers, _) = Layers::read(sources, &Value::serialize(Config::<T>::default()));
+    let effective = Value::serialize(config).expect("a configuration was read from such a tree");
+    layers.explain(&effective)
+}
+
+const KNOWN_KEYS: &str = "look for a misspelling; `config` prints every key with its value and where it came from";
+
+/// What was expected. Never figment's or serde's own text: both quote the input.
+fn problem(kind: &Kind) -> String {
+    match kind {
+        Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) | Kind::InvalidLength(_, expected) => {
+            format!("expected {expected}")
+        }
+        Kind::UnknownVariant(_, expected) => format!("expected one of: {}", expected.join(", ")),
+        Kind::UnknownField(_, expected) => {
+            format!("a key here is not known; known are: {}", expected.join(", "))
+        }
+        Kind::MissingField(name) => format!("`{name}` is missing"),
+        Kind::DuplicateField(name) => format!("`{name}` stands here twice"),
+        Kind::ISizeOutOfRange(_) | Kind::USizeOutOfRange(_) => "the number is out of range".into(),
+        _ => "this value cannot be used here".into(),
+    }
+}
+
+/// Puts the default in the place of what cannot be read; what has no default is taken out.
+fn mend(tree: &mut Value, defaults: &Value, path: &[String]) -> bool {
+    fn dict<'a>(mut at: &'a mut Value, path: &[String]) -> Option<&'a mut Dict> {
+        for key in path {
+            at = match at {
+                Value::Dict(_, dict) => dict.get_mut(key)?,
+                _ => return None,
+            };
+        }
+        match at {
+            Value::Dict(_, dict) => Some(dict),
+            _ => None,
+        }
+    }
+    // The path may lead into a list: then the list is what is mended.
+    for length in (1..=path.len()).rev() {
+        let (key, parents) = (&path[length - 1], &path[..length - 1]);
+        if let Some(parent) = dict(tree, parents) {
+            match defaults.find_ref(&path[..length].join(".")) {
+                Some(default) => parent.insert(key.clone(), default.clone()),
+                None => parent.remove(key),
+            };
+            return true;
+        }
+    }
+    false
+}
+
+/// `T`, and the keys that it did not ask for.
+struct Noting<T> {
+    value: T,
+    unknown: Vec<Vec<String>>,
+}
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Noting<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let mut unknown = Vec::new();
+        let value = serde_ignored::deserialize(deserializer, |path| {
+            let path = path.to_string();
+            // `?` stands for an Option or a newtype on the way.
+            unknown.push(path.split('.').filter(|key| *key != "?").map(Into::into).collect());
+        })?;
+        Ok(Self { value, unknown })
+    }
+}
+
+#[cfg(test)]
+mod tests;

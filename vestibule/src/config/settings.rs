@@ -1,0 +1,216 @@
+//! The framework's own sections of the configuration, with their defaults.
+
+use super::units;
+use crate::secrets::SecretId;
+use bytesize::ByteSize;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, SocketAddr},
+    num::{NonZeroU16, NonZeroU32},
+    path::PathBuf,
+    time::Duration,
+};
+
+/// `[server]`: the public listener.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Server {
+    /// Address and port. Port 0 lets the system choose; the log says which. Changing it needs a restart.
+    #[serde(with = "units::address")]
+    pub listen: SocketAddr,
+    /// The longest a request may take until its response starts; then 503.
+    #[serde(with = "units::positive_duration")]
+    pub request_timeout: Duration,
+    /// Requests in flight, to the last byte of their bodies; one more gets 503.
+    pub max_in_flight: NonZeroU32,
+    /// The largest request body; a larger one gets 413.
+    #[serde(with = "units::size")]
+    pub body_limit: ByteSize,
+    /// How long stopping waits for requests in flight.
+    #[serde(with = "units::duration")]
+    pub drain: Duration,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Self {
+            listen: (Ipv4Addr::LOCALHOST, 8080).into(),
+            request_timeout: Duration::from_secs(10),
+            max_in_flight: NonZeroU32::new(1024).expect("1024 is not zero"),
+            body_limit: ByteSize::mib(1),
+            drain: Duration::from_secs(25),
+        }
+    }
+}
+
+/// `[admin]`: the listener for probes and people, never for the public.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Admin {
+    /// Address and port. Changing it needs a restart.
+    #[serde(with = "units::address")]
+    pub listen: SocketAddr,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { listen: (Ipv4Addr::LOCALHOST, 9090).into() }
+    }
+}
+
+/// `[telemetry]`: the log on standard output.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Telemetry {
+    /// One JSON object a line, or text for people. Changing it needs a restart.
+    pub format: Format,
+    /// Directives of `tracing_subscriber::EnvFilter`, such as `info,sqlx=warn`.
+    #[serde(with = "units::filter")]
+    pub filter: String,
+}
+
+/// How log events are written.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Format {
+    /// One JSON object a line.
+    #[default]
+    Json,
+    /// Text for people.
+    Pretty,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { format: Format::Json, filter: "info".into() }
+    }
+}
+
+/// `[secrets]`: where credentials come from.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Secrets {
+    /// The secrets manager. Changing it needs a restart.
+    pub provider: Provider,
+    /// What stands before a credential's name where `ids` has no id for it; empty: the service's name.
+    pub prefix: String,
+    /// How long the whole bootstrap, or one reload, may take.
+    #[serde(with = "units::positive_duration")]
+    pub deadline: Duration,
+    /// How often the manager is asked without a signal, give or take 10 %; `"0s"`: never.
+    #[serde(with = "units::duration")]
+    pub refresh_every: Duration,
+    /// The longest that credentials may go unverified before the service says so.
+    #[serde(with = "units::positive_duration")]
+    pub max_stale: Duration,
+    /// What readiness answers past `max_stale`.
+    pub when_stale: WhenStale,
+    /// Ids at the manager, by the credential's name.
+    pub ids: BTreeMap<String, SecretId>,
+    /// AWS Secrets Manager.
+    pub aws: Aws,
+}
+
+/// A secrets manager.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Provider {
+    /// AWS Secrets Manager.
+    #[default]
+    Aws,
+}
+
+/// What readiness answers while credentials are stale.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WhenStale {
+    /// 200, with `degraded` and the reason.
+    #[default]
+    Report,
+    /// 503. Takes a whole fleet out at once when the manager is away, and cures nothing.
+    Unready,
+}
+
+impl Default for Secrets {
+    fn default() -> Self {
+        Self {
+            provider: Provider::Aws,
+            prefix: String::new(),
+            deadline: Duration::from_secs(30),
+            refresh_every: Duration::from_secs(5 * 60),
+            max_stale: Duration::from_secs(24 * 60 * 60),
+            when_stale: WhenStale::Report,
+            ids: BTreeMap::new(),
+            aws: Aws::default(),
+        }
+    }
+}
+
+/// `[secrets.aws]`. Changing it needs a restart.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Aws {
+    /// The Region to ask; empty: the SDK's own chain.
+    pub regions: Vec<String>,
+    /// In the `production` profile: take static keys from the environment or a profile file. An identity should come
+    /// from the platform instead (a role of the pod, task or instance).
+    pub allow_static_keys: bool,
+    /// In the `production` profile: talk to an endpoint without TLS.
+    pub allow_http_endpoint: bool,
+}
+
+/// `[database]`: PostgreSQL. What the `database` credential says of host, port and name wins.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Database {
+    /// Host name or address.
+    pub host: String,
+    /// TCP port.
+    pub port: NonZeroU16,
+    /// Name of the database; empty: the service's name.
+    pub name: String,
+    /// The login's user name, where the credential is a bare password.
+    pub username: String,
+    /// The NOLOGIN role to which `migrate` grants reading and writing; empty: no grants.
+    pub access_role: String,
+    /// Connections of one process, over all generations.
+    pub max_connections: NonZeroU32,
+    /// How long a request waits for a connection; then 503.
+    #[serde(with = "units::positive_duration")]
+    pub acquire_timeout: Duration,
+    /// How the connection is protected, in the words of libpq's `sslmode`.
+    pub tls: TlsMode,
+    /// PEM file of the authorities that sign the server's certificate; empty: the roots that browsers trust.
+    pub tls_root_cert: PathBuf,
+}
+
+/// libpq's `sslmode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+#[allow(missing_docs)]
+pub enum TlsMode {
+    Disable,
+    Allow,
+    Prefer,
+    Require,
+    VerifyCa,
+    #[default]
+    VerifyFull,
+}
+
+impl Default for Database {
+    fn default() -> Self {
+        Self {
+            host: "127.0.0.1".into(),
+            port: NonZeroU16::new(5432).expect("5432 is not zero"),
+            name: String::new(),
+            username: String::new(),
+            access_role: String::new(),
+            max_connections: NonZeroU32::new(10).expect("10 is not zero"),
+            acquire_timeout: Duration::from_secs(5),
+            tls: TlsMode::VerifyFull,
+            tls_root_cert: PathBuf::new(),
+        }
+    }
+}

@@ -1,0 +1,200 @@
+use super::*;
+use crate::{
+    credentials::Login,
+    exit::Exit,
+    secrets::{Kind, Stage},
+};
+use std::{
+    ffi::OsString,
+    path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Own {
+    page: usize,
+    label: String,
+    tags: Vec<String>,
+    webhook: Option<String>,
+}
+
+const WANTED: [Wanted; 2] = [
+    Wanted { name: "database", kind: Login::NAME, stages: &[Stage::Current], optional: false },
+    Wanted { name: "webhook", kind: "api_key", stages: &[Stage::Current], optional: true },
+];
+
+/// A configuration folder of one test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(default: &str) -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let dir = std::env::temp_dir().join(format!("vestibule-config-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join("default.toml"), default).unwrap();
+        Self(dir)
+    }
+
+    fn with(self, file: &str, text: &str) -> Self {
+        std::fs::write(self.0.join(file), text).unwrap();
+        self
+    }
+
+    fn load(&self, variables: &[(&str, &str)]) -> Result<Config<Own>, Unusable> {
+        let variables = variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        Config::load(&Sources::new(self.0.clone(), variables), "svc", &WANTED)
+    }
+
+    /// Subjects without the folder, and problems.
+    fn mistakes(&self, variables: &[(&str, &str)]) -> Vec<(String, String)> {
+        let report = self.load(variables).expect_err("there are mistakes").report;
+        assert_eq!(report.exit(), Exit::Config);
+        let folder = format!("{}/", self.0.display());
+        report.faults().iter().map(|fault| (fault.subject.replace(&folder, ""), fault.problem.clone())).collect()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[test]
+fn an_empty_file_means_the_defaults() {
+    let config = Folder::new("").load(&[]).unwrap();
+    assert_eq!(config.server, Server::default());
+    assert_eq!(config.secrets.prefix, "svc");
+    assert_eq!(config.database.name, "svc");
+    assert_eq!(config.id(&WANTED[0]).unwrap().as_str(), "svc/database");
+    assert_eq!(config.id(&WANTED[1]), None);
+}
+
+#[test]
+fn variables_win_over_the_profile_and_the_profile_over_the_default() {
+    let folder = Folder::new("[server]\nlisten = \"127.0.0.1:1\"\ndrain = \"1s\"\nrequest_timeout = \"1s\"\n")
+        .with("staging.toml", "[server]\ndrain = \"2s\"\nrequest_timeout = \"2s\"\n");
+    let config = folder.load(&[("APP_PROFILE", "staging"), ("APP_SERVER__REQUEST_TIMEOUT", "3s")]).unwrap();
+    assert_eq!(config.server.listen.port(), 1);
+    assert_eq!(config.server.drain, Duration::from_secs(2));
+    assert_eq!(config.server.request_timeout, Duration::from_secs(3));
+}
+
+#[test]
+fn a_variable_that_looks_like_a_number_stays_text_where_text_is_wanted() {
+    let config = Folder::new("")
+        .load(&[
+            ("APP_SERVICE__LABEL", "007"),
+            ("APP_SERVICE__PAGE", "7"),
+            ("APP_SERVICE__TAGS", "a, 1,b"),
+            ("APP_SECRETS__AWS__ALLOW_STATIC_KEYS", "true"),
+            ("APP_DATABASE__HOST", "[::1]"),
+            ("APP_PORT_80_TCP", "tcp://10.0.0.1:80"),
+        ])
+        .unwrap();
+    assert_eq!(config.service.label, "007");
+    assert_eq!(config.service.page, 7);
+    assert_eq!(config.service.tags, ["a", "1", "b"]);
+    assert!(config.secrets.aws.allow_static_keys);
+    assert_eq!(config.database.host, "[::1]");
+}
+
+#[test]
+fn every_mistake_is_reported_with_its_place_and_what_is_expected() {
+    let folder = Folder::new(
+        "[server]\nlisten = \"nowhere\"\nlissten = \"x\"\n\n[secrets]\ndeadline = 30\nmax_stale = \"0s\"\n\n\
+         [secrets.ids]\ndatabase = \"a b\"\ndatabsae = \"x\"\n\n[secrets.aws]\nregions = [1]\n\n\
+         [database]\nport = 70000\ntls = \"maybe\"\n",
+    );
+    let mistakes = folder.mistakes(&[("APP_SERVICE__PAGE", "many"), ("APP_TELEMETRY__FILTER", "=,=")]);
+    let expected = [
+        ("default.toml:2 (server.listen)", "an address and a port"),
+        ("default.toml:3 (server.lissten)", "not known"),
+        ("default.toml:6 (secrets.deadline)", "a duration"),
+        ("default.toml:7 (secrets.max_stale)", "longer than nothing"),
+        ("default.toml:10 (secrets.ids.database)", "the id of a secret"),
+        ("default.toml:11 (secrets.ids.databsae)", "no credential"),
+        ("default.toml:14 (secrets.aws.regions.0)", "expected"),
+        ("default.toml:17 (database.port)", "expected"),
+        ("default.toml:18 (database.tls)", "verify-full"),
+        ("variable APP_SERVICE__PAGE (service.page)", "expected"),
+        ("variable APP_TELEMETRY__FILTER (telemetry.filter)", "log directives"),
+    ];
+    for (subject, problem) in expected {
+        assert!(
+            mistakes.iter().any(|(s, p)| s == subject && p.contains(problem)),
+            "{subject}: {problem} is missing in {mistakes:#?}"
+        );
+    }
+    assert_eq!(mistakes.len(), expected.len(), "{mistakes:#?}");
+}
+
+#[test]
+fn a_value_is_never_quoted() {
+    const SENTINEL: &str = "hunter2sentinel";
+    let text = [
+        format!("[server]\nlisten = \"{SENTINEL}\"\n[service]\npassword = \"{SENTINEL}\"\npage = \"{SENTINEL}\"\n"),
+        format!("[service]\nlabel = {SENTINEL}\n"),
+        format!("[service]\nlabel = \"{SENTINEL}\nx = 1"),
+        SENTINEL.to_owned(),
+        format!("[service]\nlabel = \"postgres://app:{SENTINEL}@db/notes\"\n"),
+        format!("[telemetry]\nformat = \"{SENTINEL}\"\n[database]\ntls = \"{SENTINEL}\"\n"),
+    ];
+    for text in text {
+        let error = Folder::new(&text).load(&[]).expect_err("it is wrong");
+        assert!(!format!("{error} {error:?}").contains(SENTINEL), "{text}");
+    }
+    let error = Folder::new("").load(&[("APP_DATABASE__PASSWORD", SENTINEL)]).unwrap_err();
+    assert!(!format!("{error} {error:?}").contains(SENTINEL));
+}
+
+#[test]
+fn what_looks_like_a_credential_is_refused_with_an_explanation() {
+    let folder = Folder::new("[service]\nlabel = \"https://u:p@host/\"\n[service.db]\napi_key = \"x\"\n");
+    let mistakes = folder.mistakes(&[("APP_DATABASE__PASSWORD", "x")]);
+    for subject in [
+        "default.toml:2 (service.label)",
+        "default.toml:4 (service.db.api_key)",
+        "variable APP_DATABASE__PASSWORD (database.password)",
+    ] {
+        assert!(
+            mistakes.iter().any(|(s, p)| s == subject && p.contains("never holds one")),
+            "{subject} is missing in {mistakes:#?}"
+        );
+    }
+}
+
+#[test]
+fn what_is_not_toml_is_told_by_its_line() {
+    let mistakes = Folder::new("[server]\nlisten = 127.0.0.1\n").mistakes(&[]);
+    assert_eq!(mistakes.len(), 1, "{mistakes:?}");
+    assert_eq!(mistakes[0].0, "default.toml:2");
+}
+
+#[test]
+fn a_folder_or_a_profile_that_is_not_there_is_a_mistake() {
+    let missing = Sources::new("/nonexistent/config".into(), []);
+    let error = Config::<Own>::load(&missing, "svc", &WANTED).unwrap_err();
+    assert!(error.to_string().contains("no such folder"), "{error}");
+    let mistakes = Folder::new("").mistakes(&[("APP_PROFILE", "prodution")]);
+    assert_eq!(mistakes[0].0, "prodution.toml");
+    let mistakes = Folder::new("").mistakes(&[("APP_PROFILE", "../x")]);
+    assert_eq!(mistakes[0].0, "variable APP_PROFILE");
+}
+
+#[test]
+fn the_effective_configuration_says_where_each_value_came_from() {
+    let folder = Folder::new("[server]\ndrain = \"1s\"\n");
+    let sources = Sources::new(folder.0.clone(), [("APP_SERVICE__PAGE".into(), "7".into())]);
+    let config = Config::<Own>::load(&sources, "svc", &WANTED).unwrap();
+    let text = explain(&config, &sources);
+    assert!(text.contains("page = 7  # variable APP_SERVICE__PAGE"), "{text}");
+    assert!(text.contains("default.toml:2"), "{text}");
+    assert!(text.contains("max_connections = 10  # default"), "{text}");
+    assert!(text.contains("# webhook is not set"), "{text}");
+    let printed: toml_edit::ImDocument<String> = text.parse().expect("it is TOML");
+    assert_eq!(printed["server"]["drain"].as_str(), Some("1s"));
+}

@@ -1,0 +1,37 @@
+//! The kinds of credential: what each accepts from the manager, and what a service gets.
+//!
+//! A further kind is one file beside these: a type with [`Kind`](crate::secrets::Kind).
+
+mod api_key;
+mod login;
+mod signing_keys;
+
+pub use api_key::ApiKey;
+pub use login::Login;
+pub use signing_keys::{BadSignature, SigningKeys};
+
+use crate::secrets::Malformed;
+use secrecy::SecretString;
+use serde::Deserialize;
+
+/// What starts like JSON is JSON or malformed, never the secret itself.
+fn looks_like_json(text: &str) -> bool {
+    text.trim_start().starts_with('{')
+}
+
+/// Reads JSON that holds a secret; serde's own message would quote it.
+fn json<'a, T: Deserialize<'a>>(text: &'a str, expected: &'static str) -> Result<T, Malformed> {
+    serde_json::from_str(text).map_err(|_| Malformed::expected(expected))
+}
+
+/// A secret that is not empty or blank.
+fn not_blank(text: SecretString, expected: &'static str) -> Result<SecretString, Malformed> {
+    use secrecy::ExposeSecret;
+    if text.expose_secret().trim().is_empty() {
+        return Err(Malformed::expected(expected));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,88 @@
+use super::*;
+use crate::secrets::{Kind, Stage, Value, Values, VersionId};
+use secrecy::ExposeSecret;
+use std::collections::BTreeMap;
+
+fn value(text: &str, version: &str) -> Value {
+    Value { text: text.to_owned().into(), version: VersionId::new(version) }
+}
+
+fn read<K: Kind>(text: &str) -> Result<K, crate::secrets::Malformed> {
+    K::read(&Values::new(value(text, "v1"), BTreeMap::new()))
+}
+
+const KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
+
+#[test]
+fn a_login_is_what_rds_writes_or_a_bare_password() {
+    let login: Login =
+        read(r#"{"engine":"postgres","username":"app","password":"p","host":"db","port":6432,"dbname":"n"}"#).unwrap();
+    assert_eq!(login.username.as_deref(), Some("app"));
+    assert_eq!(login.password.expose_secret(), "p");
+    assert_eq!((login.host.as_deref(), login.port, login.dbname.as_deref()), (Some("db"), Some(6432), Some("n")));
+    let login: Login = read(" only a password \n").unwrap();
+    assert_eq!(login.password.expose_secret(), " only a password \n");
+}
+
+#[test]
+fn a_login_that_starts_like_json_is_never_a_password() {
+    for text in [
+        "{",
+        " {\"username\":\"app\"}",
+        r#"{"username":"app","password":""}"#,
+        r#"{"username":"","password":"p"}"#,
+        r#"{"password":"p"}"#,
+        r#"{"username":"app","password":7}"#,
+        r#"{"username":"app","password":"p","port":0}"#,
+        r#"{"username":"app","password":"p","port":70000}"#,
+        r#"{"username":"app","password":"p","host":" "}"#,
+    ] {
+        assert!(read::<Login>(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn a_signing_key_has_32_bytes_at_least() {
+    assert!(read::<SigningKeys>(KEY).is_ok());
+    assert!(read::<SigningKeys>(&format!("{KEY}\n")).is_ok());
+    assert!(read::<SigningKeys>(&format!("{{\"key\":\"{KEY}\"}}")).is_ok());
+    for text in ["c2hvcnQ=", "not base64!", "{\"key\":7}", "{}", "{\"key\":\"c2hvcnQ=\"}"] {
+        assert!(read::<SigningKeys>(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn a_signature_is_verified_by_the_key_that_made_it() {
+    let other = "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXphYmNkZWY=";
+    let before: SigningKeys = read(KEY).unwrap();
+    let (id, signature) = before.sign(b"m");
+    let stages = BTreeMap::from([(Stage::Previous, value(KEY, "v1"))]);
+    let after = SigningKeys::read(&Values::new(value(other, "v2"), stages)).unwrap();
+    assert_eq!(after.verify(id.as_str(), b"m", &signature), Ok(()));
+    assert!(after.verify(id.as_str(), b"n", &signature).is_err());
+    assert!(after.verify("v2", b"m", &signature).is_err());
+    assert!(after.verify("v3", b"m", &signature).is_err());
+    assert_eq!(after.sign(b"m").0.as_str(), "v2");
+}
+
+#[test]
+fn an_api_key_can_stand_in_a_header() {
+    assert_eq!(read::<ApiKey>("abc\n").unwrap().expose_secret(), "abc");
+    assert_eq!(read::<ApiKey>(r#"{"api_key":"abc"}"#).unwrap().expose_secret(), "abc");
+    for text in ["a b", "a\nb", "schlüssel", r#"{"api_key":""}"#, r#"{"key":"abc"}"#, "{"] {
+        assert!(read::<ApiKey>(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn what_is_malformed_is_not_quoted() {
+    let sentinel = "hunter2-sentinel";
+    for error in [
+        read::<Login>(&format!("{{\"username\":\"a\",\"password\":{{\"{sentinel}\":1}}}}")).err(),
+        read::<SigningKeys>(sentinel).err(),
+        read::<ApiKey>(&format!("{sentinel} {sentinel}")).err(),
+    ] {
+        let error = error.unwrap();
+        assert!(!format!("{error} {error:?}").contains(sentinel));
+    }
+}

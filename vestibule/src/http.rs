@@ -1,0 +1,30 @@
+//! From a socket to a generation's router.
+//!
+//! ```text
+//! listener ─► door: which generation, is there room ─► its router: problems, panics, time, size ─► the service's routes
+//! ```
+
+mod door;
+mod listen;
+mod problem;
+
+pub use door::Door;
+pub use problem::Problem;
+
+pub(crate) use listen::{Bound, Serving, bind, serve};
+
+use crate::config;
+use axum::{Router, extract::DefaultBodyLimit, http::StatusCode, middleware::map_response};
+use tower::ServiceBuilder;
+use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
+
+/// A service's routes under what every request passes. Built once a generation, so that a reload changes it too.
+pub(crate) fn router(routes: Router, config: &config::Server) -> Router {
+    routes.layer(
+        ServiceBuilder::new()
+            .layer(map_response(problem::unify))
+            .layer(CatchPanicLayer::custom(problem::of_panic))
+            .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, config.request_timeout))
+            .layer(DefaultBodyLimit::max(usize::try_from(config.body_limit.as_u64()).unwrap_or(usize::MAX))),
+    )
+}

@@ -1,0 +1,64 @@
+//! Vestibule: credentials before the door.
+//!
+//! A service fetches every credential from a secrets manager before it binds a socket, ends with a documented exit code
+//! when one cannot be had, and takes up rotated ones on SIGHUP without a failed request.
+//!
+//! ```text
+//!             ┌──────────────── road ────────────────┐
+//! signals ──► config ─► secrets ─► service ─► generation ──► watch ──► requests, workers
+//!    │           ▲                                              │
+//!    └── HUP ────┴────────────────── poll ──────────────────────┘  (the same road again)
+//! ```
+//!
+//! A service implements [`Service`], and its `main` is [`main`]. The modules, in the order of the road:
+//!
+//! | module | is |
+//! |---|---|
+//! | [`exit`] | exit codes, and the report that names every fault |
+//! | [`config`] | files and variables, all mistakes at once |
+//! | [`secrets`] | from the manager's bytes to a [`Credential`](secrets::Credential) |
+//! | [`credentials`] | the kinds: logins, signing keys, API keys |
+//! | [`resources`] | what is built from credentials, proven, carried over and retired |
+//! | [`http`] | the door, the listeners, problems |
+
+pub mod config;
+pub mod credentials;
+pub mod exit;
+pub mod http;
+pub mod resources;
+pub mod secrets;
+
+mod admin;
+mod app;
+mod backoff;
+mod bootstrap;
+mod cli;
+mod generation;
+mod reload;
+mod road;
+mod service;
+mod signals;
+mod status;
+mod systemd;
+mod telemetry;
+
+pub use app::App;
+pub use generation::{Generation, Live};
+pub use http::Problem;
+pub use resources::{Build, BuildError, Database, Signer};
+pub use road::Road;
+pub use secrets::Credential;
+pub use service::{Background, Service};
+/// The framework's own sqlx, for [`app!`].
+#[doc(hidden)]
+pub use sqlx;
+/// The credentials of a service, one field each: `Credential<K>`, or `Option<Credential<K>>` where it is on only when
+/// its id is configured. The field's name is the credential's.
+pub use vestibule_derive::SecretSet;
+
+use std::process::ExitCode;
+
+/// A service's whole `main`: parses the command line, runs it, and says how it ended.
+pub fn main<S: Service>() -> ExitCode {
+    cli::main::<S>()
+}

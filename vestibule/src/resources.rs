@@ -1,0 +1,204 @@
+//! What a service is built from, and how it outlives the generation that built it, or does not.
+
+pub mod database;
+pub mod signer;
+
+pub use database::Database;
+pub use signer::Signer;
+
+use crate::{
+    app::App,
+    config,
+    credentials::{Login, SigningKeys},
+    exit::{Exit, Fault},
+    secrets::{Credential, Name, VersionId},
+    service::Service,
+};
+use futures_util::future::BoxFuture;
+use serde::Serialize;
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    sync::{Mutex, PoisonError},
+};
+use tokio::time::Instant;
+
+/// Something built from a credential, held by the service and known to the framework. Cheap to clone: a handle.
+pub trait Resource: Any + Clone + Send + Sync {
+    /// Another generation is in service, with a successor unless it has none: let go of what nobody uses. Requests may
+    /// still hold this.
+    fn retire(&self, successor: Option<&Self>) {
+        let _ = successor;
+    }
+
+    /// The process ends: let go of everything.
+    fn close(&self) -> impl Future<Output = ()> + Send {
+        async {}
+    }
+}
+
+/// [`Resource`], whatever its type.
+trait Erased: Send + Sync {
+    fn any(&self) -> &dyn Any;
+    fn retire(&self, successor: Option<&dyn Any>);
+    fn close(&self) -> BoxFuture<'_, ()>;
+}
+
+impl<R: Resource> Erased for R {
+    fn any(&self) -> &dyn Any {
+        self
+    }
+
+    fn retire(&self, successor: Option<&dyn Any>) {
+        Resource::retire(self, successor.and_then(|any| any.downcast_ref()));
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(Resource::close(self))
+    }
+}
+
+/// The resources of one generation.
+#[derive(Default)]
+pub(crate) struct Resources {
+    made: BTreeMap<Name, Made>,
+}
+
+struct Made {
+    /// What it was built from: versions and settings. Equal origins make equal resources.
+    origin: String,
+    resource: Box<dyn Erased>,
+}
+
+impl Resources {
+    /// Retires what `successor` did not carry over.
+    pub(crate) fn retire(&self, successor: &Self) {
+        for (name, made) in &self.made {
+            let next = successor.made.get(name);
+            if next.is_none_or(|next| next.origin != made.origin) {
+                made.resource.retire(next.map(|next| next.resource.any()));
+            }
+        }
+    }
+
+    pub(crate) async fn close(&self) {
+        for made in self.made.values() {
+            made.resource.close().await;
+        }
+    }
+
+    fn get<R: Resource>(&self, name: Name) -> Option<(&str, &R)> {
+        let made = self.made.get(name)?;
+        Some((&made.origin, made.resource.any().downcast_ref()?))
+    }
+}
+
+/// What [`Service::build`] builds from. Everything built through it is proven before it counts, carried over while its
+/// credential and settings stay the same, and retired when they do not.
+pub struct Build<'a, S: Service> {
+    /// The `[service]` section.
+    pub settings: &'a S::Settings,
+    /// The credentials, all of them.
+    pub secrets: &'a S::Secrets,
+    pub(crate) database: &'a config::Database,
+    pub(crate) app: &'a App,
+    /// The generation in service, in a reload.
+    pub(crate) before: Option<&'a Resources>,
+    pub(crate) deadline: Instant,
+    pub(crate) made: Mutex<Resources>,
+}
+
+impl<S: Service> Build<'_, S> {
+    /// The database of `[database]`, proven by a login and a look at its schema.
+    ///
+    /// # Errors
+    /// [`BuildError::Refused`] if the database refuses the login; a fault if it cannot be reached before the deadline,
+    /// or its schema is behind this binary (in a reload that is only logged).
+    pub async fn database(&self, login: &Credential<Login>) -> Result<Database, BuildError> {
+        let proof = database::Proof {
+            migrations: self.app.migrations,
+            service: self.app.name,
+            starting: self.before.is_none(),
+            deadline: self.deadline,
+        };
+        self.keep(login, self.database, async |before| Database::open(login, self.database, before, &proof).await).await
+    }
+
+    /// A signer for one purpose: what it signs is void for any other.
+    ///
+    /// # Errors
+    /// None today.
+    pub async fn signer(&self, keys: &Credential<SigningKeys>, purpose: &'static str) -> Result<Signer, BuildError> {
+        self.keep(keys, &purpose, async |_| Ok(Signer::new(keys.shared(), purpose))).await
+    }
+
+    /// Any other resource: the one in service while neither the credential nor `settings` changed, else what `make`
+    /// makes; it gets the one in service as a predecessor. One credential makes one resource.
+    ///
+    /// # Errors
+    /// What `make` fails with.
+    pub async fn keep<K, R: Resource>(
+        &self,
+        credential: &Credential<K>,
+        settings: &impl Serialize,
+        make: impl AsyncFnOnce(Option<&R>) -> Result<R, BuildError>,
+    ) -> Result<R, BuildError> {
+        let settings = serde_json::to_string(settings)
+            .map_err(|_| BuildError::bug("settings of a resource cannot be serialized"))?;
+        let origin = format!("{:?} {settings}", credential.versions);
+        let before = self.before.and_then(|before| before.get::<R>(credential.name));
+        let resource = match before {
+            Some((held, resource)) if held == origin => resource.clone(),
+            before => make(before.map(|(_, resource)| resource)).await?,
+        };
+        let made = Made { origin, resource: Box::new(resource.clone()) };
+        self.made.lock().unwrap_or_else(PoisonError::into_inner).made.insert(credential.name, made);
+        Ok(resource)
+    }
+}
+
+/// Why a service could not be built.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The other side refuses the credential.
+    #[error("credential `{credential}`, version {version}, is refused: {reason}")]
+    Refused {
+        /// Its name.
+        credential: Name,
+        /// The version that was refused.
+        version: VersionId,
+        /// What the other side said.
+        reason: String,
+    },
+    /// Anything else, with what to do about it.
+    #[error("{}: {}", .0.subject, .0.problem)]
+    Fault(Fault),
+}
+
+impl BuildError {
+    /// A setting of the `[service]` section that cannot be used. Ends a start with exit code 78.
+    pub fn setting(key: &str, expected: &str) -> Self {
+        Self::Fault(Fault::new(
+            Exit::Config,
+            format!("setting {key}"),
+            format!("expected {expected}"),
+            "correct the value",
+        ))
+    }
+
+    fn bug(problem: &str) -> Self {
+        Self::Fault(Fault::new(Exit::Bug, "Service::build", problem, "this is a bug: please report it"))
+    }
+
+    pub(crate) fn into_fault(self) -> Fault {
+        match self {
+            Self::Fault(fault) => fault,
+            Self::Refused { credential, version, reason } => Fault::new(
+                Exit::Denied,
+                format!("credential `{credential}`, version {version}"),
+                format!("the login is refused: {reason}"),
+                "put the password that the database knows at the manager, or set the one at the manager in the database",
+            ),
+        }
+    }
+}

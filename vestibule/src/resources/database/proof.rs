@@ -1,0 +1,179 @@
+//! The proof that a login opens the database, and that the schema is the one this binary needs.
+
+use crate::{
+    backoff::Backoff,
+    config,
+    credentials::Login,
+    exit::{Exit, Fault},
+    resources::BuildError,
+    secrets::Credential,
+};
+use sqlx::{Connection, PgConnection, Row, migrate::Migrator, postgres::PgConnectOptions};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The longest that one login may take.
+const ATTEMPT: Duration = Duration::from_secs(5);
+
+/// What a new pool must pass before it counts.
+pub(crate) struct Proof {
+    pub(crate) migrations: &'static Migrator,
+    /// For the advice to run its `migrate`.
+    pub(crate) service: &'static str,
+    /// In a reload a schema that is behind only warns, or a rollout would keep old replicas from rotating.
+    pub(crate) starting: bool,
+    pub(crate) deadline: Instant,
+}
+
+impl Proof {
+    pub(super) async fn run(
+        &self,
+        login: &Credential<Login>,
+        options: &PgConnectOptions,
+        config: &config::Database,
+    ) -> Result<(), BuildError> {
+        let mut connection = connect(login, options, config, self.deadline).await?;
+        let checked = self.check_schema(&mut connection).await;
+        // The pool makes its own connections; this one has done its work.
+        let _ = connection.close().await;
+        match checked {
+            Err(fault) if self.starting => Err(BuildError::Fault(fault)),
+            Err(fault) => {
+                tracing::warn!(problem = fault.problem, "the schema is behind this binary");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    async fn check_schema(&self, connection: &mut PgConnection) -> Result<(), Fault> {
+        let newest = self
+            .migrations
+            .iter()
+            .filter(|migration| !migration.migration_type.is_down_migration())
+            .map(|migration| migration.version)
+            .max();
+        let Some(newest) = newest else { return Ok(()) };
+        let behind = |problem: String| {
+            Fault::new(
+                Exit::Unavailable,
+                "database schema",
+                problem,
+                format!("run `{} migrate`, then start again", self.service),
+            )
+        };
+        let applied =
+            sqlx::query("SELECT max(version) FILTER (WHERE success), bool_and(success) FROM _sqlx_migrations")
+                .fetch_one(connection)
+                .await;
+        match applied {
+            Ok(row) => {
+                let version: Option<i64> = row.get(0);
+                if row.get::<Option<bool>, _>(1) == Some(false) {
+                    return Err(behind("a migration ended halfway".into()));
+                }
+                match version {
+                    Some(version) if version >= newest => Ok(()),
+                    Some(version) => {
+                        Err(behind(format!("it is at migration {version}, and this binary needs {newest}")))
+                    }
+                    None => Err(behind("no migration was applied".into())),
+                }
+            }
+            Err(error) => Err(match code(&error).as_deref() {
+                Some("42P01") => behind("no migration was applied".into()),
+                Some("42501") => Fault::new(
+                    Exit::Denied,
+                    "database schema",
+                    "the login may not read the table _sqlx_migrations",
+                    format!(
+                        "make its role a member of database.access_role, set that for `{} migrate` too, and run it",
+                        self.service
+                    ),
+                ),
+                _ => fault(&error),
+            }),
+        }
+    }
+}
+
+/// Logs in once. What may pass (no answer, starting up, too many connections) is tried again until the deadline.
+pub(crate) async fn connect(
+    login: &Credential<Login>,
+    options: &PgConnectOptions,
+    config: &config::Database,
+    deadline: Instant,
+) -> Result<PgConnection, BuildError> {
+    let mut backoff = Backoff::until(deadline);
+    loop {
+        let until = deadline.min(Instant::now() + ATTEMPT);
+        let connecting = PgConnection::connect_with(options);
+        let fault = match tokio::time::timeout_at(until, connecting).await {
+            Ok(Ok(connection)) => return Ok(connection),
+            Ok(Err(error)) if refused(&error) => {
+                return Err(BuildError::Refused {
+                    credential: login.name(),
+                    version: login.version().clone(),
+                    reason: reason(&error),
+                });
+            }
+            Ok(Err(error)) if !transient(&error) => return Err(BuildError::Fault(fault(&error))),
+            Ok(Err(error)) => fault(&error),
+            Err(_) => unanswered(),
+        };
+        if !backoff.wait().await {
+            let host = login.host.as_deref().unwrap_or(&config.host);
+            let port = login.port.unwrap_or(config.port.get());
+            return Err(BuildError::Fault(Fault { subject: format!("database at {host}:{port}"), ..fault }));
+        }
+    }
+}
+
+fn unanswered() -> Fault {
+    Fault::new(
+        Exit::Deadline,
+        "database",
+        "it did not answer before the deadline",
+        "check database.host and database.port, and the way there (route, firewall); then start again",
+    )
+}
+
+fn code(error: &sqlx::Error) -> Option<String> {
+    Some(error.as_database_error()?.code()?.into_owned())
+}
+
+/// The database does not take this login: SQLSTATE class 28. Too many connections (53300) is busy, not refused.
+pub(super) fn refused(error: &sqlx::Error) -> bool {
+    matches!(code(error).as_deref(), Some("28P01" | "28000"))
+}
+
+fn transient(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) => true,
+        error => matches!(code(error).as_deref(), Some("53300" | "57P01" | "57P02" | "57P03" | "08006" | "08001")),
+    }
+}
+
+fn reason(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        sqlx::Error::Io(error) => format!("connecting failed: {}", error.kind()),
+        sqlx::Error::Tls(_) => "TLS could not be agreed on".into(),
+        _ => "the server does not answer as PostgreSQL does".into(),
+    }
+}
+
+/// What a failure of the database means for a start.
+pub(crate) fn fault(error: &sqlx::Error) -> Fault {
+    let (exit, remedy) = match (error, code(error).as_deref()) {
+        (_, Some("28P01" | "28000" | "42501")) => {
+            (Exit::Denied, "give the login's role the right, or put another login at the manager")
+        }
+        (_, Some("3D000")) => (Exit::Unavailable, "create the database, or correct database.name"),
+        (sqlx::Error::Tls(_) | sqlx::Error::Configuration(_), _) => {
+            (Exit::Unavailable, "check database.tls and database.tls_root_cert against what the server offers")
+        }
+        _ => (Exit::Unavailable, "check database.host and database.port, and the server's health; then start again"),
+    };
+    Fault::new(exit, "database", reason(error), remedy)
+}

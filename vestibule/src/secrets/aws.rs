@@ -1,0 +1,204 @@
+//! AWS Secrets Manager.
+
+use super::{Fetched, SecretId, Source, SourceError, Stage, Value, VersionId};
+use crate::{
+    config::Aws,
+    exit::{Exit, Fault},
+};
+use aws_config::{
+    BehaviorVersion, Region, SdkConfig, ecs::EcsCredentialsProvider, imds::credentials::ImdsCredentialsProvider,
+    meta::credentials::CredentialsProviderChain, provider_config::ProviderConfig, retry::RetryConfig,
+    web_identity_token::WebIdentityTokenCredentialsProvider,
+};
+use aws_credential_types::provider::error::CredentialsError;
+use aws_sdk_secretsmanager::{
+    Client,
+    error::SdkError,
+    operation::get_secret_value::{GetSecretValueError, GetSecretValueOutput},
+};
+use futures_util::future::BoxFuture;
+use std::error::Error;
+
+/// A client of AWS Secrets Manager in one Region.
+///
+/// Uses `GetSecretValue` for each secret, not `BatchGetSecretValue`: its quota is a hundred times larger, it needs one
+/// permission fewer, and it takes a stage.
+pub struct SecretsManager {
+    client: Client,
+}
+
+impl SecretsManager {
+    /// A client with the platform's identity. In production, static keys and endpoints without TLS are left out unless
+    /// the configuration allows them. Asks no secret yet.
+    pub async fn new(aws: &Aws, production: bool) -> Result<Self, Fault> {
+        let platform_only = production && !aws.allow_static_keys;
+        let mut loader = aws_config::defaults(BehaviorVersion::latest()).retry_config(RetryConfig::disabled());
+        if let Some(region) = aws.regions.first() {
+            loader = loader.region(Region::new(region.clone()));
+        }
+        if platform_only {
+            #[allow(deprecated)]
+            // the alias is; its successor lives in a crate that is not meant to be used directly
+            let none = {
+                use aws_config::profile::profile_file::{ProfileFileKind, ProfileFiles};
+                ProfileFiles::builder().with_contents(ProfileFileKind::Config, "").build()
+            };
+            loader = loader.profile_files(none);
+        }
+        let mut sdk = loader.load().await;
+        if sdk.region().is_none() {
+            return Err(Fault::new(
+                Exit::Config,
+                "secrets.aws.regions",
+                "no AWS Region is configured, and the environment names none",
+                "set secrets.aws.regions = [\"eu-west-1\"], or AWS_REGION",
+            ));
+        }
+        if production && !aws.allow_http_endpoint {
+            refuse_http(&sdk)?;
+        }
+        if platform_only {
+            sdk = sdk.clone().into_builder().credentials_provider(platform_identity(&sdk)).build();
+        }
+        Ok(Self { client: Client::new(&sdk) })
+    }
+}
+
+/// The SDK's default chain without the environment's and the profile files' static keys.
+fn platform_identity(sdk: &SdkConfig) -> aws_credential_types::provider::SharedCredentialsProvider {
+    let config = ProviderConfig::without_region().with_region(sdk.region().cloned());
+    let chain = CredentialsProviderChain::first_try(
+        "WebIdentityToken",
+        WebIdentityTokenCredentialsProvider::builder().configure(&config).build(),
+    )
+    .or_else("EcsContainer", EcsCredentialsProvider::builder().configure(&config).build())
+    .or_else("Ec2InstanceMetadata", ImdsCredentialsProvider::builder().configure(&config).build());
+    aws_credential_types::provider::SharedCredentialsProvider::new(chain)
+}
+
+fn refuse_http(sdk: &SdkConfig) -> Result<(), Fault> {
+    let variables = ["AWS_ENDPOINT_URL_SECRETS_MANAGER", "AWS_ENDPOINT_URL"];
+    let named =
+        variables.iter().filter_map(|name| Some((*name, std::env::var(name).ok()?))).find(|(_, url)| !url.is_empty());
+    let (subject, url) = match &named {
+        Some((name, url)) => (format!("variable {name}"), url.as_str()),
+        None => match sdk.endpoint_url() {
+            Some(url) => ("the SDK's endpoint_url".to_owned(), url),
+            None => return Ok(()),
+        },
+    };
+    if url.to_ascii_lowercase().starts_with("https://") {
+        return Ok(());
+    }
+    Err(Fault::new(
+        Exit::Config,
+        subject,
+        "the endpoint has no TLS, and this is the production profile",
+        "use an https:// endpoint, or set secrets.aws.allow_http_endpoint = true",
+    ))
+}
+
+impl Source for SecretsManager {
+    fn fetch<'a>(
+        &'a self,
+        id: &'a SecretId,
+        stage: Stage,
+        held: Option<&'a VersionId>,
+    ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
+        Box::pin(async move {
+            let answer =
+                self.client.get_secret_value().secret_id(id.as_str()).version_stage(stage.label()).send().await;
+            match answer {
+                Ok(output) => fetched(output, held),
+                Err(error) => absent_or(error),
+            }
+        })
+    }
+}
+
+fn fetched(output: GetSecretValueOutput, held: Option<&VersionId>) -> Result<Fetched, SourceError> {
+    let Some(version) = output.version_id.map(VersionId::new) else {
+        return Err(SourceError::Unavailable("its answer names no version".into()));
+    };
+    if held == Some(&version) {
+        return Ok(Fetched::Same);
+    }
+    match (output.secret_string, output.secret_binary) {
+        (Some(text), _) => Ok(Fetched::New(Value { text: text.into(), version })),
+        (None, Some(_)) => Err(SourceError::Malformed("the value is binary, where text is expected".into())),
+        (None, None) => Err(SourceError::Malformed("the version has no value".into())),
+    }
+}
+
+fn absent_or(error: SdkError<GetSecretValueError>) -> Result<Fetched, SourceError> {
+    match &error {
+        SdkError::ServiceError(refusal) => refused(refusal.err().meta(), refusal.raw().status().as_u16()),
+        SdkError::DispatchFailure(failure) => Err(match credentials_error(&error) {
+            Some(CredentialsError::CredentialsNotLoaded(_)) => SourceError::NoIdentity(
+                "no provider has one (web identity, container, instance; static keys where they are allowed)".into(),
+            ),
+            Some(CredentialsError::InvalidConfiguration(_)) => {
+                SourceError::NoIdentity("the identity's configuration is invalid".into())
+            }
+            Some(CredentialsError::ProviderTimedOut(_)) => SourceError::Unanswered(
+                "the platform's identity service; in a container, check the hop limit of the instance metadata".into(),
+            ),
+            Some(_) => SourceError::Unavailable("the platform's identity service failed".into()),
+            None if failure.is_timeout() => SourceError::Unanswered("connecting timed out".into()),
+            None => SourceError::Unavailable(format!("connecting failed: {}", io_kind(&error))),
+        }),
+        SdkError::TimeoutError(_) => Err(SourceError::Unanswered("the request timed out".into())),
+        SdkError::ResponseError(_) => {
+            Err(SourceError::Unavailable("its answer was cut off or cannot be understood".into()))
+        }
+        _ => Err(SourceError::Unavailable("the request could not be made".into())),
+    }
+}
+
+/// What the manager says no with. Codes: `GetSecretValue` and *Common Errors* in the API reference; access is denied
+/// with a code that the SDK's error enum does not have.
+fn refused(meta: &aws_sdk_secretsmanager::error::ErrorMetadata, status: u16) -> Result<Fetched, SourceError> {
+    const REFUSALS: [&str; 13] = [
+        "AccessDenied",
+        "AccessDeniedException",
+        "DecryptionFailure",
+        "ExpiredToken",
+        "ExpiredTokenException",
+        "IncompleteSignature",
+        "InvalidClientTokenId",
+        "InvalidSignatureException",
+        "MissingAuthenticationToken",
+        "NotAuthorized",
+        "OptInRequired",
+        "SignatureDoesNotMatch",
+        "UnrecognizedClientException",
+    ];
+    let code = meta.code().unwrap_or("no code");
+    let said: String = meta.message().unwrap_or_default().chars().take(300).collect();
+    let text = format!("{code} {said}").trim_end().to_owned();
+    if code == "ResourceNotFoundException" {
+        return Ok(Fetched::Absent);
+    }
+    Err(match code {
+        code if REFUSALS.contains(&code) => SourceError::Denied(text),
+        "InvalidRequestException" if said.contains("delet") => SourceError::Missing(text),
+        "InvalidParameterException" | "ValidationException" => SourceError::Missing(text),
+        "InvalidRequestException" => SourceError::Malformed(text),
+        _ if status == 403 || status == 401 => SourceError::Denied(text),
+        _ => SourceError::Unavailable(format!("{text} (HTTP {status})")),
+    })
+}
+
+fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
+    std::iter::successors(Some(error), |error| (**error).source())
+}
+
+fn credentials_error(error: &SdkError<GetSecretValueError>) -> Option<&CredentialsError> {
+    causes(error).find_map(|cause| cause.downcast_ref())
+}
+
+fn io_kind(error: &SdkError<GetSecretValueError>) -> String {
+    causes(error)
+        .find_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .map_or_else(|| "no answer".to_owned(), |io| io.kind().to_string())
+}

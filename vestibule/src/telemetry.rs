@@ -1,0 +1,77 @@
+//! The log, and what must not leave the process: core dumps.
+
+use crate::{
+    config::{self, Format},
+    exit::Report,
+};
+use std::io::IsTerminal;
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
+
+/// The installed log, whose filter a reload may change.
+pub(crate) struct Telemetry {
+    filter: reload::Handle<EnvFilter, Registry>,
+}
+
+impl Telemetry {
+    /// Installs the log on standard output, and sends panics there too. Once a process.
+    pub(crate) fn install(config: &config::Telemetry) -> Self {
+        let (filter, handle) = reload::Layer::new(EnvFilter::new(&config.filter));
+        let format = match config.format {
+            Format::Json => fmt::layer().json().with_current_span(false).with_span_list(false).boxed(),
+            Format::Pretty => fmt::layer().with_ansi(std::io::stdout().is_terminal()).boxed(),
+        };
+        // Fails where a log is installed already, as in a test: then that one counts.
+        let _ = tracing_subscriber::registry().with(filter).with(format).try_init();
+        std::panic::set_hook(Box::new(|panic| {
+            tracing::error!(
+                panic.location = panic.location().map(tracing::field::display),
+                panic.message = panic.payload_as_str().unwrap_or("no text"),
+                "a task panicked"
+            );
+        }));
+        Self { filter: handle }
+    }
+
+    /// Takes up another filter, which was checked when the configuration was read.
+    pub(crate) fn filter(&self, filter: &str) {
+        let _ = self.filter.reload(EnvFilter::new(filter));
+    }
+}
+
+/// Tells of a failed start: once for people on standard error, and once as an event where the log is JSON.
+pub(crate) fn tell(report: &Report, format: Format) {
+    eprintln!("{report}");
+    if format == Format::Json {
+        let faults: Vec<_> = report
+            .faults()
+            .iter()
+            .map(|fault| {
+                serde_json::json!({
+                    "exit_code": fault.exit as u8,
+                    "subject": fault.subject,
+                    "problem": fault.problem,
+                    "remedy": fault.remedy,
+                })
+            })
+            .collect();
+        tracing::error!(
+            phase = %report.phase,
+            exit_code = report.exit() as u8,
+            faults = %serde_json::Value::from(faults),
+            "the start failed"
+        );
+    }
+}
+
+/// Keeps credentials out of core dumps and away from debuggers of the same user.
+pub(crate) fn no_core_dumps() {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let limited = setrlimit(Resource::Core, none).is_ok();
+    #[cfg(target_os = "linux")]
+    let limited =
+        limited && rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).is_ok();
+    if !limited {
+        tracing::warn!("core dumps could not be turned off: a crash may write credentials to disk");
+    }
+}
