@@ -146,8 +146,11 @@ impl<T: Settings> Config<T> {
     }
 
     fn usual_id(&self, name: &str) -> SecretId {
-        SecretId::parse(&format!("{}/{name}", self.secrets.prefix))
-            .expect("the prefix was checked and names are identifiers")
+        let id = match self.secrets.prefix.as_str() {
+            "" => name.to_owned(),
+            prefix => format!("{prefix}/{name}"),
+        };
+        SecretId::parse(&id).expect("the prefix was checked and names are identifiers")
     }
 
     /// What only a restart can change, where `self` differs from `running`.

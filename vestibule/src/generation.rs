@@ -11,7 +11,8 @@ pub struct Generation<S: Service> {
     pub number: u64,
     /// The service.
     pub service: Arc<S>,
-    pub(crate) router: Router,
+    /// Its routes, under what every request passes.
+    pub router: Router,
     /// Requests that may be in flight, over all generations.
     pub(crate) in_flight: Arc<Semaphore>,
     pub(crate) config: Arc<Config<S::Settings>>,

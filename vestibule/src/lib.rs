@@ -54,6 +54,42 @@ pub use service::{Background, Service};
 pub use sqlx;
 /// The credentials of a service, one field each: `Credential<K>`, or `Option<Credential<K>>` where it is on only when
 /// its id is configured. The field's name is the credential's.
+///
+/// ```
+/// use vestibule::{Credential, SecretSet, credentials::{ApiKey, Login}};
+///
+/// #[derive(SecretSet)]
+/// struct Secrets {
+///     database: Credential<Login>,
+///     webhook: Option<Credential<ApiKey>>,
+/// }
+/// ```
+///
+/// What is no credential is no field, and some names are the framework's own:
+///
+/// ```compile_fail
+/// #[derive(vestibule::SecretSet)]
+/// struct Secrets {
+///     password: String,
+/// }
+/// ```
+///
+/// ```compile_fail
+/// use vestibule::{Credential, SecretSet, credentials::Login};
+///
+/// #[derive(SecretSet)]
+/// struct Secrets {
+///     migrator: Credential<Login>,
+/// }
+/// ```
+///
+/// A credential cannot be printed, and its value cannot be copied out by accident:
+///
+/// ```compile_fail
+/// fn print(login: &vestibule::credentials::Login) {
+///     println!("{login:?}");
+/// }
+/// ```
 pub use vestibule_derive::SecretSet;
 
 use std::process::ExitCode;

@@ -7,7 +7,7 @@
 use crate::{
     config::Config,
     exit::{Exit, Fault, Phase, Report},
-    generation::Generation,
+    generation::{Generation, Live},
     http,
     resources::Build,
     secrets::{self, Keyring, Ring, SecretSet, Source},
@@ -17,7 +17,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 
 /// What `build` does through its context ends by the deadline, and knows better what it waited for.
 const GRACE: Duration = Duration::from_millis(250);
@@ -40,6 +43,18 @@ impl<S: Service> Road<S> {
     /// The road to the secrets behind `source`.
     pub fn new(source: Arc<dyn Source>) -> Self {
         Self { source, service: std::marker::PhantomData }
+    }
+
+    /// Walks the road once, for tests and benchmarks of a service without a process around it.
+    ///
+    /// # Errors
+    /// As a start that fails.
+    pub async fn enter(&self, config: Config<S::Settings>) -> Result<Live<S>, Report> {
+        let deadline = Instant::now() + config.secrets.deadline;
+        match self.walk(Arc::new(config), None, deadline).await? {
+            Trip::Built(first) => Ok(Live::new(watch::Sender::new(Arc::new(*first)).subscribe())),
+            Trip::Unchanged => unreachable!("nothing was held that could be unchanged"),
+        }
     }
 
     /// Walks the road, from the generation in service if there is one. Publishes nothing.

@@ -31,9 +31,8 @@ impl Workspace {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("dev");
         std::fs::create_dir_all(target.join("devstack"))?;
         let venv = target.join("devstack/venv");
-        if !venv.exists() {
-            symlink(devstack::home()?.join("venv"), venv)?;
-        }
+        let _ = std::fs::remove_file(&venv);
+        symlink(devstack::home()?.join("venv"), venv)?;
         let free = || Ok::<_, std::io::Error>(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string());
         Ok(Self { target, public: free()?, admin: free()? })
     }

@@ -69,6 +69,7 @@ async fn an_answer_can_be_late_absent_cut_and_malformed() -> Outcome {
     manager.script([Rule::all(Fault::CutBody)]);
     let cut = ask(&manager, &id).await?;
     assert_eq!(cut.status(), 200);
+    assert_eq!(cut.content_length(), Some(1000));
     cut.text().await.expect_err("the connection closes before the body is whole");
 
     manager.script([Rule::all(Fault::Malformed)]);

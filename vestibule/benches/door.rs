@@ -1,0 +1,96 @@
+//! What the door costs: the same routes, called as a static router and through the door.
+//!
+//! `cargo bench --bench door` prints times; read their ratio. For instructions, run the binary that it names under
+//! callgrind with `--exact door --sample-count 1 --sample-size N` for two values of N, and divide the difference.
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{Request, State},
+    routing::get,
+};
+use divan::Bencher;
+use futures_util::future::BoxFuture;
+use serde_json::{Value as Json_, json};
+use sqlx::migrate::Migrator;
+use std::sync::Arc;
+use tower::Service as _;
+use vestibule::{
+    App, Build, BuildError, Live, Road, SecretSet, Service,
+    config::Config,
+    http::Door,
+    secrets::{Fetched, SecretId, Source, SourceError, Stage, VersionId},
+};
+
+fn main() {
+    divan::main();
+}
+
+struct Hello;
+
+#[derive(SecretSet)]
+struct NoSecrets {}
+
+static NO_MIGRATIONS: Migrator = Migrator::DEFAULT;
+
+impl Service for Hello {
+    const APP: App = App { name: "hello", version: "0", migrations: &NO_MIGRATIONS };
+    type Settings = ();
+    type Secrets = NoSecrets;
+
+    async fn build(_: &Build<'_, Self>) -> Result<Self, BuildError> {
+        Ok(Self)
+    }
+
+    fn routes() -> Router<Arc<Self>> {
+        async fn hello(_: State<Arc<Hello>>) -> Json<Json_> {
+            Json(json!({ "hello": "world" }))
+        }
+        Router::new().route("/", get(hello))
+    }
+}
+
+struct Empty;
+
+impl Source for Empty {
+    fn fetch<'a>(
+        &'a self,
+        _: &'a SecretId,
+        _: Stage,
+        _: Option<&'a VersionId>,
+    ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
+        Box::pin(async { Ok(Fetched::Absent) })
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
+}
+
+async fn live() -> Live<Hello> {
+    Road::new(Arc::new(Empty)).enter(Config::default()).await.expect("nothing can be missing")
+}
+
+async fn answer<S>(service: &mut S)
+where
+    S: tower::Service<Request, Response = axum::response::Response, Error = std::convert::Infallible>,
+{
+    let request = Request::new(Body::empty());
+    let Ok(response) = service.call(request).await;
+    let body = axum::body::to_bytes(response.into_body(), 1024).await.expect("a body");
+    assert_eq!(body.len(), 17);
+}
+
+#[divan::bench]
+fn static_router(bencher: Bencher<'_, '_>) {
+    let runtime = runtime();
+    let mut router = runtime.block_on(live()).generation().router.clone();
+    bencher.bench_local(|| runtime.block_on(answer(&mut router)));
+}
+
+#[divan::bench]
+fn door(bencher: Bencher<'_, '_>) {
+    let runtime = runtime();
+    let mut door = Door::new(runtime.block_on(live()));
+    bencher.bench_local(|| runtime.block_on(answer(&mut door)));
+}

@@ -1,0 +1,155 @@
+//! The framework as a service's crate sees it, with a secrets manager in memory.
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    routing::get,
+};
+use futures_util::future::BoxFuture;
+use sqlx::migrate::Migrator;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tower::Service as _;
+use vestibule::{
+    App, Build, BuildError, Credential, Road, SecretSet, Service, Signer,
+    config::Config,
+    credentials::{ApiKey, Login, SigningKeys},
+    exit::{Exit, Report},
+    http::Door,
+    secrets::{Fetched, SecretId, Source, SourceError, Stage, Value, VersionId},
+};
+
+const SENTINEL: &str = "c2VudGluZWwtc2VudGluZWwtc2VudGluZWwtc2VudGluZWw=";
+
+#[derive(SecretSet)]
+struct Secrets {
+    api: Credential<ApiKey>,
+    login: Credential<Login>,
+    other: Credential<ApiKey>,
+    signing: Credential<SigningKeys>,
+    off: Option<Credential<ApiKey>>,
+}
+
+struct Probe {
+    signer: Signer,
+    credentials: String,
+}
+
+static NO_MIGRATIONS: Migrator = Migrator::DEFAULT;
+
+impl Service for Probe {
+    const APP: App = App { name: "probe", version: "0", migrations: &NO_MIGRATIONS };
+    type Settings = ();
+    type Secrets = Secrets;
+
+    async fn build(cx: &Build<'_, Self>) -> Result<Self, BuildError> {
+        let Secrets { api, login, other, signing, off } = cx.secrets;
+        assert!(off.is_none(), "it has no id");
+        Ok(Self {
+            signer: cx.signer(signing, "probe").await?,
+            credentials: format!("{api:?} {login:?} {other:?} {signing:?}"),
+        })
+    }
+
+    fn routes() -> Router<Arc<Self>> {
+        async fn panic(State(probe): State<Arc<Probe>>) {
+            panic!("{} {:?}", probe.credentials, probe.signer);
+        }
+        Router::new().route("/panic", get(panic))
+    }
+}
+
+/// A manager in memory: values by id, and the most requests that were under way at once.
+#[derive(Default)]
+struct Memory {
+    values: Mutex<BTreeMap<String, &'static str>>,
+    at_once: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Memory {
+    fn with(values: [(&str, &'static str); 4]) -> Arc<Self> {
+        let values = values.into_iter().map(|(id, value)| (id.to_owned(), value)).collect();
+        Arc::new(Self { values: Mutex::new(values), ..Self::default() })
+    }
+}
+
+impl Source for Memory {
+    fn fetch<'a>(
+        &'a self,
+        id: &'a SecretId,
+        stage: Stage,
+        _: Option<&'a VersionId>,
+    ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
+        Box::pin(async move {
+            self.most.fetch_max(1 + self.at_once.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            self.at_once.fetch_sub(1, Ordering::SeqCst);
+            let values = self.values.lock().unwrap();
+            Ok(match values.get(id.as_str()) {
+                Some(value) if stage == Stage::Current => {
+                    Fetched::New(Value { text: (*value).to_owned().into(), version: VersionId::new("v1") })
+                }
+                _ => Fetched::Absent,
+            })
+        })
+    }
+}
+
+fn good() -> Arc<Memory> {
+    Memory::with([("api", SENTINEL), ("login", SENTINEL), ("other", SENTINEL), ("signing", SENTINEL)])
+}
+
+async fn enter(source: Arc<Memory>) -> Result<vestibule::Live<Probe>, Report> {
+    Road::new(source).enter(Config::default()).await
+}
+
+#[tokio::test]
+async fn nothing_that_holds_a_credential_shows_it() {
+    let live = enter(good()).await.unwrap();
+    let generation = live.generation();
+    let mut door = Door::new(live.clone());
+    let request = Request::get("/panic").body(Body::empty()).unwrap();
+    let response = door.call(request).await.unwrap();
+    assert_eq!(response.status(), 500);
+    let body = axum::body::to_bytes(response.into_body(), 4096).await.unwrap();
+    let shown = format!(
+        "{generation:?} {live:?} {door:?} {:?} {} {}",
+        generation.service.signer,
+        generation.service.credentials,
+        String::from_utf8_lossy(&body)
+    );
+    assert!(!shown.contains(SENTINEL) && !shown.contains("sentinel"), "a credential is shown");
+    assert!(shown.contains("v1"), "its version is: {shown}");
+}
+
+#[tokio::test]
+async fn all_faults_of_all_credentials_come_back_together() {
+    let source = Memory::with([("api", "two words"), ("login", "{"), ("other", " "), ("nothing", "")]);
+    let report = enter(source).await.unwrap_err();
+    let faults: Vec<_> = report.faults().iter().map(|fault| (fault.subject.as_str(), fault.exit)).collect();
+    assert_eq!(
+        faults,
+        [
+            ("credential `api` (api)", Exit::Malformed),
+            ("credential `login` (login)", Exit::Malformed),
+            ("credential `other` (other)", Exit::Malformed),
+            ("credential `signing` (signing)", Exit::Missing),
+        ]
+    );
+    assert_eq!(report.exit(), Exit::Missing);
+}
+
+#[tokio::test]
+async fn credentials_are_fetched_at_once() {
+    let source = good();
+    enter(source.clone()).await.unwrap();
+    assert_eq!(source.most.load(Ordering::SeqCst), 4);
+}
