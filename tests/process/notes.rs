@@ -158,21 +158,28 @@ async fn a_database_that_goes_away_is_503_and_heals() {
 async fn too_many_requests_in_flight_are_told_to_come_back() {
     let tenant = migrated("in_flight").await;
     let running = Running::start(service(&tenant).env("APP_SERVER__MAX_IN_FLIGHT", "1"), &tenant).await;
-    let (go, wait) = tokio::sync::oneshot::channel::<()>();
-    let stream = futures_util::stream::once(async move {
-        let _ = wait.await;
-        Ok::<_, std::io::Error>("{\"body\": \"x\"}")
-    });
-    let post = running.request(Method::POST, "/v1/notes").header("content-type", "application/json");
-    let slow = tokio::spawn(post.body(devstack::reqwest::Body::wrap_stream(stream)).send());
+    let mut go = None;
     let start = std::time::Instant::now();
-    while running.get("/v1/notes").await.status() != StatusCode::SERVICE_UNAVAILABLE {
+    // The slow one is told to come back itself if it comes while another is in flight.
+    let slow = loop {
+        let (sender, wait) = tokio::sync::oneshot::channel::<()>();
+        let stream = futures_util::stream::once(async move {
+            let _ = wait.await;
+            Ok::<_, std::io::Error>("{\"body\": \"x\"}")
+        });
+        let post = running.request(Method::POST, "/v1/notes").header("content-type", "application/json");
+        let slow = tokio::spawn(post.body(devstack::reqwest::Body::wrap_stream(stream)).send());
+        go.replace(sender);
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        if !slow.is_finished() && running.get("/v1/notes").await.status() == StatusCode::SERVICE_UNAVAILABLE {
+            break slow;
+        }
         assert!(start.elapsed() < crate::running::PATIENCE, "the first was not in flight");
-    }
+    };
     let full = running.get("/v1/notes").await;
     assert_eq!(full.headers()["retry-after"], "1");
     assert!(problem(full, 503).await.contains("in flight"));
-    go.send(()).unwrap();
+    go.expect("it was sent").send(()).unwrap();
     assert_eq!(slow.await.unwrap().unwrap().status(), StatusCode::CREATED);
     assert_eq!(running.get("/v1/notes").await.status(), StatusCode::OK);
 }

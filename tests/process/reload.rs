@@ -1,13 +1,14 @@
 //! Rotation: the same road again.
 
 use crate::{Running, config::Folder, free_port, migrated, running::PATIENCE, scripted, service};
+use aws_sdk_secretsmanager::primitives::Blob;
 use devstack::{
-    Signal,
+    Signal, Tenant,
     faults::{Fault, Rule},
     reqwest::{Method, StatusCode},
 };
 use serde_json::Value;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[tokio::test]
 async fn a_rotated_password_is_taken_up() {
@@ -92,8 +93,20 @@ async fn a_malformed_credential_among_good_ones_publishes_nothing() {
     let errors: Vec<Value> = running.process.events().into_iter().filter(|event| event["level"] == "ERROR").collect();
     assert_eq!(errors.len(), 1, "one event: {errors:#?}");
 
+    // The bad version is the previous one now, and only the current one must be good.
     tenant.put("signing", &devstack::random_key()).await.unwrap();
     assert_eq!(running.reload().await["outcome"], "published");
+}
+
+#[tokio::test]
+async fn a_pending_version_without_a_use_holds_up_nothing() {
+    let tenant = migrated("pending").await;
+    let pending = || tenant.client().put_secret_value().secret_id(tenant.id("signing")).version_stages("AWSPENDING");
+    pending().secret_binary(Blob::new(b"sentinel-\xff")).send().await.unwrap();
+    let mut running = Running::start(service(&tenant), &tenant).await;
+    assert_eq!(running.reload().await["outcome"], "unchanged");
+    pending().secret_string("no key").send().await.unwrap();
+    assert_eq!(running.reload().await["exit_code"], 0);
 }
 
 #[tokio::test]
@@ -137,6 +150,7 @@ async fn a_refused_login_in_a_reload_keeps_the_generation_in_service() {
 async fn a_request_finishes_on_the_generation_that_it_started_on() {
     let tenant = migrated("started_on").await;
     let mut running = Running::start(service(&tenant), &tenant).await;
+    running.create("opens a connection").await;
     let (go, wait) = tokio::sync::oneshot::channel::<()>();
     let slow = async_body("{\"body\": \"slow", wait, " and steady\"}");
     let post = running.request(Method::POST, "/v1/notes").header("content-type", "application/json").body(slow);
@@ -150,16 +164,66 @@ async fn a_request_finishes_on_the_generation_that_it_started_on() {
     assert_eq!(draining[0]["generation"], 1, "{draining}");
     assert!(draining[0]["reason"].as_str().unwrap().starts_with("1 in use"), "{draining}");
 
+    // The idle connections of the old one close at once, though it is still held.
+    assert!(no_more_than(0, &tenant).await, "the old pool stays open");
+
     go.send(()).unwrap();
     assert_eq!(answer.await.unwrap().unwrap().status(), StatusCode::CREATED);
     running.until("the end of draining", |status| status["draining"].as_array().unwrap().is_empty()).await;
-    // Its pool closes as its connections come back.
-    running.create("a note on the new one").await;
-    let start = std::time::Instant::now();
-    while tenant.connections(&tenant.app()).await.unwrap() > 1 {
-        assert!(start.elapsed() < PATIENCE, "the old pool stays open");
+    running.create("on the new one").await;
+    assert!(no_more_than(1, &tenant).await, "a connection of the old pool stays open");
+}
+
+/// Whether the service soon has no more connections than these.
+async fn no_more_than(most: usize, tenant: &Tenant) -> bool {
+    let start = Instant::now();
+    while tenant.connections(&tenant.app()).await.unwrap() > most {
+        if start.elapsed() > PATIENCE {
+            return false;
+        }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    true
+}
+
+#[tokio::test]
+async fn a_request_in_the_window_of_a_rotation_waits_for_its_end() {
+    let tenant = migrated("window").await;
+    let mut running = Running::start(service(&tenant), &tenant).await;
+    let note = running.create("a note").await;
+    let rotation = tenant.rotation("database");
+    rotation.create_pending().await.unwrap();
+    rotation.set().await.unwrap();
+    tenant.kill_connections(&tenant.app()).await.unwrap();
+    // Only a connection that sat idle for half a second is checked before it is used.
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    let refused = tenant.logins_refused(&tenant.app()).unwrap();
+    let waiting: Vec<_> = (0..20).map(|_| tokio::spawn(running.request(Method::GET, &note).send())).collect();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    rotation.finish().await.unwrap();
+    assert_eq!(running.reload().await["outcome"], "published");
+    for answer in waiting {
+        assert_eq!(answer.await.unwrap().unwrap().status(), StatusCode::OK);
+    }
+    // Those that asked at the same moment may each have been refused, once; then the version is closed for logins.
+    let refused = tenant.logins_refused(&tenant.app()).unwrap() - refused;
+    assert!((1..=10).contains(&refused), "{refused} logins were refused");
+}
+
+#[tokio::test]
+async fn a_password_that_is_wrong_for_good_is_503_and_hammers_no_account() {
+    let tenant = migrated("hammers").await;
+    let running = Running::start(service(&tenant), &tenant).await;
+    let note = running.create("a note").await;
+    tenant.set_password(&tenant.app(), "sentinel-elsewhere").await.unwrap();
+    tenant.kill_connections(&tenant.app()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    for _ in 0..3 {
+        let away = running.get(&note).await;
+        assert_eq!(away.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(away.headers()["retry-after"], "1");
+    }
+    assert_eq!(tenant.logins_refused(&tenant.app()).unwrap(), 1);
 }
 
 fn async_body(

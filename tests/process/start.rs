@@ -274,6 +274,16 @@ async fn a_term_during_bootstrap_is_heard() {
     }
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_crash_writes_no_core_dump() {
+    let tenant = migrated("core").await;
+    let running = Running::start(service(&tenant), &tenant).await;
+    let limits = std::fs::read_to_string(format!("/proc/{}/limits", running.process.pid())).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a limit");
+    assert_eq!(core.split_whitespace().filter(|word| *word == "0").count(), 2, "{core}");
+}
+
 async fn wait_for_request(manager: &devstack::faults::Manager, tenant: &Tenant) {
     let start = Instant::now();
     while manager.requests(&tenant.id("signing")) == 0 {

@@ -1,7 +1,7 @@
 //! What the door costs: the same routes, called as a static router and through the door.
 //!
 //! `cargo bench --bench door` prints times; read their ratio. For instructions, run the binary that it names under
-//! callgrind with `--exact door --sample-count 1 --sample-size N` for two values of N, and divide the difference.
+//! callgrind with `--exact door::door --sample-count 1 --sample-size N` for two values of N, and divide the difference.
 
 use axum::{
     Json, Router,

@@ -23,7 +23,7 @@ struct Workspace {
 
 struct Dev {
     child: Child,
-    stderr: JoinHandle<String>,
+    stderr: Option<JoinHandle<String>>,
 }
 
 impl Workspace {
@@ -72,7 +72,7 @@ impl Workspace {
             said.extend(lines.map_while(Result::ok).map(|line| format!("{line}\n")));
             said
         });
-        Ok(Dev { child, stderr })
+        Ok(Dev { child, stderr: Some(stderr) })
     }
 
     fn state(&self) -> Option<Value> {
@@ -96,7 +96,16 @@ impl Dev {
         let status = self.child.wait()?;
         let mut stdout = String::new();
         self.child.stdout.take().expect("it is piped").read_to_string(&mut stdout)?;
-        Ok((status, stdout + &self.stderr.join().expect("reading does not panic")))
+        let stderr = self.stderr.take().and_then(|reader| reader.join().ok());
+        Ok((status, stdout + &stderr.expect("reading does not panic")))
+    }
+}
+
+/// A test that fails leaves nothing behind either.
+impl Drop for Dev {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -30,6 +30,9 @@ pub struct Server {
     /// How long stopping waits for requests in flight.
     #[serde(with = "units::duration")]
     pub drain: Duration,
+    /// HTTPS on the public listener. Not yet: `true` is refused.
+    #[serde(with = "units::not_yet")]
+    pub tls: bool,
 }
 
 impl Default for Server {
@@ -40,6 +43,7 @@ impl Default for Server {
             max_in_flight: NonZeroU32::new(1024).expect("1024 is not zero"),
             body_limit: ByteSize::mib(1),
             drain: Duration::from_secs(25),
+            tls: false,
         }
     }
 }

@@ -65,6 +65,25 @@ pub mod positive_duration {
     }
 }
 
+/// A switch that only a later version of the framework can turn on.
+pub(super) mod not_yet {
+    use super::*;
+    use serde::Deserialize;
+
+    const EXPECTED: &str = "false: this version of the framework cannot do it yet";
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<bool, D::Error> {
+        match bool::deserialize(d)? {
+            false => Ok(false),
+            true => Err(de::Error::invalid_value(de::Unexpected::Bool(true), &EXPECTED)),
+        }
+    }
+
+    pub(in crate::config) fn serialize<S: Serializer>(on: &bool, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_bool(*on)
+    }
+}
+
 /// A size such as `"1 MiB"`.
 pub mod size {
     use super::*;

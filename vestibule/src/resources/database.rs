@@ -31,16 +31,25 @@ use sqlx::{
 use std::{
     fmt,
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
-use tokio::sync::Semaphore;
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 
 /// A connection that sat idle for longer is checked before it is handed out; checking each costs a quarter of a
 /// database route (HikariCP's `aliveBypassWindow` is as long).
 const TRUSTED_IDLE: Duration = Duration::from_millis(500);
+
+/// How long a request whose login is refused waits for a successor, or for a connection that is open already.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long a version of a login that was refused is not tried again. Belongs to the version: its successor never waits.
+const COOLDOWN: Duration = Duration::from_secs(30);
 
 /// How long stopping waits for connections that are still in use.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -61,9 +70,9 @@ struct Pooled {
     acquire_timeout: Duration,
     retired: Arc<AtomicBool>,
     /// What took this one's place.
-    successor: OnceLock<Database>,
-    /// The database takes this version of the login no longer.
-    refused: AtomicBool,
+    successor: watch::Sender<Option<Database>>,
+    /// When the database last refused this version of the login.
+    refused: Mutex<Option<Instant>>,
 }
 
 impl Database {
@@ -101,13 +110,13 @@ impl Database {
             max_connections,
             acquire_timeout: config.acquire_timeout,
             retired,
-            successor: OnceLock::new(),
-            refused: AtomicBool::new(false),
+            successor: watch::Sender::new(None),
+            refused: Mutex::new(None),
         })))
     }
 
-    /// A connection of the pool. If this generation is no longer in service, and its login is refused by now, of its
-    /// successor's.
+    /// A connection of the pool. If the login is refused, and the connection is not to be had from the successor within
+    /// [`PATIENCE`], the caller is told to come back: in the middle of a rotation that is a matter of a moment.
     ///
     /// # Errors
     /// `PoolTimedOut` after `database.acquire_timeout`; what the login fails with.
@@ -118,29 +127,19 @@ impl Database {
     }
 
     async fn connect_or_succeed(&self) -> Result<Connection, sqlx::Error> {
-        let mut database = self;
+        let mut database = self.clone();
         loop {
-            let Pooled { refused, successor, .. } = &*database.0;
-            let error = match successor.get() {
-                // A refused login is not tried again: it could lock the account out.
-                Some(next) if refused.load(Ordering::Relaxed) => {
-                    database = next;
-                    continue;
-                }
-                _ => match database.connect().await {
-                    Err(error) if proof::refused(&error) => error,
-                    done => return done,
-                },
+            let error = match database.0.connect().await {
+                Err(error) if proof::refused(&error) || matches!(error, sqlx::Error::PoolClosed) => error,
+                done => return done,
             };
-            refused.store(true, Ordering::Relaxed);
-            database = successor.get().ok_or(error)?;
+            let pooled = database.0.clone();
+            database = tokio::select! {
+                next = pooled.succeeded() => next,
+                idle = pooled.idle() => return idle,
+                () = tokio::time::sleep(PATIENCE) => return Err(error),
+            };
         }
-    }
-
-    async fn connect(&self) -> Result<Connection, sqlx::Error> {
-        let permit = self.0.permits.clone().acquire_owned().await;
-        let permit = permit.map_err(|_| sqlx::Error::PoolClosed)?;
-        Ok(Connection::new(self.0.pool.acquire().await?, permit))
     }
 
     /// A connection with a transaction begun; dropping it rolls back.
@@ -153,6 +152,51 @@ impl Database {
 }
 
 impl Pooled {
+    /// A connection that is open, or a new one unless the login was refused lately: a password that is wrong, asked for
+    /// at each request, would lock the account out.
+    async fn connect(&self) -> Result<Connection, sqlx::Error> {
+        if self.closed_for_logins() {
+            return self.try_idle().ok_or(sqlx::Error::PoolClosed);
+        }
+        let permit = self.permits.clone().acquire_owned().await;
+        let permit = permit.map_err(|_| sqlx::Error::PoolClosed)?;
+        let acquired = self.pool.acquire().await;
+        if matches!(&acquired, Err(error) if proof::refused(error)) {
+            *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        }
+        Ok(Connection::new(acquired?, permit))
+    }
+
+    fn closed_for_logins(&self) -> bool {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.is_some_and(|at| at.elapsed() < COOLDOWN)
+    }
+
+    fn try_idle(&self) -> Option<Connection> {
+        let permit = self.permits.clone().try_acquire_owned().ok()?;
+        Some(Connection::new(self.pool.try_acquire()?, permit))
+    }
+
+    /// A connection that came back. sqlx can wait for one only where it may open one too.
+    async fn idle(&self) -> Result<Connection, sqlx::Error> {
+        loop {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            if let Some(idle) = self.try_idle() {
+                return Ok(idle);
+            }
+        }
+    }
+
+    /// What took this one's place, as soon as something did.
+    async fn succeeded(&self) -> Database {
+        let mut successor = self.successor.subscribe();
+        let next = successor.wait_for(Option::is_some).await.ok().and_then(|next| next.clone());
+        match next {
+            Some(next) => next,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Closes idle connections, and busy ones as they come back. `Pool::close` would fail the requests that still
     /// hold this generation. The idle ones keep their permits until they are closed, so that a successor cannot open
     /// new ones beside them.
@@ -183,7 +227,7 @@ impl Drop for Pooled {
 impl Resource for Database {
     fn retire(&self, successor: Option<&Self>) {
         if let Some(successor) = successor {
-            let _ = self.0.successor.set(successor.clone());
+            self.0.successor.send_replace(Some(successor.clone()));
         }
         self.0.retire();
     }

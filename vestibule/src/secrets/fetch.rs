@@ -1,11 +1,15 @@
 //! Fetching all credentials at once, each retried until the deadline.
 
-use super::{Fetched, Keyring, SecretId, Source, SourceError, Stage, Value, Values, Versions, Wanted};
+use super::{Fetched, Keyring, SecretId, Source, SourceError, Stage, Value, Values, VersionId, Versions, Wanted};
 use crate::{
     backoff::Backoff,
     exit::{Exit, Fault},
 };
-use futures_util::{StreamExt, future::BoxFuture, stream};
+use futures_util::{
+    StreamExt,
+    future::{BoxFuture, try_join_all},
+    stream,
+};
 use std::{collections::BTreeMap, time::Duration};
 use tokio::time::Instant;
 
@@ -64,11 +68,11 @@ impl One<'_> {
     }
 
     async fn stages(&self, wanted: &Wanted, held: Option<&Versions>) -> Result<Outcome, Error> {
-        let mut fetched = BTreeMap::new();
-        for &stage in wanted.stages {
+        let stages = wanted.stages.iter().map(|&stage| {
             let held = held.and_then(|held| held.get(&stage));
-            fetched.insert(stage, self.stage(stage, held).await?);
-        }
+            async move { Ok::<_, SourceError>((stage, self.stage(stage, held).await?)) }
+        });
+        let fetched: BTreeMap<_, _> = try_join_all(stages).await?.into_iter().collect();
         let as_held = |(stage, fetched): (&Stage, &Fetched)| match fetched {
             Fetched::Same => true,
             Fetched::New(_) => false,
@@ -92,8 +96,17 @@ impl One<'_> {
         Ok(Outcome::New(Values::new(current, values)))
     }
 
-    /// One stage, retried while that may help and the deadline is ahead.
-    async fn stage(&self, stage: Stage, held: Option<&super::VersionId>) -> Result<Fetched, SourceError> {
+    /// One stage. What cannot be used at another stage than the current one is as good as absent: a rotation that
+    /// failed leaves a pending version without a value.
+    async fn stage(&self, stage: Stage, held: Option<&VersionId>) -> Result<Fetched, SourceError> {
+        match self.attempts(stage, held).await {
+            Err(SourceError::Malformed(_) | SourceError::Missing(_)) if stage != Stage::Current => Ok(Fetched::Absent),
+            done => done,
+        }
+    }
+
+    /// Tries while that may help and the deadline is ahead.
+    async fn attempts(&self, stage: Stage, held: Option<&VersionId>) -> Result<Fetched, SourceError> {
         let mut backoff = Backoff::until(self.deadline);
         loop {
             let attempt = self.source.fetch(self.id, stage, held);
