@@ -177,7 +177,7 @@ async fn a_request_finishes_on_the_generation_that_it_started_on() {
 /// Whether the service soon has no more connections than these.
 async fn no_more_than(most: usize, tenant: &Tenant) -> bool {
     let start = Instant::now();
-    while tenant.connections(&tenant.app()).await.unwrap() > most {
+    while tenant.connections(&tenant.app()).await.expect("a count") > most {
         if start.elapsed() > PATIENCE {
             return false;
         }

@@ -180,14 +180,33 @@ async fn a_schema_behind_the_binary_ends_with_69_and_says_to_migrate() {
 #[tokio::test]
 async fn a_port_in_use_ends_with_71() {
     let tenant = migrated("port").await;
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = taken.local_addr().unwrap().to_string();
-    let launch = service(&tenant).env("APP_SERVER__LISTEN", &address).env("APP_ADMIN__LISTEN", &address);
-    let exited = launch.start().exited(PATIENCE).await;
+    let taken = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    let [public, admin] = taken.each_ref().map(|taken| taken.local_addr().unwrap().to_string());
+    let both = service(&tenant).env("APP_SERVER__LISTEN", &public).env("APP_ADMIN__LISTEN", &admin);
+    let exited = both.start().exited(PATIENCE).await;
     assert_eq!(exited.code, Some(71));
-    for part in ["server.listen", "admin.listen", &address, "in use"] {
+    for part in ["server.listen", &public, "admin.listen", &admin, "in use"] {
         assert!(exited.stderr.contains(part), "{part} is missing in {}", exited.stderr);
     }
+    // Where one can be bound, it does not listen either.
+    let free = free_port();
+    let one = service(&tenant).env("APP_SERVER__LISTEN", format!("127.0.0.1:{free}")).env("APP_ADMIN__LISTEN", &admin);
+    let mut process = one.start();
+    while process.is_running() {
+        assert_shut(free);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(process.exited(PATIENCE).await.code, Some(71));
+}
+
+#[tokio::test]
+async fn two_listeners_on_one_address_are_a_mistake() {
+    let tenant = tenant("one_address").await;
+    let address = format!("127.0.0.1:{}", free_port());
+    let launch = service(&tenant).env("APP_SERVER__LISTEN", &address).env("APP_ADMIN__LISTEN", &address);
+    let exited = launch.start().exited(PATIENCE).await;
+    assert_eq!(exited.code, Some(78));
+    assert!(exited.stderr.contains("APP_ADMIN__LISTEN"), "{}", exited.stderr);
 }
 
 #[tokio::test]

@@ -14,7 +14,6 @@ use futures_util::future::BoxFuture;
 use serde_json::{Value as Json_, json};
 use sqlx::migrate::Migrator;
 use std::sync::Arc;
-use tower::Service as _;
 use vestibule::{
     App, Build, BuildError, Live, Road, SecretSet, Service,
     config::Config,

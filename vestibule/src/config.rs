@@ -70,7 +70,7 @@ impl<T: Settings> Config<T> {
             }
         }
         config.name_after(service);
-        faults.extend(config.check_ids(&layers, wanted));
+        faults.extend(config.check(&layers, wanted));
         match Report::unless_clean(Phase::Config, faults) {
             Ok(()) => Ok(config),
             Err(report) => Err(Unusable { report, telemetry: config.telemetry }),
@@ -112,7 +112,7 @@ impl<T: Settings> Config<T> {
         }
     }
 
-    fn check_ids(&self, layers: &Layers, wanted: &[Wanted]) -> Vec<Fault> {
+    fn check(&self, layers: &Layers, wanted: &[Wanted]) -> Vec<Fault> {
         let known = || wanted.iter().map(|w| w.name).chain(RESERVED);
         let mut faults: Vec<Fault> = self
             .secrets
@@ -125,6 +125,13 @@ impl<T: Settings> Config<T> {
                 layers.fault(&path, "no credential of this service has this name", format!("use one of: {names}"))
             })
             .collect();
+        if self.server.listen == self.admin.listen && self.server.listen.port() != 0 {
+            faults.push(layers.fault(
+                &["admin".into(), "listen".into()],
+                "this is the address of server.listen too",
+                "give each listener an address of its own, and keep this one off the public network",
+            ));
+        }
         if SecretId::parse(&format!("{}/x", self.secrets.prefix)).is_none() {
             faults.push(layers.fault(
                 &["secrets".into(), "prefix".into()],

@@ -16,7 +16,7 @@
 //! |---|---|
 //! | [`exit`] | exit codes, and the report that names every fault |
 //! | [`config`] | files and variables, all mistakes at once |
-//! | [`secrets`] | from the manager's bytes to a [`Credential`](secrets::Credential) |
+//! | [`secrets`] | from the manager's bytes to a [`Credential`] |
 //! | [`credentials`] | the kinds: logins, signing keys, API keys |
 //! | [`resources`] | what is built from credentials, proven, carried over and retired |
 //! | [`http`] | the door, the listeners, problems |

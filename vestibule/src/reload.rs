@@ -85,8 +85,8 @@ impl<S: Service> Reloader<S> {
         systemd::reloaded(generation, outcome);
         match &error {
             Some(error) => tracing::error!(
-                reload.trigger = ?trigger,
-                reload.outcome = ?outcome,
+                reload.trigger = %trigger,
+                reload.outcome = %outcome,
                 reload.duration_ms = duration_ms,
                 reload.exit_code = exit_code,
                 generation,
@@ -94,8 +94,8 @@ impl<S: Service> Reloader<S> {
                 "the reload failed; the generation in service stays"
             ),
             None => tracing::info!(
-                reload.trigger = ?trigger,
-                reload.outcome = ?outcome,
+                reload.trigger = %trigger,
+                reload.outcome = %outcome,
                 reload.duration_ms = duration_ms,
                 generation,
                 "the reload ended"

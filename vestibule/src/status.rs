@@ -11,6 +11,7 @@ use crate::{
 use serde::Serialize;
 use std::{
     any::Any,
+    fmt,
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -103,6 +104,18 @@ pub(crate) enum Outcome {
     Unchanged,
     /// The trip failed; the generation in service stays.
     Kept,
+}
+
+impl fmt::Display for Trigger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
 }
 
 /// A generation that is no longer in service and still held.

@@ -92,7 +92,7 @@ impl Source for Memory {
             self.most.fetch_max(1 + self.at_once.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
             tokio::time::sleep(Duration::from_millis(20)).await;
             self.at_once.fetch_sub(1, Ordering::SeqCst);
-            let values = self.values.lock().unwrap();
+            let values = self.values.lock().expect("nothing panics with it");
             Ok(match values.get(id.as_str()) {
                 Some(value) if stage == Stage::Current => {
                     Fetched::New(Value { text: (*value).to_owned().into(), version: VersionId::new("v1") })

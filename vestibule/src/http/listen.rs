@@ -13,11 +13,14 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{net::TcpSocket, sync::watch, task::JoinHandle};
 use tower::make::Shared;
 
 /// How long a client may take to send the head of a request.
 const HEADER_READ: Duration = Duration::from_secs(10);
+
+/// Connections that may wait to be accepted; the kernel's own limit (`net.core.somaxconn`) counts too.
+const BACKLOG: u32 = 1024;
 
 /// Both listeners, and the generation they serve.
 pub(crate) struct Bound<S: Service> {
@@ -26,32 +29,64 @@ pub(crate) struct Bound<S: Service> {
     pub(crate) live: watch::Sender<Arc<Generation<S>>>,
 }
 
-/// Binds both listeners. Takes the first generation: without credentials there is nothing to serve.
+/// Binds both listeners. Takes the first generation: without credentials there is nothing to serve. Neither listens
+/// unless both can.
 ///
 /// # Errors
 /// Every address that cannot be bound.
 pub(crate) fn bind<S: Service>(first: Generation<S>) -> Result<Bound<S>, Report> {
     let config = &first.config;
-    let public = listener("server.listen", config.server.listen);
-    let admin = listener("admin.listen", config.admin.listen);
+    let public = Reserved::bind("server.listen", config.server.listen);
+    let admin = Reserved::bind("admin.listen", config.admin.listen);
+    both(public, admin)
+        .and_then(|(public, admin)| both(public.listen(), admin.listen()))
+        .map(|(public, admin)| Bound { public, admin, live: watch::Sender::new(Arc::new(first)) })
+        .map_err(|faults| Report { phase: Phase::Bind, faults })
+}
+
+fn both<T>(public: Result<T, Fault>, admin: Result<T, Fault>) -> Result<(T, T), Vec<Fault>> {
     match (public, admin) {
-        (Ok(public), Ok(admin)) => Ok(Bound { public, admin, live: watch::Sender::new(Arc::new(first)) }),
-        (public, admin) => {
-            let faults = [public.err(), admin.err()].into_iter().flatten().collect();
-            Err(Report { phase: Phase::Bind, faults })
-        }
+        (Ok(public), Ok(admin)) => Ok((public, admin)),
+        (public, admin) => Err([public.err(), admin.err()].into_iter().flatten().collect()),
     }
 }
 
-fn listener(key: &str, address: SocketAddr) -> Result<TcpListener, Fault> {
-    TcpListener::bind(address).and_then(|listener| listener.set_nonblocking(true).map(|()| listener)).map_err(|error| {
-        let remedy = match error.kind() {
-            io::ErrorKind::AddrInUse => "stop the process that listens there, or configure another port",
-            io::ErrorKind::PermissionDenied => "configure a port from 1024 on, or grant CAP_NET_BIND_SERVICE",
-            _ => "configure an address of this machine",
-        };
-        Fault::new(Exit::Bind, format!("{key} = {address}"), format!("cannot be bound: {}", error.kind()), remedy)
-    })
+/// An address that is ours, on which nobody can connect yet.
+struct Reserved {
+    key: &'static str,
+    address: SocketAddr,
+    socket: TcpSocket,
+}
+
+impl Reserved {
+    fn bind(key: &'static str, address: SocketAddr) -> Result<Self, Fault> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+        let bound = socket.and_then(|socket| {
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            Ok(socket)
+        });
+        match bound {
+            Ok(socket) => Ok(Self { key, address, socket }),
+            Err(error) => Err(fault(key, address, &error)),
+        }
+    }
+
+    fn listen(self) -> Result<TcpListener, Fault> {
+        self.socket
+            .listen(BACKLOG)
+            .and_then(|listener| listener.into_std())
+            .map_err(|error| fault(self.key, self.address, &error))
+    }
+}
+
+fn fault(key: &str, address: SocketAddr, error: &io::Error) -> Fault {
+    let remedy = match error.kind() {
+        io::ErrorKind::AddrInUse => "stop the process that listens there, or configure another port",
+        io::ErrorKind::PermissionDenied => "configure a port from 1024 on, or grant CAP_NET_BIND_SERVICE",
+        _ => "configure an address of this machine",
+    };
+    Fault::new(Exit::Bind, format!("{key} = {address}"), format!("cannot be bound: {}", error.kind()), remedy)
 }
 
 /// A listener that accepts.
@@ -64,7 +99,9 @@ impl Serving {
     /// Stops accepting, and finishes what is in flight within `grace`.
     pub(crate) async fn stop(mut self, grace: Duration) {
         self.handle.graceful_shutdown(Some(grace));
-        let _ = (&mut self.task).await;
+        if !self.task.is_finished() {
+            let _ = (&mut self.task).await;
+        }
     }
 
     /// Ends when the listener fails. Cancel-safe.

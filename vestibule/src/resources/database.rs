@@ -116,7 +116,7 @@ impl Database {
     }
 
     /// A connection of the pool. If the login is refused, and the connection is not to be had from the successor within
-    /// [`PATIENCE`], the caller is told to come back: in the middle of a rotation that is a matter of a moment.
+    /// 3 s, the caller is told to come back: in the middle of a rotation that is a matter of a moment.
     ///
     /// # Errors
     /// `PoolTimedOut` after `database.acquire_timeout`; what the login fails with.
