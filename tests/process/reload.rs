@@ -170,8 +170,26 @@ async fn a_request_finishes_on_the_generation_that_it_started_on() {
     go.send(()).unwrap();
     assert_eq!(answer.await.unwrap().unwrap().status(), StatusCode::CREATED);
     running.until("the end of draining", |status| status["draining"].as_array().unwrap().is_empty()).await;
-    running.create("on the new one").await;
-    assert!(no_more_than(1, &tenant).await, "a connection of the old pool stays open");
+}
+
+#[tokio::test]
+async fn a_busy_connection_of_an_old_generation_closes_when_it_comes_back() {
+    let tenant = migrated("busy").await;
+    let mut running = Running::start(service(&tenant), &tenant).await;
+    let mut admin = tenant.admin().await.unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE notes").execute(&mut admin).await.unwrap();
+    let post = running.request(Method::POST, "/v1/notes").header("content-type", "application/json");
+    let answer = tokio::spawn(post.body("{\"body\": \"waits for the lock\"}").send());
+    let start = Instant::now();
+    while tenant.connections(&tenant.app()).await.unwrap() == 0 {
+        assert!(start.elapsed() < PATIENCE, "the request did not come");
+    }
+    tenant.rotate("database").await.unwrap();
+    assert_eq!(running.reload().await["outcome"], "published");
+    assert_eq!(tenant.connections(&tenant.app()).await.unwrap(), 1, "a busy connection lives on");
+    sqlx::raw_sql("COMMIT").execute(&mut admin).await.unwrap();
+    assert_eq!(answer.await.unwrap().unwrap().status(), StatusCode::CREATED);
+    assert!(no_more_than(0, &tenant).await, "it stays open");
 }
 
 /// Whether the service soon has no more connections than these.
@@ -205,9 +223,10 @@ async fn a_request_in_the_window_of_a_rotation_waits_for_its_end() {
     for answer in waiting {
         assert_eq!(answer.await.unwrap().unwrap().status(), StatusCode::OK);
     }
-    // Those that asked at the same moment may each have been refused, once; then the version is closed for logins.
+    // Two logins run at a time, and one more may follow from finding the idle connection dead; then the version is
+    // closed for logins.
     let refused = tenant.logins_refused(&tenant.app()).unwrap() - refused;
-    assert!((1..=10).contains(&refused), "{refused} logins were refused");
+    assert!((1..=3).contains(&refused), "{refused} logins were refused");
 }
 
 #[tokio::test]
@@ -279,6 +298,7 @@ async fn credentials_that_go_unverified_are_told_and_heal() {
         manager.clear();
         let launch = service(&tenant)
             .env("AWS_ENDPOINT_URL", manager.endpoint())
+            .env("APP_SECRETS__REFRESH_EVERY", "0s")
             .env("APP_SECRETS__MAX_STALE", "2s")
             .env("APP_SECRETS__WHEN_STALE", when_stale);
         let mut running = Running::start(launch, &tenant).await;

@@ -45,6 +45,12 @@ use tokio::{
 /// database route (HikariCP's `aliveBypassWindow` is as long).
 const TRUSTED_IDLE: Duration = Duration::from_millis(500);
 
+/// How many logins run at once: as many may be refused before the version is closed for logins.
+const LOGINS: usize = 2;
+
+/// How often a request whose login was refused looks for a connection that came back.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
 /// How long a request whose login is refused waits for a successor, or for a connection that is open already.
 const PATIENCE: Duration = Duration::from_secs(3);
 
@@ -66,6 +72,8 @@ struct Pooled {
     pool: PgPool,
     /// Connections that may be in use, over all generations of this database.
     permits: Arc<Semaphore>,
+    /// Logins that may run at once.
+    logins: Semaphore,
     max_connections: u32,
     acquire_timeout: Duration,
     retired: Arc<AtomicBool>,
@@ -107,6 +115,7 @@ impl Database {
             label: format!("{} {}", login.name(), login.version()),
             pool,
             permits,
+            logins: Semaphore::new(LOGINS),
             max_connections,
             acquire_timeout: config.acquire_timeout,
             retired,
@@ -136,7 +145,7 @@ impl Database {
             let pooled = database.0.clone();
             database = tokio::select! {
                 next = pooled.succeeded() => next,
-                idle = pooled.idle() => return idle,
+                idle = pooled.idle() => return Ok(idle),
                 () = tokio::time::sleep(PATIENCE) => return Err(error),
             };
         }
@@ -155,11 +164,15 @@ impl Pooled {
     /// A connection that is open, or a new one unless the login was refused lately: a password that is wrong, asked for
     /// at each request, would lock the account out.
     async fn connect(&self) -> Result<Connection, sqlx::Error> {
+        let closed = |_| sqlx::Error::PoolClosed;
+        let permit = self.permits.clone().acquire_owned().await.map_err(closed)?;
+        let _login = match self.pool.num_idle() {
+            0 => Some(self.logins.acquire().await.map_err(closed)?),
+            _ => None,
+        };
         if self.closed_for_logins() {
-            return self.try_idle().ok_or(sqlx::Error::PoolClosed);
+            return Err(sqlx::Error::PoolClosed);
         }
-        let permit = self.permits.clone().acquire_owned().await;
-        let permit = permit.map_err(|_| sqlx::Error::PoolClosed)?;
         let acquired = self.pool.acquire().await;
         if matches!(&acquired, Err(error) if proof::refused(error)) {
             *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
@@ -172,18 +185,16 @@ impl Pooled {
         refused.is_some_and(|at| at.elapsed() < COOLDOWN)
     }
 
-    fn try_idle(&self) -> Option<Connection> {
-        let permit = self.permits.clone().try_acquire_owned().ok()?;
-        Some(Connection::new(self.pool.try_acquire()?, permit))
-    }
-
-    /// A connection that came back. sqlx can wait for one only where it may open one too.
-    async fn idle(&self) -> Result<Connection, sqlx::Error> {
+    /// A connection that is open, as soon as one comes back. sqlx can wait for one only where it may open one too.
+    async fn idle(&self) -> Connection {
         loop {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            if let Some(idle) = self.try_idle() {
-                return Ok(idle);
+            let permit = self.permits.clone().try_acquire_owned().ok();
+            if let Some((permit, mut connection)) = permit.zip(self.pool.try_acquire())
+                && connection.ping().await.is_ok()
+            {
+                return Connection::new(connection, permit);
             }
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
     }
 
