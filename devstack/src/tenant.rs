@@ -6,7 +6,7 @@ use serde_json::json;
 use sqlx::{Connection, PgConnection};
 
 use crate::manager::{ACCESS_KEY, Manager, REGION, put};
-use crate::planted::{Planted, random_key, random_password};
+use crate::planted::{Planted, random, random_key, random_password};
 use crate::postgres::{Postgres, format_and_run};
 use crate::python::Python;
 use crate::rotation::{self, Database, Rotation};
@@ -68,10 +68,21 @@ impl Stack {
 impl Tenant {
     /// The three secrets that every service of this framework has.
     pub(crate) async fn furnish(&self) -> Result<(), Error> {
-        self.plant_login("database").await?;
-        self.plant_login("migrator").await?;
-        self.put("signing", &random_key()).await?;
+        for (credential, kind) in [("database", "login"), ("migrator", "login"), ("signing", "signing_keys")] {
+            self.plant(credential, kind).await?;
+        }
         Ok(())
+    }
+
+    /// Gives a credential a random value of its kind, named as in `config --json`. `None`: the kind is not known here.
+    pub async fn plant(&self, credential: &str, kind: &str) -> Result<Option<String>, Error> {
+        let version = match kind {
+            "login" => self.plant_login(credential).await?,
+            "signing_keys" => self.put(credential, &random_key()).await?,
+            "api_key" => self.put(credential, &random()).await?,
+            _ => return Ok(None),
+        };
+        Ok(Some(version))
     }
 
     /// Gives a credential a role, with a random password, and the secret to log in as that role.

@@ -13,6 +13,8 @@ mod stop;
 
 use devstack::{Launch, Process, Stack, Tenant, faults};
 use running::Running;
+use serde_json::Value;
+use tokio::sync::OnceCell;
 
 /// Found by the package's own name, which a generated service changes.
 const SERVICE: &str = env!(concat!("CARGO_BIN_EXE_", env!("CARGO_PKG_NAME")));
@@ -22,9 +24,29 @@ fn service(tenant: &Tenant) -> Launch {
     Process::service(SERVICE, tenant)
 }
 
-/// A tenant without tables.
+/// A tenant without tables, with every credential that the service asks for.
 async fn tenant(label: &str) -> Tenant {
-    Stack::shared().await.tenant(label).await.expect("a tenant")
+    let tenant = Stack::shared().await.tenant(label).await.expect("a tenant");
+    for (name, kind) in asked_for().await {
+        let planted = tenant.version(name, "AWSCURRENT").await.expect("the manager answers");
+        if planted.is_none() {
+            tenant.plant(name, kind).await.expect("it is planted").expect("devstack knows the kind");
+        }
+    }
+    tenant
+}
+
+/// Names and kinds of the service's credentials, so that a new one is in every tenant.
+async fn asked_for() -> &'static [(String, String)] {
+    static ASKED_FOR: OnceCell<Vec<(String, String)>> = OnceCell::const_new();
+    let ask = async || {
+        let config = Process::bare(SERVICE).await.args(["config", "--json"]).run();
+        let config: Value = serde_json::from_str(&config.stdout).expect("JSON");
+        let text = |value: &Value| value.as_str().expect("text").to_owned();
+        let credentials = config["credentials"].as_array().expect("a list");
+        credentials.iter().map(|one| (text(&one["name"]), text(&one["kind"]))).collect()
+    };
+    ASKED_FOR.get_or_init(ask).await
 }
 
 /// A tenant with tables.

@@ -1,7 +1,7 @@
 use std::time::{Duration, Instant};
 
 use devstack::reqwest::Client;
-use devstack::{Signal, Stack, Supervised, Tenant, random, random_key, send, workspace};
+use devstack::{Signal, Stack, Supervised, Tenant, send, workspace};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
@@ -113,25 +113,18 @@ async fn raise(held: &Held, served: &watch::Sender<Option<u32>>) -> Result<World
 /// Makes a random credential of the kind that is asked for.
 async fn plant(tenant: &Tenant, credential: &Credential) -> Result<(), Failure> {
     let Credential { name, id, kind } = credential;
-    match kind.as_str() {
-        "login" => tenant.plant_login(name).await?,
-        "signing_keys" => tenant.put(name, &random_key()).await?,
-        "api_key" => tenant.put(name, &random()).await?,
-        other => {
-            eprintln!(
-                "\ncargo dev cannot invent the credential `{name}`: it is of the kind `{other}`. Waiting until you \
-                 put it there:\n\n  AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_REGION=eu-west-1 \\\n  \
-                 aws secretsmanager create-secret --endpoint-url {} --name {id} --secret-string file://…\n",
-                tenant.manager().endpoint
-            );
-            loop {
-                if let Ok(Some(version)) = tenant.version(name, "AWSCURRENT").await {
-                    break version;
-                }
-                tokio::time::sleep(Duration::from_millis(500)).await;
-            }
-        }
-    };
+    if tenant.plant(name, kind).await?.is_some() {
+        return Ok(());
+    }
+    eprintln!(
+        "\ncargo dev cannot invent the credential `{name}`: it is of the kind `{kind}`. Waiting until you put it \
+         there:\n\n  AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_REGION=eu-west-1 \\\n  \
+         aws secretsmanager create-secret --endpoint-url {} --name {id} --secret-string file://…\n",
+        tenant.manager().endpoint
+    );
+    while !matches!(tenant.version(name, "AWSCURRENT").await, Ok(Some(_))) {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
     Ok(())
 }
 
