@@ -28,8 +28,7 @@ fn service(tenant: &Tenant) -> Launch {
 async fn tenant(label: &str) -> Tenant {
     let tenant = Stack::shared().await.tenant(label).await.expect("a tenant");
     for (name, kind) in asked_for().await {
-        let planted = tenant.version(name, "AWSCURRENT").await.expect("the manager answers");
-        if planted.is_none() {
+        if !matches!(tenant.version(name, "AWSCURRENT").await, Ok(Some(_))) {
             tenant.plant(name, kind).await.expect("it is planted").expect("devstack knows the kind");
         }
     }
