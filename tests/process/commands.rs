@@ -113,7 +113,11 @@ async fn serve_needs_no_migrator_and_accepts_a_newer_schema() {
 #[tokio::test]
 async fn health_asks_the_admin_listener() {
     let tenant = migrated("health").await;
-    let running = Running::start(service(&tenant), &tenant).await;
+    let launch = service(&tenant)
+        .env("APP_SECRETS__REFRESH_EVERY", "0s")
+        .env("APP_SECRETS__MAX_STALE", "3s")
+        .env("APP_SECRETS__WHEN_STALE", "unready");
+    let running = Running::start(launch, &tenant).await;
     let ask = |arguments: &[&str], at: &str| service(&tenant).args(arguments).env("APP_ADMIN__LISTEN", at).run();
     for arguments in [vec!["health"], vec!["health", "ready"], vec!["health", "live"]] {
         let asked = ask(&arguments, &running.at.admin);
@@ -121,6 +125,11 @@ async fn health_asks_the_admin_listener() {
     }
     let everywhere = running.at.admin.replace("127.0.0.1", "0.0.0.0");
     assert_eq!(ask(&["health"], &everywhere).code, Some(0));
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert_eq!(ask(&["health", "live"], &running.at.admin).code, Some(0));
+    let unready = ask(&["health", "ready"], &running.at.admin);
+    assert_eq!(unready.code, Some(69));
+    assert!(unready.stderr.contains("max_stale"), "{}", unready.stderr);
     let nobody = ask(&["health"], &format!("127.0.0.1:{}", free_port()));
     assert_eq!(nobody.code, Some(69), "{}", nobody.stderr);
 }

@@ -176,6 +176,10 @@ async fn a_request_finishes_on_the_generation_that_it_started_on() {
 async fn a_busy_connection_of_an_old_generation_closes_when_it_comes_back() {
     let tenant = migrated("busy").await;
     let mut running = Running::start(service(&tenant), &tenant).await;
+    // Another request holds the generation all the while.
+    let (go, wait) = tokio::sync::oneshot::channel::<()>();
+    let slow = running.request(Method::POST, "/v1/notes").header("content-type", "application/json");
+    let slow = tokio::spawn(slow.body(async_body("{\"body\": \"slow", wait, "\"}")).send());
     let mut admin = tenant.admin().await.unwrap();
     sqlx::raw_sql("BEGIN; LOCK TABLE notes").execute(&mut admin).await.unwrap();
     let post = running.request(Method::POST, "/v1/notes").header("content-type", "application/json");
@@ -190,6 +194,9 @@ async fn a_busy_connection_of_an_old_generation_closes_when_it_comes_back() {
     sqlx::raw_sql("COMMIT").execute(&mut admin).await.unwrap();
     assert_eq!(answer.await.unwrap().unwrap().status(), StatusCode::CREATED);
     assert!(no_more_than(0, &tenant).await, "it stays open");
+    assert_eq!(running.status().await["draining"][0]["generation"], 1);
+    go.send(()).unwrap();
+    assert_eq!(slow.await.unwrap().unwrap().status(), StatusCode::CREATED);
 }
 
 /// Whether the service soon has no more connections than these.
