@@ -51,7 +51,7 @@ impl Service for Notes {
     async fn build(cx: &Build<'_, Self>) -> Result<Self, BuildError> {
         Ok(Self {
             database: cx.database(&cx.secrets.database).await?,
-            cursors: cx.signer(&cx.secrets.signing, "cursor").await?,
+            cursors: cx.signer(&cx.secrets.signing, "cursor"),
             max_length: cx.settings.max_length,
         })
     }

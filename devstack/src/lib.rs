@@ -34,6 +34,6 @@ pub use python::Python;
 pub use reqwest;
 pub use rotation::{Database, Rotation};
 pub use rustix::process::Signal;
-pub use stack::Stack;
+pub use stack::{Stack, free_port};
 pub use supervised::{Stop, Supervised, User, send};
 pub use tenant::Tenant;

@@ -125,8 +125,9 @@ fn kept(mut run: Run, error: Error) -> Error {
     error
 }
 
-/// Below every system's range for outgoing connections, so that none of those can take it in between.
-fn free_port() -> u16 {
+/// A port of 127.0.0.1 on which nobody listens. Below every system's range for outgoing connections and for port 0, so
+/// that none of those takes it soon.
+pub fn free_port() -> u16 {
     loop {
         let port = fastrand::u16(20_000..30_000);
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {

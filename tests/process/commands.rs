@@ -1,8 +1,9 @@
 //! The commands beside `serve`.
 
-use crate::{Running, SERVICE, free_port, migrated, service, tenant};
-use devstack::Process;
+use crate::{Running, SERVICE, free_port, migrated, running::PATIENCE, service, tenant};
+use devstack::{Process, Signal};
 use serde_json::Value;
+use std::time::Instant;
 
 #[tokio::test]
 async fn a_wrong_command_line_ends_with_64_and_help_with_0() {
@@ -99,6 +100,37 @@ async fn migrate_says_what_is_wrong() {
 }
 
 #[tokio::test]
+async fn nothing_waits_for_a_lock_past_the_deadline() {
+    let tenant = migrated("locked").await;
+    let mut admin = tenant.admin().await.unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE _sqlx_migrations").execute(&mut admin).await.unwrap();
+    let quick = |command: &str| service(&tenant).args([command]).env("APP_SECRETS__DEADLINE", "2s");
+    let migrate = quick("migrate").run();
+    assert_eq!(migrate.code, Some(69), "{}", migrate.stderr);
+    assert!(migrate.stderr.contains("lock"), "{}", migrate.stderr);
+    let serve = quick("serve").run();
+    assert_eq!(serve.code, Some(75), "{}", serve.stderr);
+    assert!(serve.stderr.contains("database"), "{}", serve.stderr);
+    let mut waiting = service(&tenant).args(["migrate"]).start();
+    let start = Instant::now();
+    while tenant.connections(&tenant.migrator()).await.unwrap() == 0 {
+        assert!(start.elapsed() < PATIENCE);
+    }
+    waiting.signal(Signal::TERM);
+    assert_eq!(waiting.exited(PATIENCE).await.code, Some(128 + 15));
+}
+
+#[tokio::test]
+async fn a_newer_migration_does_not_stand_in_for_a_missing_one() {
+    let tenant = migrated("gap").await;
+    let mut owner = tenant.log_in("migrator", "AWSCURRENT").await.unwrap();
+    sqlx::raw_sql("UPDATE _sqlx_migrations SET version = 99999999999999").execute(&mut owner).await.unwrap();
+    let behind = service(&tenant).run();
+    assert_eq!(behind.code, Some(69), "{}", behind.stderr);
+    assert!(behind.stderr.contains("not applied: 1"), "{}", behind.stderr);
+}
+
+#[tokio::test]
 async fn serve_needs_no_migrator_and_accepts_a_newer_schema() {
     let tenant = migrated("newer").await;
     let mut owner = tenant.log_in("migrator", "AWSCURRENT").await.unwrap();
@@ -130,6 +162,11 @@ async fn health_asks_the_admin_listener() {
     let unready = ask(&["health", "ready"], &running.at.admin);
     assert_eq!(unready.code, Some(69));
     assert!(unready.stderr.contains("max_stale"), "{}", unready.stderr);
+    // Other mistakes do not concern it: the service goes on serving while its files are half edited.
+    let half_edited = service(&tenant).args(["health", "live"]).env("APP_SERVER__DRAIN", "soon");
+    let half_edited = half_edited.env("APP_ADMIN__LISTEN", &running.at.admin).run();
+    assert_eq!(half_edited.code, Some(0), "{}", half_edited.stderr);
+    assert_eq!(ask(&["health", "live"], "nowhere").code, Some(78));
     let nobody = ask(&["health"], &format!("127.0.0.1:{}", free_port()));
     assert_eq!(nobody.code, Some(69), "{}", nobody.stderr);
 }

@@ -40,7 +40,7 @@ impl Drop for Folder {
 async fn a_wrong_configuration_ends_with_78_and_names_every_mistake() {
     let folder = Folder::new();
     folder.write("[server]\nlisten = \"here\"\ndrian = \"1s\"\n[service]\napi_key = \"sentinel\"\n");
-    for command in ["serve", "check", "config", "migrate", "health"] {
+    for command in ["serve", "check", "config", "migrate"] {
         let launch = Process::bare(SERVICE).await.args([command]).env_remove("APP_SERVER__LISTEN");
         let exited = launch.env("APP_CONFIG_DIR", &folder.0).env("APP_DATABASE__PORT", "sentinel").run();
         assert_eq!(exited.code, Some(78), "{command}");

@@ -11,7 +11,7 @@ mod running;
 mod start;
 mod stop;
 
-use devstack::{Launch, Process, Stack, Tenant, faults};
+use devstack::{Launch, Process, Stack, Tenant, faults, free_port};
 use running::Running;
 use serde_json::Value;
 use tokio::sync::OnceCell;
@@ -59,10 +59,4 @@ async fn migrated(label: &str) -> Tenant {
 /// A scripted manager before the real one.
 async fn scripted(tenant: &Tenant) -> faults::Manager {
     faults::Manager::before(tenant.manager()).await.expect("a scripted manager")
-}
-
-/// A port on which nobody listens.
-fn free_port() -> u16 {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address").port()
 }

@@ -7,7 +7,7 @@ use crate::{
     generation::{Generation, Live},
     http::{self, Bound},
     reload::Reloader,
-    road::{Road, Trip},
+    road::Road,
     secrets::{SecretSet, Source, aws::SecretsManager},
     service::{Background, Service},
     signals::Signals,
@@ -16,7 +16,7 @@ use crate::{
     telemetry::{self, Telemetry},
 };
 use std::{sync::Arc, time::Duration};
-use tokio::time::Instant;
+use tokio::{task::JoinHandle, time::Instant};
 
 /// How long the admin listener may take to finish when everything else has ended.
 const ADMIN_GRACE: Duration = Duration::from_millis(500);
@@ -32,7 +32,6 @@ pub(crate) async fn serve<S: Service>(sources: Sources) -> Result<(), Failed> {
     let signals = Signals::install().map_err(|error| bug(&error))?;
     let config = configure::<S>(&sources)?;
     let telemetry = Telemetry::install(&config.telemetry);
-    telemetry::no_core_dumps();
 
     let started = Instant::now();
     let format = config.telemetry.format;
@@ -56,10 +55,12 @@ pub(crate) async fn serve<S: Service>(sources: Sources) -> Result<(), Failed> {
 
 /// The configuration, or a failed start told in the format that it asks for.
 pub(crate) fn configure<S: Service>(sources: &Sources) -> Result<Arc<Config<S::Settings>>, Failed> {
-    Config::load(sources, S::APP.name, &S::Secrets::wanted()).map(Arc::new).map_err(|Unusable { report, telemetry }| {
-        Telemetry::install(&telemetry);
-        Failed { report, format: telemetry.format }
-    })
+    Config::load(sources, S::APP.name, &S::Secrets::wanted()).map(Arc::new).map_err(
+        |Unusable { report, telemetry, .. }| {
+            Telemetry::install(&telemetry);
+            Failed { report, format: telemetry.format }
+        },
+    )
 }
 
 /// Walks the road for the first time.
@@ -69,18 +70,17 @@ pub(crate) async fn first_generation<S: Service>(
 ) -> Result<(Road<S>, Generation<S>), Report> {
     let deadline = Instant::now() + config.secrets.deadline;
     let road = Road::new(source(sources, &config, deadline).await?);
-    match road.walk(config, None, deadline).await? {
-        Trip::Built(generation) => Ok((road, *generation)),
-        Trip::Unchanged => unreachable!("nothing was held that could be unchanged"),
-    }
+    let first = road.first(config, deadline).await?;
+    Ok((road, first))
 }
 
-/// The secrets manager that the configuration names.
+/// The secrets manager that the configuration names. From here on the process may hold secrets.
 pub(crate) async fn source<T>(
     sources: &Sources,
     config: &Config<T>,
     deadline: Instant,
 ) -> Result<Arc<dyn Source>, Report> {
+    telemetry::no_core_dumps();
     let connecting = SecretsManager::new(&config.secrets.aws, sources.production());
     let made = tokio::time::timeout_at(deadline, connecting).await.unwrap_or_else(|_| {
         Err(Fault::new(
@@ -108,6 +108,7 @@ struct Parts<S: Service> {
 struct Running<S: Service> {
     public: http::Serving,
     admin: http::Serving,
+    reloader: JoinHandle<()>,
     live: Live<S>,
     board: Board,
     background: Background<S>,
@@ -134,22 +135,23 @@ impl<S: Service> Running<S> {
             board: board.clone(),
             started_with: parts.config,
         };
-        tokio::spawn(reloader.run(signals.hups, signals.stopping.clone()));
-        Ok(Self { public, admin, live, board, background, stopping: signals.stopping })
+        let reloader = tokio::spawn(reloader.run(signals.hups, signals.stopping.clone()));
+        Ok(Self { public, admin, reloader, live, board, background, stopping: signals.stopping })
     }
 
     async fn until_stopped(mut self) -> Result<(), Failed> {
-        let failure = tokio::select! {
+        let failed = tokio::select! {
             () = self.stopping.cancelled() => None,
-            error = self.public.failed() => Some(("public", error)),
-            error = self.admin.failed() => Some(("admin", error)),
+            error = self.public.failed() => Some(ended("the public listener", &error.to_string())),
+            error = self.admin.failed() => Some(ended("the admin listener", &error.to_string())),
+            _ = &mut self.reloader => match self.stopping.is_cancelled() {
+                true => None,
+                false => Some(ended("the reload actor", "it panicked")),
+            },
         };
-        let failed = failure.map(|(listener, error)| {
-            tracing::error!(%error, listener, "a listener failed; stopping");
-            bug(&error)
-        });
+        let format = self.live.generation().config.telemetry.format;
         self.stop().await;
-        failed.map_or(Ok(()), Err)
+        failed.map_or(Ok(()), |report| Err(Failed { report, format }))
     }
 
     /// Readiness off, stop accepting, finish what is in flight, close the pools; the admin listener answers to the end.
@@ -173,6 +175,12 @@ impl<S: Service> Running<S> {
 
 fn elapsed_ms(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What must run as long as the process does has ended.
+fn ended(what: &str, why: &str) -> Report {
+    let fault = Fault::new(Exit::Bug, what, format!("it ended: {why}"), "see the log before this: this is a bug");
+    Report::of(Phase::Serve, fault)
 }
 
 fn bug(error: &std::io::Error) -> Failed {

@@ -1,5 +1,13 @@
 //! The command line.
 
+/// Prints a line. A reader that has gone away (`… config | head -1`) is no failure.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+
 mod check;
 mod config;
 mod health;
@@ -10,7 +18,7 @@ use crate::{
     bootstrap::{self, Failed},
     config::Sources,
     exit::Exit,
-    telemetry,
+    signals, telemetry,
 };
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
 use std::{panic::AssertUnwindSafe, path::PathBuf, process::ExitCode};
@@ -94,7 +102,12 @@ pub(crate) fn main<S: Service>() -> ExitCode {
 
 async fn run<S: Service>(cli: Cli) -> Result<(), Failed> {
     let sources = Sources::new(cli.config_dir, std::env::vars_os());
-    match cli.command.unwrap_or(Command::Serve) {
+    let command = cli.command.unwrap_or(Command::Serve);
+    if !matches!(command, Command::Serve) {
+        // Without handlers the kernel's own actions apply, which end a process as well, unless it is PID 1.
+        let _ = signals::end_at_first();
+    }
+    match command {
         Command::Serve => bootstrap::serve::<S>(sources).await,
         Command::Check { live } => check::run::<S>(&sources, live).await,
         Command::Migrate => migrate::run::<S>(&sources).await,

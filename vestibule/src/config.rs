@@ -56,15 +56,19 @@ pub struct Unusable {
     pub report: Report,
     /// As far as it could be read: it says how to report.
     pub telemetry: Telemetry,
+    /// Where this section was right: for a probe, which other mistakes do not concern.
+    pub admin: Option<Admin>,
 }
 
 impl<T: Settings> Config<T> {
     /// Reads and checks everything, and reports every mistake at once.
     pub fn load(sources: &Sources, service: &'static str, wanted: &[Wanted]) -> Result<Self, Unusable> {
         let (layers, mut faults) = Layers::read(sources, &Value::serialize(Self::default()));
+        let all_read = faults.is_empty();
         faults.extend(lint::look(&layers));
         let (mut config, mistakes) = Self::extract(&layers);
-        for mistake in mistakes {
+        let admin_right = all_read && !mistakes.iter().any(|(path, _)| path.first().is_some_and(|key| key == "admin"));
+        for (_, mistake) in mistakes {
             if !faults.iter().any(|fault| fault.subject == mistake.subject) {
                 faults.push(mistake);
             }
@@ -73,12 +77,14 @@ impl<T: Settings> Config<T> {
         faults.extend(config.check(&layers, wanted));
         match Report::unless_clean(Phase::Config, faults) {
             Ok(()) => Ok(config),
-            Err(report) => Err(Unusable { report, telemetry: config.telemetry }),
+            Err(report) => {
+                Err(Unusable { report, telemetry: config.telemetry, admin: admin_right.then_some(config.admin) })
+            }
         }
     }
 
     /// figment stops at the first mistake: each is noted and set to its default, until none is left.
-    fn extract(layers: &Layers) -> (Self, Vec<Fault>) {
+    fn extract(layers: &Layers) -> (Self, Vec<(Vec<String>, Fault)>) {
         let mut tree = layers.tree.clone();
         let mut faults = Vec::new();
         let mut mended = BTreeSet::new();
@@ -86,16 +92,18 @@ impl<T: Settings> Config<T> {
             let figment = Figment::from(Serialized::defaults(&tree));
             let error = match figment.extract_lossy::<Noting<Self>>() {
                 Ok(noted) => {
-                    faults.extend(
-                        noted.unknown.iter().map(|path| layers.fault(path, "this key is not known", KNOWN_KEYS)),
-                    );
+                    faults.extend(noted.unknown.into_iter().map(|path| {
+                        let fault = layers.fault(&path, "this key is not known", KNOWN_KEYS);
+                        (path, fault)
+                    }));
                     return (noted.value, faults);
                 }
                 Err(error) => error,
             };
             for error in error {
                 let path: Vec<String> = error.path.clone();
-                faults.push(layers.fault(&path, problem(&error.kind), "correct the value"));
+                let fault = layers.fault(&path, problem(&error.kind), "correct the value");
+                faults.push((path.clone(), fault));
                 // A mistake below a mended value is the default's own: a bug in the service's `Settings`.
                 if !mended.insert(path.clone()) || !mend(&mut tree, &layers.defaults, &path) {
                     return (Self::default(), faults);

@@ -85,6 +85,8 @@ pub enum Phase {
     Build,
     /// Binding the listeners.
     Bind,
+    /// Serving.
+    Serve,
     /// A command other than `serve`.
     Command,
 }
@@ -96,6 +98,7 @@ impl fmt::Display for Phase {
             Phase::Secrets => "fetching the credentials",
             Phase::Build => "building the service",
             Phase::Bind => "binding the listeners",
+            Phase::Serve => "serving",
             Phase::Command => "running the command",
         })
     }

@@ -16,7 +16,7 @@ pub(crate) use listen::{Bound, Serving, bind, serve};
 use crate::config;
 use axum::{Router, extract::DefaultBodyLimit, http::StatusCode, middleware::map_response};
 use tower::ServiceBuilder;
-use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
+use tower_http::{catch_panic::CatchPanicLayer, limit::RequestBodyLimitLayer, timeout::TimeoutLayer};
 
 /// A service's routes under what every request passes. Built once a generation, so that a reload changes it too.
 pub(crate) fn router(routes: Router, config: &config::Server) -> Router {
@@ -24,7 +24,9 @@ pub(crate) fn router(routes: Router, config: &config::Server) -> Router {
         ServiceBuilder::new()
             .layer(map_response(problem::unify))
             .layer(CatchPanicLayer::custom(problem::of_panic))
+            .layer(RequestBodyLimitLayer::new(usize::try_from(config.body_limit.as_u64()).unwrap_or(usize::MAX)))
             .layer(TimeoutLayer::with_status_code(StatusCode::SERVICE_UNAVAILABLE, config.request_timeout))
-            .layer(DefaultBodyLimit::max(usize::try_from(config.body_limit.as_u64()).unwrap_or(usize::MAX))),
+            // axum's own limit of 2 MB, which only some extractors keep.
+            .layer(DefaultBodyLimit::disable()),
     )
 }

@@ -6,7 +6,7 @@
 
 use crate::{
     config::{Config, Sources},
-    exit::{Exit, Fault, Phase, Report},
+    exit::Report,
     generation::Generation,
     road::{Road, Trip},
     secrets::SecretSet,
@@ -15,8 +15,7 @@ use crate::{
     systemd,
     telemetry::Telemetry,
 };
-use futures_util::FutureExt;
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 use time::OffsetDateTime;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -67,9 +66,7 @@ impl<S: Service> Reloader<S> {
         let (started, clock) = (OffsetDateTime::now_utc(), Instant::now());
         systemd::reloading();
         let held = self.live.borrow().clone();
-        // A panic in a service's `build` must not end the actor: it would be the last reload.
-        let result =
-            AssertUnwindSafe(self.walk(trigger, &held)).catch_unwind().await.unwrap_or_else(|_| Err(panicked()));
+        let result = self.walk(trigger, &held).await;
         let (outcome, error, exit_code) = match &result {
             Ok(Trip::Built(_)) => (Outcome::Published, None, 0),
             Ok(Trip::Unchanged) => (Outcome::Unchanged, None, 0),
@@ -129,17 +126,12 @@ impl<S: Service> Reloader<S> {
             );
         }
         self.telemetry.filter(&generation.config.telemetry.filter);
+        // Before the new one is seen: it gets no connection that would stand beside an idle one of the old.
         retired.resources.retire(&generation.resources);
         self.live.send_replace(generation.clone());
         self.board.needs_restart(needs_restart);
         self.board.published(&generation, &retired);
     }
-}
-
-fn panicked() -> Report {
-    let fault =
-        Fault::new(Exit::Bug, "Service::build", "it panicked", "see the panic's event in the log; this is a bug");
-    Report::of(Phase::Build, fault)
 }
 
 /// When the manager is asked without a signal. Replicas that started together drift apart.

@@ -125,11 +125,8 @@ impl<S: Service> Build<'_, S> {
     }
 
     /// A signer for one purpose: what it signs is void for any other.
-    ///
-    /// # Errors
-    /// None today.
-    pub async fn signer(&self, keys: &Credential<SigningKeys>, purpose: &'static str) -> Result<Signer, BuildError> {
-        self.keep(keys, &purpose, async |_| Ok(Signer::new(keys.shared(), purpose))).await
+    pub fn signer(&self, keys: &Credential<SigningKeys>, purpose: &'static str) -> Signer {
+        Signer::new(keys.shared(), purpose)
     }
 
     /// Any other resource: the one in service while neither the credential nor `settings` changed, else what `make`
@@ -152,8 +149,11 @@ impl<S: Service> Build<'_, S> {
             before => make(before.map(|(_, resource)| resource)).await?,
         };
         let made = Made { origin, resource: Box::new(resource.clone()) };
-        self.made.lock().unwrap_or_else(PoisonError::into_inner).made.insert(credential.name, made);
-        Ok(resource)
+        let mut all = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        match all.made.insert(credential.name, made) {
+            None => Ok(resource),
+            Some(_) => Err(BuildError::bug("it makes two resources from one credential: clone the first")),
+        }
     }
 }
 
@@ -165,6 +165,8 @@ pub enum BuildError {
     Refused {
         /// Its name.
         credential: Name,
+        /// What a report calls it: name and id.
+        subject: String,
         /// The version that was refused.
         version: VersionId,
         /// What the other side said.
@@ -193,10 +195,10 @@ impl BuildError {
     pub(crate) fn into_fault(self) -> Fault {
         match self {
             Self::Fault(fault) => fault,
-            Self::Refused { credential, version, reason } => Fault::new(
+            Self::Refused { subject, version, reason, .. } => Fault::new(
                 Exit::Denied,
-                format!("credential `{credential}`, version {version}"),
-                format!("the login is refused: {reason}"),
+                subject,
+                format!("the login is refused, in version {version}: {reason}"),
                 "put the password that the database knows at the manager, or set the one at the manager in the database",
             ),
         }

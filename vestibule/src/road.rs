@@ -9,11 +9,13 @@ use crate::{
     exit::{Exit, Fault, Phase, Report},
     generation::{Generation, Live},
     http,
-    resources::Build,
+    resources::{Build, BuildError},
     secrets::{self, Keyring, Ring, SecretSet, Source},
     service::Service,
 };
+use futures_util::FutureExt;
 use std::{
+    panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -51,8 +53,18 @@ impl<S: Service> Road<S> {
     /// As a start that fails.
     pub async fn enter(&self, config: Config<S::Settings>) -> Result<Live<S>, Report> {
         let deadline = Instant::now() + config.secrets.deadline;
-        match self.walk(Arc::new(config), None, deadline).await? {
-            Trip::Built(first) => Ok(Live::new(watch::Sender::new(Arc::new(*first)).subscribe())),
+        let first = self.first(Arc::new(config), deadline).await?;
+        Ok(Live::new(watch::Sender::new(Arc::new(first)).subscribe()))
+    }
+
+    /// Walks the road for the first time.
+    pub(crate) async fn first(
+        &self,
+        config: Arc<Config<S::Settings>>,
+        deadline: Instant,
+    ) -> Result<Generation<S>, Report> {
+        match self.walk(config, None, deadline).await? {
+            Trip::Built(first) => Ok(*first),
             Trip::Unchanged => unreachable!("nothing was held that could be unchanged"),
         }
     }
@@ -91,12 +103,14 @@ impl<S: Service> Road<S> {
             deadline,
             made: Mutex::default(),
         };
-        let built = tokio::time::timeout_at(deadline + GRACE, S::build(&cx)).await;
-        let service = match built {
-            Ok(Ok(service)) => Arc::new(service),
-            Ok(Err(error)) => return Err(Report::of(Phase::Build, error.into_fault())),
-            Err(_) => return Err(Report::of(Phase::Build, overdue())),
+        // A panic is a report like any other: in a reload it must not end the actor.
+        let building = AssertUnwindSafe(S::build(&cx)).catch_unwind();
+        let built = match tokio::time::timeout_at(deadline + GRACE, building).await {
+            Ok(Ok(built)) => built.map_err(BuildError::into_fault),
+            Ok(Err(_)) => Err(panicked()),
+            Err(_) => Err(overdue()),
         };
+        let service = built.map(Arc::new).map_err(|fault| Report::of(Phase::Build, fault))?;
         let resources = cx.made.into_inner().unwrap_or_else(PoisonError::into_inner);
 
         let in_flight =
@@ -114,6 +128,10 @@ impl<S: Service> Road<S> {
             resources,
         })))
     }
+}
+
+fn panicked() -> Fault {
+    Fault::new(Exit::Bug, "Service::build", "it panicked", "see the panic's event in the log: this is a bug")
 }
 
 fn overdue() -> Fault {

@@ -186,6 +186,7 @@ impl Malformed {
 pub struct Credential<T> {
     value: Arc<T>,
     pub(crate) name: Name,
+    id: SecretId,
     pub(crate) versions: Versions,
 }
 
@@ -198,6 +199,11 @@ impl<T> Credential<T> {
     /// The version in use.
     pub fn version(&self) -> &VersionId {
         &self.versions[&Stage::Current]
+    }
+
+    /// How a report calls it.
+    pub(crate) fn subject(&self) -> String {
+        subject(self.name, &self.id)
     }
 
     pub(crate) fn shared(&self) -> Arc<T> {
@@ -267,6 +273,11 @@ impl<K: Kind> Slot for Option<Credential<K>> {
     fn take(name: Name, ring: &mut Ring<'_>) -> Option<Self> {
         if ring.asked_for(name) { ring.take::<K>(name).map(Some) } else { Some(None) }
     }
+}
+
+/// How a report calls a credential.
+fn subject(name: Name, id: &SecretId) -> String {
+    format!("credential `{name}` ({id})")
 }
 
 /// The text of a value that is not empty, blank, or too long. Managers accept all three.

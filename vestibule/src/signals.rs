@@ -2,7 +2,10 @@
 
 use futures_util::StreamExt;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use std::io;
+use std::{
+    io,
+    sync::{Arc, atomic::AtomicBool},
+};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -14,10 +17,26 @@ pub(crate) struct Signals {
     pub(crate) stopping: CancellationToken,
 }
 
+/// Ends the process at the first SIGTERM or SIGINT that finds `armed` set; each sets it. Inside the handler, so that no
+/// busy thread can keep it waiting; and as PID 1 of a container, where the kernel's own actions do not apply.
+fn end_at_once(armed: &Arc<AtomicBool>) -> io::Result<()> {
+    for signal in [SIGTERM, SIGINT] {
+        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, armed.clone())?;
+        signal_hook::flag::register(signal, armed.clone())?;
+    }
+    Ok(())
+}
+
+/// For commands that have nothing to finish.
+pub(crate) fn end_at_first() -> io::Result<()> {
+    end_at_once(&Arc::new(AtomicBool::new(true)))
+}
+
 impl Signals {
     /// Installs the handlers. Needs a tokio runtime.
     pub(crate) fn install() -> io::Result<Self> {
         let mut signals = signal_hook_tokio::Signals::new([SIGHUP, SIGTERM, SIGINT])?;
+        end_at_once(&Arc::new(AtomicBool::new(false)))?;
         let (hup, hups) = watch::channel(0);
         let stopping = CancellationToken::new();
         let stop = stopping.clone();
@@ -25,7 +44,6 @@ impl Signals {
             while let Some(signal) = signals.next().await {
                 match signal {
                     SIGHUP => hup.send_modify(|seen| *seen += 1),
-                    signal if stop.is_cancelled() => signal_hook::low_level::exit(128 + signal),
                     _ => stop.cancel(),
                 }
             }

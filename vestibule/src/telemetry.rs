@@ -2,9 +2,9 @@
 
 use crate::{
     config::{self, Format},
-    exit::Report,
+    exit::{Phase, Report},
 };
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 /// The installed log, whose filter a reload may change.
@@ -40,7 +40,8 @@ impl Telemetry {
 
 /// Tells of a failed start: once for people on standard error, and once as an event where the log is JSON.
 pub(crate) fn tell(report: &Report, format: Format) {
-    eprintln!("{report}");
+    // With nobody to read it, the exit code still tells.
+    let _ = writeln!(std::io::stderr(), "{report}");
     if format == Format::Json {
         let faults: Vec<_> = report
             .faults()
@@ -54,12 +55,12 @@ pub(crate) fn tell(report: &Report, format: Format) {
                 })
             })
             .collect();
-        tracing::error!(
-            phase = %report.phase,
-            exit_code = report.exit() as u8,
-            faults = %serde_json::Value::from(faults),
-            "the start failed"
-        );
+        let (exit_code, faults) = (report.exit() as u8, serde_json::Value::from(faults));
+        match report.phase {
+            Phase::Serve => tracing::error!(exit_code, %faults, "the service failed"),
+            Phase::Command => tracing::error!(exit_code, %faults, "the command failed"),
+            phase => tracing::error!(%phase, exit_code, %faults, "the start failed"),
+        }
     }
 }
 

@@ -53,7 +53,7 @@ impl Service for Probe {
         let Secrets { api, login, other, signing, off } = cx.secrets;
         assert!(off.is_none(), "it has no id");
         Ok(Self {
-            signer: cx.signer(signing, "probe").await?,
+            signer: cx.signer(signing, "probe"),
             credentials: format!("{api:?} {login:?} {other:?} {signing:?}"),
         })
     }
@@ -147,9 +147,33 @@ async fn all_faults_of_all_credentials_come_back_together() {
     assert_eq!(report.exit(), Exit::Missing);
 }
 
+struct Careless;
+
+impl Service for Careless {
+    const APP: App = App { name: "careless", version: "0", migrations: &NO_MIGRATIONS };
+    type Settings = ();
+    type Secrets = Secrets;
+
+    async fn build(cx: &Build<'_, Self>) -> Result<Self, BuildError> {
+        panic!("{:?}", cx.secrets.api);
+    }
+
+    fn routes() -> Router<Arc<Self>> {
+        Router::new()
+    }
+}
+
+#[tokio::test]
+async fn a_build_that_panics_is_a_report() {
+    let report = Road::<Careless>::new(good()).enter(Config::default()).await.unwrap_err();
+    assert_eq!(report.exit(), Exit::Bug);
+    assert!(report.to_string().contains("panicked"), "{report}");
+}
+
 #[tokio::test]
 async fn credentials_are_fetched_at_once() {
     let source = good();
     enter(source.clone()).await.unwrap();
-    assert_eq!(source.most.load(Ordering::SeqCst), 4);
+    // Three of one stage, and the three stages of the signing keys.
+    assert_eq!(source.most.load(Ordering::SeqCst), 6);
 }

@@ -2,7 +2,7 @@
 
 use proc_macro::TokenStream;
 use quote::{quote, quote_spanned};
-use syn::{Data, DeriveInput, Error, Field, Fields, parse_macro_input, spanned::Spanned};
+use syn::{Data, DeriveInput, Error, Field, Fields, ext::IdentExt, parse_macro_input, spanned::Spanned};
 
 /// The framework's own credentials: `vestibule::secrets::RESERVED`.
 const RESERVED: [&str; 2] = ["migrator", "server_tls"];
@@ -18,7 +18,7 @@ fn expand(input: &DeriveInput) -> Result<proc_macro2::TokenStream, Error> {
     let fields = fields(input)?;
     let set = &input.ident;
     let idents: Vec<_> = fields.iter().filter_map(|field| field.ident.as_ref()).collect();
-    let names: Vec<_> = idents.iter().map(ToString::to_string).collect();
+    let names: Vec<_> = idents.iter().map(|ident| ident.unraw().to_string()).collect();
     let wanted = fields.iter().zip(&names).map(|(field, name)| {
         let ty = &field.ty;
         quote_spanned!(ty.span()=> <#ty as ::vestibule::secrets::Slot>::wanted(#name))
@@ -54,7 +54,10 @@ fn fields(input: &DeriveInput) -> Result<Vec<&Field>, Error> {
         }
     };
     for ident in fields.iter().filter_map(|field| field.ident.as_ref()) {
-        if RESERVED.iter().any(|reserved| ident == reserved) {
+        if !ident.unraw().to_string().is_ascii() {
+            return Err(Error::new_spanned(ident, "the name is part of an id at the manager: use ASCII letters"));
+        }
+        if RESERVED.iter().any(|reserved| ident.unraw() == reserved) {
             return Err(Error::new_spanned(ident, "this name is reserved for a credential of the framework's own"));
         }
     }

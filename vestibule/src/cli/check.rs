@@ -9,12 +9,12 @@ use crate::{
 
 pub(super) async fn run<S: Service>(sources: &Sources, live: bool) -> Result<(), Failed> {
     let config = bootstrap::configure::<S>(sources)?;
-    println!("The configuration is right.");
+    say!("The configuration is right.");
     if !live {
         for wanted in S::Secrets::wanted() {
             match config.id(&wanted) {
-                Some(id) => println!("  credential {} will be fetched as {id}", wanted.name),
-                None => println!("  credential {} is off: it has no id", wanted.name),
+                Some(id) => say!("  credential {} will be fetched as {id}", wanted.name),
+                None => say!("  credential {} is off: it has no id", wanted.name),
             }
         }
         return Ok(());
@@ -23,9 +23,9 @@ pub(super) async fn run<S: Service>(sources: &Sources, live: bool) -> Result<(),
     let (_, generation) =
         bootstrap::first_generation::<S>(sources, config).await.map_err(|report| Failed { report, format })?;
     for (name, held) in generation.keyring.iter() {
-        println!("  credential {name} ({}) is held, version {}", held.id, held.current());
+        say!("  credential {name} ({}) is held, version {}", held.id, held.current());
     }
     generation.resources.close().await;
-    println!("A start would succeed.");
+    say!("A start would succeed.");
     Ok(())
 }

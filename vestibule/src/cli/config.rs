@@ -11,7 +11,7 @@ use serde_json::json;
 pub(super) fn run<S: Service>(sources: &Sources, json: bool) -> Result<(), Failed> {
     let config = bootstrap::configure::<S>(sources)?;
     if !json {
-        print!("{}", config::explain(&*config, sources));
+        say!("{}", config::explain(&config, sources).trim());
         return Ok(());
     }
     let credentials: Vec<_> = S::Secrets::wanted()
@@ -28,6 +28,6 @@ pub(super) fn run<S: Service>(sources: &Sources, json: bool) -> Result<(), Faile
         })
         .collect();
     let all = json!({ "settings": config.tree(), "credentials": credentials });
-    println!("{all:#}");
+    say!("{all:#}");
     Ok(())
 }

@@ -2,9 +2,10 @@
 
 use crate::{
     Service,
-    bootstrap::{self, Failed},
-    config::Sources,
+    bootstrap::Failed,
+    config::{Config, Format, Sources, Unusable},
     exit::{Exit, Fault, Phase, Report},
+    secrets::SecretSet,
 };
 use axum::body::Body;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
@@ -25,11 +26,16 @@ pub(super) enum Probe {
 }
 
 pub(super) async fn run<S: Service>(sources: &Sources, probe: Probe) -> Result<(), Failed> {
-    let config = bootstrap::configure::<S>(sources)?;
-    let address = reachable(config.admin.listen);
+    // The service goes on serving while its files are half edited, and must not be found unhealthy for it.
+    let admin = match Config::<S::Settings>::load(sources, S::APP.name, &S::Secrets::wanted()) {
+        Ok(config) => config.admin,
+        Err(Unusable { admin: Some(admin), .. }) => admin,
+        Err(Unusable { report, telemetry, .. }) => return Err(Failed { report, format: telemetry.format }),
+    };
+    let address = reachable(admin.listen);
     let failed = |problem: String, remedy: &str| {
         let fault = Fault::new(Exit::Unavailable, format!("admin listener {address}"), problem, remedy);
-        Failed { report: Report::of(Phase::Command, fault), format: config.telemetry.format }
+        Failed { report: Report::of(Phase::Command, fault), format: Format::Pretty }
     };
     let path = match probe {
         Probe::Live => "/livez",
@@ -45,7 +51,7 @@ pub(super) async fn run<S: Service>(sources: &Sources, probe: Probe) -> Result<(
     };
     match tokio::time::timeout(TIMEOUT, asking).await {
         Ok(Some((status, body))) if status.is_success() => {
-            println!("{body}");
+            say!("{body}");
             Ok(())
         }
         Ok(Some((status, body))) => Err(failed(

@@ -58,6 +58,7 @@ async fn migrate<S: Service>(sources: &Sources, config: &config::Config<S::Setti
         .await
         .map_err(|error| of_command(error.into_fault()))?;
 
+    bound_waiting(&mut connection, deadline).await.map_err(of_command)?;
     apply(S::APP.migrations, &mut connection).await.map_err(of_command)?;
     let role = &config.database.access_role;
     if !role.is_empty() {
@@ -65,6 +66,18 @@ async fn migrate<S: Service>(sources: &Sources, config: &config::Config<S::Setti
     }
     let _ = connection.close().await;
     tracing::info!(db.namespace = config.database.name, access_role = role, "the schema is what this binary needs");
+    Ok(())
+}
+
+/// A migration may take as long as it needs, but not wait for a lock past the deadline: neither for another `migrate`
+/// nor for a table.
+async fn bound_waiting(connection: &mut PgConnection, deadline: Instant) -> Result<(), Fault> {
+    let left = deadline.saturating_duration_since(Instant::now()).as_millis().max(1);
+    sqlx::query("SELECT set_config('lock_timeout', $1, false)")
+        .bind(left.to_string())
+        .execute(connection)
+        .await
+        .map_err(|error| database::fault(&error))?;
     Ok(())
 }
 
@@ -76,16 +89,16 @@ async fn apply(migrations: &Migrator, connection: &mut PgConnection) -> Result<(
     migrator.run(connection).await.map_err(|error| match error {
         MigrateError::Execute(error) => database::fault(&error),
         MigrateError::ExecuteMigration(error, version) => {
-            let said = error.as_database_error().map(|error| error.message().to_owned());
-            Fault {
-                subject: format!("migration {version}"),
-                problem: said.unwrap_or_else(|| "the connection was lost".into()),
-                remedy: "it was rolled back: correct its SQL, or give the migrator's role the right it lacks".into(),
-                ..match database::fault(&error) {
-                    fault if fault.exit == Exit::Denied => fault,
-                    fault if said_nothing(&error) => fault,
-                    fault => Fault { exit: Exit::Bug, ..fault },
-                }
+            let fault = Fault { subject: format!("migration {version}"), ..database::fault(&error) };
+            match error.as_database_error() {
+                Some(said) if fault.exit == Exit::Unavailable && !database::transient(&error) => Fault {
+                    exit: Exit::Bug,
+                    problem: said.message().to_owned(),
+                    remedy: "correct its SQL; what it did was rolled back, unless it runs outside of a transaction"
+                        .into(),
+                    ..fault
+                },
+                _ => fault,
             }
         }
         MigrateError::VersionMismatch(version) => broken(
@@ -102,10 +115,6 @@ async fn apply(migrations: &Migrator, connection: &mut PgConnection) -> Result<(
     })
 }
 
-fn said_nothing(error: &sqlx::Error) -> bool {
-    error.as_database_error().is_none()
-}
-
 fn broken(version: i64, problem: &str, remedy: &str) -> Fault {
     Fault::new(Exit::Bug, format!("migration {version}"), problem, remedy)
 }
@@ -113,12 +122,11 @@ fn broken(version: i64, problem: &str, remedy: &str) -> Fault {
 /// Lets the group role read and write, in tables that exist and in those to come. Logins are members of it: their names
 /// change, with Vault and with alternating users.
 async fn grant(role: &str, connection: &mut PgConnection) -> Result<(), Fault> {
-    let of = |error: &sqlx::Error| database::fault(error);
     let known: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)")
         .bind(role)
         .fetch_one(&mut *connection)
         .await
-        .map_err(|error| of(&error))?;
+        .map_err(|error| database::fault(&error))?;
     if !known {
         return Err(Fault::new(
             Exit::Config,
@@ -139,6 +147,6 @@ async fn grant(role: &str, connection: &mut PgConnection) -> Result<(), Fault> {
     .map(|grant| format!("{grant} {quoted};"))
     .concat();
     // Quoted above, as PostgreSQL's quote_ident does.
-    sqlx::raw_sql(AssertSqlSafe(statements)).execute(connection).await.map_err(|error| of(&error))?;
+    sqlx::raw_sql(AssertSqlSafe(statements)).execute(connection).await.map_err(|error| database::fault(&error))?;
     Ok(())
 }

@@ -9,14 +9,14 @@ use figment::{
 use std::{
     collections::BTreeMap,
     ffi::OsString,
-    fmt::Write,
+    fmt::{self, Write},
     io,
     path::{Path, PathBuf},
 };
 use toml_edit::{ImDocument, TableLike};
 
 /// Where the configuration is read from. Captured once, read again on SIGHUP.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Sources {
     /// The folder of `default.toml`.
     pub dir: PathBuf,
@@ -44,6 +44,18 @@ impl Sources {
     /// Whether this is the `production` profile.
     pub fn production(&self) -> bool {
         self.profile.as_deref() == Some(Self::PRODUCTION)
+    }
+}
+
+/// Names alone: a value may be a password that is about to be refused.
+impl fmt::Debug for Sources {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let variables: Vec<_> = self.variables.iter().map(|(name, _)| name).collect();
+        f.debug_struct("Sources")
+            .field("dir", &self.dir)
+            .field("profile", &self.profile)
+            .field("variables", &variables)
+            .finish()
     }
 }
 
@@ -182,7 +194,13 @@ fn toml(value: &Value) -> Option<String> {
             let items: Vec<_> = items.iter().filter_map(toml).collect();
             Some(format!("[{}]", items.join(", ")))
         }
-        Value::Dict(..) | Value::Empty(..) => None,
+        // A table in a list: every other one is a section.
+        Value::Dict(_, dict) => {
+            let pairs: Vec<_> =
+                dict.iter().filter_map(|(key, value)| Some(format!("{key} = {}", toml(value)?))).collect();
+            Some(format!("{{ {} }}", pairs.join(", ")))
+        }
+        Value::Empty(..) => None,
     }
 }
 

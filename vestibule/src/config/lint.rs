@@ -39,10 +39,11 @@ fn walk(value: &Value, path: &mut Vec<String>, visit: &mut impl FnMut(&[String],
 }
 
 fn looks_like_a_credential(path: &[String]) -> bool {
-    const ENDINGS: [&str; 13] = [
+    const ENDINGS: [&str; 16] = [
         "password",
         "passwd",
         "pwd",
+        "dbpass",
         "passphrase",
         "passcode",
         "secret",
@@ -53,14 +54,15 @@ fn looks_like_a_credential(path: &[String]) -> bool {
         "accesskey",
         "privatekey",
         "secretkey",
+        "signingkey",
+        "encryptionkey",
     ];
-    const ENDINGS_TOO: [&str; 3] = ["signingkey", "encryptionkey", "secretaccesskey"];
     if matches!(path, [secrets, ids, _] if secrets == "secrets" && ids == "ids") {
         return false;
     }
     let Some(key) = path.last() else { return false };
     let squashed: String = key.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
-    ENDINGS.iter().chain(&ENDINGS_TOO).any(|ending| squashed.ends_with(ending))
+    ENDINGS.iter().any(|ending| squashed.ends_with(ending))
 }
 
 fn has_password(text: &str) -> bool {

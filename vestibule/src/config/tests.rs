@@ -187,7 +187,7 @@ fn a_folder_or_a_profile_that_is_not_there_is_a_mistake() {
 
 #[test]
 fn the_effective_configuration_says_where_each_value_came_from() {
-    let folder = Folder::new("[server]\ndrain = \"1s\"\n");
+    let folder = Folder::new("[server]\ndrain = \"1s\"\nbody_limit = \"1100 KiB\"\n");
     let sources = Sources::new(folder.0.clone(), [("APP_SERVICE__PAGE".into(), "7".into())]);
     let config = Config::<Own>::load(&sources, "svc", &WANTED).unwrap();
     let text = explain(&config, &sources);
@@ -195,6 +195,7 @@ fn the_effective_configuration_says_where_each_value_came_from() {
     assert!(text.contains("default.toml:2"), "{text}");
     assert!(text.contains("max_connections = 10  # default"), "{text}");
     assert!(text.contains("# webhook is not set"), "{text}");
+    assert!(text.contains("body_limit = \"1100 KiB\""), "{text}");
     let printed: toml_edit::ImDocument<String> = text.parse().expect("it is TOML");
     assert_eq!(printed["server"]["drain"].as_str(), Some("1s"));
 }

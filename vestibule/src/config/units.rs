@@ -37,11 +37,18 @@ pub mod duration {
     use super::*;
     use std::time::Duration;
 
+    /// A clock that is asked for later than this may not know an answer.
+    const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+
     const EXPECTED: &str = "a duration such as \"30s\", \"5m\" or \"1h 30m\"";
 
     /// Parses a duration.
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
-        text(d, EXPECTED, |text| humantime::parse_duration(text).ok())
+        text(d, EXPECTED, parse)
+    }
+
+    pub(super) fn parse(text: &str) -> Option<Duration> {
+        humantime::parse_duration(text).ok().filter(|duration| *duration <= LONGEST)
     }
 
     /// Writes a duration as people do.
@@ -61,7 +68,7 @@ pub mod positive_duration {
 
     /// Parses a duration and refuses zero.
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
-        text(d, EXPECTED, |text| humantime::parse_duration(text).ok().filter(|duration| !duration.is_zero()))
+        text(d, EXPECTED, |text| super::duration::parse(text).filter(|duration| !duration.is_zero()))
     }
 }
 
@@ -96,9 +103,16 @@ pub mod size {
         text(d, EXPECTED, |text| text.parse().ok())
     }
 
-    /// Writes a size as people do.
+    /// Writes a size exactly, in the largest unit that divides it.
     pub fn serialize<S: Serializer>(size: &ByteSize, s: S) -> Result<S::Ok, S::Error> {
-        s.collect_str(&size.display().iec())
+        let bytes = size.as_u64();
+        let unit = [(30, "GiB"), (20, "MiB"), (10, "KiB")]
+            .into_iter()
+            .find(|(power, _)| bytes > 0 && bytes.trailing_zeros() >= *power);
+        match unit {
+            Some((power, unit)) => s.collect_str(&format_args!("{} {unit}", bytes >> power)),
+            None => s.collect_str(&format_args!("{bytes} B")),
+        }
     }
 }
 

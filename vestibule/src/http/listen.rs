@@ -16,8 +16,12 @@ use std::{
 use tokio::{net::TcpSocket, sync::watch, task::JoinHandle};
 use tower::make::Shared;
 
-/// How long a client may take to send the head of a request.
-const HEADER_READ: Duration = Duration::from_secs(10);
+/// How long a client may take to send the head of its first request.
+const FIRST_REQUEST: Duration = Duration::from_secs(10);
+
+/// How long a client may take from there to the end of the head of the next request, waiting included: longer than load
+/// balancers keep an idle connection (AWS's ALB: 60 s), or they would send requests into one that is just closing.
+const NEXT_REQUEST: Duration = Duration::from_secs(75);
 
 /// Connections that may wait to be accepted; the kernel's own limit (`net.core.somaxconn`) counts too.
 const BACKLOG: u32 = 1024;
@@ -133,8 +137,14 @@ where
     let mut server = axum_server::from_tcp(listener)?
         .acceptor(NoDelayAcceptor::new())
         .handle(handle.clone())
-        .first_request_timeout(HEADER_READ);
-    server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(HEADER_READ);
+        .first_request_timeout(FIRST_REQUEST)
+        .accept_error_handler(|client, error| {
+            // Without a client it is the listener's own trouble, such as too many open files.
+            if client.is_none() {
+                tracing::warn!(%error, "a connection could not be accepted");
+            }
+        });
+    server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(NEXT_REQUEST);
     let task = tokio::spawn(server.serve(Shared::new(service)));
     Ok(Serving { handle, task })
 }

@@ -69,10 +69,10 @@ impl IntoResponse for Problem {
 /// Logs the cause; the client learns whether trying again may help.
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
-        use sqlx::Error::{Io, PoolClosed, PoolTimedOut, Tls, WorkerCrashed};
+        use sqlx::Error::{Configuration, Io, PoolClosed, PoolTimedOut, Tls, WorkerCrashed};
         let sqlstate = error.as_database_error().and_then(|error| error.code()).map(Cow::into_owned);
         let class = sqlstate.as_deref().and_then(|code| code.get(..2));
-        let away = matches!(error, PoolTimedOut | PoolClosed | Io(_) | Tls(_) | WorkerCrashed)
+        let away = matches!(error, Configuration(_) | PoolTimedOut | PoolClosed | Io(_) | Tls(_) | WorkerCrashed)
             || matches!(class, Some("08" | "28" | "53" | "57"));
         tracing::error!(error = %error, db.response.status_code = sqlstate, "a database call failed");
         if away {

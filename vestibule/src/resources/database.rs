@@ -12,8 +12,9 @@
 mod connection;
 mod proof;
 
+use connection::Pass;
 pub use connection::{Connection, Transaction};
-pub(crate) use proof::{Proof, connect, fault};
+pub(crate) use proof::{Proof, connect, fault, transient};
 
 use super::{BuildError, Resource};
 use crate::{
@@ -37,6 +38,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
+    runtime::Handle,
     sync::{Semaphore, watch},
     time::Instant,
 };
@@ -45,7 +47,8 @@ use tokio::{
 /// database route (HikariCP's `aliveBypassWindow` is as long).
 const TRUSTED_IDLE: Duration = Duration::from_millis(500);
 
-/// How many logins run at once: as many may be refused before the version is closed for logins.
+/// How many logins run at once, so that few are refused before the version is closed for logins: these, and one for each
+/// idle connection that turns out to be dead.
 const LOGINS: usize = 2;
 
 /// How often a request whose login was refused looks for a connection that came back.
@@ -139,7 +142,7 @@ impl Database {
         let mut database = self.clone();
         loop {
             let error = match database.0.connect().await {
-                Err(error) if proof::refused(&error) || matches!(error, sqlx::Error::PoolClosed) => error,
+                Err(error) if proof::refused(&error) || matches!(error, sqlx::Error::Configuration(_)) => error,
                 done => return done,
             };
             let pooled = database.0.clone();
@@ -163,36 +166,39 @@ impl Database {
 impl Pooled {
     /// A connection that is open, or a new one unless the login was refused lately: a password that is wrong, asked for
     /// at each request, would lock the account out.
-    async fn connect(&self) -> Result<Connection, sqlx::Error> {
+    async fn connect(self: &Arc<Self>) -> Result<Connection, sqlx::Error> {
         let closed = |_| sqlx::Error::PoolClosed;
         let permit = self.permits.clone().acquire_owned().await.map_err(closed)?;
-        let _login = match self.pool.num_idle() {
-            0 => Some(self.logins.acquire().await.map_err(closed)?),
-            _ => None,
+        let opens_one = self.pool.num_idle() == 0 && self.pool.size() < self.max_connections;
+        let _login = match opens_one {
+            true => Some(self.logins.acquire().await.map_err(closed)?),
+            false => None,
         };
-        if self.closed_for_logins() {
-            return Err(sqlx::Error::PoolClosed);
+        if let Some(refused) = self.closed_for_logins() {
+            return Err(refused);
         }
         let acquired = self.pool.acquire().await;
         if matches!(&acquired, Err(error) if proof::refused(error)) {
             *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
         }
-        Ok(Connection::new(acquired?, permit))
+        Ok(Connection::new(acquired?, Pass::new(permit, self.clone())))
     }
 
-    fn closed_for_logins(&self) -> bool {
+    fn closed_for_logins(&self) -> Option<sqlx::Error> {
         let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        refused.is_some_and(|at| at.elapsed() < COOLDOWN)
+        refused.filter(|at| at.elapsed() < COOLDOWN).map(|_| {
+            sqlx::Error::Configuration("this version of the login was refused, and is not tried again yet".into())
+        })
     }
 
     /// A connection that is open, as soon as one comes back. sqlx can wait for one only where it may open one too.
-    async fn idle(&self) -> Connection {
+    async fn idle(self: &Arc<Self>) -> Connection {
         loop {
             let permit = self.permits.clone().try_acquire_owned().ok();
             if let Some((permit, mut connection)) = permit.zip(self.pool.try_acquire())
                 && connection.ping().await.is_ok()
             {
-                return Connection::new(connection, permit);
+                return Connection::new(connection, Pass::new(permit, self.clone()));
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
@@ -213,18 +219,18 @@ impl Pooled {
     /// new ones beside them.
     fn retire(&self) {
         self.retired.store(true, Ordering::Release);
+        // Without a runtime nothing can be closed, and sqlx panics where it tries.
+        let Ok(runtime) = Handle::try_current() else { return };
         let idle: Vec<_> = std::iter::from_fn(|| self.pool.try_acquire())
             .map(|connection| (connection, self.permits.clone().try_acquire_owned().ok()))
             .collect();
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                for (connection, permit) in idle {
-                    // A connection that cannot say goodbye is gone as well.
-                    let _ = connection.close().await;
-                    drop(permit);
-                }
-            });
-        }
+        runtime.spawn(async move {
+            for (connection, permit) in idle {
+                // A connection that cannot say goodbye is gone as well.
+                let _ = connection.close().await;
+                drop(permit);
+            }
+        });
     }
 }
 
@@ -265,7 +271,7 @@ pub(crate) fn options(login: &Credential<Login>, config: &config::Database) -> R
         return Err(Fault::new(
             Exit::Config,
             "database.username",
-            format!("credential `{}` is a bare password, and no user name is configured", login.name()),
+            format!("{} is a bare password, and no user name is configured", login.subject()),
             "set database.username, or put {\"username\": …, \"password\": …} at the manager",
         ));
     }

@@ -1,6 +1,5 @@
 //! Signing what a client carries for us and must not change.
 
-use super::Resource;
 pub use crate::credentials::BadSignature;
 use crate::credentials::SigningKeys;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
@@ -12,8 +11,6 @@ pub struct Signer {
     keys: Arc<SigningKeys>,
     purpose: &'static str,
 }
-
-impl Resource for Signer {}
 
 impl Signer {
     pub(super) fn new(keys: Arc<SigningKeys>, purpose: &'static str) -> Self {

@@ -143,7 +143,9 @@ fn absent_or(error: SdkError<GetSecretValueError>) -> Result<Fetched, SourceErro
             Some(CredentialsError::ProviderTimedOut(_)) => SourceError::Unanswered(
                 "the platform's identity service; in a container, check the hop limit of the instance metadata".into(),
             ),
-            Some(_) => SourceError::Unavailable("the platform's identity service failed".into()),
+            Some(_) => SourceError::Unavailable(
+                "the platform's identity service failed; check that the role exists and trusts this workload".into(),
+            ),
             None if failure.is_timeout() => SourceError::Unanswered("connecting timed out".into()),
             None => SourceError::Unavailable(format!("connecting failed: {}", io_kind(&error))),
         }),
@@ -174,8 +176,10 @@ fn refused(meta: &aws_sdk_secretsmanager::error::ErrorMetadata, status: u16) -> 
         "UnrecognizedClientException",
     ];
     let code = meta.code().unwrap_or("no code");
-    let said: String = meta.message().unwrap_or_default().chars().take(300).collect();
-    let text = format!("{code} {said}").trim_end().to_owned();
+    // Errors of signing quote the request that was signed, its headers too: there the code must do.
+    let quotable = code.starts_with("AccessDenied") || code == "InvalidRequestException";
+    let said = meta.message().filter(|_| quotable).unwrap_or_default();
+    let text = format!("{code} {}", said.chars().take(300).collect::<String>()).trim_end().to_owned();
     if code == "ResourceNotFoundException" {
         return Ok(Fetched::Absent);
     }

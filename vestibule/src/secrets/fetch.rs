@@ -1,6 +1,8 @@
 //! Fetching all credentials at once, each retried until the deadline.
 
-use super::{Fetched, Keyring, SecretId, Source, SourceError, Stage, Value, Values, VersionId, Versions, Wanted};
+use super::{
+    Fetched, Keyring, SecretId, Source, SourceError, Stage, Value, Values, VersionId, Versions, Wanted, subject,
+};
 use crate::{
     backoff::Backoff,
     exit::{Exit, Fault},
@@ -115,7 +117,7 @@ impl One<'_> {
                 Ok(Ok(fetched)) => return Ok(fetched),
                 Ok(Err(error)) if !error.transient() => return Err(error),
                 Ok(Err(error)) => error,
-                Err(_) => SourceError::Unanswered(format!("no answer within {}", humantime::format_duration(ATTEMPT))),
+                Err(_) => SourceError::Unanswered("no answer in time".into()),
             };
             tracing::debug!(secret.id = %self.id, error = %error, "an attempt to fetch a secret failed");
             if !backoff.wait().await {
@@ -156,10 +158,5 @@ fn fault(wanted: &Wanted, id: &SecretId, error: &Error) -> Fault {
                 .into(),
         ),
     };
-    Fault::new(exit, subject(wanted, id), error.to_string(), remedy)
-}
-
-/// How a credential is called in a report.
-pub(super) fn subject(wanted: &Wanted, id: &SecretId) -> String {
-    format!("credential `{}` ({id})", wanted.name)
+    Fault::new(exit, subject(wanted.name, id), error.to_string(), remedy)
 }

@@ -2,7 +2,7 @@
 
 use super::{Credential, Erased, Kind, Name, SecretId, SecretSet, Stage, Versions, Wanted, fetch};
 use crate::exit::{Exit, Fault, Phase, Report};
-use fetch::{Outcome, subject};
+use fetch::Outcome;
 use std::{collections::BTreeMap, sync::Arc};
 use time::OffsetDateTime;
 
@@ -33,10 +33,10 @@ impl Keyring {
 
     /// Whether both hold the same versions of the same secrets.
     pub(crate) fn same_as(&self, other: &Self) -> bool {
-        let all = |ring: &Self| -> Vec<(Name, SecretId, Versions)> {
-            ring.iter().map(|(name, held)| (name, held.id.clone(), held.versions.clone())).collect()
-        };
-        all(self) == all(other)
+        fn which((name, held): (Name, &Held)) -> (Name, &SecretId, &Versions) {
+            (name, &held.id, &held.versions)
+        }
+        self.iter().map(which).eq(other.iter().map(which))
     }
 }
 
@@ -90,7 +90,7 @@ impl<'a> Ring<'a> {
                 let read = super::usable(values.current()).and_then(|()| K::read(&values)).map_err(|malformed| {
                     Fault::new(
                         Exit::Malformed,
-                        subject(&wanted, &id),
+                        super::subject(wanted.name, &id),
                         format!("the value is malformed: {malformed}"),
                         "put a value of this form at the manager, as a new version",
                     )
@@ -112,6 +112,7 @@ impl<'a> Ring<'a> {
         let credential = Credential {
             value: held.credential.clone().downcast::<K>().expect("a name has one kind in one service"),
             name,
+            id: held.id.clone(),
             versions: held.versions.clone(),
         };
         self.taken.held.insert(name, held);

@@ -1,29 +1,32 @@
 //! Connections that carry their permit, and a database that runs single statements.
 
-use super::Database;
+use super::{CLOSING, Database, LOOK_AGAIN, Pooled};
 use futures_util::{TryStreamExt, future::BoxFuture, stream::BoxStream};
 use sqlx::{
     Describe, Either, Execute, Executor, PgConnection, Postgres, SqlStr,
     pool::PoolConnection,
     postgres::{PgQueryResult, PgRow, PgStatement, PgTypeInfo},
 };
-use std::ops::{Deref, DerefMut};
-use tokio::sync::OwnedSemaphorePermit;
+use std::{
+    ops::{Deref, DerefMut},
+    sync::{Arc, atomic::Ordering},
+};
+use tokio::{runtime::Handle, sync::OwnedSemaphorePermit, time::Instant};
 
 /// A connection of the pool; dropping it gives it back. Use it as `&mut *connection`.
 pub struct Connection {
-    // In this order: the connection goes back before the permit is free.
+    // In this order: the pass looks at the pool before the connection goes back.
+    pass: Pass,
     connection: PoolConnection<Postgres>,
-    permit: OwnedSemaphorePermit,
 }
 
 impl Connection {
-    pub(super) fn new(connection: PoolConnection<Postgres>, permit: OwnedSemaphorePermit) -> Self {
-        Self { connection, permit }
+    pub(super) fn new(connection: PoolConnection<Postgres>, pass: Pass) -> Self {
+        Self { pass, connection }
     }
 
     pub(super) async fn begin(self) -> Result<Transaction, sqlx::Error> {
-        Ok(Transaction { transaction: sqlx::Transaction::begin(self.connection, None).await?, _permit: self.permit })
+        Ok(Transaction { _pass: self.pass, transaction: sqlx::Transaction::begin(self.connection, None).await? })
     }
 }
 
@@ -43,8 +46,8 @@ impl DerefMut for Connection {
 
 /// A transaction; dropping it rolls back. Use it as `&mut *transaction`.
 pub struct Transaction {
+    _pass: Pass,
     transaction: sqlx::Transaction<'static, Postgres>,
-    _permit: OwnedSemaphorePermit,
 }
 
 impl Transaction {
@@ -76,6 +79,36 @@ impl Deref for Transaction {
 impl DerefMut for Transaction {
     fn deref_mut(&mut self) -> &mut PgConnection {
         &mut self.transaction
+    }
+}
+
+/// The right to use one connection. sqlx closes a connection of a retired pool after it was given back; until then the
+/// successor must not open another one in its place.
+pub(super) struct Pass {
+    permit: Option<OwnedSemaphorePermit>,
+    pooled: Arc<Pooled>,
+}
+
+impl Pass {
+    pub(super) fn new(permit: OwnedSemaphorePermit, pooled: Arc<Pooled>) -> Self {
+        Self { permit: Some(permit), pooled }
+    }
+}
+
+impl Drop for Pass {
+    fn drop(&mut self) {
+        let Ok(runtime) = Handle::try_current() else { return };
+        if !self.pooled.retired.load(Ordering::Acquire) {
+            return;
+        }
+        let (permit, pool) = (self.permit.take(), self.pooled.pool.clone());
+        let (size, start) = (pool.size(), Instant::now());
+        runtime.spawn(async move {
+            while pool.size() >= size && start.elapsed() < CLOSING {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            drop(permit);
+        });
     }
 }
 

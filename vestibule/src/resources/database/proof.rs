@@ -8,7 +8,7 @@ use crate::{
     resources::BuildError,
     secrets::Credential,
 };
-use sqlx::{Connection, PgConnection, Row, migrate::Migrator, postgres::PgConnectOptions};
+use sqlx::{Connection, PgConnection, migrate::Migrator, postgres::PgConnectOptions};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -33,9 +33,13 @@ impl Proof {
         config: &config::Database,
     ) -> Result<(), BuildError> {
         let mut connection = connect(login, options, config, self.deadline).await?;
-        let checked = self.check_schema(&mut connection).await;
-        // The pool makes its own connections; this one has done its work.
-        let _ = connection.close().await;
+        let checking = async {
+            let checked = self.check_schema(&mut connection).await;
+            // The pool makes its own connections; this one has done its work.
+            let _ = connection.close().await;
+            checked
+        };
+        let checked = tokio::time::timeout_at(self.deadline, checking).await.unwrap_or_else(|_| Err(unanswered()));
         match checked {
             Err(fault) if self.starting => Err(BuildError::Fault(fault)),
             Err(fault) => {
@@ -47,13 +51,10 @@ impl Proof {
     }
 
     async fn check_schema(&self, connection: &mut PgConnection) -> Result<(), Fault> {
-        let newest = self
-            .migrations
-            .iter()
-            .filter(|migration| !migration.migration_type.is_down_migration())
-            .map(|migration| migration.version)
-            .max();
-        let Some(newest) = newest else { return Ok(()) };
+        let needed = || self.migrations.iter().filter(|migration| !migration.migration_type.is_down_migration());
+        if needed().next().is_none() {
+            return Ok(());
+        }
         let behind = |problem: String| {
             Fault::new(
                 Exit::Unavailable,
@@ -62,37 +63,36 @@ impl Proof {
                 format!("run `{} migrate`, then start again", self.service),
             )
         };
-        let applied =
-            sqlx::query("SELECT max(version) FILTER (WHERE success), bool_and(success) FROM _sqlx_migrations")
-                .fetch_one(connection)
-                .await;
-        match applied {
-            Ok(row) => {
-                let version: Option<i64> = row.get(0);
-                if row.get::<Option<bool>, _>(1) == Some(false) {
-                    return Err(behind("a migration ended halfway".into()));
-                }
-                match version {
-                    Some(version) if version >= newest => Ok(()),
-                    Some(version) => {
-                        Err(behind(format!("it is at migration {version}, and this binary needs {newest}")))
-                    }
-                    None => Err(behind("no migration was applied".into())),
-                }
-            }
-            Err(error) => Err(match code(&error).as_deref() {
-                Some("42P01") => behind("no migration was applied".into()),
-                Some("42501") => Fault::new(
-                    Exit::Denied,
-                    "database schema",
-                    "the login may not read the table _sqlx_migrations",
-                    format!(
-                        "make its role a member of database.access_role, set that for `{} migrate` too, and run it",
-                        self.service
+        let applied = sqlx::query_as("SELECT version, success FROM _sqlx_migrations").fetch_all(connection).await;
+        let applied: Vec<(i64, bool)> = match applied {
+            Ok(applied) => applied,
+            Err(error) => {
+                return Err(match code(&error).as_deref() {
+                    Some("42P01") => behind("no migration was applied".into()),
+                    Some("42501") => Fault::new(
+                        Exit::Denied,
+                        "database schema",
+                        "the login may not read the table _sqlx_migrations",
+                        format!(
+                            "make its role a member of database.access_role, set that for `{} migrate` too, and run it",
+                            self.service
+                        ),
                     ),
-                ),
-                _ => fault(&error),
-            }),
+                    _ => fault(&error),
+                });
+            }
+        };
+        if let Some((version, _)) = applied.iter().find(|(_, success)| !success) {
+            return Err(behind(format!("migration {version} ended halfway")));
+        }
+        let missing: Vec<_> = needed()
+            .map(|migration| migration.version)
+            .filter(|version| !applied.iter().any(|(applied, _)| applied == version))
+            .map(|version| version.to_string())
+            .collect();
+        match missing.is_empty() {
+            true => Ok(()),
+            false => Err(behind(format!("this binary needs migrations that were not applied: {}", missing.join(", ")))),
         }
     }
 }
@@ -113,6 +113,7 @@ pub(crate) async fn connect(
             Ok(Err(error)) if refused(&error) => {
                 return Err(BuildError::Refused {
                     credential: login.name(),
+                    subject: login.subject(),
                     version: login.version().clone(),
                     reason: reason(&error),
                 });
@@ -147,10 +148,14 @@ pub(super) fn refused(error: &sqlx::Error) -> bool {
     matches!(code(error).as_deref(), Some("28P01" | "28000"))
 }
 
-fn transient(error: &sqlx::Error) -> bool {
+/// What a later attempt may not meet: no connection, starting up or shutting down, no room, a lock or a deadlock.
+pub(crate) fn transient(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Io(_) => true,
-        error => matches!(code(error).as_deref(), Some("53300" | "57P01" | "57P02" | "57P03" | "08006" | "08001")),
+        error => matches!(
+            code(error).as_deref(),
+            Some("08001" | "08006" | "40P01" | "53300" | "55P03" | "57014" | "57P01" | "57P02" | "57P03")
+        ),
     }
 }
 
@@ -168,6 +173,9 @@ pub(crate) fn fault(error: &sqlx::Error) -> Fault {
     let (exit, remedy) = match (error, code(error).as_deref()) {
         (_, Some("28P01" | "28000" | "42501")) => {
             (Exit::Denied, "give the login's role the right, or put another login at the manager")
+        }
+        (_, Some("40P01" | "55P03" | "57014")) => {
+            (Exit::Unavailable, "find who holds the lock (pg_locks, pg_stat_activity), and try again")
         }
         (_, Some("3D000")) => (Exit::Unavailable, "create the database, or correct database.name"),
         (sqlx::Error::Tls(_) | sqlx::Error::Configuration(_), _) => {
