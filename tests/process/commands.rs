@@ -14,7 +14,7 @@ async fn a_wrong_command_line_ends_with_64_and_help_with_0() {
     }
     let help = Process::bare(SERVICE).await.args(["--help"]).run();
     assert_eq!(help.code, Some(0));
-    for command in ["serve", "check", "migrate", "config", "health"] {
+    for command in ["serve", "check", "migrate", "config", "reload", "health"] {
         assert!(help.stdout.contains(command), "{command} is missing");
     }
     let version = Process::bare(SERVICE).await.args(["--version"]).run();
@@ -169,4 +169,37 @@ async fn health_asks_the_admin_listener() {
     assert_eq!(ask(&["health", "live"], "nowhere").code, Some(78));
     let nobody = ask(&["health"], &format!("127.0.0.1:{}", free_port()));
     assert_eq!(nobody.code, Some(69), "{}", nobody.stderr);
+}
+
+#[tokio::test]
+async fn reload_sends_the_signal_and_tells_what_came_of_it() {
+    let tenant = migrated("reload").await;
+    let running = Running::start(service(&tenant), &tenant).await;
+    let reload = |arguments: &[&str]| {
+        let arguments = [&["reload"], arguments].concat();
+        service(&tenant).args(arguments).env("APP_ADMIN__LISTEN", &running.at.admin).run()
+    };
+    let unchanged = reload(&["--wait"]);
+    assert_eq!(unchanged.code, Some(0), "{}", unchanged.stderr);
+    assert!(unchanged.stdout.contains("unchanged: generation 1"), "{}", unchanged.stdout);
+
+    tenant.rotate("database").await.unwrap();
+    let published = reload(&["--wait"]);
+    assert_eq!(published.code, Some(0), "{}", published.stderr);
+    assert!(published.stdout.contains("published: generation 2"), "{}", published.stdout);
+
+    tenant.put("signing", "sentinel, and no key").await.unwrap();
+    let kept = reload(&["--wait", "--pid", &running.process.pid().to_string()]);
+    assert_eq!(kept.code, Some(65), "{}", kept.stderr);
+    assert!(kept.stderr.contains("credential `signing`") && kept.stderr.contains("stays"), "{}", kept.stderr);
+
+    let seen = running.status().await["signals"]["seen"].clone();
+    assert_eq!(reload(&[]).code, Some(0));
+    assert_eq!(reload(&["--pid", &running.process.pid().to_string()]).code, Some(0));
+    running.until("two more signals", |status| status["signals"]["seen"].as_u64() > seen.as_u64().map(|n| n + 1)).await;
+
+    assert_eq!(reload(&["--pid", "0"]).code, Some(64));
+    assert_eq!(reload(&["--pid", "2147483646"]).code, Some(69));
+    let nobody = service(&tenant).args(["reload"]).env("APP_ADMIN__LISTEN", format!("127.0.0.1:{}", free_port()));
+    assert_eq!(nobody.run().code, Some(69));
 }

@@ -8,10 +8,12 @@ macro_rules! say {
     }};
 }
 
+mod admin;
 mod check;
 mod config;
 mod health;
 mod migrate;
+mod reload;
 
 use crate::{
     Service,
@@ -54,6 +56,15 @@ enum Command {
         /// As JSON, with the credentials that the service asks for.
         #[arg(long)]
         json: bool,
+    },
+    /// Send SIGHUP to the running service, also in a container where there is no `kill`.
+    Reload {
+        /// The process; without it, the admin listener is asked.
+        #[arg(long, value_name = "PID")]
+        pid: Option<i32>,
+        /// Wait for the reload, and end with the code that a start would have ended with.
+        #[arg(long)]
+        wait: bool,
     },
     /// Ask the admin listener, for a container's health check.
     Health {
@@ -112,6 +123,7 @@ async fn run<S: Service>(cli: Cli) -> Result<(), Failed> {
         Command::Check { live } => check::run::<S>(&sources, live).await,
         Command::Migrate => migrate::run::<S>(&sources).await,
         Command::Config { json } => config::run::<S>(&sources, json),
+        Command::Reload { pid, wait } => reload::run::<S>(&sources, pid, wait).await,
         Command::Health { probe } => health::run::<S>(&sources, probe).await,
     }
 }

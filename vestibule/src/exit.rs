@@ -44,6 +44,13 @@ impl Exit {
     ];
 }
 
+impl Exit {
+    /// The exit of this code, if it is one.
+    pub(crate) fn from_code(code: u8) -> Option<Self> {
+        Self::PRECEDENCE.into_iter().find(|exit| *exit as u8 == code)
+    }
+}
+
 impl From<Exit> for std::process::ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(exit as u8)

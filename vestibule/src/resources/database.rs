@@ -194,8 +194,8 @@ impl Pooled {
     /// A connection that is open, as soon as one comes back. sqlx can wait for one only where it may open one too.
     async fn idle(self: &Arc<Self>) -> Connection {
         loop {
-            let permit = self.permits.clone().try_acquire_owned().ok();
-            if let Some((permit, mut connection)) = permit.zip(self.pool.try_acquire())
+            if let Ok(permit) = self.permits.clone().try_acquire_owned()
+                && let Some(mut connection) = self.pool.try_acquire()
                 && connection.ping().await.is_ok()
             {
                 return Connection::new(connection, Pass::new(permit, self.clone()));

@@ -1,0 +1,72 @@
+//! The admin listener of a running service, as the commands see it.
+
+use crate::{
+    Service,
+    bootstrap::Failed,
+    config::{Config, Format, Sources, Unusable},
+    exit::{Exit, Fault, Phase, Report},
+    secrets::SecretSet,
+};
+use axum::{body::Body, http::StatusCode};
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+/// Docker's default for a health check is 30 s; a question that hangs that long has failed.
+const TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Where the service of this configuration listens for probes and people.
+pub(super) struct Admin(SocketAddr);
+
+impl Admin {
+    /// The service goes on serving while its files are half edited: only mistakes that concern the address count.
+    pub(super) fn of<S: Service>(sources: &Sources) -> Result<Self, Failed> {
+        let admin = match Config::<S::Settings>::load(sources, S::APP.name, &S::Secrets::wanted()) {
+            Ok(config) => config.admin,
+            Err(Unusable { admin: Some(admin), .. }) => admin,
+            Err(Unusable { report, telemetry, .. }) => return Err(Failed { report, format: telemetry.format }),
+        };
+        Ok(Self(reachable(admin.listen)))
+    }
+
+    /// The answer, with its status.
+    pub(super) async fn get(&self, path: &str) -> Result<(StatusCode, String), Failed> {
+        let uri = format!("http://{}{path}", self.0).parse().expect("an address and a path make a URI");
+        let client = Client::builder(TokioExecutor::new()).build_http::<Body>();
+        let asking = async {
+            let answer = client.get(uri).await.ok()?;
+            let status = answer.status();
+            let body = axum::body::to_bytes(Body::new(answer.into_body()), 1024 * 1024).await.ok()?;
+            Some((status, String::from_utf8_lossy(&body).into_owned()))
+        };
+        tokio::time::timeout(TIMEOUT, asking).await.ok().flatten().ok_or_else(|| {
+            self.failed(
+                "it does not answer".into(),
+                "start the service; check that admin.listen here is the address it was started with",
+            )
+        })
+    }
+
+    /// A failure of the service behind the listener.
+    pub(super) fn failed(&self, problem: String, remedy: &str) -> Failed {
+        failed(Exit::Unavailable, format!("admin listener {}", self.0), problem, remedy)
+    }
+}
+
+/// A failure of a command.
+pub(super) fn failed(exit: Exit, subject: String, problem: String, remedy: &str) -> Failed {
+    let report = Report::of(Phase::Command, Fault::new(exit, subject, problem, remedy));
+    Failed { report, format: Format::Pretty }
+}
+
+/// What listens on every address is asked on this machine's own.
+fn reachable(listen: SocketAddr) -> SocketAddr {
+    let ip = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, listen.port())
+}
