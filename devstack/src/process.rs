@@ -138,6 +138,7 @@ impl Process {
         .env("APP_CONFIG_DIR", workspace().join("config"))
         .env("APP_SERVER__LISTEN", "127.0.0.1:0")
         .env("APP_ADMIN__LISTEN", "127.0.0.1:0")
+        .env("APP_SERVER__LINGER", "0s")
         .env("APP_TELEMETRY__FORMAT", "json")
     }
 

@@ -45,6 +45,19 @@ async fn a_stop_finishes_what_is_in_flight_and_ends_with_0() {
 }
 
 #[tokio::test]
+async fn a_stopping_service_lingers_for_load_balancers() {
+    let tenant = migrated("linger").await;
+    let mut running = Running::start(service(&tenant).env("APP_SERVER__LINGER", "4s"), &tenant).await;
+    let start = Instant::now();
+    running.process.signal(Signal::TERM);
+    running.process.wait_for_line(|line| line.contains("\"stopping\""), PATIENCE).await;
+    assert_eq!(running.admin("/readyz").await.0, StatusCode::SERVICE_UNAVAILABLE);
+    running.create("it still accepts").await;
+    assert_eq!(running.process.exited(PATIENCE).await.code, Some(0));
+    assert!(start.elapsed() >= Duration::from_secs(4));
+}
+
+#[tokio::test]
 async fn a_stop_waits_no_longer_than_drain() {
     let tenant = migrated("drain").await;
     let mut running = Running::start(service(&tenant).env("APP_SERVER__DRAIN", "1s"), &tenant).await;

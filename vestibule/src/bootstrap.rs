@@ -154,7 +154,8 @@ impl<S: Service> Running<S> {
         failed.map_or(Ok(()), |report| Err(Failed { report, format }))
     }
 
-    /// Readiness off, stop accepting, finish what is in flight, close the pools; the admin listener answers to the end.
+    /// Readiness off, linger, stop accepting, finish what is in flight, close the pools; the admin listener answers to
+    /// the end.
     async fn stop(self) {
         tracing::info!("stopping");
         systemd::stopping();
@@ -162,6 +163,7 @@ impl<S: Service> Running<S> {
         self.board.stopping();
         let last = self.live.generation();
         let drain = last.config.server.drain;
+        tokio::time::sleep(last.config.server.linger).await;
         let deadline = Instant::now() + drain;
         self.public.stop(drain).await;
         if tokio::time::timeout_at(deadline, self.background.ended()).await.is_err() {

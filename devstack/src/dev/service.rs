@@ -25,8 +25,10 @@ impl Service {
         let foreign = |name: &str| name.starts_with("AWS_") || name.starts_with("PG");
         let environment = std::env::vars_os().filter(|(name, _)| !name.to_str().is_some_and(foreign)).collect();
         let mut service = Self { program, workspace: workspace.into(), environment };
-        if std::env::var_os("APP_TELEMETRY__FORMAT").is_none() {
-            service.set("APP_TELEMETRY__FORMAT", "pretty");
+        for (name, value) in [("APP_TELEMETRY__FORMAT", "pretty"), ("APP_SERVER__LINGER", "0s")] {
+            if std::env::var_os(name).is_none() {
+                service.set(name, value);
+            }
         }
         service
     }

@@ -27,7 +27,10 @@ pub struct Server {
     /// The largest request body; a larger one gets 413.
     #[serde(with = "units::size")]
     pub body_limit: ByteSize,
-    /// How long stopping waits for requests in flight.
+    /// How long a stopping service still accepts, unready, until load balancers have noticed.
+    #[serde(with = "units::duration")]
+    pub linger: Duration,
+    /// How long stopping then waits for requests in flight.
     #[serde(with = "units::duration")]
     pub drain: Duration,
     /// HTTPS on the public listener. Not yet: `true` is refused.
@@ -42,6 +45,7 @@ impl Default for Server {
             request_timeout: Duration::from_secs(10),
             max_in_flight: NonZeroU32::new(1024).expect("1024 is not zero"),
             body_limit: ByteSize::mib(1),
+            linger: Duration::from_secs(3),
             drain: Duration::from_secs(25),
             tls: false,
         }
