@@ -1,9 +1,12 @@
 //! The commands beside `serve`.
 
-use crate::{Running, SERVICE, free_port, migrated, running::PATIENCE, service, tenant};
-use devstack::{Process, Signal};
+use crate::{Running, SERVICE, free_port, migrated, running::PATIENCE, scripted, service, tenant};
+use devstack::{
+    Process, Signal,
+    faults::{Fault, Rule},
+};
 use serde_json::Value;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 #[tokio::test]
 async fn a_wrong_command_line_ends_with_64_and_help_with_0() {
@@ -157,7 +160,7 @@ async fn health_asks_the_admin_listener() {
     }
     let everywhere = running.at.admin.replace("127.0.0.1", "0.0.0.0");
     assert_eq!(ask(&["health"], &everywhere).code, Some(0));
-    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
     assert_eq!(ask(&["health", "live"], &running.at.admin).code, Some(0));
     let unready = ask(&["health", "ready"], &running.at.admin);
     assert_eq!(unready.code, Some(69));
@@ -174,7 +177,8 @@ async fn health_asks_the_admin_listener() {
 #[tokio::test]
 async fn reload_sends_the_signal_and_tells_what_came_of_it() {
     let tenant = migrated("reload").await;
-    let running = Running::start(service(&tenant), &tenant).await;
+    let manager = scripted(&tenant).await;
+    let running = Running::start(service(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint()), &tenant).await;
     let reload = |arguments: &[&str]| {
         let arguments = [&["reload"], arguments].concat();
         service(&tenant).args(arguments).env("APP_ADMIN__LISTEN", &running.at.admin).run()
@@ -183,6 +187,8 @@ async fn reload_sends_the_signal_and_tells_what_came_of_it() {
     assert_eq!(unchanged.code, Some(0), "{}", unchanged.stderr);
     assert!(unchanged.stdout.contains("unchanged: generation 1"), "{}", unchanged.stdout);
 
+    // Slow enough for the one before to be told instead.
+    manager.script([Rule::on(tenant.id("database"), Fault::Delay(Duration::from_millis(500)))]);
     tenant.rotate("database").await.unwrap();
     let published = reload(&["--wait"]);
     assert_eq!(published.code, Some(0), "{}", published.stderr);

@@ -61,6 +61,32 @@ async fn no_request_fails_beside_rotations() {
 }
 
 #[tokio::test]
+async fn two_generations_share_the_connections_that_are_allowed() {
+    let tenant = migrated("allowed").await;
+    let mut running = Running::start(service(&tenant).env("APP_DATABASE__MAX_CONNECTIONS", "3"), &tenant).await;
+    let post = |running: &Running| {
+        let post = running.request(Method::POST, "/v1/notes").header("content-type", "application/json");
+        tokio::spawn(post.body("{\"body\": \"waits for the lock\"}").send())
+    };
+    let mut admin = tenant.admin().await.unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE notes").execute(&mut admin).await.unwrap();
+    let mut answers: Vec<_> = (0..3).map(|_| post(&running)).collect();
+    let start = Instant::now();
+    while tenant.connections(&tenant.app()).await.unwrap() < 3 {
+        assert!(start.elapsed() < PATIENCE, "the requests did not come");
+    }
+    tenant.rotate("database").await.unwrap();
+    assert_eq!(running.reload().await["outcome"], "published");
+    answers.extend((0..3).map(|_| post(&running)));
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(tenant.connections(&tenant.app()).await.unwrap(), 3);
+    sqlx::raw_sql("COMMIT").execute(&mut admin).await.unwrap();
+    for answer in answers {
+        assert_eq!(answer.await.unwrap().unwrap().status(), StatusCode::CREATED);
+    }
+}
+
+#[tokio::test]
 async fn a_signal_without_a_change_publishes_nothing() {
     let tenant = migrated("unchanged").await;
     let mut running = Running::start(service(&tenant), &tenant).await;
