@@ -77,6 +77,7 @@ enum Command {
 /// Parses the command line and runs what it asks for.
 pub(crate) fn main<S: Service>() -> ExitCode {
     forget_libpq_variables();
+    telemetry::tell_of_panics();
     let command = Cli::command().name(S::APP.name).version(S::APP.version);
     let parsed = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {

@@ -142,7 +142,7 @@ impl<S: Service> Build<'_, S> {
     ) -> Result<R, BuildError> {
         let settings = serde_json::to_string(settings)
             .map_err(|_| BuildError::bug("settings of a resource cannot be serialized"))?;
-        let origin = format!("{:?} {settings}", credential.versions);
+        let origin = format!("{} {:?} {settings}", credential.subject(), credential.versions);
         let before = self.before.and_then(|before| before.get::<R>(credential.name));
         let resource = match before {
             Some((held, resource)) if held == origin => resource.clone(),

@@ -79,6 +79,19 @@ impl<S: Service> Road<S> {
         held: Option<&Generation<S>>,
         deadline: Instant,
     ) -> Result<Trip<S>, Report> {
+        // A panic of the service's code is a report like any other: in a reload it must not end the actor.
+        AssertUnwindSafe(self.steps(config, held, deadline))
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|_| Err(Report::of(Phase::Build, panicked())))
+    }
+
+    async fn steps(
+        &self,
+        config: Arc<Config<S::Settings>>,
+        held: Option<&Generation<S>>,
+        deadline: Instant,
+    ) -> Result<Trip<S>, Report> {
         let nothing = Keyring::default();
         let before = held.map_or(&nothing, |held| &held.keyring);
         let wanted: Vec<_> =
@@ -103,11 +116,8 @@ impl<S: Service> Road<S> {
             deadline,
             made: Mutex::default(),
         };
-        // A panic is a report like any other: in a reload it must not end the actor.
-        let building = AssertUnwindSafe(S::build(&cx)).catch_unwind();
-        let built = match tokio::time::timeout_at(deadline + GRACE, building).await {
-            Ok(Ok(built)) => built.map_err(BuildError::into_fault),
-            Ok(Err(_)) => Err(panicked()),
+        let built = match tokio::time::timeout_at(deadline + GRACE, S::build(&cx)).await {
+            Ok(built) => built.map_err(BuildError::into_fault),
             Err(_) => Err(overdue()),
         };
         let service = built.map(Arc::new).map_err(|fault| Report::of(Phase::Build, fault))?;
@@ -131,7 +141,7 @@ impl<S: Service> Road<S> {
 }
 
 fn panicked() -> Fault {
-    Fault::new(Exit::Bug, "Service::build", "it panicked", "see the panic's event in the log: this is a bug")
+    Fault::new(Exit::Bug, "the service's code", "it panicked", "see the panic's event in the log: this is a bug")
 }
 
 fn overdue() -> Fault {

@@ -51,7 +51,7 @@ pub(crate) struct CredentialStatus {
     /// The version in use, and its stage.
     version: VersionId,
     stage: Stage,
-    /// All versions held, where there are more.
+    /// The version held at each stage of which the kind is made.
     versions: Versions,
     /// When this version was fetched.
     #[serde(with = "time::serde::rfc3339")]

@@ -4,7 +4,10 @@ use crate::{
     config::{self, Format},
     exit::{Phase, Report},
 };
-use std::io::{IsTerminal, Write};
+use std::{
+    any::Any,
+    io::{IsTerminal, Write},
+};
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 /// The installed log, whose filter a reload may change.
@@ -13,7 +16,7 @@ pub(crate) struct Telemetry {
 }
 
 impl Telemetry {
-    /// Installs the log on standard output, and sends panics there too. Once a process.
+    /// Installs the log on standard output. Once a process.
     pub(crate) fn install(config: &config::Telemetry) -> Self {
         let (filter, handle) = reload::Layer::new(EnvFilter::new(&config.filter));
         let format = match config.format {
@@ -22,13 +25,6 @@ impl Telemetry {
         };
         // Fails where a log is installed already, as in a test: then that one counts.
         let _ = tracing_subscriber::registry().with(filter).with(format).try_init();
-        std::panic::set_hook(Box::new(|panic| {
-            tracing::error!(
-                panic.location = panic.location().map(tracing::field::display),
-                panic.message = panic.payload_as_str().unwrap_or("no text"),
-                "a task panicked"
-            );
-        }));
         Self { filter: handle }
     }
 
@@ -36,6 +32,24 @@ impl Telemetry {
     pub(crate) fn filter(&self, filter: &str) {
         let _ = self.filter.reload(EnvFilter::new(filter));
     }
+}
+
+/// Sends panics to the log, or to standard error while there is none.
+pub(crate) fn tell_of_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let location = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+        let message = harmless(panic.payload());
+        if tracing::dispatcher::has_been_set() {
+            tracing::error!(panic.location = location, panic.message = message, "a task panicked");
+        } else {
+            let _ = writeln!(std::io::stderr(), "a task panicked at {location}: {message}");
+        }
+    }));
+}
+
+/// A literal. Formatted text may quote anything: an `unwrap` of a parser's error quotes the secret that it parsed.
+fn harmless(payload: &dyn Any) -> &'static str {
+    payload.downcast_ref::<&'static str>().copied().unwrap_or("left out, since formatted text may quote a secret")
 }
 
 /// Tells of a failed start: once for people on standard error, and once as an event where the log is JSON.
@@ -74,5 +88,18 @@ pub(crate) fn no_core_dumps() {
         limited && rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable).is_ok();
     if !limited {
         tracing::warn!("core dumps could not be turned off: a crash may write credentials to disk");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_tells_what_was_written_in_the_source_and_no_more() {
+        assert_eq!(harmless(&"no room"), "no room");
+        let parsed = serde_json::from_str::<u16>("\"sentinel\"").expect_err("it is text");
+        let payload: Box<dyn Any> = Box::new(format!("called `Result::unwrap()` on an `Err` value: {parsed:?}"));
+        assert!(!harmless(&*payload).contains("sentinel"));
     }
 }

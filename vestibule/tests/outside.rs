@@ -62,7 +62,7 @@ impl Service for Probe {
         async fn panic(State(probe): State<Arc<Probe>>) {
             panic!("{} {:?}", probe.credentials, probe.signer);
         }
-        Router::new().route("/panic", get(panic))
+        Router::new().route("/panic", get(panic)).route("/", get("hello"))
     }
 }
 
@@ -128,6 +128,19 @@ async fn nothing_that_holds_a_credential_shows_it() {
     );
     assert!(!shown.contains(SENTINEL) && !shown.contains("sentinel"), "a credential is shown");
     assert!(shown.contains("v1"), "its version is: {shown}");
+}
+
+#[tokio::test]
+async fn a_response_holds_its_generation_to_the_last_byte() {
+    let live = enter(good()).await.unwrap();
+    let generation = live.generation();
+    let at_rest = Arc::strong_count(&generation);
+    let request = Request::get("/").body(Body::empty()).unwrap();
+    let response = Door::new(live.clone()).call(request).await.unwrap();
+    assert_eq!(Arc::strong_count(&generation), at_rest + 1);
+    let body = axum::body::to_bytes(response.into_body(), 4096).await.unwrap();
+    assert_eq!(body, "hello");
+    assert_eq!(Arc::strong_count(&generation), at_rest);
 }
 
 #[tokio::test]

@@ -72,7 +72,8 @@ async fn migrate<S: Service>(sources: &Sources, config: &config::Config<S::Setti
 /// A migration may take as long as it needs, but not wait for a lock past the deadline: neither for another `migrate`
 /// nor for a table.
 async fn bound_waiting(connection: &mut PgConnection, deadline: Instant) -> Result<(), Fault> {
-    let left = deadline.saturating_duration_since(Instant::now()).as_millis().max(1);
+    // 0 would mean no limit, and PostgreSQL takes no more than an int of milliseconds.
+    let left = deadline.saturating_duration_since(Instant::now()).as_millis().clamp(1, i32::MAX as u128);
     sqlx::query("SELECT set_config('lock_timeout', $1, false)")
         .bind(left.to_string())
         .execute(connection)
@@ -111,7 +112,7 @@ async fn apply(migrations: &Migrator, connection: &mut PgConnection) -> Result<(
             "it was applied in part",
             "repair the schema by hand, then delete or correct its row in _sqlx_migrations",
         ),
-        error => broken(0, &error.to_string(), "correct the files in migrations/"),
+        error => Fault::new(Exit::Bug, "migrations", error.to_string(), "correct the files in migrations/"),
     })
 }
 
