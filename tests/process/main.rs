@@ -7,6 +7,7 @@ mod commands;
 mod config;
 mod notes;
 mod reload;
+mod rotation;
 mod running;
 mod start;
 mod stop;

@@ -148,10 +148,10 @@ async fn a_manager_that_never_answers_ends_with_75() {
 async fn a_wrong_password_ends_with_77() {
     let tenant = migrated("wrong").await;
     tenant.set_password(&tenant.app(), "sentinel-another").await.unwrap();
-    fails(service(&tenant), 77, &["credential `database`", "the login is refused"]).await;
+    fails(quick(&tenant), 77, &["credential `database`", "the login is refused"]).await;
     // A bare password, and what libpq would take instead of a credential.
     tenant.put("database", "sentinel-bare").await.unwrap();
-    let bare = || service(&tenant).env("APP_DATABASE__USERNAME", tenant.app());
+    let bare = || quick(&tenant).env("APP_DATABASE__USERNAME", tenant.app());
     fails(bare().env("PGPASSWORD", "sentinel-another"), 77, &["the login is refused"]).await;
     tenant.put("database", "sentinel-another").await.unwrap();
     fails(service(&tenant), 78, &["database.username"]).await;

@@ -3,28 +3,36 @@
 use std::time::Duration;
 use tokio::time::Instant;
 
-const FIRST: Duration = Duration::from_millis(100);
-const CAP: Duration = Duration::from_secs(5);
-
 /// The pauses between the attempts at one thing.
+#[derive(Clone)]
 pub(crate) struct Backoff {
     ceiling: Duration,
-    deadline: Instant,
+    cap: Duration,
+    deadline: Option<Instant>,
 }
 
 impl Backoff {
+    /// From 0.1 s to 5 s, for what a caller waits for.
     pub(crate) fn until(deadline: Instant) -> Self {
-        Self { ceiling: FIRST, deadline }
+        Self { ceiling: Duration::from_millis(100), cap: Duration::from_secs(5), deadline: Some(deadline) }
+    }
+
+    /// From 1 s to `cap`, without an end, for what nobody waits for.
+    pub(crate) fn capped_at(cap: Duration) -> Self {
+        Self { ceiling: Duration::from_secs(1), cap, deadline: None }
+    }
+
+    /// When the next attempt is due; `None`: there is no time left for one.
+    pub(crate) fn next(&mut self) -> Option<Instant> {
+        let pause = self.ceiling.mul_f64(fastrand::f64());
+        self.ceiling = self.cap.min(self.ceiling * 2);
+        let next = Instant::now() + pause;
+        self.deadline.is_none_or(|deadline| next < deadline).then_some(next)
     }
 
     /// Waits before the next attempt. `false`, at once: there is no time left for one.
     pub(crate) async fn wait(&mut self) -> bool {
-        let pause = self.ceiling.mul_f64(fastrand::f64());
-        self.ceiling = CAP.min(self.ceiling * 2);
-        let next = Instant::now() + pause;
-        if next >= self.deadline {
-            return false;
-        }
+        let Some(next) = self.next() else { return false };
         tokio::time::sleep_until(next).await;
         true
     }

@@ -8,7 +8,7 @@ use crate::{
     http::{self, Bound},
     reload::Reloader,
     road::Road,
-    secrets::{SecretSet, Source, aws::SecretsManager},
+    secrets::{Replicas, SecretSet, Source, aws::SecretsManager},
     service::{Background, Service},
     signals::Signals,
     status::{Board, Status},
@@ -69,19 +69,15 @@ pub(crate) async fn first_generation<S: Service>(
     config: Arc<Config<S::Settings>>,
 ) -> Result<(Road<S>, Generation<S>), Report> {
     let deadline = Instant::now() + config.secrets.deadline;
-    let road = Road::new(source(sources, &config, deadline).await?);
+    let road = Road::through(source(sources, &config, deadline).await?);
     let first = road.first(config, deadline).await?;
     Ok((road, first))
 }
 
 /// The secrets manager that the configuration names. From here on the process may hold secrets.
-pub(crate) async fn source<T>(
-    sources: &Sources,
-    config: &Config<T>,
-    deadline: Instant,
-) -> Result<Arc<dyn Source>, Report> {
+pub(crate) async fn source<T>(sources: &Sources, config: &Config<T>, deadline: Instant) -> Result<Replicas, Report> {
     telemetry::no_core_dumps();
-    let connecting = SecretsManager::new(&config.secrets.aws, sources.production());
+    let connecting = SecretsManager::of_regions(&config.secrets.aws, sources.production());
     let made = tokio::time::timeout_at(deadline, connecting).await.unwrap_or_else(|_| {
         Err(Fault::new(
             Exit::Deadline,
@@ -91,7 +87,10 @@ pub(crate) async fn source<T>(
         ))
     });
     match made {
-        Ok(manager) => Ok(Arc::new(manager)),
+        Ok(regions) => {
+            let region = |(name, manager)| (name, Arc::new(manager) as Arc<dyn Source>);
+            Ok(Replicas::new(regions.into_iter().map(region)))
+        }
         Err(fault) => Err(Report::of(Phase::Secrets, fault)),
     }
 }

@@ -1,13 +1,14 @@
 //! Vestibule: credentials before the door.
 //!
 //! A service fetches every credential from a secrets manager before it binds a socket, ends with a documented exit code
-//! when one cannot be had, and takes up rotated ones on SIGHUP without a failed request.
+//! when one cannot be had, and takes up rotated ones without a failed request: on SIGHUP, at a poll, or when the other
+//! side refuses the one in service.
 //!
 //! ```text
 //!             ┌──────────────── road ────────────────┐
 //! signals ──► config ─► secrets ─► service ─► generation ──► watch ──► requests, workers
 //!    │           ▲                                              │
-//!    └── HUP ────┴────────────────── poll ──────────────────────┘  (the same road again)
+//!    └── HUP ────┴── poll, refused login, unknown key ──────────┘  (the same road again)
 //! ```
 //!
 //! A service implements [`Service`], and its `main` is [`main`]. The modules, in the order of the road:
@@ -31,6 +32,7 @@ pub mod secrets;
 mod admin;
 mod app;
 mod backoff;
+mod bell;
 mod bootstrap;
 mod cli;
 mod generation;

@@ -1,24 +1,40 @@
 //! The reload actor: triggers in, one trip at a time, generations out.
 //!
 //! ```text
-//! SIGHUP, poll ─► trip ─► published | unchanged | kept
+//! SIGHUP, refused login, unknown key, retry, poll ─► trip ─► published | unchanged | kept
+//!                                      └──────────── while it may help ───────────────┘
 //! ```
 
 use crate::{
+    backoff::Backoff,
     config::{Config, Sources},
     exit::Report,
     generation::Generation,
-    road::{Road, Trip},
-    secrets::SecretSet,
+    road::{Cause, End, Errand, Road, Stuck, Walked},
+    secrets::{Name, SecretSet, Seen},
     service::Service,
-    status::{Board, Outcome, Reload, Trigger},
+    status::{Board, CarriedOver, Outcome, Reload, Trigger},
     systemd,
     telemetry::Telemetry,
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, Weak},
+    time::Duration,
+};
 use time::OffsetDateTime;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
+
+/// How long trips follow one that met a refused login. AWS documents about a minute between the change in the database
+/// and the move of the label.
+const WINDOW: Duration = Duration::from_secs(75);
+
+/// The longest pause between trips while the manager or the database does not answer.
+const AWAY: Duration = Duration::from_secs(60);
+
+/// How long a generation may be held after it was replaced before the log says so.
+const LONG_HELD: Duration = Duration::from_secs(60);
 
 /// Walks the road again at each trigger. The only one who publishes.
 pub(crate) struct Reloader<S: Service> {
@@ -35,8 +51,12 @@ impl<S: Service> Reloader<S> {
     /// Runs until `stopping`. `hups` counts the signals seen: any number during a trip costs one further trip, and one
     /// during bootstrap is not lost.
     pub(crate) async fn run(self, mut hups: watch::Receiver<u64>, stopping: CancellationToken) {
+        let bell = self.road.bell.clone();
         let mut covered = 0;
         let mut poll = Poll::first(self.interval());
+        let mut retry: Option<Retry<S>> = None;
+        let mut replaced = Replaced(VecDeque::new());
+        self.live.borrow().resources.publish();
         loop {
             let trigger = tokio::select! {
                 biased;
@@ -46,14 +66,27 @@ impl<S: Service> Reloader<S> {
                     covered = *seen;
                     Trigger::Signal
                 }
-                () = poll.due() => Trigger::Poll,
+                () = bell.hear_refused() => Trigger::RefusedLogin,
+                () = bell.hear_unknown_key() => Trigger::UnknownKey,
+                () = due(retry.as_ref().map(|retry| retry.at)) => Trigger::Retry,
+                () = due(poll.0) => Trigger::Poll,
+                () = due(replaced.next()) => { replaced.tell(); continue }
             };
+            let held = self.live.borrow().clone();
+            // It was the version of an older generation, or is accepted again.
+            if trigger == Trigger::RefusedLogin && held.resources.refusals().is_empty() {
+                continue;
+            }
             self.board.trip_started(covered);
-            tokio::select! {
+            bell.trip(true);
+            let kept = tokio::select! {
                 biased;
                 () = stopping.cancelled() => return,
-                () = self.trip(trigger, covered) => {}
-            }
+                kept = self.trip(trigger, covered, &held, retry.as_ref()) => kept,
+            };
+            bell.trip(false);
+            replaced.note(&held, &self.live.borrow());
+            retry = Retry::after(trigger, kept, retry, &self.live.borrow().config);
             poll = Poll::next(self.interval());
         }
     }
@@ -62,25 +95,92 @@ impl<S: Service> Reloader<S> {
         self.live.borrow().config.secrets.refresh_every
     }
 
-    async fn trip(&self, trigger: Trigger, signals_covered: u64) {
+    /// Walks the road once, publishes what it brings, and tells what came of it. Returns why nothing was published, and
+    /// the configuration with which another trip may do better.
+    async fn trip(
+        &self,
+        trigger: Trigger,
+        signals_covered: u64,
+        held: &Arc<Generation<S>>,
+        retry: Option<&Retry<S>>,
+    ) -> Option<(Cause, Arc<Config<S::Settings>>)> {
         let (started, clock) = (OffsetDateTime::now_utc(), Instant::now());
         systemd::reloading();
-        let held = self.live.borrow().clone();
-        let result = self.walk(trigger, &held).await;
-        let (outcome, error, exit_code) = match &result {
-            Ok(Trip::Built(_)) => (Outcome::Published, None, 0),
-            Ok(Trip::Unchanged) => (Outcome::Unchanged, None, 0),
-            Err(report) => Reload::kept_because(report),
+        let config = self.config(trigger, held, retry);
+        let Walked { seen, end } = match &config {
+            Ok(config) => {
+                let deadline = Instant::now() + config.secrets.deadline;
+                let news = matches!(trigger, Trigger::Signal | Trigger::RefusedLogin);
+                self.road.walk(Errand { config: config.clone(), held: Some(held), deadline, news }).await
+            }
+            Err(report) => Walked { seen: BTreeMap::new(), end: Err(report.clone().into()) },
         };
-        let duration_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
-        match result {
-            Ok(Trip::Built(generation)) => self.publish(*generation, held),
-            Ok(Trip::Unchanged) => self.board.verified(),
-            Err(_) => {}
+        let mut reload = Reload::new(trigger, signals_covered, started);
+        let mut kept = None;
+        match end {
+            Ok(End::Built { generation, carried_over }) => {
+                reload.outcome = Outcome::Published;
+                reload.carried_over = carried_over.into_iter().map(Into::into).collect();
+                self.publish(*generation, held, &seen);
+            }
+            Ok(End::Unchanged) => {
+                reload.outcome = Outcome::Unchanged;
+                self.board.seen(&seen);
+            }
+            Err(Stuck { report, cause }) => {
+                (reload.error, reload.exit_code) = (Some(report.to_string()), report.exit() as u8);
+                self.board.seen(&seen);
+                kept = Some(cause);
+            }
         }
+        reload.duration_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.tell(reload);
+        kept.zip(config.ok())
+    }
+
+    /// Only a signal reads the configuration again: a half-edited file must not keep another trigger from healing.
+    fn config(
+        &self,
+        trigger: Trigger,
+        held: &Generation<S>,
+        retry: Option<&Retry<S>>,
+    ) -> Result<Arc<Config<S::Settings>>, Report> {
+        match (trigger, retry) {
+            (Trigger::Signal, _) => Config::load(&self.sources, S::APP.name, &S::Secrets::wanted())
+                .map(Arc::new)
+                .map_err(|unusable| unusable.report),
+            (Trigger::Retry, Some(retry)) => Ok(retry.config.clone()),
+            _ => Ok(held.config.clone()),
+        }
+    }
+
+    fn publish(&self, generation: Generation<S>, replaced: &Arc<Generation<S>>, seen: &BTreeMap<Name, Seen>) {
+        let generation = Arc::new(generation);
+        let needs_restart = generation.config.needs_restart(&self.started_with);
+        if !needs_restart.is_empty() {
+            tracing::warn!(
+                config.keys = needs_restart.join(", "),
+                "changed settings need a restart; everything else applies"
+            );
+        }
+        self.telemetry.filter(&generation.config.telemetry.filter);
+        generation.resources.publish();
+        // Before the new one is seen: it gets no connection that would stand beside an idle one of the old.
+        replaced.resources.retire(&generation.resources);
+        self.live.send_replace(generation.clone());
+        self.board.published(&generation, replaced, seen, needs_restart);
+    }
+
+    /// To the log, systemd and the status. What is tried again by itself and fails as before is no news for the log.
+    fn tell(&self, reload: Reload) {
         let generation = self.live.borrow().number;
-        systemd::reloaded(generation, outcome);
-        match &error {
+        systemd::reloaded(generation, reload.outcome);
+        let by_itself = matches!(reload.trigger, Trigger::Retry | Trigger::RefusedLogin);
+        let Reload { trigger, outcome, duration_ms, exit_code, .. } = reload;
+        match &reload.error {
+            Some(error) if by_itself && self.board.last_error().as_ref() == Some(error) => {
+                tracing::debug!(reload.trigger = %trigger, generation, "the reload failed as the one before it");
+            }
             Some(error) => tracing::error!(
                 reload.trigger = %trigger,
                 reload.outcome = %outcome,
@@ -98,39 +198,68 @@ impl<S: Service> Reloader<S> {
                 "the reload ended"
             ),
         }
-        self.board.trip_ended(Reload { trigger, outcome, signals_covered, started, duration_ms, error, exit_code });
+        for CarriedOver { credential, problem } in &reload.carried_over {
+            tracing::warn!(credential, problem, "a credential that cannot be used was left at the version held");
+        }
+        self.board.trip_ended(reload);
     }
+}
 
-    /// The same road as at the start. Only a signal reads the configuration again: a half-edited file must not keep
-    /// another trigger from healing.
-    async fn walk(&self, trigger: Trigger, held: &Arc<Generation<S>>) -> Result<Trip<S>, Report> {
-        let config = match trigger {
-            Trigger::Signal => {
-                let config = Config::load(&self.sources, S::APP.name, &S::Secrets::wanted())
-                    .map_err(|unusable| unusable.report)?;
-                Arc::new(config)
-            }
-            Trigger::Poll => held.config.clone(),
+/// A trip that follows one that was kept, while that may help.
+struct Retry<S: Service> {
+    config: Arc<Config<S::Settings>>,
+    cause: Cause,
+    at: Instant,
+    pauses: Backoff,
+}
+
+impl<S: Service> Retry<S> {
+    /// What follows a trip. A configuration that a signal brought is not given up for what another trigger met.
+    fn after(
+        trigger: Trigger,
+        kept: Option<(Cause, Arc<Config<S::Settings>>)>,
+        before: Option<Self>,
+        in_service: &Arc<Config<S::Settings>>,
+    ) -> Option<Self> {
+        let by_signal = matches!(trigger, Trigger::Signal | Trigger::Retry);
+        if !by_signal && before.as_ref().is_some_and(|before| !Arc::ptr_eq(&before.config, in_service)) {
+            return before;
+        }
+        let (cause, config) = kept?;
+        let again = before.filter(|before| trigger == Trigger::Retry && before.cause == cause);
+        let mut pauses = match (again, cause) {
+            (Some(again), _) => again.pauses,
+            (None, Cause::Refused) => Backoff::until(Instant::now() + WINDOW),
+            (None, Cause::Away) => Backoff::capped_at(AWAY),
+            (None, Cause::Fault) => return None,
         };
-        let deadline = Instant::now() + config.secrets.deadline;
-        self.road.walk(config, Some(held), deadline).await
+        Some(Self { config, cause, at: pauses.next()?, pauses })
+    }
+}
+
+/// Generations that were replaced, each until the log has said that it is held for long, or it is not.
+struct Replaced<S: Service>(VecDeque<(Instant, Weak<Generation<S>>)>);
+
+impl<S: Service> Replaced<S> {
+    fn note(&mut self, held: &Arc<Generation<S>>, in_service: &Arc<Generation<S>>) {
+        if !Arc::ptr_eq(held, in_service) {
+            self.0.push_back((Instant::now() + LONG_HELD, Arc::downgrade(held)));
+        }
     }
 
-    fn publish(&self, generation: Generation<S>, retired: Arc<Generation<S>>) {
-        let generation = Arc::new(generation);
-        let needs_restart = generation.config.needs_restart(&self.started_with);
-        if !needs_restart.is_empty() {
+    fn next(&self) -> Option<Instant> {
+        self.0.front().map(|(at, _)| *at)
+    }
+
+    fn tell(&mut self) {
+        if let Some(generation) = self.0.pop_front().and_then(|(_, generation)| generation.upgrade()) {
             tracing::warn!(
-                config.keys = needs_restart.join(", "),
-                "changed settings need a restart; everything else applies"
+                generation = generation.number,
+                generation.holders = Arc::strong_count(&generation) - 1,
+                "a generation is still held a minute after it was replaced: by requests in flight, or by tasks that \
+                 have not turned to the successor"
             );
         }
-        self.telemetry.filter(&generation.config.telemetry.filter);
-        // Before the new one is seen: it gets no connection that would stand beside an idle one of the old.
-        retired.resources.retire(&generation.resources);
-        self.live.send_replace(generation.clone());
-        self.board.needs_restart(needs_restart);
-        self.board.published(&generation, &retired);
     }
 }
 
@@ -151,11 +280,12 @@ impl Poll {
     fn after(interval: Duration, part: f64) -> Self {
         Self((!interval.is_zero()).then(|| Instant::now() + interval.mul_f64(part)))
     }
+}
 
-    async fn due(&self) {
-        match self.0 {
-            Some(at) => tokio::time::sleep_until(at).await,
-            None => std::future::pending().await,
-        }
+/// Waits until then, or for ever.
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }

@@ -3,11 +3,15 @@
 pub mod database;
 pub mod signer;
 
+mod standing;
+
 pub use database::Database;
 pub use signer::Signer;
+pub(crate) use standing::Standings;
 
 use crate::{
     app::App,
+    bell::Bell,
     config,
     credentials::{Login, SigningKeys},
     exit::{Exit, Fault},
@@ -19,12 +23,20 @@ use serde::Serialize;
 use std::{
     any::Any,
     collections::BTreeMap,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
 };
 use tokio::time::Instant;
 
 /// Something built from a credential, held by the service and known to the framework. Cheap to clone: a handle.
 pub trait Resource: Any + Clone + Send + Sync {
+    /// The generation that made this is in service from now on.
+    fn publish(&self) {}
+
+    /// What the other side said, while it refuses the credential. Each trip then looks for another version.
+    fn refusal(&self) -> Option<Refusal> {
+        None
+    }
+
     /// Another generation is in service, with a successor unless it has none: let go of what nobody uses. Requests may
     /// still hold this.
     fn retire(&self, successor: Option<&Self>) {
@@ -40,6 +52,8 @@ pub trait Resource: Any + Clone + Send + Sync {
 /// [`Resource`], whatever its type.
 trait Erased: Send + Sync {
     fn any(&self) -> &dyn Any;
+    fn publish(&self);
+    fn refusal(&self) -> Option<Refusal>;
     fn retire(&self, successor: Option<&dyn Any>);
     fn close(&self) -> BoxFuture<'_, ()>;
 }
@@ -47,6 +61,14 @@ trait Erased: Send + Sync {
 impl<R: Resource> Erased for R {
     fn any(&self) -> &dyn Any {
         self
+    }
+
+    fn publish(&self) {
+        Resource::publish(self);
+    }
+
+    fn refusal(&self) -> Option<Refusal> {
+        Resource::refusal(self)
     }
 
     fn retire(&self, successor: Option<&dyn Any>) {
@@ -71,6 +93,17 @@ struct Made {
 }
 
 impl Resources {
+    pub(crate) fn publish(&self) {
+        for made in self.made.values() {
+            made.resource.publish();
+        }
+    }
+
+    /// What the other sides refuse at this moment.
+    pub(crate) fn refusals(&self) -> Vec<Refusal> {
+        self.made.values().filter_map(|made| made.resource.refusal()).collect()
+    }
+
     /// Retires what `successor` did not carry over.
     pub(crate) fn retire(&self, successor: &Self) {
         for (name, made) in &self.made {
@@ -104,8 +137,17 @@ pub struct Build<'a, S: Service> {
     pub(crate) app: &'a App,
     /// The generation in service, in a reload.
     pub(crate) before: Option<&'a Resources>,
-    pub(crate) deadline: Instant,
+    pub(crate) attempt: &'a Attempt,
     pub(crate) made: Mutex<Resources>,
+}
+
+/// What a build must know of the trip that it is a part of.
+pub(crate) struct Attempt {
+    pub(crate) deadline: Instant,
+    /// Started by fresh news: what was refused a moment ago may be good by now.
+    pub(crate) news: bool,
+    pub(crate) bell: Arc<Bell>,
+    pub(crate) standings: Arc<Standings>,
 }
 
 impl<S: Service> Build<'_, S> {
@@ -119,14 +161,14 @@ impl<S: Service> Build<'_, S> {
             migrations: self.app.migrations,
             service: self.app.name,
             starting: self.before.is_none(),
-            deadline: self.deadline,
+            attempt: self.attempt,
         };
         self.keep(login, self.database, async |before| Database::open(login, self.database, before, &proof).await).await
     }
 
     /// A signer for one purpose: what it signs is void for any other.
     pub fn signer(&self, keys: &Credential<SigningKeys>, purpose: &'static str) -> Signer {
-        Signer::new(keys.shared(), purpose)
+        Signer::new(keys.shared(), purpose, self.attempt.bell.clone())
     }
 
     /// Any other resource: the one in service while neither the credential nor `settings` changed, else what `make`
@@ -140,9 +182,7 @@ impl<S: Service> Build<'_, S> {
         settings: &impl Serialize,
         make: impl AsyncFnOnce(Option<&R>) -> Result<R, BuildError>,
     ) -> Result<R, BuildError> {
-        let settings = serde_json::to_string(settings)
-            .map_err(|_| BuildError::bug("settings of a resource cannot be serialized"))?;
-        let origin = format!("{} {:?} {settings}", credential.subject(), credential.versions);
+        let origin = origin(credential, settings)?;
         let before = self.before.and_then(|before| before.get::<R>(credential.name));
         let resource = match before {
             Some((held, resource)) if held == origin => resource.clone(),
@@ -157,21 +197,45 @@ impl<S: Service> Build<'_, S> {
     }
 }
 
+/// What a resource is made of, as text to compare.
+fn origin<K>(credential: &Credential<K>, settings: &impl Serialize) -> Result<String, BuildError> {
+    let settings =
+        serde_json::to_string(settings).map_err(|_| BuildError::bug("settings of a resource cannot be serialized"))?;
+    Ok(format!("{} {:?} {settings}", credential.subject(), credential.versions))
+}
+
+/// The other side refuses one version of a credential.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{subject}, version {version}, is refused: {reason}")]
+pub struct Refusal {
+    /// The credential's name.
+    pub credential: Name,
+    /// What a report calls it: name and id.
+    pub subject: String,
+    /// The version that was refused.
+    pub version: VersionId,
+    /// What the other side said.
+    pub reason: String,
+}
+
+impl Refusal {
+    /// The refusal of this version. `reason` is told to people: it must not quote the credential.
+    pub fn of<K>(credential: &Credential<K>, reason: impl Into<String>) -> Self {
+        Self {
+            credential: credential.name(),
+            subject: credential.subject(),
+            version: credential.version().clone(),
+            reason: reason.into(),
+        }
+    }
+}
+
 /// Why a service could not be built.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
-    /// The other side refuses the credential.
-    #[error("credential `{credential}`, version {version}, is refused: {reason}")]
-    Refused {
-        /// Its name.
-        credential: Name,
-        /// What a report calls it: name and id.
-        subject: String,
-        /// The version that was refused.
-        version: VersionId,
-        /// What the other side said.
-        reason: String,
-    },
+    /// The other side refuses the credential. The version of a rotation that has not ended may be tried in its place.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     /// Anything else, with what to do about it.
     #[error("{}: {}", .0.subject, .0.problem)]
     Fault(Fault),
@@ -195,7 +259,7 @@ impl BuildError {
     pub(crate) fn into_fault(self) -> Fault {
         match self {
             Self::Fault(fault) => fault,
-            Self::Refused { subject, version, reason, .. } => Fault::new(
+            Self::Refused(Refusal { subject, version, reason, .. }) => Fault::new(
                 Exit::Denied,
                 subject,
                 format!("the login is refused, in version {version}: {reason}"),

@@ -2,19 +2,23 @@
 //!
 //! ```text
 //! config ─► fetch ─► read ─► (nothing new? stop) ─► build and prove ─► generation
+//!                     ▲                                   │
+//!                     └── the pending version, where the current one is refused
 //! ```
 
 use crate::{
+    bell::Bell,
     config::Config,
     exit::{Exit, Fault, Phase, Report},
     generation::{Generation, Live},
     http,
-    resources::{Build, BuildError},
-    secrets::{self, Keyring, Ring, SecretSet, Source},
+    resources::{Attempt, Build, BuildError, Refusal, Resources, Standings},
+    secrets::{self, Keyring, Name, Replicas, Ring, SecretSet, Seen, Set, Source, Stage},
     service::Service,
 };
 use futures_util::FutureExt;
 use std::{
+    collections::{BTreeMap, BTreeSet},
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -29,22 +33,84 @@ const GRACE: Duration = Duration::from_millis(250);
 
 /// What is the same for every trip.
 pub struct Road<S> {
-    source: Arc<dyn Source>,
+    source: Replicas,
+    pub(crate) bell: Arc<Bell>,
+    standings: Arc<Standings>,
     service: std::marker::PhantomData<fn() -> S>,
 }
 
+/// What a trip sets out with.
+pub(crate) struct Errand<'a, S: Service> {
+    pub(crate) config: Arc<Config<S::Settings>>,
+    /// The generation in service, in a reload.
+    pub(crate) held: Option<&'a Generation<S>>,
+    pub(crate) deadline: Instant,
+    /// Whether fresh news started it: what was refused a moment ago may be good by now.
+    pub(crate) news: bool,
+}
+
+/// What a trip brought home.
+pub(crate) struct Walked<S: Service> {
+    /// Where the manager has each version in service now; the names of those of which it said nothing are not here.
+    pub(crate) seen: BTreeMap<Name, Seen>,
+    pub(crate) end: Result<End<S>, Stuck>,
+}
+
 /// Where a trip ended well.
-pub(crate) enum Trip<S: Service> {
+pub(crate) enum End<S: Service> {
     /// There is something new. Nobody has seen it yet.
-    Built(Box<Generation<S>>),
+    Built {
+        generation: Box<Generation<S>>,
+        /// What was wrong with credentials that it holds as before.
+        carried_over: Vec<(Name, Fault)>,
+    },
     /// Everything is as held, and was verified.
     Unchanged,
+}
+
+/// Why a trip ended without a generation.
+pub(crate) struct Stuck {
+    pub(crate) report: Report,
+    pub(crate) cause: Cause,
+}
+
+/// What must change before another trip can end well.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// The manager and the other side have different versions: in a rotation that passes.
+    Refused,
+    /// The manager or the database does not answer.
+    Away,
+    /// Something that somebody must mend.
+    Fault,
+}
+
+impl From<Report> for Stuck {
+    fn from(report: Report) -> Self {
+        let cause = match report.exit() {
+            Exit::Unavailable | Exit::Deadline => Cause::Away,
+            _ => Cause::Fault,
+        };
+        Self { report, cause }
+    }
+}
+
+impl From<BuildError> for Stuck {
+    fn from(error: BuildError) -> Self {
+        let refused = matches!(error, BuildError::Refused(_));
+        let stuck = Self::from(Report::of(Phase::Build, error.into_fault()));
+        Self { cause: if refused { Cause::Refused } else { stuck.cause }, ..stuck }
+    }
 }
 
 impl<S: Service> Road<S> {
     /// The road to the secrets behind `source`.
     pub fn new(source: Arc<dyn Source>) -> Self {
-        Self { source, service: std::marker::PhantomData }
+        Self::through(Replicas::new([(String::new(), source)]))
+    }
+
+    pub(crate) fn through(source: Replicas) -> Self {
+        Self { source, bell: Arc::default(), standings: Arc::default(), service: std::marker::PhantomData }
     }
 
     /// Walks the road once, for tests and benchmarks of a service without a process around it.
@@ -57,86 +123,141 @@ impl<S: Service> Road<S> {
         Ok(Live::new(watch::Sender::new(Arc::new(first)).subscribe()))
     }
 
-    /// Walks the road for the first time.
+    /// Walks the road for the first time; while a login is refused, again and again until the deadline: a rotation may
+    /// be under way. Half-way to the deadline a version that was refused is tried once more.
     pub(crate) async fn first(
         &self,
         config: Arc<Config<S::Settings>>,
         deadline: Instant,
     ) -> Result<Generation<S>, Report> {
-        match self.walk(config, None, deadline).await? {
-            Trip::Built(first) => Ok(*first),
-            Trip::Unchanged => unreachable!("nothing was held that could be unchanged"),
+        let half_way = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
+        let mut pauses = crate::backoff::Backoff::until(deadline);
+        let mut refused: Option<Report> = None;
+        loop {
+            let news = Instant::now() >= half_way;
+            let errand = Errand { config: config.clone(), held: None, deadline, news };
+            match self.walk(errand).await.end {
+                Ok(End::Built { generation, .. }) => return Ok(*generation),
+                Ok(End::Unchanged) => unreachable!("nothing was held that could be unchanged"),
+                Err(Stuck { report, cause: Cause::Refused }) => {
+                    if refused.is_none() {
+                        tracing::warn!(
+                            "a login is refused; a rotation may be under way, so this start waits for its end"
+                        );
+                    }
+                    if !pauses.wait().await {
+                        return Err(report);
+                    }
+                    refused = Some(report);
+                }
+                // The deadline cut off an attempt; what the one before met is what counts.
+                Err(Stuck { report, cause: Cause::Away }) => return Err(refused.unwrap_or(report)),
+                Err(Stuck { report, .. }) => return Err(report),
+            }
         }
     }
 
-    /// Walks the road, from the generation in service if there is one. Publishes nothing.
-    ///
-    /// # Errors
-    /// Every fault of the phase that failed.
-    pub(crate) async fn walk(
-        &self,
-        config: Arc<Config<S::Settings>>,
-        held: Option<&Generation<S>>,
-        deadline: Instant,
-    ) -> Result<Trip<S>, Report> {
+    /// Walks the road once. Publishes nothing.
+    pub(crate) async fn walk(&self, errand: Errand<'_, S>) -> Walked<S> {
+        let nothing = Keyring::default();
+        let before = errand.held.map_or(&nothing, |held| &held.keyring);
+        let refusals = errand.held.map_or_else(Vec::new, |held| held.resources.refusals());
+        let doubted = refusals.iter().map(|refusal| refusal.credential).collect();
+        let wanted: Vec<_> =
+            S::Secrets::wanted().into_iter().filter_map(|wanted| Some((wanted, errand.config.id(&wanted)?))).collect();
+        let fetched = secrets::fetch(&self.source, &wanted, before, &doubted, errand.deadline).await;
+        let seen = fetched
+            .iter()
+            .filter_map(|(wanted, id, outcome)| Some((wanted.name, outcome.seen(before.get(wanted.name, id)?)?)))
+            .collect();
         // A panic of the service's code is a report like any other: in a reload it must not end the actor.
-        AssertUnwindSafe(self.steps(config, held, deadline))
+        let end = AssertUnwindSafe(self.steps(&errand, Ring::new(fetched, before, &doubted), &refusals, &doubted))
             .catch_unwind()
             .await
-            .unwrap_or_else(|_| Err(Report::of(Phase::Build, panicked())))
+            .unwrap_or_else(|_| Err(Report::of(Phase::Build, panicked()).into()));
+        Walked { seen, end }
     }
 
     async fn steps(
         &self,
-        config: Arc<Config<S::Settings>>,
-        held: Option<&Generation<S>>,
-        deadline: Instant,
-    ) -> Result<Trip<S>, Report> {
+        errand: &Errand<'_, S>,
+        ring: Ring<'_>,
+        refusals: &[Refusal],
+        doubted: &BTreeSet<Name>,
+    ) -> Result<End<S>, Stuck> {
         let nothing = Keyring::default();
-        let before = held.map_or(&nothing, |held| &held.keyring);
-        let wanted: Vec<_> =
-            S::Secrets::wanted().into_iter().filter_map(|wanted| Some((wanted, config.id(&wanted)?))).collect();
-
-        let fetched = secrets::fetch(&*self.source, &wanted, before, deadline).await;
-        let (secrets, keyring) = Ring::new(fetched, before).read::<S::Secrets>()?;
-
-        if let Some(held) = held
-            && keyring.same_as(&held.keyring)
-            && config.tree() == held.config.tree()
-        {
-            return Ok(Trip::Unchanged);
+        let before = errand.held.map_or(&nothing, |held| &held.keyring);
+        let mut set: Set<S::Secrets> = ring.read(before)?;
+        let carried_over = std::mem::take(&mut set.carried_over);
+        let reconfigured = errand.held.is_none_or(|held| held.config.tree() != errand.config.tree());
+        loop {
+            let in_use = |refusal: &&Refusal| {
+                set.keyring.named(refusal.credential).is_some_and(|held| *held.in_use() == refusal.version)
+            };
+            let refusal = match refusals.iter().find(in_use).filter(|_| !reconfigured) {
+                // It needs no further login to know that.
+                Some(refusal) => refusal.clone(),
+                None if !reconfigured && set.keyring.same_as(before) => return Ok(End::Unchanged),
+                None => match self.build(errand, &set).await {
+                    Ok(generation) => return Ok(End::Built { generation: Box::new(generation), carried_over }),
+                    Err(BuildError::Refused(refusal)) => refusal,
+                    Err(fault) => return Err(fault.into()),
+                },
+            };
+            set = match self.with_pending(errand, &set.keyring, refusal.credential, doubted).await {
+                Some(set) => set,
+                None => return Err(BuildError::Refused(refusal).into()),
+            };
         }
+    }
 
+    /// The same credentials, but this one in its pending version, where there is one that may stand in.
+    async fn with_pending(
+        &self,
+        errand: &Errand<'_, S>,
+        keyring: &Keyring,
+        name: Name,
+        doubted: &BTreeSet<Name>,
+    ) -> Option<Set<S::Secrets>> {
+        let current = keyring.named(name).filter(|held| held.stage == Stage::Current)?;
+        let pending = secrets::pending(&self.source, &current.id, errand.deadline).await?;
+        let before = errand.held.map_or(keyring, |held| &held.keyring);
+        let set = Ring::with_pending(keyring, name, pending, doubted).read(before).ok()?;
+        set.keyring.named(name).is_some_and(|held| held.stage == Stage::Pending).then_some(set)
+    }
+
+    /// Builds the service and proves its credentials.
+    async fn build(&self, errand: &Errand<'_, S>, set: &Set<S::Secrets>) -> Result<Generation<S>, BuildError> {
+        let Errand { config, held, deadline, news } = errand;
+        let (bell, standings) = (self.bell.clone(), self.standings.clone());
+        let attempt = Attempt { deadline: *deadline, news: *news, bell, standings };
         let cx = Build::<S> {
             settings: &config.service,
-            secrets: &secrets,
+            secrets: &set.secrets,
             database: &config.database,
             app: &S::APP,
             before: held.map(|held| &held.resources),
-            deadline,
+            attempt: &attempt,
             made: Mutex::default(),
         };
-        let built = match tokio::time::timeout_at(deadline + GRACE, S::build(&cx)).await {
-            Ok(built) => built.map_err(BuildError::into_fault),
-            Err(_) => Err(overdue()),
-        };
-        let service = built.map(Arc::new).map_err(|fault| Report::of(Phase::Build, fault))?;
-        let resources = cx.made.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let building = tokio::time::timeout_at(*deadline + GRACE, S::build(&cx));
+        let service = Arc::new(building.await.unwrap_or_else(|_| Err(BuildError::Fault(overdue())))?);
+        let resources: Resources = cx.made.into_inner().unwrap_or_else(PoisonError::into_inner);
 
         let in_flight =
             held.filter(|held| held.config.server.max_in_flight == config.server.max_in_flight).map_or_else(
                 || Arc::new(Semaphore::new(config.server.max_in_flight.get() as usize)),
                 |held| held.in_flight.clone(),
             );
-        Ok(Trip::Built(Box::new(Generation {
+        Ok(Generation {
             number: held.map_or(1, |held| held.number + 1),
             router: http::router(S::routes().with_state(service.clone()), &config.server),
             service,
             in_flight,
-            config,
-            keyring,
+            config: config.clone(),
+            keyring: set.keyring.clone(),
             resources,
-        })))
+        })
     }
 }
 

@@ -11,12 +11,15 @@ pub mod aws;
 pub mod source;
 
 mod fetch;
+mod replicas;
 mod ring;
 
 pub use ring::{Keyring, Ring};
 pub use source::{Fetched, Source, SourceError};
 
-pub(crate) use fetch::fetch;
+pub(crate) use fetch::{Seen, fetch, pending};
+pub(crate) use replicas::Replicas;
+pub(crate) use ring::{Held, Set};
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize};
@@ -165,6 +168,13 @@ pub trait Kind: Sized + Send + Sync + 'static {
 
     /// Parses and validates.
     fn read(values: &Values) -> Result<Self, Malformed>;
+
+    /// Whether `pending`, the version at [`Stage::Pending`], may be used in place of this one while the other side
+    /// refuses this one: a rotation changes the other side first, and moves the label afterwards.
+    fn yields_to(&self, pending: &Self) -> bool {
+        let _ = pending;
+        false
+    }
 }
 
 /// Why a credential cannot be used: what was expected, never what was there. A parser's own message often quotes its
@@ -196,7 +206,7 @@ impl<T> Credential<T> {
         self.name
     }
 
-    /// The version in use.
+    /// The version in use, at whichever stage.
     pub fn version(&self) -> &VersionId {
         &self.versions[&Stage::Current]
     }

@@ -3,14 +3,15 @@
 use crate::{
     App,
     config::WhenStale,
-    exit::Report,
+    exit::Fault,
     generation::Generation,
-    secrets::{SecretId, Stage, VersionId, Versions},
+    secrets::{Held, Name, SecretId, Seen, Stage, VersionId},
     service::Service,
 };
 use serde::Serialize;
 use std::{
     any::Any,
+    collections::BTreeMap,
     fmt,
     sync::{Arc, Weak},
     time::Duration,
@@ -48,17 +49,37 @@ pub(crate) struct Status {
 pub(crate) struct CredentialStatus {
     name: &'static str,
     id: SecretId,
-    /// The version in use, and its stage.
+    /// The version in use.
     version: VersionId,
-    stage: Stage,
-    /// The version held at each stage of which the kind is made.
-    versions: Versions,
+    /// Where the manager has it.
+    stage: Label,
     /// When this version was fetched.
     #[serde(with = "time::serde::rfc3339")]
     loaded: OffsetDateTime,
-    /// When the manager last said that it is current.
+    /// When the manager last said that it may be used.
     #[serde(with = "time::serde::rfc3339")]
     verified: OffsetDateTime,
+}
+
+/// Where the manager has a version that is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Label {
+    Current,
+    /// A rotation has not ended, and the other side refuses the current version.
+    Pending,
+    /// Another version has taken its place, and could not be put in service.
+    Unlabelled,
+}
+
+impl From<Seen> for Label {
+    fn from(seen: Seen) -> Self {
+        match seen {
+            Seen::At(Stage::Current) => Self::Current,
+            Seen::At(Stage::Pending) => Self::Pending,
+            Seen::At(Stage::Previous) | Seen::Unlabelled => Self::Unlabelled,
+        }
+    }
 }
 
 /// Signals that ask for a reload. A trip covers all that were seen before it started.
@@ -82,6 +103,21 @@ pub(crate) struct Reload {
     pub(crate) error: Option<String>,
     /// The code with which a start would have ended.
     pub(crate) exit_code: u8,
+    /// What could not be used, and was left as it was, so that a refused login could be replaced.
+    pub(crate) carried_over: Vec<CarriedOver>,
+}
+
+/// A credential that stays at the version held although the manager has another one.
+#[derive(Clone, Serialize)]
+pub(crate) struct CarriedOver {
+    pub(crate) credential: Name,
+    pub(crate) problem: String,
+}
+
+impl From<(Name, Fault)> for CarriedOver {
+    fn from((credential, fault): (Name, Fault)) -> Self {
+        Self { credential, problem: fault.problem }
+    }
 }
 
 /// What set off a trip.
@@ -92,6 +128,12 @@ pub(crate) enum Trigger {
     Signal,
     /// `secrets.refresh_every` passed.
     Poll,
+    /// The database refused the login in service.
+    RefusedLogin,
+    /// A client brought what a key has signed that is not held.
+    UnknownKey,
+    /// A trip before it was kept for a reason that may pass.
+    Retry,
 }
 
 /// How a trip ended.
@@ -139,6 +181,19 @@ fn holders<S: serde::Serializer>(held: &Weak<dyn Any + Send + Sync>, serializer:
 struct Staleness {
     after: Duration,
     then: WhenStale,
+    /// Of `after`, give or take 10 %: a fleet that started together must not become unready together.
+    part: f64,
+}
+
+impl Staleness {
+    fn jittered() -> Self {
+        Self { after: Duration::MAX, then: WhenStale::Report, part: 0.9 + 0.2 * fastrand::f64() }
+    }
+
+    fn configure<S: Service>(&mut self, generation: &Generation<S>) {
+        let secrets = &generation.config.secrets;
+        (self.after, self.then) = (secrets.max_stale, secrets.when_stale);
+    }
 }
 
 /// Whether requests should come, and why not.
@@ -173,29 +228,40 @@ impl Status {
             last_reload: None,
             needs_restart: Vec::new(),
             draining: Vec::new(),
-            stale: staleness(generation),
+            stale: Staleness::jittered(),
         };
         status.hold(generation, now);
         status
     }
 
-    /// The generation in service is now this one, verified at `now`.
+    /// The generation in service is now this one.
     fn hold<S: Service>(&mut self, generation: &Generation<S>, now: OffsetDateTime) {
         self.generation = generation.number;
-        self.stale = staleness(generation);
-        self.credentials = generation
-            .keyring
-            .iter()
-            .map(|(name, held)| CredentialStatus {
+        self.stale.configure(generation);
+        let before = std::mem::take(&mut self.credentials);
+        let credential = |(name, held): (Name, &Held)| {
+            let same = |one: &&CredentialStatus| one.name == name && one.id == held.id && one.version == *held.in_use();
+            before.iter().find(same).cloned().unwrap_or_else(|| CredentialStatus {
                 name,
                 id: held.id.clone(),
-                version: held.current().clone(),
-                stage: Stage::Current,
-                versions: held.versions.clone(),
+                version: held.in_use().clone(),
+                stage: Seen::At(held.stage).into(),
                 loaded: held.loaded,
                 verified: now,
             })
-            .collect();
+        };
+        self.credentials = generation.keyring.iter().map(credential).collect();
+    }
+
+    /// What the manager said of the versions in service.
+    fn see(&mut self, seen: &BTreeMap<Name, Seen>, now: OffsetDateTime) {
+        for credential in &mut self.credentials {
+            let Some(seen) = seen.get(credential.name) else { continue };
+            credential.stage = (*seen).into();
+            if let Seen::At(_) = seen {
+                credential.verified = now;
+            }
+        }
     }
 
     /// As it is at this moment: with the signals seen, without the generations that nobody holds any more.
@@ -211,7 +277,7 @@ impl Status {
         let mut status = Condition::Ready;
         let mut reasons = Vec::new();
         for credential in &self.credentials {
-            if now - credential.verified > self.stale.after {
+            if now - credential.verified > self.stale.after.mul_f64(self.stale.part) {
                 status = match self.stale.then {
                     WhenStale::Report => Condition::Degraded,
                     WhenStale::Unready => Condition::Unready,
@@ -236,11 +302,6 @@ impl Draining {
     }
 }
 
-fn staleness<S: Service>(generation: &Generation<S>) -> Staleness {
-    let secrets = &generation.config.secrets;
-    Staleness { after: secrets.max_stale, then: secrets.when_stale }
-}
-
 /// Where the status is written, by the reload actor and the shutdown alone.
 #[derive(Clone)]
 pub(crate) struct Board(Arc<watch::Sender<Status>>);
@@ -258,27 +319,32 @@ impl Board {
         self.0.send_modify(|status| status.signals.covered = signals_covered);
     }
 
-    pub(crate) fn published<S: Service>(&self, generation: &Generation<S>, retired: &Arc<Generation<S>>) {
+    pub(crate) fn published<S: Service>(
+        &self,
+        generation: &Generation<S>,
+        replaced: &Arc<Generation<S>>,
+        seen: &BTreeMap<Name, Seen>,
+        needs_restart: Vec<&'static str>,
+    ) {
         let now = OffsetDateTime::now_utc();
-        let held: Weak<dyn Any + Send + Sync> = Arc::<Generation<S>>::downgrade(retired);
+        let held: Weak<dyn Any + Send + Sync> = Arc::<Generation<S>>::downgrade(replaced);
         self.0.send_modify(|status| {
+            status.see(seen, now);
             status.hold(generation, now);
+            status.needs_restart = needs_restart;
             status.draining.retain(Draining::held);
-            status.draining.push(Draining { generation: retired.number, since: now, held });
+            status.draining.push(Draining { generation: replaced.number, since: now, held });
         });
     }
 
-    pub(crate) fn verified(&self) {
-        let now = OffsetDateTime::now_utc();
-        self.0.send_modify(|status| {
-            for credential in &mut status.credentials {
-                credential.verified = now;
-            }
-        });
+    /// Nothing was published; so much the manager said.
+    pub(crate) fn seen(&self, seen: &BTreeMap<Name, Seen>) {
+        self.0.send_modify(|status| status.see(seen, OffsetDateTime::now_utc()));
     }
 
-    pub(crate) fn needs_restart(&self, keys: Vec<&'static str>) {
-        self.0.send_modify(|status| status.needs_restart = keys);
+    /// The error of the last trip.
+    pub(crate) fn last_error(&self) -> Option<String> {
+        self.0.borrow().last_reload.as_ref()?.error.clone()
     }
 
     pub(crate) fn trip_ended(&self, reload: Reload) {
@@ -291,7 +357,17 @@ impl Board {
 }
 
 impl Reload {
-    pub(crate) fn kept_because(report: &Report) -> (Outcome, Option<String>, u8) {
-        (Outcome::Kept, Some(report.to_string()), report.exit() as u8)
+    /// A trip that has not ended well, yet.
+    pub(crate) fn new(trigger: Trigger, signals_covered: u64, started: OffsetDateTime) -> Self {
+        Self {
+            trigger,
+            outcome: Outcome::Kept,
+            signals_covered,
+            started,
+            duration_ms: 0,
+            error: None,
+            exit_code: 0,
+            carried_over: Vec::new(),
+        }
     }
 }

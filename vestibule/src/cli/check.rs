@@ -23,7 +23,7 @@ pub(super) async fn run<S: Service>(sources: &Sources, live: bool) -> Result<(),
     let (_, generation) =
         bootstrap::first_generation::<S>(sources, config).await.map_err(|report| Failed { report, format })?;
     for (name, held) in generation.keyring.iter() {
-        say!("  credential {name} ({}) is held, version {}", held.id, held.current());
+        say!("  credential {name} ({}) is held, version {}", held.id, held.in_use());
     }
     generation.resources.close().await;
     say!("A start would succeed.");

@@ -7,7 +7,7 @@ use crate::{
     credentials::Login,
     exit::{Exit, Fault, Phase, Report},
     resources::database,
-    secrets::{self, Credential, Keyring, Kind, Name, Ring, SecretSet, Slot, Wanted},
+    secrets::{self, Credential, Keyring, Kind, Name, Ring, SecretSet, Set, Slot, Wanted},
     telemetry::Telemetry,
 };
 use config::Sources;
@@ -15,6 +15,7 @@ use sqlx::{
     AssertSqlSafe, Connection, PgConnection,
     migrate::{MigrateError, Migrator},
 };
+use std::collections::BTreeSet;
 use tokio::time::Instant;
 
 /// The credential that owns the tables. Only this command reads it.
@@ -48,13 +49,14 @@ async fn migrate<S: Service>(sources: &Sources, config: &config::Config<S::Setti
     let source = bootstrap::source(sources, config, deadline).await?;
     let wanted: Vec<_> = config.id(&MIGRATOR).map(|id| (MIGRATOR, id)).into_iter().collect();
     let nothing = Keyring::default();
-    let fetched = secrets::fetch(&*source, &wanted, &nothing, deadline).await;
-    let (secrets, _) = Ring::new(fetched, &nothing).read::<Secrets>()?;
+    let no_doubt = BTreeSet::new();
+    let fetched = secrets::fetch(&source, &wanted, &nothing, &no_doubt, deadline).await;
+    let Set { secrets, .. } = Ring::new(fetched, &nothing, &no_doubt).read::<Secrets>(&nothing)?;
 
     let of_command = |fault| Report::of(Phase::Command, fault);
     let login = &secrets.migrator;
     let options = database::options(login, &config.database).map_err(of_command)?;
-    let mut connection = database::connect(login, &options, &config.database, deadline)
+    let mut connection = database::connect(login, &options, &config.database, deadline, None, &mut None)
         .await
         .map_err(|error| of_command(error.into_fault()))?;
 

@@ -159,7 +159,8 @@ impl Default for Secrets {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Aws {
-    /// The Region to ask; empty: the SDK's own chain.
+    /// The Region to ask, and after it those to which its secrets are replicated, each asked when those before it do not
+    /// answer. Empty: the SDK's own chain.
     pub regions: Vec<String>,
     /// In the `production` profile: take static keys from the environment or a profile file. An identity should come
     /// from the platform instead (a role of the pod, task or instance).

@@ -42,4 +42,12 @@ impl Kind for Login {
         let password = not_blank(login.password, Self::EXPECTED)?;
         Ok(Self { password, ..login })
     }
+
+    /// Another password of the same user at the same place; anything else might be somebody else's.
+    fn yields_to(&self, pending: &Self) -> bool {
+        fn place(login: &Login) -> (&Option<String>, &Option<String>, Option<u16>, &Option<String>) {
+            (&login.username, &login.host, login.port, &login.dbname)
+        }
+        place(self) == place(pending) && self.password.expose_secret() != pending.password.expose_secret()
+    }
 }

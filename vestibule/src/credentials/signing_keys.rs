@@ -39,11 +39,18 @@ impl SigningKeys {
 
     /// Verifies in constant time, with the key of this id.
     pub fn verify(&self, key_id: &str, message: &[u8], signature: &[u8]) -> Result<(), BadSignature> {
-        std::iter::once(&self.current)
-            .chain(&self.others)
-            .find(|key| key.id.as_str() == key_id)
-            .and_then(|key| hmac::verify(&key.key, message, signature).ok())
-            .ok_or(BadSignature)
+        self.key(key_id).and_then(|key| hmac::verify(&key.key, message, signature).ok()).ok_or(BadSignature)
+    }
+
+    /// Whether a key is unknown that a manager could have given this id: another replica may hold it already.
+    pub(crate) fn could_come(&self, key_id: &str) -> bool {
+        let well_formed =
+            (1..=64).contains(&key_id.len()) && key_id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        well_formed && self.key(key_id).is_none()
+    }
+
+    fn key(&self, id: &str) -> Option<&Key> {
+        std::iter::once(&self.current).chain(&self.others).find(|key| key.id.as_str() == id)
     }
 }
 

@@ -1,5 +1,6 @@
 //! Errors as a client sees them: problem+json (RFC 9457). The client gets a public text, the log gets the cause.
 
+use crate::resources::database::LoginRefused;
 use axum::{
     Json,
     body::{Body, Bytes},
@@ -74,7 +75,13 @@ impl From<sqlx::Error> for Problem {
         let class = sqlstate.as_deref().and_then(|code| code.get(..2));
         let away = matches!(error, Configuration(_) | PoolTimedOut | PoolClosed | Io(_) | Tls(_) | WorkerCrashed)
             || matches!(class, Some("08" | "28" | "53" | "57"));
-        tracing::error!(error = %error, db.response.status_code = sqlstate, "a database call failed");
+        match &error {
+            // Told once a version, where it was refused.
+            Configuration(cause) if cause.is::<LoginRefused>() => {
+                tracing::debug!(error = %error, "a database call had no login");
+            }
+            error => tracing::error!(error = %error, db.response.status_code = sqlstate, "a database call failed"),
+        }
         if away {
             Self::busy("the database is not available; try again soon")
         } else {

@@ -16,8 +16,9 @@ use connection::Pass;
 pub use connection::{Connection, Transaction};
 pub(crate) use proof::{Proof, connect, fault, transient};
 
-use super::{BuildError, Resource};
+use super::{BuildError, Refusal, Resource, standing::Standing};
 use crate::{
+    bell::Bell,
     config::{self, TlsMode},
     credentials::Login,
     exit::{Exit, Fault},
@@ -30,16 +31,17 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
 };
 use std::{
+    cell::RefCell,
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 use tokio::{
     runtime::Handle,
-    sync::{Semaphore, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, watch},
     time::Instant,
 };
 
@@ -47,18 +49,15 @@ use tokio::{
 /// database route (HikariCP's `aliveBypassWindow` is as long).
 const TRUSTED_IDLE: Duration = Duration::from_millis(500);
 
-/// How many logins run at once, so that few are refused before the version is closed for logins: these, and one for each
-/// idle connection that turns out to be dead.
+/// How many logins run at once, so that no more are refused before the version is closed for logins.
 const LOGINS: usize = 2;
 
 /// How often a request whose login was refused looks for a connection that came back.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// How long a request whose login is refused waits for a successor, or for a connection that is open already.
+/// How long a request whose login is refused waits for a successor, or for a connection that is open already; longer
+/// while a trip is under way that may bring one.
 const PATIENCE: Duration = Duration::from_secs(3);
-
-/// How long a version of a login that was refused is not tried again. Belongs to the version: its successor never waits.
-const COOLDOWN: Duration = Duration::from_secs(30);
 
 /// How long stopping waits for connections that are still in use.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -71,19 +70,38 @@ const CLOSING: Duration = Duration::from_secs(5);
 pub struct Database(Arc<Pooled>);
 
 struct Pooled {
-    label: String,
+    /// What a refusal says, but for the reason.
+    refusal: Refusal,
     pool: PgPool,
     /// Connections that may be in use, over all generations of this database.
     permits: Arc<Semaphore>,
     /// Logins that may run at once.
-    logins: Semaphore,
+    logins: Arc<Semaphore>,
     max_connections: u32,
     acquire_timeout: Duration,
+    /// Whether a refused login is worth a trip: not while the trip that built this is under way.
+    in_service: AtomicBool,
     retired: Arc<AtomicBool>,
     /// What took this one's place.
     successor: watch::Sender<Option<Database>>,
-    /// When the database last refused this version of the login.
-    refused: Mutex<Option<Instant>>,
+    standing: Arc<Standing>,
+    bell: Arc<Bell>,
+}
+
+tokio::task_local! {
+    /// The turn to log in of the acquire that runs sqlx's hooks.
+    static TURN: RefCell<Option<OwnedSemaphorePermit>>;
+}
+
+/// The database refuses this version of the login, and no other one was to be had in time.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub(crate) struct LoginRefused(Refusal);
+
+impl From<LoginRefused> for sqlx::Error {
+    fn from(refused: LoginRefused) -> Self {
+        Self::Configuration(Box::new(refused))
+    }
 }
 
 impl Database {
@@ -91,10 +109,11 @@ impl Database {
         login: &Credential<Login>,
         config: &config::Database,
         before: Option<&Self>,
-        proof: &Proof,
+        proof: &Proof<'_>,
     ) -> Result<Self, BuildError> {
         let options = options(login, config).map_err(BuildError::Fault)?;
-        proof.run(login, &options, config).await?;
+        let standing = proof.attempt.standings.of(&super::origin(login, config)?, Instant::now());
+        proof.run(login, &options, config, &standing, before).await?;
         let max_connections = config.max_connections.get();
         let permits = before
             .filter(|before| before.0.max_connections == max_connections)
@@ -104,52 +123,67 @@ impl Database {
             let retired = retired.clone();
             move || !retired.load(Ordering::Acquire)
         };
+        let logins = Arc::new(Semaphore::new(LOGINS));
+        let turns = logins.clone();
+        let accepted = standing.clone();
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)
             .acquire_timeout(config.acquire_timeout)
             .test_before_acquire(false)
-            .before_acquire(|connection, meta| Box::pin(alive(connection, meta)))
+            .before_acquire(move |connection, meta| Box::pin(usable(connection, meta, turns.clone())))
+            .after_connect(move |_, _| {
+                accepted.accepted();
+                Box::pin(async { Ok(()) })
+            })
             .after_release(move |_, _| {
                 let stays = stays();
                 Box::pin(async move { Ok(stays) })
             })
             .connect_lazy_with(options);
         Ok(Self(Arc::new(Pooled {
-            label: format!("{} {}", login.name(), login.version()),
+            refusal: Refusal::of(login, ""),
             pool,
             permits,
-            logins: Semaphore::new(LOGINS),
+            logins,
             max_connections,
             acquire_timeout: config.acquire_timeout,
+            in_service: AtomicBool::new(false),
             retired,
             successor: watch::Sender::new(None),
-            refused: Mutex::new(None),
+            standing,
+            bell: proof.attempt.bell.clone(),
         })))
     }
 
-    /// A connection of the pool. If the login is refused, and the connection is not to be had from the successor within
-    /// 3 s, the caller is told to come back: in the middle of a rotation that is a matter of a moment.
+    /// A connection of the pool. If the login is refused, the manager is asked for another version, and the connection
+    /// comes from the pool of that one: the caller sees a slow call. A caller for whom there is none within 3 s, or at the
+    /// end of the trip that asks, is told to come back later.
     ///
     /// # Errors
-    /// `PoolTimedOut` after `database.acquire_timeout`; what the login fails with.
+    /// `PoolTimedOut` after `database.acquire_timeout`; `Configuration` while the login is refused; what else the login
+    /// fails with.
     pub async fn acquire(&self) -> Result<Connection, sqlx::Error> {
-        tokio::time::timeout(self.0.acquire_timeout, self.connect_or_succeed())
-            .await
-            .unwrap_or(Err(sqlx::Error::PoolTimedOut))
+        tokio::time::timeout(self.0.acquire_timeout, self.connect_or_succeed()).await.unwrap_or_else(|_| {
+            Err(self.0.standing.refusal().map_or(sqlx::Error::PoolTimedOut, |refusal| LoginRefused(refusal).into()))
+        })
     }
 
     async fn connect_or_succeed(&self) -> Result<Connection, sqlx::Error> {
         let mut database = self.clone();
         loop {
-            let error = match database.0.connect().await {
-                Err(error) if proof::refused(&error) || matches!(error, sqlx::Error::Configuration(_)) => error,
-                done => return done,
+            let refusal = match database.0.connect().await {
+                Ok(connection) => return Ok(connection),
+                Err(Unconnected::Refused(refusal)) => refusal,
+                Err(Unconnected::Failed(error)) => return Err(error),
             };
             let pooled = database.0.clone();
+            if !pooled.in_service.load(Ordering::Acquire) {
+                return Err(LoginRefused(refusal).into());
+            }
             database = tokio::select! {
                 next = pooled.succeeded() => next,
                 idle = pooled.idle() => return Ok(idle),
-                () = tokio::time::sleep(PATIENCE) => return Err(error),
+                () = pooled.patience() => return Err(LoginRefused(refusal).into()),
             };
         }
     }
@@ -163,32 +197,72 @@ impl Database {
     }
 }
 
+/// Why there is no connection.
+#[derive(thiserror::Error, Debug)]
+#[error(transparent)]
+enum Unconnected {
+    Refused(#[from] Refusal),
+    Failed(#[from] sqlx::Error),
+}
+
 impl Pooled {
-    /// A connection that is open, or a new one unless the login was refused lately: a password that is wrong, asked for
-    /// at each request, would lock the account out.
-    async fn connect(self: &Arc<Self>) -> Result<Connection, sqlx::Error> {
+    /// A connection that is open, or a new one unless the login is refused.
+    async fn connect(self: &Arc<Self>) -> Result<Connection, Unconnected> {
         let closed = |_| sqlx::Error::PoolClosed;
         let permit = self.permits.clone().acquire_owned().await.map_err(closed)?;
         let opens_one = self.pool.num_idle() == 0 && self.pool.size() < self.max_connections;
-        let _login = match opens_one {
-            true => Some(self.logins.acquire().await.map_err(closed)?),
+        let turn = match opens_one {
+            true => Some(self.logins.clone().acquire_owned().await.map_err(closed)?),
             false => None,
         };
-        if let Some(refused) = self.closed_for_logins() {
-            return Err(refused);
+        let mut refusals = self.standing.watch();
+        self.standing.admit(false, Instant::now())?;
+        let acquired = tokio::select! {
+            biased;
+            refusal = refusals.refused() => return Err(refusal.into()),
+            acquired = TURN.scope(RefCell::new(turn), self.pool.acquire()) => acquired,
+        };
+        match acquired {
+            Ok(connection) => Ok(Connection::new(connection, Pass::new(permit, self.clone()))),
+            Err(error) if proof::refused(&error) => Err(self.refused(&error).into()),
+            Err(error) => Err(error.into()),
         }
-        let acquired = self.pool.acquire().await;
-        if matches!(&acquired, Err(error) if proof::refused(error)) {
-            *self.refused.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
-        }
-        Ok(Connection::new(acquired?, Pass::new(permit, self.clone())))
     }
 
-    fn closed_for_logins(&self) -> Option<sqlx::Error> {
-        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
-        refused.filter(|at| at.elapsed() < COOLDOWN).map(|_| {
-            sqlx::Error::Configuration("this version of the login was refused, and is not tried again yet".into())
-        })
+    fn refused(&self, error: &sqlx::Error) -> Refusal {
+        let refusal = Refusal { reason: proof::reason(error), ..self.refusal.clone() };
+        if self.standing.refused(refusal.clone(), Instant::now()) {
+            tracing::warn!(
+                credential = refusal.credential,
+                credential.version = %refusal.version,
+                reason = refusal.reason,
+                "the database refuses the login; the secrets manager is asked for another version"
+            );
+        }
+        if self.in_service.load(Ordering::Acquire) {
+            self.bell.refused();
+        }
+        refusal
+    }
+
+    /// As long as a caller waits for another version.
+    async fn patience(&self) {
+        tokio::time::sleep(PATIENCE).await;
+        self.bell.quiet().await;
+    }
+
+    /// Closes an idle connection, as soon as there is one, and keeps its place.
+    async fn give_up_one(self: &Arc<Self>) -> Option<OwnedSemaphorePermit> {
+        let permit = self.permits.clone().acquire_owned().await.ok()?;
+        while self.pool.size() > 0 {
+            if let Some(connection) = self.pool.try_acquire() {
+                // A connection that cannot say goodbye is gone as well.
+                let _ = connection.close().await;
+                break;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Some(permit)
     }
 
     /// A connection that is open, as soon as one comes back. sqlx can wait for one only where it may open one too.
@@ -242,6 +316,14 @@ impl Drop for Pooled {
 }
 
 impl Resource for Database {
+    fn publish(&self) {
+        self.0.in_service.store(true, Ordering::Release);
+    }
+
+    fn refusal(&self) -> Option<Refusal> {
+        self.0.standing.refusal()
+    }
+
     fn retire(&self, successor: Option<&Self>) {
         if let Some(successor) = successor {
             self.0.successor.send_replace(Some(successor.clone()));
@@ -256,12 +338,26 @@ impl Resource for Database {
 
 impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Database").field(&self.0.label).finish()
+        let Refusal { credential, version, .. } = &self.0.refusal;
+        f.debug_struct("Database").field("credential", credential).field("version", version).finish_non_exhaustive()
     }
 }
 
-async fn alive(connection: &mut PgConnection, meta: PoolConnectionMetadata) -> Result<bool, sqlx::Error> {
-    Ok(meta.idle_for < TRUSTED_IDLE || connection.ping().await.is_ok())
+/// Whether an idle connection is still one. In the place of a dead one sqlx opens another, within the same acquire: a
+/// login like any other, which waits for its turn.
+async fn usable(
+    connection: &mut PgConnection,
+    meta: PoolConnectionMetadata,
+    turns: Arc<Semaphore>,
+) -> Result<bool, sqlx::Error> {
+    if meta.idle_for < TRUSTED_IDLE || connection.ping().await.is_ok() {
+        return Ok(true);
+    }
+    if TURN.with(|turn| turn.borrow().is_none()) {
+        let turn = turns.acquire_owned().await.ok();
+        TURN.with(|slot| *slot.borrow_mut() = turn);
+    }
+    Ok(false)
 }
 
 /// Where to connect and as whom. What the credential says of host, port and database wins.

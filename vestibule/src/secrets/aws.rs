@@ -28,9 +28,9 @@ pub struct SecretsManager {
 }
 
 impl SecretsManager {
-    /// A client with the platform's identity. In production, static keys and endpoints without TLS are left out unless
-    /// the configuration allows them. Asks no secret yet.
-    pub async fn new(aws: &Aws, production: bool) -> Result<Self, Fault> {
+    /// A client for each Region, the first and then its replicas, with the platform's identity. In production, static
+    /// keys and endpoints without TLS are left out unless the configuration allows them. Asks no secret yet.
+    pub async fn of_regions(aws: &Aws, production: bool) -> Result<Vec<(String, Self)>, Fault> {
         let platform_only = production && !aws.allow_static_keys;
         let mut loader = aws_config::defaults(BehaviorVersion::latest()).retry_config(RetryConfig::disabled());
         if let Some(region) = aws.regions.first() {
@@ -46,21 +46,26 @@ impl SecretsManager {
             loader = loader.profile_files(none);
         }
         let mut sdk = loader.load().await;
-        if sdk.region().is_none() {
+        let Some(region) = sdk.region().cloned() else {
             return Err(Fault::new(
                 Exit::Config,
                 "secrets.aws.regions",
                 "no AWS Region is configured, and the environment names none",
                 "set secrets.aws.regions = [\"eu-west-1\"], or AWS_REGION",
             ));
-        }
+        };
         if production && !aws.allow_http_endpoint {
             refuse_http(&sdk)?;
         }
         if platform_only {
             sdk = sdk.clone().into_builder().credentials_provider(platform_identity(&sdk)).build();
         }
-        Ok(Self { client: Client::new(&sdk) })
+        let replicas = aws.regions.iter().skip(1).cloned().map(Region::new);
+        let client = |region: Region| {
+            let config = aws_sdk_secretsmanager::config::Builder::from(&sdk).region(region.clone()).build();
+            (region.to_string(), Self { client: Client::from_conf(config) })
+        };
+        Ok(std::iter::once(region).chain(replicas).map(client).collect())
     }
 }
 

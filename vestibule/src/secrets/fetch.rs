@@ -1,25 +1,20 @@
 //! Fetching all credentials at once, each retried until the deadline.
 
 use super::{
-    Fetched, Keyring, SecretId, Source, SourceError, Stage, Value, Values, VersionId, Versions, Wanted, subject,
+    Fetched, Held, Keyring, Name, Replicas, SecretId, SourceError, Stage, Value, Values, VersionId, Versions, Wanted,
+    subject,
 };
-use crate::{
-    backoff::Backoff,
-    exit::{Exit, Fault},
-};
+use crate::exit::{Exit, Fault};
 use futures_util::{
     StreamExt,
     future::{BoxFuture, try_join_all},
     stream,
 };
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::{BTreeMap, BTreeSet};
 use tokio::time::Instant;
 
 /// How many secrets are asked for at a time.
 const CONCURRENCY: usize = 16;
-
-/// The longest that one attempt may take. The SDK sets no such limit.
-const ATTEMPT: Duration = Duration::from_secs(5);
 
 /// What came of one credential.
 pub(crate) enum Outcome {
@@ -29,25 +24,60 @@ pub(crate) enum Outcome {
     Failed(Fault),
 }
 
-/// Fetches what is wanted, concurrently.
+/// Where the manager has a version that is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Seen {
+    /// At this stage: it may be used.
+    At(Stage),
+    /// At none from which it may be used; another version took its place.
+    Unlabelled,
+}
+
+/// Fetches what is wanted, concurrently. What is doubted is read anew, also if it is the version held.
 pub(crate) async fn fetch(
-    source: &dyn Source,
+    source: &Replicas,
     wanted: &[(Wanted, SecretId)],
     held: &Keyring,
+    doubted: &BTreeSet<Name>,
     deadline: Instant,
 ) -> Vec<(Wanted, SecretId, Outcome)> {
     let fetches: Vec<BoxFuture<'_, _>> = wanted
         .iter()
         .map(|(wanted, id)| {
             let one = One { source, id, deadline };
-            Box::pin(one.fetch(wanted, held.versions(wanted.name, id))) as _
+            let (held, anew) = (held.get(wanted.name, id), doubted.contains(wanted.name));
+            Box::pin(one.fetch(wanted, held, anew)) as _
         })
         .collect();
     stream::iter(fetches).buffered(CONCURRENCY).collect().await
 }
 
+/// The version of a secret that a rotation has made and not finished, where there is one that can be read.
+pub(crate) async fn pending(source: &Replicas, id: &SecretId, deadline: Instant) -> Option<Value> {
+    match (One { source, id, deadline }).stage(Stage::Pending, None).await {
+        Ok(Fetched::New(value)) => Some(value),
+        _ => None,
+    }
+}
+
+impl Outcome {
+    /// Where the version in use is now. `None`: the manager did not say.
+    pub(crate) fn seen(&self, held: &Held) -> Option<Seen> {
+        match self {
+            Self::Same => Some(Seen::At(held.stage)),
+            Self::New(values) => Some(
+                [Stage::Current, Stage::Pending]
+                    .into_iter()
+                    .find(|stage| values.at(*stage).is_some_and(|value| value.version == *held.in_use()))
+                    .map_or(Seen::Unlabelled, Seen::At),
+            ),
+            Self::Failed(_) => None,
+        }
+    }
+}
+
 struct One<'a> {
-    source: &'a dyn Source,
+    source: &'a Replicas,
     id: &'a SecretId,
     deadline: Instant,
 }
@@ -61,16 +91,18 @@ enum Error {
 }
 
 impl One<'_> {
-    async fn fetch(self, wanted: &Wanted, held: Option<&Versions>) -> (Wanted, SecretId, Outcome) {
-        let outcome = match self.stages(wanted, held).await {
+    async fn fetch(self, wanted: &Wanted, held: Option<&Held>, anew: bool) -> (Wanted, SecretId, Outcome) {
+        let outcome = match self.stages(wanted, held, anew).await {
             Ok(outcome) => outcome,
             Err(error) => Outcome::Failed(fault(wanted, self.id, &error)),
         };
         (*wanted, self.id.clone(), outcome)
     }
 
-    async fn stages(&self, wanted: &Wanted, held: Option<&Versions>) -> Result<Outcome, Error> {
-        let stages = wanted.stages.iter().map(|&stage| {
+    async fn stages(&self, wanted: &Wanted, held: Option<&Held>, anew: bool) -> Result<Outcome, Error> {
+        let asked: BTreeSet<_> = wanted.stages.iter().copied().chain(held.map(|held| held.stage)).collect();
+        let held: Option<&Versions> = held.filter(|_| !anew).map(|held| &held.fetched);
+        let stages = asked.into_iter().map(|stage| {
             let held = held.and_then(|held| held.get(&stage));
             async move { Ok::<_, SourceError>((stage, self.stage(stage, held).await?)) }
         });
@@ -101,28 +133,9 @@ impl One<'_> {
     /// One stage. What cannot be used at another stage than the current one is as good as absent: a rotation that
     /// failed leaves a pending version without a value.
     async fn stage(&self, stage: Stage, held: Option<&VersionId>) -> Result<Fetched, SourceError> {
-        match self.attempts(stage, held).await {
+        match self.source.fetch(self.id, stage, held, self.deadline).await {
             Err(SourceError::Malformed(_) | SourceError::Missing(_)) if stage != Stage::Current => Ok(Fetched::Absent),
             done => done,
-        }
-    }
-
-    /// Tries while that may help and the deadline is ahead.
-    async fn attempts(&self, stage: Stage, held: Option<&VersionId>) -> Result<Fetched, SourceError> {
-        let mut backoff = Backoff::until(self.deadline);
-        loop {
-            let attempt = self.source.fetch(self.id, stage, held);
-            let until = self.deadline.min(Instant::now() + ATTEMPT);
-            let error = match tokio::time::timeout_at(until, attempt).await {
-                Ok(Ok(fetched)) => return Ok(fetched),
-                Ok(Err(error)) if !error.transient() => return Err(error),
-                Ok(Err(error)) => error,
-                Err(_) => SourceError::Unanswered("no answer in time".into()),
-            };
-            tracing::debug!(secret.id = %self.id, error = %error, "an attempt to fetch a secret failed");
-            if !backoff.wait().await {
-                return Err(error);
-            }
         }
     }
 }

@@ -1,18 +1,39 @@
 //! What a trip brought home: credentials by name, and the faults among them.
 
-use super::{Credential, Erased, Kind, Name, SecretId, SecretSet, Stage, Versions, Wanted, fetch};
+use super::{
+    Credential, Erased, Kind, Name, SecretId, SecretSet, Stage, Value, Values, VersionId, Versions, Wanted, fetch,
+};
 use crate::exit::{Exit, Fault, Phase, Report};
 use fetch::Outcome;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 use time::OffsetDateTime;
 
 /// One credential that a generation holds.
 #[derive(Clone)]
 pub(crate) struct Held {
     pub(crate) id: SecretId,
+    /// What it is made of. At [`Stage::Current`] stands the version in use, wherever the manager has it.
     pub(crate) versions: Versions,
+    /// Where the manager had the version in use.
+    pub(crate) stage: Stage,
+    /// What the manager had at each stage that was asked for.
+    pub(crate) fetched: Versions,
     pub(crate) loaded: OffsetDateTime,
     credential: Erased,
+}
+
+impl Held {
+    /// The version in use.
+    pub(crate) fn in_use(&self) -> &VersionId {
+        &self.versions[&Stage::Current]
+    }
+
+    fn same_as(&self, other: &Self) -> bool {
+        self.id == other.id && self.versions == other.versions
+    }
 }
 
 /// The credentials of a generation, whatever their kinds.
@@ -26,41 +47,78 @@ impl Keyring {
         self.held.iter().map(|(name, held)| (*name, held))
     }
 
-    /// The versions held of a credential, if they came from this id.
-    pub(crate) fn versions(&self, name: Name, id: &SecretId) -> Option<&Versions> {
-        self.held.get(name).filter(|held| held.id == *id).map(|held| &held.versions)
+    /// What is held of a credential, if it came from this id.
+    pub(crate) fn get(&self, name: Name, id: &SecretId) -> Option<&Held> {
+        self.held.get(name).filter(|held| held.id == *id)
+    }
+
+    pub(crate) fn named(&self, name: Name) -> Option<&Held> {
+        self.held.get(name)
     }
 
     /// Whether both hold the same versions of the same secrets.
     pub(crate) fn same_as(&self, other: &Self) -> bool {
-        fn which((name, held): (Name, &Held)) -> (Name, &SecretId, &Versions) {
-            (name, &held.id, &held.versions)
-        }
-        self.iter().map(which).eq(other.iter().map(which))
+        self.held.len() == other.held.len()
+            && self.iter().all(|(name, held)| other.named(name).is_some_and(|other| held.same_as(other)))
     }
+
+    /// A version that was read again was loaded when it was read first.
+    fn remember(&mut self, before: &Self) {
+        for (name, held) in &mut self.held {
+            if let Some(before) = before.named(name).filter(|before| held.same_as(before)) {
+                held.loaded = before.loaded;
+            }
+        }
+    }
+}
+
+/// What a ring was read to.
+pub(crate) struct Set<S> {
+    pub(crate) secrets: S,
+    pub(crate) keyring: Keyring,
+    /// What was wrong with credentials that are held as before.
+    pub(crate) carried_over: Vec<(Name, Fault)>,
 }
 
 /// The ring from which a [`SecretSet`] takes its credentials. It keeps count of what was wrong with them.
 pub struct Ring<'a> {
-    fetched: BTreeMap<Name, (Wanted, SecretId, Outcome)>,
+    fetched: BTreeMap<Name, (SecretId, Outcome)>,
+    /// A pending version that may stand in for the version read.
+    pending: Option<(Name, Value)>,
     before: &'a Keyring,
+    /// Credentials whose version in use is refused. For their sake the faults of all others are carried over.
+    doubted: &'a BTreeSet<Name>,
     taken: Keyring,
     faults: Vec<Fault>,
+    carried_over: Vec<(Name, Fault)>,
 }
 
 impl<'a> Ring<'a> {
-    pub(crate) fn new(fetched: Vec<(Wanted, SecretId, Outcome)>, before: &'a Keyring) -> Self {
-        let fetched = fetched.into_iter().map(|one| (one.0.name, one)).collect();
-        Self { fetched, before, taken: Keyring::default(), faults: Vec::new() }
+    pub(crate) fn new(
+        fetched: Vec<(Wanted, SecretId, Outcome)>,
+        before: &'a Keyring,
+        doubted: &'a BTreeSet<Name>,
+    ) -> Self {
+        let fetched = fetched.into_iter().map(|(wanted, id, outcome)| (wanted.name, (id, outcome))).collect();
+        let (taken, faults, carried_over) = (Keyring::default(), Vec::new(), Vec::new());
+        Self { fetched, pending: None, before, doubted, taken, faults, carried_over }
     }
 
-    /// The whole set, or every fault of every credential.
-    pub(crate) fn read<S: SecretSet>(mut self) -> Result<(S, Keyring), Report> {
+    /// The same credentials again, one of them in its pending version if that may stand in for the one read.
+    pub(crate) fn with_pending(keyring: &'a Keyring, name: Name, pending: Value, doubted: &'a BTreeSet<Name>) -> Self {
+        let fetched = keyring.iter().map(|(name, held)| (name, (held.id.clone(), Outcome::Same))).collect();
+        Self { fetched, pending: Some((name, pending)), ..Self::new(Vec::new(), keyring, doubted) }
+    }
+
+    /// The whole set, or every fault of every credential. What `before` holds already keeps the time of its loading.
+    pub(crate) fn read<S: SecretSet>(mut self, before: &Keyring) -> Result<Set<S>, Report> {
         let set = S::take(&mut self);
-        Report::unless_clean(Phase::Secrets, self.faults)?;
-        match set {
-            Some(set) => Ok((set, self.taken)),
-            None => Err(Report::of(
+        if !self.faults.is_empty() {
+            self.faults.extend(self.carried_over.into_iter().map(|(_, fault)| fault));
+            return Err(Report { phase: Phase::Secrets, faults: self.faults });
+        }
+        let Some(secrets) = set else {
+            return Err(Report::of(
                 Phase::Secrets,
                 Fault::new(
                     Exit::Bug,
@@ -68,8 +126,10 @@ impl<'a> Ring<'a> {
                     "it took no set off the ring, and noted no fault",
                     "derive SecretSet instead of writing it",
                 ),
-            )),
-        }
+            ));
+        };
+        self.taken.remember(before);
+        Ok(Set { secrets, keyring: self.taken, carried_over: self.carried_over })
     }
 
     pub(super) fn asked_for(&self, name: Name) -> bool {
@@ -78,41 +138,33 @@ impl<'a> Ring<'a> {
 
     /// Takes one credential. `None`: its fault is noted.
     pub(super) fn take<K: Kind>(&mut self, name: Name) -> Option<Credential<K>> {
-        let (wanted, id, outcome) = self.fetched.remove(name)?;
-        let held = match outcome {
-            Outcome::Failed(fault) => {
+        let (id, outcome) = self.fetched.remove(name)?;
+        let before = self.before.get(name, &id);
+        let read = match outcome {
+            Outcome::Failed(fault) => Err(fault),
+            // Only new versions are judged.
+            Outcome::Same => Ok(before?.clone()),
+            Outcome::New(values) => read::<K>(name, &id, &values),
+        };
+        let held = match (read, before) {
+            (Ok(held), _) => held,
+            (Err(fault), Some(before)) if !self.doubted.is_empty() && !self.doubted.contains(name) => {
+                self.carried_over.push((name, fault));
+                before.clone()
+            }
+            (Err(fault), _) => {
                 self.faults.push(fault);
                 return None;
             }
-            // Only new versions are judged.
-            Outcome::Same => self.before.held.get(name)?.clone(),
-            Outcome::New(values) => {
-                let read = super::usable(values.current()).and_then(|()| K::read(&values)).map_err(|malformed| {
-                    Fault::new(
-                        Exit::Malformed,
-                        super::subject(wanted.name, &id),
-                        format!("the value is malformed: {malformed}"),
-                        "put a value of this form at the manager, as a new version",
-                    )
-                });
-                match read {
-                    Ok(credential) => Held {
-                        id,
-                        versions: values.versions(),
-                        loaded: OffsetDateTime::now_utc(),
-                        credential: Arc::new(credential),
-                    },
-                    Err(fault) => {
-                        self.faults.push(fault);
-                        return None;
-                    }
-                }
-            }
+        };
+        let held = match self.pending.take_if(|(pending, _)| *pending == name) {
+            Some((_, value)) => stand_in::<K>(&held, value).unwrap_or(held),
+            None => held,
         };
         let credential = Credential {
             value: held.credential.clone().downcast::<K>().expect("a name has one kind in one service"),
             name,
-            id: held.id.clone(),
+            id,
             versions: held.versions.clone(),
         };
         self.taken.held.insert(name, held);
@@ -120,9 +172,33 @@ impl<'a> Ring<'a> {
     }
 }
 
-impl Held {
-    /// The version in use.
-    pub(crate) fn current(&self) -> &super::VersionId {
-        &self.versions[&Stage::Current]
-    }
+fn read<K: Kind>(name: Name, id: &SecretId, values: &Values) -> Result<Held, Fault> {
+    let credential = super::usable(values.current()).and_then(|()| K::read(values)).map_err(|malformed| {
+        Fault::new(
+            Exit::Malformed,
+            super::subject(name, id),
+            format!("the value is malformed: {malformed}"),
+            "put a value of this form at the manager, as a new version",
+        )
+    })?;
+    let fetched = values.versions();
+    let made_of = |(stage, _): &(&Stage, _)| K::STAGES.contains(stage);
+    Ok(Held {
+        id: id.clone(),
+        versions: fetched.iter().filter(made_of).map(|(stage, version)| (*stage, version.clone())).collect(),
+        stage: Stage::Current,
+        fetched,
+        loaded: OffsetDateTime::now_utc(),
+        credential: Arc::new(credential),
+    })
+}
+
+/// The pending version in place of the current one, where it can be read and the kind allows it.
+fn stand_in<K: Kind>(current: &Held, pending: Value) -> Option<Held> {
+    let version = pending.version.clone();
+    let pending = read::<K>("", &current.id, &Values::new(pending, BTreeMap::new())).ok()?;
+    let (now, next) = (current.credential.downcast_ref::<K>()?, pending.credential.downcast_ref::<K>()?);
+    let mut fetched = current.fetched.clone();
+    fetched.insert(Stage::Pending, version.clone());
+    (version != *current.in_use() && now.yields_to(next)).then_some(Held { stage: Stage::Pending, fetched, ..pending })
 }

@@ -1,45 +1,59 @@
 //! The proof that a login opens the database, and that the schema is the one this binary needs.
 
+use super::Database;
 use crate::{
     backoff::Backoff,
     config,
     credentials::Login,
     exit::{Exit, Fault},
-    resources::BuildError,
+    resources::{Attempt, BuildError, Refusal, standing::Standing},
     secrets::Credential,
 };
 use sqlx::{Connection, PgConnection, migrate::Migrator, postgres::PgConnectOptions};
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 /// The longest that one login may take.
 const ATTEMPT: Duration = Duration::from_secs(5);
 
 /// What a new pool must pass before it counts.
-pub(crate) struct Proof {
+pub(crate) struct Proof<'a> {
     pub(crate) migrations: &'static Migrator,
     /// For the advice to run its `migrate`.
     pub(crate) service: &'static str,
     /// In a reload a schema that is behind only warns, or a rollout would keep old replicas from rotating.
     pub(crate) starting: bool,
-    pub(crate) deadline: Instant,
+    pub(crate) attempt: &'a Attempt,
 }
 
-impl Proof {
+impl Proof<'_> {
     pub(super) async fn run(
         &self,
         login: &Credential<Login>,
         options: &PgConnectOptions,
         config: &config::Database,
+        standing: &Standing,
+        before: Option<&Database>,
     ) -> Result<(), BuildError> {
-        let mut connection = connect(login, options, config, self.deadline).await?;
+        let deadline = self.attempt.deadline;
+        standing.admit(self.attempt.news, Instant::now())?;
+        let mut room = None;
+        let mut connection = match connect(login, options, config, deadline, before, &mut room).await {
+            Ok(connection) => connection,
+            Err(BuildError::Refused(refusal)) => {
+                standing.refused(refusal.clone(), Instant::now());
+                return Err(refusal.into());
+            }
+            Err(fault) => return Err(fault),
+        };
+        standing.accepted();
         let checking = async {
             let checked = self.check_schema(&mut connection).await;
             // The pool makes its own connections; this one has done its work.
             let _ = connection.close().await;
             checked
         };
-        let checked = tokio::time::timeout_at(self.deadline, checking).await.unwrap_or_else(|_| Err(unanswered()));
+        let checked = tokio::time::timeout_at(deadline, checking).await.unwrap_or_else(|_| Err(unanswered()));
         match checked {
             Err(fault) if self.starting => Err(BuildError::Fault(fault)),
             Err(fault) => {
@@ -97,12 +111,15 @@ impl Proof {
     }
 }
 
-/// Logs in once. What may pass (no answer, starting up, too many connections) is tried again until the deadline.
+/// Logs in once. What may pass (no answer, starting up, too many connections) is tried again until the deadline. Where
+/// the server has no connection left, `before` gives one up; its place is kept in `room`.
 pub(crate) async fn connect(
     login: &Credential<Login>,
     options: &PgConnectOptions,
     config: &config::Database,
     deadline: Instant,
+    before: Option<&Database>,
+    room: &mut Option<OwnedSemaphorePermit>,
 ) -> Result<PgConnection, BuildError> {
     let mut backoff = Backoff::until(deadline);
     loop {
@@ -111,15 +128,15 @@ pub(crate) async fn connect(
         let fault = match tokio::time::timeout_at(until, connecting).await {
             Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(error)) if refused(&error) => {
-                return Err(BuildError::Refused {
-                    credential: login.name(),
-                    subject: login.subject(),
-                    version: login.version().clone(),
-                    reason: reason(&error),
-                });
+                return Err(Refusal::of(login, reason(&error)).into());
             }
             Ok(Err(error)) if !transient(&error) => return Err(BuildError::Fault(fault(&error))),
-            Ok(Err(error)) => fault(&error),
+            Ok(Err(error)) => {
+                if let Some(before) = before.filter(|_| room.is_none() && full(&error)) {
+                    *room = tokio::time::timeout_at(deadline, before.0.give_up_one()).await.ok().flatten();
+                }
+                fault(&error)
+            }
             Err(_) => unanswered(),
         };
         if !backoff.wait().await {
@@ -148,6 +165,11 @@ pub(super) fn refused(error: &sqlx::Error) -> bool {
     matches!(code(error).as_deref(), Some("28P01" | "28000"))
 }
 
+/// The server, or the role, has as many connections as it may have.
+fn full(error: &sqlx::Error) -> bool {
+    code(error).as_deref() == Some("53300")
+}
+
 /// What a later attempt may not meet: no connection, starting up or shutting down, no room, a lock or a deadlock.
 pub(crate) fn transient(error: &sqlx::Error) -> bool {
     match error {
@@ -159,7 +181,7 @@ pub(crate) fn transient(error: &sqlx::Error) -> bool {
     }
 }
 
-fn reason(error: &sqlx::Error) -> String {
+pub(super) fn reason(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(error) => error.message().to_owned(),
         sqlx::Error::Io(error) => format!("connecting failed: {}", error.kind()),
