@@ -5,6 +5,7 @@
 
 mod commands;
 mod config;
+mod metrics;
 mod notes;
 mod reload;
 mod rotation;

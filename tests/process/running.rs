@@ -45,13 +45,20 @@ impl<'a> Running<'a> {
         answer.headers()["location"].to_str().expect("a path").to_owned()
     }
 
-    /// A page of the admin listener, with its status. No secret may be in it.
-    pub(crate) async fn admin(&self, path: &str) -> (StatusCode, Value) {
+    /// A page of the admin listener, with its status and type. No secret may be in it.
+    pub(crate) async fn page(&self, path: &str) -> (StatusCode, String, String) {
         let url = format!("http://{}{path}", self.at.admin);
         let answer = self.client.get(url).send().await.expect("an answer");
         let status = answer.status();
+        let kind = answer.headers()["content-type"].to_str().expect("text").to_owned();
         let text = answer.text().await.expect("a body");
         self.tenant.assert_secret_free(path, &text);
+        (status, kind, text)
+    }
+
+    /// A page in JSON, with its status.
+    pub(crate) async fn admin(&self, path: &str) -> (StatusCode, Value) {
+        let (status, _, text) = self.page(path).await;
         (status, serde_json::from_str(&text).expect("JSON"))
     }
 

@@ -1,10 +1,10 @@
 //! The admin listener: probes for machines, the status for people. Never for the public.
 
-use crate::status::{Board, Condition, Readiness, Status};
+use crate::status::{Board, Condition, Readiness, Status, metrics};
 use axum::{
     Json, Router,
     extract::State,
-    http::StatusCode,
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -17,12 +17,19 @@ struct Admin {
     hups: watch::Receiver<u64>,
 }
 
+impl Admin {
+    fn now(&self) -> Status {
+        self.status.borrow().now(*self.hups.borrow())
+    }
+}
+
 /// The routes of the admin listener.
 pub(crate) fn router(board: &Board, hups: watch::Receiver<u64>) -> Router {
     Router::new()
         .route("/livez", get(async || Json(json!({ "status": "live" }))))
         .route("/readyz", get(readyz))
         .route("/status", get(status))
+        .route("/metrics", get(scrape))
         .with_state(Admin { status: board.read(), hups })
 }
 
@@ -36,6 +43,9 @@ async fn readyz(State(admin): State<Admin>) -> (StatusCode, Json<Readiness>) {
 }
 
 async fn status(State(admin): State<Admin>) -> Response {
-    let status = admin.status.borrow().now(*admin.hups.borrow());
-    Json(status).into_response()
+    Json(admin.now()).into_response()
+}
+
+async fn scrape(State(admin): State<Admin>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::text(admin.now()))
 }

@@ -20,6 +20,17 @@ pub struct Generation<S: Service> {
     pub(crate) resources: Resources,
 }
 
+/// [`Generation`], whatever its service.
+pub(crate) trait Erased: Send + Sync {
+    fn resources(&self) -> &Resources;
+}
+
+impl<S: Service> Erased for Generation<S> {
+    fn resources(&self) -> &Resources {
+        &self.resources
+    }
+}
+
 impl<S: Service> fmt::Debug for Generation<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Generation").field("number", &self.number).finish_non_exhaustive()

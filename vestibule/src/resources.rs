@@ -43,10 +43,24 @@ pub trait Resource: Any + Clone + Send + Sync {
         let _ = successor;
     }
 
+    /// Its connections, if it is a pool: for `/metrics`.
+    fn connections(&self) -> Option<Connections> {
+        None
+    }
+
     /// The process ends: let go of everything.
     fn close(&self) -> impl Future<Output = ()> + Send {
         async {}
     }
+}
+
+/// The open connections of a pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Connections {
+    /// Those that wait for use.
+    pub idle: usize,
+    /// Those in use, or being opened.
+    pub used: usize,
 }
 
 /// [`Resource`], whatever its type.
@@ -55,6 +69,7 @@ trait Erased: Send + Sync {
     fn publish(&self);
     fn refusal(&self) -> Option<Refusal>;
     fn retire(&self, successor: Option<&dyn Any>);
+    fn connections(&self) -> Option<Connections>;
     fn close(&self) -> BoxFuture<'_, ()>;
 }
 
@@ -75,6 +90,10 @@ impl<R: Resource> Erased for R {
         Resource::retire(self, successor.and_then(|any| any.downcast_ref()));
     }
 
+    fn connections(&self) -> Option<Connections> {
+        Resource::connections(self)
+    }
+
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(Resource::close(self))
     }
@@ -86,10 +105,12 @@ pub(crate) struct Resources {
     made: BTreeMap<Name, Made>,
 }
 
+#[derive(Clone)]
 struct Made {
     /// What it was built from: versions and settings. Equal origins make equal resources.
     origin: String,
-    resource: Box<dyn Erased>,
+    /// The same one in each generation that it was carried over to.
+    resource: Arc<dyn Erased>,
 }
 
 impl Resources {
@@ -114,15 +135,21 @@ impl Resources {
         }
     }
 
+    /// The pools, each with an address that tells it from all others while this is held.
+    pub(crate) fn pools(&self) -> impl Iterator<Item = (*const (), Connections)> {
+        let pool = |made: &Made| Some((Arc::as_ptr(&made.resource).cast(), made.resource.connections()?));
+        self.made.values().filter_map(pool)
+    }
+
     pub(crate) async fn close(&self) {
         for made in self.made.values() {
             made.resource.close().await;
         }
     }
 
-    fn get<R: Resource>(&self, name: Name) -> Option<(&str, &R)> {
+    fn get<R: Resource>(&self, name: Name) -> Option<(&Made, &R)> {
         let made = self.made.get(name)?;
-        Some((&made.origin, made.resource.any().downcast_ref()?))
+        Some((made, made.resource.any().downcast_ref()?))
     }
 }
 
@@ -184,11 +211,13 @@ impl<S: Service> Build<'_, S> {
     ) -> Result<R, BuildError> {
         let origin = origin(credential, settings)?;
         let before = self.before.and_then(|before| before.get::<R>(credential.name));
-        let resource = match before {
-            Some((held, resource)) if held == origin => resource.clone(),
-            before => make(before.map(|(_, resource)| resource)).await?,
+        let (resource, made) = match before {
+            Some((held, resource)) if held.origin == origin => (resource.clone(), held.clone()),
+            before => {
+                let resource = make(before.map(|(_, resource)| resource)).await?;
+                (resource.clone(), Made { origin, resource: Arc::new(resource) })
+            }
         };
-        let made = Made { origin, resource: Box::new(resource.clone()) };
         let mut all = self.made.lock().unwrap_or_else(PoisonError::into_inner);
         match all.made.insert(credential.name, made) {
             None => Ok(resource),

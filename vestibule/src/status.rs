@@ -1,16 +1,20 @@
-//! What the process says of itself: to `/status`, to readiness, to systemd. Names, ids and versions, never a value.
+//! What the process says of itself: to `/status`, `/metrics`, readiness, systemd. Names, ids and versions, never a value.
+
+pub(crate) mod metrics;
+
+mod tally;
 
 use crate::{
     App,
     config::WhenStale,
     exit::Fault,
-    generation::Generation,
+    generation::{self, Generation},
     secrets::{Held, Name, SecretId, Seen, Stage, VersionId},
     service::Service,
+    status::tally::Tally,
 };
 use serde::Serialize;
 use std::{
-    any::Any,
     collections::BTreeMap,
     fmt,
     sync::{Arc, Weak},
@@ -42,6 +46,11 @@ pub(crate) struct Status {
     pub(crate) draining: Vec<Draining>,
     #[serde(skip)]
     stale: Staleness,
+    #[serde(skip)]
+    tally: Tally,
+    /// The generation in service. Never keeps it alive.
+    #[serde(skip)]
+    in_service: Weak<dyn generation::Erased>,
 }
 
 /// One credential of the generation in service.
@@ -121,7 +130,7 @@ impl From<(Name, Fault)> for CarriedOver {
 }
 
 /// What set off a trip.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Trigger {
     /// SIGHUP: the configuration is read again too.
@@ -137,7 +146,7 @@ pub(crate) enum Trigger {
 }
 
 /// How a trip ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Outcome {
     /// A new generation is in service.
@@ -146,6 +155,14 @@ pub(crate) enum Outcome {
     Unchanged,
     /// The trip failed; the generation in service stays.
     Kept,
+}
+
+impl Trigger {
+    const ALL: [Self; 5] = [Self::Signal, Self::Poll, Self::RefusedLogin, Self::UnknownKey, Self::Retry];
+}
+
+impl Outcome {
+    const ALL: [Self; 3] = [Self::Published, Self::Unchanged, Self::Kept];
 }
 
 impl fmt::Display for Trigger {
@@ -167,10 +184,10 @@ pub(crate) struct Draining {
     #[serde(with = "time::serde::rfc3339")]
     since: OffsetDateTime,
     #[serde(rename = "reason", serialize_with = "holders")]
-    held: Weak<dyn Any + Send + Sync>,
+    held: Weak<dyn generation::Erased>,
 }
 
-fn holders<S: serde::Serializer>(held: &Weak<dyn Any + Send + Sync>, serializer: S) -> Result<S::Ok, S::Error> {
+fn holders<S: serde::Serializer>(held: &Weak<dyn generation::Erased>, serializer: S) -> Result<S::Ok, S::Error> {
     let count = held.strong_count();
     serializer.collect_str(&format_args!(
         "{count} in use: requests in flight, or tasks that have not turned to the successor"
@@ -213,7 +230,7 @@ pub(crate) enum Condition {
 
 impl Status {
     /// The status of a process with its first generation.
-    pub(crate) fn first<S: Service>(app: &App, generation: &Generation<S>) -> Self {
+    pub(crate) fn first<S: Service>(app: &App, generation: &Arc<Generation<S>>) -> Self {
         let now = OffsetDateTime::now_utc();
         let mut status = Self {
             instance: Uuid::new_v4(),
@@ -229,14 +246,17 @@ impl Status {
             needs_restart: Vec::new(),
             draining: Vec::new(),
             stale: Staleness::jittered(),
+            tally: Tally::default(),
+            in_service: erased(generation),
         };
         status.hold(generation, now);
         status
     }
 
     /// The generation in service is now this one.
-    fn hold<S: Service>(&mut self, generation: &Generation<S>, now: OffsetDateTime) {
+    fn hold<S: Service>(&mut self, generation: &Arc<Generation<S>>, now: OffsetDateTime) {
         self.generation = generation.number;
+        self.in_service = erased(generation);
         self.stale.configure(generation);
         let before = std::mem::take(&mut self.credentials);
         let credential = |(name, held): (Name, &Held)| {
@@ -302,6 +322,10 @@ impl Draining {
     }
 }
 
+fn erased<S: Service>(generation: &Arc<Generation<S>>) -> Weak<dyn generation::Erased> {
+    Arc::<Generation<S>>::downgrade(generation)
+}
+
 /// Where the status is written, by the reload actor and the shutdown alone.
 #[derive(Clone)]
 pub(crate) struct Board(Arc<watch::Sender<Status>>);
@@ -321,19 +345,18 @@ impl Board {
 
     pub(crate) fn published<S: Service>(
         &self,
-        generation: &Generation<S>,
+        generation: &Arc<Generation<S>>,
         replaced: &Arc<Generation<S>>,
         seen: &BTreeMap<Name, Seen>,
         needs_restart: Vec<&'static str>,
     ) {
         let now = OffsetDateTime::now_utc();
-        let held: Weak<dyn Any + Send + Sync> = Arc::<Generation<S>>::downgrade(replaced);
         self.0.send_modify(|status| {
             status.see(seen, now);
             status.hold(generation, now);
             status.needs_restart = needs_restart;
             status.draining.retain(Draining::held);
-            status.draining.push(Draining { generation: replaced.number, since: now, held });
+            status.draining.push(Draining { generation: replaced.number, since: now, held: erased(replaced) });
         });
     }
 
@@ -348,7 +371,10 @@ impl Board {
     }
 
     pub(crate) fn trip_ended(&self, reload: Reload) {
-        self.0.send_modify(|status| status.last_reload = Some(reload));
+        self.0.send_modify(|status| {
+            status.tally.add(&reload);
+            status.last_reload = Some(reload);
+        });
     }
 
     pub(crate) fn stopping(&self) {

@@ -38,13 +38,13 @@ pub(crate) struct Bound<S: Service> {
 ///
 /// # Errors
 /// Every address that cannot be bound.
-pub(crate) fn bind<S: Service>(first: Generation<S>) -> Result<Bound<S>, Report> {
+pub(crate) fn bind<S: Service>(first: Arc<Generation<S>>) -> Result<Bound<S>, Report> {
     let config = &first.config;
     let public = Reserved::bind("server.listen", config.server.listen);
     let admin = Reserved::bind("admin.listen", config.admin.listen);
     both(public, admin)
         .and_then(|(public, admin)| both(public.listen(), admin.listen()))
-        .map(|(public, admin)| Bound { public, admin, live: watch::Sender::new(Arc::new(first)) })
+        .map(|(public, admin)| Bound { public, admin, live: watch::Sender::new(first) })
         .map_err(|faults| Report { phase: Phase::Bind, faults })
 }
 

@@ -16,7 +16,7 @@ use connection::Pass;
 pub use connection::{Connection, Transaction};
 pub(crate) use proof::{Proof, connect, fault, transient};
 
-use super::{BuildError, Refusal, Resource, standing::Standing};
+use super::{BuildError, Connections, Refusal, Resource, standing::Standing};
 use crate::{
     bell::Bell,
     config::{self, TlsMode},
@@ -329,6 +329,11 @@ impl Resource for Database {
             self.0.successor.send_replace(Some(successor.clone()));
         }
         self.0.retire();
+    }
+
+    fn connections(&self) -> Option<Connections> {
+        let idle = self.0.pool.num_idle();
+        Some(Connections { idle, used: (self.0.pool.size() as usize).saturating_sub(idle) })
     }
 
     async fn close(&self) {
