@@ -5,6 +5,7 @@
 
 mod commands;
 mod config;
+mod endurance;
 mod metrics;
 mod notes;
 mod reload;

@@ -8,10 +8,10 @@ use std::{
 };
 
 /// The samples of a page, by name and labels.
-struct Samples(BTreeMap<String, f64>);
+pub(crate) struct Samples(BTreeMap<String, f64>);
 
 impl Samples {
-    async fn of(running: &Running<'_>) -> Self {
+    pub(crate) async fn of(running: &Running<'_>) -> Self {
         let (code, kind, text) = running.page("/metrics").await;
         assert_eq!(code, StatusCode::OK);
         assert_eq!(kind, "application/openmetrics-text; version=1.0.0; charset=utf-8");
@@ -53,7 +53,7 @@ impl Samples {
     }
 
     #[track_caller]
-    fn get(&self, series: &str) -> f64 {
+    pub(crate) fn get(&self, series: &str) -> f64 {
         self.find(series).unwrap_or_else(|| panic!("no {series} in {:#?}", self.0))
     }
 

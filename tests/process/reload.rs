@@ -257,7 +257,7 @@ async fn a_storm_of_signals_costs_few_trips() {
     let manager = scripted(&tenant).await;
     let mut running = Running::start(service(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint()), &tenant).await;
     let before = manager.requests(&tenant.id("database"));
-    for _ in 0..500 {
+    for _ in 0..5000 {
         running.process.signal(Signal::HUP);
     }
     let covered = |status: &Value| {

@@ -303,7 +303,7 @@ async fn a_key_that_another_replica_holds_already_is_fetched() {
 }
 
 /// A new password in the database and at the manager, without a login of its own.
-async fn replace(tenant: &Tenant) {
+pub(crate) async fn replace(tenant: &Tenant) {
     let next = devstack::random_password();
     tenant.set_password(&tenant.app(), &next).await.unwrap();
     let secret = serde_json::json!({ "username": tenant.app(), "password": next });
