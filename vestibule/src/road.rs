@@ -13,7 +13,7 @@ use crate::{
     generation::{Generation, Live},
     http,
     resources::{Attempt, Build, BuildError, Refusal, Resources, Standings},
-    secrets::{self, Keyring, Name, Replicas, Ring, SecretSet, Seen, Set, Source, Stage},
+    secrets::{self, Keyring, Name, Replicas, Ring, SecretSet, Seen, Set, Source},
     service::Service,
 };
 use futures_util::FutureExt;
@@ -204,26 +204,11 @@ impl<S: Service> Road<S> {
                     Err(fault) => return Err(fault.into()),
                 },
             };
-            set = match self.with_pending(errand, &set.keyring, refusal.credential, doubted).await {
+            set = match set.with_pending(refusal.credential, &self.source, before, doubted, errand.deadline).await {
                 Some(set) => set,
                 None => return Err(BuildError::Refused(refusal).into()),
             };
         }
-    }
-
-    /// The same credentials, but this one in its pending version, where there is one that may stand in.
-    async fn with_pending(
-        &self,
-        errand: &Errand<'_, S>,
-        keyring: &Keyring,
-        name: Name,
-        doubted: &BTreeSet<Name>,
-    ) -> Option<Set<S::Secrets>> {
-        let current = keyring.named(name).filter(|held| held.stage == Stage::Current)?;
-        let pending = secrets::pending(&self.source, &current.id, errand.deadline).await?;
-        let before = errand.held.map_or(keyring, |held| &held.keyring);
-        let set = Ring::with_pending(keyring, name, pending, doubted).read(before).ok()?;
-        set.keyring.named(name).is_some_and(|held| held.stage == Stage::Pending).then_some(set)
     }
 
     /// Builds the service and proves its credentials.

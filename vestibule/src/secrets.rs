@@ -17,7 +17,7 @@ mod ring;
 pub use ring::{Keyring, Ring};
 pub use source::{Fetched, Source, SourceError};
 
-pub(crate) use fetch::{Seen, fetch, pending};
+pub(crate) use fetch::{Seen, fetch};
 pub(crate) use replicas::Replicas;
 pub(crate) use ring::{Held, Set};
 

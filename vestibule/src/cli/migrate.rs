@@ -6,8 +6,8 @@ use crate::{
     config,
     credentials::Login,
     exit::{Exit, Fault, Phase, Report},
-    resources::database,
-    secrets::{self, Credential, Keyring, Kind, Name, Ring, SecretSet, Set, Slot, Wanted},
+    resources::{BuildError, database},
+    secrets::{self, Credential, Keyring, Kind, Name, Replicas, Ring, SecretSet, Slot, Wanted},
     telemetry::Telemetry,
 };
 use config::Sources;
@@ -47,18 +47,8 @@ pub(super) async fn run<S: Service>(sources: &Sources) -> Result<(), Failed> {
 async fn migrate<S: Service>(sources: &Sources, config: &config::Config<S::Settings>) -> Result<(), Report> {
     let deadline = Instant::now() + config.secrets.deadline;
     let source = bootstrap::source(sources, config, deadline).await?;
-    let wanted: Vec<_> = config.id(&MIGRATOR).map(|id| (MIGRATOR, id)).into_iter().collect();
-    let nothing = Keyring::default();
-    let no_doubt = BTreeSet::new();
-    let fetched = secrets::fetch(&source, &wanted, &nothing, &no_doubt, deadline).await;
-    let Set { secrets, .. } = Ring::new(fetched, &nothing, &no_doubt).read::<Secrets>(&nothing)?;
-
     let of_command = |fault| Report::of(Phase::Command, fault);
-    let login = &secrets.migrator;
-    let options = database::options(login, &config.database).map_err(of_command)?;
-    let mut connection = database::connect(login, &options, &config.database, deadline, None, &mut None)
-        .await
-        .map_err(|error| of_command(error.into_fault()))?;
+    let mut connection = log_in(&source, config, deadline).await?;
 
     bound_waiting(&mut connection, deadline).await.map_err(of_command)?;
     apply(S::APP.migrations, &mut connection).await.map_err(of_command)?;
@@ -69,6 +59,32 @@ async fn migrate<S: Service>(sources: &Sources, config: &config::Config<S::Setti
     let _ = connection.close().await;
     tracing::info!(db.namespace = config.database.name, access_role = role, "the schema is what this binary needs");
     Ok(())
+}
+
+/// Logs in as the migrator, in the version of a rotation that has not ended where the current one is refused.
+async fn log_in<T: config::Settings>(
+    source: &Replicas,
+    config: &config::Config<T>,
+    deadline: Instant,
+) -> Result<PgConnection, Report> {
+    let of_command = |fault| Report::of(Phase::Command, fault);
+    let (nothing, no_doubt) = (Keyring::default(), BTreeSet::new());
+    let wanted: Vec<_> = config.id(&MIGRATOR).map(|id| (MIGRATOR, id)).into_iter().collect();
+    let fetched = secrets::fetch(source, &wanted, &nothing, &no_doubt, deadline).await;
+    let mut set = Ring::new(fetched, &nothing, &no_doubt).read::<Secrets>(&nothing)?;
+    loop {
+        let login = &set.secrets.migrator;
+        let options = database::options(login, &config.database).map_err(of_command)?;
+        let refused = match database::connect(login, &options, &config.database, deadline, None, &mut None).await {
+            Ok(connection) => return Ok(connection),
+            Err(refused @ BuildError::Refused(_)) => refused,
+            Err(fault) => return Err(of_command(fault.into_fault())),
+        };
+        set = match set.with_pending(MIGRATOR.name, source, &nothing, &no_doubt, deadline).await {
+            Some(set) => set,
+            None => return Err(of_command(refused.into_fault())),
+        };
+    }
 }
 
 /// A migration may take as long as it needs, but not wait for a lock past the deadline: neither for another `migrate`

@@ -1,7 +1,8 @@
 //! What a trip brought home: credentials by name, and the faults among them.
 
 use super::{
-    Credential, Erased, Kind, Name, SecretId, SecretSet, Stage, Value, Values, VersionId, Versions, Wanted, fetch,
+    Credential, Erased, Kind, Name, Replicas, SecretId, SecretSet, Stage, Value, Values, VersionId, Versions, Wanted,
+    fetch,
 };
 use crate::exit::{Exit, Fault, Phase, Report};
 use fetch::Outcome;
@@ -10,6 +11,7 @@ use std::{
     sync::Arc,
 };
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
 /// One credential that a generation holds.
 #[derive(Clone)]
@@ -80,6 +82,23 @@ pub(crate) struct Set<S> {
     pub(crate) carried_over: Vec<(Name, Fault)>,
 }
 
+impl<S: SecretSet> Set<S> {
+    /// The same credentials, but this one in its pending version, where there is one that may stand in.
+    pub(crate) async fn with_pending(
+        &self,
+        name: Name,
+        source: &Replicas,
+        before: &Keyring,
+        doubted: &BTreeSet<Name>,
+        deadline: Instant,
+    ) -> Option<Self> {
+        let current = self.keyring.named(name).filter(|held| held.stage == Stage::Current)?;
+        let pending = fetch::pending(source, &current.id, deadline).await?;
+        let set: Self = Ring::with_pending(&self.keyring, name, pending, doubted).read(before).ok()?;
+        set.keyring.named(name).is_some_and(|held| held.stage == Stage::Pending).then_some(set)
+    }
+}
+
 /// The ring from which a [`SecretSet`] takes its credentials. It keeps count of what was wrong with them.
 pub struct Ring<'a> {
     fetched: BTreeMap<Name, (SecretId, Outcome)>,
@@ -105,7 +124,7 @@ impl<'a> Ring<'a> {
     }
 
     /// The same credentials again, one of them in its pending version if that may stand in for the one read.
-    pub(crate) fn with_pending(keyring: &'a Keyring, name: Name, pending: Value, doubted: &'a BTreeSet<Name>) -> Self {
+    fn with_pending(keyring: &'a Keyring, name: Name, pending: Value, doubted: &'a BTreeSet<Name>) -> Self {
         let fetched = keyring.iter().map(|(name, held)| (name, (held.id.clone(), Outcome::Same))).collect();
         Self { fetched, pending: Some((name, pending)), ..Self::new(Vec::new(), keyring, doubted) }
     }
