@@ -20,6 +20,7 @@ mod postgres;
 mod process;
 mod python;
 mod rotation;
+mod secret;
 mod stack;
 mod supervised;
 mod tenant;

@@ -7,13 +7,12 @@ use aws_config::BehaviorVersion;
 use aws_sdk_secretsmanager::Client;
 use aws_sdk_secretsmanager::config::retry::RetryConfig;
 use aws_sdk_secretsmanager::config::{Config, Credentials, Region};
-use aws_sdk_secretsmanager::error::ProvideErrorMetadata;
-use aws_sdk_secretsmanager::primitives::Blob;
 use rustix::process::Signal;
 
 use crate::Error;
 use crate::home::Run;
 use crate::python::Python;
+use crate::secret::Secret;
 use crate::supervised::{Stop, Supervised, last_lines};
 
 const STOP: Stop = Stop { signal: Signal::TERM, grace: Duration::from_secs(3) };
@@ -71,42 +70,24 @@ impl Manager {
 
     /// Creates a secret, or gives it a new AWSCURRENT version; returns the version's id.
     pub async fn put(&self, id: &str, value: &str) -> Result<String, Error> {
-        put(&self.client(), id, Some(value.into()), None).await
+        Secret::new(&self.client(), id).put(value).await
     }
 
     /// A client of the emulator, which reads nothing from the environment.
     pub fn client(&self) -> Client {
-        client(&self.endpoint)
+        let identity = Credentials::new(ACCESS_KEY.0, ACCESS_KEY.1, None, None, "devstack");
+        let config = Config::builder()
+            .behavior_version(BehaviorVersion::latest())
+            .endpoint_url(&self.endpoint)
+            .region(Region::new(REGION))
+            .credentials_provider(identity)
+            .retry_config(RetryConfig::disabled())
+            .build();
+        Client::from_conf(config)
     }
 
     pub(crate) fn failed(&self, what: String) -> Error {
         let log = fs::read_to_string(&self.log).unwrap_or_default();
         Error::Part { part: "the secrets manager", what, log: self.log.clone(), tail: last_lines(&log, 15) }
     }
-}
-
-pub(crate) async fn put(client: &Client, id: &str, text: Option<String>, bytes: Option<Blob>) -> Result<String, Error> {
-    let doing = || format!("put a value into {id}");
-    let create = client.create_secret().name(id).set_secret_string(text.clone()).set_secret_binary(bytes.clone());
-    let version = match create.send().await {
-        Ok(created) => created.version_id,
-        Err(error) if error.code() == Some("ResourceExistsException") => {
-            let put = client.put_secret_value().secret_id(id).set_secret_string(text).set_secret_binary(bytes);
-            put.send().await.map_err(Error::manager(doing()))?.version_id
-        }
-        Err(error) => return Err(Error::manager(doing())(error)),
-    };
-    version.ok_or_else(|| Error::Secret(format!("the manager did not name the new version of {id}")))
-}
-
-pub(crate) fn client(endpoint: &str) -> Client {
-    let identity = Credentials::new(ACCESS_KEY.0, ACCESS_KEY.1, None, None, "devstack");
-    let config = Config::builder()
-        .behavior_version(BehaviorVersion::latest())
-        .endpoint_url(endpoint)
-        .region(Region::new(REGION))
-        .credentials_provider(identity)
-        .retry_config(RetryConfig::disabled())
-        .build();
-    Client::from_conf(config)
 }

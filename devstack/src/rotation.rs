@@ -6,6 +6,7 @@ use sqlx::{Connection, PgConnection};
 use crate::Error;
 use crate::planted::{Planted, random, random_password};
 use crate::postgres::{format_and_run, login};
+use crate::secret::Secret;
 
 /// Where a login is good for.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -21,9 +22,8 @@ pub struct Database {
 /// One rotation of a database login, in the four steps of AWS's rotation functions: `create_pending`, `set`, `test`,
 /// `finish`. Between `set` and `finish` lies the window in which AWSCURRENT cannot log in.
 pub struct Rotation {
-    client: Client,
+    secret: Secret,
     credential: String,
-    id: String,
     database: Database,
     version: String,
     planted: Planted,
@@ -32,7 +32,7 @@ pub struct Rotation {
 impl Rotation {
     /// A rotation of `credential`, which is `id` at the manager. Nothing happens yet.
     pub fn new(client: Client, credential: &str, id: &str, database: Database, planted: Planted) -> Self {
-        Self { client, credential: credential.into(), id: id.into(), database, version: random(), planted }
+        Self { secret: Secret::new(&client, id), credential: credential.into(), database, version: random(), planted }
     }
 
     /// The id of the version that comes.
@@ -42,25 +42,16 @@ impl Rotation {
 
     /// Puts a new password beside the current one, labelled AWSPENDING.
     pub async fn create_pending(&self) -> Result<(), Error> {
-        let mut secret = self.secret("AWSCURRENT").await?;
+        let mut secret = self.login("AWSCURRENT").await?;
         secret["password"] = random_password().into();
         let secret = secret.to_string();
         self.planted.remember(&self.credential, &secret);
-        self.client
-            .put_secret_value()
-            .secret_id(&self.id)
-            .client_request_token(&self.version)
-            .secret_string(secret)
-            .version_stages("AWSPENDING")
-            .send()
-            .await
-            .map_err(Error::manager(format!("put a pending version of {}", self.id)))?;
-        Ok(())
+        self.secret.add(&self.version, secret.as_str(), "AWSPENDING").await
     }
 
     /// Logs in with the current password and makes the pending one the role's.
     pub async fn set(&self) -> Result<(), Error> {
-        let pending = self.secret("AWSPENDING").await?;
+        let pending = self.login("AWSPENDING").await?;
         let (role, password) = (text(&pending, "username")?, text(&pending, "password")?);
         let mut connection = self.log_in("AWSCURRENT").await?;
         format_and_run(&mut connection, "ALTER ROLE %I PASSWORD %L", &[role, password])
@@ -77,23 +68,12 @@ impl Rotation {
 
     /// Moves the label AWSCURRENT to the pending version; the one before it becomes AWSPREVIOUS.
     pub async fn finish(&self) -> Result<(), Error> {
-        let doing = || format!("move AWSCURRENT of {}", self.id);
-        let current = version(&self.client, &self.id, "AWSCURRENT").await?;
-        self.client
-            .update_secret_version_stage()
-            .secret_id(&self.id)
-            .version_stage("AWSCURRENT")
-            .move_to_version_id(&self.version)
-            .set_remove_from_version_id(current)
-            .send()
-            .await
-            .map_err(Error::manager(doing()))?;
-        Ok(())
+        self.secret.label("AWSCURRENT", &self.version).await
     }
 
     /// Logs in with the version that has this label.
     pub async fn log_in(&self, stage: &str) -> Result<PgConnection, Error> {
-        let secret = self.secret(stage).await?;
+        let secret = self.login(stage).await?;
         let (role, password) = (text(&secret, "username")?, text(&secret, "password")?);
         let Database { host, port, name } = &self.database;
         PgConnection::connect_with(&login(host, *port, name, role, password))
@@ -101,28 +81,13 @@ impl Rotation {
             .map_err(Error::database(format!("log in as `{role}` with {stage}")))
     }
 
-    async fn secret(&self, stage: &str) -> Result<Value, Error> {
-        let text = value(&self.client, &self.id, stage).await?;
+    async fn login(&self, stage: &str) -> Result<Value, Error> {
+        let text = self.secret.text(stage).await?;
         serde_json::from_str(&text)
             .ok()
             .filter(Value::is_object)
-            .ok_or_else(|| Error::Secret(format!("{stage} of {} is not the JSON that RDS writes", self.id)))
+            .ok_or_else(|| Error::Secret(format!("{stage} of {} is not the JSON that RDS writes", self.secret.id())))
     }
-}
-
-pub(crate) async fn value(client: &Client, id: &str, stage: &str) -> Result<String, Error> {
-    let doing = || format!("read {stage} of {id}");
-    let answer = client.get_secret_value().secret_id(id).version_stage(stage).send().await;
-    let answer = answer.map_err(Error::manager(doing()))?;
-    answer.secret_string.ok_or_else(|| Error::Secret(format!("{stage} of {id} is not text")))
-}
-
-/// The id of the version of a secret that has this label.
-pub(crate) async fn version(client: &Client, id: &str, stage: &str) -> Result<Option<String>, Error> {
-    let described =
-        client.describe_secret().secret_id(id).send().await.map_err(Error::manager(format!("describe {id}")))?;
-    let versions = described.version_ids_to_stages.unwrap_or_default();
-    Ok(versions.into_iter().find(|(_, stages)| stages.iter().any(|held| held == stage)).map(|(id, _)| id))
 }
 
 fn text<'a>(secret: &'a Value, field: &str) -> Result<&'a str, Error> {

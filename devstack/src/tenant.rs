@@ -1,15 +1,15 @@
 use std::collections::BTreeMap;
 
 use aws_sdk_secretsmanager::Client;
-use aws_sdk_secretsmanager::primitives::Blob;
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
 
-use crate::manager::{ACCESS_KEY, Manager, REGION, put};
+use crate::manager::{ACCESS_KEY, Manager, REGION};
 use crate::planted::{Planted, random, random_key, random_password};
 use crate::postgres::{Postgres, format_and_run};
 use crate::python::Python;
-use crate::rotation::{self, Database, Rotation};
+use crate::rotation::{Database, Rotation};
+use crate::secret::Secret;
 use crate::{Error, Stack};
 
 /// What one test owns: a database, its roles, and the secrets with their logins.
@@ -134,6 +134,10 @@ impl Tenant {
         self.ids.get(credential).cloned().unwrap_or_else(|| format!("{}/{credential}", self.name))
     }
 
+    fn secret(&self, credential: &str) -> Secret {
+        Secret::new(&self.client, self.id(credential))
+    }
+
     /// A client of the manager, for what the methods below do not cover. [`Self::remember`] what it plants.
     pub fn client(&self) -> &Client {
         &self.client
@@ -152,7 +156,7 @@ impl Tenant {
     /// Creates the secret, or gives it a new AWSCURRENT version; returns the version's id.
     pub async fn put(&self, credential: &str, value: &str) -> Result<String, Error> {
         self.planted.remember(credential, value);
-        put(&self.client, &self.id(credential), Some(value.into()), None).await
+        self.secret(credential).put(value).await
     }
 
     /// The same with a binary value.
@@ -160,15 +164,13 @@ impl Tenant {
         if let Ok(text) = str::from_utf8(value) {
             self.planted.remember(credential, text);
         }
-        put(&self.client, &self.id(credential), None, Some(Blob::new(value))).await
+        self.secret(credential).put(value).await
     }
 
     /// Makes a secret that has no value, in place of the one that is there.
     pub async fn create_empty(&self, credential: &str) -> Result<(), Error> {
-        let id = self.id(credential);
         self.delete(credential).await?;
-        self.client.create_secret().name(&id).send().await.map_err(Error::manager(format!("create {id}")))?;
-        Ok(())
+        self.secret(credential).create().await
     }
 
     /// Removes a secret, whether or not it is there.
@@ -181,12 +183,12 @@ impl Tenant {
 
     /// The id of the version with this label (`AWSCURRENT`, `AWSPENDING`, `AWSPREVIOUS`).
     pub async fn version(&self, credential: &str, stage: &str) -> Result<Option<String>, Error> {
-        rotation::version(&self.client, &self.id(credential), stage).await
+        self.secret(credential).version(stage).await
     }
 
     /// The text of the version with this label.
     pub async fn value(&self, credential: &str, stage: &str) -> Result<String, Error> {
-        rotation::value(&self.client, &self.id(credential), stage).await
+        self.secret(credential).text(stage).await
     }
 
     /// A connection of a login, with the password of the version that has this label.

@@ -124,3 +124,14 @@ async fn a_secret_can_be_put_emptied_deleted_and_binary() -> Outcome {
     assert!(error.to_string().contains("ResourceNotFoundException"), "{error}");
     Ok(())
 }
+
+#[tokio::test]
+async fn a_value_put_after_a_rotation_is_the_only_current_one() -> Outcome {
+    let tenant = Stack::shared().await.tenant("put after").await?;
+    let rotated = tenant.rotate("database").await?;
+    let put = tenant.put("database", "malformed, on purpose").await?;
+    assert_eq!(tenant.value("database", "AWSCURRENT").await?, "malformed, on purpose");
+    assert_eq!(tenant.version("database", "AWSCURRENT").await?, Some(put));
+    assert_eq!(tenant.version("database", "AWSPREVIOUS").await?, Some(rotated));
+    Ok(())
+}
