@@ -81,7 +81,8 @@ impl Rotation {
             .map_err(Error::database(format!("log in as `{role}` with {stage}")))
     }
 
-    async fn login(&self, stage: &str) -> Result<Value, Error> {
+    /// The login in the version that has this label.
+    pub(crate) async fn login(&self, stage: &str) -> Result<Value, Error> {
         let text = self.secret.text(stage).await?;
         serde_json::from_str(&text)
             .ok()

@@ -89,14 +89,17 @@ impl Tenant {
     pub async fn plant_login(&self, credential: &str) -> Result<String, Error> {
         let (role, password) = (self.role(credential), random_password());
         if credential != "migrator" {
-            let mut admin = self.admin().await?;
-            format_and_run(&mut admin, "CREATE ROLE %I LOGIN IN ROLE %I", &[&role, &self.access_role()])
-                .await
-                .map_err(Error::database(format!("create the role `{role}`")))?;
+            self.create_role(&role).await?;
         }
         self.set_password(&role, &password).await?;
         let secret = json!({ "engine": "postgres", "username": role, "password": password });
         self.put(credential, &secret.to_string()).await
+    }
+
+    async fn create_role(&self, role: &str) -> Result<(), Error> {
+        format_and_run(&mut self.admin().await?, "CREATE ROLE %I LOGIN IN ROLE %I", &[role, &self.access_role()])
+            .await
+            .map_err(Error::database(format!("create the role `{role}`")))
     }
 
     /// The database, and the start of every role's name.
@@ -159,7 +162,15 @@ impl Tenant {
         self.secret(credential).put(value).await
     }
 
-    /// The same with a binary value.
+    /// Adds a version whose only label is AWSPENDING; returns the version's id.
+    pub async fn put_pending(&self, credential: &str, value: &str) -> Result<String, Error> {
+        self.planted.remember(credential, value);
+        let version = random();
+        self.secret(credential).add(&version, value, "AWSPENDING").await?;
+        Ok(version)
+    }
+
+    /// The same as [`Self::put`] with a binary value.
     pub async fn put_binary(&self, credential: &str, value: &[u8]) -> Result<String, Error> {
         if let Ok(text) = str::from_utf8(value) {
             self.planted.remember(credential, text);
@@ -214,6 +225,13 @@ impl Tenant {
             .map_err(Error::database(format!("set the password of `{role}`")))
     }
 
+    /// Lets a role have no more than this many sessions at a time; -1 lifts the limit. Those it has stay.
+    pub async fn limit_connections(&self, role: &str, limit: i32) -> Result<(), Error> {
+        format_and_run(&mut self.admin().await?, "ALTER ROLE %I CONNECTION LIMIT %s", &[role, &limit.to_string()])
+            .await
+            .map_err(Error::database(format!("limit the sessions of `{role}`")))
+    }
+
     /// Ends every session of a role; returns how many there were.
     pub async fn kill_connections(&self, role: &str) -> Result<usize, Error> {
         let killed: i64 = self
@@ -229,7 +247,7 @@ impl Tenant {
 
     async fn count(&self, query: &'static str, role: &str) -> Result<i64, Error> {
         let asked = sqlx::query_scalar(query).bind(role).fetch_one(&mut self.admin().await?).await;
-        asked.map_err(Error::database(format!("count the sessions of `{role}`")))
+        asked.map_err(Error::database(format!("ask about the role `{role}`")))
     }
 
     /// How often PostgreSQL has refused a role, by its log.
@@ -256,6 +274,23 @@ impl Tenant {
         rotation.test().await?;
         rotation.finish().await?;
         Ok(rotation.version().into())
+    }
+
+    /// The other strategy of AWS, with two users that take turns: a new password for the one that is not AWSCURRENT,
+    /// which then becomes it. No login is refused at any time, the user before included. The second user is the first
+    /// one's name and `_clone`. Returns the id of the new version.
+    pub async fn rotate_users(&self, credential: &str) -> Result<String, Error> {
+        let role = self.role(credential);
+        let clone = format!("{role}_clone");
+        let current = self.rotation(credential).login("AWSCURRENT").await?;
+        let next = if current["username"] == role { clone } else { role };
+        if self.count("SELECT count(*) FROM pg_roles WHERE rolname = $1", &next).await? == 0 {
+            self.create_role(&next).await?;
+        }
+        let password = random_password();
+        self.set_password(&next, &password).await?;
+        let secret = json!({ "engine": "postgres", "username": next, "password": password });
+        self.put(credential, &secret.to_string()).await
     }
 
     /// Remembers a value that was planted by other means.

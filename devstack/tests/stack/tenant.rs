@@ -135,3 +135,55 @@ async fn a_value_put_after_a_rotation_is_the_only_current_one() -> Outcome {
     assert_eq!(tenant.version("database", "AWSPREVIOUS").await?, Some(rotated));
     Ok(())
 }
+
+#[tokio::test]
+async fn a_pending_version_is_beside_the_current_one_and_remembered() -> Outcome {
+    let tenant = Stack::shared().await.tenant("pending").await?;
+    let current = tenant.version("signing", "AWSCURRENT").await?;
+    let key = devstack::random_key();
+    let pending = tenant.put_pending("signing", &key).await?;
+    assert_eq!(tenant.version("signing", "AWSPENDING").await?, Some(pending));
+    assert_eq!(tenant.version("signing", "AWSCURRENT").await?, current);
+    assert_eq!(tenant.value("signing", "AWSPENDING").await?, key);
+    assert!(tenant.planted().contains(&key));
+    Ok(())
+}
+
+#[tokio::test]
+async fn alternating_users_take_turns_and_none_is_ever_refused() -> Outcome {
+    let tenant = Stack::shared().await.tenant("users").await?;
+    let mut migrator = tenant.log_in("migrator", "AWSCURRENT").await?;
+    migrator.execute("CREATE TABLE things (name text)").await?;
+    migrator.execute(sqlx::AssertSqlSafe(format!("GRANT INSERT ON things TO {}", tenant.access_role()))).await?;
+
+    let clone = format!("{}_clone", tenant.app());
+    let mut passwords = vec![];
+    for user in [&clone, &tenant.app(), &clone] {
+        let before = tenant.version("database", "AWSCURRENT").await?;
+        let version = tenant.rotate_users("database").await?;
+        assert_eq!(tenant.version("database", "AWSCURRENT").await?, Some(version));
+        assert_eq!(tenant.version("database", "AWSPREVIOUS").await?, before);
+        let mut next = tenant.log_in("database", "AWSCURRENT").await?;
+        assert_eq!(sqlx::query_scalar::<_, String>("SELECT current_user").fetch_one(&mut next).await?, *user);
+        next.execute("INSERT INTO things VALUES ('one')").await?;
+        tenant.log_in("database", "AWSPREVIOUS").await?.close().await?;
+        passwords.push(tenant.value("database", "AWSCURRENT").await?);
+    }
+    assert_ne!(passwords[0], passwords[2], "a user's next turn comes with a new password");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_role_can_be_held_to_a_number_of_sessions() -> Outcome {
+    let tenant = Stack::shared().await.tenant("limited").await?;
+    let first = tenant.log_in("database", "AWSCURRENT").await?;
+    tenant.limit_connections(&tenant.app(), 1).await?;
+    let secret: serde_json::Value = serde_json::from_str(&tenant.value("database", "AWSCURRENT").await?)?;
+    let password = secret["password"].as_str().expect("text");
+    let error = tenant.connect(&tenant.app(), password).await.expect_err("there is one already");
+    assert_eq!(code(&error).as_deref(), Some("53300"));
+    tenant.limit_connections(&tenant.app(), -1).await?;
+    tenant.connect(&tenant.app(), password).await?.close().await?;
+    first.close().await?;
+    Ok(())
+}
