@@ -29,6 +29,8 @@ pub enum Fault {
     Status(u16, &'static str),
     /// No answer comes, and the connection stays open.
     BlackHole,
+    /// No answer comes, and the connection closes.
+    Reset,
     /// The connection closes in the middle of the answer.
     CutBody,
     /// The answer is 200, and no JSON.
@@ -39,6 +41,7 @@ pub enum Fault {
 #[derive(Clone, Debug)]
 pub struct Rule {
     secret: Option<String>,
+    region: Option<String>,
     fault: Fault,
     left: usize,
 }
@@ -46,17 +49,29 @@ pub struct Rule {
 impl Rule {
     /// Every request for this secret id.
     pub fn on(secret: impl Into<String>, fault: Fault) -> Self {
-        Self { secret: Some(secret.into()), fault, left: usize::MAX }
+        Self { secret: Some(secret.into()), ..Self::all(fault) }
+    }
+
+    /// Every request to this Region.
+    pub fn region(region: impl Into<String>, fault: Fault) -> Self {
+        Self { region: Some(region.into()), ..Self::all(fault) }
     }
 
     /// Every request.
     pub fn all(fault: Fault) -> Self {
-        Self { secret: None, fault, left: usize::MAX }
+        Self { secret: None, region: None, fault, left: usize::MAX }
     }
 
     /// No more than this many of them.
     pub fn times(self, times: usize) -> Self {
         Self { left: times, ..self }
+    }
+
+    fn matches(&self, request: &Request) -> bool {
+        let Request { secret, region } = request;
+        self.left > 0
+            && self.secret.as_ref().is_none_or(|wanted| wanted == secret)
+            && self.region.as_ref().is_none_or(|wanted| wanted == region)
     }
 }
 
@@ -68,21 +83,45 @@ pub struct Manager {
 }
 
 struct Script {
-    behind: String,
+    behind: Behind,
     client: reqwest::Client,
     rules: Mutex<Vec<Rule>>,
-    requests: Mutex<BTreeMap<String, usize>>,
+    requests: Mutex<Vec<Request>>,
+}
+
+/// The endpoints that requests are passed on to.
+enum Behind {
+    One(String),
+    ByRegion(BTreeMap<String, String>),
+}
+
+/// What a request is for. Either may be empty.
+struct Request {
+    secret: String,
+    region: String,
 }
 
 impl Manager {
     /// Starts in front of `behind`, passing everything on.
     pub async fn before(behind: &crate::manager::Manager) -> Result<Self, Error> {
+        Self::start(Behind::One(behind.endpoint.clone()))
+    }
+
+    /// Starts in front of a manager for each Region. Requests to other Regions are answered with 502.
+    pub async fn regions<'a>(
+        behind: impl IntoIterator<Item = (&'a str, &'a crate::manager::Manager)>,
+    ) -> Result<Self, Error> {
+        let behind = behind.into_iter().map(|(region, manager)| (region.into(), manager.endpoint.clone()));
+        Self::start(Behind::ByRegion(behind.collect()))
+    }
+
+    fn start(behind: Behind) -> Result<Self, Error> {
         let doing = "start the scripted manager";
         let listener = std::net::TcpListener::bind("127.0.0.1:0").map_err(Error::io(doing))?;
         let address = listener.local_addr().map_err(Error::io(doing))?;
         listener.set_nonblocking(true).map_err(Error::io(doing))?;
         let script = Arc::new(Script {
-            behind: behind.endpoint.clone(),
+            behind,
             client: reqwest::Client::builder().no_proxy().build().expect("a client without TLS needs nothing"),
             rules: Mutex::default(),
             requests: Mutex::default(),
@@ -121,19 +160,24 @@ impl Manager {
 
     /// How many requests for this secret id have come, whatever became of them.
     pub fn requests(&self, secret: &str) -> usize {
-        lock(&self.script.requests).get(secret).copied().unwrap_or(0)
+        lock(&self.script.requests).iter().filter(|request| request.secret == secret).count()
+    }
+
+    /// How many requests to this Region have come, whatever became of them.
+    pub fn requests_in(&self, region: &str) -> usize {
+        lock(&self.script.requests).iter().filter(|request| request.region == region).count()
     }
 }
 
 async fn answer(State(script): State<Arc<Script>>, headers: HeaderMap, body: Bytes) -> Response {
-    let request: Value = serde_json::from_slice(&body).unwrap_or_default();
-    let secret = request["SecretId"].as_str().unwrap_or_default();
-    *lock(&script.requests).entry(secret.into()).or_default() += 1;
-    match script.fault(secret) {
-        None => script.forward(headers, body).await,
+    let request = Request::new(&headers, &body);
+    let (behind, fault) = (script.behind.endpoint(&request), script.fault(&request));
+    lock(&script.requests).push(request);
+    match fault {
+        None => script.forward(behind, headers, body).await,
         Some(Fault::Delay(delay)) => {
             tokio::time::sleep(delay).await;
-            script.forward(headers, body).await
+            script.forward(behind, headers, body).await
         }
         Some(Fault::Status(status, code)) => {
             let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
@@ -141,12 +185,14 @@ async fn answer(State(script): State<Arc<Script>>, headers: HeaderMap, body: Byt
             (status, [("x-amzn-errortype", code), JSON], body).into_response()
         }
         Some(Fault::BlackHole) => std::future::pending().await,
+        // A body that fails at once takes the head with it, which was not sent yet.
+        Some(Fault::Reset) => Body::from_stream(stream::once(closed())).into_response(),
         Some(Fault::CutBody) => {
             let start = stream::once(async { Ok(r#"{"ARN": "arn:aws:"#) });
             let end = stream::once(async {
                 // Without a pause the start would not be sent at all.
                 tokio::time::sleep(Duration::from_millis(20)).await;
-                Err(io::Error::from(io::ErrorKind::ConnectionReset))
+                closed().await
             });
             ([("content-length", "1000"), JSON], Body::from_stream(start.chain(end))).into_response()
         }
@@ -154,18 +200,43 @@ async fn answer(State(script): State<Arc<Script>>, headers: HeaderMap, body: Byt
     }
 }
 
+async fn closed() -> io::Result<&'static str> {
+    Err(io::ErrorKind::ConnectionReset.into())
+}
+
+impl Request {
+    fn new(headers: &HeaderMap, body: &[u8]) -> Self {
+        let body: Value = serde_json::from_slice(body).unwrap_or_default();
+        let signature = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+        // `AWS4-HMAC-SHA256 Credential=<access key>/<date>/<region>/secretsmanager/aws4_request, …`
+        let region = signature.and_then(|text| text.split_once("Credential=")?.1.split('/').nth(2));
+        Self { secret: body["SecretId"].as_str().unwrap_or_default().into(), region: region.unwrap_or_default().into() }
+    }
+}
+
+impl Behind {
+    fn endpoint(&self, request: &Request) -> Option<String> {
+        match self {
+            Self::One(endpoint) => Some(endpoint.clone()),
+            Self::ByRegion(endpoints) => endpoints.get(&request.region).cloned(),
+        }
+    }
+}
+
 impl Script {
-    fn fault(&self, secret: &str) -> Option<Fault> {
+    fn fault(&self, request: &Request) -> Option<Fault> {
         let mut rules = lock(&self.rules);
-        let matches = |rule: &&mut Rule| rule.left > 0 && rule.secret.as_deref().is_none_or(|wanted| wanted == secret);
-        let rule = rules.iter_mut().find(matches)?;
+        let rule = rules.iter_mut().find(|rule| rule.matches(request))?;
         rule.left -= 1;
         Some(rule.fault.clone())
     }
 
-    async fn forward(&self, mut headers: HeaderMap, body: Bytes) -> Response {
+    async fn forward(&self, behind: Option<String>, mut headers: HeaderMap, body: Bytes) -> Response {
+        let Some(behind) = behind else {
+            return StatusCode::BAD_GATEWAY.into_response();
+        };
         headers.remove(header::HOST);
-        let sent = self.client.post(&self.behind).headers(headers).body(body).send().await;
+        let sent = self.client.post(behind).headers(headers).body(body).send().await;
         match sent {
             Ok(answer) => {
                 let (status, headers) = (answer.status(), answer.headers().clone());

@@ -1,5 +1,5 @@
 use std::fs::{self, File};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -10,14 +10,13 @@ use aws_sdk_secretsmanager::config::{Config, Credentials, Region};
 use rustix::process::Signal;
 
 use crate::Error;
-use crate::home::Run;
 use crate::python::Python;
 use crate::secret::Secret;
 use crate::supervised::{Stop, Supervised, last_lines};
 
 const STOP: Stop = Stop { signal: Signal::TERM, grace: Duration::from_secs(3) };
 
-/// The region that every client of the local manager names.
+/// The Region of the local manager, unless a client names another.
 pub(crate) const REGION: &str = "eu-west-1";
 
 /// An identity that opens the local manager and no other.
@@ -34,12 +33,13 @@ pub struct Manager {
 
 impl Manager {
     /// Starts the emulator; it may not answer yet.
-    pub(crate) fn spawn(python: &Python, run: &Run, port: u16) -> Result<(Self, Supervised), Error> {
-        let manager = Self { endpoint: format!("http://127.0.0.1:{port}"), log: run.dir.join("manager.log") };
+    pub(crate) fn spawn(python: &Python, folder: &Path, port: u16) -> Result<(Self, Supervised), Error> {
+        let log = folder.join(format!("manager-{port}.log"));
+        let manager = Self { endpoint: format!("http://127.0.0.1:{port}"), log };
         let log = File::create(&manager.log).map_err(Error::io("create the manager's log"))?;
         let mut command = Supervised::command(python, &python.interpreter(), STOP, None);
         command.args(["-m", "moto.server", "-H", "127.0.0.1", "-p", &port.to_string()]);
-        command.env_clear().env("LC_ALL", "C.UTF-8").current_dir(&run.dir);
+        command.env_clear().env("LC_ALL", "C.UTF-8").current_dir(folder);
         // Identities that moto would look for at home, if it looked for one.
         command.env("AWS_ACCESS_KEY_ID", ACCESS_KEY.0).env("AWS_SECRET_ACCESS_KEY", ACCESS_KEY.1);
         command.stdout(Stdio::null()).stderr(log);
@@ -75,11 +75,16 @@ impl Manager {
 
     /// A client of the emulator, which reads nothing from the environment.
     pub fn client(&self) -> Client {
+        self.client_in(REGION)
+    }
+
+    /// The same for another Region, where the emulator keeps other secrets.
+    pub fn client_in(&self, region: &str) -> Client {
         let identity = Credentials::new(ACCESS_KEY.0, ACCESS_KEY.1, None, None, "devstack");
         let config = Config::builder()
             .behavior_version(BehaviorVersion::latest())
             .endpoint_url(&self.endpoint)
-            .region(Region::new(REGION))
+            .region(Region::new(region.to_owned()))
             .credentials_provider(identity)
             .retry_config(RetryConfig::disabled())
             .build();

@@ -99,6 +99,17 @@ impl Secret {
         answer.secret_string.ok_or_else(|| Error::Secret(format!("{stage} of {} is not text", self.id)))
     }
 
+    /// Takes a version over from another manager, under the same id, and the label.
+    pub(crate) async fn copy(&self, from: &Self, version: &str, stage: &str) -> Result<(), Error> {
+        if !self.versions().await?.contains_key(version) {
+            let asked = from.client.get_secret_value().secret_id(&from.id).version_id(version).send().await;
+            let answer = asked.map_err(Error::manager(format!("read {stage} of {}", from.id)))?;
+            let value = Value { text: answer.secret_string, bytes: answer.secret_binary };
+            self.add(version, value, NEW).await?;
+        }
+        self.label(stage, version).await
+    }
+
     async fn versions(&self) -> Result<HashMap<String, Vec<String>>, Error> {
         let described = self.client.describe_secret().secret_id(&self.id).send().await;
         let described = described.map_err(Error::manager(format!("describe {}", self.id)))?;

@@ -1,4 +1,5 @@
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::OnceCell;
@@ -31,7 +32,7 @@ impl Stack {
         let python = Python::install(progress).await?;
         let run = Run::start().await?;
         progress("starting PostgreSQL 18 and the secrets manager");
-        let (manager, mut manager_process) = Manager::spawn(&python, &run, free_port())?;
+        let (manager, mut manager_process) = Manager::spawn(&python, &run.dir, free_port())?;
         let (postgres, mut postgres_process) = match Postgres::spawn(&python, &run, free_port()).await {
             Ok(spawned) => spawned,
             Err(error) => return Err(kept(run, error)),
@@ -113,6 +114,11 @@ impl Stack {
     pub async fn stop(self) {
         let stopped = tokio::task::spawn_blocking(|| drop(self)).await;
         stopped.expect("stopping a child does not panic");
+    }
+
+    /// Where the logs are.
+    pub(crate) fn folder(&self) -> PathBuf {
+        self.parts().run.dir.clone()
     }
 
     fn parts(&self) -> MutexGuard<'_, Parts> {

@@ -7,12 +7,17 @@ use devstack::{Stack, Tenant};
 use crate::Outcome;
 
 async fn ask(manager: &Manager, secret: &str) -> Result<Response, devstack::reqwest::Error> {
+    ask_in("eu-west-1", manager, secret).await
+}
+
+async fn ask_in(region: &str, manager: &Manager, secret: &str) -> Result<Response, devstack::reqwest::Error> {
+    let scope = format!("Credential=test/20260101/{region}/secretsmanager/aws4_request");
     Client::new()
         .post(manager.endpoint())
         .header("x-amz-target", "secretsmanager.GetSecretValue")
         .header("content-type", "application/x-amz-json-1.1")
-        .header("authorization", "AWS4-HMAC-SHA256 Credential=test/20260101/eu-west-1/secretsmanager/aws4_request, SignedHeaders=host, Signature=0")
-        .body(format!(r#"{{"SecretId":"{secret}"}}"#))
+        .header("authorization", format!("AWS4-HMAC-SHA256 {scope}, SignedHeaders=host, Signature=0"))
+        .body(format!(r#"{{"SecretId":"{secret}","VersionStage":"AWSCURRENT"}}"#))
         .timeout(Duration::from_secs(1))
         .send()
         .await
@@ -80,5 +85,52 @@ async fn an_answer_can_be_late_absent_cut_and_malformed() -> Outcome {
     manager.clear();
     assert_eq!(ask(&manager, &id).await?.status(), 200);
     assert_eq!(manager.requests(&id), 5);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_manager_can_be_dead_and_come_back() -> Outcome {
+    let (tenant, manager) = scripted("dead").await?;
+    manager.script([Rule::all(Fault::Reset).times(1)]);
+    let error = ask(&manager, &tenant.id("database")).await.expect_err("the connection closes");
+    assert!(error.is_request() && !error.is_timeout(), "{error:?}");
+    assert_eq!(ask(&manager, &tenant.id("database")).await?.status(), 200);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_fault_can_hit_one_region() -> Outcome {
+    let (tenant, manager) = scripted("one region").await?;
+    tenant.replicate_to(tenant.manager(), "eu-west-2").await?;
+    let id = tenant.id("database");
+    manager.script([Rule::region("eu-west-1", Fault::Status(500, "InternalServiceError")).times(1)]);
+    assert_eq!(ask_in("eu-west-2", &manager, &id).await?.status(), 200);
+    assert_eq!(ask_in("eu-west-1", &manager, &id).await?.status(), 500);
+    assert_eq!(ask_in("eu-west-1", &manager, &id).await?.status(), 200);
+    assert_eq!((manager.requests_in("eu-west-1"), manager.requests_in("eu-west-2")), (2, 1));
+    assert_eq!(manager.requests_in("eu-west-3"), 0);
+    Ok(())
+}
+
+#[tokio::test]
+async fn each_region_can_have_an_emulator_of_its_own() -> Outcome {
+    let stack = Stack::shared().await;
+    let (tenant, second) = tokio::try_join!(stack.tenant("two emulators"), stack.second_manager())?;
+    let manager = Manager::regions([("eu-west-1", stack.manager()), ("eu-west-2", second.manager())]).await?;
+    let id = tenant.id("database");
+    assert_eq!(ask_in("eu-west-2", &manager, &id).await?.status(), 404, "its store is empty");
+
+    tenant.replicate_to(second.manager(), "eu-west-2").await?;
+    let replicated = tenant.version("database", "AWSCURRENT").await?.expect("it is there");
+    let current = tenant.rotate("database").await?;
+    for (region, version) in [("eu-west-1", current), ("eu-west-2", replicated)] {
+        let answer: serde_json::Value = serde_json::from_str(&ask_in(region, &manager, &id).await?.text().await?)?;
+        assert_eq!(answer["VersionId"], version, "{region}");
+    }
+    assert_eq!(ask_in("eu-west-3", &manager, &id).await?.status(), 502);
+
+    drop(second);
+    assert_eq!(ask_in("eu-west-2", &manager, &id).await?.status(), 502, "it ended");
+    assert_eq!(ask_in("eu-west-1", &manager, &id).await?.status(), 200);
     Ok(())
 }

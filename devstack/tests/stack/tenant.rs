@@ -187,3 +187,41 @@ async fn a_role_can_be_held_to_a_number_of_sessions() -> Outcome {
     first.close().await?;
     Ok(())
 }
+
+#[tokio::test]
+async fn a_replica_has_the_same_versions_under_the_same_labels() -> Outcome {
+    const STAGES: [&str; 3] = ["AWSCURRENT", "AWSPENDING", "AWSPREVIOUS"];
+    let tenant = Stack::shared().await.tenant("replica").await?;
+    let other = Stack::shared().await.tenant("replica").await?;
+    let replica = tenant.manager().client_in("eu-west-2");
+    let same = async || -> Outcome {
+        tenant.replicate_to(tenant.manager(), "eu-west-2").await?;
+        for credential in ["database", "migrator", "signing"] {
+            for stage in STAGES {
+                let asked =
+                    replica.get_secret_value().secret_id(tenant.id(credential)).version_stage(stage).send().await;
+                let (here, there) = (tenant.version(credential, stage).await?, asked.ok());
+                let version = there.as_ref().and_then(|answer| answer.version_id.clone());
+                assert_eq!(here, version, "{stage} of {credential}");
+                if let Some(answer) = there {
+                    let value = tenant.value(credential, stage).await?;
+                    assert!(answer.secret_string == Some(value), "{stage} of {credential} is another value");
+                }
+            }
+        }
+        Ok(())
+    };
+    same().await?;
+    let rotation = tenant.rotation("database");
+    rotation.create_pending().await?;
+    same().await?;
+    rotation.set().await?;
+    rotation.finish().await?;
+    same().await?;
+    tenant.rotate("database").await?;
+    tenant.put("database", "another value").await?;
+    same().await?;
+    let foreign = replica.describe_secret().secret_id(other.id("database")).send().await;
+    assert!(foreign.is_err(), "the secret is another tenant's");
+    Ok(())
+}
