@@ -8,6 +8,7 @@ mod config;
 mod endurance;
 mod metrics;
 mod notes;
+mod regions;
 mod reload;
 mod rotation;
 mod running;

@@ -9,6 +9,7 @@ use devstack::{
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
+    net::TcpListener,
     time::{Duration, Instant},
 };
 
@@ -198,6 +199,86 @@ async fn a_refused_login_heals_beside_a_malformed_credential() {
 }
 
 #[tokio::test]
+async fn a_pending_version_for_another_user_or_place_is_never_contacted() {
+    let tenant = migrated("elsewhere").await;
+    let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap();
+    elsewhere.set_nonblocking(true).unwrap();
+    let port = elsewhere.local_addr().unwrap().port();
+    let mut running = Running::start(unpolled(&tenant), &tenant).await;
+    let note = running.create("a note").await;
+    let good = devstack::random_password();
+    tenant.set_password(&tenant.app(), &good).await.unwrap();
+    let migrators: Value = serde_json::from_str(&tenant.value("migrator", "AWSCURRENT").await.unwrap()).unwrap();
+    cut(&tenant).await;
+    assert_eq!(running.get(&note).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    for pending in [
+        serde_json::json!({ "username": tenant.app(), "password": good, "host": "127.0.0.1", "port": port }),
+        serde_json::json!({ "username": tenant.app(), "password": good, "port": port }),
+        serde_json::json!({ "username": tenant.app(), "password": good, "dbname": "postgres" }),
+        migrators,
+        serde_json::json!("sentinel: not JSON, but no bare password beside JSON either"),
+    ] {
+        tenant.put_pending("database", &pending.to_string()).await.unwrap();
+        assert_eq!(running.reload().await["exit_code"], 77);
+    }
+    assert_eq!(elsewhere.accept().unwrap_err().kind(), std::io::ErrorKind::WouldBlock, "somebody came");
+    assert_eq!(tenant.connections(&tenant.migrator()).await.unwrap(), 0);
+    assert_eq!(running.status().await["generation"], 1);
+
+    // One that differs in the password alone is what all wait for.
+    let pending = serde_json::json!({ "engine": "postgres", "username": tenant.app(), "password": good });
+    tenant.put_pending("database", &pending.to_string()).await.unwrap();
+    running.until("the pending version", |status| status["generation"] == 2).await;
+    assert_eq!(running.get(&note).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_full_database_gives_one_place_to_the_proof() {
+    let tenant = migrated("full").await;
+    let launch = unpolled(&tenant).env("APP_DATABASE__MAX_CONNECTIONS", "3");
+    let mut running = Running::start(launch, &tenant).await;
+    let note = running.create("a note").await;
+    at_once(&running, &note, 20).await;
+    assert_eq!(tenant.connections(&tenant.app()).await.unwrap(), 3);
+    tenant.limit_connections(&tenant.app(), 3).await.unwrap();
+    replace(&tenant).await;
+    assert_eq!(running.reload().await["outcome"], "published");
+
+    // The same while all are busy: the first that comes back makes room.
+    let mut admin = tenant.admin().await.unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE notes").execute(&mut admin).await.unwrap();
+    let requests: Vec<_> = (0..3).map(|_| tokio::spawn(running.request(Method::GET, &note).send())).collect();
+    let start = Instant::now();
+    while tenant.connections(&tenant.app()).await.unwrap() < 3 {
+        assert!(start.elapsed() < PATIENCE, "the requests did not come");
+    }
+    replace(&tenant).await;
+    running.process.signal(Signal::HUP);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(running.status().await["generation"], 2);
+    sqlx::raw_sql("COMMIT").execute(&mut admin).await.unwrap();
+    running.until("the rotation", |status| status["generation"] == 3).await;
+    for request in requests {
+        assert_eq!(request.await.unwrap().unwrap().status(), StatusCode::OK);
+    }
+    assert_eq!(statuses(&at_once(&running, &note, 20).await), BTreeMap::from([(200, 20)]));
+}
+
+#[tokio::test]
+async fn users_that_alternate_are_taken_up() {
+    let tenant = migrated("alternate").await;
+    let mut running = Running::start(unpolled(&tenant), &tenant).await;
+    let note = running.create("a note").await;
+    for generation in 2..=4 {
+        let version = tenant.rotate_users("database").await.unwrap();
+        assert_eq!(running.reload().await["outcome"], "published");
+        assert_eq!(running.status().await["generation"], generation);
+        assert_eq!(running.credential("database").await["version"], version);
+        assert_eq!(running.get(&note).await.status(), StatusCode::OK);
+    }
+}
+
+#[tokio::test]
 async fn a_start_that_is_refused_waits_for_the_label_to_move() {
     let tenant = migrated("label").await;
     let good: Value = serde_json::from_str(&tenant.value("database", "AWSCURRENT").await.unwrap()).unwrap();
@@ -303,7 +384,7 @@ async fn a_key_that_another_replica_holds_already_is_fetched() {
 }
 
 /// A new password in the database and at the manager, without a login of its own.
-pub(crate) async fn replace(tenant: &Tenant) {
+async fn replace(tenant: &Tenant) {
     let next = devstack::random_password();
     tenant.set_password(&tenant.app(), &next).await.unwrap();
     let secret = serde_json::json!({ "username": tenant.app(), "password": next });

@@ -1,0 +1,97 @@
+//! A secrets manager with a replica in a second Region: two emulators, of which the first fails.
+
+use crate::{Running, migrated, running::PATIENCE, service};
+use devstack::{
+    Launch, Stack, Tenant,
+    faults::{self, Fault, Rule},
+};
+use std::time::{Duration, Instant};
+
+const FIRST: &str = "eu-west-1";
+const SECOND: &str = "eu-west-2";
+
+/// The ways in which a Region is away: each within a deadline that leaves time for the next.
+fn away() -> [(&'static str, Fault); 4] {
+    [
+        ("dead", Fault::Reset),
+        ("black-holed", Fault::BlackHole),
+        ("slow", Fault::Delay(Duration::from_secs(60))),
+        ("failing", Fault::Status(503, "ServiceUnavailable")),
+    ]
+}
+
+fn replicated(tenant: &Tenant, managers: &faults::Manager) -> Launch {
+    service(tenant)
+        .env("AWS_ENDPOINT_URL", managers.endpoint())
+        .env("APP_SECRETS__AWS__REGIONS", format!("{FIRST},{SECOND}"))
+        .env("APP_SECRETS__REFRESH_EVERY", "0s")
+        .env("APP_SECRETS__DEADLINE", "4s")
+}
+
+#[tokio::test]
+async fn a_start_asks_the_next_region_when_the_first_is_away() {
+    let tenant = migrated("region_start").await;
+    let second = Stack::shared().await.second_manager().await.unwrap();
+    tenant.replicate_to(second.manager(), SECOND).await.unwrap();
+    let managers = faults::Manager::regions([(FIRST, tenant.manager()), (SECOND, second.manager())]).await.unwrap();
+    Running::start(replicated(&tenant, &managers), &tenant).await.create("a note").await;
+    assert_eq!(managers.requests_in(SECOND), 0, "it is asked when the first does not answer");
+    for (how, fault) in away() {
+        managers.script([Rule::region(FIRST, fault)]);
+        let start = Instant::now();
+        let mut running = Running::start(replicated(&tenant, &managers), &tenant).await;
+        running.create(how).await;
+        assert!(start.elapsed() < PATIENCE);
+        let told = |line: &str| line.contains("does not answer; the next one is asked") && line.contains(FIRST);
+        running.process.wait_for_line(told, PATIENCE).await;
+    }
+}
+
+#[tokio::test]
+async fn a_reload_asks_the_next_region_when_the_first_is_away() {
+    let tenant = migrated("region_reload").await;
+    let second = Stack::shared().await.second_manager().await.unwrap();
+    tenant.replicate_to(second.manager(), SECOND).await.unwrap();
+    let managers = faults::Manager::regions([(FIRST, tenant.manager()), (SECOND, second.manager())]).await.unwrap();
+    for (how, fault) in away() {
+        managers.clear();
+        let mut running = Running::start(replicated(&tenant, &managers), &tenant).await;
+        let version = tenant.rotate("database").await.unwrap();
+        tenant.replicate_to(second.manager(), SECOND).await.unwrap();
+        managers.script([Rule::region(FIRST, fault)]);
+        let reload = running.reload().await;
+        assert_eq!(reload["outcome"], "published", "{how}: {reload}");
+        assert_eq!(running.credential("database").await["version"], version);
+
+        // What did not answer a moment ago is asked last, so nothing waits for it again.
+        let asked = managers.requests_in(FIRST);
+        assert_eq!(running.reload().await["outcome"], "unchanged");
+        assert_eq!(managers.requests_in(FIRST), asked, "{how}");
+    }
+}
+
+#[tokio::test]
+async fn a_denial_of_the_first_region_is_an_answer() {
+    let tenant = migrated("region_denied").await;
+    let second = Stack::shared().await.second_manager().await.unwrap();
+    tenant.replicate_to(second.manager(), SECOND).await.unwrap();
+    let managers = faults::Manager::regions([(FIRST, tenant.manager()), (SECOND, second.manager())]).await.unwrap();
+    managers.script([Rule::region(FIRST, Fault::Status(400, "AccessDeniedException"))]);
+    let exited = replicated(&tenant, &managers).start().exited(PATIENCE).await;
+    assert_eq!(exited.code, Some(77), "{}", tenant.redact(&exited.stderr));
+    assert_eq!(managers.requests_in(SECOND), 0);
+}
+
+#[tokio::test]
+async fn regions_that_are_all_away_end_a_start_as_one_does() {
+    let tenant = migrated("region_none").await;
+    let managers = faults::Manager::before(tenant.manager()).await.unwrap();
+    for (fault, code) in [(Fault::Status(503, "ServiceUnavailable"), 69), (Fault::BlackHole, 75)] {
+        managers.script([Rule::all(fault)]);
+        let start = Instant::now();
+        let exited = replicated(&tenant, &managers).start().exited(PATIENCE).await;
+        assert_eq!(exited.code, Some(code), "{}", tenant.redact(&exited.stderr));
+        assert!(start.elapsed() < Duration::from_secs(8), "the deadline is 4 s");
+    }
+    assert!(managers.requests_in(FIRST) > 0 && managers.requests_in(SECOND) > 0);
+}
