@@ -261,7 +261,8 @@ async fn a_storm_of_signals_costs_few_trips() {
         running.process.signal(Signal::HUP);
     }
     let covered = |status: &Value| {
-        status["signals"]["seen"] == status["last_reload"]["signals_covered"] && status["signals"]["seen"] != 0
+        status["signals"]["seen"] == status["signals"]["last_reload"]["signals_covered"]
+            && status["signals"]["seen"] != 0
     };
     running.until("the last trip", covered).await;
     tokio::time::sleep(Duration::from_millis(300)).await;

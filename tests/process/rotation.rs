@@ -53,6 +53,13 @@ fn events(running: &Running<'_>, level: &str) -> Vec<Value> {
     running.process.events().into_iter().filter(|event| event["level"] == level).collect()
 }
 
+/// What the log says of versions that are refused.
+fn refusals_told(running: &Running<'_>) -> Vec<Value> {
+    let told =
+        |event: &Value| event["fields"]["message"].as_str().is_some_and(|text| text.contains("refuses the login"));
+    running.process.events().into_iter().filter(told).collect()
+}
+
 #[tokio::test]
 async fn a_start_in_the_window_of_a_rotation_logs_in_with_the_pending_version() {
     let tenant = migrated("window_start").await;
@@ -105,8 +112,8 @@ async fn a_rotation_that_nobody_announced_fails_no_request() {
     let status = running.until("the trip's report", |status| !status["last_reload"].is_null()).await;
     assert_eq!((&status["generation"], &status["signals"]["seen"]), (&2.into(), &0.into()));
     assert_eq!(status["last_reload"]["trigger"], "refused_login");
-    let warnings = events(&running, "WARN");
-    assert_eq!(warnings.len(), 1, "one event a version that is refused: {warnings:#?}");
+    let told = refusals_told(&running);
+    assert_eq!(told.len(), 1, "one event a version that is refused: {told:#?}");
     assert_eq!(events(&running, "ERROR").len(), 0);
 }
 
@@ -128,8 +135,8 @@ async fn a_wrong_secret_hammers_no_account() {
     }
     let refused = tenant.logins_refused(&tenant.app()).unwrap();
     assert!((1..=2).contains(&refused), "two logins run at a time, and {refused} were refused");
-    let warnings = events(&running, "WARN");
-    assert_eq!(warnings.len(), 1, "one event a version that is refused: {warnings:#?}");
+    let told = refusals_told(&running);
+    assert_eq!(told.len(), 1, "one event a version that is refused: {told:#?}");
     let errors = events(&running, "ERROR");
     assert_eq!(errors.len(), 1, "one event for the trip, and none for its repetitions: {errors:#?}");
 }
@@ -168,6 +175,22 @@ async fn a_database_that_changes_after_the_manager_fails_no_request() {
     // The version in service is refused: news for the one that was refused before.
     assert_eq!(statuses(&at_once(&running, &note, 20).await), BTreeMap::from([(200, 20)]));
     assert_eq!(running.credential("database").await["version"], version);
+}
+
+#[tokio::test]
+async fn a_password_that_was_changed_back_is_tried_again_when_asked() {
+    let tenant = migrated("changed_back").await;
+    let mut running = Running::start(unpolled(&tenant), &tenant).await;
+    let note = running.create("a note").await;
+    let held: Value = serde_json::from_str(&tenant.value("database", "AWSCURRENT").await.unwrap()).unwrap();
+    tenant.set_password(&tenant.app(), "sentinel-elsewhere").await.unwrap();
+    cut(&tenant).await;
+    assert_eq!(running.get(&note).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(running.reload().await["exit_code"], 77, "it is refused still");
+    tenant.set_password(&tenant.app(), held["password"].as_str().unwrap()).await.unwrap();
+    assert_eq!(running.reload().await["outcome"], "unchanged");
+    assert_eq!(running.get(&note).await.status(), StatusCode::OK);
+    assert_eq!(tenant.logins_refused(&tenant.app()).unwrap(), 2);
 }
 
 #[tokio::test]

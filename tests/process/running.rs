@@ -94,8 +94,8 @@ impl<'a> Running<'a> {
         self.process.signal(Signal::HUP);
         let ended = |status: &Value| {
             status["signals"]["covered"].as_u64() > Some(seen)
-                && status["last_reload"]["signals_covered"].as_u64() > Some(seen)
+                && status["signals"]["last_reload"]["signals_covered"].as_u64() > Some(seen)
         };
-        self.until("a reload", ended).await["last_reload"].clone()
+        self.until("a reload", ended).await["signals"]["last_reload"].clone()
     }
 }

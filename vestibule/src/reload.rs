@@ -110,8 +110,9 @@ impl<S: Service> Reloader<S> {
         let Walked { seen, end } = match &config {
             Ok(config) => {
                 let deadline = Instant::now() + config.secrets.deadline;
-                let news = matches!(trigger, Trigger::Signal | Trigger::RefusedLogin);
-                self.road.walk(Errand { config: config.clone(), held: Some(held), deadline, news }).await
+                let asked = trigger == Trigger::Signal;
+                let news = asked || trigger == Trigger::RefusedLogin;
+                self.road.walk(Errand { config: config.clone(), held: Some(held), deadline, asked, news }).await
             }
             Err(report) => Walked { seen: BTreeMap::new(), end: Err(report.clone().into()) },
         };

@@ -37,6 +37,12 @@ pub trait Resource: Any + Clone + Send + Sync {
         None
     }
 
+    /// While the credential is refused: tries it again, if that is not too often. `asked`: by a person.
+    fn probe(&self, asked: bool) -> impl Future<Output = ()> + Send {
+        let _ = asked;
+        async {}
+    }
+
     /// Another generation is in service, with a successor unless it has none: let go of what nobody uses. Requests may
     /// still hold this.
     fn retire(&self, successor: Option<&Self>) {
@@ -68,6 +74,7 @@ trait Erased: Send + Sync {
     fn any(&self) -> &dyn Any;
     fn publish(&self);
     fn refusal(&self) -> Option<Refusal>;
+    fn probe(&self, asked: bool) -> BoxFuture<'_, ()>;
     fn retire(&self, successor: Option<&dyn Any>);
     fn connections(&self) -> Option<Connections>;
     fn close(&self) -> BoxFuture<'_, ()>;
@@ -84,6 +91,10 @@ impl<R: Resource> Erased for R {
 
     fn refusal(&self) -> Option<Refusal> {
         Resource::refusal(self)
+    }
+
+    fn probe(&self, asked: bool) -> BoxFuture<'_, ()> {
+        Box::pin(Resource::probe(self, asked))
     }
 
     fn retire(&self, successor: Option<&dyn Any>) {
@@ -117,6 +128,13 @@ impl Resources {
     pub(crate) fn publish(&self) {
         for made in self.made.values() {
             made.resource.publish();
+        }
+    }
+
+    /// Tries what is refused again, if that is not too often.
+    pub(crate) async fn probe(&self, asked: bool) {
+        for made in self.made.values() {
+            made.resource.probe(asked).await;
         }
     }
 

@@ -45,7 +45,9 @@ pub(crate) struct Errand<'a, S: Service> {
     /// The generation in service, in a reload.
     pub(crate) held: Option<&'a Generation<S>>,
     pub(crate) deadline: Instant,
-    /// Whether fresh news started it: what was refused a moment ago may be good by now.
+    /// Whether a person asked for it.
+    pub(crate) asked: bool,
+    /// Whether fresh news started it: a version that was refused a moment ago, and is not in service, may be good by now.
     pub(crate) news: bool,
 }
 
@@ -135,7 +137,7 @@ impl<S: Service> Road<S> {
         let mut refused: Option<Report> = None;
         loop {
             let news = Instant::now() >= half_way;
-            let errand = Errand { config: config.clone(), held: None, deadline, news };
+            let errand = Errand { config: config.clone(), held: None, deadline, asked: true, news };
             match self.walk(errand).await.end {
                 Ok(End::Built { generation, .. }) => return Ok(*generation),
                 Ok(End::Unchanged) => unreachable!("nothing was held that could be unchanged"),
@@ -161,7 +163,13 @@ impl<S: Service> Road<S> {
     pub(crate) async fn walk(&self, errand: Errand<'_, S>) -> Walked<S> {
         let nothing = Keyring::default();
         let before = errand.held.map_or(&nothing, |held| &held.keyring);
-        let refusals = errand.held.map_or_else(Vec::new, |held| held.resources.refusals());
+        let refusals = match errand.held {
+            Some(held) => {
+                held.resources.probe(errand.asked).await;
+                held.resources.refusals()
+            }
+            None => Vec::new(),
+        };
         let doubted = refusals.iter().map(|refusal| refusal.credential).collect();
         let wanted: Vec<_> =
             S::Secrets::wanted().into_iter().filter_map(|wanted| Some((wanted, errand.config.id(&wanted)?))).collect();
@@ -213,7 +221,7 @@ impl<S: Service> Road<S> {
 
     /// Builds the service and proves its credentials.
     async fn build(&self, errand: &Errand<'_, S>, set: &Set<S::Secrets>) -> Result<Generation<S>, BuildError> {
-        let Errand { config, held, deadline, news } = errand;
+        let Errand { config, held, deadline, news, .. } = errand;
         let (bell, standings) = (self.bell.clone(), self.standings.clone());
         let attempt = Attempt { deadline: *deadline, news: *news, bell, standings };
         let cx = Build::<S> {

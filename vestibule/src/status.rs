@@ -92,10 +92,12 @@ impl From<Seen> for Label {
 }
 
 /// Signals that ask for a reload. A trip covers all that were seen before it started.
-#[derive(Clone, Copy, Default, Serialize)]
+#[derive(Clone, Default, Serialize)]
 pub(crate) struct Signals {
     pub(crate) seen: u64,
     pub(crate) covered: u64,
+    /// The last trip that a signal set off; others may have followed.
+    pub(crate) last_reload: Option<Reload>,
 }
 
 /// A trip that ended.
@@ -373,6 +375,9 @@ impl Board {
     pub(crate) fn trip_ended(&self, reload: Reload) {
         self.0.send_modify(|status| {
             status.tally.add(&reload);
+            if reload.trigger == Trigger::Signal {
+                status.signals.last_reload = Some(reload.clone());
+            }
             status.last_reload = Some(reload);
         });
     }

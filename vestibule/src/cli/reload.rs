@@ -19,12 +19,12 @@ struct Status {
     pid: i32,
     generation: u64,
     signals: Signals,
-    last_reload: Option<Reload>,
 }
 
 #[derive(Deserialize)]
 struct Signals {
     seen: u64,
+    last_reload: Option<Reload>,
 }
 
 #[derive(Deserialize)]
@@ -52,7 +52,7 @@ pub(super) async fn run<S: Service>(sources: &Sources, pid: Option<i32>, wait: b
         if now.instance != before.instance {
             return Err(admin.failed("the process ended, and another one answers".into(), "see the log of the service"));
         }
-        if let Some(reload) = now.last_reload.filter(|reload| reload.signals_covered > before.signals.seen) {
+        if let Some(reload) = now.signals.last_reload.filter(|reload| reload.signals_covered > before.signals.seen) {
             return told(reload, now.generation);
         }
     }

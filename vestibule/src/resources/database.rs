@@ -224,11 +224,18 @@ impl Pooled {
         };
         match acquired {
             Ok(connection) => Ok(Connection::new(connection, Pass::new(permit, self.clone()))),
-            Err(error) if proof::refused(&error) => Err(self.refused(&error).into()),
+            Err(error) if proof::refused(&error) => {
+                let refusal = self.refused(&error);
+                if self.in_service.load(Ordering::Acquire) {
+                    self.bell.refused();
+                }
+                Err(refusal.into())
+            }
             Err(error) => Err(error.into()),
         }
     }
 
+    /// Closes the version for logins.
     fn refused(&self, error: &sqlx::Error) -> Refusal {
         let refusal = Refusal { reason: proof::reason(error), ..self.refusal.clone() };
         if self.standing.refused(refusal.clone(), Instant::now()) {
@@ -238,9 +245,6 @@ impl Pooled {
                 reason = refusal.reason,
                 "the database refuses the login; the secrets manager is asked for another version"
             );
-        }
-        if self.in_service.load(Ordering::Acquire) {
-            self.bell.refused();
         }
         refusal
     }
@@ -322,6 +326,23 @@ impl Resource for Database {
 
     fn refusal(&self) -> Option<Refusal> {
         self.0.standing.refusal()
+    }
+
+    async fn probe(&self, asked: bool) {
+        let pooled = &self.0;
+        if pooled.standing.refusal().is_none() || pooled.standing.admit(asked, Instant::now()).is_err() {
+            return;
+        }
+        let Ok(_turn) = pooled.logins.acquire().await else { return };
+        let options = pooled.pool.connect_options();
+        match tokio::time::timeout(proof::ATTEMPT, PgConnection::connect_with(&options)).await {
+            Ok(Ok(connection)) => {
+                pooled.standing.accepted();
+                let _ = connection.close().await;
+            }
+            Ok(Err(error)) if proof::refused(&error) => drop(pooled.refused(&error)),
+            _ => {}
+        }
     }
 
     fn retire(&self, successor: Option<&Self>) {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 /// The longest that one login may take.
-const ATTEMPT: Duration = Duration::from_secs(5);
+pub(super) const ATTEMPT: Duration = Duration::from_secs(5);
 
 /// What a new pool must pass before it counts.
 pub(crate) struct Proof<'a> {
