@@ -1,10 +1,10 @@
 //! `/metrics`, as Prometheus reads it.
 
-use crate::{Running, migrated, reload::async_body, service};
+use crate::{Running, migrated, reload::async_body, running::PATIENCE, service};
 use devstack::reqwest::{Method, StatusCode};
 use std::{
     collections::{BTreeMap, HashSet},
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 /// The samples of a page, by name and labels.
@@ -79,6 +79,19 @@ impl Samples {
 
 fn held(name: &str, version: &str) -> String {
     format!("vestibule_credential_info{{name=\"{name}\",version=\"{version}\",stage=\"current\"}}")
+}
+
+/// Waits until the first generation has so many idle and used connections.
+async fn until_connections(running: &Running<'_>, wanted: (f64, f64)) {
+    let start = Instant::now();
+    loop {
+        let samples = Samples::of(running).await;
+        if samples.connections(1) == Some(wanted) {
+            return;
+        }
+        assert!(start.elapsed() < PATIENCE, "{wanted:?} did not come: {:#?}", samples.0);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 fn now() -> f64 {
@@ -167,15 +180,14 @@ async fn connections_are_counted_under_the_generation_that_holds_them() {
     let tenant = migrated("counts").await;
     let mut running = Running::start(service(&tenant), &tenant).await;
     running.create("opens a connection").await;
-    assert_eq!(Samples::of(&running).await.connections(1), Some((1.0, 0.0)));
+    // It goes back to the pool beside the answer.
+    until_connections(&running, (1.0, 0.0)).await;
 
     let mut admin = tenant.admin().await.unwrap();
     sqlx::raw_sql("BEGIN; LOCK TABLE notes").execute(&mut admin).await.unwrap();
     let post = running.request(Method::POST, "/v1/notes").header("content-type", "application/json");
     let answer = tokio::spawn(post.body("{\"body\": \"waits for the lock\"}").send());
-    while Samples::of(&running).await.connections(1) != Some((0.0, 1.0)) {
-        assert!(!answer.is_finished(), "the request did not wait");
-    }
+    until_connections(&running, (0.0, 1.0)).await;
     tenant.rotate("database").await.unwrap();
     assert_eq!(running.reload().await["outcome"], "published");
     let both = Samples::of(&running).await;
@@ -198,7 +210,7 @@ async fn connections_of_a_pool_that_was_carried_over_are_counted_once() {
     let slow = running.request(Method::POST, "/v1/notes").header("content-type", "application/json");
     let slow = tokio::spawn(slow.body(async_body("{\"body\": \"slow", wait, "\"}")).send());
     // Until the request holds its generation.
-    tokio::time::sleep(std::time::Duration::from_millis(300)).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
     tenant.put("signing", &devstack::random_key()).await.unwrap();
     assert_eq!(running.reload().await["outcome"], "published");
     let samples = Samples::of(&running).await;
