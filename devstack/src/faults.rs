@@ -42,6 +42,7 @@ pub enum Fault {
 pub struct Rule {
     secret: Option<String>,
     region: Option<String>,
+    operation: Option<&'static str>,
     fault: Fault,
     left: usize,
 }
@@ -59,7 +60,12 @@ impl Rule {
 
     /// Every request.
     pub fn all(fault: Fault) -> Self {
-        Self { secret: None, region: None, fault, left: usize::MAX }
+        Self { secret: None, region: None, operation: None, fault, left: usize::MAX }
+    }
+
+    /// Those of this operation alone, such as `GetSecretValue`.
+    pub fn of(self, operation: &'static str) -> Self {
+        Self { operation: Some(operation), ..self }
     }
 
     /// No more than this many of them.
@@ -68,10 +74,11 @@ impl Rule {
     }
 
     fn matches(&self, request: &Request) -> bool {
-        let Request { secret, region } = request;
+        let Request { secret, region, operation } = request;
         self.left > 0
             && self.secret.as_ref().is_none_or(|wanted| wanted == secret)
             && self.region.as_ref().is_none_or(|wanted| wanted == region)
+            && self.operation.is_none_or(|wanted| wanted == operation)
     }
 }
 
@@ -95,10 +102,11 @@ enum Behind {
     ByRegion(BTreeMap<String, String>),
 }
 
-/// What a request is for. Either may be empty.
+/// What a request is for. Each may be empty.
 struct Request {
     secret: String,
     region: String,
+    operation: String,
 }
 
 impl Manager {
@@ -210,7 +218,14 @@ impl Request {
         let signature = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
         // `AWS4-HMAC-SHA256 Credential=<access key>/<date>/<region>/secretsmanager/aws4_request, …`
         let region = signature.and_then(|text| text.split_once("Credential=")?.1.split('/').nth(2));
-        Self { secret: body["SecretId"].as_str().unwrap_or_default().into(), region: region.unwrap_or_default().into() }
+        // `secretsmanager.GetSecretValue`
+        let target = headers.get("x-amz-target").and_then(|value| value.to_str().ok());
+        let operation = target.and_then(|target| target.rsplit('.').next());
+        Self {
+            secret: body["SecretId"].as_str().unwrap_or_default().into(),
+            region: region.unwrap_or_default().into(),
+            operation: operation.unwrap_or_default().into(),
+        }
     }
 }
 

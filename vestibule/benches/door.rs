@@ -18,7 +18,7 @@ use vestibule::{
     App, Build, BuildError, Live, Road, SecretSet, Service,
     config::Config,
     http::Door,
-    secrets::{Fetched, SecretId, Source, SourceError, Stage, VersionId},
+    secrets::{Fetched, SecretId, Source, SourceError, Stage, VersionId, Versions},
 };
 
 fn main() {
@@ -59,6 +59,10 @@ impl Source for Empty {
         _: Option<&'a VersionId>,
     ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
         Box::pin(async { Ok(Fetched::Absent) })
+    }
+
+    fn versions<'a>(&'a self, _: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>> {
+        Box::pin(async { Ok(Versions::new()) })
     }
 }
 

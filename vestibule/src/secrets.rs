@@ -104,6 +104,8 @@ pub enum Stage {
 }
 
 impl Stage {
+    pub(crate) const ALL: [Self; 3] = [Self::Current, Self::Pending, Self::Previous];
+
     /// AWS's label for the stage.
     pub fn label(self) -> &'static str {
         match self {

@@ -1,6 +1,6 @@
 //! AWS Secrets Manager.
 
-use super::{Fetched, SecretId, Source, SourceError, Stage, Value, VersionId};
+use super::{Fetched, SecretId, Source, SourceError, Stage, Value, VersionId, Versions};
 use crate::{
     config::Aws,
     exit::{Exit, Fault},
@@ -13,8 +13,8 @@ use aws_config::{
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_secretsmanager::{
     Client,
-    error::SdkError,
-    operation::get_secret_value::{GetSecretValueError, GetSecretValueOutput},
+    error::{ProvideErrorMetadata, SdkError},
+    operation::{describe_secret::DescribeSecretOutput, get_secret_value::GetSecretValueOutput},
 };
 use futures_util::future::BoxFuture;
 use std::error::Error;
@@ -115,7 +115,16 @@ impl Source for SecretsManager {
                 self.client.get_secret_value().secret_id(id.as_str()).version_stage(stage.label()).send().await;
             match answer {
                 Ok(output) => fetched(output, held),
-                Err(error) => absent_or(error),
+                Err(error) => absent_or(&error).map(|()| Fetched::Absent),
+            }
+        })
+    }
+
+    fn versions<'a>(&'a self, id: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>> {
+        Box::pin(async move {
+            match self.client.describe_secret().secret_id(id.as_str()).send().await {
+                Ok(output) => by_stage(output),
+                Err(error) => absent_or(&error).map(|()| Versions::new()),
             }
         })
     }
@@ -135,10 +144,27 @@ fn fetched(output: GetSecretValueOutput, held: Option<&VersionId>) -> Result<Fet
     }
 }
 
-fn absent_or(error: SdkError<GetSecretValueError>) -> Result<Fetched, SourceError> {
-    match &error {
+fn by_stage(output: DescribeSecretOutput) -> Result<Versions, SourceError> {
+    // Such a secret is still described, while its value is refused.
+    if output.deleted_date.is_some() {
+        return Err(SourceError::Missing("its deletion is scheduled".into()));
+    }
+    let labels = output.version_ids_to_stages.unwrap_or_default();
+    let stages = |(version, labels): (String, Vec<String>)| {
+        let has = move |stage: &Stage| labels.iter().any(|label| label == stage.label());
+        Stage::ALL.into_iter().filter(has).map(move |stage| (stage, VersionId::new(version.clone())))
+    };
+    Ok(labels.into_iter().flat_map(stages).collect())
+}
+
+/// `Ok`: the manager does not have it.
+fn absent_or<E>(error: &SdkError<E>) -> Result<(), SourceError>
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    match error {
         SdkError::ServiceError(refusal) => refused(refusal.err().meta(), refusal.raw().status().as_u16()),
-        SdkError::DispatchFailure(failure) => Err(match credentials_error(&error) {
+        SdkError::DispatchFailure(failure) => Err(match credentials_error(error) {
             Some(CredentialsError::CredentialsNotLoaded(_)) => SourceError::NoIdentity(
                 "no provider has one (web identity, container, instance; static keys where they are allowed)".into(),
             ),
@@ -152,7 +178,7 @@ fn absent_or(error: SdkError<GetSecretValueError>) -> Result<Fetched, SourceErro
                 "the platform's identity service failed; check that the role exists and trusts this workload".into(),
             ),
             None if failure.is_timeout() => SourceError::Unanswered("connecting timed out".into()),
-            None => SourceError::Unavailable(format!("connecting failed: {}", io_kind(&error))),
+            None => SourceError::Unavailable(format!("connecting failed: {}", io_kind(error))),
         }),
         SdkError::TimeoutError(_) => Err(SourceError::Unanswered("the request timed out".into())),
         SdkError::ResponseError(_) => {
@@ -162,9 +188,9 @@ fn absent_or(error: SdkError<GetSecretValueError>) -> Result<Fetched, SourceErro
     }
 }
 
-/// What the manager says no with. Codes: `GetSecretValue` and *Common Errors* in the API reference; access is denied
-/// with a code that the SDK's error enum does not have.
-fn refused(meta: &aws_sdk_secretsmanager::error::ErrorMetadata, status: u16) -> Result<Fetched, SourceError> {
+/// What the manager says no with. Codes: `GetSecretValue`, `DescribeSecret` and *Common Errors* in the API reference;
+/// access is denied with a code that the SDK's error enums do not have.
+fn refused(meta: &aws_sdk_secretsmanager::error::ErrorMetadata, status: u16) -> Result<(), SourceError> {
     const REFUSALS: [&str; 13] = [
         "AccessDenied",
         "AccessDeniedException",
@@ -186,7 +212,7 @@ fn refused(meta: &aws_sdk_secretsmanager::error::ErrorMetadata, status: u16) -> 
     let said = meta.message().filter(|_| quotable).unwrap_or_default();
     let text = format!("{code} {}", said.chars().take(300).collect::<String>()).trim_end().to_owned();
     if code == "ResourceNotFoundException" {
-        return Ok(Fetched::Absent);
+        return Ok(());
     }
     Err(match code {
         code if REFUSALS.contains(&code) => SourceError::Denied(text),
@@ -202,11 +228,11 @@ fn causes<'a>(error: &'a (dyn Error + 'static)) -> impl Iterator<Item = &'a (dyn
     std::iter::successors(Some(error), |error| (**error).source())
 }
 
-fn credentials_error(error: &SdkError<GetSecretValueError>) -> Option<&CredentialsError> {
+fn credentials_error<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a CredentialsError> {
     causes(error).find_map(|cause| cause.downcast_ref())
 }
 
-fn io_kind(error: &SdkError<GetSecretValueError>) -> String {
+fn io_kind(error: &(dyn Error + 'static)) -> String {
     causes(error)
         .find_map(|cause| cause.downcast_ref::<std::io::Error>())
         .map_or_else(|| "no answer".to_owned(), |io| io.kind().to_string())

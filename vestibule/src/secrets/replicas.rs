@@ -1,7 +1,8 @@
 //! One secrets manager in several Regions: the first is asked, and the next where that one does not answer.
 
-use super::{Fetched, SecretId, Source, SourceError, Stage, VersionId};
+use super::{Fetched, SecretId, Source, SourceError, Stage, VersionId, Versions};
 use crate::backoff::Backoff;
+use futures_util::future::BoxFuture;
 use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -30,8 +31,7 @@ impl Replicas {
         Self(sources.into_iter().map(replica).collect())
     }
 
-    /// One version of a secret. Tries while that may help and the deadline is ahead: each replica once, then all again
-    /// after a pause. A refusal counts, whoever it comes from.
+    /// The version of a secret at one stage.
     pub(crate) async fn fetch(
         &self,
         id: &SecretId,
@@ -39,15 +39,31 @@ impl Replicas {
         held: Option<&VersionId>,
         deadline: Instant,
     ) -> Result<Fetched, SourceError> {
+        self.ask(id, deadline, |source| source.fetch(id, stage, held)).await
+    }
+
+    /// Which version of a secret is at which stage.
+    pub(crate) async fn versions(&self, id: &SecretId, deadline: Instant) -> Result<Versions, SourceError> {
+        self.ask(id, deadline, |source| source.versions(id)).await
+    }
+
+    /// Tries while that may help and the deadline is ahead: each replica once, then all again after a pause. What one
+    /// says no to, whichever it is, the others are not asked.
+    async fn ask<'a, T>(
+        &'a self,
+        id: &SecretId,
+        deadline: Instant,
+        attempt: impl Fn(&'a dyn Source) -> BoxFuture<'a, Result<T, SourceError>>,
+    ) -> Result<T, SourceError> {
         let mut backoff = Backoff::until(deadline);
         loop {
             let mut failed = SourceError::Unanswered("there is no secrets manager to ask".into());
             let order = self.order();
             for (asked, replica) in order.iter().enumerate() {
+                let others = order.len() - asked - 1;
                 // A Region that swallows requests must leave time for the next.
-                let share = deadline.saturating_duration_since(Instant::now()) / (order.len() - asked) as u32;
-                let attempt = replica.source.fetch(id, stage, held);
-                failed = match tokio::time::timeout(share.min(ATTEMPT), attempt).await {
+                let share = deadline.saturating_duration_since(Instant::now()) / (others as u32 + 1);
+                failed = match tokio::time::timeout(share.min(ATTEMPT), attempt(&*replica.source)).await {
                     Ok(Err(error)) if error.transient() => error,
                     Err(_) => SourceError::Unanswered("no answer in time".into()),
                     Ok(answer) => {
@@ -55,8 +71,8 @@ impl Replicas {
                         return answer;
                     }
                 };
-                tracing::debug!(secret.id = %id, region = replica.region, error = %failed, "a secret was not fetched");
-                replica.did_not_answer(&failed, order.len() - asked - 1);
+                tracing::debug!(secret.id = %id, region = replica.region, error = %failed, "an attempt failed");
+                replica.did_not_answer(&failed, others);
             }
             if !backoff.wait().await {
                 return Err(failed);

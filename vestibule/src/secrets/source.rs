@@ -1,6 +1,6 @@
 //! What a secrets manager must be able to do.
 
-use super::{SecretId, Stage, Value, VersionId};
+use super::{SecretId, Stage, Value, VersionId, Versions};
 use futures_util::future::BoxFuture;
 
 /// A secrets manager. One attempt a call: retrying and deadlines are the road's.
@@ -13,6 +13,10 @@ pub trait Source: Send + Sync + 'static {
         stage: Stage,
         held: Option<&'a VersionId>,
     ) -> BoxFuture<'a, Result<Fetched, SourceError>>;
+
+    /// Which version of `id` is at which stage now. Reads no value, and needs no permission to. Empty: the secret has no
+    /// version, or does not exist.
+    fn versions<'a>(&'a self, id: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>>;
 }
 
 /// The answer of a secrets manager.
