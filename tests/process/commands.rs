@@ -17,7 +17,7 @@ async fn a_wrong_command_line_ends_with_64_and_help_with_0() {
     }
     let help = Process::bare(SERVICE).await.args(["--help"]).run();
     assert_eq!(help.code, Some(0));
-    for command in ["serve", "check", "migrate", "config", "reload", "health"] {
+    for command in ["serve", "check", "migrate", "config", "reload", "audit", "health"] {
         assert!(help.stdout.contains(command), "{command} is missing");
     }
     let version = Process::bare(SERVICE).await.args(["--version"]).run();

@@ -3,6 +3,7 @@
 //! Each test has a tenant of its own: a database, roles and secret names. After each process its output is searched for
 //! every secret that was planted.
 
+mod audit;
 mod commands;
 mod config;
 mod endurance;

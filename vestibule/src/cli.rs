@@ -9,6 +9,7 @@ macro_rules! say {
 }
 
 mod admin;
+mod audit;
 mod check;
 mod config;
 mod health;
@@ -23,7 +24,7 @@ use crate::{
     signals, telemetry,
 };
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
-use std::{panic::AssertUnwindSafe, path::PathBuf, process::ExitCode};
+use std::{num::NonZeroUsize, panic::AssertUnwindSafe, path::PathBuf, process::ExitCode};
 
 #[derive(Parser)]
 #[command(
@@ -65,6 +66,18 @@ enum Command {
         /// Wait for the reload, and end with the code that a start would have ended with.
         #[arg(long)]
         wait: bool,
+    },
+    /// Compare what each replica holds with what the secrets manager has now.
+    ///
+    /// Ends with 0 if every replica holds the current version of every credential and nothing older; with 69 if one is
+    /// behind, drains, or does not answer, or if they are not as many as expected.
+    Audit {
+        /// Admin listeners: http://10.0.0.7:9090, or 10.0.0.7:9090.
+        #[arg(required = true, value_name = "URL")]
+        urls: Vec<String>,
+        /// How many different replicas there are; without it, as many as URLs.
+        #[arg(long, value_name = "N")]
+        expect: Option<NonZeroUsize>,
     },
     /// Ask the admin listener, for a container's health check.
     Health {
@@ -125,6 +138,7 @@ async fn run<S: Service>(cli: Cli) -> Result<(), Failed> {
         Command::Migrate => migrate::run::<S>(&sources).await,
         Command::Config { json } => config::run::<S>(&sources, json),
         Command::Reload { pid, wait } => reload::run::<S>(&sources, pid, wait).await,
+        Command::Audit { urls, expect } => audit::run::<S>(&sources, &urls, expect).await,
         Command::Health { probe } => health::run::<S>(&sources, probe).await,
     }
 }

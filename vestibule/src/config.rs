@@ -58,6 +58,8 @@ pub struct Unusable {
     pub telemetry: Telemetry,
     /// Where this section was right: for a probe, which other mistakes do not concern.
     pub admin: Option<Admin>,
+    /// Where this section was right: for an audit, which needs no other.
+    pub secrets: Option<Box<Secrets>>,
 }
 
 impl<T: Settings> Config<T> {
@@ -67,7 +69,9 @@ impl<T: Settings> Config<T> {
         let all_read = faults.is_empty();
         faults.extend(lint::look(&layers));
         let (mut config, mistakes) = Self::extract(&layers);
-        let admin_right = all_read && !mistakes.iter().any(|(path, _)| path.first().is_some_and(|key| key == "admin"));
+        let right =
+            |section| all_read && !mistakes.iter().any(|(path, _)| path.first().is_some_and(|key| key == section));
+        let (admin_right, secrets_right) = (right("admin"), right("secrets"));
         for (_, mistake) in mistakes {
             if !faults.iter().any(|fault| fault.subject == mistake.subject) {
                 faults.push(mistake);
@@ -77,9 +81,12 @@ impl<T: Settings> Config<T> {
         faults.extend(config.check(&layers, wanted));
         match Report::unless_clean(Phase::Config, faults) {
             Ok(()) => Ok(config),
-            Err(report) => {
-                Err(Unusable { report, telemetry: config.telemetry, admin: admin_right.then_some(config.admin) })
-            }
+            Err(report) => Err(Unusable {
+                report,
+                telemetry: config.telemetry,
+                admin: admin_right.then_some(config.admin),
+                secrets: secrets_right.then(|| Box::new(config.secrets)),
+            }),
         }
     }
 

@@ -15,7 +15,8 @@ pub enum Exit {
     Malformed = 65,
     /// 66: a credential does not exist.
     Missing = 66,
-    /// 69: the secrets manager or the database is unavailable, or the schema is behind.
+    /// 69: the secrets manager or the database is unavailable, or the schema is behind; an audit found a rotation that
+    /// is not complete.
     Unavailable = 69,
     /// 70: a bug in the service or the framework.
     Bug = 70,

@@ -7,9 +7,13 @@ use crate::{
     exit::{Exit, Fault, Phase, Report},
     secrets::SecretSet,
 };
-use axum::{body::Body, http::StatusCode};
+use axum::{
+    body::Body,
+    http::{StatusCode, Uri},
+};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use std::{
+    error::Error,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     time::Duration,
 };
@@ -34,16 +38,9 @@ impl Admin {
     /// The answer, with its status.
     pub(super) async fn get(&self, path: &str) -> Result<(StatusCode, String), Failed> {
         let uri = format!("http://{}{path}", self.0).parse().expect("an address and a path make a URI");
-        let client = Client::builder(TokioExecutor::new()).build_http::<Body>();
-        let asking = async {
-            let answer = client.get(uri).await.ok()?;
-            let status = answer.status();
-            let body = axum::body::to_bytes(Body::new(answer.into_body()), 1024 * 1024).await.ok()?;
-            Some((status, String::from_utf8_lossy(&body).into_owned()))
-        };
-        tokio::time::timeout(TIMEOUT, asking).await.ok().flatten().ok_or_else(|| {
+        ask(uri).await.map_err(|silence| {
             self.failed(
-                "it does not answer".into(),
+                silence.to_string(),
                 "start the service; check that admin.listen here is the address it was started with",
             )
         })
@@ -53,6 +50,30 @@ impl Admin {
     pub(super) fn failed(&self, problem: String, remedy: &str) -> Failed {
         failed(Exit::Unavailable, format!("admin listener {}", self.0), problem, remedy)
     }
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+#[error("it does not answer: {0}")]
+pub(super) struct Silence(String);
+
+/// Asks a listener, for 3 s at most: the answer, with its status.
+pub(super) async fn ask(uri: Uri) -> Result<(StatusCode, String), Silence> {
+    let client = Client::builder(TokioExecutor::new()).build_http::<Body>();
+    let asking = async {
+        let answer = client.get(uri).await.map_err(|error| root(&error))?;
+        let status = answer.status();
+        let body =
+            axum::body::to_bytes(Body::new(answer.into_body()), 1024 * 1024).await.map_err(|error| root(&error))?;
+        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+    };
+    tokio::time::timeout(TIMEOUT, asking).await.unwrap_or_else(|_| Err(Silence("the time is up".into())))
+}
+
+/// The innermost cause says what the others only wrap.
+fn root(error: &(dyn Error + 'static)) -> Silence {
+    let cause = std::iter::successors(Some(error), |error| (*error).source()).last();
+    Silence(cause.unwrap_or(error).to_string())
 }
 
 /// A failure of a command.
