@@ -15,7 +15,7 @@ use crate::{
     bootstrap::{self, Failed},
     config::{Config, Format, Sources, Unusable},
     exit::{Exit, Fault, Phase, Report},
-    secrets::{self, SecretId, SecretSet, Source, SourceError, Stage, Versions},
+    secrets::{Replicas, SecretId, SecretSet, SourceError, Stage, Versions},
 };
 use findings::Audit;
 use futures_util::{StreamExt, future::join_all, stream};
@@ -47,7 +47,7 @@ pub(super) async fn run<S: Service>(
     let replicas: Vec<_> = stream::iter(asked).buffered(CONCURRENCY).collect().await;
     // After the replicas: a version that became current in between must not pass as held.
     let deadline = Instant::now() + config.secrets.deadline;
-    let manager = standing(&*source, &replicas, deadline).await;
+    let manager = standing(&source, &replicas, deadline).await;
 
     let expected = expect.map_or(urls.len(), NonZeroUsize::get);
     let audit = Audit { replicas, manager, expected };
@@ -84,14 +84,14 @@ fn configure<S: Service>(sources: &Sources) -> Result<Config<S::Settings>, Faile
 
 /// What the manager has of each secret that a replica names: the current version at least, or why it is not known.
 async fn standing(
-    source: &dyn Source,
+    source: &Replicas,
     replicas: &[(Address, Result<Status, String>)],
     deadline: Instant,
 ) -> BTreeMap<SecretId, Result<Versions, SourceError>> {
     let held = replicas.iter().filter_map(|(_, said)| said.as_ref().ok()).flat_map(|status| &status.credentials);
     let ids: BTreeSet<_> = held.map(|held| held.id.clone()).collect();
     let asked = ids.into_iter().map(|id| async move {
-        let versions = secrets::versions(source, &id, deadline).await.and_then(|versions| {
+        let versions = source.versions(&id, deadline).await.and_then(|versions| {
             let none = || SourceError::Missing("it does not exist, or has no value yet".into());
             versions.contains_key(&Stage::Current).then_some(versions).ok_or_else(none)
         });
