@@ -140,10 +140,17 @@ async fn renew(tenant: &Tenant, admin: &mut PgConnection, next: &str) {
         .bind(next)
         .fetch_one(&mut *admin)
         .await
-        .unwrap();
-    sqlx::raw_sql(AssertSqlSafe(statement)).execute(admin).await.unwrap();
+        .expect("it is done");
+    sqlx::raw_sql(AssertSqlSafe(statement)).execute(admin).await.expect("it is done");
     let secret = json!({ "username": tenant.app(), "password": next }).to_string();
-    tenant.client().put_secret_value().secret_id(tenant.id("database")).secret_string(secret).send().await.unwrap();
+    tenant
+        .client()
+        .put_secret_value()
+        .secret_id(tenant.id("database"))
+        .secret_string(secret)
+        .send()
+        .await
+        .expect("it is done");
 }
 
 /// What it holds when the last generation has drained.

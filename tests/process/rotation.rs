@@ -1,6 +1,6 @@
 //! Rotations in which the manager and the database change at different moments, and nobody sends a signal.
 
-use crate::{Running, migrated, reload::async_body, running::PATIENCE, scripted, service};
+use crate::{Running, config::Folder, migrated, reload::async_body, running::PATIENCE, scripted, service};
 use devstack::{
     Launch, Rotation, Signal, Tenant,
     faults::{Fault, Rule},
@@ -21,14 +21,14 @@ fn unpolled(tenant: &Tenant) -> Launch {
 /// A rotation between its steps 2 and 3: the database refuses AWSCURRENT, and takes AWSPENDING.
 async fn window(tenant: &Tenant) -> Rotation {
     let rotation = tenant.rotation("database");
-    rotation.create_pending().await.unwrap();
-    rotation.set().await.unwrap();
+    rotation.create_pending().await.expect("it is done");
+    rotation.set().await.expect("it is done");
     rotation
 }
 
 /// Ends the service's connections, and waits until it looks at one before it uses it again.
 async fn cut(tenant: &Tenant) {
-    tenant.kill_connections(&tenant.app()).await.unwrap();
+    tenant.kill_connections(&tenant.app()).await.expect("it is done");
     tokio::time::sleep(Duration::from_millis(600)).await;
 }
 
@@ -37,7 +37,7 @@ async fn at_once(running: &Running<'_>, path: &str, count: usize) -> Vec<Respons
     let requests: Vec<_> = (0..count).map(|_| tokio::spawn(running.request(Method::GET, path).send())).collect();
     let mut answers = Vec::new();
     for request in requests {
-        answers.push(request.await.unwrap().expect("an answer"));
+        answers.push(request.await.expect("it is done").expect("an answer"));
     }
     answers
 }
@@ -100,6 +100,36 @@ async fn requests_in_the_window_of_a_rotation_are_served_by_the_pending_version(
 }
 
 #[tokio::test]
+async fn a_rotation_that_is_taken_back_in_its_window_fails_no_request() {
+    let tenant = migrated("taken_back").await;
+    let current: Value = serde_json::from_str(&tenant.value("database", "AWSCURRENT").await.unwrap()).unwrap();
+    let rotation = window(&tenant).await;
+    let running = Running::start(unpolled(&tenant), &tenant).await;
+    let note = running.create("a note").await;
+    assert_eq!(running.credential("database").await["version"], rotation.version());
+    tenant.set_password(&tenant.app(), current["password"].as_str().unwrap()).await.unwrap();
+    cut(&tenant).await;
+    assert_eq!(statuses(&at_once(&running, &note, 20).await), BTreeMap::from([(200, 20)]));
+    let held = running.credential("database").await;
+    assert_eq!(held["version"], tenant.version("database", "AWSCURRENT").await.unwrap().unwrap());
+    assert_eq!(held["stage"], "current");
+}
+
+#[tokio::test]
+async fn a_request_waits_for_a_manager_that_is_slow() {
+    let tenant = migrated("waits").await;
+    let manager = scripted(&tenant).await;
+    let launch =
+        unpolled(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint()).env("APP_DATABASE__ACQUIRE_TIMEOUT", "9s");
+    let running = Running::start(launch, &tenant).await;
+    let note = running.create("a note").await;
+    tenant.rotate("database").await.unwrap();
+    cut(&tenant).await;
+    manager.script([Rule::all(Fault::Delay(Duration::from_millis(4200)))]);
+    assert_eq!(running.get(&note).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
 async fn a_rotation_that_nobody_announced_fails_no_request() {
     let tenant = migrated("unannounced").await;
     let running = Running::start(unpolled(&tenant), &tenant).await;
@@ -148,12 +178,17 @@ async fn signals_do_not_hammer_an_account_with_a_wrong_new_version() {
     let note = running.create("a note").await;
     let wrong = serde_json::json!({ "username": tenant.app(), "password": "sentinel-wrong" });
     tenant.put("database", &wrong.to_string()).await.unwrap();
+    let before = running.status().await["credentials"][0]["verified"].clone();
+    let before = (before, running.credential("signing").await["verified"].clone());
     for _ in 0..8 {
         let reload = running.reload().await;
         assert_eq!((reload["outcome"].as_str(), reload["exit_code"].as_i64()), (Some("kept"), Some(77)));
     }
     assert_eq!(tenant.logins_refused(&tenant.app()).unwrap(), 3);
     assert_eq!(running.credential("database").await["stage"], "unlabelled");
+    let after = (running.credential("database").await, running.credential("signing").await);
+    assert_eq!(after.0["verified"], before.0, "the manager has another version");
+    assert_ne!(after.1["verified"], before.1, "the manager confirmed it");
     assert_eq!(running.get(&note).await.status(), StatusCode::OK);
     // What is refused is the version: the next one does not wait.
     replace(&tenant).await;
@@ -338,6 +373,29 @@ async fn a_manager_that_comes_back_is_asked_again_by_itself() {
 }
 
 #[tokio::test]
+async fn a_configuration_that_came_with_a_signal_is_tried_until_the_manager_answers() {
+    let tenant = migrated("wish").await;
+    let manager = scripted(&tenant).await;
+    let folder = Folder::new();
+    folder.write("[secrets]\nrefresh_every = \"1s\"\ndeadline = \"1s\"\n");
+    let launch = folder.launch(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint());
+    let mut running = Running::start(launch, &tenant).await;
+    tenant.put("another", &devstack::random_key()).await.unwrap();
+    let another = tenant.id("another");
+    manager.script([Rule::on(another.clone(), Fault::Status(500, "InternalServiceError"))]);
+    folder.write(&format!(
+        "[secrets]\nrefresh_every = \"1s\"\ndeadline = \"1s\"\n[secrets.ids]\nsigning = \"{another}\"\n"
+    ));
+    assert_eq!(running.reload().await["exit_code"], 69);
+    // Polls go on with the configuration in service, and do not make the other one forgotten.
+    running.until("a poll", |status| status["last_reload"]["trigger"] == "poll").await;
+    folder.write("not even TOML");
+    manager.clear();
+    running.until("the new id", |status| status["generation"] == 2).await;
+    assert_eq!(running.credential("signing").await["id"], another);
+}
+
+#[tokio::test]
 async fn a_stop_in_the_middle_of_a_reload_wins() {
     let tenant = migrated("middle").await;
     let manager = scripted(&tenant).await;
@@ -409,7 +467,7 @@ async fn a_key_that_another_replica_holds_already_is_fetched() {
 /// A new password in the database and at the manager, without a login of its own.
 async fn replace(tenant: &Tenant) {
     let next = devstack::random_password();
-    tenant.set_password(&tenant.app(), &next).await.unwrap();
+    tenant.set_password(&tenant.app(), &next).await.expect("it is done");
     let secret = serde_json::json!({ "username": tenant.app(), "password": next });
-    tenant.put("database", &secret.to_string()).await.unwrap();
+    tenant.put("database", &secret.to_string()).await.expect("it is done");
 }
