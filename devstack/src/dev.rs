@@ -1,10 +1,11 @@
+mod admin;
 mod project;
 mod rotate;
 mod service;
 mod state;
 mod up;
 
-pub(crate) use rotate::rotate;
+pub(crate) use rotate::Rotate;
 pub(crate) use up::up;
 
 /// Why `cargo dev` ends with a failure, for people.

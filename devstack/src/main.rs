@@ -3,7 +3,6 @@
 mod dev;
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -18,25 +17,14 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Rotates a credential of the running service: a login in the four steps of AWS, anything else at once.
-    Rotate {
-        /// Its name: `database`, `signing`, …
-        credential: String,
-        /// Do not send SIGHUP; the service finds the new version by itself, sooner or later.
-        #[arg(long)]
-        no_signal: bool,
-        /// Stay for so many seconds in the window in which the database refuses the current password.
-        #[arg(long, value_name = "SECONDS", default_value_t = 0)]
-        linger: u64,
-    },
+    Rotate(dev::Rotate),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         None => dev::up().await,
-        Some(Command::Rotate { credential, no_signal, linger }) => {
-            dev::rotate(&credential, !no_signal, Duration::from_secs(linger)).await
-        }
+        Some(Command::Rotate(rotate)) => rotate.run().await,
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -102,6 +102,11 @@ pub(crate) fn find() -> Result<State, Failure> {
 }
 
 impl State {
+    /// The service that serves.
+    pub(crate) fn running(&self) -> Result<&Running, Failure> {
+        self.running.as_ref().ok_or_else(|| Failure::new(format!("it is not ready yet: {}", self.describe())))
+    }
+
     pub(crate) fn describe(&self) -> String {
         let minutes = now().saturating_sub(self.since) / 60;
         let Self { pid, running, .. } = self;

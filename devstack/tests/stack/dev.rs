@@ -79,10 +79,17 @@ impl Workspace {
         serde_json::from_slice(&std::fs::read(self.target.join("devstack/state.json")).ok()?).ok()
     }
 
-    fn rotate(&self, credential: &str) -> Result<(bool, String), std::io::Error> {
-        let output = self.dev(&["rotate", credential]).output()?;
+    fn run(&self, arguments: &[&str]) -> Result<(Option<i32>, String), std::io::Error> {
+        self.run_beside(arguments, |_| ())
+    }
+
+    /// Runs it while something happens to it.
+    fn run_beside(&self, arguments: &[&str], beside: impl Fn(u32)) -> Result<(Option<i32>, String), std::io::Error> {
+        let child = self.dev(arguments).spawn()?;
+        beside(child.id());
+        let output = child.wait_with_output()?;
         let text = [output.stdout, output.stderr].concat();
-        Ok((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
+        Ok((output.status.code(), String::from_utf8_lossy(&text).into_owned()))
     }
 }
 
@@ -125,14 +132,15 @@ async fn cargo_dev_runs_rotates_and_leaves_nothing_however_it_ends() -> Outcome 
     let workspace = Workspace::new()?;
     a_second_one_is_refused_and_ctrl_c_stops_everything(&workspace)?;
     rotations_are_walked_and_watched(&workspace)?;
+    a_version_taken_up_in_the_window_is_in_service_after_it(&workspace)?;
     a_crash_is_named_and_ends_the_rest(&workspace)?;
     the_second_signal_ends_everything_at_once(&workspace)?;
     being_killed_leaves_nothing(&workspace)
 }
 
 fn a_second_one_is_refused_and_ctrl_c_stops_everything(workspace: &Workspace) -> Outcome {
-    let (worked, said) = workspace.rotate("database")?;
-    assert!(!worked && said.contains("none runs in this workspace"), "{said}");
+    let (code, said) = workspace.run(&["rotate", "database"])?;
+    assert!(code == Some(1) && said.contains("none runs in this workspace"), "{said}");
 
     let dev = workspace.up()?;
     let state = workspace.state().expect("it is ready");
@@ -167,15 +175,45 @@ fn rotations_are_walked_and_watched(workspace: &Workspace) -> Outcome {
         ("webhook", &["fake/webhook: version", "generation 4 -> 5"]),
         ("migrator", &["4 finish", "does not hold"]),
     ] {
-        let (worked, said) = workspace.rotate(credential)?;
-        assert!(worked && expected.iter().all(|text| said.contains(text)), "{credential}: {said}");
+        let (code, said) = workspace.run(&["rotate", credential])?;
+        assert!(code == Some(0) && expected.iter().all(|text| said.contains(text)), "{credential}: {said}");
         assert!(!said.contains("sentinel-"));
     }
-    let (worked, said) = workspace.rotate("nonsense")?;
-    assert!(!worked && said.contains("it has database, reports, signing, webhook, migrator"), "{said}");
+    for (arguments, refused, why) in [
+        (&["nonsense"][..], 1, "it has database, reports, signing, webhook, migrator"),
+        (&["signing", "--window", "1s"], 1, "`signing` is no login"),
+        (&["database", "--window", "5"], 2, "invalid value '5' for '--window <DURATION>': time unit needed"),
+    ] {
+        let (code, said) = workspace.run(&[&["rotate"], arguments].concat())?;
+        assert!(code == Some(refused) && said.contains(why), "{said}");
+    }
+    let (code, said) = workspace.run(&["rotate", "database", "--window", "300ms", "--no-signal"])?;
+    let expected = ["here for 300ms", "generation 5 still holds version", "(current)", "not telling the service"];
+    assert!(code == Some(0) && expected.iter().all(|text| said.contains(text)), "{said}");
     devstack::send(dev.child.id(), Signal::TERM)?;
     let (status, said) = dev.ends()?;
     assert_eq!(status.code(), Some(0), "{said}");
+    Ok(())
+}
+
+fn a_version_taken_up_in_the_window_is_in_service_after_it(workspace: &Workspace) -> Outcome {
+    let mut command = workspace.dev(&[]);
+    command.env("FAKE_EAGER", "1");
+    let dev = Workspace::up_as(command)?;
+    let (code, said) = workspace.run(&["rotate", "database", "--window", "500ms"])?;
+    let expected = ["generation 2 already holds version", "(pending)", "SIGHUP", "generation 1 -> 2"];
+    assert!(code == Some(0) && expected.iter().all(|text| said.contains(text)), "{said}");
+
+    let begun = Instant::now();
+    let ctrl_c = |pid| {
+        std::thread::sleep(Duration::from_secs(1));
+        devstack::send(pid, Signal::INT).expect("it runs");
+    };
+    let (code, said) = workspace.run_beside(&["rotate", "database", "--window", "1m"], ctrl_c)?;
+    assert!(code == Some(0) && said.contains("4 finish"), "Ctrl-C ends the window, not the rotation: {said}");
+    assert!(begun.elapsed() < Duration::from_secs(30));
+    devstack::send(dev.child.id(), Signal::TERM)?;
+    dev.ends()?;
     Ok(())
 }
 
@@ -221,7 +259,7 @@ fn being_killed_leaves_nothing(workspace: &Workspace) -> Outcome {
     kill(dev.child.id());
     dev.ends()?;
     assert!(gone(&pids, &ports));
-    let (worked, said) = workspace.rotate("database")?;
-    assert!(!worked && said.contains("none runs in this workspace"), "{said}");
+    let (code, said) = workspace.run(&["rotate", "database"])?;
+    assert!(code == Some(1) && said.contains("none runs in this workspace"), "{said}");
     Ok(())
 }
