@@ -1,10 +1,12 @@
 mod admin;
+mod load;
 mod project;
 mod rotate;
 mod service;
 mod state;
 mod up;
 
+pub(crate) use load::Load;
 pub(crate) use rotate::Rotate;
 pub(crate) use up::up;
 

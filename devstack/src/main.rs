@@ -18,6 +18,8 @@ struct Arguments {
 enum Command {
     /// Rotates a credential of the running service: a login in the four steps of AWS, anything else at once.
     Rotate(dev::Rotate),
+    /// Sends requests to the running service at a steady rate, and says each second how they fare.
+    Load(dev::Load),
 }
 
 #[tokio::main]
@@ -25,6 +27,7 @@ async fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
         None => dev::up().await,
         Some(Command::Rotate(rotate)) => rotate.run().await,
+        Some(Command::Load(load)) => load.run().await,
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -148,7 +148,7 @@ async fn wait_until_ready(service: &mut Supervised, admin: &str) -> Result<(), F
 }
 
 /// Counts the signals that ask us to stop.
-fn stop_signals() -> watch::Receiver<u32> {
+pub(super) fn stop_signals() -> watch::Receiver<u32> {
     let (count, counted) = watch::channel(0);
     for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
         let count = count.clone();

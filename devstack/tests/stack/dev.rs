@@ -133,14 +133,17 @@ async fn cargo_dev_runs_rotates_and_leaves_nothing_however_it_ends() -> Outcome 
     a_second_one_is_refused_and_ctrl_c_stops_everything(&workspace)?;
     rotations_are_walked_and_watched(&workspace)?;
     a_version_taken_up_in_the_window_is_in_service_after_it(&workspace)?;
+    a_load_is_steady_and_judged(&workspace)?;
     a_crash_is_named_and_ends_the_rest(&workspace)?;
     the_second_signal_ends_everything_at_once(&workspace)?;
     being_killed_leaves_nothing(&workspace)
 }
 
 fn a_second_one_is_refused_and_ctrl_c_stops_everything(workspace: &Workspace) -> Outcome {
-    let (code, said) = workspace.run(&["rotate", "database"])?;
-    assert!(code == Some(1) && said.contains("none runs in this workspace"), "{said}");
+    for arguments in [&["rotate", "database"][..], &["load"]] {
+        let (code, said) = workspace.run(arguments)?;
+        assert!(code == Some(1) && said.contains("none runs in this workspace"), "{said}");
+    }
 
     let dev = workspace.up()?;
     let state = workspace.state().expect("it is ready");
@@ -213,6 +216,41 @@ fn a_version_taken_up_in_the_window_is_in_service_after_it(workspace: &Workspace
     assert!(code == Some(0) && said.contains("4 finish"), "Ctrl-C ends the window, not the rotation: {said}");
     assert!(begun.elapsed() < Duration::from_secs(30));
     devstack::send(dev.child.id(), Signal::TERM)?;
+    dev.ends()?;
+    Ok(())
+}
+
+fn a_load_is_steady_and_judged(workspace: &Workspace) -> Outcome {
+    let dev = workspace.up()?;
+    let service = workspace.state().expect("it is ready")["running"]["pids"]["service"].as_u64().expect("a pid") as u32;
+    let wait = || std::thread::sleep(Duration::from_secs(1));
+    let load = |more: &[&str], beside: &dyn Fn(u32)| {
+        workspace.run_beside(&[&["load", "--rate", "50", "--clients", "1"], more].concat(), beside)
+    };
+
+    let (code, said) = load(&["--for", "2s"], &|_| ())?;
+    let expected = ["\n     1  ", "\n     2  ", "requests     100 in 2.0 s", "failures     0", "generations  1"];
+    assert!(code == Some(0) && expected.iter().all(|text| said.contains(text)), "{said}");
+
+    let (code, said) = load(&[], &|pid| {
+        wait();
+        devstack::send(pid, Signal::INT).expect("it runs");
+    })?;
+    assert!(code == Some(0) && said.contains("failures     0"), "Ctrl-C ends it: {said}");
+
+    let (code, said) = load(&["--for", "3s"], &|_| {
+        wait();
+        devstack::send(service, Signal::USR2).expect("it runs");
+    })?;
+    let p99 = said.lines().find_map(|line| line.strip_prefix("p99")?.strip_suffix("ms")?.trim().parse::<f64>().ok());
+    assert!(code == Some(0) && said.contains("requests     150"), "{said}");
+    assert!(p99.is_some_and(|p99| p99 > 500.0), "whoever had to wait for the stalled one counts too: {said}");
+
+    devstack::send(service, Signal::USR1)?;
+    let (code, said) = load(&["--for", "500ms"], &|_| ())?;
+    assert!(code == Some(1) && said.contains("25 × status 503") && said.contains("25 of 25 requests failed"), "{said}");
+
+    kill(service);
     dev.ends()?;
     Ok(())
 }

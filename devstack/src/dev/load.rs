@@ -1,0 +1,183 @@
+mod tally;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use devstack::reqwest::{Client, RequestBuilder};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, interval_at, sleep, sleep_until};
+
+use super::Failure;
+use super::admin::Admin;
+use super::state;
+use super::up::stop_signals;
+use tally::{Sample, Tally};
+
+/// What is asked for: the one route is read, and now and then written to. Yours, when the example has gone.
+const ROUTE: &str = "/v1/notes";
+const BODY: &str = r#"{"body": "written by cargo dev load"}"#;
+const WRITE_EVERY: u64 = 10;
+
+const TIMEOUT: Duration = Duration::from_secs(10);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A steady load: requests come when they are due, however long the service takes for those before.
+#[derive(clap::Args)]
+pub(crate) struct Load {
+    /// Requests per second.
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    rate: u32,
+    /// How many clients share them. Each has a connection, and keeps it.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
+    clients: u16,
+    /// Ends after so long, as in `60s`; else at Ctrl-C.
+    #[arg(long = "for", value_name = "DURATION")]
+    length: Option<humantime::Duration>,
+}
+
+impl Load {
+    pub(crate) async fn run(self) -> Result<(), Failure> {
+        let state = state::find()?;
+        let running = state.running()?;
+        let mut generations = generations(Admin::new(&running.admin)).await?;
+        let url = format!("http://{}{ROUTE}", running.public);
+        let start = Instant::now();
+        let (end, ends) = watch::channel(self.length.and_then(|length| start.checked_add(*length)));
+        let pace = Arc::new(Pace { start, rate: self.rate, taken: AtomicU64::new(0) });
+
+        let (sender, mut samples) = mpsc::unbounded_channel();
+        let mut clients = JoinSet::new();
+        for _ in 0..self.clients {
+            clients.spawn(client(url.clone(), Arc::clone(&pace), ends.clone(), sender.clone()));
+        }
+        drop(sender);
+
+        println!("every second {} requests by {} clients: GET and POST {url}", self.rate, self.clients);
+        println!("second  requests  failures        p50        p99  generation");
+        let (mut signals, mut ticks) = (stop_signals(), interval_at(start + SECOND, SECOND));
+        let (mut now, mut all) = (Tally::default(), Tally::default());
+        for second in 1.. {
+            // The next second comes, or nothing more: every client is done, or nobody wants to wait for the last ones.
+            let over = loop {
+                let overdue = end.borrow().map(|end| end + TIMEOUT);
+                tokio::select! {
+                    sample = samples.recv() => match sample {
+                        Some(sample) => now.add(sample),
+                        None => break true,
+                    },
+                    _ = ticks.tick() => break false,
+                    _ = signals.changed() => {
+                        if *signals.borrow() > 1 {
+                            break true;
+                        }
+                        let now = Instant::now();
+                        end.send_modify(|end| *end = Some(end.unwrap_or(now).min(now)));
+                    }
+                    () = sleep_until(overdue.unwrap_or(start)), if overdue.is_some() => break true,
+                }
+            };
+            if !over || !now.is_empty() {
+                println!("{second:>6}  {}  {:>10}", now.line(), generations.borrow_and_update().now());
+            }
+            all.absorb(&mut now);
+            if over {
+                break;
+            }
+        }
+        let end = end.borrow().unwrap_or_else(Instant::now);
+        all.report(pace.due_by(end), end - start, &generations.borrow().ever)
+    }
+}
+
+/// Which request is due when.
+struct Pace {
+    start: Instant,
+    rate: u32,
+    taken: AtomicU64,
+}
+
+impl Pace {
+    /// The next request, and its time. It is for whoever asks, also when that time has passed.
+    fn next(&self) -> (u64, Instant) {
+        let number = self.taken.fetch_add(1, Ordering::Relaxed);
+        (number, self.start + Duration::from_secs(number) / self.rate)
+    }
+
+    /// How many are due before `end`.
+    fn due_by(&self, end: Instant) -> u64 {
+        let due = ((end - self.start).as_nanos() * u128::from(self.rate)).div_ceil(SECOND.as_nanos());
+        u64::try_from(due).unwrap_or(u64::MAX)
+    }
+}
+
+/// Takes one request after another, until the next would be due after the end.
+async fn client(
+    url: String,
+    pace: Arc<Pace>,
+    mut ends: watch::Receiver<Option<Instant>>,
+    samples: mpsc::UnboundedSender<Sample>,
+) {
+    let client = Client::builder().no_proxy().timeout(TIMEOUT).build().expect("a client without TLS needs nothing");
+    loop {
+        let (number, due) = pace.next();
+        tokio::select! {
+            biased;
+            _ = ends.wait_for(|end| end.is_some_and(|end| end <= due)) => return,
+            () = sleep_until(due) => (),
+        }
+        let request = match number % WRITE_EVERY {
+            0 => client.post(&url).header("content-type", "application/json").body(BODY),
+            _ => client.get(&url),
+        };
+        let failed = send(request).await.err();
+        let _ = samples.send(Sample { took: due.elapsed(), failed });
+    }
+}
+
+async fn send(request: RequestBuilder) -> Result<(), String> {
+    let why = |error: devstack::reqwest::Error| {
+        let kind = match () {
+            () if error.is_timeout() => "timeout",
+            () if error.is_connect() => "no connection",
+            () => "connection broken",
+        };
+        kind.to_owned()
+    };
+    let answer = request.send().await.map_err(why)?;
+    let status = answer.status();
+    answer.bytes().await.map_err(why)?;
+    if status.is_success() { Ok(()) } else { Err(format!("status {}", status.as_u16())) }
+}
+
+/// Which generations were in service.
+#[derive(Default)]
+struct Generations {
+    now: Option<u64>,
+    ever: BTreeSet<u64>,
+}
+
+impl Generations {
+    fn now(&self) -> String {
+        self.now.map_or_else(|| "?".into(), |now| now.to_string())
+    }
+}
+
+/// Asks for the generation five times a second.
+async fn generations(admin: Admin) -> Result<watch::Receiver<Generations>, Failure> {
+    admin.status().await?;
+    let (sender, generations) = watch::channel(Generations::default());
+    tokio::spawn(async move {
+        loop {
+            let now = admin.status().await.ok().map(|status| status.generation());
+            sender.send_modify(|generations| {
+                generations.now = now;
+                generations.ever.extend(now);
+            });
+            sleep(SECOND / 5).await;
+        }
+    });
+    Ok(generations)
+}
