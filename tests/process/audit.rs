@@ -166,7 +166,7 @@ async fn an_audit_without_the_manager_ends_as_a_start_would() {
     };
     for (fault, code, told) in [
         (Fault::Status(400, "AccessDeniedException"), 77, "secretsmanager:DescribeSecret"),
-        (Fault::Status(400, "ResourceNotFoundException"), 66, "does not exist"),
+        (Fault::Status(400, "ResourceNotFoundException"), 66, "no such secret"),
         (Fault::Status(500, "InternalServiceError"), 69, "unavailable"),
         (Fault::BlackHole, 75, "did not answer"),
     ] {

@@ -59,6 +59,16 @@ async fn config_prints_what_counts_and_where_it_came_from() {
 }
 
 #[tokio::test]
+async fn migrate_logs_in_in_the_window_of_a_rotation() {
+    let tenant = tenant("migrate_window").await;
+    let rotation = tenant.rotation("migrator");
+    rotation.create_pending().await.unwrap();
+    rotation.set().await.unwrap();
+    let migrate = service(&tenant).args(["migrate"]).run();
+    assert_eq!(migrate.code, Some(0), "{}", tenant.redact(&migrate.stderr));
+}
+
+#[tokio::test]
 async fn migrate_runs_twice_and_lets_the_service_read_and_write_only() {
     let tenant = migrated("migrate").await;
     let again = service(&tenant).args(["migrate"]).run();

@@ -83,6 +83,35 @@ async fn a_denial_of_the_first_region_is_an_answer() {
 }
 
 #[tokio::test]
+async fn a_region_that_lags_behind_takes_nothing_back() {
+    let tenant = migrated("region_lags").await;
+    let second = Stack::shared().await.second_manager().await.unwrap();
+    tenant.replicate_to(second.manager(), SECOND).await.unwrap();
+    let managers = faults::Manager::regions([(FIRST, tenant.manager()), (SECOND, second.manager())]).await.unwrap();
+    let mut running = Running::start(replicated(&tenant, &managers), &tenant).await;
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let version = tenant.put("signing", &devstack::random_key()).await.unwrap();
+    assert_eq!(running.reload().await["outcome"], "published");
+    managers.script([Rule::region(FIRST, Fault::Status(503, "ServiceUnavailable"))]);
+    assert_eq!(running.reload().await["exit_code"], 69, "it is as if nobody had answered");
+    let held = running.credential("signing").await;
+    assert_eq!((&held["version"], &held["stage"]), (&version.into(), &"current".into()));
+}
+
+#[tokio::test]
+async fn a_secret_that_is_not_replicated_is_not_missing() {
+    let tenant = migrated("region_without").await;
+    let second = Stack::shared().await.second_manager().await.unwrap();
+    let managers = faults::Manager::regions([(FIRST, tenant.manager()), (SECOND, second.manager())]).await.unwrap();
+    managers.script([Rule::region(FIRST, Fault::Status(503, "ServiceUnavailable")).times(6)]);
+    Running::start(replicated(&tenant, &managers), &tenant).await.create("a note").await;
+    assert!(managers.requests_in(SECOND) > 0);
+    managers.script([Rule::region(FIRST, Fault::Reset)]);
+    let exited = replicated(&tenant, &managers).start().exited(PATIENCE).await;
+    assert_eq!(exited.code, Some(69), "{}", tenant.redact(&exited.stderr));
+}
+
+#[tokio::test]
 async fn regions_that_are_all_away_end_a_start_as_one_does() {
     let tenant = migrated("region_none").await;
     let managers = faults::Manager::before(tenant.manager()).await.unwrap();

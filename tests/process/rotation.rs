@@ -125,8 +125,10 @@ async fn a_request_waits_for_a_manager_that_is_slow() {
     let note = running.create("a note").await;
     tenant.rotate("database").await.unwrap();
     cut(&tenant).await;
-    manager.script([Rule::all(Fault::Delay(Duration::from_millis(4200)))]);
-    assert_eq!(running.get(&note).await.status(), StatusCode::OK);
+    manager.script([Rule::all(Fault::Delay(Duration::from_millis(3500)))]);
+    let start = Instant::now();
+    let status = running.get(&note).await.status();
+    assert_eq!(status, StatusCode::OK, "after {:?}: {}", start.elapsed(), tenant.redact(&running.process.output()));
 }
 
 #[tokio::test]
@@ -169,6 +171,47 @@ async fn a_wrong_secret_hammers_no_account() {
     assert_eq!(told.len(), 1, "one event a version that is refused: {told:#?}");
     let errors = events(&running, "ERROR");
     assert_eq!(errors.len(), 1, "one event for the trip, and none for its repetitions: {errors:#?}");
+}
+
+#[tokio::test]
+async fn a_busy_pool_that_is_cut_off_hammers_no_account() {
+    let tenant = migrated("busy_hammers").await;
+    let running = Running::start(unpolled(&tenant), &tenant).await;
+    let note = running.create("a note").await;
+    let mut admin = tenant.admin().await.unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE notes").execute(&mut admin).await.unwrap();
+    let requests: Vec<_> = (0..64).map(|_| tokio::spawn(running.request(Method::GET, &note).send())).collect();
+    let start = Instant::now();
+    while tenant.connections(&tenant.app()).await.unwrap() < 10 {
+        assert!(start.elapsed() < PATIENCE, "the pool does not fill");
+    }
+    tenant.set_password(&tenant.app(), "sentinel-elsewhere").await.unwrap();
+    tenant.kill_connections(&tenant.app()).await.unwrap();
+    for request in requests {
+        let status = request.await.unwrap().unwrap().status();
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    }
+    sqlx::raw_sql("COMMIT").execute(&mut admin).await.unwrap();
+    let refused = tenant.logins_refused(&tenant.app()).unwrap();
+    assert!((1..=2).contains(&refused), "two logins run at a time, and {refused} were refused");
+}
+
+#[tokio::test]
+async fn open_connections_serve_on_while_the_login_is_refused() {
+    let tenant = migrated("serve_on").await;
+    let running = Running::start(unpolled(&tenant), &tenant).await;
+    let note = running.create("opens a connection").await;
+    let rotation = window(&tenant).await;
+    // Nothing that could stand in.
+    let elsewhere = serde_json::json!({ "username": tenant.app(), "password": "sentinel-other", "port": 1 });
+    tenant.put_pending("database", &elsewhere.to_string()).await.unwrap();
+    drop(rotation);
+    for _ in 0..3 {
+        assert_eq!(statuses(&at_once(&running, &note, 20).await), BTreeMap::from([(200, 20)]));
+    }
+    assert_eq!(running.status().await["generation"], 1);
+    let refused = tenant.logins_refused(&tenant.app()).unwrap();
+    assert!((1..=2).contains(&refused), "two logins run at a time, and {refused} were refused");
 }
 
 #[tokio::test]
@@ -257,6 +300,72 @@ async fn a_refused_login_heals_beside_a_malformed_credential() {
 }
 
 #[tokio::test]
+async fn a_refused_login_heals_beside_a_credential_that_cannot_be_had() {
+    let tenant = migrated("beside_silence").await;
+    let manager = scripted(&tenant).await;
+    let running = Running::start(unpolled(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint()), &tenant).await;
+    let note = running.create("a note").await;
+    tenant.rotate("database").await.unwrap();
+    manager.script([Rule::on(tenant.id("signing"), Fault::BlackHole)]);
+    cut(&tenant).await;
+    assert_eq!(running.get(&note).await.status(), StatusCode::OK);
+    let status = running.until("the trip's report", |status| !status["last_reload"].is_null()).await;
+    assert_eq!(status["last_reload"]["carried_over"][0]["credential"], "signing");
+}
+
+#[tokio::test]
+async fn a_refused_login_is_not_put_in_service_again_for_another_setting() {
+    let tenant = migrated("setting").await;
+    let folder = Folder::new();
+    folder.write("[secrets]\nrefresh_every = \"0s\"\n");
+    let mut running = Running::start(folder.launch(&tenant), &tenant).await;
+    let note = running.create("a note").await;
+    tenant.set_password(&tenant.app(), "sentinel-elsewhere").await.unwrap();
+    cut(&tenant).await;
+    assert_eq!(running.get(&note).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    folder.write("[secrets]\nrefresh_every = \"0s\"\n[service]\nmax_length = 10\n");
+    assert_eq!(running.reload().await["exit_code"], 77);
+    assert_eq!(running.status().await["generation"], 1);
+    // The setting waits for the password.
+    let pending =
+        serde_json::json!({ "engine": "postgres", "username": tenant.app(), "password": "sentinel-elsewhere" });
+    tenant.put_pending("database", &pending.to_string()).await.unwrap();
+    running.until("the pending version", |status| status["generation"] == 2).await;
+    assert_eq!(running.post("{\"body\": \"12345678901\"}").await.status(), StatusCode::UNPROCESSABLE_ENTITY);
+    assert_eq!(running.credential("database").await["stage"], "pending");
+}
+
+#[tokio::test]
+async fn a_version_that_may_read_nothing_is_not_put_in_service() {
+    let tenant = migrated("reads_nothing").await;
+    let mut running = Running::start(unpolled(&tenant), &tenant).await;
+    let note = running.create("a note").await;
+    tenant.rotate_users("database").await.unwrap();
+    let mut admin = tenant.admin().await.unwrap();
+    let revoke = format!("REVOKE {} FROM {}_clone", tenant.access_role(), tenant.app());
+    sqlx::raw_sql(sqlx::AssertSqlSafe(revoke)).execute(&mut admin).await.unwrap();
+    assert_eq!(running.reload().await["exit_code"], 77);
+    assert_eq!(running.get(&note).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn an_older_version_that_is_current_again_is_a_rollback() {
+    let tenant = migrated("rollback").await;
+    let mut running = Running::start(unpolled(&tenant), &tenant).await;
+    let old = running.credential("signing").await["version"].as_str().unwrap().to_owned();
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let new = tenant.put("signing", &devstack::random_key()).await.unwrap();
+    assert_eq!(running.reload().await["outcome"], "published");
+    let back = tenant.client().update_secret_version_stage().secret_id(tenant.id("signing"));
+    let back = back.version_stage("AWSCURRENT").move_to_version_id(&old).remove_from_version_id(&new);
+    back.send().await.unwrap();
+    let reload = running.reload().await;
+    assert_eq!(reload["outcome"], "published");
+    assert!(reload["duration_ms"].as_u64() >= Some(1000), "an older version is read twice: {reload}");
+    assert_eq!(running.credential("signing").await["version"], old);
+}
+
+#[tokio::test]
 async fn a_pending_version_for_another_user_or_place_is_never_contacted() {
     let tenant = migrated("elsewhere").await;
     let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -288,6 +397,20 @@ async fn a_pending_version_for_another_user_or_place_is_never_contacted() {
     tenant.put_pending("database", &pending.to_string()).await.unwrap();
     running.until("the pending version", |status| status["generation"] == 2).await;
     assert_eq!(running.get(&note).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_start_that_waited_for_a_label_tells_what_it_met_then() {
+    let tenant = crate::tenant("label_schema").await;
+    let good = tenant.value("database", "AWSCURRENT").await.unwrap();
+    let wrong = serde_json::json!({ "username": tenant.app(), "password": "sentinel-wrong" });
+    tenant.put("database", &wrong.to_string()).await.unwrap();
+    let mut process = unpolled(&tenant).start();
+    process.wait_for_line(|line| line.contains("a login is refused"), PATIENCE).await;
+    tenant.put("database", &good).await.unwrap();
+    let exited = process.exited(PATIENCE).await;
+    assert_eq!(exited.code, Some(69), "{}", tenant.redact(&exited.stderr));
+    assert!(exited.stderr.contains("migrate`"), "{}", tenant.redact(&exited.stderr));
 }
 
 #[tokio::test]
@@ -373,6 +496,23 @@ async fn a_manager_that_comes_back_is_asked_again_by_itself() {
 }
 
 #[tokio::test]
+async fn a_broken_file_does_not_end_what_heals_by_itself() {
+    let tenant = migrated("broken_file").await;
+    let manager = scripted(&tenant).await;
+    let folder = Folder::new();
+    folder.write("[secrets]\nrefresh_every = \"0s\"\ndeadline = \"1s\"\n");
+    let launch = folder.launch(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint());
+    let mut running = Running::start(launch, &tenant).await;
+    tenant.rotate("database").await.unwrap();
+    manager.script([Rule::all(Fault::Status(500, "InternalServiceError"))]);
+    assert_eq!(running.reload().await["exit_code"], 69);
+    folder.write("[secrets");
+    assert_eq!(running.reload().await["exit_code"], 78);
+    manager.clear();
+    running.until("the rotation", |status| status["generation"] == 2).await;
+}
+
+#[tokio::test]
 async fn a_configuration_that_came_with_a_signal_is_tried_until_the_manager_answers() {
     let tenant = migrated("wish").await;
     let manager = scripted(&tenant).await;
@@ -412,6 +552,29 @@ async fn a_stop_in_the_middle_of_a_reload_wins() {
     running.process.signal(Signal::TERM);
     assert_eq!(running.process.exited(PATIENCE).await.code, Some(0));
     assert!(start.elapsed() < Duration::from_secs(3), "it waited for the manager");
+}
+
+#[tokio::test]
+async fn nothing_is_published_while_stopping() {
+    let tenant = migrated("not_published").await;
+    let manager = scripted(&tenant).await;
+    let mut running = Running::start(unpolled(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint()), &tenant).await;
+    running.create("opens a connection").await;
+    let (go, wait) = tokio::sync::oneshot::channel::<()>();
+    let slow = running.request(Method::POST, "/v1/notes").header("content-type", "application/json");
+    let slow = tokio::spawn(slow.body(async_body("{\"body\": \"slow", wait, "\"}")).send());
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    tenant.rotate("database").await.unwrap();
+    manager.script([Rule::all(Fault::Delay(Duration::from_millis(800)))]);
+    running.process.signal(Signal::HUP);
+    running.until("the trip", |status| status["signals"]["covered"] == 1).await;
+    running.process.signal(Signal::TERM);
+    tokio::time::sleep(Duration::from_millis(1500)).await;
+    let status = running.status().await;
+    assert_eq!((&status["generation"], &status["stopping"]), (&1.into(), &true.into()));
+    go.send(()).unwrap();
+    assert_eq!(slow.await.unwrap().unwrap().status(), StatusCode::CREATED);
+    assert_eq!(running.process.exited(PATIENCE).await.code, Some(0));
 }
 
 #[tokio::test]

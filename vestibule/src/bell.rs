@@ -1,7 +1,10 @@
 //! How what a generation holds asks the reload actor for a trip. A bell knows no generation, so any may hold it.
 
 use std::{
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::{
@@ -16,14 +19,16 @@ const UNKNOWN_KEYS: Duration = Duration::from_secs(30);
 #[derive(Default)]
 pub(crate) struct Bell {
     refused: Notify,
+    news: AtomicBool,
     unknown_key: Notify,
     last_unknown_key: Mutex<Option<Instant>>,
     under_way: watch::Sender<bool>,
 }
 
 impl Bell {
-    /// The other side refuses a credential of the generation in service.
-    pub(crate) fn refused(&self) {
+    /// The other side refuses a credential of the generation in service. `news`: which it accepted until now.
+    pub(crate) fn refused(&self, news: bool) {
+        self.news.fetch_or(news, Ordering::AcqRel);
         self.refused.notify_one();
     }
 
@@ -36,8 +41,10 @@ impl Bell {
         }
     }
 
-    pub(crate) async fn hear_refused(&self) {
+    /// `true`: with news.
+    pub(crate) async fn hear_refused(&self) -> bool {
         self.refused.notified().await;
+        self.news.swap(false, Ordering::AcqRel)
     }
 
     pub(crate) async fn hear_unknown_key(&self) {

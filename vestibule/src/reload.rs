@@ -10,6 +10,7 @@ use crate::{
     config::{Config, Sources},
     exit::Report,
     generation::Generation,
+    resources::Occasion,
     road::{Cause, End, Errand, Road, Stuck, Walked},
     secrets::{Name, SecretSet, Seen},
     service::Service,
@@ -54,22 +55,24 @@ impl<S: Service> Reloader<S> {
         let bell = self.road.bell.clone();
         let mut covered = 0;
         let mut poll = Poll::first(self.interval());
-        let mut retry: Option<Retry<S>> = None;
+        let mut retries = Retries { in_service: None, wish: None };
         let mut replaced = Replaced(VecDeque::new());
         self.live.borrow().resources.publish();
         loop {
-            let trigger = tokio::select! {
+            let (trigger, occasion) = tokio::select! {
                 biased;
                 () = stopping.cancelled() => return,
                 seen = hups.wait_for(|seen| *seen > covered) => {
                     let Ok(seen) = seen else { return };
                     covered = *seen;
-                    Trigger::Signal
+                    (Trigger::Signal, Occasion::Asked)
                 }
-                () = bell.hear_refused() => Trigger::RefusedLogin,
-                () = bell.hear_unknown_key() => Trigger::UnknownKey,
-                () = due(retry.as_ref().map(|retry| retry.at)) => Trigger::Retry,
-                () = due(poll.0) => Trigger::Poll,
+                news = bell.hear_refused() => {
+                    (Trigger::RefusedLogin, if news { Occasion::News } else { Occasion::Routine })
+                }
+                () = bell.hear_unknown_key() => (Trigger::UnknownKey, Occasion::Routine),
+                () = due(retries.next()) => (Trigger::Retry, Occasion::Routine),
+                () = due(poll.0) => (Trigger::Poll, Occasion::Routine),
                 () = due(replaced.next()) => { replaced.tell(); continue }
             };
             let held = self.live.borrow().clone();
@@ -79,15 +82,25 @@ impl<S: Service> Reloader<S> {
             }
             self.board.trip_started(covered);
             bell.trip(true);
+            let config = match trigger {
+                Trigger::Signal => self.configuration(&held.config),
+                Trigger::Retry => Ok(retries.wish().unwrap_or_else(|| held.config.clone())),
+                _ => Ok(held.config.clone()),
+            };
             let kept = tokio::select! {
                 biased;
                 () = stopping.cancelled() => return,
-                kept = self.trip(trigger, covered, &held, retry.as_ref()) => kept,
+                kept = self.trip(trigger, occasion, covered, &held, &config) => kept,
             };
             bell.trip(false);
-            replaced.note(&held, &self.live.borrow());
-            retry = Retry::after(trigger, kept, retry, &self.live.borrow().config);
-            poll = Poll::next(self.interval());
+            let in_service = self.live.borrow().clone();
+            replaced.note(&held, &in_service);
+            if let Ok(config) = config {
+                if Arc::ptr_eq(&config, &in_service.config) {
+                    poll = Poll::next(self.interval());
+                }
+                retries.note(trigger, config, kept, &in_service.config);
+            }
         }
     }
 
@@ -95,24 +108,28 @@ impl<S: Service> Reloader<S> {
         self.live.borrow().config.secrets.refresh_every
     }
 
-    /// Walks the road once, publishes what it brings, and tells what came of it. Returns why nothing was published, and
-    /// the configuration with which another trip may do better.
+    /// Read again. Only for a signal: a half-edited file must not keep another trigger from healing.
+    fn configuration(&self, held: &Arc<Config<S::Settings>>) -> Result<Arc<Config<S::Settings>>, Report> {
+        let config = Config::load(&self.sources, S::APP.name, &S::Secrets::wanted());
+        let config = config.map_err(|unusable| unusable.report)?;
+        Ok(if config.tree() == held.tree() { held.clone() } else { Arc::new(config) })
+    }
+
+    /// Walks the road once, publishes what it brings, and tells what came of it. Returns why nothing was published.
     async fn trip(
         &self,
         trigger: Trigger,
+        occasion: Occasion,
         signals_covered: u64,
         held: &Arc<Generation<S>>,
-        retry: Option<&Retry<S>>,
-    ) -> Option<(Cause, Arc<Config<S::Settings>>)> {
+        config: &Result<Arc<Config<S::Settings>>, Report>,
+    ) -> Option<Cause> {
         let (started, clock) = (OffsetDateTime::now_utc(), Instant::now());
         systemd::reloading();
-        let config = self.config(trigger, held, retry);
-        let Walked { seen, end } = match &config {
+        let Walked { seen, end } = match config {
             Ok(config) => {
                 let deadline = Instant::now() + config.secrets.deadline;
-                let asked = trigger == Trigger::Signal;
-                let news = asked || trigger == Trigger::RefusedLogin;
-                self.road.walk(Errand { config: config.clone(), held: Some(held), deadline, asked, news }).await
+                self.road.walk(Errand { config: config.clone(), held: Some(held), deadline, occasion }).await
             }
             Err(report) => Walked { seen: BTreeMap::new(), end: Err(report.clone().into()) },
         };
@@ -136,23 +153,7 @@ impl<S: Service> Reloader<S> {
         }
         reload.duration_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.tell(reload);
-        kept.zip(config.ok())
-    }
-
-    /// Only a signal reads the configuration again: a half-edited file must not keep another trigger from healing.
-    fn config(
-        &self,
-        trigger: Trigger,
-        held: &Generation<S>,
-        retry: Option<&Retry<S>>,
-    ) -> Result<Arc<Config<S::Settings>>, Report> {
-        match (trigger, retry) {
-            (Trigger::Signal, _) => Config::load(&self.sources, S::APP.name, &S::Secrets::wanted())
-                .map(Arc::new)
-                .map_err(|unusable| unusable.report),
-            (Trigger::Retry, Some(retry)) => Ok(retry.config.clone()),
-            _ => Ok(held.config.clone()),
-        }
+        kept
     }
 
     fn publish(&self, generation: Generation<S>, replaced: &Arc<Generation<S>>, seen: &BTreeMap<Name, Seen>) {
@@ -206,35 +207,52 @@ impl<S: Service> Reloader<S> {
     }
 }
 
-/// A trip that follows one that was kept, while that may help.
-struct Retry<S: Service> {
-    config: Arc<Config<S::Settings>>,
+/// Trips that follow others that were kept, while that may help.
+struct Retries<C> {
+    /// With the configuration in service.
+    in_service: Option<Retry>,
+    /// With one that a signal brought, and that could not be put in service yet.
+    wish: Option<(Retry, Arc<C>)>,
+}
+
+impl<C> Retries<C> {
+    fn next(&self) -> Option<Instant> {
+        let wish = self.wish.as_ref().map(|(retry, _)| retry.at);
+        self.in_service.iter().map(|retry| retry.at).chain(wish).min()
+    }
+
+    /// The configuration of the next one, if it is not the one in service.
+    fn wish(&self) -> Option<Arc<C>> {
+        self.wish.as_ref().filter(|(retry, _)| Some(retry.at) == self.next()).map(|(_, config)| config.clone())
+    }
+
+    /// What follows a trip with this configuration.
+    fn note(&mut self, trigger: Trigger, config: Arc<C>, kept: Option<Cause>, in_service: &Arc<C>) {
+        let next = |before: Option<Retry>| Retry::after(kept?, before.filter(|_| trigger == Trigger::Retry));
+        if Arc::ptr_eq(&config, in_service) {
+            self.in_service = next(self.in_service.take());
+            self.wish.take_if(|(_, wish)| trigger == Trigger::Signal || Arc::ptr_eq(wish, in_service));
+        } else {
+            self.wish = next(self.wish.take().map(|(retry, _)| retry)).map(|retry| (retry, config));
+        }
+    }
+}
+
+struct Retry {
     cause: Cause,
     at: Instant,
     pauses: Backoff,
 }
 
-impl<S: Service> Retry<S> {
-    /// What follows a trip. A configuration that a signal brought is not given up for what another trigger met.
-    fn after(
-        trigger: Trigger,
-        kept: Option<(Cause, Arc<Config<S::Settings>>)>,
-        before: Option<Self>,
-        in_service: &Arc<Config<S::Settings>>,
-    ) -> Option<Self> {
-        let by_signal = matches!(trigger, Trigger::Signal | Trigger::Retry);
-        if !by_signal && before.as_ref().is_some_and(|before| !Arc::ptr_eq(&before.config, in_service)) {
-            return before;
-        }
-        let (cause, config) = kept?;
-        let again = before.filter(|before| trigger == Trigger::Retry && before.cause == cause);
-        let mut pauses = match (again, cause) {
-            (Some(again), _) => again.pauses,
-            (None, Cause::Refused) => Backoff::until(Instant::now() + WINDOW),
-            (None, Cause::Away) => Backoff::capped_at(AWAY),
-            (None, Cause::Fault) => return None,
+impl Retry {
+    fn after(cause: Cause, before: Option<Self>) -> Option<Self> {
+        let mut pauses = match (before, cause) {
+            (Some(before), _) if before.cause == cause => before.pauses,
+            (_, Cause::Refused) => Backoff::until(Instant::now() + WINDOW),
+            (_, Cause::Away) => Backoff::capped_at(AWAY),
+            (_, Cause::Fault) => return None,
         };
-        Some(Self { config, cause, at: pauses.next()?, pauses })
+        Some(Self { cause, at: pauses.next()?, pauses })
     }
 }
 

@@ -7,6 +7,7 @@ mod standing;
 
 pub use database::Database;
 pub use signer::Signer;
+pub use standing::Occasion;
 pub(crate) use standing::Standings;
 
 use crate::{
@@ -18,7 +19,7 @@ use crate::{
     secrets::{Credential, Name, VersionId},
     service::Service,
 };
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use serde::Serialize;
 use std::{
     any::Any,
@@ -37,9 +38,9 @@ pub trait Resource: Any + Clone + Send + Sync {
         None
     }
 
-    /// While the credential is refused: tries it again, if that is not too often. `asked`: by a person.
-    fn probe(&self, asked: bool) -> impl Future<Output = ()> + Send {
-        let _ = asked;
+    /// While the credential is refused: tries it again, if that is not too often.
+    fn probe(&self, occasion: Occasion, deadline: Instant) -> impl Future<Output = ()> + Send {
+        let _ = (occasion, deadline);
         async {}
     }
 
@@ -74,7 +75,7 @@ trait Erased: Send + Sync {
     fn any(&self) -> &dyn Any;
     fn publish(&self);
     fn refusal(&self) -> Option<Refusal>;
-    fn probe(&self, asked: bool) -> BoxFuture<'_, ()>;
+    fn probe(&self, occasion: Occasion, deadline: Instant) -> BoxFuture<'_, ()>;
     fn retire(&self, successor: Option<&dyn Any>);
     fn connections(&self) -> Option<Connections>;
     fn close(&self) -> BoxFuture<'_, ()>;
@@ -93,8 +94,8 @@ impl<R: Resource> Erased for R {
         Resource::refusal(self)
     }
 
-    fn probe(&self, asked: bool) -> BoxFuture<'_, ()> {
-        Box::pin(Resource::probe(self, asked))
+    fn probe(&self, occasion: Occasion, deadline: Instant) -> BoxFuture<'_, ()> {
+        Box::pin(Resource::probe(self, occasion, deadline))
     }
 
     fn retire(&self, successor: Option<&dyn Any>) {
@@ -132,10 +133,8 @@ impl Resources {
     }
 
     /// Tries what is refused again, if that is not too often.
-    pub(crate) async fn probe(&self, asked: bool) {
-        for made in self.made.values() {
-            made.resource.probe(asked).await;
-        }
+    pub(crate) async fn probe(&self, occasion: Occasion, deadline: Instant) {
+        join_all(self.made.values().map(|made| made.resource.probe(occasion, deadline))).await;
     }
 
     /// What the other sides refuse at this moment.
@@ -189,8 +188,7 @@ pub struct Build<'a, S: Service> {
 /// What a build must know of the trip that it is a part of.
 pub(crate) struct Attempt {
     pub(crate) deadline: Instant,
-    /// Started by fresh news: what was refused a moment ago may be good by now.
-    pub(crate) news: bool,
+    pub(crate) occasion: Occasion,
     pub(crate) bell: Arc<Bell>,
     pub(crate) standings: Arc<Standings>,
 }
@@ -230,7 +228,11 @@ impl<S: Service> Build<'_, S> {
         let origin = origin(credential, settings)?;
         let before = self.before.and_then(|before| before.get::<R>(credential.name));
         let (resource, made) = match before {
-            Some((held, resource)) if held.origin == origin => (resource.clone(), held.clone()),
+            Some((held, resource)) if held.origin == origin => match resource.refusal() {
+                // It is not taken up again as if it were proven.
+                Some(refusal) => return Err(refusal.into()),
+                None => (resource.clone(), held.clone()),
+            },
             before => {
                 let resource = make(before.map(|(_, resource)| resource)).await?;
                 (resource.clone(), Made { origin, resource: Arc::new(resource) })

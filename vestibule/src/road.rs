@@ -12,7 +12,7 @@ use crate::{
     exit::{Exit, Fault, Phase, Report},
     generation::{Generation, Live},
     http,
-    resources::{Attempt, Build, BuildError, Refusal, Resources, Standings},
+    resources::{Attempt, Build, BuildError, Occasion, Refusal, Resources, Standings},
     secrets::{self, Keyring, Name, Replicas, Ring, SecretSet, Seen, Set, Source},
     service::Service,
 };
@@ -45,10 +45,7 @@ pub(crate) struct Errand<'a, S: Service> {
     /// The generation in service, in a reload.
     pub(crate) held: Option<&'a Generation<S>>,
     pub(crate) deadline: Instant,
-    /// Whether a person asked for it.
-    pub(crate) asked: bool,
-    /// Whether fresh news started it: a version that was refused a moment ago, and is not in service, may be good by now.
-    pub(crate) news: bool,
+    pub(crate) occasion: Occasion,
 }
 
 /// What a trip brought home.
@@ -97,6 +94,14 @@ impl From<Report> for Stuck {
     }
 }
 
+impl Stuck {
+    /// Also tells what was wrong with credentials that would have been left as they are.
+    fn beside(mut self, others: Vec<(Name, Fault)>) -> Self {
+        self.report.faults.extend(others.into_iter().map(|(_, fault)| fault));
+        self
+    }
+}
+
 impl From<BuildError> for Stuck {
     fn from(error: BuildError) -> Self {
         let refused = matches!(error, BuildError::Refused(_));
@@ -132,12 +137,15 @@ impl<S: Service> Road<S> {
         config: Arc<Config<S::Settings>>,
         deadline: Instant,
     ) -> Result<Generation<S>, Report> {
-        let half_way = Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2;
+        let mut half_way = Some(Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2);
         let mut pauses = crate::backoff::Backoff::until(deadline);
         let mut refused: Option<Report> = None;
         loop {
-            let news = Instant::now() >= half_way;
-            let errand = Errand { config: config.clone(), held: None, deadline, asked: true, news };
+            let occasion = match half_way.take_if(|half_way| Instant::now() >= *half_way) {
+                Some(_) => Occasion::Asked,
+                None => Occasion::Routine,
+            };
+            let errand = Errand { config: config.clone(), held: None, deadline, occasion };
             match self.walk(errand).await.end {
                 Ok(End::Built { generation, .. }) => return Ok(*generation),
                 Ok(End::Unchanged) => unreachable!("nothing was held that could be unchanged"),
@@ -153,7 +161,9 @@ impl<S: Service> Road<S> {
                     refused = Some(report);
                 }
                 // The deadline cut off an attempt; what the one before met is what counts.
-                Err(Stuck { report, cause: Cause::Away }) => return Err(refused.unwrap_or(report)),
+                Err(Stuck { report, cause: Cause::Away }) if Instant::now() >= deadline => {
+                    return Err(refused.unwrap_or(report));
+                }
                 Err(Stuck { report, .. }) => return Err(report),
             }
         }
@@ -163,14 +173,13 @@ impl<S: Service> Road<S> {
     pub(crate) async fn walk(&self, errand: Errand<'_, S>) -> Walked<S> {
         let nothing = Keyring::default();
         let before = errand.held.map_or(&nothing, |held| &held.keyring);
-        let refusals = match errand.held {
-            Some(held) => {
-                held.resources.probe(errand.asked).await;
-                held.resources.refusals()
-            }
-            None => Vec::new(),
-        };
-        let doubted = refusals.iter().map(|refusal| refusal.credential).collect();
+        let mut doubted = BTreeSet::new();
+        if let Some(held) = errand.held {
+            // That it is refused is the news; it is the others that may be good by now.
+            let occasion = if errand.occasion == Occasion::News { Occasion::Routine } else { errand.occasion };
+            held.resources.probe(occasion, errand.deadline).await;
+            doubted.extend(held.resources.refusals().into_iter().map(|refusal| refusal.credential));
+        }
         let wanted: Vec<_> =
             S::Secrets::wanted().into_iter().filter_map(|wanted| Some((wanted, errand.config.id(&wanted)?))).collect();
         let fetched = secrets::fetch(&self.source, &wanted, before, &doubted, errand.deadline).await;
@@ -179,51 +188,45 @@ impl<S: Service> Road<S> {
             .filter_map(|(wanted, id, outcome)| Some((wanted.name, outcome.seen(before.get(wanted.name, id)?)?)))
             .collect();
         // A panic of the service's code is a report like any other: in a reload it must not end the actor.
-        let end = AssertUnwindSafe(self.steps(&errand, Ring::new(fetched, before, &doubted), &refusals, &doubted))
+        let end = AssertUnwindSafe(self.steps(&errand, Ring::new(fetched, before, &doubted), &doubted))
             .catch_unwind()
             .await
             .unwrap_or_else(|_| Err(Report::of(Phase::Build, panicked()).into()));
         Walked { seen, end }
     }
 
-    async fn steps(
-        &self,
-        errand: &Errand<'_, S>,
-        ring: Ring<'_>,
-        refusals: &[Refusal],
-        doubted: &BTreeSet<Name>,
-    ) -> Result<End<S>, Stuck> {
+    async fn steps(&self, errand: &Errand<'_, S>, ring: Ring<'_>, doubted: &BTreeSet<Name>) -> Result<End<S>, Stuck> {
         let nothing = Keyring::default();
         let before = errand.held.map_or(&nothing, |held| &held.keyring);
         let mut set: Set<S::Secrets> = ring.read(before)?;
         let carried_over = std::mem::take(&mut set.carried_over);
-        let reconfigured = errand.held.is_none_or(|held| held.config.tree() != errand.config.tree());
         loop {
-            let in_use = |refusal: &&Refusal| {
-                set.keyring.named(refusal.credential).is_some_and(|held| *held.in_use() == refusal.version)
+            let same_config = errand.held.is_some_and(|held| Arc::ptr_eq(&held.config, &errand.config));
+            if same_config && doubted.is_empty() && set.keyring.same_as(before) {
+                return Ok(End::Unchanged);
+            }
+            let error = match self.build(errand, &set).await {
+                Ok(generation) => return Ok(End::Built { generation: Box::new(generation), carried_over }),
+                Err(error) => error,
             };
-            let refusal = match refusals.iter().find(in_use).filter(|_| !reconfigured) {
-                // It needs no further login to know that.
-                Some(refusal) => refusal.clone(),
-                None if !reconfigured && set.keyring.same_as(before) => return Ok(End::Unchanged),
-                None => match self.build(errand, &set).await {
-                    Ok(generation) => return Ok(End::Built { generation: Box::new(generation), carried_over }),
-                    Err(BuildError::Refused(refusal)) => refusal,
-                    Err(fault) => return Err(fault.into()),
-                },
+            let pending = match &error {
+                BuildError::Refused(Refusal { credential, .. }) => {
+                    set.with_pending(credential, &self.source, before, doubted, errand.deadline).await
+                }
+                BuildError::Fault(_) => None,
             };
-            set = match set.with_pending(refusal.credential, &self.source, before, doubted, errand.deadline).await {
+            set = match pending {
                 Some(set) => set,
-                None => return Err(BuildError::Refused(refusal).into()),
+                None => return Err(Stuck::from(error).beside(carried_over)),
             };
         }
     }
 
     /// Builds the service and proves its credentials.
     async fn build(&self, errand: &Errand<'_, S>, set: &Set<S::Secrets>) -> Result<Generation<S>, BuildError> {
-        let Errand { config, held, deadline, news, .. } = errand;
+        let Errand { config, held, deadline, occasion } = errand;
         let (bell, standings) = (self.bell.clone(), self.standings.clone());
-        let attempt = Attempt { deadline: *deadline, news: *news, bell, standings };
+        let attempt = Attempt { deadline: *deadline, occasion: *occasion, bell, standings };
         let cx = Build::<S> {
             settings: &config.service,
             secrets: &set.secrets,

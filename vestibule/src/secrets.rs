@@ -24,6 +24,7 @@ pub(crate) use ring::{Held, Set};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::{any::Any, collections::BTreeMap, fmt, ops::Deref, sync::Arc};
+use time::OffsetDateTime;
 
 /// The name of a credential: its field in the service's `Secrets`.
 pub type Name = &'static str;
@@ -122,6 +123,14 @@ pub struct Value {
     pub text: SecretString,
     /// Which version they are.
     pub version: VersionId,
+    /// When the manager got it, if it says so. A version older than the one held counts when a second read has it too.
+    pub created: Option<OffsetDateTime>,
+}
+
+impl Value {
+    fn older_than(&self, since: Option<OffsetDateTime>) -> bool {
+        self.created < since && self.created.is_some()
+    }
 }
 
 /// The versions of one secret that its kind asked for. [`Stage::Current`] is among them.

@@ -94,9 +94,11 @@ impl Source for Memory {
             self.at_once.fetch_sub(1, Ordering::SeqCst);
             let values = self.values.lock().expect("nothing panics with it");
             Ok(match values.get(id.as_str()) {
-                Some(value) if stage == Stage::Current => {
-                    Fetched::New(Value { text: (*value).to_owned().into(), version: VersionId::new("v1") })
-                }
+                Some(value) if stage == Stage::Current => Fetched::New(Value {
+                    text: (*value).to_owned().into(),
+                    version: VersionId::new("v1"),
+                    created: None,
+                }),
                 _ => Fetched::Absent,
             })
         })

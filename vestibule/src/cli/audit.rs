@@ -15,7 +15,7 @@ use crate::{
     bootstrap::{self, Failed},
     config::{Config, Format, Sources, Unusable},
     exit::{Exit, Fault, Phase, Report},
-    secrets::{Replicas, SecretId, SecretSet, SourceError, Stage, Versions},
+    secrets::{Replicas, SecretId, SecretSet, SourceError, Versions},
 };
 use findings::Audit;
 use futures_util::{StreamExt, future::join_all, stream};
@@ -91,10 +91,7 @@ async fn standing(
     let held = replicas.iter().filter_map(|(_, said)| said.as_ref().ok()).flat_map(|status| &status.credentials);
     let ids: BTreeSet<_> = held.map(|held| held.id.clone()).collect();
     let asked = ids.into_iter().map(|id| async move {
-        let versions = source.versions(&id, deadline).await.and_then(|versions| {
-            let none = || SourceError::Missing("it does not exist, or has no value yet".into());
-            versions.contains_key(&Stage::Current).then_some(versions).ok_or_else(none)
-        });
+        let versions = source.versions(&id, deadline).await;
         (id, versions)
     });
     join_all(asked).await.into_iter().collect()

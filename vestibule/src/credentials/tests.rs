@@ -4,7 +4,7 @@ use secrecy::ExposeSecret;
 use std::collections::BTreeMap;
 
 fn value(text: &str, version: &str) -> Value {
-    Value { text: text.to_owned().into(), version: VersionId::new(version) }
+    Value { text: text.to_owned().into(), version: VersionId::new(version), created: None }
 }
 
 fn read<K: Kind>(text: &str) -> Result<K, crate::secrets::Malformed> {

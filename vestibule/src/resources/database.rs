@@ -16,7 +16,10 @@ use connection::Pass;
 pub use connection::{Connection, Transaction};
 pub(crate) use proof::{Proof, connect, fault, transient};
 
-use super::{BuildError, Connections, Refusal, Resource, standing::Standing};
+use super::{
+    BuildError, Connections, Refusal, Resource,
+    standing::{Occasion, Standing},
+};
 use crate::{
     bell::Bell,
     config::{self, TlsMode},
@@ -26,8 +29,8 @@ use crate::{
 };
 use secrecy::ExposeSecret;
 use sqlx::{
-    Connection as _, PgConnection, PgPool,
-    pool::PoolConnectionMetadata,
+    Connection as _, PgConnection, PgPool, Postgres,
+    pool::{PoolConnection, PoolConnectionMetadata},
     postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
 };
 use std::{
@@ -35,7 +38,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -52,7 +55,7 @@ const TRUSTED_IDLE: Duration = Duration::from_millis(500);
 /// How many logins run at once, so that no more are refused before the version is closed for logins.
 const LOGINS: usize = 2;
 
-/// How often a request whose login was refused looks for a connection that came back.
+/// How often a request that cannot log in looks for a connection that came back.
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// How long a request whose login is refused waits for a successor, or for a connection that is open already; longer
@@ -77,6 +80,8 @@ struct Pooled {
     permits: Arc<Semaphore>,
     /// Logins that may run at once.
     logins: Arc<Semaphore>,
+    /// Callers that count on an idle connection.
+    claims: AtomicUsize,
     max_connections: u32,
     acquire_timeout: Duration,
     /// Whether a refused login is worth a trip: not while the trip that built this is under way.
@@ -112,7 +117,7 @@ impl Database {
         proof: &Proof<'_>,
     ) -> Result<Self, BuildError> {
         let options = options(login, config).map_err(BuildError::Fault)?;
-        let standing = proof.attempt.standings.of(&super::origin(login, config)?, Instant::now());
+        let standing = proof.attempt.standings.of(&place(login, &options), Instant::now());
         proof.run(login, &options, config, &standing, before).await?;
         let max_connections = config.max_connections.get();
         let permits = before
@@ -145,6 +150,7 @@ impl Database {
             pool,
             permits,
             logins,
+            claims: AtomicUsize::new(0),
             max_connections,
             acquire_timeout: config.acquire_timeout,
             in_service: AtomicBool::new(false),
@@ -181,6 +187,7 @@ impl Database {
                 return Err(LoginRefused(refusal).into());
             }
             database = tokio::select! {
+                biased;
                 next = pooled.succeeded() => next,
                 idle = pooled.idle() => return Ok(idle),
                 () = pooled.patience() => return Err(LoginRefused(refusal).into()),
@@ -210,35 +217,44 @@ impl Pooled {
     async fn connect(self: &Arc<Self>) -> Result<Connection, Unconnected> {
         let closed = |_| sqlx::Error::PoolClosed;
         let permit = self.permits.clone().acquire_owned().await.map_err(closed)?;
-        let opens_one = self.pool.num_idle() == 0 && self.pool.size() < self.max_connections;
-        let turn = match opens_one {
-            true => Some(self.logins.clone().acquire_owned().await.map_err(closed)?),
-            false => None,
-        };
         let mut refusals = self.standing.watch();
-        self.standing.admit(false, Instant::now())?;
-        let acquired = tokio::select! {
+        let claim = Claim::on(&self.claims, self.pool.num_idle());
+        let turn = match claim {
+            // It may turn out to be dead.
+            Some(_) => self.standing.refusal().map_or(Ok(None), Err)?,
+            None => {
+                let turn = tokio::select! {
+                    biased;
+                    turn = self.logins.clone().acquire_owned() => turn.map_err(closed)?,
+                    connection = self.returned() => {
+                        return Ok(Connection::new(connection, Pass::new(permit, self.clone())));
+                    }
+                };
+                self.standing.admit(Occasion::Routine, Instant::now())?;
+                Some(turn)
+            }
+        };
+        let connecting = async {
+            self.pool.acquire().await.map_err(|error| match proof::refused(&error) {
+                true => Unconnected::Refused(self.refused(&error)),
+                false => Unconnected::Failed(error),
+            })
+        };
+        // The turn is held until a refusal is known to whoever comes next.
+        let connection = tokio::select! {
             biased;
             refusal = refusals.refused() => return Err(refusal.into()),
-            acquired = TURN.scope(RefCell::new(turn), self.pool.acquire()) => acquired,
+            connection = TURN.scope(RefCell::new(turn), connecting) => connection?,
         };
-        match acquired {
-            Ok(connection) => Ok(Connection::new(connection, Pass::new(permit, self.clone()))),
-            Err(error) if proof::refused(&error) => {
-                let refusal = self.refused(&error);
-                if self.in_service.load(Ordering::Acquire) {
-                    self.bell.refused();
-                }
-                Err(refusal.into())
-            }
-            Err(error) => Err(error.into()),
-        }
+        Ok(Connection::new(connection, Pass::new(permit, self.clone())))
     }
 
-    /// Closes the version for logins.
+    /// Closes the version for logins, and asks for a trip that looks for another one.
     fn refused(&self, error: &sqlx::Error) -> Refusal {
         let refusal = Refusal { reason: proof::reason(error), ..self.refusal.clone() };
-        if self.standing.refused(refusal.clone(), Instant::now()) {
+        // With a successor it is what a rotation does to an old version.
+        let news = self.standing.refused(refusal.clone(), Instant::now()) && self.successor.borrow().is_none();
+        if news {
             tracing::warn!(
                 credential = refusal.credential,
                 credential.version = %refusal.version,
@@ -246,7 +262,29 @@ impl Pooled {
                 "the database refuses the login; the secrets manager is asked for another version"
             );
         }
+        if self.in_service.load(Ordering::Acquire) {
+            self.bell.refused(news);
+        }
         refusal
+    }
+
+    /// While the login is refused: tries it again, if that is not too often.
+    async fn probe(&self, occasion: Occasion) {
+        if self.standing.refusal().is_none() || self.standing.admit(occasion, Instant::now()).is_err() {
+            return;
+        }
+        let Ok(_turn) = self.logins.acquire().await else { return };
+        match PgConnection::connect_with(&self.pool.connect_options()).await {
+            Ok(connection) => {
+                self.standing.accepted();
+                let _ = connection.close().await;
+            }
+            Err(error) if proof::refused(&error) => {
+                self.standing
+                    .refused(Refusal { reason: proof::reason(&error), ..self.refusal.clone() }, Instant::now());
+            }
+            Err(_) => {}
+        }
     }
 
     /// As long as a caller waits for another version.
@@ -269,17 +307,31 @@ impl Pooled {
         Some(permit)
     }
 
-    /// A connection that is open, as soon as one comes back. sqlx can wait for one only where it may open one too.
+    /// A connection that came back, for whom there is a place. sqlx can wait for one only where it may open one too.
+    async fn returned(&self) -> PoolConnection<Postgres> {
+        loop {
+            tokio::time::sleep(LOOK_AGAIN).await;
+            if let Some(connection) = self.open_one().await {
+                return connection;
+            }
+        }
+    }
+
+    /// A connection that is open, as soon as there is one, and a place.
     async fn idle(self: &Arc<Self>) -> Connection {
         loop {
             if let Ok(permit) = self.permits.clone().try_acquire_owned()
-                && let Some(mut connection) = self.pool.try_acquire()
-                && connection.ping().await.is_ok()
+                && let Some(connection) = self.open_one().await
             {
                 return Connection::new(connection, Pass::new(permit, self.clone()));
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
+    }
+
+    async fn open_one(&self) -> Option<PoolConnection<Postgres>> {
+        let mut connection = self.pool.try_acquire()?;
+        connection.ping().await.is_ok().then_some(connection)
     }
 
     /// What took this one's place, as soon as something did.
@@ -294,7 +346,7 @@ impl Pooled {
 
     /// Closes idle connections, and busy ones as they come back. `Pool::close` would fail the requests that still
     /// hold this generation. The idle ones keep their permits until they are closed, so that a successor cannot open
-    /// new ones beside them.
+    /// new ones beside them. Those that came back a moment ago become idle a moment later.
     fn retire(&self) {
         self.retired.store(true, Ordering::Release);
         // Without a runtime nothing can be closed, and sqlx panics where it tries.
@@ -302,11 +354,18 @@ impl Pooled {
         let idle: Vec<_> = std::iter::from_fn(|| self.pool.try_acquire())
             .map(|connection| (connection, self.permits.clone().try_acquire_owned().ok()))
             .collect();
+        let (pool, end) = (self.pool.clone(), Instant::now() + CLOSING);
         runtime.spawn(async move {
             for (connection, permit) in idle {
                 // A connection that cannot say goodbye is gone as well.
                 let _ = connection.close().await;
                 drop(permit);
+            }
+            while pool.size() > 0 && Instant::now() < end {
+                while let Some(connection) = pool.try_acquire() {
+                    let _ = connection.close().await;
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
             }
         });
     }
@@ -328,21 +387,8 @@ impl Resource for Database {
         self.0.standing.refusal()
     }
 
-    async fn probe(&self, asked: bool) {
-        let pooled = &self.0;
-        if pooled.standing.refusal().is_none() || pooled.standing.admit(asked, Instant::now()).is_err() {
-            return;
-        }
-        let Ok(_turn) = pooled.logins.acquire().await else { return };
-        let options = pooled.pool.connect_options();
-        match tokio::time::timeout(proof::ATTEMPT, PgConnection::connect_with(&options)).await {
-            Ok(Ok(connection)) => {
-                pooled.standing.accepted();
-                let _ = connection.close().await;
-            }
-            Ok(Err(error)) if proof::refused(&error) => drop(pooled.refused(&error)),
-            _ => {}
-        }
+    async fn probe(&self, occasion: Occasion, deadline: Instant) {
+        let _ = tokio::time::timeout_at(deadline.min(Instant::now() + proof::ATTEMPT), self.0.probe(occasion)).await;
     }
 
     fn retire(&self, successor: Option<&Self>) {
@@ -367,6 +413,29 @@ impl fmt::Debug for Database {
         let Refusal { credential, version, .. } = &self.0.refusal;
         f.debug_struct("Database").field("credential", credential).field("version", version).finish_non_exhaustive()
     }
+}
+
+/// A caller's share in the idle connections. Who has none needs a login.
+struct Claim<'a>(&'a AtomicUsize);
+
+impl<'a> Claim<'a> {
+    fn on(claims: &'a AtomicUsize, idle: usize) -> Option<Self> {
+        let claim = Self(claims);
+        (claims.fetch_add(1, Ordering::AcqRel) < idle).then_some(claim)
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Which version of which credential logs in where, and as whom.
+fn place(login: &Credential<Login>, options: &PgConnectOptions) -> String {
+    let (user, host, port) = (options.get_username(), options.get_host(), options.get_port());
+    let database = options.get_database().unwrap_or_default();
+    format!("{} {} {user} {host} {port} {database}", login.subject(), login.version())
 }
 
 /// Whether an idle connection is still one. In the place of a dead one sqlx opens another, within the same acquire: a

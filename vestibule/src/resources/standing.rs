@@ -15,9 +15,20 @@ const FIRST_PAUSE: Duration = Duration::from_secs(30);
 /// The longest pause before a probe.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
 
-/// How often a version may have been refused for a trip with fresh news (a signal, a refusal of the version in service)
-/// to try it before its pause is over.
-const WORTH_NEWS: u32 = 3;
+/// How often a version may have been refused for a person to have it tried before its pause is over.
+const ASKED: u32 = 3;
+
+/// Why a version is tried that was refused before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Occasion {
+    /// It is time, or a request needs it: only when its pause is over.
+    Routine,
+    /// A person asked for it: before that too, three times at most.
+    Asked,
+    /// Another version, the one in service, was accepted until now and is refused: this one may be good by now. As often
+    /// as that happens.
+    News,
+}
 
 /// The standing of every version that was tried lately, whether or not a generation holds it.
 #[derive(Default)]
@@ -59,13 +70,18 @@ impl Default for Standing {
 
 impl Standing {
     /// Whether the version may be tried now. Who is told so tries it: it was the one probe of its time.
-    pub(crate) fn admit(&self, news: bool, now: Instant) -> Result<(), Refusal> {
+    pub(crate) fn admit(&self, occasion: Occasion, now: Instant) -> Result<(), Refusal> {
         let mut answer = Ok(());
         self.0.send_if_modified(|refused| {
             if let Some(refused) = refused {
+                let early = match occasion {
+                    Occasion::Routine => false,
+                    Occasion::Asked => refused.times < ASKED,
+                    Occasion::News => true,
+                };
                 if now >= refused.probe {
                     refused.probe = now + Refused::pause(refused.times + 1);
-                } else if !(news && refused.times < WORTH_NEWS) {
+                } else if !early {
                     answer = Err(refused.refusal.clone());
                 }
             }
@@ -123,7 +139,7 @@ impl Watch {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{Occasion::*, *};
     use crate::secrets::VersionId;
 
     fn refusal() -> Refusal {
@@ -133,34 +149,35 @@ mod tests {
     #[test]
     fn a_version_that_is_refused_gets_one_probe_after_ever_longer_pauses() {
         let (standing, mut now) = (Standing::default(), Instant::now());
-        assert!(standing.admit(false, now).is_ok());
+        assert!(standing.admit(Routine, now).is_ok());
         assert!(standing.refused(refusal(), now));
         for (closed, open) in [(26, 34), (53, 67), (107, 133), (215, 265), (269, 331), (269, 331)] {
-            assert!(standing.admit(false, now + Duration::from_secs(closed)).is_err(), "after {closed} s");
+            assert!(standing.admit(Routine, now + Duration::from_secs(closed)).is_err(), "after {closed} s");
             now += Duration::from_secs(open);
-            assert!(standing.admit(false, now).is_ok(), "after {open} s");
-            assert!(standing.admit(false, now).is_err(), "one probe, and no more");
+            assert!(standing.admit(Routine, now).is_ok(), "after {open} s");
+            assert!(standing.admit(Routine, now).is_err(), "one probe, and no more");
             assert!(!standing.refused(refusal(), now));
         }
         standing.accepted();
-        assert!(standing.admit(false, now).is_ok() && standing.refusal().is_none());
+        assert!(standing.admit(Routine, now).is_ok() && standing.refusal().is_none());
     }
 
     #[test]
-    fn news_are_worth_three_tries_and_no_more() {
+    fn a_person_may_ask_three_times_and_news_always_count() {
         let (standing, now) = (Standing::default(), Instant::now());
         for _ in 0..3 {
-            assert!(standing.admit(true, now).is_ok());
+            assert!(standing.admit(Asked, now).is_ok());
             standing.refused(refusal(), now);
         }
-        assert!(standing.admit(true, now).is_err());
+        assert!(standing.admit(Asked, now).is_err());
+        assert!(standing.admit(News, now).is_ok());
     }
 
     #[test]
     fn a_refusal_is_remembered_while_it_keeps_anybody_from_trying() {
         let (standings, now) = (Standings::default(), Instant::now());
         standings.of("a", now).refused(refusal(), now);
-        assert!(standings.of("a", now).admit(false, now).is_err());
+        assert!(standings.of("a", now).admit(Routine, now).is_err());
         let later = now + Duration::from_secs(11 * 60);
         standings.of("b", later);
         assert!(standings.of("a", later).refusal().is_none());

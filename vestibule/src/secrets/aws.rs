@@ -18,6 +18,7 @@ use aws_sdk_secretsmanager::{
 };
 use futures_util::future::BoxFuture;
 use std::error::Error;
+use time::OffsetDateTime;
 
 /// A client of AWS Secrets Manager in one Region.
 ///
@@ -137,8 +138,9 @@ fn fetched(output: GetSecretValueOutput, held: Option<&VersionId>) -> Result<Fet
     if held == Some(&version) {
         return Ok(Fetched::Same);
     }
+    let created = output.created_date.and_then(|at| OffsetDateTime::from_unix_timestamp_nanos(at.as_nanos()).ok());
     match (output.secret_string, output.secret_binary) {
-        (Some(text), _) => Ok(Fetched::New(Value { text: text.into(), version })),
+        (Some(text), _) => Ok(Fetched::New(Value { text: text.into(), version, created })),
         (None, Some(_)) => Err(SourceError::Malformed("the value is binary, where text is expected".into())),
         (None, None) => Err(SourceError::Malformed("the version has no value".into())),
     }

@@ -10,7 +10,11 @@ use futures_util::{
     future::{BoxFuture, try_join_all},
     stream,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
+use time::OffsetDateTime;
 use tokio::time::Instant;
 
 /// How many secrets are asked for at a time.
@@ -33,6 +37,12 @@ pub(crate) enum Seen {
     Unlabelled,
 }
 
+/// How long a trip that replaces a refused credential waits for the others, which can stay as they are.
+const OTHERS: Duration = Duration::from_secs(2);
+
+/// How long after the first the second read of an older version comes.
+const SECOND_READ: Duration = Duration::from_secs(1);
+
 /// Fetches what is wanted, concurrently. What is doubted is read anew, also if it is the version held.
 pub(crate) async fn fetch(
     source: &Replicas,
@@ -44,8 +54,10 @@ pub(crate) async fn fetch(
     let fetches: Vec<BoxFuture<'_, _>> = wanted
         .iter()
         .map(|(wanted, id)| {
-            let one = One { source, id, deadline };
             let (held, anew) = (held.get(wanted.name, id), doubted.contains(wanted.name));
+            let hurry = !doubted.is_empty() && !anew && held.is_some();
+            let deadline = if hurry { deadline.min(Instant::now() + OTHERS) } else { deadline };
+            let one = One { source, id, since: held.and_then(|held| held.created), deadline };
             Box::pin(one.fetch(wanted, held, anew)) as _
         })
         .collect();
@@ -54,7 +66,7 @@ pub(crate) async fn fetch(
 
 /// The version of a secret that a rotation has made and not finished, where there is one that can be read.
 pub(crate) async fn pending(source: &Replicas, id: &SecretId, deadline: Instant) -> Option<Value> {
-    match (One { source, id, deadline }).stage(Stage::Pending, None).await {
+    match (One { source, id, since: None, deadline }).stage(Stage::Pending, None).await {
         Ok(Fetched::New(value)) => Some(value),
         _ => None,
     }
@@ -79,15 +91,9 @@ impl Outcome {
 struct One<'a> {
     source: &'a Replicas,
     id: &'a SecretId,
+    /// When the manager got the version in use.
+    since: Option<OffsetDateTime>,
     deadline: Instant,
-}
-
-#[derive(Debug, thiserror::Error)]
-enum Error {
-    #[error("the manager has no such secret, or it has no value yet")]
-    Missing,
-    #[error(transparent)]
-    Source(#[from] SourceError),
 }
 
 impl One<'_> {
@@ -99,14 +105,20 @@ impl One<'_> {
         (*wanted, self.id.clone(), outcome)
     }
 
-    async fn stages(&self, wanted: &Wanted, held: Option<&Held>, anew: bool) -> Result<Outcome, Error> {
+    async fn stages(&self, wanted: &Wanted, held: Option<&Held>, anew: bool) -> Result<Outcome, SourceError> {
         let asked: BTreeSet<_> = wanted.stages.iter().copied().chain(held.map(|held| held.stage)).collect();
         let held: Option<&Versions> = held.filter(|_| !anew).map(|held| &held.fetched);
         let stages = asked.into_iter().map(|stage| {
             let held = held.and_then(|held| held.get(&stage));
             async move { Ok::<_, SourceError>((stage, self.stage(stage, held).await?)) }
         });
-        let fetched: BTreeMap<_, _> = try_join_all(stages).await?.into_iter().collect();
+        let mut fetched: BTreeMap<_, _> = try_join_all(stages).await?.into_iter().collect();
+        // AWS promises no read after a write: an older version is no rollback until it is read twice.
+        if matches!(&fetched[&Stage::Current], Fetched::New(value) if value.older_than(self.since)) {
+            tokio::time::sleep(SECOND_READ).await;
+            let held = held.and_then(|held| held.get(&Stage::Current));
+            fetched.insert(Stage::Current, self.stage(Stage::Current, held).await?);
+        }
         let as_held = |(stage, fetched): (&Stage, &Fetched)| match fetched {
             Fetched::Same => true,
             Fetched::New(_) => false,
@@ -126,46 +138,50 @@ impl One<'_> {
                 values.insert(stage, value);
             }
         }
-        let current: Value = values.remove(&Stage::Current).ok_or(Error::Missing)?;
-        Ok(Outcome::New(Values::new(current, values)))
+        match values.remove(&Stage::Current) {
+            Some(current) => Ok(Outcome::New(Values::new(current, values))),
+            None => Err(SourceError::Unavailable("it kept to itself which version is current".into())),
+        }
     }
 
     /// One stage. What cannot be used at another stage than the current one is as good as absent: a rotation that
     /// failed leaves a pending version without a value.
     async fn stage(&self, stage: Stage, held: Option<&VersionId>) -> Result<Fetched, SourceError> {
-        match self.source.fetch(self.id, stage, held, self.deadline).await {
+        match self
+            .source
+            .fetch(self.id, stage, held, self.since.filter(|_| stage == Stage::Current), self.deadline)
+            .await
+        {
             Err(SourceError::Malformed(_) | SourceError::Missing(_)) if stage != Stage::Current => Ok(Fetched::Absent),
             done => done,
         }
     }
 }
 
-fn fault(wanted: &Wanted, id: &SecretId, error: &Error) -> Fault {
+fn fault(wanted: &Wanted, id: &SecretId, error: &SourceError) -> Fault {
     let (exit, remedy) = match error {
-        Error::Missing | Error::Source(SourceError::Missing(_)) => (
+        SourceError::Missing(_) => (
             Exit::Missing,
             format!(
                 "create the secret (restore it, if its deletion is scheduled), or correct its id: [secrets.ids] {} = \"…\"",
                 wanted.name
             ),
         ),
-        Error::Source(SourceError::Denied(_)) => (
+        SourceError::Denied(_) => (
             Exit::Denied,
             "allow secretsmanager:GetSecretValue on this id, and kms:Decrypt on its key if that is your own; check \
              the id too: a wrong one may be answered like this"
                 .into(),
         ),
-        Error::Source(SourceError::NoIdentity(_)) => {
+        SourceError::NoIdentity(_) => {
             (Exit::Denied, "give the process an identity: a role of its pod, task or instance".into())
         }
-        Error::Source(SourceError::Malformed(_)) => {
-            (Exit::Malformed, "put a text value at the manager, as a new version".into())
-        }
-        Error::Source(SourceError::Unavailable(_)) => (
+        SourceError::Malformed(_) => (Exit::Malformed, "put a text value at the manager, as a new version".into()),
+        SourceError::Unavailable(_) => (
             Exit::Unavailable,
             "check the way to the manager (Region, endpoint, network) and its health; then start again".into(),
         ),
-        Error::Source(SourceError::Unanswered(_)) => (
+        SourceError::Unanswered(_) => (
             Exit::Deadline,
             "check the way to the manager (route, firewall, VPC endpoint); raise secrets.deadline if it is only slow"
                 .into(),

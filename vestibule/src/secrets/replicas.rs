@@ -7,10 +7,13 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
+use time::OffsetDateTime;
 use tokio::time::Instant;
 
 /// The longest that one attempt may take. The SDK sets no such limit.
 const ATTEMPT: Duration = Duration::from_secs(5);
+
+const NO_VALUE: &str = "no such secret, or it has no value yet";
 
 /// How long a Region that did not answer is asked after the others.
 const AWAY: Duration = Duration::from_secs(30);
@@ -20,6 +23,8 @@ pub(crate) struct Replicas(Vec<Replica>);
 
 struct Replica {
     region: String,
+    /// The one that the others are replicas of.
+    first: bool,
     source: Arc<dyn Source>,
     /// When it last did not answer.
     silent: Mutex<Option<Instant>>,
@@ -27,55 +32,80 @@ struct Replica {
 
 impl Replicas {
     pub(crate) fn new(sources: impl IntoIterator<Item = (String, Arc<dyn Source>)>) -> Self {
-        let replica = |(region, source)| Replica { region, source, silent: Mutex::default() };
-        Self(sources.into_iter().map(replica).collect())
+        let replica =
+            |(place, (region, source))| Replica { region, first: place == 0, source, silent: Mutex::default() };
+        Self(sources.into_iter().enumerate().map(replica).collect())
     }
 
-    /// The version of a secret at one stage.
-    pub(crate) async fn fetch(
-        &self,
-        id: &SecretId,
+    /// The version of a secret at one stage, where it must be one. An older one than `since` is news only from the first
+    /// Region: a replica lags behind.
+    pub(crate) async fn fetch<'a>(
+        &'a self,
+        id: &'a SecretId,
         stage: Stage,
-        held: Option<&VersionId>,
+        held: Option<&'a VersionId>,
+        since: Option<OffsetDateTime>,
         deadline: Instant,
     ) -> Result<Fetched, SourceError> {
-        self.ask(id, deadline, |source| source.fetch(id, stage, held)).await
+        let attempt = |replica: &'a Replica| {
+            Box::pin(async move {
+                match replica.source.fetch(id, stage, held).await? {
+                    Fetched::Absent if stage == Stage::Current => Err(SourceError::Missing(NO_VALUE.into())),
+                    Fetched::New(value) if !replica.first && value.older_than(since) => {
+                        Err(SourceError::Unavailable("this Region has an older version than the one held".into()))
+                    }
+                    fetched => Ok(fetched),
+                }
+            }) as BoxFuture<'a, _>
+        };
+        self.ask(id, deadline, attempt).await
     }
 
-    /// Which version of a secret is at which stage.
-    pub(crate) async fn versions(&self, id: &SecretId, deadline: Instant) -> Result<Versions, SourceError> {
-        self.ask(id, deadline, |source| source.versions(id)).await
+    /// Which version of a secret is at which stage; the current one at least.
+    pub(crate) async fn versions<'a>(&'a self, id: &'a SecretId, deadline: Instant) -> Result<Versions, SourceError> {
+        let attempt = |replica: &'a Replica| {
+            Box::pin(async move {
+                let versions = replica.source.versions(id).await?;
+                let known = versions.contains_key(&Stage::Current);
+                known.then_some(versions).ok_or_else(|| SourceError::Missing(NO_VALUE.into()))
+            }) as BoxFuture<'a, _>
+        };
+        self.ask(id, deadline, attempt).await
     }
 
-    /// Tries while that may help and the deadline is ahead: each replica once, then all again after a pause. What one
-    /// says no to, whichever it is, the others are not asked.
+    /// Tries while that may help and the deadline is ahead: each replica once, then all again after a pause. What the
+    /// first Region says no to, the others are not asked. Their no does not count: a secret may not be replicated.
     async fn ask<'a, T>(
         &'a self,
         id: &SecretId,
         deadline: Instant,
-        attempt: impl Fn(&'a dyn Source) -> BoxFuture<'a, Result<T, SourceError>>,
+        attempt: impl Fn(&'a Replica) -> BoxFuture<'a, Result<T, SourceError>>,
     ) -> Result<T, SourceError> {
         let mut backoff = Backoff::until(deadline);
         loop {
-            let mut failed = SourceError::Unanswered("there is no secrets manager to ask".into());
             let order = self.order();
+            let mut failed = None;
             for (asked, replica) in order.iter().enumerate() {
                 let others = order.len() - asked - 1;
                 // A Region that swallows requests must leave time for the next.
                 let share = deadline.saturating_duration_since(Instant::now()) / (others as u32 + 1);
-                failed = match tokio::time::timeout(share.min(ATTEMPT), attempt(&*replica.source)).await {
-                    Ok(Err(error)) if error.transient() => error,
-                    Err(_) => SourceError::Unanswered("no answer in time".into()),
-                    Ok(answer) => {
+                let error = match tokio::time::timeout(share.min(ATTEMPT), attempt(replica)).await {
+                    Ok(Ok(answer)) => {
                         replica.answered();
-                        return answer;
+                        return Ok(answer);
                     }
+                    Ok(Err(error)) if replica.first && !error.transient() => return Err(error),
+                    Ok(Err(error)) => error,
+                    Err(_) => SourceError::Unanswered("no answer in time".into()),
                 };
-                tracing::debug!(secret.id = %id, region = replica.region, error = %failed, "an attempt failed");
-                replica.did_not_answer(&failed, others);
+                tracing::debug!(secret.id = %id, region = replica.region, %error, "an attempt failed");
+                if error.transient() {
+                    replica.did_not_answer(&error, others);
+                }
+                failed = failed.filter(SourceError::transient).or(Some(error));
             }
             if !backoff.wait().await {
-                return Err(failed);
+                return Err(failed.unwrap_or_else(|| SourceError::Unanswered("there is nobody to ask".into())));
             }
         }
     }

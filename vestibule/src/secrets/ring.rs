@@ -24,6 +24,8 @@ pub(crate) struct Held {
     /// What the manager had at each stage that was asked for.
     pub(crate) fetched: Versions,
     pub(crate) loaded: OffsetDateTime,
+    /// When the manager got the version in use.
+    pub(crate) created: Option<OffsetDateTime>,
     credential: Erased,
 }
 
@@ -208,6 +210,7 @@ fn read<K: Kind>(name: Name, id: &SecretId, values: &Values) -> Result<Held, Fau
         stage: Stage::Current,
         fetched,
         loaded: OffsetDateTime::now_utc(),
+        created: values.current().created,
         credential: Arc::new(credential),
     })
 }

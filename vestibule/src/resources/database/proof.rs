@@ -36,7 +36,7 @@ impl Proof<'_> {
         before: Option<&Database>,
     ) -> Result<(), BuildError> {
         let deadline = self.attempt.deadline;
-        standing.admit(self.attempt.news, Instant::now())?;
+        standing.admit(self.attempt.occasion, Instant::now())?;
         let mut room = None;
         let mut connection = match connect(login, options, config, deadline, before, &mut room).await {
             Ok(connection) => connection,
@@ -55,9 +55,9 @@ impl Proof<'_> {
         };
         let checked = tokio::time::timeout_at(deadline, checking).await.unwrap_or_else(|_| Err(unanswered()));
         match checked {
-            Err(fault) if self.starting => Err(BuildError::Fault(fault)),
+            Err(fault) if self.starting || fault.exit != Exit::Unavailable => Err(BuildError::Fault(fault)),
             Err(fault) => {
-                tracing::warn!(problem = fault.problem, "the schema is behind this binary");
+                tracing::warn!(problem = fault.problem, "the schema is behind this binary, or could not be looked at");
                 Ok(())
             }
             Ok(()) => Ok(()),
