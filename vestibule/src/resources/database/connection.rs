@@ -1,6 +1,9 @@
 //! Connections that carry their permit, and a database that runs single statements.
 
-use super::{CLOSING, Database, LOOK_AGAIN, Pooled};
+use super::{
+    Database,
+    pooled::{CLOSING, LOOK_AGAIN, Pooled},
+};
 use futures_util::{TryStreamExt, future::BoxFuture, stream::BoxStream};
 use sqlx::{
     Describe, Either, Execute, Executor, PgConnection, Postgres, SqlStr,
