@@ -335,6 +335,43 @@ async fn a_reload_reads_the_configuration_again() {
 }
 
 #[tokio::test]
+async fn a_reload_takes_up_filter_timeouts_and_the_database() {
+    let tenant = migrated("takes_up").await;
+    let folder = Folder::new();
+    let write = |database: &str| {
+        folder.write(&format!(
+            "[telemetry]\nfilter = \"info,sqlx=debug\"\n[server]\nlisten = \"127.0.0.1:0\"\nrequest_timeout = \"300ms\"\n\
+             [secrets]\ndeadline = \"1s\"\n[database]\n{database}"
+        ));
+    };
+    let port = tenant.database().port;
+    let launch = folder.launch(&tenant).env_remove("APP_DATABASE__PORT");
+    folder.write(&format!("[database]\nport = {port}\n"));
+    let mut running = Running::start(launch, &tenant).await;
+    let note = running.create("a note").await;
+    let debug = |running: &Running| running.process.events().iter().any(|event| event["level"] == "DEBUG");
+    assert!(!debug(&running));
+
+    write(&format!("port = {}\n", free_port()));
+    assert_eq!(running.reload().await["exit_code"], 69, "the database is looked for at the new port");
+    assert_eq!(running.get(&note).await.status(), StatusCode::OK);
+
+    write(&format!("port = {port}\nmax_connections = 2\n"));
+    assert_eq!(running.reload().await["outcome"], "published");
+    let mut admin = tenant.admin().await.unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE notes").execute(&mut admin).await.unwrap();
+    let start = Instant::now();
+    let requests: Vec<_> = (0..8).map(|_| tokio::spawn(running.request(Method::GET, &note).send())).collect();
+    for request in requests {
+        assert_eq!(request.await.unwrap().unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
+    }
+    assert!(start.elapsed() < Duration::from_secs(5), "a request may take 300 ms, and no longer 10 s");
+    assert!(tenant.connections(&tenant.app()).await.unwrap() <= 2);
+    sqlx::raw_sql("COMMIT").execute(&mut admin).await.unwrap();
+    assert!(debug(&running), "sqlx tells of its statements");
+}
+
+#[tokio::test]
 async fn systemd_is_told_of_a_start_a_reload_and_the_stop() {
     let tenant = migrated("systemd").await;
     let path = std::env::temp_dir().join(format!("{}.sock", tenant.name()));
