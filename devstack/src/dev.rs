@@ -1,4 +1,5 @@
 mod admin;
+mod exec;
 mod load;
 mod project;
 mod rotate;
@@ -6,6 +7,7 @@ mod service;
 mod state;
 mod up;
 
+pub(crate) use exec::Exec;
 pub(crate) use load::Load;
 pub(crate) use rotate::Rotate;
 pub(crate) use up::up;

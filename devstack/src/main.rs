@@ -18,6 +18,8 @@ struct Arguments {
 enum Command {
     /// Rotates a credential of the running service: a login in the four steps of AWS, anything else at once.
     Rotate(dev::Rotate),
+    /// Runs a command of the service, where the running one finds its secrets: `cargo dev exec audit 127.0.0.1:9090`.
+    Exec(dev::Exec),
     /// Sends requests to the running service at a steady rate, and says each second how they fare.
     Load(dev::Load),
 }
@@ -25,15 +27,13 @@ enum Command {
 #[tokio::main]
 async fn main() -> ExitCode {
     let outcome = match Arguments::parse().command {
-        None => dev::up().await,
-        Some(Command::Rotate(rotate)) => rotate.run().await,
-        Some(Command::Load(load)) => load.run().await,
+        None => dev::up().await.map(|()| ExitCode::SUCCESS),
+        Some(Command::Rotate(rotate)) => rotate.run().await.map(|()| ExitCode::SUCCESS),
+        Some(Command::Load(load)) => load.run().await.map(|()| ExitCode::SUCCESS),
+        Some(Command::Exec(exec)) => exec.run().await,
     };
-    match outcome {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(failure) => {
-            eprintln!("cargo dev: {failure}");
-            ExitCode::FAILURE
-        }
-    }
+    outcome.unwrap_or_else(|failure| {
+        eprintln!("cargo dev: {failure}");
+        ExitCode::FAILURE
+    })
 }

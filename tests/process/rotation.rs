@@ -342,7 +342,8 @@ async fn a_version_that_may_read_nothing_is_not_put_in_service() {
     let note = running.create("a note").await;
     tenant.rotate_users("database").await.unwrap();
     let mut admin = tenant.admin().await.unwrap();
-    let revoke = format!("REVOKE {} FROM {}_clone", tenant.access_role(), tenant.app());
+    let (access, user, name) = (tenant.access_role(), format!("{}_clone", tenant.app()), tenant.name());
+    let revoke = format!("REVOKE {access} FROM {user}; GRANT CONNECT ON DATABASE {name} TO {user}");
     sqlx::raw_sql(sqlx::AssertSqlSafe(revoke)).execute(&mut admin).await.unwrap();
     assert_eq!(running.reload().await["exit_code"], 77);
     assert_eq!(running.get(&note).await.status(), StatusCode::OK);

@@ -1,4 +1,4 @@
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
@@ -8,13 +8,14 @@ use tokio::process::Command;
 
 use super::Failure;
 use super::project::{Description, run};
+use super::state::Running;
 
 /// Longer than a service takes to drain.
 const STOP: Stop = Stop { signal: Signal::TERM, grace: Duration::from_secs(45) };
 
 /// The service's binary, and the environment it runs in.
 pub(crate) struct Service {
-    program: PathBuf,
+    pub(crate) program: PathBuf,
     workspace: PathBuf,
     environment: Vec<(OsString, OsString)>,
 }
@@ -33,9 +34,18 @@ impl Service {
         service
     }
 
-    /// Leads it to the tenant. The ids of its secrets are its own configuration's.
+    /// Beside one that runs.
+    pub(crate) fn in_place_of(running: &Running, workspace: &Path) -> Self {
+        let mut service = Self::new(running.program.clone(), workspace);
+        for (name, value) in &running.environment {
+            service.set(name, value);
+        }
+        service
+    }
+
+    /// Leads it to the tenant.
     pub(crate) fn settle(&mut self, tenant: &Tenant) {
-        for (name, value) in tenant.env().into_iter().filter(|(name, _)| name != "APP_SECRETS__PREFIX") {
+        for (name, value) in leads_to(tenant) {
             self.set(&name, &value);
         }
     }
@@ -47,7 +57,7 @@ impl Service {
 
     /// Asks it for its configuration.
     pub(crate) async fn describe(&self) -> Result<Description, Failure> {
-        let output = run(self.command("config").arg("--json")).await?;
+        let output = run(&mut self.command(&["config", "--json"])).await?;
         if !output.status.success() {
             return Err(Failure::new("the service refuses its configuration"));
         }
@@ -56,7 +66,7 @@ impl Service {
     }
 
     pub(crate) async fn migrate(&self) -> Result<(), Failure> {
-        let ended = self.command("migrate").stdin(Stdio::null()).kill_on_drop(true).status().await;
+        let ended = self.command(&["migrate"]).stdin(Stdio::null()).kill_on_drop(true).status().await;
         match ended {
             Ok(status) if status.success() => Ok(()),
             Ok(status) => Err(Failure::new(format!("the migrations failed ({status}); what they said is above"))),
@@ -70,11 +80,16 @@ impl Service {
         Supervised::spawn(command, STOP).map_err(|error| Failure::new(format!("cannot start the service: {error}")))
     }
 
-    fn command(&self, argument: &str) -> Command {
+    pub(crate) fn command(&self, arguments: &[impl AsRef<OsStr>]) -> Command {
         let mut command = Command::new(&self.program);
-        command.arg(argument).current_dir(&self.workspace).env_clear().envs(self.environment.iter().cloned());
+        command.args(arguments).current_dir(&self.workspace).env_clear().envs(self.environment.iter().cloned());
         command
     }
+}
+
+/// The ids of a tenant's secrets are the service's own configuration's.
+pub(crate) fn leads_to(tenant: &Tenant) -> impl Iterator<Item = (String, String)> {
+    tenant.env().into_iter().filter(|(name, _)| name != "APP_SECRETS__PREFIX")
 }
 
 pub(crate) fn explain(status: ExitStatus) -> String {

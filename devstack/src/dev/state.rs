@@ -27,6 +27,9 @@ pub(crate) struct Running {
     pub(crate) manager: String,
     pub(crate) database: Database,
     pub(crate) credentials: Vec<Credential>,
+    pub(crate) program: PathBuf,
+    /// What leads the program to its stack.
+    pub(crate) environment: Vec<(String, String)>,
     pub(crate) pids: Pids,
 }
 

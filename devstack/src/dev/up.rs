@@ -7,7 +7,7 @@ use tokio::sync::watch;
 
 use super::Failure;
 use super::project::{self, Credential};
-use super::service::{Service, explain};
+use super::service::{self, Service, explain};
 use super::state::{self, Held, Pids, Running};
 
 const TRY: &str = include_str!("../../try.txt");
@@ -102,6 +102,8 @@ async fn raise(held: &Held, served: &watch::Sender<Option<u32>>) -> Result<World
         manager: tenant.manager().endpoint.clone(),
         database: tenant.database(),
         credentials: description.credentials,
+        program: service.program.clone(),
+        environment: service::leads_to(&tenant).collect(),
         pids,
     }))?;
     step("ready");

@@ -140,7 +140,7 @@ async fn cargo_dev_runs_rotates_and_leaves_nothing_however_it_ends() -> Outcome 
 }
 
 fn a_second_one_is_refused_and_ctrl_c_stops_everything(workspace: &Workspace) -> Outcome {
-    for arguments in [&["rotate", "database"][..], &["load"]] {
+    for arguments in [&["rotate", "database"][..], &["load"], &["exec", "check"]] {
         let (code, said) = workspace.run(arguments)?;
         assert!(code == Some(1) && said.contains("none runs in this workspace"), "{said}");
     }
@@ -190,6 +190,8 @@ fn rotations_are_walked_and_watched(workspace: &Workspace) -> Outcome {
         let (code, said) = workspace.run(&[&["rotate"], arguments].concat())?;
         assert!(code == Some(refused) && said.contains(why), "{said}");
     }
+    let (code, said) = workspace.run(&["exec", "audit", "--of", "here"])?;
+    assert!(code == Some(69) && said.contains("audited here True\n"), "{said}");
     let (code, said) = workspace.run(&["rotate", "database", "--window", "300ms", "--no-signal"])?;
     let expected = ["here for 300ms", "generation 5 still holds version", "(current)", "not telling the service"];
     assert!(code == Some(0) && expected.iter().all(|text| said.contains(text)), "{said}");
