@@ -96,6 +96,10 @@ async fn a_region_that_lags_behind_takes_nothing_back() {
     assert_eq!(running.reload().await["exit_code"], 69, "it is as if nobody had answered");
     let held = running.credential("signing").await;
     assert_eq!((&held["version"], &held["stage"]), (&version.into(), &"current".into()));
+    // Nor does an audit take its word for what is current.
+    let audit = replicated(&tenant, &managers).args(["audit", &running.at.admin]).run();
+    assert_eq!(audit.code, Some(69), "{}", audit.stdout);
+    assert!(audit.stdout.contains("unknown"), "{}", audit.stdout);
 }
 
 #[tokio::test]

@@ -265,9 +265,11 @@ async fn a_password_that_was_changed_back_is_tried_again_when_asked() {
     cut(&tenant).await;
     assert_eq!(running.get(&note).await.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(running.reload().await["exit_code"], 77, "it is refused still");
+    let waiting = tokio::spawn(running.request(Method::GET, &note).send());
+    tokio::time::sleep(Duration::from_millis(300)).await;
     tenant.set_password(&tenant.app(), held["password"].as_str().unwrap()).await.unwrap();
     assert_eq!(running.reload().await["outcome"], "unchanged");
-    assert_eq!(running.get(&note).await.status(), StatusCode::OK);
+    assert_eq!(waiting.await.unwrap().unwrap().status(), StatusCode::OK);
     assert_eq!(tenant.logins_refused(&tenant.app()).unwrap(), 2);
 }
 
@@ -306,11 +308,34 @@ async fn a_refused_login_heals_beside_a_credential_that_cannot_be_had() {
     let running = Running::start(unpolled(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint()), &tenant).await;
     let note = running.create("a note").await;
     tenant.rotate("database").await.unwrap();
+    let signing = tenant.put("signing", &devstack::random_key()).await.unwrap();
     manager.script([Rule::on(tenant.id("signing"), Fault::BlackHole)]);
     cut(&tenant).await;
     assert_eq!(running.get(&note).await.status(), StatusCode::OK);
     let status = running.until("the trip's report", |status| !status["last_reload"].is_null()).await;
     assert_eq!(status["last_reload"]["carried_over"][0]["credential"], "signing");
+    manager.clear();
+    running.until("the rest", |status| status["generation"] == 3).await;
+    assert_eq!(running.credential("signing").await["version"], signing);
+}
+
+#[tokio::test]
+async fn a_malformed_credential_does_not_end_the_search_for_a_login() {
+    let tenant = migrated("search").await;
+    let manager = scripted(&tenant).await;
+    let launch = unpolled(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint()).env("APP_SECRETS__DEADLINE", "1s");
+    let running = Running::start(launch, &tenant).await;
+    let note = running.create("a note").await;
+    tenant.rotate("database").await.unwrap();
+    tenant.put("signing", "sentinel, and no key").await.unwrap();
+    manager.script([Rule::on(tenant.id("database"), Fault::Status(500, "InternalServiceError"))]);
+    cut(&tenant).await;
+    assert_eq!(running.get(&note).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let status = running.until("the trip's report", |status| !status["last_reload"].is_null()).await;
+    let error = status["last_reload"]["error"].as_str().unwrap();
+    assert!(error.contains("credential `database`") && error.contains("credential `signing`"), "{error}");
+    manager.clear();
+    running.until("the rotation", |status| status["generation"] == 2).await;
 }
 
 #[tokio::test]

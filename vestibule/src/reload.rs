@@ -8,7 +8,7 @@
 use crate::{
     backoff::Backoff,
     config::{Config, Sources},
-    exit::Report,
+    exit::{Exit, Fault, Report},
     generation::Generation,
     resources::Occasion,
     road::{Cause, End, Errand, Road, Stuck, Walked},
@@ -115,7 +115,7 @@ impl<S: Service> Reloader<S> {
         Ok(if config.tree() == held.tree() { held.clone() } else { Arc::new(config) })
     }
 
-    /// Walks the road once, publishes what it brings, and tells what came of it. Returns why nothing was published.
+    /// Walks the road once, publishes what it brings, and tells what came of it. Returns why not all was published.
     async fn trip(
         &self,
         trigger: Trigger,
@@ -138,6 +138,9 @@ impl<S: Service> Reloader<S> {
         match end {
             Ok(End::Built { generation, carried_over }) => {
                 reload.outcome = Outcome::Published;
+                // What only did not answer in time is asked for again.
+                let away = |(_, fault): &(Name, Fault)| matches!(fault.exit, Exit::Unavailable | Exit::Deadline);
+                kept = carried_over.iter().any(away).then_some(Cause::Away);
                 reload.carried_over = carried_over.into_iter().map(Into::into).collect();
                 self.publish(*generation, held, &seen);
             }
@@ -201,7 +204,7 @@ impl<S: Service> Reloader<S> {
             ),
         }
         for CarriedOver { credential, problem } in &reload.carried_over {
-            tracing::warn!(credential, problem, "a credential that cannot be used was left at the version held");
+            tracing::warn!(credential, problem, "a credential could not be had, and was left at the version held");
         }
         self.board.trip_ended(reload);
     }

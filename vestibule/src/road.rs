@@ -7,6 +7,7 @@
 //! ```
 
 use crate::{
+    backoff::Backoff,
     bell::Bell,
     config::Config,
     exit::{Exit, Fault, Phase, Report},
@@ -46,6 +47,21 @@ pub(crate) struct Errand<'a, S: Service> {
     pub(crate) held: Option<&'a Generation<S>>,
     pub(crate) deadline: Instant,
     pub(crate) occasion: Occasion,
+}
+
+/// How long a trip that replaces a refused credential waits for the others, which can stay as they are: requests wait
+/// for it.
+const OTHERS: Duration = Duration::from_secs(2);
+
+impl<S: Service> Errand<'_, S> {
+    /// When credentials must be there that can stay as they are, where another one is refused.
+    fn others(&self) -> Instant {
+        let now = Instant::now();
+        match self.occasion {
+            Occasion::Asked => now + self.deadline.saturating_duration_since(now) / 2,
+            Occasion::Routine | Occasion::News => now + OTHERS,
+        }
+    }
 }
 
 /// What a trip brought home.
@@ -138,7 +154,7 @@ impl<S: Service> Road<S> {
         deadline: Instant,
     ) -> Result<Generation<S>, Report> {
         let mut half_way = Some(Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2);
-        let mut pauses = crate::backoff::Backoff::until(deadline);
+        let mut pauses = Backoff::until(deadline);
         let mut refused: Option<Report> = None;
         loop {
             let occasion = match half_way.take_if(|half_way| Instant::now() >= *half_way) {
@@ -182,7 +198,7 @@ impl<S: Service> Road<S> {
         }
         let wanted: Vec<_> =
             S::Secrets::wanted().into_iter().filter_map(|wanted| Some((wanted, errand.config.id(&wanted)?))).collect();
-        let fetched = secrets::fetch(&self.source, &wanted, before, &doubted, errand.deadline).await;
+        let fetched = secrets::fetch(&self.source, &wanted, before, &doubted, errand.others(), errand.deadline).await;
         let seen = fetched
             .iter()
             .filter_map(|(wanted, id, outcome)| Some((wanted.name, outcome.seen(before.get(wanted.name, id)?)?)))
@@ -198,7 +214,8 @@ impl<S: Service> Road<S> {
     async fn steps(&self, errand: &Errand<'_, S>, ring: Ring<'_>, doubted: &BTreeSet<Name>) -> Result<End<S>, Stuck> {
         let nothing = Keyring::default();
         let before = errand.held.map_or(&nothing, |held| &held.keyring);
-        let mut set: Set<S::Secrets> = ring.read(before)?;
+        let read = ring.read(before).map_err(|unread| Stuck::from(unread.report).beside(unread.carried_over));
+        let mut set: Set<S::Secrets> = read?;
         let carried_over = std::mem::take(&mut set.carried_over);
         loop {
             let same_config = errand.held.is_some_and(|held| Arc::ptr_eq(&held.config, &errand.config));

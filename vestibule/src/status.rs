@@ -118,7 +118,7 @@ pub(crate) struct Reload {
     pub(crate) carried_over: Vec<CarriedOver>,
 }
 
-/// A credential that stays at the version held although the manager has another one.
+/// A credential that stays at the version held, because it could not be used, or not be had in time.
 #[derive(Clone, Serialize)]
 pub(crate) struct CarriedOver {
     pub(crate) credential: Name,

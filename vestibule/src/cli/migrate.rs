@@ -70,8 +70,9 @@ async fn log_in<T: config::Settings>(
     let of_command = |fault| Report::of(Phase::Command, fault);
     let (nothing, no_doubt) = (Keyring::default(), BTreeSet::new());
     let wanted: Vec<_> = config.id(&MIGRATOR).map(|id| (MIGRATOR, id)).into_iter().collect();
-    let fetched = secrets::fetch(source, &wanted, &nothing, &no_doubt, deadline).await;
-    let mut set = Ring::new(fetched, &nothing, &no_doubt).read::<Secrets>(&nothing)?;
+    let fetched = secrets::fetch(source, &wanted, &nothing, &no_doubt, deadline, deadline).await;
+    let read = Ring::new(fetched, &nothing, &no_doubt).read::<Secrets>(&nothing);
+    let mut set = read.map_err(|unread| unread.report)?;
     loop {
         let login = &set.secrets.migrator;
         let options = database::options(login, &config.database).map_err(of_command)?;

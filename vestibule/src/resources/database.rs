@@ -138,6 +138,7 @@ impl Database {
                 biased;
                 next = pooled.succeeded() => next,
                 idle = pooled.idle() => return Ok(idle),
+                () = pooled.standing.accepted_again() => database,
                 () = pooled.patience() => return Err(LoginRefused(refusal).into()),
             };
         }
@@ -162,7 +163,7 @@ impl Resource for Database {
     }
 
     async fn probe(&self, occasion: Occasion, deadline: Instant) {
-        let _ = tokio::time::timeout_at(deadline.min(Instant::now() + proof::ATTEMPT), self.0.probe(occasion)).await;
+        self.0.probe(occasion, deadline.min(Instant::now() + proof::ATTEMPT)).await;
     }
 
     fn retire(&self, successor: Option<&Self>) {
@@ -189,11 +190,12 @@ impl fmt::Debug for Database {
     }
 }
 
-/// Which version of which credential logs in where, and as whom.
+/// Which version of which credential logs in where, how and as whom.
 fn place(login: &Credential<Login>, options: &PgConnectOptions) -> String {
     let (user, host, port) = (options.get_username(), options.get_host(), options.get_port());
     let database = options.get_database().unwrap_or_default();
-    format!("{} {} {user} {host} {port} {database}", login.subject(), login.version())
+    let mode = options.get_ssl_mode();
+    format!("{} {} {user} {host} {port} {database} {mode:?}", login.subject(), login.version())
 }
 
 /// Where to connect and as whom. What the credential says of host, port and database wins.

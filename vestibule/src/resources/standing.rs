@@ -101,6 +101,22 @@ impl Standing {
         first
     }
 
+    /// It was tried, and the answer was neither. The next probe need not wait as long as after a refusal.
+    pub(crate) fn undecided(&self, now: Instant) {
+        self.0.send_if_modified(|refused| {
+            if let Some(refused) = refused {
+                refused.probe = refused.probe.min(now + FIRST_PAUSE);
+            }
+            false
+        });
+    }
+
+    /// Waits until it is not refused, or not any more.
+    pub(crate) async fn accepted_again(&self) {
+        // The sender is ours, so it does not fail.
+        let _ = self.0.subscribe().wait_for(Option::is_none).await;
+    }
+
     /// It was tried, and is good.
     pub(crate) fn accepted(&self) {
         self.0.send_if_modified(|refused| refused.take().is_some());

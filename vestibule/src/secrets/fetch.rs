@@ -2,7 +2,7 @@
 
 use super::{
     Fetched, Held, Keyring, Name, Replicas, SecretId, SourceError, Stage, Value, Values, VersionId, Versions, Wanted,
-    subject,
+    replicas::Question, subject,
 };
 use crate::exit::{Exit, Fault};
 use futures_util::{
@@ -37,18 +37,17 @@ pub(crate) enum Seen {
     Unlabelled,
 }
 
-/// How long a trip that replaces a refused credential waits for the others, which can stay as they are.
-const OTHERS: Duration = Duration::from_secs(2);
-
 /// How long after the first the second read of an older version comes.
 const SECOND_READ: Duration = Duration::from_secs(1);
 
-/// Fetches what is wanted, concurrently. What is doubted is read anew, also if it is the version held.
+/// Fetches what is wanted, concurrently. What is doubted is read anew, also if it is the version held; what is not
+/// doubted, and held, must be there by `others`.
 pub(crate) async fn fetch(
     source: &Replicas,
     wanted: &[(Wanted, SecretId)],
     held: &Keyring,
     doubted: &BTreeSet<Name>,
+    others: Instant,
     deadline: Instant,
 ) -> Vec<(Wanted, SecretId, Outcome)> {
     let fetches: Vec<BoxFuture<'_, _>> = wanted
@@ -56,8 +55,9 @@ pub(crate) async fn fetch(
         .map(|(wanted, id)| {
             let (held, anew) = (held.get(wanted.name, id), doubted.contains(wanted.name));
             let hurry = !doubted.is_empty() && !anew && held.is_some();
-            let deadline = if hurry { deadline.min(Instant::now() + OTHERS) } else { deadline };
-            let one = One { source, id, since: held.and_then(|held| held.created), deadline };
+            let deadline = if hurry { others.min(deadline) } else { deadline };
+            let (known, since) = (held.is_some() && !anew, held.and_then(|held| held.created));
+            let one = One { source, id, known, since, deadline };
             Box::pin(one.fetch(wanted, held, anew)) as _
         })
         .collect();
@@ -66,7 +66,7 @@ pub(crate) async fn fetch(
 
 /// The version of a secret that a rotation has made and not finished, where there is one that can be read.
 pub(crate) async fn pending(source: &Replicas, id: &SecretId, deadline: Instant) -> Option<Value> {
-    match (One { source, id, since: None, deadline }).stage(Stage::Pending, None).await {
+    match (One { source, id, known: false, since: None, deadline }).stage(Stage::Pending, None).await {
         Ok(Fetched::New(value)) => Some(value),
         _ => None,
     }
@@ -91,6 +91,8 @@ impl Outcome {
 struct One<'a> {
     source: &'a Replicas,
     id: &'a SecretId,
+    /// Whether what is held may stay.
+    known: bool,
     /// When the manager got the version in use.
     since: Option<OffsetDateTime>,
     deadline: Instant,
@@ -115,6 +117,9 @@ impl One<'_> {
         let mut fetched: BTreeMap<_, _> = try_join_all(stages).await?.into_iter().collect();
         // AWS promises no read after a write: an older version is no rollback until it is read twice.
         if matches!(&fetched[&Stage::Current], Fetched::New(value) if value.older_than(self.since)) {
+            if Instant::now() + SECOND_READ >= self.deadline {
+                return Err(SourceError::Unanswered("no second time, and the first answer is an older version".into()));
+            }
             tokio::time::sleep(SECOND_READ).await;
             let held = held.and_then(|held| held.get(&Stage::Current));
             fetched.insert(Stage::Current, self.stage(Stage::Current, held).await?);
@@ -147,11 +152,9 @@ impl One<'_> {
     /// One stage. What cannot be used at another stage than the current one is as good as absent: a rotation that
     /// failed leaves a pending version without a value.
     async fn stage(&self, stage: Stage, held: Option<&VersionId>) -> Result<Fetched, SourceError> {
-        match self
-            .source
-            .fetch(self.id, stage, held, self.since.filter(|_| stage == Stage::Current), self.deadline)
-            .await
-        {
+        let since = self.since.filter(|_| stage == Stage::Current);
+        let Self { source, id, known, deadline, .. } = *self;
+        match source.fetch(Question { id, stage, held, known, since, deadline }).await {
             Err(SourceError::Malformed(_) | SourceError::Missing(_)) if stage != Stage::Current => Ok(Fetched::Absent),
             done => done,
         }

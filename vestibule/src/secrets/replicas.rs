@@ -13,6 +13,9 @@ use tokio::time::Instant;
 /// The longest that one attempt may take. The SDK sets no such limit.
 const ATTEMPT: Duration = Duration::from_secs(5);
 
+/// The same at a Region that did not answer lately, and is asked after the others.
+const ATTEMPT_AWAY: Duration = Duration::from_secs(1);
+
 const NO_VALUE: &str = "no such secret, or it has no value yet";
 
 /// How long a Region that did not answer is asked after the others.
@@ -37,40 +40,36 @@ impl Replicas {
         Self(sources.into_iter().enumerate().map(replica).collect())
     }
 
-    /// The version of a secret at one stage, where it must be one. An older one than `since` is news only from the first
-    /// Region: a replica lags behind.
-    pub(crate) async fn fetch<'a>(
-        &'a self,
-        id: &'a SecretId,
-        stage: Stage,
-        held: Option<&'a VersionId>,
-        since: Option<OffsetDateTime>,
-        deadline: Instant,
-    ) -> Result<Fetched, SourceError> {
+    /// The version of a secret at one stage. Of what the others say that may only be because they lag behind the first
+    /// Region, nothing counts unless that one is away, and an older version than `since` not even then.
+    pub(crate) async fn fetch<'a>(&'a self, question: Question<'a>) -> Result<Fetched, SourceError> {
+        let Question { id, stage, held, known, since, deadline } = question;
         let attempt = |replica: &'a Replica| {
             Box::pin(async move {
-                match replica.source.fetch(id, stage, held).await? {
-                    Fetched::Absent if stage == Stage::Current => Err(SourceError::Missing(NO_VALUE.into())),
+                Ok(match replica.source.fetch(id, stage, held).await? {
+                    Fetched::Absent if stage == Stage::Current => return Err(SourceError::Missing(NO_VALUE.into())),
+                    Fetched::Absent if !replica.first && held.is_some() => Answer::Sure(Fetched::Same),
+                    Fetched::Absent if !replica.first && !known => Answer::Unsure(Fetched::Absent),
                     Fetched::New(value) if !replica.first && value.older_than(since) => {
-                        Err(SourceError::Unavailable("this Region has an older version than the one held".into()))
+                        return Err(SourceError::Missing("this Region has an older version than the one held".into()));
                     }
-                    fetched => Ok(fetched),
-                }
+                    fetched => Answer::Sure(fetched),
+                })
             }) as BoxFuture<'a, _>
         };
-        self.ask(id, deadline, attempt).await
+        self.ask(id, deadline, || self.order(), attempt).await
     }
 
-    /// Which version of a secret is at which stage; the current one at least.
+    /// Which version of a secret is at which stage; the current one at least. Only the first Region knows for sure.
     pub(crate) async fn versions<'a>(&'a self, id: &'a SecretId, deadline: Instant) -> Result<Versions, SourceError> {
         let attempt = |replica: &'a Replica| {
             Box::pin(async move {
                 let versions = replica.source.versions(id).await?;
                 let known = versions.contains_key(&Stage::Current);
-                known.then_some(versions).ok_or_else(|| SourceError::Missing(NO_VALUE.into()))
+                known.then_some(Answer::Sure(versions)).ok_or_else(|| SourceError::Missing(NO_VALUE.into()))
             }) as BoxFuture<'a, _>
         };
-        self.ask(id, deadline, attempt).await
+        self.ask(id, deadline, || self.0.iter().take(1).collect(), attempt).await
     }
 
     /// Tries while that may help and the deadline is ahead: each replica once, then all again after a pause. What the
@@ -79,33 +78,45 @@ impl Replicas {
         &'a self,
         id: &SecretId,
         deadline: Instant,
-        attempt: impl Fn(&'a Replica) -> BoxFuture<'a, Result<T, SourceError>>,
+        order: impl Fn() -> Vec<&'a Replica>,
+        attempt: impl Fn(&'a Replica) -> BoxFuture<'a, Result<Answer<T>, SourceError>>,
     ) -> Result<T, SourceError> {
         let mut backoff = Backoff::until(deadline);
         loop {
-            let order = self.order();
-            let mut failed = None;
+            let order = order();
+            let (mut unsure, mut failed) = (None, None);
             for (asked, replica) in order.iter().enumerate() {
                 let others = order.len() - asked - 1;
                 // A Region that swallows requests must leave time for the next.
                 let share = deadline.saturating_duration_since(Instant::now()) / (others as u32 + 1);
-                let error = match tokio::time::timeout(share.min(ATTEMPT), attempt(replica)).await {
-                    Ok(Ok(answer)) => {
+                if share.is_zero() {
+                    break;
+                }
+                let longest = if asked > 0 && replica.is_away() { ATTEMPT_AWAY } else { ATTEMPT };
+                let error = match tokio::time::timeout(share.min(longest), attempt(replica)).await {
+                    Ok(answer) if !answer.as_ref().is_err_and(SourceError::transient) => {
                         replica.answered();
-                        return Ok(answer);
+                        match answer {
+                            Ok(Answer::Sure(answer)) => return Ok(answer),
+                            Ok(Answer::Unsure(answer)) => {
+                                unsure = Some(answer);
+                                continue;
+                            }
+                            Err(no) if replica.first => return Err(no),
+                            Err(no) => no,
+                        }
                     }
-                    Ok(Err(error)) if replica.first && !error.transient() => return Err(error),
-                    Ok(Err(error)) => error,
-                    Err(_) => SourceError::Unanswered("no answer in time".into()),
+                    Ok(answer) => replica.did_not_answer(answer.err(), others),
+                    Err(_) => replica.did_not_answer(None, others),
                 };
                 tracing::debug!(secret.id = %id, region = replica.region, %error, "an attempt failed");
-                if error.transient() {
-                    replica.did_not_answer(&error, others);
-                }
                 failed = failed.filter(SourceError::transient).or(Some(error));
             }
+            if let Some(answer) = unsure {
+                return Ok(answer);
+            }
             if !backoff.wait().await {
-                return Err(failed.unwrap_or_else(|| SourceError::Unanswered("there is nobody to ask".into())));
+                return Err(failed.unwrap_or_else(|| SourceError::Unanswered("there was no time to ask".into())));
             }
         }
     }
@@ -127,7 +138,8 @@ impl Replica {
         *self.silent.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    fn did_not_answer(&self, error: &SourceError, others: usize) {
+    fn did_not_answer(&self, error: Option<SourceError>, others: usize) -> SourceError {
+        let error = error.unwrap_or_else(|| SourceError::Unanswered("no answer in time".into()));
         let before = self.silent.lock().unwrap_or_else(PoisonError::into_inner).replace(Instant::now());
         if before.is_none() && others > 0 {
             tracing::warn!(
@@ -136,5 +148,26 @@ impl Replica {
                 "the secrets manager of a Region does not answer; the next one is asked"
             );
         }
+        error
     }
+}
+
+/// Which version is asked for.
+pub(crate) struct Question<'a> {
+    pub(crate) id: &'a SecretId,
+    pub(crate) stage: Stage,
+    /// The version held at this stage.
+    pub(crate) held: Option<&'a VersionId>,
+    /// Whether the secret is held, at whichever stage.
+    pub(crate) known: bool,
+    /// When the manager got the version in use.
+    pub(crate) since: Option<OffsetDateTime>,
+    pub(crate) deadline: Instant,
+}
+
+/// What a replica answered.
+enum Answer<T> {
+    Sure(T),
+    /// The first Region may know better.
+    Unsure(T),
 }

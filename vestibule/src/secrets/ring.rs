@@ -84,6 +84,13 @@ pub(crate) struct Set<S> {
     pub(crate) carried_over: Vec<(Name, Fault)>,
 }
 
+/// Why a ring could not be read.
+pub(crate) struct Unread {
+    pub(crate) report: Report,
+    /// What else was wrong, and would not have been in the way.
+    pub(crate) carried_over: Vec<(Name, Fault)>,
+}
+
 impl<S: SecretSet> Set<S> {
     /// The same credentials, but this one in its pending version, where there is one that may stand in.
     pub(crate) async fn with_pending(
@@ -132,22 +139,20 @@ impl<'a> Ring<'a> {
     }
 
     /// The whole set, or every fault of every credential. What `before` holds already keeps the time of its loading.
-    pub(crate) fn read<S: SecretSet>(mut self, before: &Keyring) -> Result<Set<S>, Report> {
+    pub(crate) fn read<S: SecretSet>(mut self, before: &Keyring) -> Result<Set<S>, Unread> {
         let set = S::take(&mut self);
         if !self.faults.is_empty() {
-            self.faults.extend(self.carried_over.into_iter().map(|(_, fault)| fault));
-            return Err(Report { phase: Phase::Secrets, faults: self.faults });
+            let report = Report { phase: Phase::Secrets, faults: self.faults };
+            return Err(Unread { report, carried_over: self.carried_over });
         }
         let Some(secrets) = set else {
-            return Err(Report::of(
-                Phase::Secrets,
-                Fault::new(
-                    Exit::Bug,
-                    "SecretSet::take",
-                    "it took no set off the ring, and noted no fault",
-                    "derive SecretSet instead of writing it",
-                ),
-            ));
+            let fault = Fault::new(
+                Exit::Bug,
+                "SecretSet::take",
+                "it took no set off the ring, and noted no fault",
+                "derive SecretSet instead of writing it",
+            );
+            return Err(Unread { report: Report::of(Phase::Secrets, fault), carried_over: self.carried_over });
         };
         self.taken.remember(before);
         Ok(Set { secrets, keyring: self.taken, carried_over: self.carried_over })

@@ -83,7 +83,9 @@ impl Pooled {
         let closed = |_| sqlx::Error::PoolClosed;
         let permit = self.permits.clone().acquire_owned().await.map_err(closed)?;
         let mut refusals = self.standing.watch();
-        let claim = Claim::on(&self.claims, self.pool.num_idle());
+        // sqlx counts idle connections a moment late, and for that moment below zero.
+        let idle = Some(self.pool.num_idle()).filter(|idle| *idle <= self.max_connections as usize);
+        let claim = Claim::on(&self.claims, idle.unwrap_or(0));
         let turn = match claim {
             // It may turn out to be dead.
             Some(_) => self.standing.refusal().map_or(Ok(None), Err)?,
@@ -106,25 +108,28 @@ impl Pooled {
             })
         };
         // The turn is held until a refusal is known to whoever comes next.
-        let connection = tokio::select! {
+        let connected = tokio::select! {
             biased;
             refusal = refusals.refused() => return Err(refusal.into()),
-            connection = TURN.scope(RefCell::new(turn), connecting) => connection?,
+            connected = TURN.scope(RefCell::new(turn), connecting) => connected,
         };
-        Ok(Connection::new(connection, Pass::new(permit, self.clone())))
+        if !matches!(connected, Err(Unconnected::Refused(_))) {
+            self.standing.undecided(Instant::now());
+        }
+        Ok(Connection::new(connected?, Pass::new(permit, self.clone())))
     }
 
     /// Closes the version for logins, and asks for a trip that looks for another one.
     fn refused(&self, error: &sqlx::Error) -> Refusal {
         let refusal = Refusal { reason: proof::reason(error), ..self.refusal.clone() };
-        // With a successor it is what a rotation does to an old version.
+        // With a successor of another version it is what a rotation does to the old one.
         let news = self.standing.refused(refusal.clone(), Instant::now()) && self.successor.borrow().is_none();
         if news {
             tracing::warn!(
                 credential = refusal.credential,
                 credential.version = %refusal.version,
                 reason = refusal.reason,
-                "the database refuses the login; the secrets manager is asked for another version"
+                "the database refuses the login"
             );
         }
         if self.in_service.load(Ordering::Acquire) {
@@ -134,21 +139,25 @@ impl Pooled {
     }
 
     /// While the login is refused: tries it again, if that is not too often.
-    pub(super) async fn probe(&self, occasion: Occasion) {
-        if self.standing.refusal().is_none() || self.standing.admit(occasion, Instant::now()).is_err() {
+    pub(super) async fn probe(&self, occasion: Occasion, until: Instant) {
+        if self.standing.refusal().is_none() {
             return;
         }
-        let Ok(_turn) = self.logins.acquire().await else { return };
-        match PgConnection::connect_with(&self.pool.connect_options()).await {
-            Ok(connection) => {
+        let Ok(Ok(_turn)) = tokio::time::timeout_at(until, self.logins.acquire()).await else { return };
+        if self.standing.admit(occasion, Instant::now()).is_err() {
+            return;
+        }
+        let options = self.pool.connect_options();
+        match tokio::time::timeout_at(until, PgConnection::connect_with(&options)).await {
+            Ok(Ok(connection)) => {
                 self.standing.accepted();
-                let _ = connection.close().await;
+                let _ = tokio::time::timeout_at(until, connection.close()).await;
             }
-            Err(error) if proof::refused(&error) => {
-                self.standing
-                    .refused(Refusal { reason: proof::reason(&error), ..self.refusal.clone() }, Instant::now());
+            Ok(Err(error)) if proof::refused(&error) => {
+                let refusal = Refusal { reason: proof::reason(&error), ..self.refusal.clone() };
+                self.standing.refused(refusal, Instant::now());
             }
-            Err(_) => {}
+            _ => self.standing.undecided(Instant::now()),
         }
     }
 
