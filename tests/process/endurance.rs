@@ -126,6 +126,7 @@ async fn five_hundred_reloads_leave_nothing_behind() {
         }
     }
     let (early, late) = (early.expect("trip 50 came"), settled(&running, &tenant).await);
+    println!("after 50 reloads {early:?}, after 500 {late:?}");
     assert_eq!(running.status().await["generation"], 501);
     assert!(running.status().await["draining"].as_array().is_some_and(Vec::is_empty));
     assert_eq!(late.connections, early.connections, "{late:?} after {early:?}");
