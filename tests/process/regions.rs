@@ -103,6 +103,18 @@ async fn a_region_that_lags_behind_takes_nothing_back() {
 }
 
 #[tokio::test]
+async fn a_key_that_a_lagging_region_has_not_seen_is_kept() {
+    let tenant = migrated("region_pending").await;
+    let second = Stack::shared().await.second_manager().await.unwrap();
+    tenant.replicate_to(second.manager(), SECOND).await.unwrap();
+    tenant.put_pending("signing", &devstack::random_key()).await.unwrap();
+    let managers = faults::Manager::regions([(FIRST, tenant.manager()), (SECOND, second.manager())]).await.unwrap();
+    let mut running = Running::start(replicated(&tenant, &managers), &tenant).await;
+    managers.script([Rule::region(FIRST, Fault::Reset)]);
+    assert_eq!(running.reload().await["outcome"], "unchanged");
+}
+
+#[tokio::test]
 async fn a_secret_that_is_not_replicated_is_not_missing() {
     let tenant = migrated("region_without").await;
     let second = Stack::shared().await.second_manager().await.unwrap();
