@@ -2,7 +2,7 @@
 
 use crate::{Running, migrated, running::PATIENCE, service};
 use devstack::{
-    Launch, Stack, Tenant,
+    Launch, SecondManager, Stack, Tenant,
     faults::{self, Fault, Rule},
 };
 use std::time::{Duration, Instant};
@@ -20,6 +20,14 @@ fn away() -> [(&'static str, Fault); 4] {
     ]
 }
 
+/// A second emulator, still empty, and both behind one endpoint.
+async fn two_regions(tenant: &Tenant) -> (SecondManager, faults::Manager) {
+    let second = Stack::shared().await.second_manager().await.expect("another emulator");
+    let both = [(FIRST, tenant.manager()), (SECOND, second.manager())];
+    let managers = faults::Manager::regions(both).await.expect("a scripted manager");
+    (second, managers)
+}
+
 fn replicated(tenant: &Tenant, managers: &faults::Manager) -> Launch {
     service(tenant)
         .env("AWS_ENDPOINT_URL", managers.endpoint())
@@ -31,9 +39,8 @@ fn replicated(tenant: &Tenant, managers: &faults::Manager) -> Launch {
 #[tokio::test]
 async fn a_start_asks_the_next_region_when_the_first_is_away() {
     let tenant = migrated("region_start").await;
-    let second = Stack::shared().await.second_manager().await.unwrap();
+    let (second, managers) = two_regions(&tenant).await;
     tenant.replicate_to(second.manager(), SECOND).await.unwrap();
-    let managers = faults::Manager::regions([(FIRST, tenant.manager()), (SECOND, second.manager())]).await.unwrap();
     Running::start(replicated(&tenant, &managers), &tenant).await.create("a note").await;
     assert_eq!(managers.requests_in(SECOND), 0, "it is asked when the first does not answer");
     for (how, fault) in away() {
@@ -50,9 +57,8 @@ async fn a_start_asks_the_next_region_when_the_first_is_away() {
 #[tokio::test]
 async fn a_reload_asks_the_next_region_when_the_first_is_away() {
     let tenant = migrated("region_reload").await;
-    let second = Stack::shared().await.second_manager().await.unwrap();
+    let (second, managers) = two_regions(&tenant).await;
     tenant.replicate_to(second.manager(), SECOND).await.unwrap();
-    let managers = faults::Manager::regions([(FIRST, tenant.manager()), (SECOND, second.manager())]).await.unwrap();
     for (how, fault) in away() {
         managers.clear();
         let mut running = Running::start(replicated(&tenant, &managers), &tenant).await;
@@ -73,9 +79,8 @@ async fn a_reload_asks_the_next_region_when_the_first_is_away() {
 #[tokio::test]
 async fn a_denial_of_the_first_region_is_an_answer() {
     let tenant = migrated("region_denied").await;
-    let second = Stack::shared().await.second_manager().await.unwrap();
+    let (second, managers) = two_regions(&tenant).await;
     tenant.replicate_to(second.manager(), SECOND).await.unwrap();
-    let managers = faults::Manager::regions([(FIRST, tenant.manager()), (SECOND, second.manager())]).await.unwrap();
     managers.script([Rule::region(FIRST, Fault::Status(400, "AccessDeniedException"))]);
     let exited = replicated(&tenant, &managers).start().exited(PATIENCE).await;
     assert_eq!(exited.code, Some(77), "{}", tenant.redact(&exited.stderr));
@@ -85,9 +90,8 @@ async fn a_denial_of_the_first_region_is_an_answer() {
 #[tokio::test]
 async fn a_region_that_lags_behind_takes_nothing_back() {
     let tenant = migrated("region_lags").await;
-    let second = Stack::shared().await.second_manager().await.unwrap();
+    let (second, managers) = two_regions(&tenant).await;
     tenant.replicate_to(second.manager(), SECOND).await.unwrap();
-    let managers = faults::Manager::regions([(FIRST, tenant.manager()), (SECOND, second.manager())]).await.unwrap();
     let mut running = Running::start(replicated(&tenant, &managers), &tenant).await;
     tokio::time::sleep(Duration::from_millis(1100)).await;
     let version = tenant.put("signing", &devstack::random_key()).await.unwrap();
@@ -105,10 +109,9 @@ async fn a_region_that_lags_behind_takes_nothing_back() {
 #[tokio::test]
 async fn a_key_that_a_lagging_region_has_not_seen_is_kept() {
     let tenant = migrated("region_pending").await;
-    let second = Stack::shared().await.second_manager().await.unwrap();
+    let (second, managers) = two_regions(&tenant).await;
     tenant.replicate_to(second.manager(), SECOND).await.unwrap();
     tenant.put_pending("signing", &devstack::random_key()).await.unwrap();
-    let managers = faults::Manager::regions([(FIRST, tenant.manager()), (SECOND, second.manager())]).await.unwrap();
     let mut running = Running::start(replicated(&tenant, &managers), &tenant).await;
     managers.script([Rule::region(FIRST, Fault::Reset)]);
     assert_eq!(running.reload().await["outcome"], "unchanged");
@@ -117,8 +120,7 @@ async fn a_key_that_a_lagging_region_has_not_seen_is_kept() {
 #[tokio::test]
 async fn a_secret_that_is_not_replicated_is_not_missing() {
     let tenant = migrated("region_without").await;
-    let second = Stack::shared().await.second_manager().await.unwrap();
-    let managers = faults::Manager::regions([(FIRST, tenant.manager()), (SECOND, second.manager())]).await.unwrap();
+    let (_second, managers) = two_regions(&tenant).await;
     managers.script([Rule::region(FIRST, Fault::Status(503, "ServiceUnavailable")).times(6)]);
     Running::start(replicated(&tenant, &managers), &tenant).await.create("a note").await;
     assert!(managers.requests_in(SECOND) > 0);

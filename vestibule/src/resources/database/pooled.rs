@@ -101,6 +101,7 @@ impl Pooled {
                 Some(turn)
             }
         };
+        let admitted = turn.is_some();
         let connecting = async {
             self.pool.acquire().await.map_err(|error| match proof::refused(&error) {
                 true => Unconnected::Refused(self.refused(&error)),
@@ -113,7 +114,8 @@ impl Pooled {
             refusal = refusals.refused() => return Err(refusal.into()),
             connected = TURN.scope(RefCell::new(turn), connecting) => connected,
         };
-        if !matches!(connected, Err(Unconnected::Refused(_))) {
+        // Only who was admitted may have used up a probe; all others are spared the lock.
+        if admitted && !matches!(connected, Err(Unconnected::Refused(_))) {
             self.standing.undecided(Instant::now());
         }
         Ok(Connection::new(connected?, Pass::new(permit, self.clone())))
