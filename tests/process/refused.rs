@@ -105,8 +105,11 @@ async fn signals_do_not_hammer_an_account_with_a_wrong_new_version() {
     assert_eq!(running.get(&note).await.status(), StatusCode::OK);
     // What is refused is the version: the next one does not wait.
     replace(&tenant).await;
-    assert_eq!(running.reload().await["outcome"], "published");
-    assert_eq!(running.credential("database").await["stage"], "current");
+    assert_eq!(running.reload().await["exit_code"], 0, "by this trip, or by one that followed those before");
+    let held = running.credential("database").await;
+    assert_eq!(held["version"], tenant.version("database", "AWSCURRENT").await.unwrap().unwrap());
+    assert_eq!(held["stage"], "current");
+    assert_eq!(running.status().await["generation"], 2);
 }
 
 #[tokio::test]
