@@ -4,8 +4,9 @@ use crate::{
     admin,
     config::{Config, Format, Sources, Unusable},
     exit::{Exit, Fault, Phase, Report},
+    expiry,
     generation::{Generation, Live},
-    http::{self, Bound},
+    http::{self, Bound, Tls},
     reload::Reloader,
     road::Road,
     secrets::{Replicas, SecretSet, Source, aws::SecretsManager},
@@ -15,6 +16,7 @@ use crate::{
     systemd,
     telemetry::{self, Telemetry},
 };
+use rustls::ServerConfig;
 use std::{sync::Arc, time::Duration};
 use tokio::{task::JoinHandle, time::Instant};
 
@@ -123,8 +125,13 @@ impl<S: Service> Running<S> {
             "listening"
         );
         let live = Live::new(bound.live.subscribe());
-        let admin = http::serve(bound.admin, admin::router(&board, signals.hups.clone()))?;
-        let public = http::serve(bound.public, http::Door::new(live.clone()))?;
+        let tls = |listener: fn(&Tls) -> &Option<Arc<ServerConfig>>| {
+            let live = live.clone();
+            move || listener(&live.generation().tls).clone()
+        };
+        let admin = http::serve(bound.admin, tls(|tls| &tls.admin), admin::router(&board, signals.hups.clone()))?;
+        let public = http::serve(bound.public, tls(|tls| &tls.public), http::Door::new(live.clone()))?;
+        tokio::spawn(expiry::watch(live.clone(), signals.stopping.clone()));
         let background = Background::new(live.clone(), signals.stopping.clone());
         S::background(&background);
         let reloader = Reloader {

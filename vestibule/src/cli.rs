@@ -15,6 +15,7 @@ mod config;
 mod health;
 mod migrate;
 mod reload;
+mod trust;
 
 use crate::{
     Service,
@@ -72,12 +73,16 @@ enum Command {
     /// Ends with 0 if every replica holds the current version of every credential and nothing older; with 69 if one is
     /// behind, drains, or does not answer, or if they are not as many as expected.
     Audit {
-        /// Admin listeners: http://10.0.0.7:9090, or 10.0.0.7:9090.
+        /// Admin listeners: http://10.0.0.7:9090, or 10.0.0.7:9090; with admin.tls, https://10.0.0.7:9090.
         #[arg(required = true, value_name = "URL")]
         urls: Vec<String>,
         /// How many different replicas there are; without it, as many as URLs.
         #[arg(long, value_name = "N")]
         expect: Option<NonZeroUsize>,
+        /// PEM file of the authorities that the replicas' certificates are from, in place of those that the platform
+        /// trusts.
+        #[arg(long, value_name = "FILE")]
+        ca: Option<PathBuf>,
     },
     /// Ask the admin listener, for a container's health check.
     Health {
@@ -138,7 +143,7 @@ async fn run<S: Service>(cli: Cli) -> Result<(), Failed> {
         Command::Migrate => migrate::run::<S>(&sources).await,
         Command::Config { json } => config::run::<S>(&sources, json),
         Command::Reload { pid, wait } => reload::run::<S>(&sources, pid, wait).await,
-        Command::Audit { urls, expect } => audit::run::<S>(&sources, &urls, expect).await,
+        Command::Audit { urls, expect, ca } => audit::run::<S>(&sources, &urls, expect, ca.as_deref()).await,
         Command::Health { probe } => health::run::<S>(&sources, probe).await,
     }
 }

@@ -19,7 +19,7 @@ pub use layers::Sources;
 
 use crate::{
     exit::{Fault, Phase, Report},
-    secrets::{RESERVED, SecretId, Wanted},
+    secrets::{CLIENT_CA, RESERVED, SERVER_TLS, SecretId, Wanted},
 };
 use figment::{
     Figment,
@@ -128,7 +128,8 @@ impl<T: Settings> Config<T> {
     }
 
     fn check(&self, layers: &Layers, wanted: &[Wanted]) -> Vec<Fault> {
-        let known = || wanted.iter().map(|w| w.name).chain(RESERVED);
+        // The id of the client authorities is `server.client_ca`.
+        let known = || wanted.iter().map(|w| w.name).chain(RESERVED).filter(|name| *name != CLIENT_CA);
         let mut faults: Vec<Fault> = self
             .secrets
             .ids
@@ -147,6 +148,13 @@ impl<T: Settings> Config<T> {
                 "give each listener an address of its own, and keep this one off the public network",
             ));
         }
+        if self.server.client_ca.is_some() && !self.server.tls {
+            faults.push(layers.fault(
+                &["server".into(), "client_ca".into()],
+                "clients show certificates only where the listener speaks TLS",
+                "set server.tls = true, or leave server.client_ca empty",
+            ));
+        }
         if SecretId::parse(&format!("{}/x", self.secrets.prefix)).is_none() {
             faults.push(layers.fault(
                 &["secrets".into(), "prefix".into()],
@@ -158,13 +166,14 @@ impl<T: Settings> Config<T> {
     }
 
     /// The id under which a credential is asked for: what `secrets.ids` says, else `<prefix>/<name>`.
-    /// `None`: an optional credential that is off.
+    /// `None`: it is off.
     pub fn id(&self, wanted: &Wanted) -> Option<SecretId> {
-        match self.secrets.ids.get(wanted.name) {
-            Some(id) => Some(id.clone()),
-            None if wanted.optional => None,
-            None => Some(self.usual_id(wanted.name)),
-        }
+        let on = match wanted.name {
+            CLIENT_CA => return self.server.client_ca.clone(),
+            SERVER_TLS => self.server.tls || self.admin.tls,
+            name => !wanted.optional || self.secrets.ids.contains_key(name),
+        };
+        on.then(|| self.secrets.ids.get(wanted.name).cloned().unwrap_or_else(|| self.usual_id(wanted.name)))
     }
 
     fn usual_id(&self, name: &str) -> SecretId {

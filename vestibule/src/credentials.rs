@@ -3,12 +3,19 @@
 //! A further kind is one file beside these: a type with [`Kind`](crate::secrets::Kind).
 
 mod api_key;
+mod certificate;
+mod client_ca;
 mod login;
 mod signing_keys;
+mod tls_identity;
 
 pub use api_key::ApiKey;
+pub use client_ca::ClientCa;
 pub use login::Login;
 pub use signing_keys::{BadSignature, SigningKeys};
+pub use tls_identity::TlsIdentity;
+
+pub(crate) use certificate::Certificate;
 
 use crate::secrets::Malformed;
 use secrecy::SecretString;

@@ -1,6 +1,6 @@
 //! A generation: the service as built from one set of credentials and one configuration.
 
-use crate::{config::Config, resources::Resources, secrets::Keyring, service::Service};
+use crate::{config::Config, http::Tls, resources::Resources, secrets::Keyring, service::Service};
 use axum::Router;
 use std::{fmt, sync::Arc};
 use tokio::sync::{Semaphore, watch};
@@ -15,6 +15,8 @@ pub struct Generation<S: Service> {
     pub router: Router,
     /// Requests that may be in flight, over all generations.
     pub(crate) in_flight: Arc<Semaphore>,
+    /// What handshakes need.
+    pub(crate) tls: Arc<Tls>,
     pub(crate) config: Arc<Config<S::Settings>>,
     pub(crate) keyring: Keyring,
     pub(crate) resources: Resources,

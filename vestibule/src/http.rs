@@ -1,17 +1,22 @@
 //! From a socket to a generation's router.
 //!
 //! ```text
-//! listener ─► door: which generation, is there room ─► its router: problems, panics, time, size ─► the service's routes
+//! listener ─► handshake ─► door: which generation, is there room ─► its router: problems, panics, time, size ─► routes
 //! ```
 
+mod accept;
+mod client;
 mod door;
 mod listen;
 mod problem;
+mod tls;
 
+pub use client::ClientCertificate;
 pub use door::Door;
 pub use problem::Problem;
 
 pub(crate) use listen::{Bound, Serving, bind, serve};
+pub(crate) use tls::Tls;
 
 use crate::config;
 use axum::{Router, extract::DefaultBodyLimit, http::StatusCode, middleware::map_response};

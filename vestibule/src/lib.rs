@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!             ┌──────────────── road ────────────────┐
-//! signals ──► config ─► secrets ─► service ─► generation ──► watch ──► requests, workers
+//! signals ──► config ─► secrets ─► service ─► generation ──► watch ──► requests, workers, TLS
 //!    │           ▲                                              │
 //!    └── HUP ────┴── poll, refused login, unknown key ──────────┘  (the same road again)
 //! ```
@@ -18,7 +18,7 @@
 //! | [`exit`] | exit codes, and the report that names every fault |
 //! | [`config`] | files and variables, all mistakes at once |
 //! | [`secrets`] | from the manager's bytes to a [`Credential`] |
-//! | [`credentials`] | the kinds: logins, signing keys, API keys |
+//! | [`credentials`] | the kinds: logins, signing keys, API keys, certificates |
 //! | [`resources`] | what is built from credentials, proven, carried over and retired |
 //! | [`http`] | the door, the listeners, problems |
 
@@ -35,6 +35,7 @@ mod backoff;
 mod bell;
 mod bootstrap;
 mod cli;
+mod expiry;
 mod generation;
 mod reload;
 mod road;
@@ -46,7 +47,7 @@ mod telemetry;
 
 pub use app::App;
 pub use generation::{Generation, Live};
-pub use http::Problem;
+pub use http::{ClientCertificate, Problem};
 pub use resources::{Build, BuildError, Database, Signer};
 pub use road::Road;
 pub use secrets::Credential;

@@ -12,9 +12,9 @@ use crate::{
     config::Config,
     exit::{Exit, Fault, Phase, Report},
     generation::{Generation, Live},
-    http,
+    http::{self, Tls},
     resources::{Attempt, Build, BuildError, Occasion, Refusal, Resources, Standings},
-    secrets::{self, Keyring, Name, Replicas, Ring, SecretSet, Seen, Set, Source},
+    secrets::{self, All, Keyring, Name, Replicas, Ring, SecretSet, Seen, Set, Source},
     service::Service,
 };
 use futures_util::FutureExt;
@@ -196,8 +196,10 @@ impl<S: Service> Road<S> {
             held.resources.probe(occasion, errand.deadline).await;
             doubted.extend(held.resources.refusals().into_iter().map(|refusal| refusal.credential));
         }
-        let wanted: Vec<_> =
-            S::Secrets::wanted().into_iter().filter_map(|wanted| Some((wanted, errand.config.id(&wanted)?))).collect();
+        let wanted: Vec<_> = All::<S::Secrets>::wanted()
+            .into_iter()
+            .filter_map(|wanted| Some((wanted, errand.config.id(&wanted)?)))
+            .collect();
         let fetched = secrets::fetch(&self.source, &wanted, before, &doubted, errand.others(), errand.deadline).await;
         let seen = fetched
             .iter()
@@ -215,7 +217,7 @@ impl<S: Service> Road<S> {
         let nothing = Keyring::default();
         let before = errand.held.map_or(&nothing, |held| &held.keyring);
         let read = ring.read(before).map_err(|unread| Stuck::from(unread.report).beside(unread.carried_over));
-        let mut set: Set<S::Secrets> = read?;
+        let mut set: Set<All<S::Secrets>> = read?;
         let carried_over = std::mem::take(&mut set.carried_over);
         loop {
             let same_config = errand.held.is_some_and(|held| Arc::ptr_eq(&held.config, &errand.config));
@@ -240,13 +242,15 @@ impl<S: Service> Road<S> {
     }
 
     /// Builds the service and proves its credentials.
-    async fn build(&self, errand: &Errand<'_, S>, set: &Set<S::Secrets>) -> Result<Generation<S>, BuildError> {
+    async fn build(&self, errand: &Errand<'_, S>, set: &Set<All<S::Secrets>>) -> Result<Generation<S>, BuildError> {
         let Errand { config, held, deadline, occasion } = errand;
+        let tls = Tls::build(&set.secrets, &config.server, &config.admin, held.map(|held| &held.tls));
+        let tls = tls.map_err(BuildError::Fault)?;
         let (bell, standings) = (self.bell.clone(), self.standings.clone());
         let attempt = Attempt { deadline: *deadline, occasion: *occasion, bell, standings };
         let cx = Build::<S> {
             settings: &config.service,
-            secrets: &set.secrets,
+            secrets: &set.secrets.service,
             database: &config.database,
             app: &S::APP,
             before: held.map(|held| &held.resources),
@@ -267,6 +271,7 @@ impl<S: Service> Road<S> {
             router: http::router(S::routes().with_state(service.clone()), &config.server),
             service,
             in_flight,
+            tls,
             config: config.clone(),
             keyring: set.keyring.clone(),
             resources,

@@ -10,6 +10,7 @@
 pub mod aws;
 pub mod source;
 
+mod all;
 mod fetch;
 mod replicas;
 mod ring;
@@ -17,6 +18,7 @@ mod ring;
 pub use ring::{Keyring, Ring};
 pub use source::{Fetched, Source, SourceError};
 
+pub(crate) use all::All;
 pub(crate) use fetch::{Seen, fetch};
 pub(crate) use replicas::Replicas;
 pub(crate) use ring::{Held, Set};
@@ -30,7 +32,13 @@ use time::OffsetDateTime;
 pub type Name = &'static str;
 
 /// Names that are the framework's own; no field may have them.
-pub const RESERVED: [Name; 2] = ["migrator", "server_tls"];
+pub const RESERVED: [Name; 3] = ["migrator", SERVER_TLS, CLIENT_CA];
+
+/// The certificate and key of the listeners: on with `server.tls` or `admin.tls`.
+pub(crate) const SERVER_TLS: Name = "server_tls";
+
+/// Who may vouch for clients: on with `server.client_ca`, which is its id.
+pub(crate) const CLIENT_CA: Name = "client_ca";
 
 /// The most bytes that a secret may have; AWS's own limit (`GetSecretValue`, *SecretString*).
 pub const MAX_BYTES: usize = 64 * 1024;
@@ -185,6 +193,11 @@ pub trait Kind: Sized + Send + Sync + 'static {
     fn yields_to(&self, pending: &Self) -> bool {
         let _ = pending;
         false
+    }
+
+    /// When it ends by itself, as a certificate does: for `/status`, `/metrics` and warnings in the log.
+    fn ends(&self) -> Option<OffsetDateTime> {
+        None
     }
 }
 

@@ -68,6 +68,9 @@ pub(crate) struct CredentialStatus {
     /// When the manager last said that it may be used.
     #[serde(with = "time::serde::rfc3339")]
     verified: OffsetDateTime,
+    /// When this version ends by itself, as a certificate does.
+    #[serde(with = "time::serde::rfc3339::option")]
+    expires: Option<OffsetDateTime>,
 }
 
 /// Where the manager has a version that is in use.
@@ -270,6 +273,7 @@ impl Status {
                 stage: Seen::At(held.stage).into(),
                 loaded: held.loaded,
                 verified: now,
+                expires: held.ends,
             })
         };
         self.credentials = generation.keyring.iter().map(credential).collect();

@@ -5,7 +5,7 @@ use quote::{quote, quote_spanned};
 use syn::{Data, DeriveInput, Error, Field, Fields, ext::IdentExt, parse_macro_input, spanned::Spanned};
 
 /// The framework's own credentials: `vestibule::secrets::RESERVED`.
-const RESERVED: [&str; 2] = ["migrator", "server_tls"];
+const RESERVED: [&str; 3] = ["migrator", "server_tls", "client_ca"];
 
 /// Implements `SecretSet` for a struct whose fields are `Credential<K>` or `Option<Credential<K>>`.
 #[proc_macro_derive(SecretSet)]

@@ -1,5 +1,6 @@
 //! The admin listener of a running service, as the commands see it.
 
+use super::trust::Trust;
 use crate::{
     Service,
     bootstrap::Failed,
@@ -11,6 +12,7 @@ use axum::{
     body::Body,
     http::{StatusCode, Uri},
 };
+use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use std::{
     error::Error,
@@ -22,7 +24,10 @@ use std::{
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Where the service of this configuration listens for probes and people.
-pub(super) struct Admin(SocketAddr);
+pub(super) struct Admin {
+    address: SocketAddr,
+    scheme: &'static str,
+}
 
 impl Admin {
     /// The service goes on serving while its files are half edited: only mistakes that concern the address count.
@@ -32,23 +37,20 @@ impl Admin {
             Err(Unusable { admin: Some(admin), .. }) => admin,
             Err(Unusable { report, telemetry, .. }) => return Err(Failed { report, format: telemetry.format }),
         };
-        Ok(Self(reachable(admin.listen)))
+        Ok(Self { address: reachable(admin.listen), scheme: if admin.tls { "https" } else { "http" } })
     }
 
     /// The answer, with its status.
     pub(super) async fn get(&self, path: &str) -> Result<(StatusCode, String), Failed> {
-        let uri = format!("http://{}{path}", self.0).parse().expect("an address and a path make a URI");
-        ask(uri).await.map_err(|silence| {
-            self.failed(
-                silence.to_string(),
-                "start the service; check that admin.listen here is the address it was started with",
-            )
+        let uri = format!("{}://{}{path}", self.scheme, self.address).parse().expect("these make a URI");
+        ask(uri, &Trust::anyone()).await.map_err(|silence| {
+            self.failed(silence.to_string(), "start the service; check that [admin] here is what it was started with")
         })
     }
 
     /// A failure of the service behind the listener.
     pub(super) fn failed(&self, problem: String, remedy: &str) -> Failed {
-        failed(Exit::Unavailable, format!("admin listener {}", self.0), problem, remedy)
+        failed(Exit::Unavailable, format!("admin listener {}", self.address), problem, remedy)
     }
 }
 
@@ -58,8 +60,9 @@ impl Admin {
 pub(super) struct Silence(String);
 
 /// Asks a listener, for 3 s at most: the answer, with its status.
-pub(super) async fn ask(uri: Uri) -> Result<(StatusCode, String), Silence> {
-    let client = Client::builder(TokioExecutor::new()).build_http::<Body>();
+pub(super) async fn ask(uri: Uri, trust: &Trust) -> Result<(StatusCode, String), Silence> {
+    let connector = HttpsConnectorBuilder::new().with_tls_config(trust.config()).https_or_http().enable_http1().build();
+    let client = Client::builder(TokioExecutor::new()).build::<_, Body>(connector);
     let asking = async {
         let answer = client.get(uri).await.map_err(|error| root(&error))?;
         let status = answer.status();

@@ -10,6 +10,7 @@ mod findings;
 mod replica;
 mod table;
 
+use super::trust::Trust;
 use crate::{
     Service,
     bootstrap::{self, Failed},
@@ -23,6 +24,7 @@ use replica::{Address, Status};
 use std::{
     collections::{BTreeMap, BTreeSet},
     num::NonZeroUsize,
+    path::Path,
 };
 use tokio::time::Instant;
 
@@ -33,15 +35,18 @@ pub(super) async fn run<S: Service>(
     sources: &Sources,
     urls: &[String],
     expect: Option<NonZeroUsize>,
+    ca: Option<&Path>,
 ) -> Result<(), Failed> {
     let addresses = addresses(urls)?;
     let config = configure::<S>(sources)?;
     let deadline = Instant::now() + config.secrets.deadline;
     let told = |report| Failed { report, format: Format::Pretty };
+    let trust = ca.map_or_else(|| Ok(Trust::platform()), Trust::file);
+    let trust = trust.map_err(|fault| told(Report::of(Phase::Command, fault)))?;
     let source = bootstrap::source(sources, &config, deadline).await.map_err(told)?;
 
-    let asked = addresses.into_iter().map(|address| async {
-        let said = address.ask().await;
+    let asked = addresses.into_iter().map(async |address| {
+        let said = address.ask(&trust).await;
         (address, said)
     });
     let replicas: Vec<_> = stream::iter(asked).buffered(CONCURRENCY).collect().await;
@@ -65,7 +70,7 @@ fn addresses(urls: &[String]) -> Result<Vec<Address>, Failed> {
                 Exit::Usage,
                 format!("URL {}", place + 1),
                 problem,
-                "give the admin listener of a replica, as http://10.0.0.7:9090",
+                "give the admin listener of a replica, as http://10.0.0.7:9090 or https://10.0.0.7:9090",
             )),
         }
     }

@@ -4,17 +4,17 @@ use crate::{
     Service,
     bootstrap::{self, Failed},
     config::Sources,
-    secrets::SecretSet,
+    secrets::{All, SecretSet},
 };
 
 pub(super) async fn run<S: Service>(sources: &Sources, live: bool) -> Result<(), Failed> {
     let config = bootstrap::configure::<S>(sources)?;
     say!("The configuration is right.");
     if !live {
-        for wanted in S::Secrets::wanted() {
+        for wanted in All::<S::Secrets>::wanted() {
             match config.id(&wanted) {
                 Some(id) => say!("  credential {} will be fetched as {id}", wanted.name),
-                None => say!("  credential {} is off: it has no id", wanted.name),
+                None => say!("  credential {} is off: no id is configured for it", wanted.name),
             }
         }
         return Ok(());

@@ -4,7 +4,7 @@ use crate::{
     Service,
     bootstrap::{self, Failed},
     config::{self, Sources},
-    secrets::SecretSet,
+    secrets::{All, SecretSet},
 };
 use serde_json::json;
 
@@ -14,7 +14,7 @@ pub(super) fn run<S: Service>(sources: &Sources, json: bool) -> Result<(), Faile
         say!("{}", config::explain(&config, sources).trim());
         return Ok(());
     }
-    let credentials: Vec<_> = S::Secrets::wanted()
+    let credentials: Vec<_> = All::<S::Secrets>::wanted()
         .into_iter()
         .chain([super::migrate::MIGRATOR])
         .filter_map(|wanted| {

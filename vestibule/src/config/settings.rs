@@ -33,9 +33,14 @@ pub struct Server {
     /// How long stopping then waits for requests in flight.
     #[serde(with = "units::duration")]
     pub drain: Duration,
-    /// HTTPS on the public listener. Not yet: `true` is refused.
-    #[serde(with = "units::not_yet")]
+    /// HTTPS, with the certificate of the credential `server_tls`. A change counts for new connections.
     pub tls: bool,
+    /// Names of hosts, and addresses, for which the certificate must be valid; empty: any.
+    pub tls_names: Vec<String>,
+    /// The id of the secret with the authorities of client certificates (the credential `client_ca`). With it, a client
+    /// without such a certificate cannot connect. Empty: nobody is asked for one.
+    #[serde(with = "units::optional_id")]
+    pub client_ca: Option<SecretId>,
 }
 
 impl Default for Server {
@@ -48,6 +53,8 @@ impl Default for Server {
             linger: Duration::from_secs(3),
             drain: Duration::from_secs(25),
             tls: false,
+            tls_names: Vec::new(),
+            client_ca: None,
         }
     }
 }
@@ -59,11 +66,14 @@ pub struct Admin {
     /// Address and port. Changing it needs a restart.
     #[serde(with = "units::address")]
     pub listen: SocketAddr,
+    /// HTTPS, with the certificate of the credential `server_tls`; clients need none. A change counts for new
+    /// connections.
+    pub tls: bool,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { listen: (Ipv4Addr::LOCALHOST, 9090).into() }
+        Self { listen: (Ipv4Addr::LOCALHOST, 9090).into(), tls: false }
     }
 }
 

@@ -72,22 +72,20 @@ pub mod positive_duration {
     }
 }
 
-/// A switch that only a later version of the framework can turn on.
-pub(super) mod not_yet {
+/// The id of a secret, or nothing.
+pub(super) mod optional_id {
     use super::*;
-    use serde::Deserialize;
+    use crate::secrets::SecretId;
 
-    const EXPECTED: &str = "false: this version of the framework cannot do it yet";
-
-    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<bool, D::Error> {
-        match bool::deserialize(d)? {
-            false => Ok(false),
-            true => Err(de::Error::invalid_value(de::Unexpected::Bool(true), &EXPECTED)),
-        }
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<SecretId>, D::Error> {
+        text(d, SecretId::EXPECTED, |text| match text {
+            "" => Some(None),
+            text => SecretId::parse(text).map(Some),
+        })
     }
 
-    pub(in crate::config) fn serialize<S: Serializer>(on: &bool, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_bool(*on)
+    pub(in crate::config) fn serialize<S: Serializer>(id: &Option<SecretId>, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_str(id.as_ref().map_or("", SecretId::as_str))
     }
 }
 

@@ -1,12 +1,14 @@
 //! Listeners: bound when there is a generation to serve, and not before.
 
+use super::accept::Acceptor;
 use crate::{
     Generation, Service,
     exit::{Exit, Fault, Phase, Report},
 };
 use axum::http::Request;
-use axum_server::{Handle, accept::NoDelayAcceptor};
+use axum_server::Handle;
 use hyper_util::rt::TokioTimer;
+use rustls::ServerConfig;
 use std::{
     io,
     net::{SocketAddr, TcpListener},
@@ -22,6 +24,9 @@ const FIRST_REQUEST: Duration = Duration::from_secs(10);
 /// How long a client may take from there to the end of the head of the next request, waiting included: longer than load
 /// balancers keep an idle connection (AWS's ALB: 60 s), or they would send requests into one that is just closing.
 const NEXT_REQUEST: Duration = Duration::from_secs(75);
+
+/// How often an HTTP/2 connection is asked whether its client is still there.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// Connections that may wait to be accepted; the kernel's own limit (`net.core.somaxconn`) counts too.
 const BACKLOG: u32 = 1024;
@@ -117,11 +122,15 @@ impl Serving {
     }
 }
 
-/// Accepts connections for `service`.
+/// Accepts connections for `service`; each speaks TLS as `tls` says when it begins.
 ///
 /// # Errors
 /// If the listener cannot be registered with the runtime.
-pub(crate) fn serve<T>(listener: TcpListener, service: T) -> io::Result<Serving>
+pub(crate) fn serve<T>(
+    listener: TcpListener,
+    tls: impl Fn() -> Option<Arc<ServerConfig>> + Send + Sync + 'static,
+    service: T,
+) -> io::Result<Serving>
 where
     T: tower::Service<
             Request<hyper::body::Incoming>,
@@ -135,16 +144,18 @@ where
 {
     let handle = Handle::new();
     let mut server = axum_server::from_tcp(listener)?
-        .acceptor(NoDelayAcceptor::new())
+        .acceptor(Acceptor::new(tls))
         .handle(handle.clone())
         .first_request_timeout(FIRST_REQUEST)
         .accept_error_handler(|client, error| {
-            // Without a client it is the listener's own trouble, such as too many open files.
-            if client.is_none() {
-                tracing::warn!(%error, "a connection could not be accepted");
+            match client {
+                Some(client) => tracing::debug!(client.address = %client, %error, "a handshake failed"),
+                // The listener's own trouble, such as too many open files.
+                None => tracing::warn!(%error, "a connection could not be accepted"),
             }
         });
     server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(NEXT_REQUEST);
+    server.http_builder().http2().keep_alive_interval(KEEP_ALIVE);
     let task = tokio::spawn(server.serve(Shared::new(service)));
     Ok(Serving { handle, task })
 }

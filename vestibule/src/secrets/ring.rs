@@ -26,6 +26,8 @@ pub(crate) struct Held {
     pub(crate) loaded: OffsetDateTime,
     /// When the manager got the version in use.
     pub(crate) created: Option<OffsetDateTime>,
+    /// When the version in use ends by itself.
+    pub(crate) ends: Option<OffsetDateTime>,
     credential: Erased,
 }
 
@@ -216,6 +218,7 @@ fn read<K: Kind>(name: Name, id: &SecretId, values: &Values) -> Result<Held, Fau
         fetched,
         loaded: OffsetDateTime::now_utc(),
         created: values.current().created,
+        ends: credential.ends(),
         credential: Arc::new(credential),
     })
 }

@@ -4,7 +4,7 @@
 #[cfg(target_os = "linux")]
 mod process;
 
-use super::Status;
+use super::{CredentialStatus, Status};
 use crate::resources::Connections;
 use prometheus_client::{
     collector::Collector,
@@ -98,7 +98,10 @@ impl Page<'_> {
         self.infos("vestibule_credential", "The credentials of the generation in service", held)?;
         let verified = status.credentials.iter().map(|one| ([("name", one.name.to_owned())], seconds(one.verified)));
         let help = "When the manager last said that the version held is current";
-        self.gauges("vestibule_credential_verified_timestamp_seconds", help, verified)
+        self.gauges("vestibule_credential_verified_timestamp_seconds", help, verified)?;
+        let ends = |one: &CredentialStatus| Some(([("name", one.name.to_owned())], seconds(one.expires?)));
+        let help = "When the version held ends by itself, where it does";
+        self.gauges("vestibule_credential_expiry_timestamp_seconds", help, status.credentials.iter().filter_map(ends))
     }
 
     /// A pool that was carried over is counted once, under the generation in service.

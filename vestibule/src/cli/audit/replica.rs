@@ -1,6 +1,6 @@
 //! A replica, as its admin listener tells of it.
 
-use super::super::admin;
+use super::super::{admin, trust::Trust};
 use crate::{config::units, secrets::SecretId};
 use axum::http::{Uri, uri::Scheme};
 use serde::{Deserialize, Deserializer};
@@ -10,7 +10,10 @@ use uuid::Uuid;
 
 /// Where a replica's admin listener is.
 #[derive(Clone)]
-pub(super) struct Address(String);
+pub(super) struct Address {
+    scheme: Scheme,
+    authority: String,
+}
 
 impl Address {
     /// # Errors
@@ -19,13 +22,13 @@ impl Address {
         let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
         let uri: Uri = url.parse().map_err(|_| "this is no URL")?;
         let authority = uri.authority().map_or("", |authority| authority.as_str());
-        match uri.scheme() {
-            Some(scheme) if *scheme == Scheme::HTTPS => Err("the admin listener speaks no TLS: https will not do"),
-            Some(scheme) if *scheme != Scheme::HTTP => Err("this is no http URL"),
+        let scheme = uri.scheme().filter(|scheme| [Scheme::HTTP, Scheme::HTTPS].contains(scheme));
+        match scheme {
+            None => Err("this is no http or https URL"),
             _ if authority.contains('@') => Err("a user or a password has no place in it"),
             _ if uri.port_u16().is_none() => Err("it names no port"),
             _ if uri.path_and_query().is_some_and(|path| path != "/") => Err("it goes on after the port"),
-            _ => Ok(Self(authority.to_owned())),
+            Some(scheme) => Ok(Self { scheme: scheme.clone(), authority: authority.to_owned() }),
         }
     }
 
@@ -33,9 +36,9 @@ impl Address {
     ///
     /// # Errors
     /// Why it says nothing.
-    pub(super) async fn ask(&self) -> Result<Status, String> {
+    pub(super) async fn ask(&self, trust: &Trust) -> Result<Status, String> {
         let uri = format!("{self}/status").parse().expect("it was parsed before");
-        let (code, body) = admin::ask(uri).await.map_err(|silence| silence.to_string())?;
+        let (code, body) = admin::ask(uri, trust).await.map_err(|silence| silence.to_string())?;
         if !code.is_success() {
             return Err(format!("it answers {code}"));
         }
@@ -50,7 +53,7 @@ impl Address {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "http://{}", self.0)
+        write!(f, "{}://{}", self.scheme, self.authority)
     }
 }
 
@@ -123,9 +126,12 @@ mod tests {
     }
 
     #[test]
-    fn an_address_is_a_host_and_a_port_without_tls() {
+    fn an_address_is_a_scheme_a_host_and_a_port() {
         for text in ["http://10.0.0.7:9090", "10.0.0.7:9090", "http://10.0.0.7:9090/", "HTTP://10.0.0.7:9090"] {
             assert_eq!(Address::parse(text).map(|address| address.to_string()), Ok("http://10.0.0.7:9090".into()));
+        }
+        for text in ["https://10.0.0.7:9090", "HTTPS://10.0.0.7:9090/"] {
+            assert_eq!(Address::parse(text).map(|address| address.to_string()), Ok("https://10.0.0.7:9090".into()));
         }
         for text in ["notes-0.notes:9090", "[::1]:9090"] {
             assert_eq!(Address::parse(text).map(|address| address.to_string()), Ok(format!("http://{text}")));
@@ -133,8 +139,7 @@ mod tests {
         for text in [
             "",
             "http://",
-            "https://10.0.0.7:9090",
-            "HTTPS://10.0.0.7",
+            "https://10.0.0.7",
             "ftp://10.0.0.7",
             "http://me:sentinel@10.0.0.7:9090",
             "http://10.0.0.7",

@@ -1,0 +1,71 @@
+//! Who may vouch for clients.
+
+use super::{certificate::Certificate, json, looks_like_json};
+use crate::secrets::{Kind, Malformed, Values};
+use rustls::{
+    RootCertStore,
+    crypto::aws_lc_rs,
+    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
+};
+use secrecy::ExposeSecret;
+use serde::Deserialize;
+use std::sync::Arc;
+use time::OffsetDateTime;
+
+/// The authorities whose certificates a TLS client must have: a bundle in PEM, bare or as `{"certificate": "…"}`, or
+/// under the name `ca.crt`. While clients move from one authority to another, both are in it.
+pub struct ClientCa {
+    verifier: Arc<dyn ClientCertVerifier>,
+    ends: OffsetDateTime,
+}
+
+#[derive(Deserialize)]
+struct Json {
+    #[serde(alias = "ca.crt")]
+    certificate: String,
+}
+
+impl ClientCa {
+    const EXPECTED: &str = "the certificates of authorities in PEM, bare or as {\"certificate\": \"<PEM>\"}, or under \
+         the name ca.crt";
+
+    pub(crate) fn verifier(&self) -> Arc<dyn ClientCertVerifier> {
+        self.verifier.clone()
+    }
+}
+
+impl Kind for ClientCa {
+    const NAME: &'static str = "client_ca";
+
+    fn read(values: &Values) -> Result<Self, Malformed> {
+        let text = values.current().text.expose_secret();
+        let unpacked;
+        let pem = if looks_like_json(text) {
+            unpacked = json::<Json>(text, Self::EXPECTED)?.certificate;
+            &unpacked
+        } else {
+            text
+        };
+        let authorities = Certificate::all(pem, Self::EXPECTED)?;
+        let now = OffsetDateTime::now_utc();
+        // The verifier does not look at the dates of an authority.
+        authorities.iter().try_for_each(|authority| authority.check_date(now))?;
+        if !authorities.iter().all(Certificate::is_authority) {
+            return Err(Malformed::expected("certificates of authorities alone: one of them may not sign others"));
+        }
+        let ends = authorities.iter().map(Certificate::ends).min().ok_or(Malformed::expected(Self::EXPECTED))?;
+        let mut roots = RootCertStore::empty();
+        for authority in authorities {
+            roots.add(authority.der).map_err(|_| Malformed::expected(Self::EXPECTED))?;
+        }
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
+            .build()
+            .map_err(|_| Malformed::expected(Self::EXPECTED))?;
+        Ok(Self { verifier, ends })
+    }
+
+    fn ends(&self) -> Option<OffsetDateTime> {
+        Some(self.ends)
+    }
+}

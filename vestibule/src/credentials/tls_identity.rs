@@ -1,0 +1,113 @@
+//! Who a TLS server is: a certificate chain and its key, as one credential.
+
+use super::{certificate::Certificate, json};
+use crate::secrets::{Kind, Malformed, Values};
+use rustls::{
+    crypto::aws_lc_rs::{self, sign::any_supported_type},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
+    sign::CertifiedKey,
+};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use std::{sync::Arc, time::Duration};
+use time::OffsetDateTime;
+use webpki::{EndEntityCert, KeyUsage};
+use zeroize::Zeroizing;
+
+/// A certificate chain and the private key that fits it. In one secret, so that no reader finds one half of each.
+///
+/// Checked when it is read: the key fits; each certificate is signed by the next; all are in date; the first is for
+/// servers, and names a host.
+pub struct TlsIdentity {
+    key: Arc<CertifiedKey>,
+    ends: OffsetDateTime,
+}
+
+#[derive(Deserialize)]
+struct Json {
+    #[serde(alias = "tls.crt")]
+    certificate: String,
+    #[serde(alias = "tls.key")]
+    private_key: SecretString,
+}
+
+impl TlsIdentity {
+    const EXPECTED: &str = "the JSON of a certificate and its key, {\"certificate\": \"<PEM chain>\", \"private_key\": \
+         \"<PEM>\"}, or under the names tls.crt and tls.key; the key without a passphrase";
+    const ALGORITHM: &str =
+        "a private key as TLS uses them: RSA from 2048 bits, ECDSA on P-256, P-384 or P-521, or Ed25519";
+    const FITS: &str = "a private key that fits the first certificate";
+    const CHAIN: &str =
+        "a chain in order: the server's own certificate first, each one signed by the next; without gaps";
+    const FOR_SERVERS: &str = "a certificate for servers: its extended key usage has no serverAuth";
+    const HOST: &str = "a certificate that names a host in its subjectAltName (clients ignore the common name)";
+
+    /// What rustls serves with.
+    pub(crate) fn key(&self) -> Arc<CertifiedKey> {
+        self.key.clone()
+    }
+
+    /// Whether a client that asks for this host or address accepts the certificate.
+    pub fn is_for(&self, host: &str) -> bool {
+        let (Ok(name), Some(own)) = (ServerName::try_from(host), self.key.cert.first()) else { return false };
+        EndEntityCert::try_from(own).is_ok_and(|own| own.verify_is_valid_for_subject_name(&name).is_ok())
+    }
+}
+
+impl Kind for TlsIdentity {
+    const NAME: &'static str = "tls_identity";
+
+    fn read(values: &Values) -> Result<Self, Malformed> {
+        let Json { certificate, private_key } =
+            json(values.current().text.expose_secret().trim_start(), Self::EXPECTED)?;
+        let chain = Certificate::all(&certificate, Self::EXPECTED)?;
+        let key = PrivateKeyDer::from_pem_slice(private_key.expose_secret().as_bytes())
+            .map(Zeroizing::new)
+            .map_err(|_| Malformed::expected(Self::EXPECTED))?;
+        let key = any_supported_type(&key).map_err(|_| Malformed::expected(Self::ALGORITHM))?;
+        check(&chain, OffsetDateTime::now_utc())?;
+        let ends = chain.iter().map(Certificate::ends).min().ok_or(Malformed::expected(Self::EXPECTED))?;
+        let key = CertifiedKey::new(chain.into_iter().map(|certificate| certificate.der).collect(), key);
+        key.keys_match().map_err(|_| Malformed::expected(Self::FITS))?;
+        Ok(Self { key: Arc::new(key), ends })
+    }
+
+    fn ends(&self) -> Option<OffsetDateTime> {
+        Some(self.ends)
+    }
+}
+
+fn check(chain: &[Certificate], now: OffsetDateTime) -> Result<(), Malformed> {
+    let (Some(own), Some(last)) = (chain.first(), chain.last()) else {
+        return Err(Malformed::expected(TlsIdentity::EXPECTED));
+    };
+    chain.iter().try_for_each(|certificate| certificate.check_date(now))?;
+    if !own.names_a_host() {
+        return Err(Malformed::expected(TlsIdentity::HOST));
+    }
+    if !own.is_for_servers() {
+        return Err(Malformed::expected(TlsIdentity::FOR_SERVERS));
+    }
+    if !chain.windows(2).all(|pair| pair[1].issued(&pair[0])) {
+        return Err(Malformed::expected(TlsIdentity::CHAIN));
+    }
+    if chain.len() == 1 {
+        return Ok(());
+    }
+    // Signatures and constraints, as a client would see them that trusts the last of the chain.
+    let between: Vec<CertificateDer<'_>> = chain[1..chain.len() - 1].iter().map(|one| one.der.clone()).collect();
+    let verified = webpki::anchor_from_trusted_cert(&last.der).and_then(|anchor| {
+        EndEntityCert::try_from(&own.der)?
+            .verify_for_usage(
+                aws_lc_rs::default_provider().signature_verification_algorithms.all,
+                &[anchor],
+                &between,
+                UnixTime::since_unix_epoch(Duration::from_secs(now.unix_timestamp().unsigned_abs())),
+                KeyUsage::server_auth(),
+                None,
+                None,
+            )
+            .map(drop)
+    });
+    verified.map_err(|_: webpki::Error| Malformed::expected(TlsIdentity::CHAIN))
+}

@@ -1,0 +1,108 @@
+//! From an accepted socket to a connection that speaks HTTP: in the clear, or through a handshake with the certificate
+//! that is in service at that moment.
+
+use super::client::ClientCertificate;
+use axum::http::Request;
+use axum_server::accept::Accept;
+use futures_util::future::BoxFuture;
+use rustls::ServerConfig;
+use std::{
+    fmt, io,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_util::either::Either;
+
+/// How long a client may take for its handshake. It has a task of its own, so that others do not wait for it.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// The first byte of a TLS connection: a record with a handshake message (RFC 8446, section 5.1).
+const HANDSHAKE_RECORD: u8 = 22;
+
+/// What somebody reads who forgot the `s` of `https`.
+const SPEAK_TLS: &str = r#"{"type":"about:blank","title":"Bad Request","status":400,"detail":"this port speaks HTTPS: use https:// in place of http://"}"#;
+
+/// The TLS configuration of the generation in service; `None`: it speaks none.
+type InService = Arc<dyn Fn() -> Option<Arc<ServerConfig>> + Send + Sync>;
+
+/// Accepts the connections of one listener.
+#[derive(Clone)]
+pub(super) struct Acceptor(InService);
+
+impl Acceptor {
+    /// `in_service` is asked anew for each connection.
+    pub(super) fn new(in_service: impl Fn() -> Option<Arc<ServerConfig>> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(in_service))
+    }
+}
+
+impl fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Acceptor")
+    }
+}
+
+impl<S: Send + 'static> Accept<TcpStream, S> for Acceptor {
+    type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+    type Service = Identified<S>;
+    type Future = BoxFuture<'static, io::Result<(Self::Stream, Self::Service)>>;
+
+    fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
+        let in_service = self.0();
+        Box::pin(async move {
+            stream.set_nodelay(true)?;
+            let Some(config) = in_service else {
+                return Ok((Either::Left(stream), Identified { service, client: None }));
+            };
+            let stream = timeout(HANDSHAKE, handshake(stream, config)).await??;
+            let client = ClientCertificate::of(stream.get_ref().1.peer_certificates());
+            Ok((Either::Right(Box::new(stream)), Identified { service, client }))
+        })
+    }
+}
+
+async fn handshake(mut stream: TcpStream, config: Arc<ServerConfig>) -> io::Result<TlsStream<TcpStream>> {
+    let mut first = [0];
+    let read = stream.peek(&mut first).await?;
+    if read > 0 && first[0] != HANDSHAKE_RECORD {
+        let head = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\nconnection: close\r\n";
+        let answer = format!("{head}content-length: {}\r\n\r\n{SPEAK_TLS}", SPEAK_TLS.len());
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await?;
+        // What is left unread when a socket is closed resets the connection, and the answer with it.
+        tokio::io::copy(&mut stream.take(64 * 1024), &mut tokio::io::sink()).await?;
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it does not speak TLS"));
+    }
+    TlsAcceptor::from(config).accept(stream).await
+}
+
+/// A service, and the client that its requests come from.
+#[derive(Clone, Debug)]
+pub(super) struct Identified<S> {
+    service: S,
+    client: Option<ClientCertificate>,
+}
+
+impl<S: tower::Service<Request<B>>, B> tower::Service<Request<B>> for Identified<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.service.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> S::Future {
+        if let Some(client) = &self.client {
+            request.extensions_mut().insert(client.clone());
+        }
+        self.service.call(request)
+    }
+}
