@@ -8,9 +8,12 @@
 //!              └── faults::Manager (scripted) ◄──┘
 //! ```
 //!
+//! The stack's [`Authority`] issues the certificates.
+//!
 //! A test asks for the [`Stack`] of its process, for a [`Tenant`] of its own, and starts the service as a
 //! [`Process`]. No child outlives its owner, and no secret of the tenant may be in the process's output.
 
+mod authority;
 mod error;
 pub mod faults;
 mod home;
@@ -26,6 +29,7 @@ mod stack;
 mod supervised;
 mod tenant;
 
+pub use authority::{Authority, Identity, Validity};
 pub use error::Error;
 pub use home::{home, workspace};
 pub use manager::Manager;

@@ -82,6 +82,14 @@ impl Value {
             ("as hex", bytes.iter().map(|byte| format!("{byte:02X}")).collect()),
             ("as a list of bytes", bytes.iter().map(u8::to_string).collect::<Vec<_>>().join(", ")),
         ];
+        // A key, or a line of one in PEM: what it encodes is as secret as its text.
+        if let Ok(key) = BASE64_STANDARD.decode(bytes)
+            && key.len() >= 16
+        {
+            forms.push(("as hex", key.iter().map(|byte| format!("{byte:02x}")).collect()));
+            forms.push(("as hex", key.iter().map(|byte| format!("{byte:02X}")).collect()));
+            forms.push(("as a list of bytes", key.iter().map(u8::to_string).collect::<Vec<_>>().join(", ")));
+        }
         for shift in 0..3 {
             forms.push(("in base64", inner_base64(&BASE64_STANDARD, bytes, shift)));
             forms.push(("in base64", inner_base64(&BASE64_URL_SAFE, bytes, shift)));
@@ -122,13 +130,29 @@ fn secrets_in(value: &str) -> Vec<String> {
             let secret = fields.iter().filter(|(name, _)| !PUBLIC.contains(&name.as_str()));
             for text in secret.filter_map(|(_, field)| field.as_str()) {
                 secrets.push(text.into());
-                // Each line of a private key is a leak too; its first and last are the same in every key.
-                secrets.extend(text.lines().filter(|line| line.len() > 32 && !line.starts_with("--")).map(Into::into));
+                secrets.extend(key_lines(text));
             }
         }
-        _ => secrets.push(value.into()),
+        // Certificates alone are for everybody to see.
+        _ if value.contains("-----BEGIN CERTIFICATE-----") && !value.contains("PRIVATE KEY") => (),
+        _ => {
+            secrets.push(value.into());
+            secrets.extend(key_lines(value));
+        }
     }
     secrets
+}
+
+/// Each line of a private key is a leak by itself; its first and last are the same in every key.
+fn key_lines(text: &str) -> impl Iterator<Item = String> {
+    let mut key = false;
+    text.lines().filter_map(move |line| match line.strip_prefix("-----BEGIN ") {
+        Some(what) => {
+            key = what.contains("PRIVATE KEY");
+            None
+        }
+        None => (key && line.len() > 32 && !line.starts_with("--")).then(|| line.into()),
+    })
 }
 
 /// 32 hex digits, 128 random bits.
@@ -188,6 +212,33 @@ mod tests {
         let key = random_key();
         planted.remember("signing", &key);
         assert_eq!(planted.all(), [key]);
+    }
+
+    #[test]
+    fn a_line_of_a_private_key_is_a_leak_in_pem_and_decoded_and_a_certificate_is_none() {
+        let identity = crate::Authority::new("test").local(crate::Validity::days(1));
+        for planted_as in [identity.secret(), identity.certificate.clone() + &identity.private_key] {
+            let planted = Planted::default();
+            planted.remember("server_tls", &planted_as);
+            let lines: Vec<_> = identity.private_key.lines().collect();
+            let der = BASE64_STANDARD.decode(lines[1..lines.len() - 1].concat()).expect("it is PEM");
+            for leak in [
+                identity.private_key.clone(),
+                lines[2].into(),
+                serde_json::json!({ "error": identity.secret() }).to_string(),
+                BASE64_STANDARD.encode(&der),
+                format!("{der:?}"),
+                der.iter().map(|byte| format!("{byte:02x}")).collect(),
+            ] {
+                assert!(planted.values().iter().any(|value| value.leak(&leak).is_some()), "{leak}");
+            }
+            for public in [lines[0], lines[lines.len() - 1], &identity.certificate] {
+                planted.assert_absent("a log", public);
+            }
+        }
+        let planted = Planted::default();
+        planted.remember("client_ca", &identity.certificate);
+        assert_eq!(planted.all(), Vec::<String>::new());
     }
 
     #[test]

@@ -1,9 +1,10 @@
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::OnceCell;
 
+use crate::authority::Authority;
 use crate::home::Run;
 use crate::manager::Manager;
 use crate::postgres::Postgres;
@@ -11,11 +12,12 @@ use crate::python::Python;
 use crate::supervised::Supervised;
 use crate::{Error, Tenant};
 
-/// A running PostgreSQL and a running secrets manager. Both end with this process, however it ends.
+/// A running PostgreSQL and a running secrets manager, and a certificate authority. Both processes end with this process, however it ends.
 pub struct Stack {
     python: Python,
     postgres: Postgres,
     manager: Manager,
+    authority: Arc<Authority>,
     parts: Mutex<Parts>,
 }
 
@@ -42,7 +44,12 @@ impl Stack {
             return Err(kept(run, error));
         }
         let parts = Mutex::new(Parts { manager: manager_process, postgres: postgres_process, run });
-        Ok(Self { python, postgres, manager, parts })
+        Ok(Self { python, postgres, manager, authority: Arc::new(Authority::new("devstack")), parts })
+    }
+
+    /// The same with another certificate authority than one of its own.
+    pub fn with_authority(self, authority: Authority) -> Self {
+        Self { authority: Arc::new(authority), ..self }
     }
 
     /// The stack of this test process, started by whoever asks first.
@@ -68,6 +75,11 @@ impl Stack {
     /// Where the secrets manager is.
     pub fn manager(&self) -> &Manager {
         &self.manager
+    }
+
+    /// Who issues the certificates of tenants.
+    pub fn authority(&self) -> &Arc<Authority> {
+        &self.authority
     }
 
     pub(crate) fn python(&self) -> &Python {

@@ -1,9 +1,11 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use aws_sdk_secretsmanager::Client;
 use serde_json::json;
 use sqlx::{Connection, PgConnection};
 
+use crate::authority::{Authority, Identity, Validity};
 use crate::manager::{ACCESS_KEY, Manager, REGION};
 use crate::planted::{Planted, random, random_key, random_password};
 use crate::postgres::{Postgres, format_and_run};
@@ -26,6 +28,7 @@ pub struct Tenant {
     postgres: Postgres,
     manager: Manager,
     python: Python,
+    authority: Arc<Authority>,
     client: Client,
     planted: Planted,
 }
@@ -44,6 +47,7 @@ impl Stack {
             postgres: self.postgres().clone(),
             manager: self.manager().clone(),
             python: self.python().clone(),
+            authority: Arc::clone(self.authority()),
             client: self.manager().client(),
             planted: Planted::default(),
         };
@@ -80,6 +84,8 @@ impl Tenant {
             "login" => self.plant_login(credential).await?,
             "signing_keys" => self.put(credential, &random_key()).await?,
             "api_key" => self.put(credential, &random()).await?,
+            "tls_identity" => self.put_identity(credential, &self.authority.local(Validity::days(90))).await?,
+            "client_ca" => self.put(credential, self.authority.certificate()).await?,
             _ => return Ok(None),
         };
         Ok(Some(version))
@@ -151,6 +157,11 @@ impl Tenant {
         &self.manager
     }
 
+    /// Who issues certificates: the whole stack's.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
     /// Where the database is.
     pub fn database(&self) -> Database {
         Database { host: self.postgres.host.clone(), port: self.postgres.port, name: self.name.clone() }
@@ -160,6 +171,11 @@ impl Tenant {
     pub async fn put(&self, credential: &str, value: &str) -> Result<String, Error> {
         self.planted.remember(credential, value);
         self.secret(credential).put(value).await
+    }
+
+    /// The same for a certificate and its key.
+    pub async fn put_identity(&self, credential: &str, identity: &Identity) -> Result<String, Error> {
+        self.put(credential, &identity.secret()).await
     }
 
     /// Adds a version whose only label is AWSPENDING; returns the version's id.

@@ -1,5 +1,6 @@
 //! The local stack is what it says: it refuses wrong passwords, keeps tenants apart, and leaves nothing behind.
 
+mod authority;
 mod dev;
 mod faults;
 mod life;
