@@ -4,6 +4,7 @@
 //! every secret that was planted.
 
 mod audit;
+mod client_ca;
 mod commands;
 mod config;
 mod endurance;
@@ -17,6 +18,8 @@ mod rotation;
 mod running;
 mod start;
 mod stop;
+mod tls;
+mod tls_client;
 
 use devstack::{Launch, Process, Stack, Tenant, faults, free_port};
 use running::Running;

@@ -15,6 +15,7 @@ pub(crate) struct Running<'a> {
     pub(crate) at: Addresses,
     tenant: &'a Tenant,
     client: reqwest::Client,
+    scheme: &'static str,
 }
 
 impl<'a> Running<'a> {
@@ -22,11 +23,17 @@ impl<'a> Running<'a> {
         let mut process = launch.start();
         let at = process.listening().await;
         let client = reqwest::Client::builder().no_proxy().build().expect("a client");
-        Self { process, at, tenant, client }
+        Self { process, at, tenant, client, scheme: "http" }
+    }
+
+    /// With TLS on the public listener; the client trusts the tenant's authority.
+    pub(crate) async fn start_tls(launch: Launch, tenant: &'a Tenant) -> Self {
+        let client = tenant.authority().trusted().build().expect("a client");
+        Self { client, scheme: "https", ..Self::start(launch.env("APP_SERVER__TLS", "true"), tenant).await }
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
-        self.client.request(method, format!("http://{}{path}", self.at.public))
+        self.client.request(method, format!("{}://{}{path}", self.scheme, self.at.public))
     }
 
     pub(crate) async fn get(&self, path: &str) -> Response {
