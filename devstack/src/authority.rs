@@ -101,9 +101,12 @@ impl Authority {
         self.issue(&LOCAL, validity)
     }
 
-    /// An identity for a client; `subject` is its common name.
+    /// An identity for a client; `subject` is its common name, and a DNS name in its subjectAltName.
+    ///
+    /// # Panics
+    /// If it is not ASCII.
     pub fn client(&self, subject: &str, validity: Validity) -> Identity {
-        let mut parameters = CertificateParams::default();
+        let mut parameters = CertificateParams::new([subject.to_owned()]).expect("DNS names are ASCII");
         parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         self.sign(parameters, subject, validity)
     }
