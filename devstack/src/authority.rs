@@ -69,7 +69,8 @@ impl Authority {
         Self::lasting(name, LIFETIME)
     }
 
-    fn lasting(name: &str, length: Duration) -> Self {
+    /// One whose own certificates end so long from now.
+    pub fn lasting(name: &str, length: Duration) -> Self {
         let (root_key, key) = (new_key(), new_key());
         let mut root = authority(format!("{name} root"), BasicConstraints::Constrained(1), length);
         root.use_authority_key_identifier_extension = false;

@@ -2,6 +2,7 @@
 
 use crate::{Running, migrated, service, tls_client::TlsClient};
 use devstack::{Authority, Identity, Launch, Tenant, Validity};
+use std::time::Duration;
 
 /// A tenant whose clients need a certificate of `authority`.
 async fn guarded(label: &str, authority: &Authority) -> Tenant {
@@ -70,7 +71,16 @@ async fn a_bundle_that_vouches_for_nobody_is_refused() {
     let tenant = guarded("clients_bad", &clients).await;
     let mut running = Running::start_tls(with_clients(&tenant), &tenant).await;
     let leaf = clients.client("orders", Validity::days(9)).certificate;
-    for (value, says) in [("sentinel", "in PEM"), ("{\"certificate\": \"\"}", "in PEM"), (&leaf, "authorities alone")] {
+    let over = Authority::lasting("over", Duration::from_secs(1));
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let both = [clients.certificate(), over.certificate()].concat();
+    let cases = [
+        ("sentinel", "in PEM"),
+        ("{\"certificate\": \"\"}", "in PEM"),
+        (&leaf, "authorities alone"),
+        (&both, "has ended"),
+    ];
+    for (value, says) in cases {
         tenant.put("client_ca", value).await.unwrap();
         let reload = running.reload().await;
         assert_eq!(reload["exit_code"], 65);
