@@ -8,6 +8,7 @@ mod client_ca;
 mod login;
 mod signing_keys;
 mod tls_identity;
+mod unescaped;
 
 pub use api_key::ApiKey;
 pub use client_ca::ClientCa;
@@ -20,6 +21,7 @@ pub(crate) use certificate::Certificate;
 use crate::secrets::Malformed;
 use secrecy::SecretString;
 use serde::Deserialize;
+use unescaped::unescaped;
 
 /// What starts like JSON is JSON or malformed, never the secret itself.
 fn looks_like_json(text: &str) -> bool {

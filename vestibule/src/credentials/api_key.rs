@@ -1,6 +1,6 @@
 //! A key that another service gave us.
 
-use super::{json, looks_like_json, not_blank};
+use super::{json, looks_like_json, not_blank, unescaped};
 use crate::secrets::{Kind, Malformed, Values};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -8,7 +8,7 @@ use serde::Deserialize;
 /// An API key: the bare text, or `{"api_key": "…"}`.
 #[derive(Deserialize)]
 pub struct ApiKey {
-    #[serde(rename = "api_key")]
+    #[serde(rename = "api_key", deserialize_with = "unescaped")]
     key: SecretString,
 }
 
@@ -31,7 +31,7 @@ impl Kind for ApiKey {
             json::<Self>(text, Self::EXPECTED)?.key
         } else {
             // A newline at the end comes from a file or an editor, and no header can carry it.
-            text.trim().to_owned().into()
+            text.trim().into()
         };
         let key = not_blank(key, Self::EXPECTED)?;
         // What a header can carry: RFC 9110, section 5.5, less the space.

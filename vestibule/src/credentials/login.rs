@@ -1,6 +1,6 @@
 //! A login at a database.
 
-use super::{json, looks_like_json, not_blank};
+use super::{json, looks_like_json, not_blank, unescaped};
 use crate::secrets::{Kind, Malformed, Values};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
@@ -11,6 +11,7 @@ pub struct Login {
     /// The user name; none: `database.username`.
     pub username: Option<String>,
     /// The password.
+    #[serde(deserialize_with = "unescaped")]
     pub password: SecretString,
     /// Wins over `database.host`.
     pub host: Option<String>,
@@ -31,7 +32,7 @@ impl Kind for Login {
     fn read(values: &Values) -> Result<Self, Malformed> {
         let text = values.current().text.expose_secret();
         if !looks_like_json(text) {
-            return Ok(Self { username: None, password: text.to_owned().into(), host: None, port: None, dbname: None });
+            return Ok(Self { username: None, password: text.into(), host: None, port: None, dbname: None });
         }
         let login: Self = json(text, Self::EXPECTED)?;
         let texts = [&login.username, &login.host, &login.dbname];

@@ -19,6 +19,7 @@ use aws_sdk_secretsmanager::{
 use futures_util::future::BoxFuture;
 use std::error::Error;
 use time::OffsetDateTime;
+use zeroize::Zeroizing;
 
 /// A client of AWS Secrets Manager in one Region.
 ///
@@ -140,7 +141,11 @@ fn fetched(output: GetSecretValueOutput, held: Option<&VersionId>) -> Result<Fet
     }
     let created = output.created_date.and_then(|at| OffsetDateTime::from_unix_timestamp_nanos(at.as_nanos()).ok());
     match (output.secret_string, output.secret_binary) {
-        (Some(text), _) => Ok(Fetched::New(Value { text: text.into(), version, created })),
+        (Some(text), _) => {
+            // A copy: to take the SDK's, which may have room to spare, would move it and leave the old one behind.
+            let text = Zeroizing::new(text).as_str().into();
+            Ok(Fetched::New(Value { text, version, created }))
+        }
         (None, Some(_)) => Err(SourceError::Malformed("the value is binary, where text is expected".into())),
         (None, None) => Err(SourceError::Malformed("the version has no value".into())),
     }
