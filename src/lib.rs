@@ -19,7 +19,7 @@ use axum::{
     routing::{get, post},
 };
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use vestibule::{App, Build, BuildError, Database, Service, Signer};
 
 /// What a request works with: everything that is built from credentials or settings.
@@ -28,6 +28,9 @@ pub struct Notes {
     cursors: Signer,
     max_length: usize,
 }
+
+/// How long the cursor of a list leads on. Rotate `signing` no faster.
+const CURSOR_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The `[service]` section of the configuration.
 #[derive(Serialize, Deserialize)]
@@ -51,7 +54,7 @@ impl Service for Notes {
     async fn build(cx: &Build<'_, Self>) -> Result<Self, BuildError> {
         Ok(Self {
             database: cx.database(&cx.secrets.database).await?,
-            cursors: cx.signer(&cx.secrets.signing, "cursor"),
+            cursors: cx.signer(&cx.secrets.signing, "cursor", CURSOR_LIFETIME),
             max_length: cx.settings.max_length,
         })
     }

@@ -48,7 +48,7 @@ mod telemetry;
 pub use app::App;
 pub use generation::{Generation, Live};
 pub use http::{ClientCertificate, Problem};
-pub use resources::{Build, BuildError, Database, Signer};
+pub use resources::{Build, BuildError, Database, Signature, Signer};
 pub use road::Road;
 pub use secrets::Credential;
 pub use service::{Background, Service};

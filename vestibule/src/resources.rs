@@ -6,7 +6,7 @@ pub mod signer;
 mod standing;
 
 pub use database::Database;
-pub use signer::Signer;
+pub use signer::{Signature, Signer};
 pub use standing::Occasion;
 pub(crate) use standing::Standings;
 
@@ -25,6 +25,7 @@ use std::{
     any::Any,
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 use tokio::time::Instant;
 
@@ -178,6 +179,8 @@ pub struct Build<'a, S: Service> {
     /// The credentials, all of them.
     pub secrets: &'a S::Secrets,
     pub(crate) database: &'a config::Database,
+    /// The longest that a replica may go on with a version that was replaced.
+    pub(crate) max_stale: Duration,
     pub(crate) app: &'a App,
     /// The generation in service, in a reload.
     pub(crate) before: Option<&'a Resources>,
@@ -209,9 +212,13 @@ impl<S: Service> Build<'_, S> {
         self.keep(login, self.database, async |before| Database::open(login, self.database, before, &proof).await).await
     }
 
-    /// A signer for one purpose: what it signs is void for any other.
-    pub fn signer(&self, keys: &Credential<SigningKeys>, purpose: &'static str) -> Signer {
-        Signer::new(keys.shared(), purpose, self.attempt.bell.clone())
+    /// A signer for one purpose: what it signs is void for any other. What it seals lives for `lifetime`, to the second;
+    /// the previous key verifies as long as anything can live that it has signed, so rotate no faster than that.
+    ///
+    /// # Panics
+    /// If `purpose` has a zero byte: that ends the name in what is signed.
+    pub fn signer(&self, keys: &Credential<SigningKeys>, purpose: &'static str, lifetime: Duration) -> Signer {
+        Signer::new(keys.shared(), purpose, lifetime, self.max_stale, self.attempt.bell.clone())
     }
 
     /// Any other resource: the one in service while neither the credential nor `settings` changed, else what `make`

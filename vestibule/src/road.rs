@@ -14,7 +14,7 @@ use crate::{
     generation::{Generation, Live},
     http::{self, Tls},
     resources::{Attempt, Build, BuildError, Occasion, Refusal, Resources, Standings},
-    secrets::{self, All, Keyring, Name, Replicas, Ring, SecretSet, Seen, Set, Source},
+    secrets::{self, All, Keyring, Manager, Name, Replicas, Ring, SecretSet, Seen, Set, Source},
     service::Service,
 };
 use futures_util::FutureExt;
@@ -200,17 +200,23 @@ impl<S: Service> Road<S> {
             .into_iter()
             .filter_map(|wanted| Some((wanted, errand.config.id(&wanted)?)))
             .collect();
-        let fetched = secrets::fetch(&self.source, &wanted, before, &doubted, errand.others(), errand.deadline).await;
+        let manager = self.manager(&errand);
+        let fetched = secrets::fetch(manager, &wanted, before, &doubted, errand.others(), errand.deadline).await;
         let seen = fetched
             .iter()
             .filter_map(|(wanted, id, outcome)| Some((wanted.name, outcome.seen(before.get(wanted.name, id)?)?)))
             .collect();
+        let may_stay = before.without(manager.revoked);
         // A panic of the service's code is a report like any other: in a reload it must not end the actor.
-        let end = AssertUnwindSafe(self.steps(&errand, Ring::new(fetched, before, &doubted), &doubted))
+        let end = AssertUnwindSafe(self.steps(&errand, Ring::new(fetched, &may_stay, &doubted), &doubted))
             .catch_unwind()
             .await
             .unwrap_or_else(|_| Err(Report::of(Phase::Build, panicked()).into()));
         Walked { seen, end }
+    }
+
+    fn manager<'a>(&'a self, errand: &'a Errand<'_, S>) -> Manager<'a> {
+        Manager { source: &self.source, revoked: &errand.config.secrets.revoked }
     }
 
     async fn steps(&self, errand: &Errand<'_, S>, ring: Ring<'_>, doubted: &BTreeSet<Name>) -> Result<End<S>, Stuck> {
@@ -230,7 +236,7 @@ impl<S: Service> Road<S> {
             };
             let pending = match &error {
                 BuildError::Refused(Refusal { credential, .. }) => {
-                    set.with_pending(credential, &self.source, before, doubted, errand.deadline).await
+                    set.with_pending(credential, self.manager(errand), before, doubted, errand.deadline).await
                 }
                 BuildError::Fault(_) => None,
             };
@@ -252,6 +258,7 @@ impl<S: Service> Road<S> {
             settings: &config.service,
             secrets: &set.secrets.service,
             database: &config.database,
+            max_stale: config.secrets.max_stale,
             app: &S::APP,
             before: held.map(|held| &held.resources),
             attempt: &attempt,

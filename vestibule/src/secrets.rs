@@ -19,7 +19,7 @@ pub use ring::{Keyring, Ring};
 pub use source::{Fetched, Source, SourceError};
 
 pub(crate) use all::All;
-pub(crate) use fetch::{Seen, fetch};
+pub(crate) use fetch::{Manager, Seen, fetch};
 pub(crate) use replicas::Replicas;
 pub(crate) use ring::{Held, Set};
 
@@ -83,9 +83,17 @@ impl<'de> Deserialize<'de> for SecretId {
 pub struct VersionId(String);
 
 impl VersionId {
+    const EXPECTED: &str = "the id of a version: 1 to 128 visible ASCII characters";
+
     /// The id as the manager gave it.
     pub fn new(id: impl Into<String>) -> Self {
         Self(id.into())
+    }
+
+    /// `None` if no manager could give such an id.
+    pub fn parse(text: &str) -> Option<Self> {
+        let fits = (1..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
+        fits.then(|| Self::new(text))
     }
 
     /// The id as the manager gave it.
@@ -97,6 +105,12 @@ impl VersionId {
 impl fmt::Display for VersionId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for VersionId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        crate::config::units::text(deserializer, Self::EXPECTED, Self::parse)
     }
 }
 
@@ -145,11 +159,12 @@ impl Value {
 pub struct Values {
     current: Value,
     others: BTreeMap<Stage, Value>,
+    took_over: Option<OffsetDateTime>,
 }
 
 impl Values {
-    pub(crate) fn new(current: Value, others: BTreeMap<Stage, Value>) -> Self {
-        Self { current, others }
+    pub(crate) fn new(current: Value, others: BTreeMap<Stage, Value>, took_over: Option<OffsetDateTime>) -> Self {
+        Self { current, others, took_over }
     }
 
     /// The version in use.
@@ -163,6 +178,11 @@ impl Values {
             Stage::Current => Some(&self.current),
             stage => self.others.get(&stage),
         }
+    }
+
+    /// When this process first saw the current version in the place of another one. `None`: it started with this one.
+    pub fn took_over(&self) -> Option<OffsetDateTime> {
+        self.took_over
     }
 
     fn versions(&self) -> Versions {

@@ -53,7 +53,7 @@ impl Service for Probe {
         let Secrets { api, login, other, signing, off } = cx.secrets;
         assert!(off.is_none(), "it has no id");
         Ok(Self {
-            signer: cx.signer(signing, "probe"),
+            signer: cx.signer(signing, "probe", Duration::from_secs(60)),
             credentials: format!("{api:?} {login:?} {other:?} {signing:?}"),
         })
     }

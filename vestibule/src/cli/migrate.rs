@@ -7,7 +7,7 @@ use crate::{
     credentials::Login,
     exit::{Exit, Fault, Phase, Report},
     resources::{BuildError, database},
-    secrets::{self, Credential, Keyring, Kind, Name, Replicas, Ring, SecretSet, Slot, Wanted},
+    secrets::{self, Credential, Keyring, Kind, Manager, Name, Replicas, Ring, SecretSet, Slot, Wanted},
     telemetry::Telemetry,
 };
 use config::Sources;
@@ -70,7 +70,8 @@ async fn log_in<T: config::Settings>(
     let of_command = |fault| Report::of(Phase::Command, fault);
     let (nothing, no_doubt) = (Keyring::default(), BTreeSet::new());
     let wanted: Vec<_> = config.id(&MIGRATOR).map(|id| (MIGRATOR, id)).into_iter().collect();
-    let fetched = secrets::fetch(source, &wanted, &nothing, &no_doubt, deadline, deadline).await;
+    let manager = Manager { source, revoked: &config.secrets.revoked };
+    let fetched = secrets::fetch(manager, &wanted, &nothing, &no_doubt, deadline, deadline).await;
     let read = Ring::new(fetched, &nothing, &no_doubt).read::<Secrets>(&nothing);
     let mut set = read.map_err(|unread| unread.report)?;
     loop {
@@ -81,7 +82,7 @@ async fn log_in<T: config::Settings>(
             Err(refused @ BuildError::Refused(_)) => refused,
             Err(fault) => return Err(of_command(fault.into_fault())),
         };
-        set = match set.with_pending(MIGRATOR.name, source, &nothing, &no_doubt, deadline).await {
+        set = match set.with_pending(MIGRATOR.name, manager, &nothing, &no_doubt, deadline).await {
             Some(set) => set,
             None => return Err(of_command(refused.into_fault())),
         };

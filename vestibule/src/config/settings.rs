@@ -1,11 +1,11 @@
 //! The framework's own sections of the configuration, with their defaults.
 
 use super::units;
-use crate::secrets::SecretId;
+use crate::secrets::{SecretId, VersionId};
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
     num::{NonZeroU16, NonZeroU32},
     path::PathBuf,
@@ -126,6 +126,9 @@ pub struct Secrets {
     pub when_stale: WhenStale,
     /// Ids at the manager, by the credential's name.
     pub ids: BTreeMap<String, SecretId>,
+    /// Ids of versions that are never used, wherever the manager has them: what leaked and was rotated. Which secret
+    /// they are of does not matter, and one that the manager does not know is no mistake.
+    pub revoked: BTreeSet<VersionId>,
     /// AWS Secrets Manager.
     pub aws: Aws,
 }
@@ -160,6 +163,7 @@ impl Default for Secrets {
             max_stale: Duration::from_secs(24 * 60 * 60),
             when_stale: WhenStale::Report,
             ids: BTreeMap::new(),
+            revoked: BTreeSet::new(),
             aws: Aws::default(),
         }
     }

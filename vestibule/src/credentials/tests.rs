@@ -8,7 +8,7 @@ fn value(text: &str, version: &str) -> Value {
 }
 
 fn read<K: Kind>(text: &str) -> Result<K, crate::secrets::Malformed> {
-    K::read(&Values::new(value(text, "v1"), BTreeMap::new()))
+    K::read(&Values::new(value(text, "v1"), BTreeMap::new(), None))
 }
 
 const KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
@@ -22,6 +22,8 @@ fn a_login_is_what_rds_writes_or_a_bare_password() {
     assert_eq!((login.host.as_deref(), login.port, login.dbname.as_deref()), (Some("db"), Some(6432), Some("n")));
     let login: Login = read(" only a password \n").unwrap();
     assert_eq!(login.password.expose_secret(), " only a password \n");
+    let login: Login = read(r#"{"username":"app","password":"\"p\\\u00e4\/"}"#).unwrap();
+    assert_eq!(login.password.expose_secret(), "\"p\\ä/");
 }
 
 #[test]
@@ -57,11 +59,12 @@ fn a_signature_is_verified_by_the_key_that_made_it() {
     let before: SigningKeys = read(KEY).unwrap();
     let (id, signature) = before.sign(b"m");
     let stages = BTreeMap::from([(Stage::Previous, value(KEY, "v1"))]);
-    let after = SigningKeys::read(&Values::new(value(other, "v2"), stages)).unwrap();
-    assert_eq!(after.verify(id.as_str(), b"m", &signature), Ok(()));
-    assert!(after.verify(id.as_str(), b"n", &signature).is_err());
-    assert!(after.verify("v2", b"m", &signature).is_err());
-    assert!(after.verify("v3", b"m", &signature).is_err());
+    let after = SigningKeys::read(&Values::new(value(other, "v2"), stages, None)).unwrap();
+    assert_eq!(after.verify(id.as_str(), b"m", &signature, true), Ok(()));
+    assert!(after.verify(id.as_str(), b"m", &signature, false).is_err());
+    assert!(after.verify(id.as_str(), b"n", &signature, true).is_err());
+    assert!(after.verify("v2", b"m", &signature, true).is_err());
+    assert!(after.verify("v3", b"m", &signature, true).is_err());
     assert_eq!(after.sign(b"m").0.as_str(), "v2");
 }
 

@@ -20,6 +20,19 @@ use tokio::time::Instant;
 /// How many secrets are asked for at a time.
 const CONCURRENCY: usize = 16;
 
+/// Who is asked, and what of the answers may not be used: `secrets.revoked`.
+#[derive(Clone, Copy)]
+pub(crate) struct Manager<'a> {
+    pub(crate) source: &'a Replicas,
+    pub(crate) revoked: &'a BTreeSet<VersionId>,
+}
+
+impl Manager<'_> {
+    fn revokes(&self, value: &Value) -> bool {
+        self.revoked.contains(&value.version)
+    }
+}
+
 /// What came of one credential.
 pub(crate) enum Outcome {
     /// Every stage is as held.
@@ -40,10 +53,10 @@ pub(crate) enum Seen {
 /// How long after the first the second read of an older version comes.
 const SECOND_READ: Duration = Duration::from_secs(1);
 
-/// Fetches what is wanted, concurrently. What is doubted is read anew, also if it is the version held; what is not
-/// doubted, and held, must be there by `others`.
+/// Fetches what is wanted, concurrently. What is doubted is read anew, also if it is the version held, and so is what
+/// holds a revoked version; all else that is held must be there by `others` if anything is doubted.
 pub(crate) async fn fetch(
-    source: &Replicas,
+    manager: Manager<'_>,
     wanted: &[(Wanted, SecretId)],
     held: &Keyring,
     doubted: &BTreeSet<Name>,
@@ -53,11 +66,12 @@ pub(crate) async fn fetch(
     let fetches: Vec<BoxFuture<'_, _>> = wanted
         .iter()
         .map(|(wanted, id)| {
-            let (held, anew) = (held.get(wanted.name, id), doubted.contains(wanted.name));
+            let held = held.get(wanted.name, id);
+            let anew = doubted.contains(wanted.name) || held.is_some_and(|held| held.has_any(manager.revoked));
             let hurry = !doubted.is_empty() && !anew && held.is_some();
             let deadline = if hurry { others.min(deadline) } else { deadline };
             let (known, since) = (held.is_some() && !anew, held.and_then(|held| held.created));
-            let one = One { source, id, known, since, deadline };
+            let one = One { manager, id, known, since, deadline };
             Box::pin(one.fetch(wanted, held, anew)) as _
         })
         .collect();
@@ -65,8 +79,8 @@ pub(crate) async fn fetch(
 }
 
 /// The version of a secret that a rotation has made and not finished, where there is one that can be read.
-pub(crate) async fn pending(source: &Replicas, id: &SecretId, deadline: Instant) -> Option<Value> {
-    match (One { source, id, known: false, since: None, deadline }).stage(Stage::Pending, None).await {
+pub(crate) async fn pending(manager: Manager<'_>, id: &SecretId, deadline: Instant) -> Option<Value> {
+    match (One { manager, id, known: false, since: None, deadline }).stage(Stage::Pending, None).await {
         Ok(Fetched::New(value)) => Some(value),
         _ => None,
     }
@@ -89,7 +103,7 @@ impl Outcome {
 }
 
 struct One<'a> {
-    source: &'a Replicas,
+    manager: Manager<'a>,
     id: &'a SecretId,
     /// Whether what is held may stay.
     known: bool,
@@ -107,18 +121,21 @@ impl One<'_> {
         (*wanted, self.id.clone(), outcome)
     }
 
-    async fn stages(&self, wanted: &Wanted, held: Option<&Held>, anew: bool) -> Result<Outcome, SourceError> {
-        let asked: BTreeSet<_> = wanted.stages.iter().copied().chain(held.map(|held| held.stage)).collect();
-        let held: Option<&Versions> = held.filter(|_| !anew).map(|held| &held.fetched);
+    async fn stages(&self, wanted: &Wanted, before: Option<&Held>, anew: bool) -> Result<Outcome, Unusable> {
+        let asked: BTreeSet<_> = wanted.stages.iter().copied().chain(before.map(|held| held.stage)).collect();
+        let held: Option<&Versions> = before.filter(|_| !anew).map(|held| &held.fetched);
         let stages = asked.into_iter().map(|stage| {
             let held = held.and_then(|held| held.get(&stage));
-            async move { Ok::<_, SourceError>((stage, self.stage(stage, held).await?)) }
+            async move { Ok::<_, Unusable>((stage, self.stage(stage, held).await?)) }
         });
         let mut fetched: BTreeMap<_, _> = try_join_all(stages).await?.into_iter().collect();
-        // AWS promises no read after a write: an older version is no rollback until it is read twice.
-        if matches!(&fetched[&Stage::Current], Fetched::New(value) if value.older_than(self.since)) {
+        // AWS promises no read after a write: an older version is no rollback, and a revoked one not in use, until it is
+        // read twice.
+        let doubtful = |value: &Value| value.older_than(self.since) || self.manager.revokes(value);
+        if matches!(&fetched[&Stage::Current], Fetched::New(value) if doubtful(value)) {
             if Instant::now() + SECOND_READ >= self.deadline {
-                return Err(SourceError::Unanswered("no second time, and the first answer is an older version".into()));
+                let problem = "no second time, and the first answer is an older version, or a revoked one";
+                return Err(SourceError::Unanswered(problem.into()).into());
             }
             tokio::time::sleep(SECOND_READ).await;
             let held = held.and_then(|held| held.get(&Stage::Current));
@@ -144,24 +161,49 @@ impl One<'_> {
             }
         }
         match values.remove(&Stage::Current) {
-            Some(current) => Ok(Outcome::New(Values::new(current, values))),
-            None => Err(SourceError::Unavailable("it kept to itself which version is current".into())),
+            Some(current) if self.manager.revokes(&current) => Err(Unusable::Revoked(current.version)),
+            Some(current) => {
+                let took_over = before.and_then(|held| match *held.in_use() == current.version {
+                    true => held.took_over,
+                    false => Some(OffsetDateTime::now_utc()),
+                });
+                Ok(Outcome::New(Values::new(current, values, took_over)))
+            }
+            None => Err(SourceError::Unavailable("it kept to itself which version is current".into()).into()),
         }
     }
 
     /// One stage. What cannot be used at another stage than the current one is as good as absent: a rotation that
-    /// failed leaves a pending version without a value.
-    async fn stage(&self, stage: Stage, held: Option<&VersionId>) -> Result<Fetched, SourceError> {
+    /// failed leaves a pending version without a value, and a revoked one is used at none.
+    async fn stage(&self, stage: Stage, held: Option<&VersionId>) -> Result<Fetched, Unusable> {
         let since = self.since.filter(|_| stage == Stage::Current);
-        let Self { source, id, known, deadline, .. } = *self;
-        match source.fetch(Question { id, stage, held, known, since, deadline }).await {
+        let Self { manager, id, known, deadline, .. } = *self;
+        match manager.source.fetch(Question { id, stage, held, known, since, deadline }).await {
+            Ok(Fetched::New(value)) if stage != Stage::Current && manager.revokes(&value) => Ok(Fetched::Absent),
             Err(SourceError::Malformed(_) | SourceError::Missing(_)) if stage != Stage::Current => Ok(Fetched::Absent),
-            done => done,
+            done => Ok(done?),
         }
     }
 }
 
-fn fault(wanted: &Wanted, id: &SecretId, error: &SourceError) -> Fault {
+/// Why a credential cannot be had.
+#[derive(Debug, thiserror::Error)]
+enum Unusable {
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error("the version that is current, {0}, is revoked: secrets.revoked names it")]
+    Revoked(VersionId),
+}
+
+fn fault(wanted: &Wanted, id: &SecretId, unusable: &Unusable) -> Fault {
+    let error = match unusable {
+        Unusable::Source(error) => error,
+        Unusable::Revoked(_) => {
+            let remedy =
+                "rotate first: put a new version at the manager and reload; or take the version out of the list";
+            return Fault::new(Exit::Malformed, subject(wanted.name, id), unusable.to_string(), remedy);
+        }
+    };
     let (exit, remedy) = match error {
         SourceError::Missing(_) => (
             Exit::Missing,

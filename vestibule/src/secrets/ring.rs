@@ -1,7 +1,7 @@
 //! What a trip brought home: credentials by name, and the faults among them.
 
 use super::{
-    Credential, Erased, Kind, Name, Replicas, SecretId, SecretSet, Stage, Value, Values, VersionId, Versions, Wanted,
+    Credential, Erased, Kind, Manager, Name, SecretId, SecretSet, Stage, Value, Values, VersionId, Versions, Wanted,
     fetch,
 };
 use crate::exit::{Exit, Fault, Phase, Report};
@@ -28,6 +28,8 @@ pub(crate) struct Held {
     pub(crate) created: Option<OffsetDateTime>,
     /// When the version in use ends by itself.
     pub(crate) ends: Option<OffsetDateTime>,
+    /// [`Values::took_over`].
+    pub(crate) took_over: Option<OffsetDateTime>,
     credential: Erased,
 }
 
@@ -35,6 +37,11 @@ impl Held {
     /// The version in use.
     pub(crate) fn in_use(&self) -> &VersionId {
         &self.versions[&Stage::Current]
+    }
+
+    /// Whether it has one of these versions, at whichever stage.
+    pub(crate) fn has_any(&self, versions: &BTreeSet<VersionId>) -> bool {
+        self.versions.values().chain(self.fetched.values()).any(|version| versions.contains(version))
     }
 
     fn same_as(&self, other: &Self) -> bool {
@@ -60,6 +67,13 @@ impl Keyring {
 
     pub(crate) fn named(&self, name: Name) -> Option<&Held> {
         self.held.get(name)
+    }
+
+    /// What is left without credentials that have one of these versions.
+    pub(crate) fn without(&self, revoked: &BTreeSet<VersionId>) -> Self {
+        let mut left = self.clone();
+        left.held.retain(|_, held| !held.has_any(revoked));
+        left
     }
 
     /// Whether both hold the same versions of the same secrets.
@@ -98,13 +112,13 @@ impl<S: SecretSet> Set<S> {
     pub(crate) async fn with_pending(
         &self,
         name: Name,
-        source: &Replicas,
+        manager: Manager<'_>,
         before: &Keyring,
         doubted: &BTreeSet<Name>,
         deadline: Instant,
     ) -> Option<Self> {
         let current = self.keyring.named(name).filter(|held| held.stage == Stage::Current)?;
-        let pending = fetch::pending(source, &current.id, deadline).await?;
+        let pending = fetch::pending(manager, &current.id, deadline).await?;
         let set: Self = Ring::with_pending(&self.keyring, name, pending, doubted).read(before).ok()?;
         set.keyring.named(name).is_some_and(|held| held.stage == Stage::Pending).then_some(set)
     }
@@ -219,6 +233,7 @@ fn read<K: Kind>(name: Name, id: &SecretId, values: &Values) -> Result<Held, Fau
         loaded: OffsetDateTime::now_utc(),
         created: values.current().created,
         ends: credential.ends(),
+        took_over: values.took_over(),
         credential: Arc::new(credential),
     })
 }
@@ -226,7 +241,7 @@ fn read<K: Kind>(name: Name, id: &SecretId, values: &Values) -> Result<Held, Fau
 /// The pending version in place of the current one, where it can be read and the kind allows it.
 fn stand_in<K: Kind>(current: &Held, pending: Value) -> Option<Held> {
     let version = pending.version.clone();
-    let pending = read::<K>("", &current.id, &Values::new(pending, BTreeMap::new())).ok()?;
+    let pending = read::<K>("", &current.id, &Values::new(pending, BTreeMap::new(), None)).ok()?;
     let (now, next) = (current.credential.downcast_ref::<K>()?, pending.credential.downcast_ref::<K>()?);
     let mut fetched = current.fetched.clone();
     fetched.insert(Stage::Pending, version.clone());
