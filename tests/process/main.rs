@@ -16,6 +16,7 @@ mod reload;
 mod retry;
 mod rotation;
 mod running;
+mod signing;
 mod start;
 mod stop;
 mod tls;

@@ -2,7 +2,7 @@ use super::*;
 use crate::{
     credentials::Login,
     exit::Exit,
-    secrets::{Kind, Stage},
+    secrets::{Kind, Stage, VersionId},
 };
 use std::{
     ffi::OsString,
@@ -91,6 +91,7 @@ fn a_variable_that_looks_like_a_number_stays_text_where_text_is_wanted() {
             ("APP_SERVICE__PAGE", "7"),
             ("APP_SERVICE__TAGS", "a, 1,b"),
             ("APP_SECRETS__AWS__ALLOW_STATIC_KEYS", "true"),
+            ("APP_SECRETS__REVOKED", "7, v1"),
             ("APP_DATABASE__HOST", "[::1]"),
             ("APP_PORT_80_TCP", "tcp://10.0.0.1:80"),
         ])
@@ -99,13 +100,14 @@ fn a_variable_that_looks_like_a_number_stays_text_where_text_is_wanted() {
     assert_eq!(config.service.page, 7);
     assert_eq!(config.service.tags, ["a", "1", "b"]);
     assert!(config.secrets.aws.allow_static_keys);
+    assert_eq!(config.secrets.revoked, ["7", "v1"].map(VersionId::new).into());
     assert_eq!(config.database.host, "[::1]");
 }
 
 #[test]
 fn every_mistake_is_reported_with_its_place_and_what_is_expected() {
     let folder = Folder::new(
-        "[server]\nlisten = \"nowhere\"\nlissten = \"x\"\n\n[secrets]\ndeadline = 30\nmax_stale = \"0s\"\n\n\
+        "[server]\nlisten = \"nowhere\"\nlissten = \"x\"\n\n[secrets]\ndeadline = 30\nmax_stale = \"0s\"\nrevoked = [\"v1\", \"a b\"]\n\n\
          [secrets.ids]\ndatabase = \"a b\"\ndatabsae = \"x\"\n\n[secrets.aws]\nregions = [1]\n\n\
          [database]\nport = 70000\ntls = \"maybe\"\n",
     );
@@ -115,11 +117,12 @@ fn every_mistake_is_reported_with_its_place_and_what_is_expected() {
         ("default.toml:3 (server.lissten)", "not known"),
         ("default.toml:6 (secrets.deadline)", "a duration"),
         ("default.toml:7 (secrets.max_stale)", "longer than nothing"),
-        ("default.toml:10 (secrets.ids.database)", "the id of a secret"),
-        ("default.toml:11 (secrets.ids.databsae)", "no credential"),
-        ("default.toml:14 (secrets.aws.regions.0)", "expected"),
-        ("default.toml:17 (database.port)", "expected"),
-        ("default.toml:18 (database.tls)", "verify-full"),
+        ("default.toml:8 (secrets.revoked.1)", "the id of a version"),
+        ("default.toml:11 (secrets.ids.database)", "the id of a secret"),
+        ("default.toml:12 (secrets.ids.databsae)", "no credential"),
+        ("default.toml:15 (secrets.aws.regions.0)", "expected"),
+        ("default.toml:18 (database.port)", "expected"),
+        ("default.toml:19 (database.tls)", "verify-full"),
         ("variable APP_SERVICE__PAGE (service.page)", "expected"),
         ("variable APP_TELEMETRY__FILTER (telemetry.filter)", "log directives"),
     ];
@@ -187,7 +190,7 @@ fn a_folder_or_a_profile_that_is_not_there_is_a_mistake() {
 
 #[test]
 fn the_effective_configuration_says_where_each_value_came_from() {
-    let folder = Folder::new("[server]\ndrain = \"1s\"\nbody_limit = \"1100 KiB\"\n");
+    let folder = Folder::new("[server]\ndrain = \"1s\"\nbody_limit = \"1100 KiB\"\n[secrets]\nrevoked = [\"v2\", \"v1\"]\n");
     let sources = Sources::new(folder.0.clone(), [("APP_SERVICE__PAGE".into(), "7".into())]);
     let config = Config::<Own>::load(&sources, "svc", &WANTED).unwrap();
     let text = explain(&config, &sources);
@@ -196,6 +199,7 @@ fn the_effective_configuration_says_where_each_value_came_from() {
     assert!(text.contains("max_connections = 10  # default"), "{text}");
     assert!(text.contains("# webhook is not set"), "{text}");
     assert!(text.contains("body_limit = \"1100 KiB\""), "{text}");
+    assert!(text.contains("revoked = [\"v1\", \"v2\"]"), "{text}");
     let printed: toml_edit::ImDocument<String> = text.parse().expect("it is TOML");
     assert_eq!(printed["server"]["drain"].as_str(), Some("1s"));
 }
