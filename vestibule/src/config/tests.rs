@@ -190,7 +190,8 @@ fn a_folder_or_a_profile_that_is_not_there_is_a_mistake() {
 
 #[test]
 fn the_effective_configuration_says_where_each_value_came_from() {
-    let folder = Folder::new("[server]\ndrain = \"1s\"\nbody_limit = \"1100 KiB\"\n[secrets]\nrevoked = [\"v2\", \"v1\"]\n");
+    let folder =
+        Folder::new("[server]\ndrain = \"1s\"\nbody_limit = \"1100 KiB\"\n[secrets]\nrevoked = [\"v2\", \"v1\"]\n");
     let sources = Sources::new(folder.0.clone(), [("APP_SERVICE__PAGE".into(), "7".into())]);
     let config = Config::<Own>::load(&sources, "svc", &WANTED).unwrap();
     let text = explain(&config, &sources);

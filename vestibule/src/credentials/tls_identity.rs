@@ -1,6 +1,6 @@
 //! Who a TLS server is: a certificate chain and its key, as one credential.
 
-use super::{certificate::Certificate, json};
+use super::{certificate::Certificate, json, unescaped};
 use crate::secrets::{Kind, Malformed, Values};
 use rustls::{
     crypto::aws_lc_rs::{self, sign::any_supported_type},
@@ -27,7 +27,7 @@ pub struct TlsIdentity {
 struct Json {
     #[serde(alias = "tls.crt")]
     certificate: String,
-    #[serde(alias = "tls.key")]
+    #[serde(alias = "tls.key", deserialize_with = "unescaped")]
     private_key: SecretString,
 }
 
