@@ -15,7 +15,7 @@ use serde_json::{Value as Json_, json};
 use sqlx::migrate::Migrator;
 use std::sync::Arc;
 use vestibule::{
-    App, Build, BuildError, Live, Road, SecretSet, Service,
+    App, Build, BuildError, Live, Rehearsal, SecretSet, Service,
     config::Config,
     http::Door,
     secrets::{Fetched, SecretId, Source, SourceError, Stage, VersionId, Versions},
@@ -71,7 +71,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 async fn live() -> Live<Hello> {
-    Road::new(Arc::new(Empty)).enter(Config::default()).await.expect("nothing can be missing")
+    Rehearsal::start(Arc::new(Empty), Config::default()).await.expect("nothing can be missing").live()
 }
 
 async fn answer<S>(service: &mut S)

@@ -1,6 +1,7 @@
 //! The kinds of credential: what each accepts from the manager, and what a service gets.
 //!
-//! A further kind is one file beside these: a type with [`Kind`](crate::secrets::Kind).
+//! A further kind is one file, here or in a service: a type with [`Kind`](crate::secrets::Kind). ARCHITECTURE.md shows
+//! one. What the kinds have in common is here for it too.
 
 mod api_key;
 mod certificate;
@@ -15,26 +16,32 @@ pub use client_ca::ClientCa;
 pub use login::Login;
 pub use signing_keys::{BadSignature, SigningKeys};
 pub use tls_identity::TlsIdentity;
+pub use unescaped::unescaped;
 
 pub(crate) use certificate::Certificate;
 
 use crate::secrets::Malformed;
 use secrecy::SecretString;
 use serde::Deserialize;
-use unescaped::unescaped;
 
 /// What starts like JSON is JSON or malformed, never the secret itself.
-fn looks_like_json(text: &str) -> bool {
+pub fn looks_like_json(text: &str) -> bool {
     text.trim_start().starts_with('{')
 }
 
-/// Reads JSON that holds a secret; serde's own message would quote it.
-fn json<'a, T: Deserialize<'a>>(text: &'a str, expected: &'static str) -> Result<T, Malformed> {
+/// Reads JSON that holds a secret; serde's own message would quote it. Read the secret itself with [`unescaped`].
+///
+/// # Errors
+/// [`Malformed`], with what is expected.
+pub fn json<'a, T: Deserialize<'a>>(text: &'a str, expected: &'static str) -> Result<T, Malformed> {
     serde_json::from_str(text).map_err(|_| Malformed::expected(expected))
 }
 
 /// A secret that is not empty or blank.
-fn not_blank(text: SecretString, expected: &'static str) -> Result<SecretString, Malformed> {
+///
+/// # Errors
+/// [`Malformed`], with what is expected.
+pub fn not_blank(text: SecretString, expected: &'static str) -> Result<SecretString, Malformed> {
     use secrecy::ExposeSecret;
     if text.expose_secret().trim().is_empty() {
         return Err(Malformed::expected(expected));

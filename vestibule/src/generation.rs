@@ -22,6 +22,16 @@ pub struct Generation<S: Service> {
     pub(crate) resources: Resources,
 }
 
+impl<S: Service> Generation<S> {
+    /// Puts this one in service, in the place of `replaced`.
+    pub(crate) fn succeed(self: &Arc<Self>, replaced: &Self, live: &watch::Sender<Arc<Self>>) {
+        self.resources.publish();
+        // Before the new one is seen: it gets no connection that would stand beside an idle one of the old.
+        replaced.resources.retire(&self.resources);
+        live.send_replace(self.clone());
+    }
+}
+
 /// [`Generation`], whatever its service.
 pub(crate) trait Erased: Send + Sync {
     fn resources(&self) -> &Resources;

@@ -37,6 +37,7 @@ mod bootstrap;
 mod cli;
 mod expiry;
 mod generation;
+mod rehearsal;
 mod reload;
 mod road;
 mod service;
@@ -48,8 +49,8 @@ mod telemetry;
 pub use app::App;
 pub use generation::{Generation, Live};
 pub use http::{ClientCertificate, Problem};
+pub use rehearsal::Rehearsal;
 pub use resources::{Build, BuildError, Database, Signature, Signer};
-pub use road::Road;
 pub use secrets::Credential;
 pub use service::{Background, Service};
 /// The framework's own sqlx, for [`app!`].

@@ -169,10 +169,7 @@ impl<S: Service> Reloader<S> {
             );
         }
         self.telemetry.filter(&generation.config.telemetry.filter);
-        generation.resources.publish();
-        // Before the new one is seen: it gets no connection that would stand beside an idle one of the old.
-        replaced.resources.retire(&generation.resources);
-        self.live.send_replace(generation.clone());
+        generation.succeed(replaced, &self.live);
         self.board.published(&generation, replaced, seen, needs_restart);
     }
 

@@ -11,7 +11,7 @@ use crate::{
     bell::Bell,
     config::Config,
     exit::{Exit, Fault, Phase, Report},
-    generation::{Generation, Live},
+    generation::Generation,
     http::{self, Tls},
     resources::{Attempt, Build, BuildError, Occasion, Refusal, Resources, Standings},
     secrets::{self, All, Keyring, Manager, Name, Replicas, Ring, SecretSet, Seen, Set, Source},
@@ -24,16 +24,13 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::{
-    sync::{Semaphore, watch},
-    time::Instant,
-};
+use tokio::{sync::Semaphore, time::Instant};
 
 /// What `build` does through its context ends by the deadline, and knows better what it waited for.
 const GRACE: Duration = Duration::from_millis(250);
 
 /// What is the same for every trip.
-pub struct Road<S> {
+pub(crate) struct Road<S> {
     source: Replicas,
     pub(crate) bell: Arc<Bell>,
     standings: Arc<Standings>,
@@ -128,22 +125,12 @@ impl From<BuildError> for Stuck {
 
 impl<S: Service> Road<S> {
     /// The road to the secrets behind `source`.
-    pub fn new(source: Arc<dyn Source>) -> Self {
+    pub(crate) fn new(source: Arc<dyn Source>) -> Self {
         Self::through(Replicas::new([(String::new(), source)]))
     }
 
     pub(crate) fn through(source: Replicas) -> Self {
         Self { source, bell: Arc::default(), standings: Arc::default(), service: std::marker::PhantomData }
-    }
-
-    /// Walks the road once, for tests and benchmarks of a service without a process around it.
-    ///
-    /// # Errors
-    /// As a start that fails.
-    pub async fn enter(&self, config: Config<S::Settings>) -> Result<Live<S>, Report> {
-        let deadline = Instant::now() + config.secrets.deadline;
-        let first = self.first(Arc::new(config), deadline).await?;
-        Ok(Live::new(watch::Sender::new(Arc::new(first)).subscribe()))
     }
 
     /// Walks the road for the first time; while a login is refused, again and again until the deadline: a rotation may

@@ -16,6 +16,7 @@ mod replicas;
 mod ring;
 
 pub use ring::{Keyring, Ring};
+pub use secrecy::{ExposeSecret, SecretString};
 pub use source::{Fetched, Source, SourceError};
 
 pub(crate) use all::All;
@@ -23,7 +24,6 @@ pub(crate) use fetch::{Manager, Seen, fetch};
 pub(crate) use replicas::Replicas;
 pub(crate) use ring::{Held, Set};
 
-use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize};
 use std::{any::Any, collections::BTreeMap, fmt, ops::Deref, sync::Arc};
 use time::OffsetDateTime;

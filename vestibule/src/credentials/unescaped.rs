@@ -7,7 +7,10 @@ use zeroize::Zeroizing;
 
 /// Reads a JSON string into memory that is wiped, and nowhere else: `#[serde(deserialize_with = "unescaped")]`.
 /// serde_json would unescape it in a buffer of its own. Only for [`json`](super::json), which parses borrowed text.
-pub(super) fn unescaped<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString, D::Error> {
+///
+/// # Errors
+/// If it is no string.
+pub fn unescaped<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString, D::Error> {
     let raw = <&RawValue>::deserialize(deserializer)?;
     let text = string(raw.get()).ok_or_else(|| de::Error::custom("a string is expected"))?;
     Ok(SecretString::from(text.as_str()))

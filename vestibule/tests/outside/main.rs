@@ -1,29 +1,26 @@
 //! The framework as a service's crate sees it, with a secrets manager in memory.
 
+mod fifth_kind;
+mod memory;
+mod relay;
+mod revoked;
+
 use axum::{
     Router,
     body::Body,
     extract::{Request, State},
     routing::get,
 };
-use futures_util::future::BoxFuture;
+use memory::Memory;
 use sqlx::migrate::Migrator;
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 use tower::Service as _;
 use vestibule::{
-    App, Build, BuildError, Credential, Road, SecretSet, Service, Signer,
+    App, Build, BuildError, Credential, Live, Rehearsal, SecretSet, Service, Signer,
     config::Config,
     credentials::{ApiKey, Login, SigningKeys},
     exit::{Exit, Report},
     http::Door,
-    secrets::{Fetched, SecretId, Source, SourceError, Stage, Value, VersionId, Versions},
 };
 
 const SENTINEL: &str = "c2VudGluZWwtc2VudGluZWwtc2VudGluZWwtc2VudGluZWw=";
@@ -66,55 +63,12 @@ impl Service for Probe {
     }
 }
 
-/// A manager in memory: values by id, and the most requests that were under way at once.
-#[derive(Default)]
-struct Memory {
-    values: Mutex<BTreeMap<String, &'static str>>,
-    at_once: AtomicUsize,
-    most: AtomicUsize,
-}
-
-impl Memory {
-    fn with(values: [(&str, &'static str); 4]) -> Arc<Self> {
-        let values = values.into_iter().map(|(id, value)| (id.to_owned(), value)).collect();
-        Arc::new(Self { values: Mutex::new(values), ..Self::default() })
-    }
-}
-
-impl Source for Memory {
-    fn fetch<'a>(
-        &'a self,
-        id: &'a SecretId,
-        stage: Stage,
-        _: Option<&'a VersionId>,
-    ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
-        Box::pin(async move {
-            self.most.fetch_max(1 + self.at_once.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            self.at_once.fetch_sub(1, Ordering::SeqCst);
-            let values = self.values.lock().expect("nothing panics with it");
-            Ok(match values.get(id.as_str()) {
-                Some(value) if stage == Stage::Current => Fetched::New(Value {
-                    text: (*value).to_owned().into(),
-                    version: VersionId::new("v1"),
-                    created: None,
-                }),
-                _ => Fetched::Absent,
-            })
-        })
-    }
-
-    fn versions<'a>(&'a self, _: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>> {
-        Box::pin(async { Ok(Versions::new()) })
-    }
-}
-
 fn good() -> Arc<Memory> {
     Memory::with([("api", SENTINEL), ("login", SENTINEL), ("other", SENTINEL), ("signing", SENTINEL)])
 }
 
-async fn enter(source: Arc<Memory>) -> Result<vestibule::Live<Probe>, Report> {
-    Road::new(source).enter(Config::default()).await
+async fn enter(source: Arc<Memory>) -> Result<Live<Probe>, Report> {
+    Ok(Rehearsal::start(source, Config::default()).await?.live())
 }
 
 #[tokio::test]
@@ -184,7 +138,7 @@ impl Service for Careless {
 
 #[tokio::test]
 async fn a_build_that_panics_is_a_report() {
-    let report = Road::<Careless>::new(good()).enter(Config::default()).await.unwrap_err();
+    let report = Rehearsal::<Careless>::start(good(), Config::default()).await.unwrap_err();
     assert_eq!(report.exit(), Exit::Bug);
     assert!(report.to_string().contains("panicked"), "{report}");
 }
@@ -194,5 +148,5 @@ async fn credentials_are_fetched_at_once() {
     let source = good();
     enter(source.clone()).await.unwrap();
     // Three of one stage, and the three stages of the signing keys.
-    assert_eq!(source.most.load(Ordering::SeqCst), 6);
+    assert_eq!(source.most_at_once(), 6);
 }

@@ -1,0 +1,72 @@
+//! A version that the configuration revokes stays for nobody's sake.
+
+use crate::{NO_MIGRATIONS, memory::Memory};
+use axum::Router;
+use std::sync::Arc;
+use vestibule::{
+    App, Build, BuildError, Credential, Rehearsal, SecretSet, Service,
+    config::{Config, Secrets as Section},
+    credentials::ApiKey,
+    exit::Exit,
+    resources::{Refusal, Resource},
+    secrets::{ExposeSecret, VersionId},
+};
+
+#[derive(SecretSet)]
+struct Secrets {
+    doubted: Credential<ApiKey>,
+    other: Credential<ApiKey>,
+}
+
+/// What the other side has refused since, if it was built with the key `refused`.
+#[derive(Clone)]
+struct Doubted(Option<Refusal>);
+
+impl Resource for Doubted {
+    fn refusal(&self) -> Option<Refusal> {
+        self.0.clone()
+    }
+}
+
+struct Probe {
+    versions: [String; 2],
+}
+
+impl Service for Probe {
+    const APP: App = App { name: "probe", version: "0", migrations: &NO_MIGRATIONS };
+    type Settings = ();
+    type Secrets = Secrets;
+
+    async fn build(cx: &Build<'_, Self>) -> Result<Self, BuildError> {
+        let Secrets { doubted, other } = cx.secrets;
+        cx.keep(doubted, &(), async |_| {
+            let refused = doubted.expose_secret() == "refused";
+            Ok(Doubted(refused.then(|| Refusal::of(doubted, "it is unknown"))))
+        })
+        .await?;
+        Ok(Self { versions: [doubted, other].map(|key| key.version().to_string()) })
+    }
+
+    fn routes() -> Router<Arc<Self>> {
+        Router::new()
+    }
+}
+
+#[tokio::test]
+async fn a_revoked_version_is_not_carried_over_for_the_sake_of_a_refused_one() {
+    let memory = Memory::with([("doubted", "refused"), ("other", "first")]);
+    let held = memory.rotate("other", "second");
+    let probe = Rehearsal::<Probe>::start(memory.clone(), Config::default()).await.unwrap();
+    memory.rotate("other", "two words");
+    let accepted = memory.rotate("doubted", "accepted");
+
+    let revoked = [VersionId::new(held.clone())].into();
+    let secrets = Section { revoked, ..Section::default() };
+    let report = probe.reload_with(Config { secrets, ..Config::default() }).await.unwrap_err();
+    assert_eq!(report.exit(), Exit::Malformed);
+    assert!(report.to_string().contains("credential `other`"), "{report}");
+    assert_eq!(probe.live().generation().number, 1);
+
+    assert!(probe.reload().await.unwrap(), "else it is");
+    assert_eq!(probe.live().service().versions, [accepted, held]);
+}
