@@ -21,7 +21,9 @@ pub struct SigningKeys {
 
 struct Key {
     id: VersionId,
-    key: hmac::Key,
+    // In a box, which does not move: aws-lc-rs wipes the place where a key is dropped, not those that it moved from, and
+    // an `Option` without one has whatever was there.
+    key: Box<hmac::Key>,
 }
 
 /// The signature does not fit, its key is not held, or its time is over. Which of them is not for a client to know.
@@ -119,5 +121,5 @@ fn key(value: &Value) -> Result<Key, Malformed> {
     if length < SigningKeys::MIN_BYTES {
         return Err(malformed());
     }
-    Ok(Key { id: value.version.clone(), key: hmac::Key::new(hmac::HMAC_SHA256, &bytes[..length]) })
+    Ok(Key { id: value.version.clone(), key: Box::new(hmac::Key::new(hmac::HMAC_SHA256, &bytes[..length])) })
 }
