@@ -47,7 +47,7 @@ pub(crate) async fn serve<S: Service>(sources: Sources) -> Result<(), Failed> {
         first = first_generation::<S>(&sources, config.clone()) => first.map_err(failed)?,
     };
     let first = Arc::new(first);
-    let board = Board::new(Status::first(&S::APP, &first));
+    let board = Board::new(Status::first(&S::APP, &first, road.counters.clone()));
     let bound = http::bind(first).map_err(failed)?;
     let running = Running::start(bound, board, signals, Parts { road, sources, telemetry, config })
         .map_err(|error| bug(&error))?;

@@ -35,6 +35,7 @@ mod backoff;
 mod bell;
 mod bootstrap;
 mod cli;
+mod counters;
 mod expiry;
 mod generation;
 mod rehearsal;
@@ -45,8 +46,10 @@ mod signals;
 mod status;
 mod systemd;
 mod telemetry;
+mod trace_context;
 
 pub use app::App;
+pub use counters::Counter;
 pub use generation::{Generation, Live};
 pub use http::{ClientCertificate, Problem};
 pub use rehearsal::Rehearsal;
@@ -56,6 +59,7 @@ pub use service::{Background, Service};
 /// The framework's own sqlx, for [`app!`].
 #[doc(hidden)]
 pub use sqlx;
+pub use trace_context::TraceContext;
 /// The credentials of a service, one field each: `Credential<K>`, or `Option<Credential<K>>` where it is on only when
 /// its id is configured. The field's name is the credential's.
 ///

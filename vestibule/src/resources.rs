@@ -14,6 +14,7 @@ use crate::{
     app::App,
     bell::Bell,
     config,
+    counters::{Counter, Counters},
     credentials::{Login, SigningKeys},
     exit::{Exit, Fault},
     secrets::{Credential, Name, VersionId},
@@ -182,6 +183,7 @@ pub struct Build<'a, S: Service> {
     /// The longest that a replica may go on with a version that was replaced.
     pub(crate) max_stale: Duration,
     pub(crate) app: &'a App,
+    pub(crate) counters: &'a Counters,
     /// The generation in service, in a reload.
     pub(crate) before: Option<&'a Resources>,
     pub(crate) attempt: &'a Attempt,
@@ -219,6 +221,20 @@ impl<S: Service> Build<'_, S> {
     /// If `purpose` has a zero byte: that ends the name in what is signed.
     pub fn signer(&self, keys: &Credential<SigningKeys>, purpose: &'static str, lifetime: Duration) -> Signer {
         Signer::new(keys.shared(), purpose, lifetime, self.max_stale, self.attempt.bell.clone())
+    }
+
+    /// A counter on `/metrics`, where its name ends with `_total`: the same one for all generations, from the start of
+    /// the process. Ask for each series that there will be, so that it is there with 0.
+    ///
+    /// # Errors
+    /// A bug, if the name or a label cannot be one, or there are counters of that name with another help or other labels.
+    pub fn counter(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        labels: &[(&'static str, &'static str)],
+    ) -> Result<Counter, BuildError> {
+        self.counters.counter(name, help, labels).map_err(BuildError::bug)
     }
 
     /// Any other resource: the one in service while neither the credential nor `settings` changed, else what `make`

@@ -10,6 +10,7 @@ use crate::{
     backoff::Backoff,
     bell::Bell,
     config::Config,
+    counters::Counters,
     exit::{Exit, Fault, Phase, Report},
     generation::Generation,
     http::{self, Tls},
@@ -33,6 +34,7 @@ const GRACE: Duration = Duration::from_millis(250);
 pub(crate) struct Road<S> {
     source: Replicas,
     pub(crate) bell: Arc<Bell>,
+    pub(crate) counters: Arc<Counters>,
     standings: Arc<Standings>,
     service: std::marker::PhantomData<fn() -> S>,
 }
@@ -130,7 +132,13 @@ impl<S: Service> Road<S> {
     }
 
     pub(crate) fn through(source: Replicas) -> Self {
-        Self { source, bell: Arc::default(), standings: Arc::default(), service: std::marker::PhantomData }
+        Self {
+            source,
+            bell: Arc::default(),
+            counters: Arc::default(),
+            standings: Arc::default(),
+            service: std::marker::PhantomData,
+        }
     }
 
     /// Walks the road for the first time; while a login is refused, again and again until the deadline: a rotation may
@@ -247,6 +255,7 @@ impl<S: Service> Road<S> {
             database: &config.database,
             max_stale: config.secrets.max_stale,
             app: &S::APP,
+            counters: &self.counters,
             before: held.map(|held| &held.resources),
             attempt: &attempt,
             made: Mutex::default(),

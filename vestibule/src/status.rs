@@ -7,6 +7,7 @@ mod tally;
 use crate::{
     App,
     config::WhenStale,
+    counters::Counters,
     exit::Fault,
     generation::{self, Generation},
     secrets::{Held, Name, SecretId, Seen, Stage, VersionId},
@@ -48,6 +49,9 @@ pub(crate) struct Status {
     stale: Staleness,
     #[serde(skip)]
     tally: Tally,
+    /// What the service counts.
+    #[serde(skip)]
+    counters: Arc<Counters>,
     /// The generation in service. Never keeps it alive.
     #[serde(skip)]
     in_service: Weak<dyn generation::Erased>,
@@ -235,7 +239,7 @@ pub(crate) enum Condition {
 
 impl Status {
     /// The status of a process with its first generation.
-    pub(crate) fn first<S: Service>(app: &App, generation: &Arc<Generation<S>>) -> Self {
+    pub(crate) fn first<S: Service>(app: &App, generation: &Arc<Generation<S>>, counters: Arc<Counters>) -> Self {
         let now = OffsetDateTime::now_utc();
         let mut status = Self {
             instance: Uuid::new_v4(),
@@ -252,6 +256,7 @@ impl Status {
             draining: Vec::new(),
             stale: Staleness::jittered(),
             tally: Tally::default(),
+            counters,
             in_service: erased(generation),
         };
         status.hold(generation, now);

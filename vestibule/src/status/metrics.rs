@@ -5,7 +5,7 @@
 mod process;
 
 use super::{CredentialStatus, Status};
-use crate::resources::Connections;
+use crate::{counters::Family, resources::Connections};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeGaugeValue, NoLabelSet, text},
@@ -44,6 +44,7 @@ impl Collector for Scrape {
         page.reloads(status)?;
         page.credentials(status)?;
         page.connections(status)?;
+        page.counters(status)?;
         let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
         page.gauge("tokio_alive_tasks", "Tasks of the runtime that have not ended", tasks)?;
         #[cfg(target_os = "linux")]
@@ -122,6 +123,17 @@ impl Page<'_> {
             })
         });
         self.gauges("db_client_connection_count", "Connections to the database; those being opened are used", samples)
+    }
+
+    /// The service's own.
+    fn counters(&mut self, status: &Status) -> fmt::Result {
+        for (name, Family { help, series }) in status.counters.families() {
+            let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for (labels, counter) in series {
+                family.encode_family(&labels)?.encode_counter(&counter.get(), NO_EXEMPLAR)?;
+            }
+        }
+        Ok(())
     }
 
     fn gauge(&mut self, name: &str, help: &str, value: impl EncodeGaugeValue) -> fmt::Result {

@@ -1,0 +1,115 @@
+//! What a service counts: the same series over all generations, from the start of the process.
+
+use std::{
+    collections::{BTreeMap, btree_map::Entry},
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// Names and values.
+type Labels = Vec<(&'static str, &'static str)>;
+
+/// Counts one thing, from 0. A handle: clones count the same.
+#[derive(Clone, Debug, Default)]
+pub struct Counter(Arc<AtomicU64>);
+
+impl Counter {
+    /// One more.
+    pub fn increment(&self) {
+        self.add(1);
+    }
+
+    /// So many more.
+    pub fn add(&self, more: u64) {
+        self.0.fetch_add(more, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// All that the service counts, by name.
+#[derive(Default)]
+pub(crate) struct Counters(Mutex<BTreeMap<&'static str, Family>>);
+
+#[derive(Clone)]
+pub(crate) struct Family {
+    pub(crate) help: &'static str,
+    pub(crate) series: BTreeMap<Labels, Counter>,
+}
+
+impl Counters {
+    /// The counter of this name and these labels: the same one each time. `Err`: what is wrong with them.
+    pub(crate) fn counter(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        labels: &[(&'static str, &'static str)],
+    ) -> Result<Counter, &'static str> {
+        const OURS: [&str; 4] = ["vestibule_", "process_", "tokio_", "db_client_"];
+        if !is_name(name) || name.ends_with("_total") || labels.iter().any(|(label, _)| !is_name(label)) {
+            return Err("a counter is named in a-z, 0-9 and _, without _total, and so are its labels");
+        }
+        if OURS.iter().any(|ours| name.starts_with(ours)) {
+            return Err("a counter has a name that begins as the framework's own do");
+        }
+        let mut families = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let family = match families.entry(name) {
+            Entry::Vacant(place) => place.insert(Family { help, series: BTreeMap::new() }),
+            Entry::Occupied(held) => held.into_mut(),
+        };
+        let names = |labels: &[(&'static str, _)]| labels.iter().map(|(label, _)| *label).collect::<Vec<_>>();
+        if family.help != help || family.series.keys().next().is_some_and(|held| names(held) != names(labels)) {
+            return Err("counters of one name differ in their help, or in the names of their labels");
+        }
+        Ok(family.series.entry(labels.to_vec()).or_default().clone())
+    }
+
+    /// As they are at this moment.
+    pub(crate) fn families(&self) -> BTreeMap<&'static str, Family> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl fmt::Debug for Counters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Counters")
+    }
+}
+
+fn is_name(name: &str) -> bool {
+    let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(letters)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_series_is_the_same_whoever_asks_for_it() {
+        let counters = Counters::default();
+        let count = |outcome| counters.counter("calls", "Calls", &[("outcome", outcome)]).unwrap();
+        count("good").increment();
+        count("good").add(2);
+        count("bad").increment();
+        assert_eq!((count("good").get(), count("bad").get()), (3, 1));
+    }
+
+    #[test]
+    fn names_that_clash_or_that_no_page_can_have_are_refused() {
+        let counters = Counters::default();
+        counters.counter("calls", "Calls", &[("outcome", "good")]).unwrap();
+        assert!(counters.counter("calls", "Other", &[("outcome", "good")]).is_err());
+        assert!(counters.counter("calls", "Calls", &[("result", "good")]).is_err());
+        assert!(counters.counter("calls", "Calls", &[]).is_err());
+        for name in ["", "Calls", "calls-made", "calls_total", "1calls", "vestibule_calls"] {
+            assert!(counters.counter(name, "Calls", &[]).is_err(), "{name}");
+        }
+        assert!(counters.counter("others", "Others", &[("a b", "c")]).is_err());
+    }
+}
