@@ -4,6 +4,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// The pauses between the attempts at one thing.
+#[derive(Clone)]
 pub(crate) struct Backoff {
     ceiling: Duration,
     cap: Duration,

@@ -22,7 +22,15 @@ pub(crate) struct Bell {
     news: AtomicBool,
     unknown_key: Notify,
     last_unknown_key: Mutex<Option<Instant>>,
-    under_way: watch::Sender<bool>,
+    refused_key: Notify,
+    trips: watch::Sender<Trips>,
+}
+
+/// How many there were. One that has begun and not ended is under way.
+#[derive(Default)]
+struct Trips {
+    begun: u64,
+    ended: u64,
 }
 
 impl Bell {
@@ -41,6 +49,13 @@ impl Bell {
         }
     }
 
+    /// Another service refuses an API key. Returns the number of the first trip that begins after this.
+    pub(crate) fn refused_key(&self) -> u64 {
+        let trip = self.trips.borrow().begun + 1;
+        self.refused_key.notify_one();
+        trip
+    }
+
     /// `true`: with news.
     pub(crate) async fn hear_refused(&self) -> bool {
         self.refused.notified().await;
@@ -51,14 +66,26 @@ impl Bell {
         self.unknown_key.notified().await;
     }
 
+    pub(crate) async fn hear_refused_key(&self) {
+        self.refused_key.notified().await;
+    }
+
     /// Whether a trip is under way.
     pub(crate) fn trip(&self, under_way: bool) {
-        self.under_way.send_replace(under_way);
+        self.trips.send_modify(|trips| match under_way {
+            true => trips.begun += 1,
+            false => trips.ended = trips.begun,
+        });
     }
 
     /// Waits while a trip is under way.
     pub(crate) async fn quiet(&self) {
         // The sender is ours, so it does not fail.
-        let _ = self.under_way.subscribe().wait_for(|under_way| !under_way).await;
+        let _ = self.trips.subscribe().wait_for(|trips| trips.ended == trips.begun).await;
+    }
+
+    /// Waits for the end of the trip of this number.
+    pub(crate) async fn ended(&self, trip: u64) {
+        let _ = self.trips.subscribe().wait_for(|trips| trips.ended >= trip).await;
     }
 }

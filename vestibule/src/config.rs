@@ -9,10 +9,12 @@
 
 pub mod units;
 
+mod base_url;
 mod layers;
 mod lint;
 mod settings;
 
+pub use base_url::BaseUrl;
 pub use settings::{Admin, Aws, Database, Format, Provider, Secrets, Server, Telemetry, TlsMode, WhenStale};
 
 pub use layers::Sources;

@@ -8,7 +8,7 @@
 //!             ┌──────────────── road ────────────────┐
 //! signals ──► config ─► secrets ─► service ─► generation ──► watch ──► requests, workers, TLS
 //!    │           ▲                                              │
-//!    └── HUP ────┴── poll, refused login, unknown key ──────────┘  (the same road again)
+//!    └── HUP ────┴── poll, refused login or key, unknown key ───┘  (the same road again)
 //! ```
 //!
 //! A service implements [`Service`], and its `main` is [`main`]. The modules, in the order of the road:
@@ -53,7 +53,7 @@ pub use counters::Counter;
 pub use generation::{Generation, Live};
 pub use http::{ClientCertificate, Problem};
 pub use rehearsal::Rehearsal;
-pub use resources::{Build, BuildError, Database, Signature, Signer};
+pub use resources::{Api, ApiClient, Bearer, Build, BuildError, CallError, Database, Signature, Signer};
 pub use secrets::Credential;
 pub use service::{Background, Service};
 /// The framework's own sqlx, for [`app!`].

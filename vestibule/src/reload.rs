@@ -1,8 +1,8 @@
 //! The reload actor: triggers in, one trip at a time, generations out.
 //!
 //! ```text
-//! SIGHUP, refused login, unknown key, retry, poll ─► trip ─► published | unchanged | kept
-//!                                      └──────────── while it may help ───────────────┘
+//! SIGHUP, refused login or key, unknown key, retry, poll ─► trip ─► published | unchanged | kept
+//!                                             └──────────── while it may help ───────────────┘
 //! ```
 
 use crate::{
@@ -70,6 +70,7 @@ impl<S: Service> Reloader<S> {
                 news = bell.hear_refused() => {
                     (Trigger::RefusedLogin, if news { Occasion::News } else { Occasion::Routine })
                 }
+                () = bell.hear_refused_key() => (Trigger::RefusedKey, Occasion::Routine),
                 () = bell.hear_unknown_key() => (Trigger::UnknownKey, Occasion::Routine),
                 () = due(retries.next()) => (Trigger::Retry, Occasion::Routine),
                 () = due(poll.0) => (Trigger::Poll, Occasion::Routine),
@@ -177,7 +178,7 @@ impl<S: Service> Reloader<S> {
     fn tell(&self, reload: Reload) {
         let generation = self.live.borrow().number;
         systemd::reloaded(generation, reload.outcome);
-        let by_itself = matches!(reload.trigger, Trigger::Retry | Trigger::RefusedLogin);
+        let by_itself = matches!(reload.trigger, Trigger::Retry | Trigger::RefusedLogin | Trigger::RefusedKey);
         let Reload { trigger, outcome, duration_ms, exit_code, .. } = reload;
         match &reload.error {
             Some(error) if by_itself && self.board.last_error().as_ref() == Some(error) => {

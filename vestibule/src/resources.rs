@@ -1,10 +1,12 @@
 //! What a service is built from, and how it outlives the generation that built it, or does not.
 
+pub mod api_client;
 pub mod database;
 pub mod signer;
 
 mod standing;
 
+pub use api_client::{Api, ApiClient, Bearer, CallError};
 pub use database::Database;
 pub use signer::{Signature, Signer};
 pub use standing::Occasion;
@@ -15,7 +17,7 @@ use crate::{
     bell::Bell,
     config,
     counters::{Counter, Counters},
-    credentials::{Login, SigningKeys},
+    credentials::{ApiKey, Login, SigningKeys},
     exit::{Exit, Fault},
     secrets::{Credential, Name, VersionId},
     service::Service,
@@ -221,6 +223,15 @@ impl<S: Service> Build<'_, S> {
     /// If `purpose` has a zero byte: that ends the name in what is signed.
     pub fn signer(&self, keys: &Credential<SigningKeys>, purpose: &'static str, lifetime: Duration) -> Signer {
         Signer::new(keys.shared(), purpose, lifetime, self.max_stale, self.attempt.bell.clone())
+    }
+
+    /// A client of another service, with this key.
+    ///
+    /// # Errors
+    /// A fault if `api` asks for TLS and the platform trusts no certificate authority.
+    pub async fn client(&self, key: &Credential<ApiKey>, api: &Api) -> Result<ApiClient, BuildError> {
+        let bell = &self.attempt.bell;
+        self.keep(key, api, async |before| ApiClient::open(key, api, before, bell, self.app)).await
     }
 
     /// A counter on `/metrics`, where its name ends with `_total`: the same one for all generations, from the start of

@@ -148,6 +148,8 @@ pub(crate) enum Trigger {
     Poll,
     /// The database refused the login in service.
     RefusedLogin,
+    /// Another service refused the API key in service.
+    RefusedKey,
     /// A client brought what a key has signed that is not held.
     UnknownKey,
     /// A trip before it was kept for a reason that may pass.
@@ -167,7 +169,8 @@ pub(crate) enum Outcome {
 }
 
 impl Trigger {
-    const ALL: [Self; 5] = [Self::Signal, Self::Poll, Self::RefusedLogin, Self::UnknownKey, Self::Retry];
+    const ALL: [Self; 6] =
+        [Self::Signal, Self::Poll, Self::RefusedLogin, Self::RefusedKey, Self::UnknownKey, Self::Retry];
 }
 
 impl Outcome {

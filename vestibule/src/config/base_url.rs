@@ -1,0 +1,153 @@
+//! Where another service is.
+
+use super::units;
+use axum::http::{
+    Uri,
+    uri::{PathAndQuery, Scheme},
+};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::{fmt, net::IpAddr};
+
+/// The URL of another service, as a setting: `https://…`, or `http://…` to this machine alone, because a key travels
+/// there. It has no user, no query and no fragment: what stands there is often a credential.
+#[derive(Clone, PartialEq, Eq)]
+pub struct BaseUrl(Uri);
+
+impl BaseUrl {
+    const EXPECTED: &str = "a URL such as \"https://example.com/hook\" without user, query or fragment; http:// is for \
+         this machine alone";
+
+    /// `None` if it is not such a URL.
+    pub fn parse(text: &str) -> Option<Self> {
+        // A `Uri` drops the fragment without a word.
+        if text.contains('#') {
+            return None;
+        }
+        let uri: Uri = text.parse().ok()?;
+        let authority = uri.authority()?;
+        let host = authority.host();
+        let name = host.trim_start_matches('[').trim_end_matches(']');
+        let here = name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+        let safe = match uri.scheme_str()? {
+            "https" => true,
+            "http" => here,
+            _ => false,
+        };
+        let known = host.starts_with('[') && name.parse::<IpAddr>().is_ok()
+            || !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+        let port = match authority.as_str().strip_prefix(host)? {
+            "" => true,
+            port => port.strip_prefix(':')?.parse::<u16>().is_ok_and(|port| port > 0),
+        };
+        (safe && known && port && uri.query().is_none()).then_some(Self(uri))
+    }
+
+    /// The host, and the port where one is named: for messages.
+    pub fn authority(&self) -> &str {
+        self.0.authority().map_or("", |authority| authority.as_str())
+    }
+
+    pub(crate) fn is_https(&self) -> bool {
+        self.0.scheme() == Some(&Scheme::HTTPS)
+    }
+
+    /// The URL of what `reference`, a path and perhaps a query, names below this one; `/` alone is this one. `None`: it
+    /// names another place.
+    pub(crate) fn join(&self, reference: &Uri) -> Option<Uri> {
+        if reference.scheme().is_some() || reference.authority().is_some() || !reference.path().starts_with('/') {
+            return None;
+        }
+        let (base, below) = (self.0.path(), reference.path_and_query()?.as_str());
+        let path = match below.strip_prefix('/')? {
+            "" => base.to_owned(),
+            query if query.starts_with('?') => format!("{base}{query}"),
+            _ => format!("{}{below}", base.trim_end_matches('/')),
+        };
+        let mut parts = self.0.clone().into_parts();
+        parts.path_and_query = Some(PathAndQuery::try_from(path).ok()?);
+        Uri::from_parts(parts).ok()
+    }
+}
+
+impl fmt::Debug for BaseUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&self.0, f)
+    }
+}
+
+impl Serialize for BaseUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for BaseUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        units::text(deserializer, Self::EXPECTED, Self::parse)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_travels_by_https_or_stays_on_this_machine() {
+        for url in [
+            "https://example.com",
+            "https://example.com:8443/hook/",
+            "https://[2001:db8::1]:8443/hook",
+            "http://localhost:9000/hook",
+            "http://127.0.0.1:9000",
+            "http://127.1.2.3/",
+            "http://[::1]:9000/hook",
+            "HTTPS://EXAMPLE.com/x",
+        ] {
+            assert!(BaseUrl::parse(url).is_some(), "{url}");
+        }
+        for url in [
+            "",
+            "/hook",
+            "example.com",
+            "example.com/hook",
+            "ftp://example.com/",
+            "http://example.com/hook",
+            "http://10.0.0.1/",
+            "http://localhost.example.com/",
+            "http://127.0.0.1.example.com/",
+            "https://user@example.com/",
+            "https://user:word@example.com/",
+            "http://127.0.0.1@example.com/",
+            "https://example.com/#here",
+            "https://example.com/hook?sig=abc",
+            "https://example.com:99999/",
+            "https://example.com:0/",
+            "https://:443/",
+            "https://exa mple.com/",
+            "https://%65xample.com/",
+        ] {
+            assert!(BaseUrl::parse(url).is_none(), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_joined_and_never_leads_to_another_host() {
+        let joined = |base, reference: &str| {
+            let reference = reference.parse::<Uri>().unwrap();
+            BaseUrl::parse(base).unwrap().join(&reference).map(|uri| uri.to_string())
+        };
+        for (base, reference, url) in [
+            ("https://a.example", "/", "https://a.example/"),
+            ("https://a.example/hook", "/", "https://a.example/hook"),
+            ("https://a.example/hook", "/?a=b", "https://a.example/hook?a=b"),
+            ("https://a.example/hook/", "/v1/items?a=b", "https://a.example/hook/v1/items?a=b"),
+            ("https://a.example:8443", "/v1", "https://a.example:8443/v1"),
+            ("https://a.example", "//b.example/v1", "https://a.example//b.example/v1"),
+        ] {
+            assert_eq!(joined(base, reference).as_deref(), Some(url), "{base} {reference}");
+        }
+        for reference in ["https://b.example/", "http://a.example/", "b.example", "b.example:80", "*"] {
+            assert_eq!(joined("https://a.example", reference), None, "{reference}");
+        }
+    }
+}

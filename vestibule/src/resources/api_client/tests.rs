@@ -1,0 +1,484 @@
+//! The whole stack, on a road of its own, against a server of its own.
+
+use super::*;
+use crate::{
+    App, Build, Generation, Road, Service,
+    config::Config,
+    resources::Occasion,
+    road::{End, Errand},
+    secrets::{
+        Fetched, Ring, SecretId, SecretSet, Slot, Source, SourceError, Stage, Value, VersionId, Versions, Wanted,
+    },
+};
+use axum::{Router, body::Body, extract::State, http::StatusCode, response::IntoResponse};
+use futures_util::future::BoxFuture;
+use sqlx::migrate::Migrator;
+use std::{
+    collections::VecDeque,
+    sync::{Mutex, RwLock},
+};
+
+/// The manager has this version of the key.
+#[derive(Default)]
+struct Manager(RwLock<(String, String)>);
+
+impl Manager {
+    fn put(&self, version: &str, key: &str) {
+        *self.0.write().unwrap() = (version.into(), key.into());
+    }
+}
+
+impl Source for Manager {
+    fn fetch<'a>(
+        &'a self,
+        _: &'a SecretId,
+        stage: Stage,
+        held: Option<&'a VersionId>,
+    ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
+        Box::pin(async move {
+            let (version, key) = &*self.0.read().unwrap();
+            Ok(match (stage, held) {
+                (Stage::Current, Some(held)) if held.as_str() == version => Fetched::Same,
+                (Stage::Current, _) => {
+                    Fetched::New(Value { text: key.clone().into(), version: VersionId::new(version), created: None })
+                }
+                _ => Fetched::Absent,
+            })
+        })
+    }
+
+    fn versions<'a>(&'a self, _: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>> {
+        Box::pin(async { Ok(Versions::new()) })
+    }
+}
+
+struct Secrets {
+    remote: Credential<ApiKey>,
+}
+
+/// By hand: the derived one names this crate from outside.
+impl SecretSet for Secrets {
+    fn wanted() -> Vec<Wanted> {
+        vec![<Credential<ApiKey> as Slot>::wanted("remote")]
+    }
+
+    fn take(ring: &mut Ring<'_>) -> Option<Self> {
+        Some(Self { remote: Slot::take("remote", ring)? })
+    }
+}
+
+/// A service that has nothing but a client.
+struct Caller(ApiClient);
+
+/// JSON cannot say everything that an `Api` can: the rest is asked for by name.
+#[derive(Clone, Default, Serialize, serde::Deserialize)]
+#[serde(default)]
+struct Settings {
+    url: Option<BaseUrl>,
+    timeout_ms: Option<u64>,
+    attempts: Option<NonZeroU32>,
+    at_once: Option<NonZeroUsize>,
+    x_api_key: bool,
+}
+
+static NO_MIGRATIONS: Migrator = Migrator::DEFAULT;
+
+impl Service for Caller {
+    const APP: App = App { name: "caller", version: "1", migrations: &NO_MIGRATIONS };
+    type Settings = Settings;
+    type Secrets = Secrets;
+
+    async fn build(cx: &Build<'_, Self>) -> Result<Self, BuildError> {
+        let Settings { url, timeout_ms, attempts, at_once, x_api_key } = cx.settings.clone();
+        let api = Api::at(url.ok_or_else(|| BuildError::setting("url", "a URL"))?);
+        let api = Api {
+            timeout: timeout_ms.map_or(api.timeout, Duration::from_millis),
+            attempts: attempts.unwrap_or(api.attempts),
+            at_once: at_once.unwrap_or(api.at_once),
+            bearer: if x_api_key { Bearer::Header("x-api-key") } else { api.bearer },
+            ..api
+        };
+        Ok(Self(cx.client(&cx.secrets.remote, &api).await?))
+    }
+
+    fn routes() -> Router<Arc<Self>> {
+        Router::new()
+    }
+}
+
+/// The other side: answers from a list, then 200; keeps what it got.
+#[derive(Clone, Default)]
+struct Other {
+    answers: Arc<Mutex<VecDeque<Response<Body>>>>,
+    got: Arc<Mutex<Vec<Request<()>>>>,
+    /// Not this key.
+    refuses: Arc<Mutex<Option<&'static str>>>,
+    /// How long each answer takes, and how many are under way: now, and at most.
+    takes: Duration,
+    busy: Arc<Mutex<(usize, usize)>>,
+}
+
+impl Other {
+    async fn listen(self) -> (Self, String) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("it is bound"));
+        let router = Router::new().fallback(Self::answer).with_state(self.clone());
+        tokio::spawn(axum::serve(listener, router).into_future());
+        (self, url)
+    }
+
+    async fn answer(State(other): State<Self>, request: Request<Body>) -> Response<Body> {
+        let request = request.map(|_| ());
+        let borne = |name: &str| Some(request.headers().get(name)?.to_str().expect("text").to_owned());
+        let key = borne("authorization").or(borne("x-api-key")).expect("a key");
+        let refused = other.refuses.lock().unwrap().is_some_and(|refused| key.ends_with(refused));
+        other.got.lock().unwrap().push(request);
+        {
+            let mut busy = other.busy.lock().unwrap();
+            busy.0 += 1;
+            busy.1 = busy.1.max(busy.0);
+        }
+        tokio::time::sleep(other.takes).await;
+        other.busy.lock().unwrap().0 -= 1;
+        if refused {
+            return StatusCode::UNAUTHORIZED.into_response();
+        }
+        other.answers.lock().unwrap().pop_front().unwrap_or_default()
+    }
+
+    fn answers(&self, answers: impl IntoIterator<Item = impl IntoResponse>) {
+        *self.answers.lock().unwrap() = answers.into_iter().map(IntoResponse::into_response).collect();
+    }
+
+    fn calls(&self) -> usize {
+        self.got.lock().unwrap().len()
+    }
+
+    /// The header of each request.
+    fn got(&self, header: &str) -> Vec<String> {
+        let text = |request: &Request<()>| Some(request.headers().get(header)?.to_str().expect("text").to_owned());
+        self.got.lock().unwrap().iter().filter_map(text).collect()
+    }
+}
+
+/// A road, and what a reload actor does on it when a key is refused.
+struct Process {
+    road: Arc<Road<Caller>>,
+    manager: Arc<Manager>,
+    config: Arc<Config<Settings>>,
+    live: tokio::sync::watch::Sender<Arc<Generation<Caller>>>,
+    trips: Arc<Mutex<usize>>,
+}
+
+impl Process {
+    async fn start(settings: Settings) -> Arc<Self> {
+        let manager = Arc::new(Manager::default());
+        manager.put("v1", "key-one");
+        let road = Arc::new(Road::<Caller>::new(manager.clone()));
+        let config = Arc::new(Config { service: settings, ..Config::default() });
+        let first = road.first(config.clone(), Instant::now() + Duration::from_secs(5)).await;
+        let first = Arc::new(first.unwrap_or_else(|report| panic!("{report}")));
+        first.resources.publish();
+        let live = tokio::sync::watch::Sender::new(first);
+        let process = Arc::new(Self { road, manager, config, live, trips: Arc::default() });
+        tokio::spawn(process.clone().act());
+        process
+    }
+
+    async fn act(self: Arc<Self>) {
+        loop {
+            self.road.bell.hear_refused_key().await;
+            self.road.bell.trip(true);
+            *self.trips.lock().unwrap() += 1;
+            self.reload(self.config.clone()).await;
+            self.road.bell.trip(false);
+        }
+    }
+
+    async fn reload(&self, config: Arc<Config<Settings>>) {
+        let held = self.live.borrow().clone();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let errand = Errand { config, held: Some(&held), deadline, occasion: Occasion::Routine };
+        if let Ok(End::Built { generation, .. }) = self.road.walk(errand).await.end {
+            generation.resources.publish();
+            self.live.send_replace(Arc::new(*generation));
+        }
+    }
+
+    fn client(&self) -> ApiClient {
+        self.live.borrow().service.0.clone()
+    }
+
+    fn trips(&self) -> usize {
+        *self.trips.lock().unwrap()
+    }
+}
+
+fn at(url: &str) -> Settings {
+    Settings { url: BaseUrl::parse(url), ..Settings::default() }
+}
+
+async fn other() -> (Other, String) {
+    Other::default().listen().await
+}
+
+fn request(method: &str, uri: &str) -> Request<Bytes> {
+    Request::builder().method(method).uri(uri).body(Bytes::from_static(b"body")).unwrap()
+}
+
+fn idempotent_post() -> Request<Bytes> {
+    let mut request = request("POST", "/");
+    request.headers_mut().insert("idempotency-key", HeaderValue::from_static("1"));
+    request
+}
+
+#[tokio::test]
+async fn the_key_goes_to_the_base_url_and_nowhere_else() {
+    let (other, url) = other().await;
+    let client = Process::start(at(&format!("{url}/base"))).await.client();
+    let mut call = request("GET", "/v1/items?page=2");
+    call.headers_mut().insert("host", HeaderValue::from_static("elsewhere.example"));
+    assert_eq!(client.send(call).await.unwrap().status(), StatusCode::OK);
+    assert_eq!(other.got("authorization"), ["Bearer key-one"]);
+    assert_eq!(other.got("user-agent"), ["caller/1"]);
+    assert_eq!(other.got("host"), [url.trim_start_matches("http://")]);
+    assert_eq!(other.got.lock().unwrap()[0].uri(), "/base/v1/items?page=2");
+
+    let error = client.send(request("GET", "https://elsewhere.example/?q=private")).await.unwrap_err();
+    assert!(matches!(error, CallError::Elsewhere), "{error:?}");
+    assert!(!format!("{error} {error:?}").contains("private"));
+    assert!(!format!("{client:?}").contains("key-one"));
+}
+
+#[tokio::test]
+async fn a_header_of_its_own_bears_the_key_alone() {
+    let (other, url) = other().await;
+    let client = Process::start(Settings { x_api_key: true, ..at(&url) }).await.client();
+    client.send(request("GET", "/")).await.unwrap();
+    assert_eq!((other.got("x-api-key"), other.got("authorization")), (vec!["key-one".to_owned()], vec![]));
+}
+
+#[tokio::test]
+async fn the_header_is_marked_as_sensitive() {
+    let version = VersionId::new("v1");
+    let values = crate::secrets::Values::new(
+        Value { text: "key-one".into(), version: version.clone(), created: None },
+        Default::default(),
+    );
+    let key = <ApiKey as crate::secrets::Kind>::read(&values).unwrap();
+    let held = key::Held::new(version, &key, Bearer::Authorization, header::AUTHORIZATION);
+    let keys = Arc::new(Keys::new(held, None, &Arc::default(), "remote"));
+    let seen = tower::service_fn(async |request: Request<Bytes>| {
+        let value = &request.headers()["authorization"];
+        assert!(value.is_sensitive(), "HTTP/2 would keep it in its table");
+        assert!(!format!("{request:?}").contains("key-one"));
+        Ok::<_, CallError>(Response::new(Bytes::copy_from_slice(value.as_bytes())))
+    });
+    let seen = tower::util::BoxService::new(seen);
+    let answer = Keyed::new(seen, keys).oneshot(request("GET", "/")).await.unwrap();
+    assert_eq!(answer.body(), "Bearer key-one");
+}
+
+#[tokio::test]
+async fn what_does_no_harm_twice_is_tried_again() {
+    let (other, url) = other().await;
+    let client = Process::start(at(&url)).await.client();
+    for (call, status, calls) in [
+        (request("GET", "/"), 503, 2),
+        (request("PUT", "/"), 429, 2),
+        (idempotent_post(), 502, 2),
+        (request("POST", "/"), 503, 1),
+        (request("PATCH", "/"), 429, 1),
+        (request("GET", "/"), 500, 1),
+        (request("GET", "/"), 404, 1),
+    ] {
+        let before = other.calls();
+        let what = format!("{} {status}", call.method());
+        other.answers([StatusCode::from_u16(status).unwrap()]);
+        let answer = client.send(call).await.unwrap();
+        assert_eq!(other.calls() - before, calls, "{what}");
+        assert_eq!(answer.status().as_u16(), if calls == 2 { 200 } else { status }, "{what}");
+    }
+}
+
+#[tokio::test]
+async fn attempts_end_and_the_last_answer_is_returned() {
+    let (other, url) = other().await;
+    let client = Process::start(Settings { attempts: NonZeroU32::new(4), ..at(&url) }).await.client();
+    other.answers([StatusCode::SERVICE_UNAVAILABLE; 9]);
+    assert_eq!(client.send(request("GET", "/")).await.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(other.calls(), 4);
+}
+
+#[tokio::test]
+async fn retry_after_is_kept_to_unless_it_is_past_the_deadline() {
+    let (other, url) = other().await;
+    let client = Process::start(Settings { timeout_ms: Some(3000), ..at(&url) }).await.client();
+    let busy = |seconds: &'static str| (StatusCode::TOO_MANY_REQUESTS, [(header::RETRY_AFTER, seconds)]);
+    other.answers([busy("1")]);
+    let start = Instant::now();
+    assert_eq!(client.send(request("GET", "/")).await.unwrap().status(), StatusCode::OK);
+    assert!(start.elapsed() >= Duration::from_secs(1), "{:?}", start.elapsed());
+    for seconds in ["60", "4294967295"] {
+        other.answers([busy(seconds)]);
+        let start = Instant::now();
+        assert_eq!(client.send(request("GET", "/")).await.unwrap().status(), StatusCode::TOO_MANY_REQUESTS);
+        assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn what_was_not_sent_is_tried_again_whatever_it_is() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let settings = Settings { attempts: NonZeroU32::new(100), ..at(&format!("http://{address}/?")) };
+    assert!(settings.url.is_none(), "not even an empty query");
+    let settings = Settings { url: BaseUrl::parse(&format!("http://{address}")), ..settings };
+    let client = Process::start(settings.clone()).await.client();
+    let calling = tokio::spawn(async move { client.send(request("POST", "/")).await });
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+    let router = Router::new().fallback(async || "here");
+    tokio::spawn(axum::serve(listener, router).into_future());
+    assert_eq!(calling.await.unwrap().unwrap().body(), "here");
+}
+
+#[tokio::test]
+async fn who_does_not_answer_or_is_not_there_is_named_without_the_query() {
+    let (_, url) = Other { takes: Duration::from_secs(60), ..Other::default() }.listen().await;
+    let client = Process::start(Settings { timeout_ms: Some(200), ..at(&url) }).await.client();
+    let error = client.send(request("GET", "/?q=private")).await.unwrap_err();
+    assert!(matches!(error, CallError::Timeout(_)), "{error:?}");
+
+    let nobody = "http://127.0.0.1:1";
+    let client = Process::start(Settings { timeout_ms: Some(200), ..at(nobody) }).await.client();
+    let error = client.send(request("GET", "/?q=private")).await.unwrap_err();
+    assert!(matches!(error, CallError::Unconnected { .. }), "{error:?}");
+    let shown = format!("{error} {error:?}");
+    assert!(shown.contains("127.0.0.1:1") && !shown.contains("private") && !shown.contains("key-one"), "{shown}");
+}
+
+#[tokio::test]
+async fn an_answer_is_bounded_and_a_redirect_is_not_followed() {
+    let (other, url) = other().await;
+    let (there, elsewhere) = self::other().await;
+    let client = Process::start(at(&url)).await.client();
+    other.answers(["x".repeat(1024 * 1024), "x".repeat(1024 * 1024 + 1)]);
+    assert_eq!(client.send(request("GET", "/")).await.unwrap().body().len(), 1024 * 1024);
+    let error = client.send(request("GET", "/")).await.unwrap_err();
+    assert!(matches!(error, CallError::TooLarge { .. }), "{error:?}");
+    other.answers([(StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, elsewhere)])]);
+    assert_eq!(client.send(request("GET", "/")).await.unwrap().status(), StatusCode::TEMPORARY_REDIRECT);
+    assert_eq!(there.calls(), 0);
+}
+
+#[tokio::test]
+async fn no_more_calls_than_allowed_are_under_way_over_all_generations() {
+    let (other, url) = Other { takes: Duration::from_millis(50), ..Other::default() }.listen().await;
+    let process = Process::start(Settings { at_once: NonZeroUsize::new(2), ..at(&url) }).await;
+    let old = process.client();
+    process.manager.put("v2", "key-two");
+    process.reload(process.config.clone()).await;
+    let new = process.client();
+    let calls = (0..12).map(|n| if n % 2 == 0 { old.clone() } else { new.clone() });
+    let calls = calls.map(|client| async move { client.send(request("GET", "/")).await.unwrap().status() });
+    let answered = futures_util::future::join_all(calls).await;
+    assert!(answered.iter().all(|status| *status == StatusCode::OK));
+    assert_eq!(other.busy.lock().unwrap().1, 2);
+}
+
+#[tokio::test]
+async fn waiting_for_a_place_counts_against_the_timeout() {
+    let (_, url) = Other { takes: Duration::from_millis(600), ..Other::default() }.listen().await;
+    let settings = Settings { at_once: NonZeroUsize::new(1), timeout_ms: Some(800), ..at(&url) };
+    let client = Process::start(settings).await.client();
+    let (first, second) = tokio::join!(client.send(request("GET", "/")), client.send(request("GET", "/")));
+    assert!(first.is_ok());
+    assert!(matches!(second, Err(CallError::Timeout(_))), "{second:?}");
+}
+
+#[tokio::test]
+async fn a_client_of_an_old_generation_sends_the_new_key() {
+    let (other, url) = other().await;
+    let process = Process::start(at(&url)).await;
+    let old = process.client();
+    process.manager.put("v2", "key-two");
+    process.reload(process.config.clone()).await;
+    old.send(request("GET", "/")).await.unwrap();
+    process.client().send(request("GET", "/")).await.unwrap();
+    assert_eq!(other.got("authorization"), ["Bearer key-two", "Bearer key-two"]);
+}
+
+#[tokio::test]
+async fn a_new_key_does_not_follow_an_old_url() {
+    let (old_place, old_url) = other().await;
+    let (new_place, new_url) = other().await;
+    let process = Process::start(at(&old_url)).await;
+    let old = process.client();
+    process.manager.put("v2", "key-two");
+    process.reload(Arc::new(Config { service: at(&new_url), ..Config::default() })).await;
+    old.send(request("GET", "/")).await.unwrap();
+    process.client().send(request("GET", "/")).await.unwrap();
+    assert_eq!(old_place.got("authorization"), ["Bearer key-one"]);
+    assert_eq!(new_place.got("authorization"), ["Bearer key-two"]);
+}
+
+#[tokio::test]
+async fn a_401_brings_the_new_key_and_the_call_is_made_again() {
+    let (other, url) = other().await;
+    let process = Process::start(at(&url)).await;
+    let client = process.client();
+    client.send(request("GET", "/")).await.unwrap();
+    process.manager.put("v2", "key-two");
+    *other.refuses.lock().unwrap() = Some("key-one");
+    // A plain POST too: what was refused was not done.
+    let calls = (0..5).map(|_| client.send(request("POST", "/")));
+    for answer in futures_util::future::join_all(calls).await {
+        assert_eq!(answer.unwrap().status(), StatusCode::OK);
+    }
+    assert_eq!(process.trips(), 1);
+}
+
+#[tokio::test]
+async fn a_dead_key_costs_one_trip_and_its_401s_come_back_at_once() {
+    let (other, url) = other().await;
+    let process = Process::start(at(&url)).await;
+    let client = process.client();
+    *other.refuses.lock().unwrap() = Some("key-one");
+    let calls = (0..5).map(|_| client.send(request("GET", "/")));
+    for answer in futures_util::future::join_all(calls).await {
+        assert_eq!(answer.unwrap().status(), StatusCode::UNAUTHORIZED);
+    }
+    let start = Instant::now();
+    assert_eq!(client.send(request("GET", "/")).await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+    assert_eq!((process.trips(), other.calls()), (1, 6), "none was made again with the same key");
+    // Another version of it may be refused too: that is news.
+    process.manager.put("v2", "key-one");
+    process.reload(process.config.clone()).await;
+    assert_eq!(client.send(request("GET", "/")).await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    assert_eq!(process.trips(), 2);
+}
+
+#[tokio::test]
+async fn a_401_is_returned_in_time_when_no_trip_ends() {
+    let (other, url) = other().await;
+    let manager = Arc::new(Manager::default());
+    manager.put("v1", "key-one");
+    let road = Road::<Caller>::new(manager);
+    let settings = Settings { timeout_ms: Some(600), ..at(&url) };
+    let config = Arc::new(Config { service: settings, ..Config::default() });
+    let first = road.first(config, Instant::now() + Duration::from_secs(5)).await.unwrap();
+    let client = first.service.0.clone();
+    *other.refuses.lock().unwrap() = Some("key-one");
+    let timed = async || {
+        let start = Instant::now();
+        assert_eq!(client.send(request("GET", "/")).await.unwrap().status(), StatusCode::UNAUTHORIZED);
+        start.elapsed()
+    };
+    assert!(timed().await < Duration::from_millis(250), "before it is in service nobody waits");
+    first.resources.publish();
+    let waited = timed().await;
+    assert!((Duration::from_millis(250)..Duration::from_millis(600)).contains(&waited), "{waited:?}");
+}

@@ -1,0 +1,105 @@
+//! Connections: HTTP/1.1 and HTTP/2, TLS by the platform's certificate authorities.
+
+use super::{CallError, error::reasons, no_roots};
+use crate::{config::BaseUrl, exit::Fault};
+use axum::{
+    body::{Body, Bytes, HttpBody},
+    http::{Request, Response},
+};
+use futures_util::future::BoxFuture;
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use std::{
+    future::poll_fn,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tower::Service;
+
+/// The largest answer, in bytes.
+const MOST: usize = 1024 * 1024;
+
+/// How long the other side may take to accept a connection, less than a call may take, so that there is another attempt.
+const CONNECTING: Duration = Duration::from_secs(3);
+
+/// How long a connection waits for use; load balancers close theirs after 60 s.
+const IDLE: Duration = Duration::from_secs(50);
+
+/// A pool of connections, without a key. Clones share it.
+#[derive(Clone)]
+pub(super) struct Wire(Client<HttpsConnector<HttpConnector>, Body>);
+
+impl Wire {
+    pub(super) fn new(url: &BaseUrl) -> Result<Self, Fault> {
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_connect_timeout(Some(CONNECTING));
+        let connector = match url.is_https() {
+            true => HttpsConnectorBuilder::new()
+                .with_provider_and_native_roots(rustls::crypto::aws_lc_rs::default_provider())
+                .map_err(|_| no_roots())?
+                .https_only(),
+            // This machine alone, as `BaseUrl` sees to: nobody has to be trusted.
+            false => HttpsConnectorBuilder::new().with_tls_config(trusts_nobody()).https_or_http(),
+        };
+        let connector = connector.enable_all_versions().wrap_connector(http);
+        let client = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .build(connector);
+        Ok(Self(client))
+    }
+}
+
+fn trusts_nobody() -> rustls::ClientConfig {
+    let provider = rustls::crypto::aws_lc_rs::default_provider();
+    rustls::ClientConfig::builder_with_provider(provider.into())
+        .with_safe_default_protocol_versions()
+        .expect("aws-lc-rs has TLS 1.2 and 1.3")
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth()
+}
+
+impl Service<Request<Bytes>> for Wire {
+    type Response = Response<Bytes>;
+    type Error = CallError;
+    type Future = BoxFuture<'static, Result<Response<Bytes>, CallError>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), CallError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Bytes>) -> Self::Future {
+        let host = request.uri().authority().map(ToString::to_string).unwrap_or_default();
+        let answer = self.0.request(request.map(Body::from));
+        Box::pin(async move {
+            let answer = answer.await.map_err(|error| match error.is_connect() {
+                true => CallError::Unconnected { host: host.clone(), why: reasons(&error) },
+                false => CallError::Broken { host: host.clone(), why: reasons(&error) },
+            })?;
+            let (head, body) = answer.into_parts();
+            Ok(Response::from_parts(head, whole(body, &host).await?))
+        })
+    }
+}
+
+/// The body to its end, unless it is too large.
+async fn whole(mut body: Incoming, host: &str) -> Result<Bytes, CallError> {
+    let mut bytes = Vec::new();
+    while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+        let frame = frame.map_err(|error| CallError::Broken { host: host.into(), why: reasons(&error) })?;
+        let Ok(data) = frame.into_data() else { continue };
+        if bytes.len() + data.len() > MOST {
+            return Err(CallError::TooLarge { host: host.into() });
+        }
+        bytes.extend_from_slice(&data);
+    }
+    Ok(bytes.into())
+}
