@@ -1,5 +1,7 @@
 //! What a service's author writes.
 
+mod workers;
+
 use crate::{App, BuildError, Live, config::Settings, resources::Build, secrets::SecretSet};
 use axum::Router;
 use std::{fmt, sync::Arc};

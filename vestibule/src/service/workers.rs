@@ -1,0 +1,93 @@
+//! Work that comes in pieces: from a table, say.
+
+use super::{Background, Service};
+use crate::{backoff::Backoff, generation::Live};
+use futures_util::FutureExt;
+use std::{
+    fmt,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// How long a worker waits that found nothing to do, give or take half of it.
+const IDLE: Duration = Duration::from_secs(1);
+
+/// The longest pause of a worker that fails.
+const LONGEST: Duration = Duration::from_secs(30);
+
+impl<S: Service> Background<S> {
+    /// Starts so many workers. Each does one piece of work after the other, for the service as it is then, so that it takes
+    /// up rotations; it looks again after about a second when there was nothing to do (`Ok(false)`), and after ever longer
+    /// pauses, 30 s at most, while it fails. The log says once that they fail, and once that they go on. A piece that is
+    /// begun when the process is asked to stop is finished; `server.drain` is its grace.
+    pub fn work<F, W, E>(&self, name: &'static str, workers: usize, piece: F)
+    where
+        F: Fn(Arc<S>) -> W + Clone + Send + Sync + 'static,
+        W: Future<Output = Result<bool, E>> + Send,
+        E: fmt::Display + Send,
+    {
+        let failing = Arc::new(AtomicUsize::new(0));
+        for _ in 0..workers {
+            let worker = Worker { name, live: self.live(), stopping: self.stopping(), failing: failing.clone() };
+            let piece = piece.clone();
+            self.spawn(async move { worker.run(piece).await });
+        }
+    }
+}
+
+struct Worker<S: Service> {
+    name: &'static str,
+    live: Live<S>,
+    stopping: CancellationToken,
+    /// How many of these workers fail at the moment.
+    failing: Arc<AtomicUsize>,
+}
+
+impl<S: Service> Worker<S> {
+    async fn run<F, W, E>(self, piece: F)
+    where
+        F: Fn(Arc<S>) -> W,
+        W: Future<Output = Result<bool, E>>,
+        E: fmt::Display,
+    {
+        let (mut pauses, mut failed) = (Backoff::capped_at(LONGEST), false);
+        while !self.stopping.is_cancelled() {
+            // The panic itself is in the log, through the panic hook.
+            let done = AssertUnwindSafe(piece(self.live.service())).catch_unwind().await;
+            let done =
+                done.map_err(|_| "it panicked".to_owned()).and_then(|done| done.map_err(|error| error.to_string()));
+            self.tell(&mut failed, done.as_ref().err());
+            if done.is_ok() {
+                pauses = Backoff::capped_at(LONGEST);
+            }
+            let next = match done {
+                Ok(true) => continue,
+                Ok(false) => Instant::now() + IDLE.mul_f64(0.5 + fastrand::f64()),
+                Err(_) => pauses.next().expect("these pauses have no end"),
+            };
+            tokio::select! {
+                () = self.stopping.cancelled() => (),
+                () = tokio::time::sleep_until(next) => (),
+            }
+        }
+    }
+
+    /// The first that fails and the last that goes on speak for all.
+    fn tell(&self, failed: &mut bool, error: Option<&String>) {
+        match error {
+            Some(error) if !std::mem::replace(failed, true) && self.failing.fetch_add(1, Ordering::Relaxed) == 0 => {
+                tracing::warn!(worker = self.name, error, "background work fails; it is tried again");
+            }
+            None if std::mem::take(failed) && self.failing.fetch_sub(1, Ordering::Relaxed) == 1 => {
+                tracing::info!(worker = self.name, "background work goes on");
+            }
+            _ => (),
+        }
+    }
+}
