@@ -47,6 +47,7 @@ mod status;
 mod systemd;
 mod telemetry;
 mod trace_context;
+mod trust;
 
 pub use app::App;
 pub use counters::Counter;

@@ -21,7 +21,6 @@ use crate::{
     bell::Bell,
     config::BaseUrl,
     credentials::ApiKey,
-    exit::{Exit, Fault},
     secrets::{Credential, Name},
 };
 use axum::{
@@ -180,16 +179,6 @@ impl fmt::Debug for ApiClient {
         let Client { credential, api, .. } = &*self.0;
         f.debug_struct("ApiClient").field("credential", credential).field("url", &api.url).finish_non_exhaustive()
     }
-}
-
-/// There is nobody to trust.
-fn no_roots() -> Fault {
-    Fault::new(
-        Exit::Config,
-        "the platform's certificate authorities",
-        "none can be read, so no other service can be trusted",
-        "install them (the package ca-certificates), or name a file of them in SSL_CERT_FILE",
-    )
 }
 
 #[cfg(test)]

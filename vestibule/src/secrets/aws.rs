@@ -4,6 +4,7 @@ use super::{Fetched, SecretId, Source, SourceError, Stage, Value, VersionId, Ver
 use crate::{
     config::Aws,
     exit::{Exit, Fault},
+    trust,
 };
 use aws_config::{
     BehaviorVersion, Region, SdkConfig, ecs::EcsCredentialsProvider, imds::credentials::ImdsCredentialsProvider,
@@ -33,6 +34,8 @@ impl SecretsManager {
     /// A client for each Region, the first and then its replicas, with the platform's identity. In production, static
     /// keys and endpoints without TLS are left out unless the configuration allows them. Asks no secret yet.
     pub async fn of_regions(aws: &Aws, production: bool) -> Result<Vec<(String, Self)>, Fault> {
+        // The SDK panics where it finds none, even for an endpoint without TLS.
+        trust::of_platform()?;
         let platform_only = production && !aws.allow_static_keys;
         let mut loader = aws_config::defaults(BehaviorVersion::latest()).retry_config(RetryConfig::disabled());
         if let Some(region) = aws.regions.first() {

@@ -1,7 +1,7 @@
 //! Connections: HTTP/1.1 and HTTP/2, TLS by the platform's certificate authorities.
 
-use super::{CallError, error::reasons, no_roots};
-use crate::{config::BaseUrl, exit::Fault};
+use super::{CallError, error::reasons};
+use crate::{config::BaseUrl, exit::Fault, trust};
 use axum::{
     body::{Body, Bytes, HttpBody},
     http::{Request, Response},
@@ -40,13 +40,10 @@ impl Wire {
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_connect_timeout(Some(CONNECTING));
+        let tls = HttpsConnectorBuilder::new();
         let connector = match url.is_https() {
-            true => HttpsConnectorBuilder::new()
-                .with_provider_and_native_roots(rustls::crypto::aws_lc_rs::default_provider())
-                .map_err(|_| no_roots())?
-                .https_only(),
-            // This machine alone, as `BaseUrl` sees to: nobody has to be trusted.
-            false => HttpsConnectorBuilder::new().with_tls_config(trusts_nobody()).https_or_http(),
+            true => tls.with_tls_config(trust::of_platform()?).https_only(),
+            false => tls.with_tls_config(trust::of_nobody()).https_or_http(),
         };
         let connector = connector.enable_all_versions().wrap_connector(http);
         let client = Client::builder(TokioExecutor::new())
@@ -56,15 +53,6 @@ impl Wire {
             .build(connector);
         Ok(Self(client))
     }
-}
-
-fn trusts_nobody() -> rustls::ClientConfig {
-    let provider = rustls::crypto::aws_lc_rs::default_provider();
-    rustls::ClientConfig::builder_with_provider(provider.into())
-        .with_safe_default_protocol_versions()
-        .expect("aws-lc-rs has TLS 1.2 and 1.3")
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth()
 }
 
 impl Service<Request<Bytes>> for Wire {
