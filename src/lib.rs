@@ -1,7 +1,7 @@
 //! Takes notes: the example service. Copy what you need, then delete it.
 //!
 //! ```text
-//! secrets.rs ─► Notes::build ─► routes ─► notes.rs
+//! secrets.rs ─► Notes::build ─► routes ─► notes.rs ─► outbox.rs ─► the webhook
 //! ```
 //!
 //! - To add a credential, add a field to [`Secrets`]; its id is `notes/<field>` unless `[secrets.ids]` says otherwise.
@@ -10,6 +10,7 @@
 //! - To change the schema, add a file to `migrations/`.
 
 mod notes;
+mod outbox;
 mod secrets;
 
 pub use secrets::Secrets;
@@ -18,15 +19,17 @@ use axum::{
     Router,
     routing::{get, post},
 };
+use outbox::Webhook;
 use serde::{Deserialize, Serialize};
-use std::{sync::Arc, time::Duration};
-use vestibule::{App, Build, BuildError, Database, Service, Signer};
+use std::{num::NonZeroU16, sync::Arc, time::Duration};
+use vestibule::{App, Background, Build, BuildError, Database, Service, Signer, config};
 
 /// What a request works with: everything that is built from credentials or settings.
 pub struct Notes {
     database: Database,
     cursors: Signer,
     max_length: usize,
+    webhook: Option<Webhook>,
 }
 
 /// How long the cursor of a list leads on. Rotate `signing` no faster.
@@ -38,11 +41,23 @@ const CURSOR_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 pub struct Settings {
     /// The most characters that a note may have.
     pub max_length: usize,
+    /// Who is told of notes that were created or deleted; nobody, if it is absent. Needs `webhook` in `[secrets.ids]`.
+    pub webhook_url: Option<config::BaseUrl>,
+    /// How long one delivery may take.
+    #[serde(with = "config::units::positive_duration")]
+    pub webhook_timeout: Duration,
+    /// How often an event is tried before it is set aside.
+    pub webhook_attempts: NonZeroU16,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { max_length: 4096 }
+        Self {
+            max_length: 4096,
+            webhook_url: None,
+            webhook_timeout: Duration::from_secs(10),
+            webhook_attempts: NonZeroU16::new(20).expect("20 is not zero"),
+        }
     }
 }
 
@@ -56,6 +71,7 @@ impl Service for Notes {
             database: cx.database(&cx.secrets.database).await?,
             cursors: cx.signer(&cx.secrets.signing, "cursor", CURSOR_LIFETIME),
             max_length: cx.settings.max_length,
+            webhook: Webhook::build(cx).await?,
         })
     }
 
@@ -63,5 +79,9 @@ impl Service for Notes {
         Router::new()
             .route("/v1/notes", post(notes::create).get(notes::list))
             .route("/v1/notes/{id}", get(notes::read).delete(notes::delete))
+    }
+
+    fn background(tasks: &Background<Self>) {
+        outbox::start(tasks);
     }
 }

@@ -1,22 +1,22 @@
 //! Notes: create, read, list newest first, delete.
 
-use crate::Notes;
+use crate::{Notes, outbox::Event};
 use axum::{
     Json,
     extract::{Path, Query, State, rejection::PathRejection},
     http::{HeaderName, StatusCode, header::LOCATION},
 };
 use serde::{Deserialize, Serialize};
-use sqlx::FromRow;
+use sqlx::{FromRow, PgConnection};
 use std::sync::Arc;
 use time::OffsetDateTime;
 use uuid::Uuid;
-use vestibule::Problem;
+use vestibule::{Problem, TraceContext};
 
 /// A note. Its id is a UUIDv7, so the order of ids is the order of creation.
 #[derive(Serialize, FromRow)]
 pub(crate) struct Note {
-    id: Uuid,
+    pub(crate) id: Uuid,
     body: String,
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
@@ -46,14 +46,18 @@ impl NewNote {
 
 pub(crate) async fn create(
     State(notes): State<Arc<Notes>>,
+    trace: TraceContext,
     Json(new): Json<NewNote>,
 ) -> Result<(StatusCode, [(HeaderName, String); 1], Json<Note>), Problem> {
     new.check(notes.max_length)?;
+    let mut transaction = notes.database.begin().await?;
     let note: Note = sqlx::query_as("INSERT INTO notes (id, body) VALUES ($1, $2) RETURNING id, body, created_at")
         .bind(Uuid::now_v7())
         .bind(new.body)
-        .fetch_one(&notes.database)
+        .fetch_one(&mut *transaction)
         .await?;
+    notes.tell(Event::Created(&note), &trace, &mut transaction).await?;
+    transaction.commit().await?;
     let location = [(LOCATION, format!("/v1/notes/{}", note.id))];
     Ok((StatusCode::CREATED, location, Json(note)))
 }
@@ -72,12 +76,17 @@ pub(crate) async fn read(
 pub(crate) async fn delete(
     State(notes): State<Arc<Notes>>,
     id: Result<Path<Uuid>, PathRejection>,
+    trace: TraceContext,
 ) -> Result<StatusCode, Problem> {
-    let deleted = sqlx::query("DELETE FROM notes WHERE id = $1").bind(note_id(id)?).execute(&notes.database).await?;
-    match deleted.rows_affected() {
-        0 => Err(no_such_note()),
-        _ => Ok(StatusCode::NO_CONTENT),
+    let id = note_id(id)?;
+    let mut transaction = notes.database.begin().await?;
+    let deleted = sqlx::query("DELETE FROM notes WHERE id = $1").bind(id).execute(&mut *transaction).await?;
+    if deleted.rows_affected() == 0 {
+        return Err(no_such_note());
     }
+    notes.tell(Event::Deleted { id }, &trace, &mut transaction).await?;
+    transaction.commit().await?;
+    Ok(StatusCode::NO_CONTENT)
 }
 
 #[derive(Deserialize)]
@@ -120,6 +129,14 @@ pub(crate) async fn list(
 }
 
 impl Notes {
+    /// Leaves an event for the webhook, if there is one: nobody else would ever take it away.
+    async fn tell(&self, event: Event<'_>, trace: &TraceContext, change: &mut PgConnection) -> Result<(), sqlx::Error> {
+        match self.webhook {
+            Some(_) => event.record(trace, change).await,
+            None => Ok(()),
+        }
+    }
+
     fn open_cursor(&self, cursor: &str) -> Result<Uuid, Problem> {
         self.cursors
             .open(cursor)

@@ -21,6 +21,7 @@ mod start;
 mod stop;
 mod tls;
 mod tls_client;
+mod webhook;
 
 use devstack::{Launch, Process, Stack, Tenant, faults, free_port};
 use running::Running;

@@ -1,0 +1,387 @@
+//! The webhook: what it is told, with which key, and what happens when it, the service or the key is not there.
+
+use crate::{Running, metrics::Samples, migrated, rotation::unpolled, running::PATIENCE, service, tenant};
+use devstack::{
+    Delivery, Launch, Receiver, Signal, Tenant, free_port,
+    receiver::{Answer, Rule},
+    reqwest::{Method, StatusCode},
+};
+use sqlx::AssertSqlSafe;
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+/// A tenant with tables and a key, and a receiver that accepts it.
+async fn hooked(label: &str) -> (Tenant, Receiver) {
+    let tenant = migrated(label).await;
+    tenant.plant("webhook", "api_key").await.expect("it is planted");
+    let receiver = Receiver::start().expect("a receiver");
+    receiver.accept([key(&tenant).await]);
+    (tenant, receiver)
+}
+
+async fn key(tenant: &Tenant) -> String {
+    tenant.value("webhook", "AWSCURRENT").await.expect("a key")
+}
+
+/// The service with a webhook there.
+fn telling(address: SocketAddr, launch: Launch, tenant: &Tenant) -> Launch {
+    launch
+        .env("APP_SERVICE__WEBHOOK_URL", format!("http://{address}/hook"))
+        .env("APP_SERVICE__WEBHOOK_TIMEOUT", "2s")
+        .env("APP_SECRETS__IDS__WEBHOOK", tenant.id("webhook"))
+}
+
+async fn delete(running: &Running<'_>, path: &str) {
+    let deleted = running.request(Method::DELETE, path).send().await.expect("an answer");
+    assert_eq!(deleted.status(), StatusCode::NO_CONTENT);
+}
+
+/// How many rows of the outbox are so.
+async fn rows(tenant: &Tenant, so: &str) -> i64 {
+    let count = format!("SELECT count(*) FROM outbox WHERE {so}");
+    let mut admin = tenant.admin().await.expect("a connection");
+    sqlx::query_scalar(AssertSqlSafe(count)).fetch_one(&mut admin).await.expect("a count")
+}
+
+async fn until_rows(tenant: &Tenant, so: &str, count: i64) {
+    let start = Instant::now();
+    while rows(tenant, so).await != count {
+        assert!(start.elapsed() < PATIENCE, "{so}: {}", rows(tenant, so).await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn counted(running: &Running<'_>, outcome: &str) -> f64 {
+    Samples::of(running).await.get(&format!("notes_webhook_deliveries_total{{outcome=\"{outcome}\"}}"))
+}
+
+/// Type and note of each delivery.
+fn told(deliveries: &[Delivery]) -> Vec<(String, String)> {
+    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+    deliveries.iter().map(Delivery::json).map(|event| (text(&event["type"]), text(&event["note"]["id"]))).collect()
+}
+
+fn id(path: &str) -> String {
+    path.trim_start_matches("/v1/notes/").to_owned()
+}
+
+#[tokio::test]
+async fn the_webhook_hears_of_notes_that_are_created_and_deleted() {
+    let (tenant, receiver) = hooked("hook").await;
+    let running = Running::start(telling(receiver.address(), service(&tenant), &tenant), &tenant).await;
+    let post = running.request(Method::POST, "/v1/notes").header("content-type", "application/json");
+    let post = post.header("traceparent", PARENT).header("tracestate", "a=b").body("{\"body\": \"Grüße\"}");
+    let note: serde_json::Value = post.send().await.unwrap().json().await.unwrap();
+    let path = format!("/v1/notes/{}", note["id"].as_str().unwrap());
+    delete(&running, &path).await;
+    let deliveries = receiver.until(|deliveries| deliveries.len() == 2).await;
+    let (created, deleted) = (&deliveries[0], &deliveries[1]);
+    assert_eq!((created.json()["type"].as_str(), &created.json()["note"]), (Some("note.created"), &note));
+    assert_eq!(deleted.json()["type"], "note.deleted");
+    assert_eq!(deleted.json()["note"], serde_json::json!({ "id": note["id"] }));
+    for delivery in &deliveries {
+        assert_eq!((&delivery.method, delivery.path.as_str()), (&Method::POST, "/hook"));
+        assert!(delivery.bears(&key(&tenant).await));
+        assert_eq!(delivery.header("idempotency-key"), delivery.json()["id"]);
+        assert_eq!(delivery.header("content-type"), "application/json");
+    }
+    assert_eq!((created.header("traceparent"), created.header("tracestate")), (PARENT, "a=b"));
+    assert_eq!(deleted.header("traceparent"), "");
+    until_rows(&tenant, "true", 0).await;
+    assert_eq!((counted(&running, "delivered").await, counted(&running, "failed").await), (2.0, 0.0));
+}
+
+#[tokio::test]
+async fn what_did_not_happen_is_not_told() {
+    let (tenant, receiver) = hooked("hook_not").await;
+    let running = Running::start(telling(receiver.address(), service(&tenant), &tenant), &tenant).await;
+    assert_eq!(running.post("{\"body\": \"\"}").await.status(), StatusCode::UNPROCESSABLE_ENTITY);
+    let nobody = format!("/v1/notes/{}", uuid::Uuid::max());
+    let deleted = running.request(Method::DELETE, &nobody).send().await.unwrap();
+    assert_eq!(deleted.status(), StatusCode::NOT_FOUND);
+    // An event that cannot be written down takes its note with it.
+    let mut owner = tenant.log_in("migrator", "AWSCURRENT").await.unwrap();
+    sqlx::raw_sql("ALTER TABLE outbox ADD CHECK (payload !~ 'unlucky')").execute(&mut owner).await.unwrap();
+    assert_eq!(running.post("{\"body\": \"unlucky\"}").await.status(), StatusCode::INTERNAL_SERVER_ERROR);
+    let page: serde_json::Value = running.get("/v1/notes").await.json().await.unwrap();
+    assert_eq!(page["notes"], serde_json::json!([]));
+    let note = running.create("a note").await;
+    let deliveries = receiver.until(|deliveries| !deliveries.is_empty()).await;
+    assert_eq!(told(&deliveries), [("note.created".to_owned(), id(&note))]);
+}
+
+#[tokio::test]
+async fn without_a_webhook_nothing_is_written_down() {
+    let tenant = migrated("hookless").await;
+    let running = Running::start(service(&tenant), &tenant).await;
+    let note = running.create("a note").await;
+    delete(&running, &note).await;
+    assert_eq!(rows(&tenant, "true").await, 0);
+    assert_eq!(counted(&running, "delivered").await, 0.0, "the series is there from the start");
+}
+
+#[tokio::test]
+async fn a_key_that_the_webhook_refuses_is_replaced_before_anybody_sends_a_signal() {
+    let (tenant, receiver) = hooked("hook_refused").await;
+    let running = Running::start(telling(receiver.address(), unpolled(&tenant), &tenant), &tenant).await;
+    running.create("with the old key").await;
+    receiver.until(|deliveries| deliveries.len() == 1).await;
+    tenant.plant("webhook", "api_key").await.unwrap();
+    receiver.accept([key(&tenant).await]);
+    for number in 0..8 {
+        running.create(&number.to_string()).await;
+    }
+    let deliveries = receiver.until(|deliveries| deliveries.len() == 9).await;
+    let key = key(&tenant).await;
+    assert!(!deliveries[0].bears(&key) && deliveries[1..].iter().all(|delivery| delivery.bears(&key)));
+    let status = running.status().await;
+    assert_eq!((&status["generation"], &status["signals"]["seen"]), (&2.into(), &0.into()));
+    assert_eq!(status["last_reload"]["trigger"], "refused_key");
+    let samples = Samples::of(&running).await;
+    assert_eq!(samples.get("vestibule_reloads_total{trigger=\"refused_key\",outcome=\"published\"}"), 1.0);
+    assert_eq!((counted(&running, "failed").await, counted(&running, "set_aside").await), (0.0, 0.0));
+}
+
+#[tokio::test]
+async fn a_key_that_nobody_accepts_costs_one_trip_and_no_event() {
+    let (tenant, receiver) = hooked("hook_dead").await;
+    let running = Running::start(telling(receiver.address(), unpolled(&tenant), &tenant), &tenant).await;
+    receiver.accept(["another"]);
+    for number in 0..5 {
+        running.create(&number.to_string()).await;
+    }
+    until_rows(&tenant, "attempts >= 2", 5).await;
+    let samples = Samples::of(&running).await;
+    assert_eq!(samples.get("vestibule_reloads_total{trigger=\"refused_key\",outcome=\"unchanged\"}"), 1.0);
+    assert_eq!(rows(&tenant, "last_error LIKE '401%'").await, 5);
+    receiver.accept([key(&tenant).await]);
+    receiver.until(|deliveries| deliveries.len() == 5).await;
+}
+
+/// Creates notes and deletes every other one, until the service is gone or it is enough.
+async fn write(base: String, enough: Instant) -> Vec<(String, bool)> {
+    let client = devstack::reqwest::Client::builder().no_proxy().build().expect("a client");
+    let mut notes = Vec::new();
+    while Instant::now() < enough {
+        let post = client.post(format!("{base}/v1/notes")).json(&serde_json::json!({ "body": "a note" }));
+        let Ok(created) = post.send().await else { break };
+        assert_eq!(created.status(), StatusCode::CREATED);
+        let path = created.headers()["location"].to_str().expect("a path").to_owned();
+        let deleted = notes.len() % 2 == 0
+            && match client.delete(format!("{base}{path}")).send().await {
+                Ok(answer) => answer.status() == StatusCode::NO_CONTENT,
+                Err(_) => {
+                    notes.push((id(&path), false));
+                    break;
+                }
+            };
+        notes.push((id(&path), deleted));
+    }
+    notes
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_lost_over_a_rotation_with_two_replicas_one_of_them_killed() {
+    let (tenant, receiver) = hooked("hook_killed").await;
+    // As one that takes part in the rotation.
+    receiver.accept_held(&tenant, "webhook");
+    receiver.script([Rule::all(Answer::Delay(Duration::from_millis(20)))]);
+    let launch = || telling(receiver.address(), unpolled(&tenant), &tenant);
+    let mut killed = Running::start(launch(), &tenant).await;
+    let mut stays = Running::start(launch(), &tenant).await;
+    let enough = Instant::now() + Duration::from_secs(4);
+    let writers: Vec<_> = [&killed, &stays, &killed, &stays]
+        .map(|running| tokio::spawn(write(format!("http://{}", running.at.public), enough)))
+        .into();
+
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let old = key(&tenant).await;
+    tenant.plant("webhook", "api_key").await.unwrap();
+    assert_eq!(stays.reload().await["outcome"], "published");
+    killed.process.signal(Signal::HUP);
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    killed.process.signal(Signal::KILL);
+    // From now on the old key is refused; who has missed the rotation is told so by a 401.
+    receiver.accept([key(&tenant).await]);
+
+    let mut notes = Vec::new();
+    for writer in writers {
+        notes.extend(writer.await.unwrap());
+    }
+    assert!(notes.len() > 40, "{} notes are not many", notes.len());
+    until_rows(&tenant, "true", 0).await;
+    assert_eq!(counted(&stays, "set_aside").await, 0.0);
+
+    let deliveries = receiver.deliveries();
+    assert!(deliveries.iter().any(|one| one.bears(&old)) && deliveries.iter().any(|one| !one.bears(&old)));
+    let told = told(&deliveries);
+    let last = |kind: &str, note: &String| told.iter().rposition(|(k, n)| k == kind && n == note);
+    let first = |kind: &str, note: &String| told.iter().position(|(k, n)| k == kind && n == note);
+    for (note, deleted) in &notes {
+        let created = last("note.created", note).unwrap_or_else(|| panic!("{note} was never told"));
+        match first("note.deleted", note) {
+            Some(deleted) => assert!(created < deleted, "{note} was created after it was deleted"),
+            None => assert!(!deleted, "nobody was told that {note} is deleted"),
+        }
+    }
+    let distinct: BTreeSet<_> = deliveries.iter().map(|one| one.header("idempotency-key").to_owned()).collect();
+    let twice = deliveries.len() - distinct.len();
+    assert!(twice <= 4, "{twice} came twice, and only what was under way in the killed one may");
+    drop(killed);
+}
+
+#[tokio::test]
+async fn an_event_outlives_a_webhook_that_is_away_and_a_restart() {
+    let tenant = migrated("hook_away").await;
+    tenant.plant("webhook", "api_key").await.unwrap();
+    let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
+    let running = Running::start(telling(address, service(&tenant), &tenant), &tenant).await;
+    let note = running.create("a note").await;
+    until_rows(&tenant, "attempts > 0 AND claim IS NULL", 1).await;
+    assert!(counted(&running, "failed").await >= 1.0);
+    let mut process = running.process;
+    process.signal(Signal::TERM);
+    assert_eq!(process.exited(PATIENCE).await.code, Some(0));
+
+    let _running = Running::start(telling(address, service(&tenant), &tenant), &tenant).await;
+    let receiver = Receiver::at(address).unwrap();
+    receiver.accept([key(&tenant).await]);
+    let deliveries = receiver.until(|deliveries| !deliveries.is_empty()).await;
+    assert_eq!(told(&deliveries), [("note.created".to_owned(), id(&note))]);
+}
+
+#[tokio::test]
+async fn a_poison_message_is_set_aside_and_the_others_pass() {
+    let (tenant, receiver) = hooked("hook_poison").await;
+    let poison = |body: &[u8]| String::from_utf8_lossy(body).contains("poison");
+    receiver.script([Rule::on(poison, Answer::Status(500))]);
+    let launch = telling(receiver.address(), service(&tenant), &tenant).env("APP_SERVICE__WEBHOOK_ATTEMPTS", "2");
+    let running = Running::start(launch, &tenant).await;
+    let bad = running.create("poison").await;
+    delete(&running, &bad).await;
+    let good = running.create("a good note").await;
+    let wanted = ("note.created".to_owned(), id(&good));
+    receiver.until(|deliveries| told(deliveries) == [wanted.clone()]).await;
+    assert_eq!(rows(&tenant, "set_aside_at IS NULL").await, 2, "what follows the poison waits for it");
+
+    let deliveries = receiver.until(|deliveries| deliveries.len() == 2).await;
+    assert_eq!(told(&deliveries)[1], ("note.deleted".to_owned(), id(&bad)));
+    assert_eq!(receiver.requests().iter().filter(|request| poison(&request.body)).count(), 2);
+    let counts = [counted(&running, "failed").await, counted(&running, "set_aside").await];
+    assert_eq!(counts, [2.0, 1.0]);
+    let errors: Vec<_> = running.process.events().into_iter().filter(|event| event["level"] == "ERROR").collect();
+    let event: String = {
+        let mut admin = tenant.admin().await.unwrap();
+        let row = "SELECT id::text FROM outbox WHERE set_aside_at IS NOT NULL AND last_error LIKE '%500'";
+        sqlx::query_scalar(row).fetch_one(&mut admin).await.unwrap()
+    };
+    assert_eq!((errors.len(), errors[0]["fields"]["event.id"].as_str()), (1, Some(event.as_str())));
+
+    // As OPERATIONS.md says.
+    receiver.clear();
+    let mut owner = tenant.log_in("migrator", "AWSCURRENT").await.unwrap();
+    let again = "UPDATE outbox SET set_aside_at = NULL, attempts = 0, due_at = now() WHERE set_aside_at IS NOT NULL";
+    sqlx::raw_sql(again).execute(&mut owner).await.unwrap();
+    let deliveries = receiver.until(|deliveries| deliveries.len() == 3).await;
+    assert_eq!(deliveries[2].header("idempotency-key"), event);
+    until_rows(&tenant, "true", 0).await;
+}
+
+#[tokio::test]
+async fn a_delivery_that_is_under_way_at_a_stop_is_finished() {
+    let (tenant, receiver) = hooked("hook_stop").await;
+    receiver.script([Rule::all(Answer::Delay(Duration::from_millis(1000)))]);
+    let mut running = Running::start(telling(receiver.address(), service(&tenant), &tenant), &tenant).await;
+    running.create("a note").await;
+    let start = Instant::now();
+    while receiver.requests().is_empty() {
+        assert!(start.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    running.process.signal(Signal::TERM);
+    assert_eq!(running.process.exited(PATIENCE).await.code, Some(0));
+    assert_eq!(receiver.deliveries().len(), 1);
+    assert_eq!(rows(&tenant, "true").await, 0);
+}
+
+#[tokio::test]
+async fn a_database_that_is_away_is_told_of_once() {
+    let (tenant, receiver) = hooked("hook_database").await;
+    let running = Running::start(telling(receiver.address(), unpolled(&tenant), &tenant), &tenant).await;
+    let note = running.create("before").await;
+    receiver.until(|deliveries| deliveries.len() == 1).await;
+    tenant.limit_connections(&tenant.app(), 0).await.unwrap();
+    tenant.kill_connections(&tenant.app()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    let said = |text: &str| {
+        let says = |event: &serde_json::Value| event["fields"]["message"].as_str().is_some_and(|m| m.contains(text));
+        running.process.events().into_iter().filter(says).count()
+    };
+    assert_eq!((said("background work fails"), said("background work goes on")), (1, 0));
+    tenant.limit_connections(&tenant.app(), -1).await.unwrap();
+    let start = Instant::now();
+    while running.request(Method::DELETE, &note).send().await.unwrap().status() != StatusCode::NO_CONTENT {
+        assert!(start.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    receiver.until(|deliveries| deliveries.len() == 2).await;
+    let start = Instant::now();
+    while said("background work goes on") == 0 {
+        assert!(start.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!((said("background work fails"), said("background work goes on")), (1, 1));
+}
+
+#[tokio::test]
+async fn a_webhook_without_a_key_ends_with_78_and_says_which_line_is_missing() {
+    let tenant = migrated("hook_keyless").await;
+    let launch = service(&tenant).env("APP_SERVICE__WEBHOOK_URL", "https://example.com/hook");
+    let exited = launch.run();
+    assert_eq!(exited.code, Some(78), "{}", exited.stderr);
+    for part in ["service.webhook_url", "[secrets.ids]", "webhook = "] {
+        assert!(exited.stderr.contains(part), "{part} is missing in {}", exited.stderr);
+    }
+    // A key without a URL is only not used.
+    tenant.plant("webhook", "api_key").await.unwrap();
+    let launch = service(&tenant).args(["check", "--live"]).env("APP_SECRETS__IDS__WEBHOOK", tenant.id("webhook"));
+    assert_eq!(launch.run().code, Some(0));
+}
+
+#[tokio::test]
+async fn a_url_that_a_key_must_not_travel_by_ends_with_78_and_is_not_quoted() {
+    let tenant = tenant("hook_urls").await;
+    for url in [
+        "http://example.com/quoted",
+        "https://quoted@example.com/",
+        "https://quoted:word@example.com/",
+        "https://example.com/?quoted=1",
+        "https://example.com/#quoted",
+        "ftp://example.com/quoted",
+        "quoted",
+    ] {
+        let exited = service(&tenant).args(["check"]).env("APP_SERVICE__WEBHOOK_URL", url).run();
+        assert_eq!(exited.code, Some(78), "{url}");
+        assert!(exited.stderr.contains("APP_SERVICE__WEBHOOK_URL"), "{}", exited.stderr);
+        assert!(!format!("{}{}", exited.stdout, exited.stderr).contains("quoted"), "{url}: {}", exited.stderr);
+    }
+}
+
+#[tokio::test]
+async fn a_platform_that_trusts_nobody_ends_with_78() {
+    let (tenant, _receiver) = hooked("hook_roots").await;
+    let none = std::env::temp_dir().join(format!("no-roots-{}.pem", devstack::random()));
+    std::fs::write(&none, "").unwrap();
+    let launch = telling(([127, 0, 0, 1], 1).into(), service(&tenant), &tenant)
+        .env("APP_SERVICE__WEBHOOK_URL", "https://127.0.0.1:1/hook")
+        .env("SSL_CERT_FILE", &none);
+    let exited = launch.run();
+    std::fs::remove_file(none).unwrap();
+    assert_eq!(exited.code, Some(78), "{} {}", exited.stdout, exited.stderr);
+    assert!(exited.stderr.contains("SSL_CERT_FILE"), "{}", exited.stderr);
+}
