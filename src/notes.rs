@@ -11,7 +11,7 @@ use sqlx::{FromRow, PgConnection};
 use std::sync::Arc;
 use time::OffsetDateTime;
 use uuid::Uuid;
-use vestibule::{Problem, TraceContext};
+use vestibule::{ClientCertificate, Problem, TraceContext};
 
 /// A note. Its id is a UUIDv7, so the order of ids is the order of creation.
 #[derive(Serialize, FromRow)]
@@ -20,6 +20,9 @@ pub(crate) struct Note {
     body: String,
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
+    /// The subject of the client's certificate, where clients show one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created_by: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -46,16 +49,20 @@ impl NewNote {
 
 pub(crate) async fn create(
     State(notes): State<Arc<Notes>>,
+    client: Option<ClientCertificate>,
     trace: TraceContext,
     Json(new): Json<NewNote>,
 ) -> Result<(StatusCode, [(HeaderName, String); 1], Json<Note>), Problem> {
     new.check(notes.max_length)?;
     let mut transaction = notes.database.begin().await?;
-    let note: Note = sqlx::query_as("INSERT INTO notes (id, body) VALUES ($1, $2) RETURNING id, body, created_at")
-        .bind(Uuid::now_v7())
-        .bind(new.body)
-        .fetch_one(&mut *transaction)
-        .await?;
+    let note: Note = sqlx::query_as(
+        "INSERT INTO notes (id, body, created_by) VALUES ($1, $2, $3) RETURNING id, body, created_at, created_by",
+    )
+    .bind(Uuid::now_v7())
+    .bind(new.body)
+    .bind(client.as_ref().map(ClientCertificate::subject))
+    .fetch_one(&mut *transaction)
+    .await?;
     notes.tell(Event::Created(&note), &trace, &mut transaction).await?;
     transaction.commit().await?;
     let location = [(LOCATION, format!("/v1/notes/{}", note.id))];
@@ -66,7 +73,7 @@ pub(crate) async fn read(
     State(notes): State<Arc<Notes>>,
     id: Result<Path<Uuid>, PathRejection>,
 ) -> Result<Json<Note>, Problem> {
-    let note = sqlx::query_as("SELECT id, body, created_at FROM notes WHERE id = $1")
+    let note = sqlx::query_as("SELECT id, body, created_at, created_by FROM notes WHERE id = $1")
         .bind(note_id(id)?)
         .fetch_optional(&notes.database)
         .await?;
@@ -117,7 +124,7 @@ pub(crate) async fn list(
     };
     // One more than asked for tells whether there is a next page.
     let mut page: Vec<Note> =
-        sqlx::query_as("SELECT id, body, created_at FROM notes WHERE id < $1 ORDER BY id DESC LIMIT $2")
+        sqlx::query_as("SELECT id, body, created_at, created_by FROM notes WHERE id < $1 ORDER BY id DESC LIMIT $2")
             .bind(before)
             .bind(limit as i64 + 1)
             .fetch_all(&notes.database)

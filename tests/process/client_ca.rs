@@ -2,6 +2,7 @@
 
 use crate::{Running, migrated, service, tls_client::TlsClient};
 use devstack::{Authority, Identity, Launch, Tenant, Validity};
+use serde_json::{Value, json};
 use std::time::Duration;
 
 /// A tenant whose clients need a certificate of `authority`.
@@ -25,6 +26,11 @@ async fn only_clients_with_a_certificate_of_the_authority_come_in() {
     let shows = |identity: &Identity| TlsClient::showing(tenant.authority(), identity);
     shows(&clients.client("orders", Validity::days(9))).get(at, "/v1/notes").await.expect("it is known");
     TlsClient::new(tenant.authority()).get(at, "/v1/notes").await.err().expect("it shows none");
+    let who = clients.client("billing", Validity::days(9)).for_client();
+    let http = tenant.authority().trusted().identity(who).build().unwrap();
+    let posted = http.post(format!("https://{at}/v1/notes")).json(&json!({ "body": "mine" })).send().await.unwrap();
+    let note: Value = posted.json().await.unwrap();
+    assert_eq!(note["created_by"], "CN=billing", "{note}");
     let stranger = Authority::new("clients").client("orders", Validity::days(9));
     shows(&stranger).get(at, "/v1/notes").await.err().expect("it is of another authority");
     let over = clients.client("orders", Validity::over());
@@ -86,7 +92,7 @@ async fn a_bundle_that_vouches_for_nobody_is_refused() {
         assert_eq!(reload["exit_code"], 65);
         assert!(reload["error"].as_str().unwrap().contains(says), "{reload}");
     }
-    let json = serde_json::json!({ "ca.crt": clients.certificate() }).to_string();
+    let json = json!({ "ca.crt": clients.certificate() }).to_string();
     tenant.put("client_ca", &json).await.unwrap();
     assert_eq!(running.reload().await["outcome"], "published");
 }
