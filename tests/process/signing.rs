@@ -64,10 +64,12 @@ async fn a_leaked_key_that_was_rotated_is_cut_off_by_the_configuration_and_a_sig
     assert_eq!(running.reload().await["outcome"], "published");
     let good = second_page(&running).await;
     assert_eq!(running.get(&path).await.status(), StatusCode::OK);
+    assert_eq!(running.credential("signing").await["others"], json!({ "previous": leaked }));
 
     revoke(&folder, &[&leaked, "another-that-the-manager-does-not-know"]);
     assert_eq!(running.reload().await["outcome"], "published");
     problem(running.get(&path).await, 400).await;
+    assert_eq!(running.credential("signing").await["others"], Value::Null);
     assert_eq!(running.get(&good).await.status(), StatusCode::OK);
     assert_eq!(
         tenant.version("signing", "AWSPREVIOUS").await.unwrap().unwrap(),

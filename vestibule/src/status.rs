@@ -10,7 +10,7 @@ use crate::{
     counters::Counters,
     exit::Fault,
     generation::{self, Generation},
-    secrets::{Held, Name, SecretId, Seen, Stage, VersionId},
+    secrets::{Held, Name, SecretId, Seen, Stage, VersionId, Versions},
     service::Service,
     status::tally::Tally,
 };
@@ -66,6 +66,9 @@ pub(crate) struct CredentialStatus {
     version: VersionId,
     /// Where the manager has it.
     stage: Label,
+    /// Versions that it has beside, such as keys that verify and do not sign.
+    #[serde(skip_serializing_if = "Versions::is_empty")]
+    others: Versions,
     /// When this version was fetched.
     #[serde(with = "time::serde::rfc3339")]
     loaded: OffsetDateTime,
@@ -274,15 +277,18 @@ impl Status {
         let before = std::mem::take(&mut self.credentials);
         let credential = |(name, held): (Name, &Held)| {
             let same = |one: &&CredentialStatus| one.name == name && one.id == held.id && one.version == *held.in_use();
-            before.iter().find(same).cloned().unwrap_or_else(|| CredentialStatus {
+            let known = before.iter().find(same).cloned();
+            let known = known.unwrap_or_else(|| CredentialStatus {
                 name,
                 id: held.id.clone(),
                 version: held.in_use().clone(),
                 stage: Seen::At(held.stage).into(),
+                others: Versions::new(),
                 loaded: held.loaded,
                 verified: now,
                 expires: held.ends,
-            })
+            });
+            CredentialStatus { others: held.others(), ..known }
         };
         self.credentials = generation.keyring.iter().map(credential).collect();
     }

@@ -39,6 +39,12 @@ impl Held {
         &self.versions[&Stage::Current]
     }
 
+    /// What it is made of beside the version in use.
+    pub(crate) fn others(&self) -> Versions {
+        let others = self.versions.iter().filter(|(_, version)| *version != self.in_use());
+        others.map(|(stage, version)| (*stage, version.clone())).collect()
+    }
+
     /// Whether it has one of these versions, at whichever stage.
     pub(crate) fn has_any(&self, versions: &BTreeSet<VersionId>) -> bool {
         self.versions.values().chain(self.fetched.values()).any(|version| versions.contains(version))

@@ -4,17 +4,20 @@ use futures_util::future::BoxFuture;
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
 use vestibule::secrets::{Fetched, SecretId, Source, SourceError, Stage, Value, VersionId, Versions};
 
-/// Values by id and stage, each with its version; and the most requests that were under way at once.
+/// Versions with their values, by id and stage.
+type Held = BTreeMap<(&'static str, Stage), (String, &'static str)>;
+
+/// What it holds, and the most requests that were under way at once.
 #[derive(Default)]
 pub(crate) struct Memory {
-    held: Mutex<BTreeMap<(&'static str, Stage), (String, &'static str)>>,
+    held: Mutex<Held>,
     put: AtomicUsize,
     at_once: AtomicUsize,
     most: AtomicUsize,
@@ -56,7 +59,7 @@ impl Memory {
         self.lock().insert((id, stage), (version.to_owned(), value));
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<(&'static str, Stage), (String, &'static str)>> {
+    fn lock(&self) -> MutexGuard<'_, Held> {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
