@@ -2,10 +2,10 @@
 
 use super::*;
 use crate::{
-    App, Build, Generation, Road, Service,
+    App, Build, Generation, Service,
     config::Config,
     resources::Occasion,
-    road::{End, Errand},
+    road::{End, Errand, Road},
     secrets::{
         Fetched, Ring, SecretId, SecretSet, Slot, Source, SourceError, Stage, Value, VersionId, Versions, Wanted,
     },
@@ -264,6 +264,7 @@ async fn the_header_is_marked_as_sensitive() {
     let values = crate::secrets::Values::new(
         Value { text: "key-one".into(), version: version.clone(), created: None },
         Default::default(),
+        None,
     );
     let key = <ApiKey as crate::secrets::Kind>::read(&values).unwrap();
     let held = key::Held::new(version, &key, Bearer::Authorization, header::AUTHORIZATION);
