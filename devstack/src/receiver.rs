@@ -1,6 +1,8 @@
 //! The other side of an API key: takes what a service delivers, from whoever brings an accepted key, or answers as
 //! scripted.
 
+mod tls;
+
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -14,8 +16,9 @@ use axum::response::{IntoResponse, Response};
 use futures_util::stream;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
+use tokio_rustls::TlsAcceptor;
 
-use crate::{Error, Tenant};
+use crate::{Error, Identity, Tenant};
 
 /// The most bytes of a body that are taken.
 const MOST: usize = 1024 * 1024;
@@ -126,6 +129,7 @@ enum Accepted {
 /// An HTTP server that takes deliveries. It has a thread of its own, so that a test may block, and ends when dropped.
 pub struct Receiver {
     address: SocketAddr,
+    scheme: &'static str,
     desk: Arc<Desk>,
     _running: oneshot::Sender<()>,
 }
@@ -144,6 +148,16 @@ impl Receiver {
 
     /// Starts there.
     pub fn at(address: SocketAddr) -> Result<Self, Error> {
+        Self::listen(address, None)
+    }
+
+    /// Starts on a free port of this machine, with TLS, as this server.
+    pub fn with_tls(identity: &Identity) -> Result<Self, Error> {
+        Self::listen(([127, 0, 0, 1], 0).into(), Some(tls::acceptor(identity)))
+    }
+
+    fn listen(address: SocketAddr, tls: Option<TlsAcceptor>) -> Result<Self, Error> {
+        let scheme = if tls.is_some() { "https" } else { "http" };
         let doing = format!("start the receiver at {address}");
         let failed = |source| Error::io(&doing)(source);
         let listener = std::net::TcpListener::bind(address).map_err(failed)?;
@@ -160,15 +174,21 @@ impl Receiver {
         std::thread::spawn(move || {
             runtime.block_on(async {
                 let listener = TcpListener::from_std(listener).expect("it is a listener, and does not block");
+                let serving = async {
+                    match tls {
+                        Some(acceptor) => axum::serve(tls::TlsListener { listener, acceptor }, router).await,
+                        None => axum::serve(listener, router).await,
+                    }
+                };
                 tokio::select! {
-                    _ = axum::serve(listener, router).into_future() => (),
+                    _ = serving => (),
                     _ = stopped => (),
                 }
             });
             // Requests in black holes never end by themselves.
             runtime.shutdown_background();
         });
-        Ok(Self { address, desk, _running: running })
+        Ok(Self { address, scheme, desk, _running: running })
     }
 
     /// Where it listens.
@@ -178,7 +198,7 @@ impl Receiver {
 
     /// For `service.webhook_url`.
     pub fn url(&self) -> String {
-        format!("http://{}/hook", self.address)
+        format!("{}://{}/hook", self.scheme, self.address)
     }
 
     /// From now on exactly these keys are accepted, as `Authorization: Bearer <key>`; what comes without one gets 401.

@@ -2,7 +2,7 @@
 
 use crate::{Running, metrics::Samples, migrated, rotation::unpolled, running::PATIENCE, service, tenant};
 use devstack::{
-    Delivery, Launch, Receiver, Signal, Tenant, free_port,
+    Authority, Delivery, Launch, Receiver, Signal, Tenant, Validity, free_port,
     receiver::{Answer, Rule},
     reqwest::{Method, StatusCode},
 };
@@ -370,6 +370,34 @@ async fn a_url_that_a_key_must_not_travel_by_ends_with_78_and_is_not_quoted() {
         assert!(exited.stderr.contains("APP_SERVICE__WEBHOOK_URL"), "{}", exited.stderr);
         assert!(!format!("{}{}", exited.stdout, exited.stderr).contains("quoted"), "{url}: {}", exited.stderr);
     }
+}
+
+#[tokio::test]
+async fn a_webhook_is_trusted_by_the_authorities_of_the_platform() {
+    let tenant = migrated("hook_tls").await;
+    tenant.plant("webhook", "api_key").await.unwrap();
+    let (trusted, other) = (Authority::new("trusted"), Authority::new("other"));
+    let roots = std::env::temp_dir().join(format!("roots-{}.pem", devstack::random()));
+    std::fs::write(&roots, trusted.certificate()).unwrap();
+    let start = async |receiver: &Receiver| {
+        let launch = telling(receiver.address(), service(&tenant), &tenant);
+        let launch = launch.env("APP_SERVICE__WEBHOOK_URL", receiver.url()).env("SSL_CERT_FILE", &roots);
+        let running = Running::start(launch, &tenant).await;
+        running.create("a note").await;
+        running
+    };
+    let receiver = Receiver::with_tls(&other.local(Validity::days(1))).unwrap();
+    let mut running = start(&receiver).await;
+    until_rows(&tenant, "last_error LIKE '%invalid peer certificate: UnknownIssuer%'", 1).await;
+    assert_eq!(receiver.requests().len(), 0);
+    running.process.signal(Signal::TERM);
+    assert_eq!(running.process.exited(PATIENCE).await.code, Some(0));
+
+    let receiver = Receiver::with_tls(&trusted.local(Validity::days(1))).unwrap();
+    receiver.accept([key(&tenant).await]);
+    let _running = start(&receiver).await;
+    receiver.until(|deliveries| deliveries.len() == 2).await;
+    std::fs::remove_file(roots).unwrap();
 }
 
 #[tokio::test]
