@@ -14,6 +14,7 @@ use axum::{
 use memory::Memory;
 use sqlx::migrate::Migrator;
 use std::{sync::Arc, time::Duration};
+use time::OffsetDateTime;
 use tower::Service as _;
 use vestibule::{
     App, Build, BuildError, Credential, Live, Rehearsal, SecretSet, Service, Signer,
@@ -21,6 +22,7 @@ use vestibule::{
     credentials::{ApiKey, Login, SigningKeys},
     exit::{Exit, Report},
     http::Door,
+    secrets::Stage,
 };
 
 const SENTINEL: &str = "c2VudGluZWwtc2VudGluZWwtc2VudGluZWwtc2VudGluZWw=";
@@ -118,6 +120,23 @@ async fn all_faults_of_all_credentials_come_back_together() {
         ]
     );
     assert_eq!(report.exit(), Exit::Missing);
+}
+
+#[tokio::test]
+async fn who_saw_a_key_make_way_accepts_what_it_signed_however_old_the_next_one_is() {
+    let source = good();
+    source.created_at(OffsetDateTime::UNIX_EPOCH);
+    let probe = Rehearsal::<Probe>::start(source.clone(), Config::default()).await.unwrap();
+    let token = probe.live().service().signer.seal(b"payload");
+    source.rotate("signing", "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXphYmNkZWY=");
+    assert!(probe.reload().await.unwrap());
+    assert_eq!(probe.live().service().signer.open(&token).unwrap(), b"payload");
+    source.put("signing", Stage::Pending, SENTINEL);
+    assert!(probe.reload().await.unwrap());
+    assert_eq!(probe.live().service().signer.open(&token).unwrap(), b"payload", "it still knows");
+
+    let started_later = enter(source).await.unwrap();
+    assert!(started_later.service().signer.open(&token).is_err());
 }
 
 struct Careless;

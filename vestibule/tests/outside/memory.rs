@@ -4,11 +4,12 @@ use futures_util::future::BoxFuture;
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
 };
+use time::OffsetDateTime;
 use vestibule::secrets::{Fetched, SecretId, Source, SourceError, Stage, Value, VersionId, Versions};
 
 /// Versions with their values, by id and stage.
@@ -18,6 +19,7 @@ type Held = BTreeMap<(&'static str, Stage), (String, &'static str)>;
 #[derive(Default)]
 pub(crate) struct Memory {
     held: Mutex<Held>,
+    created: OnceLock<OffsetDateTime>,
     put: AtomicUsize,
     at_once: AtomicUsize,
     most: AtomicUsize,
@@ -32,6 +34,11 @@ impl Memory {
         }
         memory.put.store(1, Ordering::SeqCst);
         Arc::new(memory)
+    }
+
+    /// From now on it says of all versions that they were made then.
+    pub(crate) fn created_at(&self, at: OffsetDateTime) {
+        self.created.set(at).expect("it is said once");
     }
 
     /// Gives a secret a new version at this stage; returns its id.
@@ -68,9 +75,11 @@ impl Memory {
         let found = all.iter().find(|((known, at), _)| *known == id.as_str() && *at == stage);
         match found {
             Some((_, (version, _))) if held.is_some_and(|held| held.as_str() == version) => Fetched::Same,
-            Some((_, (version, value))) => {
-                Fetched::New(Value { text: (*value).into(), version: VersionId::new(version.clone()), created: None })
-            }
+            Some((_, (version, value))) => Fetched::New(Value {
+                text: (*value).into(),
+                version: VersionId::new(version.clone()),
+                created: self.created.get().copied(),
+            }),
             None => Fetched::Absent,
         }
     }

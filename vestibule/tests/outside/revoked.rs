@@ -2,14 +2,18 @@
 
 use crate::{NO_MIGRATIONS, memory::Memory};
 use axum::Router;
-use std::sync::Arc;
+use futures_util::future::BoxFuture;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 use vestibule::{
     App, Build, BuildError, Credential, Rehearsal, SecretSet, Service,
     config::{Config, Secrets as Section},
     credentials::ApiKey,
     exit::Exit,
     resources::{Refusal, Resource},
-    secrets::{ExposeSecret, VersionId},
+    secrets::{ExposeSecret, Fetched, SecretId, Source, SourceError, Stage, VersionId, Versions},
 };
 
 #[derive(SecretSet)]
@@ -69,4 +73,44 @@ async fn a_revoked_version_is_not_carried_over_for_the_sake_of_a_refused_one() {
 
     assert!(probe.reload().await.unwrap(), "else it is");
     assert_eq!(probe.live().service().versions, [accepted, held]);
+}
+
+/// A manager whose next answer for a current version is from before a rotation.
+struct Lagging {
+    before: Arc<Memory>,
+    after: Arc<Memory>,
+    lags: AtomicBool,
+}
+
+impl Source for Lagging {
+    fn fetch<'a>(
+        &'a self,
+        id: &'a SecretId,
+        stage: Stage,
+        held: Option<&'a VersionId>,
+    ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
+        let old = stage == Stage::Current && id.as_str() == "other" && self.lags.swap(false, Ordering::SeqCst);
+        if old { self.before.fetch(id, stage, held) } else { self.after.fetch(id, stage, held) }
+    }
+
+    fn versions<'a>(&'a self, id: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>> {
+        self.after.versions(id)
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_lags_behind_the_rotation_is_read_again() {
+    let keys = || Memory::with([("doubted", "accepted"), ("other", "first")]);
+    let manager = Arc::new(Lagging { before: keys(), after: keys(), lags: AtomicBool::new(false) });
+    let probe = Rehearsal::<Probe>::start(manager.clone(), Config::default()).await.unwrap();
+    let [doubted, leaked] = probe.live().service().versions.clone();
+    assert_eq!(doubted, leaked, "each secret counts its versions from the same one");
+    manager.after.rotate("doubted", "accepted");
+    let good = manager.after.rotate("other", "second");
+    manager.lags.store(true, Ordering::SeqCst);
+
+    let secrets = Section { revoked: [VersionId::new(leaked)].into(), ..Section::default() };
+    assert!(probe.reload_with(Config { secrets, ..Config::default() }).await.unwrap());
+    assert!(!manager.lags.load(Ordering::SeqCst));
+    assert_eq!(probe.live().service().versions[1], good);
 }

@@ -105,6 +105,9 @@ fn the_pending_key_verifies_already_and_an_unknown_one_is_asked_for() {
     let other = signer_of("test", key(2, Some(TURNED)), &[], None).seal_at(b"p", TURNED);
     assert_eq!(signer.open_at(&other, TURNED + 1001), Err(BadSignature));
     assert!(!asks_for_a_trip(&signer), "what has ended is worth no trip");
+    let made_up = format!("{}{other}", "v".repeat(64));
+    assert_eq!(signer.open_at(&made_up, TURNED), Err(BadSignature));
+    assert!(!asks_for_a_trip(&signer), "no manager has such an id");
     assert_eq!(signer.open_at(&other, TURNED), Err(BadSignature));
     assert!(asks_for_a_trip(&signer));
 }
