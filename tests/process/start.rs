@@ -325,3 +325,15 @@ async fn no_secret_is_in_the_most_talkative_log() {
     assert!(running.process.output().contains("TRACE"), "the log is talkative");
     // The output is searched when the process is dropped.
 }
+
+#[tokio::test]
+async fn the_loudest_log_shows_no_secret() {
+    let tenant = migrated("loud").await;
+    let loud = service(&tenant).env("APP_TELEMETRY__FILTER", "trace").env("LOG_SENSITIVE_BODIES", "true");
+    let mut running = Running::start(loud, &tenant).await;
+    running.create("a note").await;
+    running.process.signal(devstack::Signal::TERM);
+    let ended = running.process.exited(PATIENCE).await;
+    assert_eq!(ended.code, Some(0));
+    assert!(ended.stdout.contains("aws_smithy_runtime") && ended.stdout.contains("\"TRACE\""), "it is not loud");
+}

@@ -94,7 +94,7 @@ enum Command {
 
 /// Parses the command line and runs what it asks for.
 pub(crate) fn main<S: Service>() -> ExitCode {
-    forget_libpq_variables();
+    forget_variables();
     telemetry::tell_of_panics();
     let command = Cli::command().name(S::APP.name).version(S::APP.version);
     let parsed = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
@@ -149,9 +149,10 @@ async fn run<S: Service>(cli: Cli) -> Result<(), Failed> {
 }
 
 /// sqlx reads libpq's variables by itself (`PGPASSWORD`, `PGSSLKEY`, `PGOPTIONS`, …), and some of them no option can
-/// override. Nothing may stand in for a credential or a setting.
-fn forget_libpq_variables() {
-    let names = std::env::vars_os().map(|(name, _)| name).filter(|name| name.to_string_lossy().starts_with("PG"));
+/// override: nothing may stand in for a credential or a setting. And the AWS SDK has one with which it logs secrets.
+fn forget_variables() {
+    let read = |name: &str| name.starts_with("PG") || name == "LOG_SENSITIVE_BODIES";
+    let names = std::env::vars_os().map(|(name, _)| name).filter(|name| read(&name.to_string_lossy()));
     for name in names.collect::<Vec<_>>() {
         // SAFETY: no other thread runs yet that could read the environment; the runtime starts later in `main`.
         #[allow(unsafe_code)]

@@ -346,7 +346,8 @@ impl BuildError {
                 Exit::Denied,
                 subject,
                 format!("the login is refused, in version {version}: {reason}"),
-                "put the password that the database knows at the manager, or set the one at the manager in the database",
+                "put the version that the other side accepts at the manager, or make it accept the one at the manager: \
+                 for a database, set that password",
             ),
         }
     }

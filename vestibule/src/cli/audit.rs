@@ -55,7 +55,7 @@ pub(super) async fn run<S: Service>(
     let manager = standing(&source, &replicas, deadline).await;
 
     let expected = expect.map_or(urls.len(), NonZeroUsize::get);
-    let audit = Audit { replicas, manager, expected };
+    let audit = Audit { replicas, manager, expected, revoked: config.secrets.revoked };
     say!("{}\n{}", audit.table(), audit.summary());
     Report::unless_clean(Phase::Command, audit.faults()).map_err(told)
 }

@@ -7,9 +7,9 @@ use super::{
 };
 use crate::{
     exit::{Exit, Fault},
-    secrets::{SecretId, SourceError, Stage, Versions},
+    secrets::{SecretId, SourceError, Stage, VersionId, Versions},
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use uuid::Uuid;
 
 /// What the replicas and the manager said.
@@ -20,6 +20,8 @@ pub(super) struct Audit {
     pub(super) manager: BTreeMap<SecretId, Result<Versions, SourceError>>,
     /// How many different replicas there are.
     pub(super) expected: usize,
+    /// `secrets.revoked`, as it is configured here.
+    pub(super) revoked: BTreeSet<VersionId>,
 }
 
 /// How a credential that a replica holds stands to what the manager has.
@@ -29,6 +31,8 @@ enum Verdict {
     /// The version of a rotation that has not ended.
     Pending,
     Behind,
+    /// It holds a version that is revoked.
+    Revoked,
     /// The manager did not say.
     Unknown,
 }
@@ -57,6 +61,7 @@ impl Audit {
             Verdict::Current => "current",
             Verdict::Pending => "pending",
             Verdict::Behind => "behind",
+            Verdict::Revoked => "revoked",
             Verdict::Unknown => "unknown",
         };
         let current = self.versions(held).map_or("?", |versions| versions[&Stage::Current].as_str());
@@ -70,6 +75,9 @@ impl Audit {
     }
 
     fn verdict(&self, held: &Held) -> Verdict {
+        if held.versions().any(|version| self.revoked.iter().any(|revoked| revoked.as_str() == version)) {
+            return Verdict::Revoked;
+        }
         let Some(versions) = self.versions(held) else { return Verdict::Unknown };
         let is_at = |stage| versions.get(&stage).is_some_and(|version| version.as_str() == held.version);
         if is_at(Stage::Current) {
@@ -101,6 +109,12 @@ impl Audit {
         let draining = self.statuses().filter(|(_, status)| !status.draining.is_empty());
         let silent = self.replicas.iter().filter_map(|(address, said)| Some((address, said.as_ref().err()?)));
         let mut findings = vec![
+            Finding {
+                what: "revoked",
+                at: with(Verdict::Revoked),
+                problem: "a version is held that secrets.revoked names here",
+                remedy: "give the replica this configuration, and reload it (`reload --wait` beside it)",
+            },
             Finding {
                 what: "behind",
                 at: with(Verdict::Behind),

@@ -4,7 +4,7 @@ use super::super::{admin, trust::Trust};
 use crate::{config::units, secrets::SecretId};
 use axum::http::{Uri, uri::Scheme};
 use serde::{Deserialize, Deserializer};
-use std::fmt;
+use std::{collections::BTreeMap, fmt, iter};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use uuid::Uuid;
 
@@ -75,11 +75,22 @@ pub(super) struct Held {
     pub(super) version: String,
     #[serde(deserialize_with = "word")]
     pub(super) stage: String,
+    /// Versions that only verify, by stage.
+    #[serde(default)]
+    others: BTreeMap<String, SecretVersion>,
     #[serde(with = "time::serde::rfc3339")]
     loaded: OffsetDateTime,
 }
 
+#[derive(Deserialize)]
+struct SecretVersion(#[serde(deserialize_with = "word")] String);
+
 impl Held {
+    /// Every version that it uses, in whichever way.
+    pub(super) fn versions(&self) -> impl Iterator<Item = &str> {
+        iter::once(&self.version).chain(self.others.values().map(|SecretVersion(other)| other)).map(String::as_str)
+    }
+
     /// Since when it is held, to the second.
     pub(super) fn since(&self) -> String {
         let second = self.loaded.replace_nanosecond(0).unwrap_or(self.loaded);
