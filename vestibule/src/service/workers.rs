@@ -91,3 +91,88 @@ impl<S: Service> Worker<S> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        App, Build, BuildError, Rehearsal,
+        config::Config,
+        secrets::{Fetched, Ring, SecretId, SecretSet, Source, SourceError, Stage, VersionId, Versions, Wanted},
+    };
+    use axum::Router;
+    use futures_util::future::BoxFuture;
+    use sqlx::migrate::Migrator;
+
+    struct Nothing;
+
+    impl SecretSet for Nothing {
+        fn wanted() -> Vec<Wanted> {
+            Vec::new()
+        }
+
+        fn take(_: &mut Ring<'_>) -> Option<Self> {
+            Some(Self)
+        }
+    }
+
+    impl Source for Nothing {
+        fn fetch<'a>(
+            &'a self,
+            _: &'a SecretId,
+            _: Stage,
+            _: Option<&'a VersionId>,
+        ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
+            Box::pin(async { Ok(Fetched::Absent) })
+        }
+
+        fn versions<'a>(&'a self, _: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>> {
+            Box::pin(async { Ok(Versions::new()) })
+        }
+    }
+
+    static NO_MIGRATIONS: Migrator = Migrator::DEFAULT;
+
+    impl Service for Nothing {
+        const APP: App = App { name: "nothing", version: "0", migrations: &NO_MIGRATIONS };
+        type Settings = ();
+        type Secrets = Self;
+
+        async fn build(_: &Build<'_, Self>) -> Result<Self, BuildError> {
+            Ok(Self)
+        }
+
+        fn routes() -> Router<Arc<Self>> {
+            Router::new()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_worker_goes_on_after_failures_and_panics_and_ends_when_the_process_stops() {
+        let rehearsal = Rehearsal::<Nothing>::start(Arc::new(Nothing), Config::default()).await.unwrap();
+        let stopping = CancellationToken::new();
+        let tasks = Background::new(rehearsal.live(), stopping.clone());
+        let pieces = Arc::new(AtomicUsize::new(0));
+        let done = pieces.clone();
+        tasks.work("test", 1, move |_: Arc<Nothing>| {
+            let piece = done.fetch_add(1, Ordering::SeqCst);
+            async move {
+                match piece {
+                    0 => panic!("as a bug in a service would"),
+                    1 => Err("as a database that is away would"),
+                    2..10 => Ok(true),
+                    _ => Ok(false),
+                }
+            }
+        });
+        let eleven = async {
+            while pieces.load(Ordering::SeqCst) < 11 {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), eleven).await.expect("it goes on");
+        stopping.cancel();
+        tokio::time::timeout(Duration::from_millis(100), tasks.ended()).await.expect("it does not sleep on");
+        assert_eq!(pieces.load(Ordering::SeqCst), 11, "nothing to do is waited for");
+    }
+}

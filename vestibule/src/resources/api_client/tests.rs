@@ -17,6 +17,7 @@ use std::{
     collections::VecDeque,
     sync::{Mutex, RwLock},
 };
+use tokio::io::AsyncReadExt;
 
 /// The manager has this version of the key.
 #[derive(Default)]
@@ -343,6 +344,27 @@ async fn what_was_not_sent_is_tried_again_whatever_it_is() {
     let router = Router::new().fallback(async || "here");
     tokio::spawn(axum::serve(listener, router).into_future());
     assert_eq!(calling.await.unwrap().unwrap().body(), "here");
+}
+
+#[tokio::test]
+async fn a_connection_that_breaks_is_no_reason_to_do_harm_twice() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let taken = Arc::new(Mutex::new(0));
+    let count = taken.clone();
+    tokio::spawn(async move {
+        while let Ok((mut connection, _)) = listener.accept().await {
+            connection.read(&mut [0; 1024]).await.expect("a request comes");
+            *count.lock().unwrap() += 1;
+        }
+    });
+    let client = Process::start(at(&url)).await.client();
+    for (call, calls) in [(request("POST", "/"), 1), (request("PUT", "/"), 3), (idempotent_post(), 3)] {
+        let what = format!("{call:?}");
+        let error = client.send(call).await.unwrap_err();
+        assert!(matches!(error, CallError::Broken { .. }), "{what}: {error:?}");
+        assert_eq!(std::mem::take(&mut *taken.lock().unwrap()), calls, "{what}");
+    }
 }
 
 #[tokio::test]
