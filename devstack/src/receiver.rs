@@ -44,6 +44,7 @@ pub enum Answer {
 }
 
 type Wanted = Arc<dyn Fn(&[u8]) -> bool + Send + Sync>;
+type Told = Arc<dyn Fn(&Delivery) + Send + Sync>;
 
 /// Which requests get another answer.
 #[derive(Clone)]
@@ -83,6 +84,8 @@ pub struct Delivery {
     pub headers: HeaderMap,
     /// The whole body.
     pub body: Bytes,
+    /// The label of the version at the manager whose key it bears, where such keys are accepted.
+    pub stage: Option<&'static str>,
     /// What was answered; none: nothing, or not yet.
     pub answered: Option<StatusCode>,
     key: Option<String>,
@@ -126,6 +129,12 @@ enum Accepted {
     Held(Box<Tenant>, String),
 }
 
+/// Why a key is accepted.
+#[derive(Clone, Copy)]
+struct By {
+    stage: Option<&'static str>,
+}
+
 /// An HTTP server that takes deliveries. It has a thread of its own, so that a test may block, and ends when dropped.
 pub struct Receiver {
     address: SocketAddr,
@@ -138,6 +147,7 @@ struct Desk {
     accepted: Mutex<Accepted>,
     rules: Mutex<Vec<Rule>>,
     requests: Mutex<Vec<Delivery>>,
+    told: Mutex<Option<Told>>,
 }
 
 impl Receiver {
@@ -167,6 +177,7 @@ impl Receiver {
             accepted: Mutex::new(Accepted::Keys(Vec::new())),
             rules: Mutex::default(),
             requests: Mutex::default(),
+            told: Mutex::default(),
         });
         let (running, stopped) = oneshot::channel::<()>();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
@@ -223,6 +234,11 @@ impl Receiver {
         self.script([]);
     }
 
+    /// From now on each request is told when it is answered, and no longer remembered: a receiver may live long.
+    pub fn tell(&self, told: impl Fn(&Delivery) + Send + Sync + 'static) {
+        *lock(&self.desk.told) = Some(Arc::new(told));
+    }
+
     /// All requests in the order in which they came, whatever was answered.
     pub fn requests(&self) -> Vec<Delivery> {
         lock(&self.desk.requests).clone()
@@ -268,36 +284,43 @@ async fn receive(State(desk): State<Arc<Desk>>, request: Request) -> Response {
     let borne = head.headers.remove(header::AUTHORIZATION);
     let key = borne.and_then(|value| Some(value.to_str().ok()?.strip_prefix("Bearer ")?.to_owned()));
     let accepted = desk.accepts(key.as_deref()).await;
-    let number = desk.note(Delivery {
+    let told = lock(&desk.told).clone();
+    let delivery = Delivery {
         at: Instant::now(),
         method: head.method,
         path: head.uri.to_string(),
         headers: head.headers,
         body: body.clone(),
+        stage: accepted.and_then(|by| by.stage),
         answered: None,
         key,
-    });
-    let response = match accepted {
-        true => desk.answer(&body).await,
-        false => StatusCode::UNAUTHORIZED.into_response(),
     };
-    desk.answered(number, response.status());
+    let number = told.is_none().then(|| desk.note(delivery.clone()));
+    let response = match accepted {
+        Some(_) => desk.answer(&body).await,
+        None => StatusCode::UNAUTHORIZED.into_response(),
+    };
+    match (number, told) {
+        (Some(number), _) => desk.answered(number, response.status()),
+        (None, Some(tell)) => tell(&Delivery { answered: Some(response.status()), ..delivery }),
+        (None, None) => (),
+    }
     response
 }
 
 impl Desk {
-    async fn accepts(&self, key: Option<&str>) -> bool {
+    async fn accepts(&self, key: Option<&str>) -> Option<By> {
         let accepted = lock(&self.accepted).clone();
-        let Some(key) = key else { return false };
+        let key = key?;
         match accepted {
-            Accepted::Keys(keys) => keys.iter().any(|accepted| accepted == key),
+            Accepted::Keys(keys) => keys.iter().any(|accepted| accepted == key).then_some(By { stage: None }),
             Accepted::Held(tenant, credential) => {
                 for stage in ["AWSCURRENT", "AWSPENDING", "AWSPREVIOUS"] {
                     if tenant.value(&credential, stage).await.is_ok_and(|value| bare(&value) == key) {
-                        return true;
+                        return Some(By { stage: Some(stage) });
                     }
                 }
-                false
+                None
             }
         }
     }
