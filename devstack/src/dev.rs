@@ -1,4 +1,7 @@
 mod admin;
+mod advice;
+mod caller;
+mod deliveries;
 mod exec;
 mod load;
 mod project;

@@ -1,5 +1,7 @@
 use std::fmt;
 
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde_json::json;
 
 /// A certificate and its private key, for a server or for a client. Its `Debug` shows neither.
@@ -20,6 +22,11 @@ impl Identity {
     /// The certificates of the chain one by one, as PEM: the leaf first.
     pub fn certificates(&self) -> Vec<&str> {
         self.certificate.split_inclusive("-----END CERTIFICATE-----\n").collect()
+    }
+
+    /// The certificate itself, as DER: what a handshake shows first.
+    pub fn leaf(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(self.certificate.as_bytes()).expect("it is ours")
     }
 
     /// For an HTTP client that shows it to its server.

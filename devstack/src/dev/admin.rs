@@ -4,6 +4,7 @@ use devstack::reqwest::Client;
 use serde_json::Value;
 
 use super::Failure;
+use super::caller::Caller;
 
 /// The service's admin listener.
 pub(crate) struct Admin {
@@ -15,9 +16,9 @@ pub(crate) struct Admin {
 pub(crate) struct Status(Value);
 
 impl Admin {
-    pub(crate) fn new(address: &str) -> Self {
-        let client = Client::builder().no_proxy().timeout(Duration::from_secs(5)).build();
-        Self { url: format!("http://{address}/status"), client: client.expect("a client without TLS needs nothing") }
+    pub(crate) fn new(url: &str, caller: &Caller) -> Self {
+        let client = caller.http().timeout(Duration::from_secs(5)).build();
+        Self { url: format!("{url}/status"), client: client.expect("it trusts an authority of ours") }
     }
 
     pub(crate) async fn status(&self) -> Result<Status, Failure> {

@@ -1,25 +1,32 @@
 mod tally;
 
 use std::collections::BTreeSet;
+use std::error::Error;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use devstack::reqwest::{Client, RequestBuilder};
+use devstack::reqwest::tls::TlsInfo;
+use devstack::reqwest::{Client, RequestBuilder, Response};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval_at, sleep, sleep_until};
 
 use super::Failure;
 use super::admin::Admin;
+use super::caller::Caller;
 use super::state;
 use super::up::stop_signals;
-use tally::{Sample, Tally};
+use tally::{Certificate, Sample, Tally};
 
 /// What is asked for: the one route is read, and now and then written to. Yours, when the example has gone.
 const ROUTE: &str = "/v1/notes";
 const BODY: &str = r#"{"body": "written by cargo dev load"}"#;
 const WRITE_EVERY: u64 = 10;
+
+/// Of so many requests one has a connection of its own, and so a handshake that resumes no other.
+const CONNECT_EVERY: u64 = 10;
 
 const TIMEOUT: Duration = Duration::from_secs(10);
 const SECOND: Duration = Duration::from_secs(1);
@@ -30,7 +37,7 @@ pub(crate) struct Load {
     /// Requests per second.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     rate: u32,
-    /// How many clients share them. Each has a connection, and keeps it.
+    /// How many clients share them. Each has a connection, and keeps it; every tenth request comes on a new one.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     clients: u16,
     /// Ends after so long, as in `60s`; else at Ctrl-C.
@@ -42,8 +49,9 @@ impl Load {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let state = state::find()?;
         let running = state.running()?;
-        let mut generations = generations(Admin::new(&running.admin)).await?;
-        let url = format!("http://{}{ROUTE}", running.public);
+        let caller = Arc::new(Caller::of(&running.credentials)?);
+        let mut generations = generations(Admin::new(&running.admin, &caller)).await?;
+        let url = format!("{}{ROUTE}", running.public);
         let start = Instant::now();
         let (end, ends) = watch::channel(self.length.and_then(|length| start.checked_add(*length)));
         let pace = Arc::new(Pace { start, rate: self.rate, taken: AtomicU64::new(0) });
@@ -51,11 +59,13 @@ impl Load {
         let (sender, mut samples) = mpsc::unbounded_channel();
         let mut clients = JoinSet::new();
         for _ in 0..self.clients {
-            clients.spawn(client(url.clone(), Arc::clone(&pace), ends.clone(), sender.clone()));
+            let caller = Arc::clone(&caller);
+            clients.spawn(client(url.clone(), caller, Arc::clone(&pace), ends.clone(), sender.clone()));
         }
         drop(sender);
 
         println!("every second {} requests by {} clients: GET and POST {url}", self.rate, self.clients);
+        println!("one of {CONNECT_EVERY} opens a connection of its own");
         println!("second  requests  failures        p50        p99  generation");
         let (mut signals, mut ticks) = (stop_signals(), interval_at(start + SECOND, SECOND));
         let (mut now, mut all) = (Tally::default(), Tally::default());
@@ -116,11 +126,13 @@ impl Pace {
 /// Takes one request after another, until the next would be due after the end.
 async fn client(
     url: String,
+    caller: Arc<Caller>,
     pace: Arc<Pace>,
     mut ends: watch::Receiver<Option<Instant>>,
     samples: mpsc::UnboundedSender<Sample>,
 ) {
-    let client = Client::builder().no_proxy().timeout(TIMEOUT).build().expect("a client without TLS needs nothing");
+    let new = || caller.http().timeout(TIMEOUT).build().expect("it trusts an authority of ours");
+    let kept: Client = new();
     loop {
         let (number, due) = pace.next();
         tokio::select! {
@@ -128,28 +140,44 @@ async fn client(
             _ = ends.wait_for(|end| end.is_some_and(|end| end <= due)) => return,
             () = sleep_until(due) => (),
         }
+        let client = if number % CONNECT_EVERY == CONNECT_EVERY / 2 { new() } else { kept.clone() };
         let request = match number % WRITE_EVERY {
             0 => client.post(&url).header("content-type", "application/json").body(BODY),
             _ => client.get(&url),
         };
-        let failed = send(request).await.err();
-        let _ = samples.send(Sample { took: due.elapsed(), failed });
+        let outcome = send(request).await;
+        let _ = samples.send(Sample { took: due.elapsed(), outcome });
     }
 }
 
-async fn send(request: RequestBuilder) -> Result<(), String> {
+/// The certificate that the connection began with, if it is one over TLS; or what went wrong.
+async fn send(request: RequestBuilder) -> Result<Option<Certificate>, String> {
     let why = |error: devstack::reqwest::Error| {
         let kind = match () {
             () if error.is_timeout() => "timeout",
+            () if broke_in_handshake(&error) => "handshake failed",
             () if error.is_connect() => "no connection",
             () => "connection broken",
         };
         kind.to_owned()
     };
     let answer = request.send().await.map_err(why)?;
-    let status = answer.status();
+    let (status, certificate) = (answer.status(), certificate(&answer));
     answer.bytes().await.map_err(why)?;
-    if status.is_success() { Ok(()) } else { Err(format!("status {}", status.as_u16())) }
+    if status.is_success() { Ok(certificate) } else { Err(format!("status {}", status.as_u16())) }
+}
+
+fn certificate(answer: &Response) -> Option<Certificate> {
+    answer.extensions().get::<TlsInfo>()?.peer_certificate().map(Into::into)
+}
+
+/// TLS hides its errors in those of the connection.
+fn broke_in_handshake(error: &devstack::reqwest::Error) -> bool {
+    let mut causes = std::iter::successors(error.source(), |&error| match error.downcast_ref::<io::Error>() {
+        Some(outer) => outer.get_ref().map(|inner| inner as &dyn Error),
+        None => error.source(),
+    });
+    error.is_connect() && causes.any(|cause| cause.is::<rustls::Error>())
 }
 
 /// Which generations were in service.

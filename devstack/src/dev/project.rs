@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
@@ -32,6 +34,8 @@ pub(crate) struct Settings {
 #[derive(Deserialize)]
 pub(crate) struct Listener {
     listen: String,
+    #[serde(default)]
+    tls: bool,
 }
 
 #[derive(Deserialize)]
@@ -40,9 +44,9 @@ pub(crate) struct Database {
 }
 
 impl Listener {
-    /// Where to reach it from here.
-    pub(crate) fn address(&self) -> Result<String, Failure> {
-        match self.listen.rsplit_once(':') {
+    /// Where to reach it from here, as a URL without a path.
+    pub(crate) fn url(&self) -> Result<String, Failure> {
+        let address = match self.listen.rsplit_once(':') {
             Some((_, "0")) | None => Err(Failure::new(format!(
                 "the service listens on {}; cargo dev must know the port: set one in config/ or in APP_SERVER__LISTEN \
                  and APP_ADMIN__LISTEN",
@@ -50,12 +54,20 @@ impl Listener {
             ))),
             Some(("0.0.0.0" | "[::]", port)) => Ok(format!("127.0.0.1:{port}")),
             Some(_) => Ok(self.listen.clone()),
-        }
+        }?;
+        Ok(format!("{}://{address}", if self.tls { "https" } else { "http" }))
     }
 }
 
-/// The name of the service's binary: that of the package in the root of the workspace.
-pub(crate) async fn name(workspace: &Path) -> Result<String, Failure> {
+/// The package in the root of the workspace.
+pub(crate) struct Project {
+    /// Its binary's.
+    pub(crate) name: String,
+    /// Where who takes an API key listens, by the name of the credential: `[package.metadata.devstack.receivers]`.
+    pub(crate) receivers: BTreeMap<String, SocketAddr>,
+}
+
+pub(crate) async fn read(workspace: &Path) -> Result<Project, Failure> {
     let output = run(cargo(workspace).args(["metadata", "--no-deps", "--format-version", "1"])).await?;
     let metadata: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
     let manifest = workspace.join("Cargo.toml");
@@ -64,9 +76,20 @@ pub(crate) async fn name(workspace: &Path) -> Result<String, Failure> {
         let found = Path::new(package["manifest_path"].as_str().unwrap_or_default());
         found.canonicalize().ok() == manifest.canonicalize().ok()
     });
-    root.and_then(|package| package["default_run"].as_str().or(package["name"].as_str()))
-        .map(Into::into)
-        .ok_or_else(|| Failure::new("`cargo metadata` names no package in the root of the workspace"))
+    let name = root.and_then(|package| package["default_run"].as_str().or(package["name"].as_str()));
+    let (Some(root), Some(name)) = (root, name) else {
+        return Err(Failure::new("`cargo metadata` names no package in the root of the workspace"));
+    };
+    let receivers = match &root["metadata"]["devstack"]["receivers"] {
+        Value::Null => BTreeMap::new(),
+        listed => serde_json::from_value(listed.clone()).map_err(|_| {
+            Failure::new(
+                "[package.metadata.devstack.receivers] in Cargo.toml wants lines like `webhook = \"127.0.0.1:8081\"`: \
+                 the name of a credential, and where to listen for it",
+            )
+        })?,
+    };
+    Ok(Project { name: name.into(), receivers })
 }
 
 /// Builds the service's binary.

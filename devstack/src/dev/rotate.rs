@@ -1,16 +1,19 @@
+mod served;
+
 use std::time::{Duration, Instant};
 
-use devstack::{Manager, Planted, Rotation, random, random_key};
+use devstack::{Authority, Identity, Manager, Planted, Rotation, Validity, random, random_key};
 
 use super::Failure;
 use super::admin::Admin;
+use super::caller::Caller;
 use super::project::Credential;
 use super::state::{self, Running};
 
 /// Rotates a credential of the running service, and waits until it is in service.
 #[derive(clap::Args)]
 pub(crate) struct Rotate {
-    /// Its name: `database`, `signing`, …
+    /// Its name: `database`, `signing`, `webhook`, … `tls` is short for `server_tls`.
     #[arg(value_name = "CREDENTIAL")]
     name: String,
     /// Do not send SIGHUP; the service finds the new version by itself, sooner or later.
@@ -19,36 +22,88 @@ pub(crate) struct Rotate {
     /// Stay so long in the window in which the database refuses AWSCURRENT, as in `20s`, `1m` or `500ms`.
     #[arg(long, value_name = "DURATION")]
     window: Option<humantime::Duration>,
+    /// The new certificate is good for so long, as in `6d`; else for 90 days.
+    #[arg(long, value_name = "DURATION")]
+    expires: Option<humantime::Duration>,
+}
+
+/// The credential of the listeners, and what it is called for short.
+const TLS: (&str, &str) = ("server_tls", "tls");
+
+/// How long a certificate is good for that nobody wants otherwise.
+const DAYS: u32 = 90;
+
+/// What comes in place of a credential.
+enum New {
+    Login,
+    Text(String),
+    Certificate(Identity, Validity),
 }
 
 impl Rotate {
     pub(crate) async fn run(self) -> Result<(), Failure> {
         let state = state::find()?;
         let running = state.running()?;
-        let Self { name, no_signal, window } = self;
-        let Some(credential) = running.credentials.iter().find(|credential| credential.name == name) else {
-            let names: Vec<_> = running.credentials.iter().map(|credential| credential.name.as_str()).collect();
-            return Err(Failure::new(format!("the service has no credential `{name}`; it has {}", names.join(", "))));
-        };
-        let admin = Admin::new(&running.admin);
+        let caller = Caller::of(&running.credentials)?;
+        let credential = self.credential(running)?;
+        let new = self.replacement(credential, &caller.authority)?;
+        let admin = Admin::new(&running.admin, &caller);
         let before = admin.status().await?;
-        let pid = before.pid()?;
-        let version = match (credential.kind.as_str(), window) {
-            ("login", window) => rotate_login(running, credential, &admin, window.map(Into::into)).await?,
-            (_, None) => replace(running, credential).await?,
-            _ => return Err(Failure::new(format!("`{name}` is no login: its rotation has no window"))),
+        let (pid, name) = (before.pid()?, &credential.name);
+        let version = match &new {
+            New::Login => rotate_login(running, credential, &admin, self.window.map(Into::into)).await?,
+            New::Text(value) => replace(running, credential, value).await?,
+            New::Certificate(identity, validity) => {
+                let version = replace(running, credential, &identity.secret()).await?;
+                let until = humantime::format_rfc3339_seconds(validity.until);
+                println!("its certificate is for localhost, 127.0.0.1 and ::1, until {until}");
+                version
+            }
         };
-        if before.version(&name).is_none() {
+        if before.version(name).is_none() {
             println!("the service does not hold `{name}`: there is nothing to reload");
-        } else if no_signal {
+        } else if self.no_signal {
             println!("not telling the service: `kill -HUP {pid}` would; {} shows what it holds", admin.url);
         } else {
             println!("SIGHUP to process {pid}");
             devstack::send(pid, devstack::Signal::HUP)?;
-            let after = in_service(&admin, &name, &version).await?;
+            let after = in_service(&admin, name, &version).await?;
             println!("generation {} -> {after}, version {version} in service", before.generation());
+            if let New::Certificate(identity, _) = new
+                && name == TLS.0
+            {
+                shown_by_listeners(running, &identity, &caller).await?;
+            }
         }
         Ok(())
+    }
+
+    fn credential<'a>(&self, running: &'a Running) -> Result<&'a Credential, Failure> {
+        let find = |name: &str| running.credentials.iter().find(|credential| credential.name == name);
+        let found = find(&self.name).or_else(|| find(TLS.0).filter(|_| self.name == TLS.1));
+        found.ok_or_else(|| {
+            let names: Vec<_> = running.credentials.iter().map(|credential| credential.name.as_str()).collect();
+            Failure::new(format!("the service has no credential `{}`; it has {}", self.name, names.join(", ")))
+        })
+    }
+
+    fn replacement(&self, credential: &Credential, authority: &Authority) -> Result<New, Failure> {
+        let Credential { name, kind, .. } = credential;
+        let refused = |why| Err(Failure::new(format!("`{name}` is no {why}")));
+        Ok(match kind.as_str() {
+            kind if kind != "login" && self.window.is_some() => return refused("login: its rotation has no window"),
+            kind if kind != "tls_identity" && self.expires.is_some() => return refused("certificate: it has no end"),
+            "login" => New::Login,
+            "signing_keys" => New::Text(random_key()),
+            "api_key" => New::Text(random()),
+            "client_ca" => New::Text(authority.certificate().into()),
+            "tls_identity" => {
+                let wanted = self.expires.map(|length| Validity::lasting(*length));
+                let validity = wanted.unwrap_or_else(|| Validity::days(DAYS));
+                New::Certificate(authority.local(validity), validity)
+            }
+            other => return Err(Failure::new(format!("cargo dev cannot invent a `{other}`"))),
+        })
     }
 }
 
@@ -100,16 +155,22 @@ async fn watch(admin: &Admin, name: &str, pending: &str) {
     }
 }
 
-async fn replace(running: &Running, credential: &Credential) -> Result<String, Failure> {
-    let Credential { id, kind, .. } = credential;
-    let value = match kind.as_str() {
-        "signing_keys" => random_key(),
-        "api_key" => random(),
-        other => return Err(Failure::new(format!("cargo dev cannot invent a `{other}`"))),
-    };
-    let version = Manager::at(&running.manager).put(id, &value).await?;
+async fn replace(running: &Running, credential: &Credential, value: &str) -> Result<String, Failure> {
+    let Credential { id, .. } = credential;
+    let version = Manager::at(&running.manager).put(id, value).await?;
     println!("{id}: version {version} is AWSCURRENT");
     Ok(version)
+}
+
+/// Whoever has TLS shows the certificate by now to who connects.
+async fn shown_by_listeners(running: &Running, identity: &Identity, caller: &Caller) -> Result<(), Failure> {
+    for url in [&running.public, &running.admin] {
+        if url.starts_with("https://") {
+            served::served(url, identity, caller).await?;
+            println!("{url} shows the new certificate to who connects now");
+        }
+    }
+    Ok(())
 }
 
 /// Waits until the version is in service, in whichever generation: one of the window stays when the label moves.

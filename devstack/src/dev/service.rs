@@ -21,22 +21,31 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// The environment is the user's, without what would lead to another AWS or PostgreSQL.
+    /// The environment is the user's, without what would lead to another AWS or PostgreSQL. The profile is `dev` where
+    /// the user has chosen none and the project has that one.
     pub(crate) fn new(program: PathBuf, workspace: &Path) -> Self {
-        let foreign = |name: &str| name.starts_with("AWS_") || name.starts_with("PG");
-        let environment = std::env::vars_os().filter(|(name, _)| !name.to_str().is_some_and(foreign)).collect();
-        let mut service = Self { program, workspace: workspace.into(), environment };
-        for (name, value) in [("APP_TELEMETRY__FORMAT", "pretty"), ("APP_SERVER__LINGER", "0s")] {
-            if std::env::var_os(name).is_none() {
-                service.set(name, value);
-            }
+        let mut service = Self::bare(program, workspace);
+        let folder = std::env::var_os("APP_CONFIG_DIR").unwrap_or_else(|| "config".into());
+        if workspace.join(folder).join("dev.toml").exists() {
+            service.set_unless_chosen("APP_PROFILE", "dev");
         }
+        service.set_unless_chosen("APP_TELEMETRY__FORMAT", "pretty");
+        service.set_unless_chosen("APP_SERVER__LINGER", "0s");
         service
     }
 
-    /// Beside one that runs.
+    fn bare(program: PathBuf, workspace: &Path) -> Self {
+        let foreign = |name: &str| name.starts_with("AWS_") || name.starts_with("PG");
+        let environment = std::env::vars_os().filter(|(name, _)| !name.to_str().is_some_and(foreign)).collect();
+        Self { program, workspace: workspace.into(), environment }
+    }
+
+    /// Beside one that runs, and configured as it is where the user does not say otherwise now.
     pub(crate) fn in_place_of(running: &Running, workspace: &Path) -> Self {
-        let mut service = Self::new(running.program.clone(), workspace);
+        let mut service = Self::bare(running.program.clone(), workspace);
+        for (name, value) in &running.settings {
+            service.set_unless_chosen(name, value);
+        }
         for (name, value) in &running.environment {
             service.set(name, value);
         }
@@ -47,6 +56,18 @@ impl Service {
     pub(crate) fn settle(&mut self, tenant: &Tenant) {
         for (name, value) in leads_to(tenant) {
             self.set(&name, &value);
+        }
+    }
+
+    /// The settings among its variables, which no secret can be in.
+    pub(crate) fn settings(&self) -> Vec<(String, String)> {
+        let text = |(name, value): &(OsString, OsString)| Some((name.to_str()?.to_owned(), value.to_str()?.to_owned()));
+        self.environment.iter().filter_map(text).filter(|(name, _)| name.starts_with("APP_")).collect()
+    }
+
+    fn set_unless_chosen(&mut self, name: &str, value: &str) {
+        if std::env::var_os(name).is_none() {
+            self.set(name, value);
         }
     }
 

@@ -22,6 +22,7 @@ pub(crate) struct State {
 
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Running {
+    /// `https://127.0.0.1:8080`, say.
     pub(crate) public: String,
     pub(crate) admin: String,
     pub(crate) manager: String,
@@ -30,6 +31,8 @@ pub(crate) struct Running {
     pub(crate) program: PathBuf,
     /// What leads the program to its stack.
     pub(crate) environment: Vec<(String, String)>,
+    /// How it was configured beside that: the variables of whoever started it.
+    pub(crate) settings: Vec<(String, String)>,
     pub(crate) pids: Pids,
 }
 
@@ -114,7 +117,7 @@ impl State {
         let minutes = now().saturating_sub(self.since) / 60;
         let Self { pid, running, .. } = self;
         let place = match running {
-            Some(Running { public, admin, .. }) => format!("serving on http://{public}, admin http://{admin}"),
+            Some(Running { public, admin, .. }) => format!("serving on {public}, admin {admin}"),
             None => "still starting".into(),
         };
         format!("process {pid}, for {minutes} min, {place}")

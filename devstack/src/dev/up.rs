@@ -1,16 +1,16 @@
 use std::time::{Duration, Instant};
 
-use devstack::reqwest::Client;
-use devstack::{Signal, Stack, Supervised, Tenant, send, workspace};
+use devstack::{Authority, Receiver, Signal, Stack, Supervised, Tenant, home, send, workspace};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
 use super::Failure;
-use super::project::{self, Credential};
+use super::advice::Advice;
+use super::caller::Caller;
+use super::deliveries::receive;
+use super::project::{self, Credential, Project};
 use super::service::{self, Service, explain};
 use super::state::{self, Held, Pids, Running};
-
-const TRY: &str = include_str!("../../try.txt");
 
 /// Brings everything up, and down again when asked to or when a part of it ends.
 pub(crate) async fn up() -> Result<(), Failure> {
@@ -35,9 +35,10 @@ pub(crate) async fn up() -> Result<(), Failure> {
     outcome
 }
 
-/// The service and what it stands on.
+/// The service, what it delivers to, and what it stands on.
 struct World {
     service: Supervised,
+    receivers: Vec<Receiver>,
     stack: Stack,
 }
 
@@ -57,8 +58,9 @@ impl World {
     }
 
     async fn stop(self) {
-        let Self { service, stack } = self;
+        let Self { service, receivers, stack } = self;
         let _ = tokio::task::spawn_blocking(|| drop(service)).await;
+        drop(receivers);
         stack.stop().await;
     }
 }
@@ -68,19 +70,22 @@ async fn raise(held: &Held, served: &watch::Sender<Option<u32>>) -> Result<World
     let step = |text: &str| say(&format!("{:5.1} s  {text}", begun.elapsed().as_secs_f64()));
     let workspace = workspace();
 
-    let name = project::name(&workspace).await?;
+    let Project { name, receivers } = project::read(&workspace).await?;
     step(&format!("building {name}"));
     let (program, stack) = tokio::try_join!(project::build(&workspace, &name), async {
         Stack::start(&step).await.map_err(Failure::from)
     })?;
+    let stack = stack.with_authority(Authority::kept(&home()?)?);
 
     let mut service = Service::new(program, &workspace);
     let description = service.describe().await?;
-    let (public, admin) = (description.settings.server.address()?, description.settings.admin.address()?);
+    let (public, admin) = (description.settings.server.url()?, description.settings.admin.url()?);
+    let caller = Caller::of(&description.credentials)?;
 
     step("creating the database, its roles and the credentials");
     let ids = description.credentials.iter().map(|credential| (credential.name.clone(), credential.id.clone()));
     let tenant = stack.empty_tenant(&description.settings.database.name, ids).await?;
+    let settings = service.settings();
     service.settle(&tenant);
     for credential in &description.credentials {
         plant(&tenant, credential).await?;
@@ -90,26 +95,28 @@ async fn raise(held: &Held, served: &watch::Sender<Option<u32>>) -> Result<World
         service.migrate().await?;
     }
 
+    let receivers = receive(&tenant, &description.credentials, receivers)?;
+
     step(&format!("starting {name}"));
     let mut process = service.serve(&tenant)?;
     served.send_replace(Some(process.pid()));
     let [postgres, manager] = stack.pids();
     let pids = Pids { service: process.pid(), postgres, manager };
-    wait_until_ready(&mut process, &admin).await?;
+    wait_until_ready(&mut process, &admin, &caller).await?;
     held.publish(Some(Running {
         public: public.clone(),
         admin: admin.clone(),
         manager: tenant.manager().endpoint.clone(),
         database: tenant.database(),
-        credentials: description.credentials,
+        credentials: description.credentials.clone(),
         program: service.program.clone(),
         environment: service::leads_to(&tenant).collect(),
+        settings,
         pids,
     }))?;
     step("ready");
-    eprintln!("\n{}", TRY.replace("{public}", &public).replace("{admin}", &admin).trim_end());
-    eprintln!();
-    Ok(World { service: process, stack })
+    eprintln!("\n{}\n", Advice { public, admin, credentials: description.credentials, caller }.text()?);
+    Ok(World { service: process, receivers, stack })
 }
 
 /// Makes a random credential of the kind that is asked for.
@@ -130,20 +137,19 @@ async fn plant(tenant: &Tenant, credential: &Credential) -> Result<(), Failure> 
     Ok(())
 }
 
-async fn wait_until_ready(service: &mut Supervised, admin: &str) -> Result<(), Failure> {
-    let client = Client::builder().no_proxy().timeout(Duration::from_secs(2)).build();
-    let client = client.expect("a client without TLS needs nothing");
+async fn wait_until_ready(service: &mut Supervised, admin: &str, caller: &Caller) -> Result<(), Failure> {
+    let client = caller.http().timeout(Duration::from_secs(2)).build().expect("it trusts an authority of ours");
     let give_up = Instant::now() + Duration::from_secs(90);
     loop {
         if let Some(status) = service.exited() {
             return Err(Failure::new(explain(status)));
         }
-        let answer = client.get(format!("http://{admin}/readyz")).send().await;
+        let answer = client.get(format!("{admin}/readyz")).send().await;
         if answer.is_ok_and(|answer| answer.status().is_success()) {
             return Ok(());
         }
         if Instant::now() > give_up {
-            return Err(Failure::new(format!("http://{admin}/readyz did not answer 200 within 90 s")));
+            return Err(Failure::new(format!("{admin}/readyz did not answer 200 within 90 s")));
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

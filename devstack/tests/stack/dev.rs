@@ -15,29 +15,32 @@ use crate::Outcome;
 use crate::life::{gone, kill};
 
 /// A target folder of its own, with the environment that is installed already.
-struct Workspace {
-    target: PathBuf,
+pub(crate) struct Workspace {
+    pub(crate) target: PathBuf,
     public: String,
-    admin: String,
+    pub(crate) admin: String,
+    /// More of the environment.
+    pub(crate) variables: Vec<(&'static str, String)>,
 }
 
-struct Dev {
-    child: Child,
+pub(crate) struct Dev {
+    pub(crate) child: Child,
     stderr: Option<JoinHandle<String>>,
 }
 
 impl Workspace {
-    fn new() -> Result<Self, Box<dyn std::error::Error>> {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("dev");
+    pub(crate) fn new(name: &str) -> Result<Self, Box<dyn std::error::Error>> {
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
         std::fs::create_dir_all(target.join("devstack"))?;
+        std::fs::create_dir_all(target.join("config"))?;
         let venv = target.join("devstack/venv");
         let _ = std::fs::remove_file(&venv);
         symlink(devstack::home()?.join("venv"), venv)?;
         let free = || Ok::<_, std::io::Error>(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string());
-        Ok(Self { target, public: free()?, admin: free()? })
+        Ok(Self { target, public: free()?, admin: free()?, variables: Vec::new() })
     }
 
-    fn dev(&self, arguments: &[&str]) -> Command {
+    pub(crate) fn dev(&self, arguments: &[&str]) -> Command {
         let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stack");
         let mut command = Command::new(env!("CARGO_BIN_EXE_devstack"));
         command
@@ -49,16 +52,18 @@ impl Workspace {
             .env("FAKE_ADMIN", &self.admin)
             .env("PGHOST", "elsewhere")
             .env("AWS_PROFILE", "mine")
+            .env("APP_CONFIG_DIR", self.target.join("config"))
+            .envs(self.variables.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         command
     }
 
-    fn up(&self) -> Result<Dev, std::io::Error> {
+    pub(crate) fn up(&self) -> Result<Dev, std::io::Error> {
         Self::up_as(self.dev(&[]))
     }
 
-    fn up_as(mut command: Command) -> Result<Dev, std::io::Error> {
+    pub(crate) fn up_as(mut command: Command) -> Result<Dev, std::io::Error> {
         let mut child = command.spawn()?;
         let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
         let mut said = String::new();
@@ -75,16 +80,20 @@ impl Workspace {
         Ok(Dev { child, stderr: Some(stderr) })
     }
 
-    fn state(&self) -> Option<Value> {
+    pub(crate) fn state(&self) -> Option<Value> {
         serde_json::from_slice(&std::fs::read(self.target.join("devstack/state.json")).ok()?).ok()
     }
 
-    fn run(&self, arguments: &[&str]) -> Result<(Option<i32>, String), std::io::Error> {
+    pub(crate) fn run(&self, arguments: &[&str]) -> Result<(Option<i32>, String), std::io::Error> {
         self.run_beside(arguments, |_| ())
     }
 
     /// Runs it while something happens to it.
-    fn run_beside(&self, arguments: &[&str], beside: impl Fn(u32)) -> Result<(Option<i32>, String), std::io::Error> {
+    pub(crate) fn run_beside(
+        &self,
+        arguments: &[&str],
+        beside: impl Fn(u32),
+    ) -> Result<(Option<i32>, String), std::io::Error> {
         let child = self.dev(arguments).spawn()?;
         beside(child.id());
         let output = child.wait_with_output()?;
@@ -94,7 +103,7 @@ impl Workspace {
 }
 
 impl Dev {
-    fn ends(mut self) -> Result<(ExitStatus, String), Box<dyn std::error::Error>> {
+    pub(crate) fn ends(mut self) -> Result<(ExitStatus, String), Box<dyn std::error::Error>> {
         let give_up = Instant::now() + Duration::from_secs(20);
         while self.child.try_wait()?.is_none() && Instant::now() < give_up {
             std::thread::sleep(Duration::from_millis(20));
@@ -129,7 +138,7 @@ fn pids_and_ports(state: &Value) -> (Vec<u32>, Vec<u16>) {
 #[tokio::test]
 async fn cargo_dev_runs_rotates_and_leaves_nothing_however_it_ends() -> Outcome {
     drop(devstack::Python::install(&|_| ()).await?);
-    let workspace = Workspace::new()?;
+    let workspace = Workspace::new("dev")?;
     a_second_one_is_refused_and_ctrl_c_stops_everything(&workspace)?;
     rotations_are_walked_and_watched(&workspace)?;
     a_version_taken_up_in_the_window_is_in_service_after_it(&workspace)?;
@@ -158,6 +167,8 @@ fn a_second_one_is_refused_and_ctrl_c_stops_everything(workspace: &Workspace) ->
     let (status, said) = dev.ends()?;
     assert_eq!(status.code(), Some(0), "{said}");
     assert!(said.contains("migrated fake") && said.contains("serving pretty [] False"), "{said}");
+    assert!(said.contains("profile None"), "there is no dev.toml: {said}");
+    assert!(said.contains("cargo dev rotate database\n") && !said.contains("cargo dev rotate migrator"), "{said}");
     assert!(said.contains(&format!("http://{}/status", workspace.admin)), "{said}");
     assert!(gone(&pids, &ports), "{said}");
     assert!(workspace.state().is_none());
@@ -184,7 +195,9 @@ fn rotations_are_walked_and_watched(workspace: &Workspace) -> Outcome {
     }
     for (arguments, refused, why) in [
         (&["nonsense"][..], 1, "it has database, reports, signing, webhook, migrator"),
+        (&["tls"], 1, "no credential `tls`"),
         (&["signing", "--window", "1s"], 1, "`signing` is no login"),
+        (&["signing", "--expires", "6d"], 1, "`signing` is no certificate"),
         (&["database", "--window", "5"], 2, "invalid value '5' for '--window <DURATION>': time unit needed"),
     ] {
         let (code, said) = workspace.run(&[&["rotate"], arguments].concat())?;

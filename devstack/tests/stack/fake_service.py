@@ -1,10 +1,15 @@
 #!/usr/bin/env python3
-"""Stands in for a service: it says what it would ask for, and has a generation for each set of versions it finds."""
+"""Stands in for a service: it says what it would ask for, and has a generation for each set of versions it finds.
+
+FAKE_TLS: both listeners speak TLS; "stale": always with the first certificate. FAKE_CLIENTS: they ask for one, too.
+"""
 
 import json
 import os
 import signal
+import ssl
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -18,11 +23,16 @@ credentials = [
     {"name": "webhook", "id": "fake/webhook", "kind": "api_key", "optional": True},
     {"name": "migrator", "id": "fake/migrator", "kind": "login", "optional": False},
 ]
+if "FAKE_TLS" in os.environ:
+    credentials.append({"name": "server_tls", "id": "fake/tls", "kind": "tls_identity", "optional": False})
+if "FAKE_CLIENTS" in os.environ:
+    credentials.append({"name": "client_ca", "id": "fake/clients", "kind": "client_ca", "optional": False})
 held = {c["name"]: {"name": c["name"], "id": c["id"]} for c in credentials if c["name"] != "migrator"}
 generation = 0
 hung_up = True
 failing = False
 stalled_until = 0
+tls = None
 
 
 def find(secret, stage):
@@ -37,7 +47,7 @@ def find(secret, stage):
         },
     )
     try:
-        return json.load(urllib.request.urlopen(request))["VersionId"]
+        return json.load(urllib.request.urlopen(request))
     except urllib.error.HTTPError as error:
         if error.code != 404:
             raise
@@ -45,12 +55,28 @@ def find(secret, stage):
 
 def take_up(stage):
     global generation
-    versions = {name: find(one["id"], stage) for name, one in held.items()}
+    found = {name: find(one["id"], stage) or {} for name, one in held.items()}
+    versions = {name: one.get("VersionId") for name, one in found.items()}
     changed = any(version not in (None, held[name].get("version")) for name, version in versions.items())
     for name, version in versions.items():
         if version:
             held[name] |= {"version": version, "stage": stage.removeprefix("AWS").lower()}
     generation += changed
+    if "FAKE_TLS" in os.environ and (tls is None or os.environ["FAKE_TLS"] != "stale"):
+        serve_with(found["server_tls"]["SecretString"], found.get("client_ca", {}).get("SecretString"))
+
+
+def serve_with(identity, authority):
+    global tls
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    with tempfile.NamedTemporaryFile("w") as file:
+        file.write("".join(json.loads(identity).values()))
+        file.flush()
+        context.load_cert_chain(file.name)
+    if authority:
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_verify_locations(cadata=authority)
+    tls = context
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -90,6 +116,23 @@ class Public(Handler):
         self.do_GET(201)
 
 
+def listen(server, address, handler):
+    host, port = address.split(":")
+    server = server((host, int(port)), handler)
+    accept = server.get_request
+
+    def accept_tls():
+        connection, client = accept()
+        # One without a certificate fails each handshake, which is the handler's.
+        broken = failing and handler is Public
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if broken else tls
+        return context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False), client
+
+    if tls:
+        server.get_request = accept_tls
+    return server
+
+
 def on(name, handle):
     signal.signal(name, lambda *_: globals().update(handle()))
 
@@ -98,20 +141,25 @@ match sys.argv[1:]:
     case ["audit", "--of", url]:
         versions = [find(credential["id"], "AWSCURRENT") for credential in credentials]
         print(f"audited {url}", all(versions), *(name for name in os.environ if name.startswith("PG")))
+        print("profile", os.environ.get("APP_PROFILE"), os.environ.get("APP_SERVER__DRAIN"))
         sys.exit(69)
     case ["config", "--json"]:
-        settings = {"server": {"listen": public}, "admin": {"listen": admin}, "database": {"name": "fake"}}
+        speaks = {"tls": True} if "FAKE_TLS" in os.environ else {}
+        server, listener = {"listen": public} | speaks, {"listen": admin} | speaks
+        settings = {"server": server, "admin": listener, "database": {"name": "fake"}}
         print(json.dumps({"settings": settings, "credentials": credentials}))
     case ["migrate"]:
         print("migrated", os.environ["APP_DATABASE__NAME"], file=sys.stderr)
     case ["serve"]:
         foreign = [name for name in os.environ if name.startswith("PG") or name == "AWS_PROFILE"]
         print("serving", os.environ["APP_TELEMETRY__FORMAT"], foreign, "APP_SECRETS__PREFIX" in os.environ, flush=True)
+        print("profile", os.environ.get("APP_PROFILE"), flush=True)
         on(signal.SIGHUP, lambda: {"hung_up": True})
         on(signal.SIGUSR1, lambda: {"failing": not failing})
         on(signal.SIGUSR2, lambda: {"stalled_until": time.monotonic() + 1})
         stubborn = "FAKE_STUBBORN" in os.environ
         signal.signal(signal.SIGTERM, signal.SIG_IGN if stubborn else lambda *_: sys.exit(0))
-        at = lambda address: (address.split(":")[0], int(address.split(":")[1]))
-        threading.Thread(target=ThreadingHTTPServer(at(public), Public).serve_forever, daemon=True).start()
-        HTTPServer(at(admin), Admin).serve_forever()
+        hung_up = False
+        take_up("AWSCURRENT")
+        threading.Thread(target=listen(ThreadingHTTPServer, public, Public).serve_forever, daemon=True).start()
+        listen(HTTPServer, admin, Admin).serve_forever()

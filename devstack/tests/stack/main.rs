@@ -1,8 +1,10 @@
 //! The local stack is what it says: it refuses wrong passwords, keeps tenants apart, and leaves nothing behind.
 
 mod authority;
+mod deliveries;
 mod dev;
 mod faults;
+mod https;
 mod life;
 mod process;
 mod tenant;

@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use super::Failure;
 
-/// A request that has ended: how long after it was due, and why it failed if it did.
+/// DER.
+pub(super) type Certificate = Vec<u8>;
+
+/// A request that has ended: how long after it was due, and over which certificate, or why it failed.
 pub(super) struct Sample {
     pub(super) took: Duration,
-    pub(super) failed: Option<String>,
+    pub(super) outcome: Result<Option<Certificate>, String>,
 }
 
 /// Requests that have ended.
@@ -15,18 +18,21 @@ pub(super) struct Sample {
 pub(super) struct Tally {
     took: Vec<Duration>,
     failed: BTreeMap<String, u64>,
+    certificates: BTreeSet<Certificate>,
 }
 
 impl Tally {
     pub(super) fn add(&mut self, sample: Sample) {
         self.took.push(sample.took);
-        if let Some(why) = sample.failed {
-            *self.failed.entry(why).or_default() += 1;
+        match sample.outcome {
+            Ok(certificate) => self.certificates.extend(certificate),
+            Err(why) => *self.failed.entry(why).or_default() += 1,
         }
     }
 
     pub(super) fn absorb(&mut self, other: &mut Self) {
         self.took.append(&mut other.took);
+        self.certificates.append(&mut other.certificates);
         for (why, count) in std::mem::take(&mut other.failed) {
             *self.failed.entry(why).or_default() += count;
         }
@@ -71,6 +77,9 @@ impl Tally {
             println!("{name:<13}{}", self.percentile(percent).to_string().trim_start());
         }
         println!("generations  {}", generations.join(", "));
+        if !self.certificates.is_empty() {
+            println!("certificates {}", self.certificates.len());
+        }
         match failures {
             0 => Ok(()),
             _ => Err(Failure::new(format!("{failures} of {due} requests failed"))),

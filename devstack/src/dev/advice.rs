@@ -1,0 +1,77 @@
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use devstack::{Authority, home, workspace};
+
+use super::Failure;
+use super::caller::Caller;
+use super::project::Credential;
+
+const TRY: &str = include_str!("../../try.txt");
+
+/// What to try with the service that runs.
+pub(crate) struct Advice {
+    pub(crate) public: String,
+    pub(crate) admin: String,
+    pub(crate) credentials: Vec<Credential>,
+    pub(crate) caller: Caller,
+}
+
+impl Advice {
+    /// `try.txt`, with what is true now: the line that names a credential comes once for each, and curl is told of the
+    /// local authority where it needs to be.
+    pub(crate) fn text(&self) -> Result<String, Failure> {
+        let authority = from_here(Authority::certificate_in(&home()?));
+        let (curl, audit) = (format!("curl --cacert {authority}"), format!("audit --ca {authority}"));
+        let shown = self.identity()?.map(|path| format!("{curl} --cert {path}"));
+        let mut text = String::new();
+        for line in TRY.trim_end().lines() {
+            let line = line.replace("{public}", &self.public).replace("{admin}", &self.admin);
+            let line = match line.contains("https://") {
+                true => {
+                    // The admin listener asks nobody for a certificate.
+                    let shown = shown.as_ref().filter(|_| line.contains(&self.public));
+                    line.replacen("curl", shown.unwrap_or(&curl), 1).replacen("audit", &audit, 1)
+                }
+                false => line,
+            };
+            match line.contains("{credential}") {
+                true => text.extend(self.names().map(|name| line.replace("{credential}", name) + "\n")),
+                false => text += &(line + "\n"),
+            }
+        }
+        Ok(text.trim_end().into())
+    }
+
+    /// What `cargo dev rotate` calls them, without what only `migrate` uses.
+    fn names(&self) -> impl Iterator<Item = &str> {
+        let held = self.credentials.iter().map(|credential| credential.name.as_str());
+        held.filter(|name| *name != "migrator").map(|name| if name == "server_tls" { "tls" } else { name })
+    }
+
+    /// Where a client finds what the service asks it to show.
+    fn identity(&self) -> Result<Option<String>, Failure> {
+        let Some(identity) = &self.caller.identity else { return Ok(None) };
+        let path = home()?.join("client.pem");
+        write(&path, &(identity.certificate.clone() + &identity.private_key))?;
+        Ok(Some(from_here(path)))
+    }
+}
+
+/// Whole, unless whoever reads it is where commands of the service run, too.
+fn from_here(path: PathBuf) -> String {
+    let here = std::env::current_dir().ok().filter(|here| *here == workspace());
+    let short = here.and_then(|here| path.strip_prefix(here).ok().map(Path::to_path_buf));
+    short.unwrap_or(path).display().to_string()
+}
+
+/// For the user's eyes alone.
+fn write(path: &Path, text: &str) -> Result<(), Failure> {
+    let _ = fs::remove_file(path);
+    let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
+    opened
+        .and_then(|mut file| file.write_all(text.as_bytes()))
+        .map_err(|error| Failure::new(format!("cannot write {}: {error}", path.display())))
+}
