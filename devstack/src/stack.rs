@@ -12,7 +12,8 @@ use crate::python::Python;
 use crate::supervised::Supervised;
 use crate::{Error, Tenant};
 
-/// A running PostgreSQL and a running secrets manager, and a certificate authority. Both processes end with this process, however it ends.
+/// A running PostgreSQL and a running secrets manager, which end with this process, however it ends; and a certificate
+/// authority.
 pub struct Stack {
     python: Python,
     postgres: Postgres,
