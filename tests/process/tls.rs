@@ -251,6 +251,9 @@ async fn the_end_of_a_certificate_is_seen_and_spoken_of() {
     until(&running, vec![json!(6)]).await;
     let expires = running.credential("server_tls").await["expires"].clone();
     assert!(expires.as_str().unwrap().ends_with('Z'), "{expires}");
+    let told =
+        running.process.events().into_iter().find_map(|event| event["fields"].get("credential.expires").cloned());
+    assert_eq!(told, Some(expires));
     assert_eq!(running.credential("signing").await["expires"], json!(null));
     let (_, _, metrics) = running.page("/metrics").await;
     let expiry = metrics.lines().filter(|line| line.starts_with("vestibule_credential_expiry_timestamp_seconds{"));

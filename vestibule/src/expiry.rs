@@ -6,7 +6,7 @@ use crate::{
     service::Service,
 };
 use std::{collections::BTreeMap, time::Duration};
-use time::{Duration as Span, OffsetDateTime};
+use time::{Duration as Span, OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio_util::sync::CancellationToken;
 
 /// How long before its end a credential is spoken of.
@@ -70,11 +70,12 @@ fn due(ends: OffsetDateTime, now: OffsetDateTime) -> usize {
 
 fn speak((credential, version): &(Name, VersionId), ends: OffsetDateTime, now: OffsetDateTime) {
     let left = ends - now;
+    let expires = ends.format(&Rfc3339).unwrap_or_default();
     if left.is_positive() {
         tracing::warn!(
             credential,
             credential.version = %version,
-            credential.expires = %ends,
+            credential.expires = expires,
             credential.days_left = left.whole_days(),
             "a credential is about to end: rotate it"
         );
@@ -82,7 +83,7 @@ fn speak((credential, version): &(Name, VersionId), ends: OffsetDateTime, now: O
         tracing::error!(
             credential,
             credential.version = %version,
-            credential.expires = %ends,
+            credential.expires = expires,
             "a credential has ended, and is still in service: rotate it now"
         );
     }
