@@ -54,7 +54,7 @@ impl BaseUrl {
     /// The URL of what `reference`, a path and perhaps a query, names below this one; `/` alone is this one. `None`: it
     /// names another place.
     pub(crate) fn join(&self, reference: &Uri) -> Option<Uri> {
-        if reference.scheme().is_some() || reference.authority().is_some() || !reference.path().starts_with('/') {
+        if reference.authority().is_some() || !reference.path().starts_with('/') {
             return None;
         }
         let (base, below) = (self.0.path(), reference.path_and_query()?.as_str());

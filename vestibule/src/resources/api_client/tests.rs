@@ -354,8 +354,8 @@ async fn a_connection_that_breaks_is_no_reason_to_do_harm_twice() {
     let count = taken.clone();
     tokio::spawn(async move {
         while let Ok((mut connection, _)) = listener.accept().await {
-            connection.read(&mut [0; 1024]).await.expect("a request comes");
-            *count.lock().unwrap() += 1;
+            let read = connection.read(&mut [0; 1024]).await.expect("a request comes");
+            *count.lock().unwrap() += usize::from(read > 0);
         }
     });
     let client = Process::start(at(&url)).await.client();
@@ -431,6 +431,20 @@ async fn a_client_of_an_old_generation_sends_the_new_key() {
     old.send(request("GET", "/")).await.unwrap();
     process.client().send(request("GET", "/")).await.unwrap();
     assert_eq!(other.got("authorization"), ["Bearer key-two", "Bearer key-two"]);
+}
+
+#[tokio::test]
+async fn a_key_is_tried_in_a_build_before_the_others_have_it() {
+    let (other, url) = other().await;
+    let process = Process::start(at(&url)).await;
+    process.manager.put("v2", "key-two");
+    let held = process.live.borrow().clone();
+    let deadline = Instant::now() + Duration::from_secs(5);
+    let errand = Errand { config: process.config.clone(), held: Some(&held), deadline, occasion: Occasion::Routine };
+    let Ok(End::Built { generation, .. }) = process.road.walk(errand).await.end else { panic!("it is built") };
+    generation.service.0.send(request("GET", "/")).await.unwrap();
+    process.client().send(request("GET", "/")).await.unwrap();
+    assert_eq!(other.got("authorization"), ["Bearer key-two", "Bearer key-one"]);
 }
 
 #[tokio::test]
