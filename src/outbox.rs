@@ -15,7 +15,7 @@ use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
 use std::{sync::Arc, time::Duration};
 use uuid::Uuid;
-use vestibule::{Api, ApiClient, Background, Build, BuildError, Counter, Database, TraceContext};
+use vestibule::{Api, ApiClient, Background, Build, BuildError, Counter, Database, Service, TraceContext};
 
 /// How many deliveries are under way at a time.
 const WORKERS: usize = 4;
@@ -87,9 +87,12 @@ impl Webhook {
         let (delivered, failed, set_aside) = (count("delivered")?, count("failed")?, count("set_aside")?);
         let Some(url) = webhook_url.clone() else { return Ok(None) };
         let key = cx.secrets.webhook.as_ref().ok_or_else(|| {
-            let line = "its key beside it: add the line webhook = \"notes/webhook\", or the id that the key has at the \
-                 manager, to [secrets.ids]";
-            BuildError::setting("service.webhook_url", line)
+            let line = format!(
+                "its key beside it: add webhook = \"{}/webhook\", or the id that the key has at the manager, to \
+                 [secrets.ids]",
+                Notes::APP.name
+            );
+            BuildError::setting("service.webhook_url", &line)
         })?;
         let api = Api { timeout: *webhook_timeout, ..Api::at(url) };
         let (client, timeout) = (cx.client(key, &api).await?, *webhook_timeout);
@@ -178,17 +181,18 @@ impl Claimed {
         Ok(())
     }
 
+    /// Due again after this pause, and what waits behind it no earlier, so that nobody looks at it in vain.
     async fn failed(&self, error: &str, pause: Duration, database: &Database) -> Result<(), sqlx::Error> {
-        sqlx::query(
-            "UPDATE outbox SET claim = NULL, last_error = $3, due_at = now() + make_interval(secs => $4)
-             WHERE position = $1 AND claim = $2",
-        )
-        .bind(self.position)
-        .bind(self.claim)
-        .bind(error)
-        .bind(pause.as_secs_f64())
-        .execute(database)
-        .await?;
+        let update = sqlx::query(
+            "WITH failed AS (
+                 UPDATE outbox SET claim = NULL, last_error = $3, due_at = now() + make_interval(secs => $4)
+                 WHERE position = $1 AND claim = $2 RETURNING position, note_id, due_at)
+             UPDATE outbox AS later SET due_at = failed.due_at FROM failed
+             WHERE later.note_id = failed.note_id AND later.position > failed.position
+               AND later.set_aside_at IS NULL",
+        );
+        let update = update.bind(self.position).bind(self.claim).bind(error).bind(pause.as_secs_f64());
+        update.execute(database).await?;
         Ok(())
     }
 
