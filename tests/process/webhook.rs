@@ -97,6 +97,25 @@ async fn the_webhook_hears_of_notes_that_are_created_and_deleted() {
 }
 
 #[tokio::test]
+async fn an_event_waits_for_those_before_it_of_its_note_and_for_no_other() {
+    let (tenant, receiver) = hooked("hook_order").await;
+    let slow = |body: &[u8]| String::from_utf8_lossy(body).contains("slow");
+    receiver.script([Rule::on(slow, Answer::Delay(Duration::from_millis(1500)))]);
+    let running = Running::start(telling(receiver.address(), service(&tenant), &tenant), &tenant).await;
+    let first = running.create("slow").await;
+    delete(&running, &first).await;
+    let other = running.create("another").await;
+    let deliveries = receiver.until(|deliveries| deliveries.len() == 3).await;
+    let of = |kind: &str, path: &String| {
+        let wanted = (kind.to_owned(), id(path));
+        told(&deliveries).iter().position(|event| *event == wanted).map(|n| deliveries[n].at).expect("it was told")
+    };
+    let (created, deleted) = (of("note.created", &first), of("note.deleted", &first));
+    assert!(deleted - created >= Duration::from_millis(1500), "{:?}", deleted - created);
+    assert!(of("note.created", &other) < deleted);
+}
+
+#[tokio::test]
 async fn what_did_not_happen_is_not_told() {
     let (tenant, receiver) = hooked("hook_not").await;
     let running = Running::start(telling(receiver.address(), service(&tenant), &tenant), &tenant).await;
