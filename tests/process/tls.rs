@@ -92,6 +92,14 @@ async fn a_certificate_is_swapped_under_load_without_a_failed_handshake() {
         task.await.expect("no failed handshake");
     }
     assert!(old.get(&note).await.unwrap().starts_with("HTTP/1.1 200"), "an open connection lives on");
+
+    let client = TlsClient::new(tenant.authority());
+    let (first_time, _) = client.get(&running.at.public, &note).await.unwrap();
+    assert!(!first_time.resumed());
+    tenant.put("signing", &devstack::random_key()).await.unwrap();
+    assert_eq!(running.reload().await["outcome"], "published");
+    let (again, _) = client.get(&running.at.public, &note).await.unwrap();
+    assert!(again.resumed(), "another credential is nothing to a session");
     assert_eq!(old.certificate(), certificates(&first.certificate)[0]);
     assert_ne!(old.certificate(), certificates(&last.certificate)[0]);
 }
@@ -164,11 +172,32 @@ async fn the_certificate_must_be_for_the_names_that_are_configured() {
     tenant.put_identity("server_tls", &other).await.unwrap();
     let reload = running.reload().await;
     assert_eq!(reload["exit_code"], 65);
-    assert!(reload["error"].as_str().unwrap().contains("\"127.0.0.1\", which server.tls_names asks for"), "{reload}");
+    assert!(reload["error"].as_str().unwrap().contains("each of server.tls_names"), "{reload}");
     let start = launch().env("APP_SERVER__TLS", "true").run();
     assert_eq!(start.code, Some(65), "{}", start.stderr);
+    // It does not keep a dead password in service.
+    let version = tenant.rotate("database").await.unwrap();
+    tenant.kill_connections(&tenant.app()).await.unwrap();
+    running.create("with the new password").await;
+    assert_eq!(running.credential("database").await["version"], version.as_str());
+    let carried_over = running.status().await["last_reload"]["carried_over"].clone();
+    assert_eq!(carried_over[0]["credential"], "server_tls", "{carried_over}");
     tenant.put_identity("server_tls", &tenant.authority().issue(&LOCAL, Validity::days(9))).await.unwrap();
     assert_eq!(running.reload().await["outcome"], "published");
+}
+
+#[tokio::test]
+async fn a_certificate_that_has_ended_in_service_does_not_hold_up_a_password() {
+    let (tenant, _) = with_certificate("tls_ended").await;
+    let short = tenant.authority().local(Validity::lasting(Duration::from_secs(8)));
+    tenant.put_identity("server_tls", &short).await.unwrap();
+    let mut running = Running::start(service(&tenant).env("APP_SERVER__TLS", "true"), &tenant).await;
+    let ended = |line: &str| line.contains("has ended, and is still in service") && line.contains("\"ERROR\"");
+    running.process.wait_for_line(ended, PATIENCE).await;
+    let version = tenant.rotate("database").await.unwrap();
+    assert_eq!(running.reload().await["outcome"], "published");
+    assert_eq!(running.credential("database").await["version"], version.as_str());
+    assert_eq!(service(&tenant).env("APP_SERVER__TLS", "true").run().code, Some(65), "a start refuses it");
 }
 
 #[tokio::test]
@@ -266,7 +295,7 @@ async fn the_end_of_a_certificate_is_seen_and_spoken_of() {
     put(60 * day).await;
     assert_eq!(running.reload().await["outcome"], "published");
     // It crosses a notice while it is in service.
-    put(day + Duration::from_secs(3)).await;
+    put(day + Duration::from_secs(10)).await;
     assert_eq!(running.reload().await["outcome"], "published");
     until(&running, vec![json!(6), json!(1), json!(0)]).await;
 }
@@ -297,11 +326,20 @@ async fn the_admin_listener_speaks_tls_and_the_commands_with_it() {
     let audit = command(&["audit", &url, "--ca", file.to_str().unwrap()]);
     assert_eq!(audit.code, Some(0), "{}{}", audit.stdout, audit.stderr);
     assert!(audit.stdout.contains("server_tls"), "{}", audit.stdout);
-    std::fs::write(&file, "sentinel").unwrap();
-    let audit = command(&["audit", &url, "--ca", file.to_str().unwrap()]);
+    // As it is with most certificates: for the name that clients use, not for each replica's address.
+    let named = tenant.authority().issue(&["notes.example"], Validity::days(9));
+    tenant.put_identity("server_tls", &named).await.unwrap();
+    assert_eq!(command(&["reload", "--wait"]).code, Some(0));
+    let file = file.to_str().unwrap();
+    assert_eq!(command(&["audit", &url, "--ca", file]).code, Some(69));
+    let audit = command(&["audit", &url, "--ca", file, "--name", "notes.example"]);
+    assert_eq!(audit.code, Some(0), "{}{}", audit.stdout, audit.stderr);
+    assert_eq!(command(&["audit", &url, "--name", "two words"]).code, Some(64));
+    std::fs::write(file, "sentinel").unwrap();
+    let audit = command(&["audit", &url, "--ca", file]);
     assert_eq!(audit.code, Some(64));
     assert!(audit.stderr.contains("no certificate can be read") && !audit.stderr.contains("sentinel"));
-    std::fs::remove_file(&file).unwrap();
+    std::fs::remove_file(file).unwrap();
 }
 
 #[tokio::test]

@@ -51,7 +51,10 @@ impl TlsClient {
     }
 
     pub(crate) async fn connect(&self, address: &str) -> io::Result<Connection> {
-        let socket = TcpStream::connect(address).await?;
+        self.connect_over(TcpStream::connect(address).await?).await
+    }
+
+    async fn connect_over(&self, socket: TcpStream) -> io::Result<Connection> {
         let name = "localhost".try_into().expect("a name");
         Ok(Connection(TlsConnector::from(self.0.clone()).connect(name, socket).await?))
     }
@@ -61,6 +64,11 @@ impl TlsClient {
         let mut connection = self.connect(address).await?;
         let answer = connection.get(path).await?;
         Ok((connection, answer))
+    }
+
+    /// One request on a connection that is open already, and has not begun its handshake.
+    pub(crate) async fn get_over(&self, socket: TcpStream, path: &str) -> io::Result<String> {
+        self.connect_over(socket).await?.get(path).await
     }
 }
 

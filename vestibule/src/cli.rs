@@ -25,6 +25,7 @@ use crate::{
     signals, telemetry,
 };
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, error::ErrorKind};
+use rustls::pki_types::ServerName;
 use std::{num::NonZeroUsize, panic::AssertUnwindSafe, path::PathBuf, process::ExitCode};
 
 #[derive(Parser)]
@@ -83,6 +84,9 @@ enum Command {
         /// trusts.
         #[arg(long, value_name = "FILE")]
         ca: Option<PathBuf>,
+        /// What the replicas' certificates are for, in place of the hosts of the URLs.
+        #[arg(long, value_name = "HOST", value_parser = host)]
+        name: Option<ServerName<'static>>,
     },
     /// Ask the admin listener, for a container's health check.
     Health {
@@ -143,9 +147,15 @@ async fn run<S: Service>(cli: Cli) -> Result<(), Failed> {
         Command::Migrate => migrate::run::<S>(&sources).await,
         Command::Config { json } => config::run::<S>(&sources, json),
         Command::Reload { pid, wait } => reload::run::<S>(&sources, pid, wait).await,
-        Command::Audit { urls, expect, ca } => audit::run::<S>(&sources, &urls, expect, ca.as_deref()).await,
+        Command::Audit { urls, expect, ca, name } => {
+            audit::run::<S>(&sources, &urls, expect, ca.as_deref(), name).await
+        }
         Command::Health { probe } => health::run::<S>(&sources, probe).await,
     }
+}
+
+fn host(text: &str) -> Result<ServerName<'static>, &'static str> {
+    ServerName::try_from(text.to_owned()).map_err(|_| "give the name of a host, or an address")
 }
 
 /// sqlx reads libpq's variables by itself (`PGPASSWORD`, `PGSSLKEY`, `PGOPTIONS`, …), and some of them no option can

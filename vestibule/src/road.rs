@@ -190,6 +190,9 @@ impl<S: Service> Road<S> {
             let occasion = if errand.occasion == Occasion::News { Occasion::Routine } else { errand.occasion };
             held.resources.probe(occasion, errand.deadline).await;
             doubted.extend(held.resources.refusals().into_iter().map(|refusal| refusal.credential));
+            // What leaked is not kept in use for the sake of a sibling that is broken.
+            let revoked = &errand.config.secrets.revoked;
+            doubted.extend(held.keyring.iter().filter(|(_, held)| held.has_any(revoked)).map(|(name, _)| name));
         }
         let wanted: Vec<_> = All::<S::Secrets>::wanted()
             .into_iter()
@@ -202,8 +205,9 @@ impl<S: Service> Road<S> {
             .filter_map(|(wanted, id, outcome)| Some((wanted.name, outcome.seen(before.get(wanted.name, id)?)?)))
             .collect();
         let may_stay = before.without(manager.revoked);
+        let ring = Ring::new(fetched, &may_stay, &doubted).for_hosts(&errand.config.server.tls_names);
         // A panic of the service's code is a report like any other: in a reload it must not end the actor.
-        let end = AssertUnwindSafe(self.steps(&errand, Ring::new(fetched, &may_stay, &doubted), &doubted))
+        let end = AssertUnwindSafe(self.steps(&errand, ring, &doubted))
             .catch_unwind()
             .await
             .unwrap_or_else(|_| Err(Report::of(Phase::Build, panicked()).into()));
@@ -246,7 +250,6 @@ impl<S: Service> Road<S> {
     async fn build(&self, errand: &Errand<'_, S>, set: &Set<All<S::Secrets>>) -> Result<Generation<S>, BuildError> {
         let Errand { config, held, deadline, occasion } = errand;
         let tls = Tls::build(&set.secrets, &config.server, &config.admin, held.map(|held| &held.tls));
-        let tls = tls.map_err(BuildError::Fault)?;
         let (bell, standings) = (self.bell.clone(), self.standings.clone());
         let attempt = Attempt { deadline: *deadline, occasion: *occasion, bell, standings };
         let cx = Build::<S> {

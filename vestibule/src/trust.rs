@@ -4,7 +4,7 @@ use crate::exit::{Exit, Fault};
 use hyper_rustls::ConfigBuilderExt;
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
 
-/// TLS 1.2 and 1.3 on aws-lc-rs, with the platform's authorities as they are now. They are not read again.
+/// The platform's authorities as they are now. They are not read again.
 ///
 /// # Errors
 /// A fault with exit code 78 if there are none.
@@ -25,7 +25,8 @@ pub(crate) fn of_nobody() -> ClientConfig {
     builder().with_root_certificates(RootCertStore::empty()).with_no_client_auth()
 }
 
-fn builder() -> ConfigBuilder<ClientConfig, rustls::WantsVerifier> {
+/// TLS 1.2 and 1.3 on aws-lc-rs; whom to trust is left open.
+pub(crate) fn builder() -> ConfigBuilder<ClientConfig, rustls::WantsVerifier> {
     ClientConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into())
         .with_safe_default_protocol_versions()
         .expect("aws-lc-rs has TLS 1.2 and 1.3")

@@ -1,6 +1,6 @@
 //! The admin listener of a running service, as the commands see it.
 
-use super::trust::Trust;
+use super::trust::{self, Connector};
 use crate::{
     Service,
     bootstrap::Failed,
@@ -12,7 +12,6 @@ use axum::{
     body::Body,
     http::{StatusCode, Uri},
 };
-use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use std::{
     error::Error,
@@ -26,7 +25,8 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// Where the service of this configuration listens for probes and people.
 pub(super) struct Admin {
     address: SocketAddr,
-    scheme: &'static str,
+    /// As it is configured now, and the other way: the service may not have taken up a change of `admin.tls`.
+    schemes: [&'static str; 2],
 }
 
 impl Admin {
@@ -37,13 +37,22 @@ impl Admin {
             Err(Unusable { admin: Some(admin), .. }) => admin,
             Err(Unusable { report, telemetry, .. }) => return Err(Failed { report, format: telemetry.format }),
         };
-        Ok(Self { address: reachable(admin.listen), scheme: if admin.tls { "https" } else { "http" } })
+        let schemes = if admin.tls { ["https", "http"] } else { ["http", "https"] };
+        Ok(Self { address: reachable(admin.listen), schemes })
     }
 
     /// The answer, with its status.
     pub(super) async fn get(&self, path: &str) -> Result<(StatusCode, String), Failed> {
-        let uri = format!("{}://{}{path}", self.scheme, self.address).parse().expect("these make a URI");
-        ask(uri, &Trust::anyone()).await.map_err(|silence| {
+        let [now, other] = self.schemes.map(async |scheme| {
+            let uri = format!("{scheme}://{}{path}", self.address).parse().expect("these make a URI");
+            ask(uri, trust::anyone()).await
+        });
+        let answer = now.await;
+        let answer = match &answer {
+            Ok((status, _)) if *status != StatusCode::BAD_REQUEST => answer,
+            _ => other.await.or(answer),
+        };
+        answer.map_err(|silence| {
             self.failed(silence.to_string(), "start the service; check that [admin] here is what it was started with")
         })
     }
@@ -60,8 +69,7 @@ impl Admin {
 pub(super) struct Silence(String);
 
 /// Asks a listener, for 3 s at most: the answer, with its status.
-pub(super) async fn ask(uri: Uri, trust: &Trust) -> Result<(StatusCode, String), Silence> {
-    let connector = HttpsConnectorBuilder::new().with_tls_config(trust.config()).https_or_http().enable_http1().build();
+pub(super) async fn ask(uri: Uri, connector: Connector) -> Result<(StatusCode, String), Silence> {
     let client = Client::builder(TokioExecutor::new()).build::<_, Body>(connector);
     let asking = async {
         let answer = client.get(uri).await.map_err(|error| root(&error))?;

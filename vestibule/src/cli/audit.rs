@@ -10,7 +10,7 @@ mod findings;
 mod replica;
 mod table;
 
-use super::trust::Trust;
+use super::trust;
 use crate::{
     Service,
     bootstrap::{self, Failed},
@@ -21,6 +21,7 @@ use crate::{
 use findings::Audit;
 use futures_util::{StreamExt, future::join_all, stream};
 use replica::{Address, Status};
+use rustls::pki_types::ServerName;
 use std::{
     collections::{BTreeMap, BTreeSet},
     num::NonZeroUsize,
@@ -36,17 +37,22 @@ pub(super) async fn run<S: Service>(
     urls: &[String],
     expect: Option<NonZeroUsize>,
     ca: Option<&Path>,
+    name: Option<ServerName<'static>>,
 ) -> Result<(), Failed> {
     let addresses = addresses(urls)?;
     let config = configure::<S>(sources)?;
     let deadline = Instant::now() + config.secrets.deadline;
     let told = |report| Failed { report, format: Format::Pretty };
-    let trust = ca.map_or_else(|| Ok(Trust::platform()), Trust::file);
-    let trust = trust.map_err(|fault| told(Report::of(Phase::Command, fault)))?;
+    let trust = match ca {
+        Some(file) => trust::of_file(file),
+        None if addresses.iter().any(Address::is_https) => crate::trust::of_platform(),
+        None => Ok(crate::trust::of_nobody()),
+    };
+    let connector = trust::connector(trust.map_err(|fault| told(Report::of(Phase::Command, fault)))?, name);
     let source = bootstrap::source(sources, &config, deadline).await.map_err(told)?;
 
     let asked = addresses.into_iter().map(async |address| {
-        let said = address.ask(&trust).await;
+        let said = address.ask(connector.clone()).await;
         (address, said)
     });
     let replicas: Vec<_> = stream::iter(asked).buffered(CONCURRENCY).collect().await;

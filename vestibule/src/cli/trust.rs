@@ -1,68 +1,62 @@
 //! Which certificates of admin listeners the commands believe.
 
-use crate::exit::{Exit, Fault};
-use hyper_rustls::ConfigBuilderExt;
+use crate::{
+    exit::{Exit, Fault},
+    trust,
+};
+use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
 use rustls::{
-    ClientConfig, ConfigBuilder, DigitallySignedStruct, Error, RootCertStore, SignatureScheme, WantsVerifier,
+    ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
 };
 use std::{path::Path, sync::Arc};
 
-/// Whom to believe.
-#[derive(Clone)]
-pub(super) struct Trust(ClientConfig);
+/// How a listener is asked.
+pub(super) type Connector = HttpsConnector<HttpConnector>;
 
-impl Trust {
-    /// Whoever listens there. For probes of this machine's own listener, as the kubelet does it: its certificate is for
-    /// the name that clients use, not for the address that a probe asks.
-    pub(super) fn anyone() -> Self {
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let verifier = Arc::new(Anyone(provider));
-        Self(builder().dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
-    }
-
-    /// Whom the authorities in this PEM file vouch for.
-    ///
-    /// # Errors
-    /// If there is none in it.
-    pub(super) fn file(path: &Path) -> Result<Self, Fault> {
-        let mut roots = RootCertStore::empty();
-        let certificates = CertificateDer::pem_file_iter(path).into_iter().flatten().flatten();
-        let (added, _) = roots.add_parsable_certificates(certificates);
-        if added == 0 {
-            return Err(Fault::new(
-                Exit::Usage,
-                format!("--ca {}", path.display()),
-                "no certificate can be read from it",
-                "give a PEM file with the certificates of authorities",
-            ));
-        }
-        Ok(Self(builder().with_root_certificates(roots).with_no_client_auth()))
-    }
-
-    /// Whom the platform trusts: nobody, if it does not say.
-    pub(super) fn platform() -> Self {
-        let builder = builder().with_native_roots();
-        let builder = builder.unwrap_or_else(|_| self::builder().with_root_certificates(RootCertStore::empty()));
-        Self(builder.with_no_client_auth())
-    }
-
-    pub(super) fn config(&self) -> ClientConfig {
-        self.0.clone()
-    }
+/// In the clear, or by TLS as `config` says; then `name` is what certificates must be for, in place of the host of a URL.
+pub(super) fn connector(config: ClientConfig, name: Option<ServerName<'static>>) -> Connector {
+    let builder = HttpsConnectorBuilder::new().with_tls_config(config).https_or_http();
+    let builder = match name {
+        Some(name) => builder.with_server_name_resolver(FixedServerNameResolver::new(name)),
+        None => builder,
+    };
+    builder.enable_http1().build()
 }
 
-fn builder() -> ConfigBuilder<ClientConfig, WantsVerifier> {
-    ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .expect("the provider has cipher suites for them")
+/// Whoever listens there. For probes of this machine's own listener, as the kubelet does it: its certificate is for the
+/// name that clients use, not for the address that a probe asks.
+pub(super) fn anyone() -> Connector {
+    let verifier = Arc::new(Anyone(aws_lc_rs::default_provider()));
+    let config = trust::builder().dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
+    connector(config, None)
+}
+
+/// Whom the authorities in this PEM file vouch for.
+///
+/// # Errors
+/// If there is none in it.
+pub(super) fn of_file(path: &Path) -> Result<ClientConfig, Fault> {
+    let mut roots = RootCertStore::empty();
+    let certificates = CertificateDer::pem_file_iter(path).into_iter().flatten().flatten();
+    let (added, _) = roots.add_parsable_certificates(certificates);
+    if added == 0 {
+        return Err(Fault::new(
+            Exit::Usage,
+            format!("--ca {}", path.display()),
+            "no certificate can be read from it",
+            "give a PEM file with the certificates of authorities",
+        ));
+    }
+    Ok(trust::builder().with_root_certificates(roots).with_no_client_auth())
 }
 
 /// Believes every certificate; that its holder has the key is verified all the same.
 #[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
+struct Anyone(CryptoProvider);
 
 impl ServerCertVerifier for Anyone {
     fn verify_server_cert(

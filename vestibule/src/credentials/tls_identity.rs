@@ -47,10 +47,17 @@ impl TlsIdentity {
         self.key.clone()
     }
 
-    /// Whether a client that asks for this host or address accepts the certificate.
-    pub fn is_for(&self, host: &str) -> bool {
-        let (Ok(name), Some(own)) = (ServerName::try_from(host), self.key.cert.first()) else { return false };
-        EndEntityCert::try_from(own).is_ok_and(|own| own.verify_is_valid_for_subject_name(&name).is_ok())
+    /// Whether clients that ask for any of these hosts or addresses accept the certificate.
+    pub(crate) fn check_hosts(&self, hosts: &[String]) -> Result<(), Malformed> {
+        let own = self.key.cert.first().and_then(|own| EndEntityCert::try_from(own).ok());
+        let valid = |host: &String| {
+            let name = ServerName::try_from(host.as_str());
+            name.is_ok_and(|name| own.as_ref().is_some_and(|own| own.verify_is_valid_for_subject_name(&name).is_ok()))
+        };
+        if hosts.iter().all(valid) {
+            return Ok(());
+        }
+        Err(Malformed::expected("a certificate that is valid for each of server.tls_names"))
     }
 }
 

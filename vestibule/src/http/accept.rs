@@ -50,28 +50,39 @@ impl fmt::Debug for Acceptor {
 }
 
 impl<S: Send + 'static> Accept<TcpStream, S> for Acceptor {
-    type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+    type Stream = Stream;
     type Service = Identified<S>;
     type Future = BoxFuture<'static, io::Result<(Self::Stream, Self::Service)>>;
 
     fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
-        let in_service = self.0();
+        let in_service = self.0.clone();
         Box::pin(async move {
             stream.set_nodelay(true)?;
-            let Some(config) = in_service else {
-                return Ok((Either::Left(stream), Identified { service, client: None }));
+            let stream = timeout(HANDSHAKE, begin(stream, in_service)).await??;
+            let chain = match &stream {
+                Either::Left(_) => None,
+                Either::Right(stream) => stream.get_ref().1.peer_certificates(),
             };
-            let stream = timeout(HANDSHAKE, handshake(stream, config)).await??;
-            let client = ClientCertificate::of(stream.get_ref().1.peer_certificates());
-            Ok((Either::Right(Box::new(stream)), Identified { service, client }))
+            let unknown = io::Error::new(io::ErrorKind::InvalidData, "nobody can tell whose certificate it is");
+            let client = chain.map(|chain| ClientCertificate::of(chain).ok_or(unknown)).transpose()?;
+            Ok((stream, Identified { service, client }))
         })
     }
 }
 
-async fn handshake(mut stream: TcpStream, config: Arc<ServerConfig>) -> io::Result<TlsStream<TcpStream>> {
+type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
+
+async fn begin(mut stream: TcpStream, in_service: InService) -> io::Result<Stream> {
+    if in_service().is_none() {
+        return Ok(Either::Left(stream));
+    }
     let mut first = [0];
-    let read = stream.peek(&mut first).await?;
-    if read > 0 && first[0] != HANDSHAKE_RECORD {
+    if stream.peek(&mut first).await? == 0 {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    // Asked when the handshake begins: the connection may have been opened long before.
+    let Some(config) = in_service() else { return Ok(Either::Left(stream)) };
+    if first[0] != HANDSHAKE_RECORD {
         let head = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\nconnection: close\r\n";
         let answer = format!("{head}content-length: {}\r\n\r\n{SPEAK_TLS}", SPEAK_TLS.len());
         stream.write_all(answer.as_bytes()).await?;
@@ -80,7 +91,7 @@ async fn handshake(mut stream: TcpStream, config: Arc<ServerConfig>) -> io::Resu
         tokio::io::copy(&mut stream.take(64 * 1024), &mut tokio::io::sink()).await?;
         return Err(io::Error::new(io::ErrorKind::InvalidData, "it does not speak TLS"));
     }
-    TlsAcceptor::from(config).accept(stream).await
+    Ok(Either::Right(Box::new(TlsAcceptor::from(config).accept(stream).await?)))
 }
 
 /// A service, and the client that its requests come from.

@@ -13,7 +13,8 @@ use std::{convert::Infallible, sync::Arc};
 /// `server.client_ca`. An extractor: where a handler takes it, a request without one gets 403; where it takes an
 /// `Option` of it, `None`.
 ///
-/// It was verified when the connection began. A connection that is open stays open when the authorities change.
+/// It was verified when the connection began. A connection that is open stays open when the authorities change, or the
+/// certificate ends.
 ///
 /// ```
 /// use vestibule::{ClientCertificate, Problem};
@@ -34,9 +35,9 @@ struct Subject {
 }
 
 impl ClientCertificate {
-    /// The first of a chain that was verified.
-    pub(super) fn of(chain: Option<&[CertificateDer<'static>]>) -> Option<Self> {
-        let own = Certificate::parse(chain?.first()?.clone())?;
+    /// The first of a chain that was verified. `None`: nobody can tell whose it is.
+    pub(super) fn of(chain: &[CertificateDer<'static>]) -> Option<Self> {
+        let own = Certificate::parse(chain.first()?.clone())?;
         Some(Self(Arc::new(Subject {
             name: own.subject(),
             common_name: own.common_name(),
@@ -45,7 +46,8 @@ impl ClientCertificate {
         })))
     }
 
-    /// The subject's distinguished name, as RFC 4514 writes it: `CN=orders,O=Example`.
+    /// The subject's distinguished name, as RFC 4514 writes it: `CN=orders,O=Example`. Empty where the certificate names
+    /// its holder in the subjectAltName alone, as SPIFFE's may.
     pub fn subject(&self) -> &str {
         &self.0.name
     }

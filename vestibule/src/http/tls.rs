@@ -3,10 +3,14 @@
 use crate::{
     config,
     credentials::{ClientCa, TlsIdentity},
-    exit::{Exit, Fault},
     secrets::{All, Credential},
 };
-use rustls::{ServerConfig, crypto::aws_lc_rs, server::danger::ClientCertVerifier, sign::SingleCertAndKey};
+use rustls::{
+    ServerConfig,
+    crypto::aws_lc_rs,
+    server::{NoServerSessionStorage, danger::ClientCertVerifier},
+    sign::SingleCertAndKey,
+};
 use std::sync::Arc;
 
 /// The configurations of both listeners. `None`: no TLS.
@@ -17,12 +21,10 @@ pub(crate) struct Tls {
     made_of: Option<MadeOf>,
 }
 
-/// What it is the same for. Sessions are resumed within one [`ServerConfig`] and not beyond: so never under other client
-/// authorities than those that let the client in.
+/// What it is the same for. Sessions are resumed within one [`ServerConfig`] and not beyond.
 struct MadeOf {
     identity: Arc<TlsIdentity>,
     clients: Option<Arc<ClientCa>>,
-    names: Vec<String>,
     listeners: (bool, bool),
 }
 
@@ -32,49 +34,34 @@ impl MadeOf {
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),
             (one, other) => one.is_none() && other.is_none(),
         };
-        clients
-            && Arc::ptr_eq(&self.identity, &other.identity)
-            && self.names == other.names
-            && self.listeners == other.listeners
+        clients && Arc::ptr_eq(&self.identity, &other.identity) && self.listeners == other.listeners
     }
 }
 
 impl Tls {
     /// The configurations of `before`, where nothing that they are made of has changed.
-    ///
-    /// # Errors
-    /// If the certificate is not valid for a name that the configuration asks for.
     pub(crate) fn build<S>(
         secrets: &All<S>,
         server: &config::Server,
         admin: &config::Admin,
         before: Option<&Arc<Self>>,
-    ) -> Result<Arc<Self>, Fault> {
-        let Some(credential) = &secrets.server_tls else { return Ok(Arc::default()) };
+    ) -> Arc<Self> {
+        let Some(credential) = &secrets.server_tls else { return Arc::default() };
         let made_of = MadeOf {
             identity: credential.shared(),
             clients: secrets.client_ca.as_ref().map(Credential::shared),
-            names: server.tls_names.clone(),
             listeners: (server.tls, admin.tls),
         };
         let same = |before: &&Arc<Self>| before.made_of.as_ref().is_some_and(|before| before.same_as(&made_of));
         if let Some(before) = before.filter(same) {
-            return Ok(before.clone());
-        }
-        if let Some(name) = made_of.names.iter().find(|name| !made_of.identity.is_for(name)) {
-            return Err(Fault::new(
-                Exit::Malformed,
-                credential.subject(),
-                format!("the certificate is not valid for {name:?}, which server.tls_names asks for"),
-                "put a certificate for all of these names at the manager, or correct server.tls_names",
-            ));
+            return before.clone();
         }
         let clients = made_of.clients.as_ref().map(|clients| clients.verifier());
-        Ok(Arc::new(Self {
+        Arc::new(Self {
             public: server.tls.then(|| config(&made_of.identity, clients)),
             admin: admin.tls.then(|| config(&made_of.identity, None)),
             made_of: Some(made_of),
-        }))
+        })
     }
 }
 
@@ -83,11 +70,17 @@ fn config(identity: &TlsIdentity, clients: Option<Arc<dyn ClientCertVerifier>>) 
     let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&versions)
         .expect("the provider has cipher suites for both versions");
+    let verifies = clients.is_some();
     let builder = match clients {
         Some(clients) => builder.with_client_cert_verifier(clients),
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(identity.key())));
+    if verifies {
+        // Nobody looks at the certificate of a session that is resumed, and it may have ended.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+    }
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Arc::new(config)
 }

@@ -53,8 +53,8 @@ pub(crate) enum Seen {
 /// How long after the first the second read of an older version comes.
 const SECOND_READ: Duration = Duration::from_secs(1);
 
-/// Fetches what is wanted, concurrently. What is doubted is read anew, also if it is the version held, and so is what
-/// holds a revoked version; all else that is held must be there by `others` if anything is doubted.
+/// Fetches what is wanted, concurrently. What is doubted is read anew, also if it is the version held; all else that is
+/// held must be there by `others` if anything is doubted.
 pub(crate) async fn fetch(
     manager: Manager<'_>,
     wanted: &[(Wanted, SecretId)],
@@ -67,7 +67,7 @@ pub(crate) async fn fetch(
         .iter()
         .map(|(wanted, id)| {
             let held = held.get(wanted.name, id);
-            let anew = doubted.contains(wanted.name) || held.is_some_and(|held| held.has_any(manager.revoked));
+            let anew = doubted.contains(wanted.name);
             let hurry = !doubted.is_empty() && !anew && held.is_some();
             let deadline = if hurry { others.min(deadline) } else { deadline };
             let (known, since) = (held.is_some() && !anew, held.and_then(|held| held.created));

@@ -1,8 +1,8 @@
 //! What a trip brought home: credentials by name, and the faults among them.
 
 use super::{
-    Credential, Erased, Kind, Manager, Name, SecretId, SecretSet, Stage, Value, Values, VersionId, Versions, Wanted,
-    fetch,
+    Credential, Erased, Kind, Malformed, Manager, Name, SecretId, SecretSet, Stage, Value, Values, VersionId, Versions,
+    Wanted, fetch,
 };
 use crate::exit::{Exit, Fault, Phase, Report};
 use fetch::Outcome;
@@ -136,8 +136,10 @@ pub struct Ring<'a> {
     /// A pending version that may stand in for the version read.
     pending: Option<(Name, Value)>,
     before: &'a Keyring,
-    /// Credentials whose version in use is refused. For their sake the faults of all others are carried over.
+    /// Credentials whose version in use is refused, or revoked. For their sake the faults of all others are carried over.
     doubted: &'a BTreeSet<Name>,
+    /// `server.tls_names`.
+    hosts: &'a [String],
     taken: Keyring,
     faults: Vec<Fault>,
     carried_over: Vec<(Name, Fault)>,
@@ -151,7 +153,12 @@ impl<'a> Ring<'a> {
     ) -> Self {
         let fetched = fetched.into_iter().map(|(wanted, id, outcome)| (wanted.name, (id, outcome))).collect();
         let (taken, faults, carried_over) = (Keyring::default(), Vec::new(), Vec::new());
-        Self { fetched, pending: None, before, doubted, taken, faults, carried_over }
+        Self { fetched, pending: None, before, doubted, hosts: &[], taken, faults, carried_over }
+    }
+
+    /// The listeners' certificate must be valid for these.
+    pub(crate) fn for_hosts(self, hosts: &'a [String]) -> Self {
+        Self { hosts, ..self }
     }
 
     /// The same credentials again, one of them in its pending version if that may stand in for the one read.
@@ -184,8 +191,21 @@ impl<'a> Ring<'a> {
         self.fetched.contains_key(name)
     }
 
+    pub(super) fn hosts(&self) -> &'a [String] {
+        self.hosts
+    }
+
     /// Takes one credential. `None`: its fault is noted.
     pub(super) fn take<K: Kind>(&mut self, name: Name) -> Option<Credential<K>> {
+        self.take_if(name, |_: &K| Ok(()))
+    }
+
+    /// [`take`](Self::take), if the configuration has nothing against it.
+    pub(super) fn take_if<K: Kind>(
+        &mut self,
+        name: Name,
+        fits: impl Fn(&K) -> Result<(), Malformed>,
+    ) -> Option<Credential<K>> {
         let (id, outcome) = self.fetched.remove(name)?;
         let before = self.before.get(name, &id);
         let read = match outcome {
@@ -194,6 +214,10 @@ impl<'a> Ring<'a> {
             Outcome::Same => Ok(before?.clone()),
             Outcome::New(values) => read::<K>(name, &id, &values),
         };
+        let read = read.and_then(|held| match held.credential.downcast_ref().map_or(Ok(()), &fits) {
+            Ok(()) => Ok(held),
+            Err(unfit) => Err(malformed(name, &id, unfit)),
+        });
         let held = match (read, before) {
             (Ok(held), _) => held,
             (Err(fault), Some(before)) if !self.doubted.is_empty() && !self.doubted.contains(name) => {
@@ -220,15 +244,19 @@ impl<'a> Ring<'a> {
     }
 }
 
+fn malformed(name: Name, id: &SecretId, expected: Malformed) -> Fault {
+    Fault::new(
+        Exit::Malformed,
+        super::subject(name, id),
+        format!("the value is malformed: {expected}"),
+        "put a value of this form at the manager, as a new version",
+    )
+}
+
 fn read<K: Kind>(name: Name, id: &SecretId, values: &Values) -> Result<Held, Fault> {
-    let credential = super::usable(values.current()).and_then(|()| K::read(values)).map_err(|malformed| {
-        Fault::new(
-            Exit::Malformed,
-            super::subject(name, id),
-            format!("the value is malformed: {malformed}"),
-            "put a value of this form at the manager, as a new version",
-        )
-    })?;
+    let credential = super::usable(values.current())
+        .and_then(|()| K::read(values))
+        .map_err(|expected| malformed(name, id, expected))?;
     let fetched = values.versions();
     let made_of = |(stage, _): &(&Stage, _)| K::STAGES.contains(stage);
     Ok(Held {

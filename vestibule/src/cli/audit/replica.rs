@@ -1,6 +1,6 @@
 //! A replica, as its admin listener tells of it.
 
-use super::super::{admin, trust::Trust};
+use super::super::{admin, trust::Connector};
 use crate::{config::units, secrets::SecretId};
 use axum::http::{Uri, uri::Scheme};
 use serde::{Deserialize, Deserializer};
@@ -32,13 +32,17 @@ impl Address {
         }
     }
 
+    pub(super) fn is_https(&self) -> bool {
+        self.scheme == Scheme::HTTPS
+    }
+
     /// What the replica says of itself.
     ///
     /// # Errors
     /// Why it says nothing.
-    pub(super) async fn ask(&self, trust: &Trust) -> Result<Status, String> {
+    pub(super) async fn ask(&self, connector: Connector) -> Result<Status, String> {
         let uri = format!("{self}/status").parse().expect("it was parsed before");
-        let (code, body) = admin::ask(uri, trust).await.map_err(|silence| silence.to_string())?;
+        let (code, body) = admin::ask(uri, connector).await.map_err(|silence| silence.to_string())?;
         if !code.is_success() {
             return Err(format!("it answers {code}"));
         }
