@@ -98,6 +98,25 @@ async fn one_signal_takes_up_the_new_key_and_cuts_off_the_leaked_one() {
 }
 
 #[tokio::test]
+async fn a_leaked_key_is_cut_off_beside_a_sibling_that_is_broken() {
+    let (tenant, folder) = (migrated("beside").await, Folder::new());
+    let mut running = with_notes(&tenant, &folder).await;
+    let path = second_page(&running).await;
+    let leaked = tenant.version("signing", "AWSCURRENT").await.unwrap().unwrap();
+    tenant.put("signing", &random_key()).await.unwrap();
+    assert_eq!(running.reload().await["outcome"], "published");
+    tenant.put("database", "{").await.unwrap();
+    revoke(&folder, &[&leaked]);
+    let reload = running.reload().await;
+    assert_eq!(
+        (&reload["outcome"], &reload["carried_over"][0]["credential"]),
+        (&json!("published"), &json!("database"))
+    );
+    problem(running.get(&path).await, 400).await;
+    assert_eq!(running.reload().await["outcome"], "kept", "it is told of again, now that nothing is to be cut off");
+}
+
+#[tokio::test]
 async fn the_current_version_is_not_revoked_before_it_is_rotated() {
     let (tenant, folder) = (migrated("not_yet").await, Folder::new());
     let mut running = with_notes(&tenant, &folder).await;

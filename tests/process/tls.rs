@@ -223,6 +223,9 @@ async fn who_forgets_the_s_of_https_is_told() {
     let mut answer = Vec::new();
     raw.read_to_end(&mut answer).await.expect("a clean close");
     assert_eq!(answer.first(), Some(&21), "a TLS alert");
+    let (_, _, metrics) = running.page("/metrics").await;
+    let failed = |listener| format!("vestibule_tls_handshakes_failed_total{{listener=\"{listener}\"}} ");
+    assert!(metrics.contains(&(failed("public") + "3")) && metrics.contains(&(failed("admin") + "0")), "{metrics}");
 }
 
 #[tokio::test]

@@ -129,8 +129,15 @@ impl<S: Service> Running<S> {
             let live = live.clone();
             move || listener(&live.generation().tls).clone()
         };
-        let admin = http::serve(bound.admin, tls(|tls| &tls.admin), admin::router(&board, signals.hups.clone()))?;
-        let public = http::serve(bound.public, tls(|tls| &tls.public), http::Door::new(live.clone()))?;
+        let failed = |listener| {
+            let help = "Connections that ended before their handshake did";
+            let counter = parts.road.counters.own("vestibule_tls_handshakes_failed", help, &[("listener", listener)]);
+            counter.expect("the name and the label are good, and nobody else's")
+        };
+        let (admin_tls, public_tls) = (tls(|tls| &tls.admin), tls(|tls| &tls.public));
+        let admin = admin::router(&board, signals.hups.clone());
+        let admin = http::serve(bound.admin, admin_tls, failed("admin"), admin)?;
+        let public = http::serve(bound.public, public_tls, failed("public"), http::Door::new(live.clone()))?;
         tokio::spawn(expiry::watch(live.clone(), signals.stopping.clone()));
         let background = Background::new(live.clone(), signals.stopping.clone());
         S::background(&background);

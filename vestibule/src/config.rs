@@ -140,7 +140,11 @@ impl<T: Settings> Config<T> {
             .map(|name| {
                 let path = ["secrets".into(), "ids".into(), name.clone()];
                 let names = known().collect::<Vec<_>>().join(", ");
-                layers.fault(&path, "no credential of this service has this name", format!("use one of: {names}"))
+                let remedy = match name.as_str() {
+                    CLIENT_CA => "set server.client_ca, which is its id".into(),
+                    _ => format!("use one of: {names}"),
+                };
+                layers.fault(&path, "no credential of this service has this name", remedy)
             })
             .collect();
         if self.server.listen == self.admin.listen && self.server.listen.port() != 0 {

@@ -57,6 +57,16 @@ impl Counters {
         if OURS.iter().any(|ours| name.starts_with(ours)) {
             return Err("a counter has a name that begins as the framework's own do");
         }
+        self.own(name, help, labels)
+    }
+
+    /// The same for the framework's own.
+    pub(crate) fn own(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        labels: &[(&'static str, &'static str)],
+    ) -> Result<Counter, &'static str> {
         let mut families = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let family = match families.entry(name) {
             Entry::Vacant(place) => place.insert(Family { help, series: BTreeMap::new() }),

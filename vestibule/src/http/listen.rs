@@ -2,7 +2,7 @@
 
 use super::accept::Acceptor;
 use crate::{
-    Generation, Service,
+    Counter, Generation, Service,
     exit::{Exit, Fault, Phase, Report},
 };
 use axum::http::Request;
@@ -122,13 +122,15 @@ impl Serving {
     }
 }
 
-/// Accepts connections for `service`; each speaks TLS as `tls` says when it begins.
+/// Accepts connections for `service`; each speaks TLS as `tls` says when it begins, and counts as `failed` if nothing
+/// comes of it.
 ///
 /// # Errors
 /// If the listener cannot be registered with the runtime.
 pub(crate) fn serve<T>(
     listener: TcpListener,
     tls: impl Fn() -> Option<Arc<ServerConfig>> + Send + Sync + 'static,
+    failed: Counter,
     service: T,
 ) -> io::Result<Serving>
 where
@@ -147,9 +149,12 @@ where
         .acceptor(Acceptor::new(tls))
         .handle(handle.clone())
         .first_request_timeout(FIRST_REQUEST)
-        .accept_error_handler(|client, error| {
+        .accept_error_handler(move |client, error| {
             match client {
-                Some(client) => tracing::debug!(client.address = %client, %error, "a handshake failed"),
+                Some(client) => {
+                    failed.increment();
+                    tracing::debug!(client.address = %client, %error, "a handshake failed");
+                }
                 // The listener's own trouble, such as too many open files.
                 None => tracing::warn!(%error, "a connection could not be accepted"),
             }

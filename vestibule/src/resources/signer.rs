@@ -12,8 +12,8 @@ const SKEW: u64 = 60;
 /// Signs for one purpose: tokens that carry a payload and an end, and detached signatures. Both are authentic, not
 /// confidential: HMAC-SHA-256, with the current key.
 ///
-/// The current key and the pending one verify. The previous one verifies until all that it signed is over, whether or
-/// not the manager still has it: from the moment at which it was replaced, as far as this process can know, for
+/// The current key and the pending one verify. The previous one, while the manager has it, verifies until all that it
+/// signed is over: from the moment at which it was replaced, as far as this process can know, for
 /// `secrets.max_stale` (so long may a replica go on with it) and then for the signer's lifetime.
 #[derive(Clone)]
 pub struct Signer {

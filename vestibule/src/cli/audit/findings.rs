@@ -113,7 +113,8 @@ impl Audit {
                 what: "revoked",
                 at: with(Verdict::Revoked),
                 problem: "a version is held that secrets.revoked names here",
-                remedy: "give the replica this configuration, and reload it (`reload --wait` beside it)",
+                remedy: "give the replica this configuration, and reload it (`reload --wait` beside it); rotate first where \
+                         that version is still the current one",
             },
             Finding {
                 what: "behind",
