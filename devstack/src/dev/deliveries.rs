@@ -22,7 +22,14 @@ pub(crate) fn receive(
     let wanted = receivers.into_iter().filter(|(name, _)| asked(name));
     wanted
         .map(|(name, address)| {
-            let receiver = Receiver::at(address)?;
+            let receiver = Receiver::at(address).map_err(|error| {
+                Failure::new(format!(
+                    "{}\n{address} is where `cargo dev` stands for the other side of `{name}`: stop what listens there, \
+                     or choose another port in [package.metadata.devstack.receivers] of Cargo.toml, and in the URL in \
+                     config/dev.toml",
+                    error.report()
+                ))
+            })?;
             receiver.accept_held(tenant, &name);
             let told = Mutex::new(Told { second: Instant::now(), lines: 0, more: 0 });
             receiver.tell(move |delivery| {

@@ -59,10 +59,15 @@ impl Service {
         }
     }
 
-    /// The settings among its variables, which no secret can be in.
+    /// The settings among its variables, which no secret can be in. Other variables that begin like them are somebody
+    /// else's.
     pub(crate) fn settings(&self) -> Vec<(String, String)> {
+        let ours = |name: &str| {
+            name.strip_prefix("APP_")
+                .is_some_and(|rest| rest == "PROFILE" || rest == "CONFIG_DIR" || rest.contains("__"))
+        };
         let text = |(name, value): &(OsString, OsString)| Some((name.to_str()?.to_owned(), value.to_str()?.to_owned()));
-        self.environment.iter().filter_map(text).filter(|(name, _)| name.starts_with("APP_")).collect()
+        self.environment.iter().filter_map(text).filter(|(name, _)| ours(name)).collect()
     }
 
     fn set_unless_chosen(&mut self, name: &str, value: &str) {
