@@ -16,7 +16,7 @@ use std::{
     alloc::{GlobalAlloc, Layout, System},
     slice,
     sync::{
-        Arc,
+        Arc, OnceLock,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
@@ -24,7 +24,7 @@ use std::{
 use vestibule::{
     App, Build, BuildError, Credential, Rehearsal, SecretSet, Service, Signer,
     config::Config,
-    credentials::{ApiKey, Login, SigningKeys},
+    credentials::{ApiKey, Login, SigningKeys, TlsIdentity},
     secrets::Stage,
 };
 
@@ -39,6 +39,10 @@ static SEARCHES: AtomicBool = AtomicBool::new(false);
 
 /// How often each of [`TRACES`] was seen.
 static SEEN: [AtomicUsize; TRACES.len()] = [const { AtomicUsize::new(0) }; TRACES.len()];
+
+/// The private key of a certificate, which is made anew each time: its number on the curve. And how often it was seen.
+static PRIVATE_KEY: OnceLock<[u8; 32]> = OnceLock::new();
+static PRIVATE_KEY_SEEN: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: it allocates and frees as `System` does.
 unsafe impl GlobalAlloc for Searching {
@@ -65,6 +69,23 @@ fn search(block: &[u8]) {
             seen.fetch_add(1, Ordering::SeqCst);
         }
     }
+    if PRIVATE_KEY.get().is_some_and(|key| block.windows(key.len()).any(|window| window == key)) {
+        PRIVATE_KEY_SEEN.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+/// A certificate and its key, as the manager has them. The key is [`PRIVATE_KEY`].
+fn identity() -> &'static str {
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let certificate =
+        rcgen::CertificateParams::new(["localhost".to_owned()]).and_then(|params| params.self_signed(&key));
+    // RFC 5915: version 1, and an octet string of 32 bytes.
+    let (der, before) = (key.serialize_der(), [2, 1, 1, 4, 32]);
+    let at = der.windows(before.len()).position(|window| window == before).expect("a key on P-256") + before.len();
+    PRIVATE_KEY.set(der[at..at + 32].try_into().expect("32 bytes")).expect("it is set once");
+    let certificate = certificate.expect("a certificate").pem();
+    let secret = serde_json::json!({ "certificate": certificate, "private_key": key.serialize_pem() });
+    secret.to_string().leak()
 }
 
 const CONTROL: &str = "sentinel-of-the-control";
@@ -136,6 +157,7 @@ struct Secrets {
     login: Credential<Login>,
     api: Credential<ApiKey>,
     signing: Credential<SigningKeys>,
+    identity: Credential<TlsIdentity>,
 }
 
 struct Holder {
@@ -167,6 +189,7 @@ async fn searched<T>(what: &str, work: impl Future<Output = T>) -> T {
         let seen = seen.swap(0, Ordering::SeqCst);
         assert_eq!(seen, 0, "{what}: {} was left behind", trace.escape_ascii());
     }
+    assert_eq!(PRIVATE_KEY_SEEN.swap(0, Ordering::SeqCst), 0, "{what}: a certificate's key was left behind");
     done
 }
 
@@ -176,8 +199,10 @@ fn controls() {
     let mut grows = CONTROL_GROWS.to_owned();
     grows.reserve(4096);
     drop(bytes_of(&hmac::Key::new(hmac::HMAC_SHA256, b"sentinel-1-of-a-signing-key-of-32-bytes")));
+    drop(PRIVATE_KEY.get().expect("it is set").to_vec());
     SEARCHES.store(false, Ordering::SeqCst);
     assert!(grows.starts_with("sentinel"));
+    assert_eq!(PRIVATE_KEY_SEEN.swap(0, Ordering::SeqCst), 1);
     assert_eq!(SEEN.each_ref().map(|seen| seen.swap(0, Ordering::SeqCst))[..4], [1, 1, 1, 0]);
 }
 
@@ -191,8 +216,9 @@ fn bytes_of(key: &hmac::Key) -> Vec<u8> {
 
 #[tokio::test]
 async fn what_was_rotated_away_is_wiped() {
+    let identity = identity();
     controls();
-    let memory = Memory::with([("login", BARE_PASSWORD), ("api", API_KEY), ("signing", KEY)]);
+    let memory = Memory::with([("login", BARE_PASSWORD), ("api", API_KEY), ("signing", KEY), ("identity", identity)]);
     let holder = searched("a start", Rehearsal::<Holder>::start(memory.clone(), Config::default())).await.unwrap();
     let old = Arc::downgrade(&holder.live().generation());
     assert!(!holder.live().service().signer.seal(b"payload").is_empty());
@@ -208,6 +234,7 @@ async fn what_was_rotated_away_is_wiped() {
         memory.put("signing", Stage::Pending, signing);
         assert!(searched(what, holder.reload()).await.unwrap());
         memory.rotate("signing", signing);
+        memory.rotate("identity", identity);
         assert!(searched(what, holder.reload()).await.unwrap());
     }
     assert!(old.upgrade().is_none(), "it was let go of");
