@@ -40,8 +40,9 @@ static SEARCHES: AtomicBool = AtomicBool::new(false);
 /// How often each of [`TRACES`] was seen.
 static SEEN: [AtomicUsize; TRACES.len()] = [const { AtomicUsize::new(0) }; TRACES.len()];
 
-/// The private key of a certificate, which is made anew each time: its number on the curve. And how often it was seen.
-static PRIVATE_KEY: OnceLock<[u8; 32]> = OnceLock::new();
+/// The private key of a certificate, which is made anew each time: its number on the curve, and of its text in PEM what
+/// lies around the end of a line (rustls-pki-types' decoder leaves lines). And how often one of both was seen.
+static PRIVATE_KEY: OnceLock<[[u8; 32]; 2]> = OnceLock::new();
 static PRIVATE_KEY_SEEN: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: it allocates and frees as `System` does.
@@ -69,7 +70,8 @@ fn search(block: &[u8]) {
             seen.fetch_add(1, Ordering::SeqCst);
         }
     }
-    if PRIVATE_KEY.get().is_some_and(|key| block.windows(key.len()).any(|window| window == key)) {
+    let traces = PRIVATE_KEY.get().into_iter().flatten();
+    if traces.into_iter().any(|trace| block.windows(trace.len()).any(|window| window == trace)) {
         PRIVATE_KEY_SEEN.fetch_add(1, Ordering::SeqCst);
     }
 }
@@ -82,9 +84,13 @@ fn identity() -> &'static str {
     // RFC 5915: version 1, and an octet string of 32 bytes.
     let (der, before) = (key.serialize_der(), [2, 1, 1, 4, 32]);
     let at = der.windows(before.len()).position(|window| window == before).expect("a key on P-256") + before.len();
-    PRIVATE_KEY.set(der[at..at + 32].try_into().expect("32 bytes")).expect("it is set once");
+    let pem = key.serialize_pem();
+    let second_line = pem.match_indices('\n').nth(1).expect("several lines").0;
+    let around = &pem.as_bytes()[second_line - 16..second_line + 16];
+    let traces = [&der[at..at + 32], around].map(|trace| trace.try_into().expect("32 bytes"));
+    PRIVATE_KEY.set(traces).expect("it is set once");
     let certificate = certificate.expect("a certificate").pem();
-    let secret = serde_json::json!({ "certificate": certificate, "private_key": key.serialize_pem() });
+    let secret = serde_json::json!({ "certificate": certificate, "private_key": pem });
     secret.to_string().leak()
 }
 
@@ -199,10 +205,10 @@ fn controls() {
     let mut grows = CONTROL_GROWS.to_owned();
     grows.reserve(4096);
     drop(bytes_of(&hmac::Key::new(hmac::HMAC_SHA256, b"sentinel-1-of-a-signing-key-of-32-bytes")));
-    drop(PRIVATE_KEY.get().expect("it is set").to_vec());
+    PRIVATE_KEY.get().expect("it is set").iter().for_each(|trace| drop(trace.to_vec()));
     SEARCHES.store(false, Ordering::SeqCst);
     assert!(grows.starts_with("sentinel"));
-    assert_eq!(PRIVATE_KEY_SEEN.swap(0, Ordering::SeqCst), 1);
+    assert_eq!(PRIVATE_KEY_SEEN.swap(0, Ordering::SeqCst), 2);
     assert_eq!(SEEN.each_ref().map(|seen| seen.swap(0, Ordering::SeqCst))[..4], [1, 1, 1, 0]);
 }
 
