@@ -54,7 +54,7 @@ pub use counters::Counter;
 pub use generation::{Generation, Live};
 pub use http::{ClientCertificate, Problem};
 pub use rehearsal::Rehearsal;
-pub use resources::{Api, ApiClient, Bearer, Build, BuildError, CallError, Database, Signature, Signer};
+pub use resources::{Api, ApiClient, Bearer, Build, BuildError, CallError, Database, NotTaken, Signature, Signer};
 pub use secrets::Credential;
 pub use service::{Background, Service};
 /// The framework's own sqlx, for [`app!`].

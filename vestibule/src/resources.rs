@@ -6,7 +6,7 @@ pub mod signer;
 
 mod standing;
 
-pub use api_client::{Api, ApiClient, Bearer, CallError};
+pub use api_client::{Api, ApiClient, Bearer, CallError, NotTaken};
 pub use database::Database;
 pub use signer::{Signature, Signer};
 pub use standing::Occasion;

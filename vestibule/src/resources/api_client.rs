@@ -7,12 +7,14 @@
 //! One key is shared by the clients of all generations, so a call that was begun on an older one goes on with the new
 //! key.
 
+mod deliver;
 mod error;
 mod key;
 mod renew;
 mod retry;
 mod wire;
 
+pub use deliver::NotTaken;
 pub use error::CallError;
 
 use super::{BuildError, Resource};
@@ -160,7 +162,7 @@ impl ApiClient {
             .layer(RetryLayer::new(Again::new(api.attempts, deadline)))
             .layer(GlobalConcurrencyLimitLayer::with_semaphore(permits.clone()))
             .layer(layer_fn(|inner| Keyed::new(inner, keys.clone())))
-            .service(wire.clone());
+            .service(wire.until(deadline));
         stack.oneshot(request).await.map_err(|error| match error.downcast() {
             Ok(error) => *error,
             Err(_) => CallError::Timeout(api.timeout),

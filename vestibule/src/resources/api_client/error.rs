@@ -1,4 +1,5 @@
-use std::{error::Error, time::Duration};
+use axum::http::StatusCode;
+use std::{error::Error, io, time::Duration};
 
 /// Why a call has no answer. What is told of causes names hosts at most: no query, no header, no body.
 #[derive(Debug, thiserror::Error)]
@@ -22,24 +23,28 @@ pub enum CallError {
         /// The reasons, the innermost last.
         why: String,
     },
-    /// The request was taken.
-    #[error("the answer of {host} is larger than 1 MiB")]
-    TooLarge {
+    /// The request was answered, but the body of the answer broke, was late, or is larger than 1 MiB.
+    #[error("the answer of {host}, {}, could not be read to its end: {why}", status.as_u16())]
+    Unread {
         /// And port, where one is configured.
         host: String,
+        /// What was answered.
+        status: StatusCode,
+        /// The reasons, the innermost last.
+        why: String,
     },
     /// The request may have been taken.
     #[error("no answer came within {0:?}")]
     Timeout(Duration),
 }
 
-/// An error and its causes in one line.
-pub(super) fn reasons(error: &dyn Error) -> String {
+/// An error and its causes in one line. Of HTTP itself only hyper's own words: in HTTP/2 the other side may write what
+/// it likes into what ends a connection.
+pub(super) fn reasons(mut error: &(dyn Error + 'static)) -> String {
     let mut reasons = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        reasons = format!("{reasons}: {error}");
-        cause = error.source();
+    while let Some(cause) = error.source().filter(|cause| !error.is::<hyper::Error>() || cause.is::<io::Error>()) {
+        reasons = format!("{reasons}: {cause}");
+        error = cause;
     }
     reasons
 }

@@ -10,7 +10,8 @@ use std::{num::NonZeroU32, time::Duration};
 use tokio::time::{Instant, Sleep};
 use tower::retry::Policy;
 
-const MAY_PASS: [StatusCode; 5] = [
+/// What other moments may answer.
+pub(super) const MAY_PASS: [StatusCode; 5] = [
     StatusCode::REQUEST_TIMEOUT,
     StatusCode::TOO_MANY_REQUESTS,
     StatusCode::BAD_GATEWAY,
@@ -43,9 +44,7 @@ impl Policy<Request<Bytes>, Response<Bytes>, CallError> for Again {
         let asked = match result {
             Err(CallError::Unconnected { .. }) => None,
             Err(CallError::Broken { .. }) if harmless_twice(request) => None,
-            Ok(answer) if MAY_PASS.contains(&answer.status()) && harmless_twice(request) => {
-                retry_after(answer.headers())
-            }
+            Ok(answer) if MAY_PASS.contains(&answer.status()) && harmless_twice(request) => after(answer.headers()),
             _ => return None,
         };
         self.left = self.left.checked_sub(1)?;
@@ -65,8 +64,8 @@ fn harmless_twice(request: &Request<Bytes>) -> bool {
     IDEMPOTENT.contains(request.method()) || request.headers().contains_key("idempotency-key")
 }
 
-/// RFC 9110, section 10.2.3, in seconds. A date is not heeded: clocks differ.
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+/// `Retry-After`, RFC 9110, section 10.2.3, in seconds. A date is not heeded: clocks differ.
+pub(super) fn after(headers: &HeaderMap) -> Option<Duration> {
     // No longer than any deadline, so that an absurd one cannot overflow the clock.
     let seconds: u32 = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds.into()))

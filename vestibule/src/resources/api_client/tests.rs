@@ -17,7 +17,7 @@ use std::{
     collections::VecDeque,
     sync::{Mutex, RwLock},
 };
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// The manager has this version of the key.
 #[derive(Default)]
@@ -390,10 +390,38 @@ async fn an_answer_is_bounded_and_a_redirect_is_not_followed() {
     other.answers(["x".repeat(1024 * 1024), "x".repeat(1024 * 1024 + 1)]);
     assert_eq!(client.send(request("GET", "/")).await.unwrap().body().len(), 1024 * 1024);
     let error = client.send(request("GET", "/")).await.unwrap_err();
-    assert!(matches!(error, CallError::TooLarge { .. }), "{error:?}");
+    assert!(matches!(error, CallError::Unread { status: StatusCode::OK, .. }), "{error:?}");
     other.answers([(StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, elsewhere)])]);
     assert_eq!(client.send(request("GET", "/")).await.unwrap().status(), StatusCode::TEMPORARY_REDIRECT);
     assert_eq!(there.calls(), 0);
+}
+
+#[tokio::test]
+async fn what_was_answered_counts_though_the_answer_breaks_or_is_late() {
+    for (head, hangs, taken) in [("200 OK", false, true), ("200 OK", true, true), ("500 Oh", false, false)] {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let calls = Arc::new(Mutex::new(0));
+        let count = calls.clone();
+        tokio::spawn(async move {
+            let mut open = Vec::new();
+            while let Ok((mut connection, _)) = listener.accept().await {
+                connection.read(&mut [0; 1024]).await.expect("a request comes");
+                *count.lock().unwrap() += 1;
+                let answer = format!("HTTP/1.1 {head}\r\ncontent-length: 10\r\n\r\nhalf");
+                connection.write_all(answer.as_bytes()).await.expect("somebody reads");
+                open.extend(hangs.then_some(connection));
+            }
+        });
+        let client = Process::start(Settings { timeout_ms: Some(500), ..at(&url) }).await.client();
+        let error = client.send(idempotent_post()).await.unwrap_err();
+        assert!(matches!(&error, CallError::Unread { status, .. } if status.is_success() == taken), "{error:?}");
+        assert_eq!(*calls.lock().unwrap(), 1, "{head}");
+        match client.deliver(idempotent_post()).await {
+            Ok(()) => assert!(taken),
+            Err(error) => assert!(error.blames && !taken, "{error}"),
+        }
+    }
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
+use tokio::time::Instant;
 use tower::Service;
 
 /// The largest answer, in bytes.
@@ -29,6 +30,10 @@ const CONNECTING: Duration = Duration::from_secs(3);
 
 /// How long a connection waits for use; load balancers close theirs after 60 s.
 const IDLE: Duration = Duration::from_secs(50);
+
+/// How long HTTP/2 is silent before a ping, and how long an answer to that may take: a connection that died without a
+/// word would fail every call for as long as TCP tries, about 15 min.
+const PING: Duration = Duration::from_secs(5);
 
 /// A pool of connections, without a key. Clones share it.
 #[derive(Clone)]
@@ -50,12 +55,26 @@ impl Wire {
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
+            .http2_keep_alive_interval(PING)
+            .http2_keep_alive_timeout(PING)
             .build(connector);
         Ok(Self(client))
     }
+
+    /// For one call, whose answer must have come whole by then.
+    pub(super) fn until(&self, deadline: Instant) -> Call {
+        Call { wire: self.clone(), deadline }
+    }
 }
 
-impl Service<Request<Bytes>> for Wire {
+/// The wire for the attempts at one call.
+#[derive(Clone)]
+pub(super) struct Call {
+    wire: Wire,
+    deadline: Instant,
+}
+
+impl Service<Request<Bytes>> for Call {
     type Response = Response<Bytes>;
     type Error = CallError;
     type Future = BoxFuture<'static, Result<Response<Bytes>, CallError>>;
@@ -66,26 +85,30 @@ impl Service<Request<Bytes>> for Wire {
 
     fn call(&mut self, request: Request<Bytes>) -> Self::Future {
         let host = request.uri().authority().map(ToString::to_string).unwrap_or_default();
-        let answer = self.0.request(request.map(Body::from));
+        let answer = self.wire.0.request(request.map(Body::from));
+        let deadline = self.deadline;
         Box::pin(async move {
             let answer = answer.await.map_err(|error| match error.is_connect() {
                 true => CallError::Unconnected { host: host.clone(), why: reasons(&error) },
                 false => CallError::Broken { host: host.clone(), why: reasons(&error) },
             })?;
             let (head, body) = answer.into_parts();
-            Ok(Response::from_parts(head, whole(body, &host).await?))
+            let body =
+                tokio::time::timeout_at(deadline, whole(body)).await.unwrap_or_else(|_| Err("it was late".into()));
+            let body = body.map_err(|why| CallError::Unread { host, status: head.status, why })?;
+            Ok(Response::from_parts(head, body))
         })
     }
 }
 
 /// The body to its end, unless it is too large.
-async fn whole(mut body: Incoming, host: &str) -> Result<Bytes, CallError> {
+async fn whole(mut body: Incoming) -> Result<Bytes, String> {
     let mut bytes = Vec::new();
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        let frame = frame.map_err(|error| CallError::Broken { host: host.into(), why: reasons(&error) })?;
+        let frame = frame.map_err(|error| reasons(&error))?;
         let Ok(data) = frame.into_data() else { continue };
         if bytes.len() + data.len() > MOST {
-            return Err(CallError::TooLarge { host: host.into() });
+            return Err("it is larger than 1 MiB".into());
         }
         bytes.extend_from_slice(&data);
     }
