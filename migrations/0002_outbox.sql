@@ -11,10 +11,13 @@ CREATE TABLE outbox (
     -- When it may be claimed: at once, after a pause, or when the claim of a process that died has run out.
     due_at       timestamptz NOT NULL DEFAULT now(),
     attempts     integer     NOT NULL DEFAULT 0,
+    -- Those whose answer blamed the message.
+    blamed       integer     NOT NULL DEFAULT 0,
     -- Of whoever delivers it now.
     claim        uuid,
     last_error   text,
-    -- Given up. To try it again: UPDATE outbox SET set_aside_at = NULL, attempts = 0, due_at = now() WHERE id = …
+    -- Given up. To try it again:
+    -- UPDATE outbox SET set_aside_at = NULL, attempts = 0, blamed = 0, due_at = now() WHERE id = …
     set_aside_at timestamptz
 );
 

@@ -47,8 +47,11 @@ pub struct Settings {
     /// How long one delivery may take.
     #[serde(with = "config::units::positive_duration")]
     pub webhook_timeout: Duration,
-    /// How often an event is tried before it is set aside.
+    /// After how many answers that blame it an event is set aside.
     pub webhook_attempts: NonZeroU16,
+    /// How old an event gets that was tried more often than that, whatever the answers, before it is set aside.
+    #[serde(with = "config::units::positive_duration")]
+    pub webhook_give_up: Duration,
 }
 
 impl Default for Settings {
@@ -58,6 +61,7 @@ impl Default for Settings {
             webhook_url: None,
             webhook_timeout: Duration::from_secs(10),
             webhook_attempts: NonZeroU16::new(20).expect("20 is not zero"),
+            webhook_give_up: Duration::from_secs(7 * 24 * 60 * 60),
         }
     }
 }

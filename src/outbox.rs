@@ -9,22 +9,19 @@
 use crate::{Notes, Settings};
 use axum::{
     body::Bytes,
-    http::{Request, StatusCode, header::CONTENT_TYPE},
+    http::{Request, header::CONTENT_TYPE},
 };
 use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 use uuid::Uuid;
-use vestibule::{Api, ApiClient, Background, Build, BuildError, Counter, Database, Service, TraceContext};
+use vestibule::{Api, ApiClient, Background, Build, BuildError, Counter, Database, NotTaken, Service, TraceContext};
 
 /// How many deliveries are under way at a time.
 const WORKERS: usize = 4;
 
 /// How much longer a claim lasts than its delivery may take: for telling the database what came of it.
 const MARGIN: Duration = Duration::from_secs(10);
-
-/// The longest pause between attempts at an event.
-const LONGEST: Duration = Duration::from_secs(600);
 
 /// What the webhook hears of.
 #[derive(Serialize)]
@@ -71,6 +68,7 @@ pub(crate) struct Webhook {
     client: ApiClient,
     timeout: Duration,
     attempts: i32,
+    give_up: Duration,
     delivered: Counter,
     failed: Counter,
     set_aside: Counter,
@@ -79,7 +77,8 @@ pub(crate) struct Webhook {
 impl Webhook {
     /// `None`: no URL is configured.
     pub(crate) async fn build(cx: &Build<'_, Notes>) -> Result<Option<Self>, BuildError> {
-        let Settings { webhook_url, webhook_timeout, webhook_attempts, .. } = cx.settings;
+        let &Settings { ref webhook_url, webhook_timeout: timeout, webhook_attempts, webhook_give_up: give_up, .. } =
+            cx.settings;
         let count = |outcome| {
             let help = "Attempts at deliveries to the webhook that succeeded or failed, and events given up";
             cx.counter("notes_webhook_deliveries", help, &[("outcome", outcome)])
@@ -87,57 +86,52 @@ impl Webhook {
         let (delivered, failed, set_aside) = (count("delivered")?, count("failed")?, count("set_aside")?);
         let Some(url) = webhook_url.clone() else { return Ok(None) };
         let key = cx.secrets.webhook.as_ref().ok_or_else(|| {
-            let line = format!(
-                "its key beside it: add webhook = \"{}/webhook\", or the id that the key has at the manager, to \
-                 [secrets.ids]",
-                Notes::APP.name
-            );
+            let name = Notes::APP.name;
+            let line = format!("its key beside it: webhook = \"{name}/webhook\", or its id there, in [secrets.ids]");
             BuildError::setting("service.webhook_url", &line)
         })?;
-        let api = Api { timeout: *webhook_timeout, ..Api::at(url) };
-        let (client, timeout) = (cx.client(key, &api).await?, *webhook_timeout);
-        Ok(Some(Self { client, timeout, attempts: webhook_attempts.get().into(), delivered, failed, set_aside }))
+        let client = cx.client(key, &Api { timeout, ..Api::at(url) }).await?;
+        let attempts = webhook_attempts.get().into();
+        Ok(Some(Self { client, timeout, attempts, give_up, delivered, failed, set_aside }))
     }
 
     /// Delivers one event that is due. `false`: there is none.
     async fn deliver(&self, database: &Database) -> Result<bool, sqlx::Error> {
-        let Some(claimed) = Claimed::next(self.timeout + MARGIN, database).await? else { return Ok(false) };
-        match self.send(&claimed).await {
+        let Some(claimed) = Claimed::next(self, database).await? else { return Ok(false) };
+        // Before the attempt: one that takes the process down has no end.
+        if claimed.given_up {
+            let why = claimed.last_error.as_deref().unwrap_or("no attempt came to an end");
+            return self.set_aside(&claimed, why, database).await.map(|()| true);
+        }
+        match self.client.deliver(claimed.request()).await {
             Ok(()) => {
                 self.delivered.increment();
                 claimed.done(database).await?;
             }
-            Err(error) if claimed.attempts < self.attempts => {
-                self.failed.increment();
-                tracing::debug!(event.id = %claimed.id, attempts = claimed.attempts, error, "a delivery failed");
-                claimed.failed(&error, pause(claimed.attempts), database).await?;
-            }
             Err(error) => {
                 self.failed.increment();
-                if claimed.set_aside(&error, database).await? {
-                    self.set_aside.increment();
-                    let (event, attempts) = (claimed.id, claimed.attempts);
-                    tracing::error!(event.id = %event, attempts, error, "an event for the webhook was set aside");
+                tracing::debug!(event.id = %claimed.id, attempts = claimed.attempts, %error, "a delivery failed");
+                match error.blames && claimed.blamed + 1 >= self.attempts {
+                    true => self.set_aside(&claimed, &error.to_string(), database).await?,
+                    false => claimed.failed(&error, database).await?,
                 }
             }
         }
         Ok(true)
     }
 
-    async fn send(&self, claimed: &Claimed) -> Result<(), String> {
-        let mut request = Request::post("/")
-            .header(CONTENT_TYPE, "application/json")
-            .header("idempotency-key", claimed.id.to_string())
-            .body(Bytes::from(claimed.payload.clone()))
-            .expect("a UUID can stand in a header");
-        TraceContext::parse(claimed.traceparent.as_deref(), claimed.tracestate.as_deref())
-            .put_on(request.headers_mut());
-        match self.client.send(request).await.map(|answer| answer.status()) {
-            Ok(status) if status.is_success() => Ok(()),
-            Ok(StatusCode::UNAUTHORIZED) => Err("401: the webhook refuses the key".into()),
-            Ok(status) => Err(format!("the webhook answered {}", status.as_u16())),
-            Err(error) => Err(error.to_string()),
+    async fn set_aside(&self, claimed: &Claimed, error: &str, database: &Database) -> Result<(), sqlx::Error> {
+        let update = sqlx::query(
+            "UPDATE outbox SET claim = NULL, last_error = $3, set_aside_at = now() WHERE position = $1 AND claim = $2",
+        );
+        let update = update.bind(claimed.position).bind(claimed.claim).bind(error);
+        // None: it was not ours any more.
+        if soon(update.execute(database)).await?.rows_affected() > 0 {
+            self.set_aside.increment();
+            let (event, attempts) = (claimed.id, claimed.attempts);
+            tracing::error!(event.id = %event, attempts, error, "an event for the webhook was set aside");
         }
+        Ok(())
     }
 }
 
@@ -152,13 +146,16 @@ struct Claimed {
     tracestate: Option<String>,
     /// This one included.
     attempts: i32,
+    blamed: i32,
+    last_error: Option<String>,
+    given_up: bool,
     claim: Uuid,
 }
 
 impl Claimed {
     /// Claims what has been due for longest, of those events that no earlier one of the same note stands before.
-    async fn next(lasts: Duration, database: &Database) -> Result<Option<Self>, sqlx::Error> {
-        sqlx::query_as(
+    async fn next(webhook: &Webhook, database: &Database) -> Result<Option<Self>, sqlx::Error> {
+        let claim = sqlx::query_as(
             "UPDATE outbox SET claim = $1, attempts = attempts + 1, due_at = now() + make_interval(secs => $2)
              WHERE position = (
                  SELECT position FROM outbox AS next
@@ -167,44 +164,51 @@ impl Claimed {
                      WHERE earlier.note_id = next.note_id AND earlier.position < next.position
                        AND earlier.set_aside_at IS NULL)
                  ORDER BY due_at LIMIT 1 FOR UPDATE SKIP LOCKED)
-             RETURNING position, id, payload, traceparent, tracestate, attempts, claim",
-        )
-        .bind(Uuid::new_v4())
-        .bind(lasts.as_secs_f64())
-        .fetch_optional(database)
-        .await
+             RETURNING position, id, payload, traceparent, tracestate, attempts, blamed, last_error, claim,
+                 attempts > $3 AND created_at < now() - make_interval(secs => $4) AS given_up",
+        );
+        let claim = claim.bind(Uuid::new_v4()).bind((webhook.timeout + MARGIN).as_secs_f64());
+        let claim = claim.bind(webhook.attempts).bind(webhook.give_up.as_secs_f64());
+        soon(claim.fetch_optional(database)).await
+    }
+
+    fn request(&self) -> Request<Bytes> {
+        let mut request = Request::post("/")
+            .header(CONTENT_TYPE, "application/json")
+            .header("idempotency-key", self.id.to_string())
+            .body(Bytes::from(self.payload.clone()))
+            .expect("a UUID can stand in a header");
+        TraceContext::parse(self.traceparent.as_deref(), self.tracestate.as_deref()).put_on(request.headers_mut());
+        request
     }
 
     async fn done(&self, database: &Database) -> Result<(), sqlx::Error> {
         let delete = sqlx::query("DELETE FROM outbox WHERE position = $1 AND claim = $2");
-        delete.bind(self.position).bind(self.claim).execute(database).await?;
-        Ok(())
+        soon(delete.bind(self.position).bind(self.claim).execute(database)).await.map(drop)
     }
 
-    /// Due again after this pause, and what waits behind it no earlier, so that nobody looks at it in vain.
-    async fn failed(&self, error: &str, pause: Duration, database: &Database) -> Result<(), sqlx::Error> {
+    /// Due again after a pause, and what waits behind it no earlier, so that nobody looks at it in vain.
+    async fn failed(&self, error: &NotTaken, database: &Database) -> Result<(), sqlx::Error> {
         let update = sqlx::query(
             "WITH failed AS (
-                 UPDATE outbox SET claim = NULL, last_error = $3, due_at = now() + make_interval(secs => $4)
+                 UPDATE outbox SET claim = NULL, last_error = $3, blamed = blamed + $4,
+                     due_at = now() + make_interval(secs => $5)
                  WHERE position = $1 AND claim = $2 RETURNING position, note_id, due_at)
              UPDATE outbox AS later SET due_at = failed.due_at FROM failed
              WHERE later.note_id = failed.note_id AND later.position > failed.position
                AND later.set_aside_at IS NULL",
         );
-        let update = update.bind(self.position).bind(self.claim).bind(error).bind(pause.as_secs_f64());
-        update.execute(database).await?;
-        Ok(())
+        let update = update.bind(self.position).bind(self.claim).bind(error.to_string());
+        let update = update.bind(i32::from(error.blames)).bind(error.pause(self.attempts.unsigned_abs()).as_secs_f64());
+        soon(update.execute(database)).await.map(drop)
     }
+}
 
-    /// `false`: it was not ours any more.
-    async fn set_aside(&self, error: &str, database: &Database) -> Result<bool, sqlx::Error> {
-        let update = sqlx::query(
-            "UPDATE outbox SET claim = NULL, last_error = $3, set_aside_at = now()
-             WHERE position = $1 AND claim = $2",
-        );
-        let updated = update.bind(self.position).bind(self.claim).bind(error).execute(database).await?;
-        Ok(updated.rows_affected() > 0)
-    }
+/// A statement for which nobody waits longer than half of what a claim lasts beyond its delivery: one comes before the
+/// delivery, and one after.
+async fn soon<T>(statement: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    let answer = tokio::time::timeout(MARGIN / 2, statement).await;
+    answer.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
 }
 
 /// Starts the workers. They deliver what any replica has written.
@@ -213,10 +217,4 @@ pub(crate) fn start(tasks: &Background<Notes>) {
         Some(webhook) => webhook.deliver(&notes.database).await,
         None => Ok(false),
     });
-}
-
-/// After so many attempts: 1 s, doubling, up to ten minutes, give or take a fifth.
-fn pause(attempts: i32) -> Duration {
-    let doubled = Duration::from_secs(1 << (attempts - 1).clamp(0, 20));
-    doubled.min(LONGEST).mul_f64(0.8 + 0.4 * fastrand::f64())
 }

@@ -32,7 +32,7 @@ async fn key(tenant: &Tenant) -> String {
 fn telling(address: SocketAddr, launch: Launch, tenant: &Tenant) -> Launch {
     launch
         .env("APP_SERVICE__WEBHOOK_URL", format!("http://{address}/hook"))
-        .env("APP_SERVICE__WEBHOOK_TIMEOUT", "2s")
+        .env("APP_SERVICE__WEBHOOK_TIMEOUT", "10s")
         .env("APP_SECRETS__IDS__WEBHOOK", tenant.id("webhook"))
 }
 
@@ -169,7 +169,8 @@ async fn a_key_that_the_webhook_refuses_is_replaced_before_anybody_sends_a_signa
 #[tokio::test]
 async fn a_key_that_nobody_accepts_costs_one_trip_and_no_event() {
     let (tenant, receiver) = hooked("hook_dead").await;
-    let running = Running::start(telling(receiver.address(), unpolled(&tenant), &tenant), &tenant).await;
+    let launch = telling(receiver.address(), unpolled(&tenant), &tenant).env("APP_SERVICE__WEBHOOK_ATTEMPTS", "1");
+    let running = Running::start(launch, &tenant).await;
     receiver.accept(["another"]);
     for number in 0..5 {
         running.create(&number.to_string()).await;
@@ -259,15 +260,16 @@ async fn an_event_outlives_a_webhook_that_is_away_and_a_restart() {
     let tenant = migrated("hook_away").await;
     tenant.plant("webhook", "api_key").await.unwrap();
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-    let running = Running::start(telling(address, service(&tenant), &tenant), &tenant).await;
+    let launch = || telling(address, service(&tenant), &tenant).env("APP_SERVICE__WEBHOOK_ATTEMPTS", "1");
+    let running = Running::start(launch(), &tenant).await;
     let note = running.create("a note").await;
-    until_rows(&tenant, "attempts > 0 AND claim IS NULL", 1).await;
+    until_rows(&tenant, "attempts > 1 AND claim IS NULL AND set_aside_at IS NULL", 1).await;
     assert!(counted(&running, "failed").await >= 1.0);
     let mut process = running.process;
     process.signal(Signal::TERM);
     assert_eq!(process.exited(PATIENCE).await.code, Some(0));
 
-    let _running = Running::start(telling(address, service(&tenant), &tenant), &tenant).await;
+    let _running = Running::start(launch(), &tenant).await;
     let receiver = Receiver::at(address).unwrap();
     receiver.accept([key(&tenant).await]);
     let deliveries = receiver.until(|deliveries| !deliveries.is_empty()).await;
@@ -286,7 +288,6 @@ async fn a_poison_message_is_set_aside_and_the_others_pass() {
     let good = running.create("a good note").await;
     let wanted = ("note.created".to_owned(), id(&good));
     receiver.until(|deliveries| told(deliveries) == [wanted.clone()]).await;
-    assert_eq!(rows(&tenant, "set_aside_at IS NULL").await, 2, "what follows the poison waits for it");
 
     let deliveries = receiver.until(|deliveries| deliveries.len() == 2).await;
     assert_eq!(told(&deliveries)[1], ("note.deleted".to_owned(), id(&bad)));
@@ -304,11 +305,70 @@ async fn a_poison_message_is_set_aside_and_the_others_pass() {
     // As OPERATIONS.md says.
     receiver.clear();
     let mut owner = tenant.log_in("migrator", "AWSCURRENT").await.unwrap();
-    let again = "UPDATE outbox SET set_aside_at = NULL, attempts = 0, due_at = now() WHERE set_aside_at IS NOT NULL";
+    let again = "UPDATE outbox SET set_aside_at = NULL, attempts = 0, blamed = 0, due_at = now() \
+                 WHERE set_aside_at IS NOT NULL";
     sqlx::raw_sql(again).execute(&mut owner).await.unwrap();
     let deliveries = receiver.until(|deliveries| deliveries.len() == 3).await;
     assert_eq!(deliveries[2].header("idempotency-key"), event);
     until_rows(&tenant, "true", 0).await;
+}
+
+#[tokio::test]
+async fn an_event_that_is_old_and_was_often_tried_is_set_aside_before_it_is_tried_again() {
+    let (tenant, receiver) = hooked("hook_old").await;
+    // As if each attempt had taken its process down.
+    let mut owner = tenant.log_in("migrator", "AWSCURRENT").await.unwrap();
+    let insert = "INSERT INTO outbox (id, note_id, payload, attempts, created_at) VALUES
+        (gen_random_uuid(), gen_random_uuid(), 'old, and often tried', 20, now() - interval '8 days'),
+        (gen_random_uuid(), gen_random_uuid(), 'young, and often tried', 20, now() - interval '6 days'),
+        (gen_random_uuid(), gen_random_uuid(), 'old, and less often tried', 19, now() - interval '8 days')";
+    sqlx::raw_sql(insert).execute(&mut owner).await.unwrap();
+    let running = Running::start(telling(receiver.address(), service(&tenant), &tenant), &tenant).await;
+    receiver.until(|deliveries| deliveries.len() == 2).await;
+    until_rows(&tenant, "set_aside_at IS NULL", 0).await;
+    assert_eq!(rows(&tenant, "payload = 'old, and often tried' AND last_error LIKE 'no attempt%'").await, 1);
+    assert_eq!(receiver.requests().len(), 2);
+    assert_eq!([counted(&running, "failed").await, counted(&running, "set_aside").await], [0.0, 1.0]);
+}
+
+#[tokio::test]
+async fn what_hangs_and_what_breaks_hold_up_nobody_else() {
+    let (tenant, receiver) = hooked("hook_hangs").await;
+    let on = |text: &'static str| move |body: &[u8]| String::from_utf8_lossy(body).contains(text);
+    receiver.script([Rule::on(on("hangs"), Answer::BlackHole), Rule::on(on("breaks"), Answer::Reset)]);
+    let launch = telling(receiver.address(), service(&tenant), &tenant).env("APP_SERVICE__WEBHOOK_TIMEOUT", "1s");
+    let running = Running::start(launch, &tenant).await;
+    let (hangs, breaks) = (running.create("hangs").await, running.create("breaks").await);
+    let mut others = BTreeSet::new();
+    for number in 0..10 {
+        others.insert(id(&running.create(&number.to_string()).await));
+    }
+    let notes = |deliveries: &[Delivery]| told(deliveries).into_iter().map(|(_, note)| note).collect::<BTreeSet<_>>();
+    let deliveries = receiver.until(|deliveries| deliveries.len() == 10).await;
+    assert_eq!(notes(&deliveries), others);
+    until_rows(&tenant, "last_error LIKE 'no answer came within 1s'", 1).await;
+    until_rows(&tenant, "last_error LIKE 'the connection to % broke: %'", 1).await;
+    receiver.clear();
+    others.extend([id(&hangs), id(&breaks)]);
+    receiver.until(|deliveries| notes(deliveries) == others).await;
+    assert_eq!(counted(&running, "set_aside").await, 0.0);
+}
+
+#[tokio::test]
+async fn workers_do_not_wait_for_ever_for_a_database_that_is_silent() {
+    let (tenant, receiver) = hooked("hook_silent").await;
+    let running = Running::start(telling(receiver.address(), service(&tenant), &tenant), &tenant).await;
+    let mut admin = tenant.admin().await.unwrap();
+    sqlx::raw_sql("BEGIN; LOCK TABLE outbox").execute(&mut admin).await.unwrap();
+    let start = Instant::now();
+    let fails = |event: &serde_json::Value| event["fields"]["message"] == "background work fails; it is tried again";
+    while !running.process.events().iter().any(fails) {
+        assert!(start.elapsed() < PATIENCE, "nobody gave up");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    sqlx::raw_sql("ROLLBACK").execute(&mut admin).await.unwrap();
+    running.create("a note").await;
+    receiver.until(|deliveries| deliveries.len() == 1).await;
 }
 
 #[tokio::test]
