@@ -19,9 +19,11 @@ impl<S: SecretSet> SecretSet for All<S> {
     fn take(ring: &mut Ring<'_>) -> Option<Self> {
         // All are taken before any is missed: the ring notes every fault.
         let (service, client_ca) = (S::take(ring), Slot::take(CLIENT_CA, ring));
-        let (on, hosts) = (ring.asked_for(SERVER_TLS), ring.hosts());
-        let server_tls = ring.take_if(SERVER_TLS, |identity: &TlsIdentity| identity.check_hosts(hosts));
-        let missed = on && server_tls.is_none();
-        Some(Self { service: service?, server_tls, client_ca: client_ca? }).filter(|_| !missed)
+        let hosts = ring.hosts();
+        let server_tls = match ring.asked_for(SERVER_TLS) {
+            true => ring.take_if(SERVER_TLS, |identity: &TlsIdentity| identity.check_hosts(hosts)).map(Some),
+            false => Some(None),
+        };
+        Some(Self { service: service?, server_tls: server_tls?, client_ca: client_ca? })
     }
 }
