@@ -48,3 +48,34 @@ pub(super) fn reasons(mut error: &(dyn Error + 'static)) -> String {
     }
     reasons
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::Body;
+    use hyper_util::{client::legacy::Client, rt::TokioExecutor};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test]
+    async fn what_the_other_side_writes_into_the_end_of_a_connection_is_not_passed_on() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            let (mut connection, _) = listener.accept().await.expect("a connection");
+            // RFC 9113, sections 6.5 and 6.8: SETTINGS, and GOAWAY for stream 0 and on, ENHANCE_YOUR_CALM.
+            let end =
+                [b"\0\0\0\x04\0\0\0\0\0\0\0\x10\x07\0\0\0\0\0\0\0\0\0\0\0\0\x0b".as_slice(), b"sentinel"].concat();
+            connection.write_all(&end).await.expect("somebody reads");
+            while connection.read(&mut [0; 1024]).await.is_ok_and(|read| read > 0) {}
+        });
+        let client = Client::builder(TokioExecutor::new()).http2_only(true).build_http::<Body>();
+        let error = client.get(url.parse().unwrap()).await.unwrap_err();
+        let mut deepest: &dyn Error = &error;
+        while let Some(cause) = deepest.source() {
+            deepest = cause;
+        }
+        assert!(deepest.to_string().contains("sentinel"), "this tests nothing: {deepest}");
+        let told = reasons(&error);
+        assert!(told.contains("http2") && !told.contains("sentinel"), "{told}");
+    }
+}
