@@ -59,7 +59,7 @@ impl<S: Service> Worker<S> {
         let (mut pauses, mut failed) = (Backoff::capped_at(LONGEST), false);
         while !self.stopping.is_cancelled() {
             // The panic itself is in the log, through the panic hook.
-            let done = AssertUnwindSafe(piece(self.live.service())).catch_unwind().await;
+            let done = AssertUnwindSafe(async { piece(self.live.service()).await }).catch_unwind().await;
             let done =
                 done.map_err(|_| "it panicked".to_owned()).and_then(|done| done.map_err(|error| error.to_string()));
             self.tell(&mut failed, done.as_ref().err());
@@ -156,11 +156,12 @@ mod tests {
         let done = pieces.clone();
         tasks.work("test", 1, move |_: Arc<Nothing>| {
             let piece = done.fetch_add(1, Ordering::SeqCst);
+            assert_ne!(piece, 2, "as a bug before the first await would");
             async move {
                 match piece {
                     0 => panic!("as a bug in a service would"),
                     1 => Err("as a database that is away would"),
-                    2..10 => Ok(true),
+                    3..10 => Ok(true),
                     _ => Ok(false),
                 }
             }
@@ -170,7 +171,7 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(10), eleven).await.expect("it goes on");
+        tokio::time::timeout(Duration::from_secs(30), eleven).await.expect("it goes on");
         stopping.cancel();
         tokio::time::timeout(Duration::from_millis(100), tasks.ended()).await.expect("it does not sleep on");
         assert_eq!(pieces.load(Ordering::SeqCst), 11, "nothing to do is waited for");
