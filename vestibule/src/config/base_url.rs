@@ -69,9 +69,10 @@ impl BaseUrl {
     }
 }
 
+/// Without the path: some keep a secret there.
 impl fmt::Debug for BaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Debug::fmt(&self.0, f)
+        f.debug_tuple("BaseUrl").field(&self.authority()).finish()
     }
 }
 
