@@ -1,8 +1,10 @@
 //! The webhook: what it is told, with which key, and what happens when it, the service or the key is not there.
 
-use crate::{Running, metrics::Samples, migrated, rotation::unpolled, running::PATIENCE, service, tenant};
+use crate::{Running, metrics::Samples, migrated, rotation::unpolled, running::PATIENCE, scripted, service, tenant};
 use devstack::{
-    Authority, Delivery, Launch, Receiver, Signal, Tenant, Validity, free_port,
+    Authority, Delivery, Launch, Receiver, Signal, Tenant, Validity,
+    faults::{self, Fault},
+    free_port,
     receiver::{Answer, Rule},
     reqwest::{Method, StatusCode},
 };
@@ -181,6 +183,51 @@ async fn a_key_that_nobody_accepts_costs_one_trip_and_no_event() {
     assert_eq!(rows(&tenant, "last_error LIKE '401%'").await, 5);
     receiver.accept([key(&tenant).await]);
     receiver.until(|deliveries| deliveries.len() == 5).await;
+}
+
+#[tokio::test]
+async fn a_key_that_is_refused_while_its_successor_is_fetched_costs_no_second_trip() {
+    let (tenant, receiver) = hooked("hook_meanwhile").await;
+    let manager = scripted(&tenant).await;
+    let launch = telling(receiver.address(), unpolled(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint()), &tenant);
+    let mut running = Running::start(launch, &tenant).await;
+    tenant.plant("webhook", "api_key").await.unwrap();
+    receiver.accept([key(&tenant).await]);
+    manager.script([faults::Rule::on(tenant.id("webhook"), Fault::Delay(Duration::from_secs(2))).times(1)]);
+    running.process.signal(Signal::HUP);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    running.create("a note").await;
+    receiver.until(|deliveries| deliveries.len() == 1).await;
+    assert_eq!(receiver.requests().len(), 2, "the old key was refused");
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let samples = Samples::of(&running).await;
+    let reloads = |trigger: &str, outcome: &str| {
+        samples.get(&format!("vestibule_reloads_total{{trigger=\"{trigger}\",outcome=\"{outcome}\"}}"))
+    };
+    assert_eq!(reloads("signal", "published"), 1.0);
+    assert_eq!(reloads("refused_key", "unchanged") + reloads("refused_key", "published"), 0.0);
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_a_key_that_nobody_fetches_any_more() {
+    let (tenant, receiver) = hooked("hook_stopped").await;
+    let manager = scripted(&tenant).await;
+    let launch = telling(receiver.address(), unpolled(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint()), &tenant);
+    let mut running = Running::start(launch.env("APP_SERVICE__WEBHOOK_TIMEOUT", "60s"), &tenant).await;
+    manager.script([faults::Rule::all(Fault::BlackHole)]);
+    receiver.accept(["another"]);
+    running.create("a note").await;
+    let start = Instant::now();
+    while receiver.requests().is_empty() {
+        assert!(start.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let start = Instant::now();
+    running.process.signal(Signal::TERM);
+    assert_eq!(running.process.exited(PATIENCE).await.code, Some(0));
+    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
+    assert_eq!(rows(&tenant, "last_error LIKE '401%'").await, 1);
 }
 
 /// Creates notes and deletes every other one, until the service is gone or it is enough.

@@ -1,6 +1,8 @@
 //! How what a generation holds asks the reload actor for a trip. A bell knows no generation, so any may hold it.
 
+use crate::secrets::{Name, VersionId};
 use std::{
+    collections::BTreeMap,
     sync::{
         Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -23,6 +25,7 @@ pub(crate) struct Bell {
     unknown_key: Notify,
     last_unknown_key: Mutex<Option<Instant>>,
     refused_key: Notify,
+    refused_keys: Mutex<BTreeMap<Name, VersionId>>,
     trips: watch::Sender<Trips>,
 }
 
@@ -31,6 +34,8 @@ pub(crate) struct Bell {
 struct Trips {
     begun: u64,
     ended: u64,
+    /// There will be no more.
+    over: bool,
 }
 
 impl Bell {
@@ -49,9 +54,10 @@ impl Bell {
         }
     }
 
-    /// Another service refuses an API key. Returns the number of the first trip that begins after this.
-    pub(crate) fn refused_key(&self) -> u64 {
+    /// Another service refuses this version of an API key. Returns the number of the first trip that begins after this.
+    pub(crate) fn refused_key(&self, credential: Name, version: VersionId) -> u64 {
         let trip = self.trips.borrow().begun + 1;
+        self.refused_keys.lock().unwrap_or_else(PoisonError::into_inner).insert(credential, version);
         self.refused_key.notify_one();
         trip
     }
@@ -66,8 +72,10 @@ impl Bell {
         self.unknown_key.notified().await;
     }
 
-    pub(crate) async fn hear_refused_key(&self) {
+    /// Which ones.
+    pub(crate) async fn hear_refused_keys(&self) -> BTreeMap<Name, VersionId> {
         self.refused_key.notified().await;
+        std::mem::take(&mut self.refused_keys.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Whether a trip is under way.
@@ -78,14 +86,19 @@ impl Bell {
         });
     }
 
+    /// There will be no more trips: nobody waits for one.
+    pub(crate) fn silence(&self) {
+        self.trips.send_modify(|trips| trips.over = true);
+    }
+
     /// Waits while a trip is under way.
     pub(crate) async fn quiet(&self) {
         // The sender is ours, so it does not fail.
-        let _ = self.trips.subscribe().wait_for(|trips| trips.ended == trips.begun).await;
+        let _ = self.trips.subscribe().wait_for(|trips| trips.over || trips.ended == trips.begun).await;
     }
 
     /// Waits for the end of the trip of this number.
     pub(crate) async fn ended(&self, trip: u64) {
-        let _ = self.trips.subscribe().wait_for(|trips| trips.ended >= trip).await;
+        let _ = self.trips.subscribe().wait_for(|trips| trips.over || trips.ended >= trip).await;
     }
 }

@@ -124,6 +124,7 @@ impl<S: Service> Running<S> {
             admin.address = %bound.admin.local_addr()?,
             "listening"
         );
+        bound.live.borrow().resources.publish();
         let live = Live::new(bound.live.subscribe());
         let tls = |listener: fn(&Tls) -> &Option<Arc<ServerConfig>>| {
             let live = live.clone();

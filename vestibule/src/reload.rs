@@ -12,7 +12,7 @@ use crate::{
     generation::Generation,
     resources::Occasion,
     road::{Cause, End, Errand, Road, Stuck, Walked},
-    secrets::{Name, SecretSet, Seen},
+    secrets::{Name, SecretSet, Seen, VersionId},
     service::Service,
     status::{Board, CarriedOver, Outcome, Reload, Trigger},
     systemd,
@@ -51,13 +51,18 @@ pub(crate) struct Reloader<S: Service> {
 impl<S: Service> Reloader<S> {
     /// Runs until `stopping`. `hups` counts the signals seen: any number during a trip costs one further trip, and one
     /// during bootstrap is not lost.
-    pub(crate) async fn run(self, mut hups: watch::Receiver<u64>, stopping: CancellationToken) {
+    pub(crate) async fn run(self, hups: watch::Receiver<u64>, stopping: CancellationToken) {
+        let bell = self.road.bell.clone();
+        self.act(hups, stopping).await;
+        bell.silence();
+    }
+
+    async fn act(self, mut hups: watch::Receiver<u64>, stopping: CancellationToken) {
         let bell = self.road.bell.clone();
         let mut covered = 0;
         let mut poll = Poll::first(self.interval());
         let mut retries = Retries { in_service: None, wish: None };
         let mut replaced = Replaced(VecDeque::new());
-        self.live.borrow().resources.publish();
         loop {
             let (trigger, occasion) = tokio::select! {
                 biased;
@@ -70,7 +75,11 @@ impl<S: Service> Reloader<S> {
                 news = bell.hear_refused() => {
                     (Trigger::RefusedLogin, if news { Occasion::News } else { Occasion::Routine })
                 }
-                () = bell.hear_refused_key() => (Trigger::RefusedKey, Occasion::Routine),
+                keys = bell.hear_refused_keys() => match keys.iter().any(|key| self.holds(key)) {
+                    true => (Trigger::RefusedKey, Occasion::Routine),
+                    // The trip that was under way has brought what this one would: nobody waits for more.
+                    false => { bell.trip(true); bell.trip(false); continue }
+                },
                 () = bell.hear_unknown_key() => (Trigger::UnknownKey, Occasion::Routine),
                 () = due(retries.next()) => (Trigger::Retry, Occasion::Routine),
                 () = due(poll.0) => (Trigger::Poll, Occasion::Routine),
@@ -103,6 +112,10 @@ impl<S: Service> Reloader<S> {
                 retries.note(trigger, config, kept, &in_service.config);
             }
         }
+    }
+
+    fn holds(&self, (name, version): (&Name, &VersionId)) -> bool {
+        self.live.borrow().keyring.named(name).is_some_and(|held| held.in_use() == version)
     }
 
     fn interval(&self) -> Duration {

@@ -132,7 +132,7 @@ impl Shared {
                     credential.version = %refused,
                     "the other side refuses the key: asking the manager for another version"
                 );
-                let trip = self.bell.refused_key();
+                let trip = self.bell.refused_key(self.credential, refused.clone());
                 *asked = Some(Asked { refused: refused.clone(), at: Instant::now(), trip });
                 trip
             }

@@ -6,7 +6,14 @@ use axum::{
     body::Bytes,
     http::{HeaderMap, Method, Request, Response, StatusCode, header},
 };
-use std::{num::NonZeroU32, time::Duration};
+use std::{
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 use tokio::time::{Instant, Sleep};
 use tower::retry::Policy;
 
@@ -19,17 +26,17 @@ pub(super) const MAY_PASS: [StatusCode; 5] = [
     StatusCode::GATEWAY_TIMEOUT,
 ];
 
-/// The attempts at one call.
+/// The attempts at one call. Clones share what is left of them.
 #[derive(Clone)]
 pub(super) struct Again {
-    left: u32,
+    left: Arc<AtomicU32>,
     pauses: Backoff,
     deadline: Instant,
 }
 
 impl Again {
     pub(super) fn new(attempts: NonZeroU32, deadline: Instant) -> Self {
-        Self { left: attempts.get() - 1, pauses: Backoff::until(deadline), deadline }
+        Self { left: Arc::new((attempts.get() - 1).into()), pauses: Backoff::until(deadline), deadline }
     }
 }
 
@@ -47,7 +54,7 @@ impl Policy<Request<Bytes>, Response<Bytes>, CallError> for Again {
             Ok(answer) if MAY_PASS.contains(&answer.status()) && harmless_twice(request) => after(answer.headers()),
             _ => return None,
         };
-        self.left = self.left.checked_sub(1)?;
+        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;
         let at = self.pauses.next()?.max(Instant::now() + asked.unwrap_or_default());
         (at < self.deadline).then(|| tokio::time::sleep_until(at))
     }

@@ -188,7 +188,7 @@ impl Process {
 
     async fn act(self: Arc<Self>) {
         loop {
-            self.road.bell.hear_refused_key().await;
+            self.road.bell.hear_refused_keys().await;
             self.road.bell.trip(true);
             *self.trips.lock().unwrap() += 1;
             self.reload(self.config.clone()).await;
@@ -248,7 +248,8 @@ async fn the_key_goes_to_the_base_url_and_nowhere_else() {
     let error = client.send(request("GET", "https://elsewhere.example/?q=private")).await.unwrap_err();
     assert!(matches!(error, CallError::Elsewhere), "{error:?}");
     assert!(!format!("{error} {error:?}").contains("private"));
-    assert!(!format!("{client:?}").contains("key-one"));
+    let shown = format!("{client:?}");
+    assert!(shown.contains("127.0.0.1") && !shown.contains("base") && !shown.contains("key-one"), "{shown}");
 }
 
 #[tokio::test]
@@ -506,6 +507,16 @@ async fn a_401_brings_the_new_key_and_the_call_is_made_again() {
 }
 
 #[tokio::test]
+async fn a_401_adds_one_attempt_and_no_more() {
+    let (other, url) = other().await;
+    let process = Process::start(Settings { attempts: NonZeroU32::new(3), ..at(&url) }).await;
+    process.manager.put("v2", "key-two");
+    other.answers([503, 503, 401, 503, 503, 503].map(|status| StatusCode::from_u16(status).unwrap()));
+    assert_eq!(process.client().send(request("GET", "/")).await.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!((other.calls(), process.trips()), (4, 1));
+}
+
+#[tokio::test]
 async fn a_dead_key_costs_one_trip_and_its_401s_come_back_at_once() {
     let (other, url) = other().await;
     let process = Process::start(at(&url)).await;
@@ -546,4 +557,6 @@ async fn a_401_is_returned_in_time_when_no_trip_ends() {
     first.resources.publish();
     let waited = timed().await;
     assert!((Duration::from_millis(250)..Duration::from_millis(600)).contains(&waited), "{waited:?}");
+    road.bell.silence();
+    assert!(timed().await < Duration::from_millis(250), "nobody waits for an actor that has gone");
 }
