@@ -328,6 +328,9 @@ async fn retry_after_is_kept_to_unless_it_is_past_the_deadline() {
         assert_eq!(client.send(request("GET", "/")).await.unwrap().status(), StatusCode::TOO_MANY_REQUESTS);
         assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
     }
+    other.answers([busy("90")]);
+    let not_taken = client.deliver(request("GET", "/")).await.unwrap_err();
+    assert_eq!((not_taken.pause(1), not_taken.blames), (Duration::from_secs(90), false));
 }
 
 #[tokio::test]
