@@ -1,10 +1,11 @@
 //! The webhook: what it is told, with which key, and what happens when it, the service or the key is not there.
 
-use crate::{Running, metrics::Samples, migrated, rotation::unpolled, running::PATIENCE, scripted, service, tenant};
+mod keys;
+mod tls;
+
+use crate::{Running, metrics::Samples, migrated, rotation::unpolled, running::PATIENCE, service, tenant};
 use devstack::{
-    Authority, Delivery, Launch, Receiver, Signal, Tenant, Validity,
-    faults::{self, Fault},
-    free_port,
+    Delivery, Launch, Receiver, Signal, Tenant, free_port,
     receiver::{Answer, Rule},
     reqwest::{Method, StatusCode},
 };
@@ -12,12 +13,7 @@ use sqlx::AssertSqlSafe;
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
-    sync::Arc,
     time::{Duration, Instant},
-};
-use tokio::{
-    net::{TcpListener, TcpStream},
-    sync::Notify,
 };
 
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -149,90 +145,6 @@ async fn without_a_webhook_nothing_is_written_down() {
     delete(&running, &note).await;
     assert_eq!(rows(&tenant, "true").await, 0);
     assert_eq!(counted(&running, "delivered").await, 0.0, "the series is there from the start");
-}
-
-#[tokio::test]
-async fn a_key_that_the_webhook_refuses_is_replaced_before_anybody_sends_a_signal() {
-    let (tenant, receiver) = hooked("hook_refused").await;
-    let running = Running::start(telling(receiver.address(), unpolled(&tenant), &tenant), &tenant).await;
-    running.create("with the old key").await;
-    receiver.until(|deliveries| deliveries.len() == 1).await;
-    tenant.plant("webhook", "api_key").await.unwrap();
-    receiver.accept([key(&tenant).await]);
-    for number in 0..8 {
-        running.create(&number.to_string()).await;
-    }
-    let deliveries = receiver.until(|deliveries| deliveries.len() == 9).await;
-    let key = key(&tenant).await;
-    assert!(!deliveries[0].bears(&key) && deliveries[1..].iter().all(|delivery| delivery.bears(&key)));
-    let status = running.status().await;
-    assert_eq!((&status["generation"], &status["signals"]["seen"]), (&2.into(), &0.into()));
-    assert_eq!(status["last_reload"]["trigger"], "refused_key");
-    let samples = Samples::of(&running).await;
-    assert_eq!(samples.get("vestibule_reloads_total{trigger=\"refused_key\",outcome=\"published\"}"), 1.0);
-    assert_eq!((counted(&running, "failed").await, counted(&running, "set_aside").await), (0.0, 0.0));
-}
-
-#[tokio::test]
-async fn a_key_that_nobody_accepts_costs_one_trip_and_no_event() {
-    let (tenant, receiver) = hooked("hook_dead").await;
-    let launch = telling(receiver.address(), unpolled(&tenant), &tenant).env("APP_SERVICE__WEBHOOK_ATTEMPTS", "1");
-    let running = Running::start(launch, &tenant).await;
-    receiver.accept(["another"]);
-    for number in 0..5 {
-        running.create(&number.to_string()).await;
-    }
-    until_rows(&tenant, "attempts >= 2", 5).await;
-    let samples = Samples::of(&running).await;
-    assert_eq!(samples.get("vestibule_reloads_total{trigger=\"refused_key\",outcome=\"unchanged\"}"), 1.0);
-    assert_eq!(rows(&tenant, "last_error LIKE '401%'").await, 5);
-    receiver.accept([key(&tenant).await]);
-    receiver.until(|deliveries| deliveries.len() == 5).await;
-}
-
-#[tokio::test]
-async fn a_key_that_is_refused_while_its_successor_is_fetched_costs_no_second_trip() {
-    let (tenant, receiver) = hooked("hook_meanwhile").await;
-    let manager = scripted(&tenant).await;
-    let launch = telling(receiver.address(), unpolled(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint()), &tenant);
-    let mut running = Running::start(launch, &tenant).await;
-    tenant.plant("webhook", "api_key").await.unwrap();
-    receiver.accept([key(&tenant).await]);
-    manager.script([faults::Rule::on(tenant.id("webhook"), Fault::Delay(Duration::from_secs(2))).times(1)]);
-    running.process.signal(Signal::HUP);
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    running.create("a note").await;
-    receiver.until(|deliveries| deliveries.len() == 1).await;
-    assert_eq!(receiver.requests().len(), 2, "the old key was refused");
-    tokio::time::sleep(Duration::from_secs(1)).await;
-    let samples = Samples::of(&running).await;
-    let reloads = |trigger: &str, outcome: &str| {
-        samples.get(&format!("vestibule_reloads_total{{trigger=\"{trigger}\",outcome=\"{outcome}\"}}"))
-    };
-    assert_eq!(reloads("signal", "published"), 1.0);
-    assert_eq!(reloads("refused_key", "unchanged") + reloads("refused_key", "published"), 0.0);
-}
-
-#[tokio::test]
-async fn a_stop_does_not_wait_for_a_key_that_nobody_fetches_any_more() {
-    let (tenant, receiver) = hooked("hook_stopped").await;
-    let manager = scripted(&tenant).await;
-    let launch = telling(receiver.address(), unpolled(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint()), &tenant);
-    let mut running = Running::start(launch.env("APP_SERVICE__WEBHOOK_TIMEOUT", "60s"), &tenant).await;
-    manager.script([faults::Rule::all(Fault::BlackHole)]);
-    receiver.accept(["another"]);
-    running.create("a note").await;
-    let start = Instant::now();
-    while receiver.requests().is_empty() {
-        assert!(start.elapsed() < PATIENCE);
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    let start = Instant::now();
-    running.process.signal(Signal::TERM);
-    assert_eq!(running.process.exited(PATIENCE).await.code, Some(0));
-    assert!(start.elapsed() < Duration::from_secs(15), "{:?}", start.elapsed());
-    assert_eq!(rows(&tenant, "last_error LIKE '401%'").await, 1);
 }
 
 /// Creates notes and deletes every other one, until the service is gone or it is enough.
@@ -505,95 +417,4 @@ async fn a_url_that_a_key_must_not_travel_by_ends_with_78_and_is_not_quoted() {
         assert!(exited.stderr.contains("APP_SERVICE__WEBHOOK_URL"), "{}", exited.stderr);
         assert!(!format!("{}{}", exited.stdout, exited.stderr).contains("quoted"), "{url}: {}", exited.stderr);
     }
-}
-
-#[tokio::test]
-async fn a_webhook_is_trusted_by_the_authorities_of_the_platform() {
-    let tenant = migrated("hook_tls").await;
-    tenant.plant("webhook", "api_key").await.unwrap();
-    let (trusted, other) = (Authority::new("trusted"), Authority::new("other"));
-    let roots = std::env::temp_dir().join(format!("roots-{}.pem", devstack::random()));
-    std::fs::write(&roots, trusted.certificate()).unwrap();
-    let start = async |receiver: &Receiver| {
-        let launch = telling(receiver.address(), service(&tenant), &tenant);
-        let launch = launch.env("APP_SERVICE__WEBHOOK_URL", receiver.url()).env("SSL_CERT_FILE", &roots);
-        // Whatever the libraries say of requests, keys are not in it: the output is searched at the end.
-        let launch = launch.env("APP_TELEMETRY__FILTER", "trace");
-        let running = Running::start(launch, &tenant).await;
-        running.create("a note").await;
-        running
-    };
-    let receiver = Receiver::with_tls(&other.local(Validity::days(1))).unwrap();
-    let mut running = start(&receiver).await;
-    until_rows(&tenant, "last_error LIKE '%invalid peer certificate: UnknownIssuer%'", 1).await;
-    assert_eq!(receiver.requests().len(), 0);
-    running.process.signal(Signal::TERM);
-    assert_eq!(running.process.exited(PATIENCE).await.code, Some(0));
-
-    let receiver = Receiver::with_tls(&trusted.local(Validity::days(1))).unwrap();
-    receiver.accept([key(&tenant).await]);
-    let _running = start(&receiver).await;
-    receiver.until(|deliveries| deliveries.len() == 2).await;
-    std::fs::remove_file(roots).unwrap();
-}
-
-/// Passes connections on. The first goes dead when told so, without a word to either side.
-async fn relay(to: SocketAddr, dead: Arc<Notify>) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let address = listener.local_addr().expect("it is bound");
-    tokio::spawn(async move {
-        let mut dead = Some(dead);
-        while let Ok((mut near, _)) = listener.accept().await {
-            let dies = dead.take();
-            tokio::spawn(async move {
-                let mut far = TcpStream::connect(to).await.expect("it listens");
-                let both = tokio::io::copy_bidirectional(&mut near, &mut far);
-                match dies {
-                    None => drop(both.await),
-                    Some(dead) => tokio::select! {
-                        _ = both => (),
-                        () = dead.notified() => std::future::pending().await,
-                    },
-                }
-            });
-        }
-    });
-    address
-}
-
-#[tokio::test]
-async fn a_connection_that_died_without_a_word_is_given_up() {
-    let tenant = migrated("hook_dead_h2").await;
-    tenant.plant("webhook", "api_key").await.unwrap();
-    let authority = Authority::new("trusted");
-    let roots = std::env::temp_dir().join(format!("roots-{}.pem", devstack::random()));
-    std::fs::write(&roots, authority.certificate()).unwrap();
-    let receiver = Receiver::with_tls(&authority.local(Validity::days(1))).unwrap();
-    receiver.accept([key(&tenant).await]);
-    let dead = Arc::new(Notify::new());
-    let address = relay(receiver.address(), dead.clone()).await;
-    let launch = telling(address, service(&tenant), &tenant).env("SSL_CERT_FILE", &roots);
-    let launch = launch.env("APP_SERVICE__WEBHOOK_URL", format!("https://{address}/hook"));
-    let running = Running::start(launch, &tenant).await;
-    running.create("before").await;
-    receiver.until(|deliveries| deliveries.len() == 1).await;
-    dead.notify_one();
-    running.create("after").await;
-    let deliveries = receiver.until(|deliveries| deliveries.len() == 2).await;
-    assert_ne!(deliveries[0].header("idempotency-key"), deliveries[1].header("idempotency-key"));
-    std::fs::remove_file(roots).unwrap();
-}
-
-#[tokio::test]
-async fn a_platform_that_trusts_nobody_ends_with_78() {
-    let (tenant, _receiver) = hooked("hook_roots").await;
-    let none = std::env::temp_dir().join(format!("no-roots-{}.pem", devstack::random()));
-    std::fs::write(&none, "").unwrap();
-    let launch = telling(([127, 0, 0, 1], 1).into(), service(&tenant), &tenant)
-        .env("APP_SERVICE__WEBHOOK_URL", "https://127.0.0.1:1/hook")
-        .env("SSL_CERT_FILE", &none);
-    let exited = launch.run();
-    std::fs::remove_file(none).unwrap();
-    assert_eq!(exited.code, Some(78), "{} {}", exited.stdout, exited.stderr);
-    assert!(exited.stderr.contains("SSL_CERT_FILE"), "{}", exited.stderr);
 }
