@@ -86,9 +86,8 @@ impl Webhook {
         let (delivered, failed, set_aside) = (count("delivered")?, count("failed")?, count("set_aside")?);
         let Some(url) = webhook_url.clone() else { return Ok(None) };
         let key = cx.secrets.webhook.as_ref().ok_or_else(|| {
-            let name = Notes::APP.name;
-            let line = format!("its key beside it: webhook = \"{name}/webhook\", or its id there, in [secrets.ids]");
-            BuildError::setting("service.webhook_url", &line)
+            let line = "its key beside it: webhook = \"{prefix}/webhook\", or its id there, in [secrets.ids]";
+            BuildError::setting("service.webhook_url", line)
         })?;
         let client = cx.client(key, &Api { timeout, ..Api::at(url) }).await?;
         let attempts = webhook_attempts.get().into();

@@ -2,7 +2,7 @@
 //! holds one.
 //!
 //! ```text
-//! files ─► layers ─► lint ─► extract, as often as there are mistakes ─► ids ─► Config<T>, or every mistake
+//! files ─► layers ─► lint ─► prefix ─► extract, as often as there are mistakes ─► ids ─► Config<T>, or every mistake
 //! ```
 //!
 //! No message quotes a value or a line: what was pasted in the wrong place may be a password.
@@ -12,6 +12,7 @@ pub mod units;
 mod base_url;
 mod layers;
 mod lint;
+mod prefix;
 mod settings;
 
 pub use base_url::BaseUrl;
@@ -67,9 +68,10 @@ pub struct Unusable {
 impl<T: Settings> Config<T> {
     /// Reads and checks everything, and reports every mistake at once.
     pub fn load(sources: &Sources, service: &'static str, wanted: &[Wanted]) -> Result<Self, Unusable> {
-        let (layers, mut faults) = Layers::read(sources, &Value::serialize(Self::default()));
+        let (mut layers, mut faults) = Layers::read(sources, &Value::serialize(Self::default()));
         let all_read = faults.is_empty();
         faults.extend(lint::look(&layers));
+        prefix::expand(&mut layers.tree, service);
         let (mut config, mistakes) = Self::extract(&layers);
         let right =
             |section| all_read && !mistakes.iter().any(|(path, _)| path.first().is_some_and(|key| key == section));
@@ -161,10 +163,10 @@ impl<T: Settings> Config<T> {
                 "set server.tls = true, or leave server.client_ca empty",
             ));
         }
-        if SecretId::parse(&format!("{}/x", self.secrets.prefix)).is_none() {
+        if !prefix::fits(&self.secrets.prefix) {
             faults.push(layers.fault(
                 &["secrets".into(), "prefix".into()],
-                format!("expected {}", SecretId::EXPECTED),
+                format!("expected {}", prefix::EXPECTED),
                 "correct the value",
             ));
         }
@@ -183,11 +185,8 @@ impl<T: Settings> Config<T> {
     }
 
     fn usual_id(&self, name: &str) -> SecretId {
-        let id = match self.secrets.prefix.as_str() {
-            "" => name.to_owned(),
-            prefix => format!("{prefix}/{name}"),
-        };
-        SecretId::parse(&id).expect("the prefix was checked and names are identifiers")
+        SecretId::parse(&prefix::id(&self.secrets.prefix, name))
+            .expect("the prefix was checked and names are identifiers")
     }
 
     /// What only a restart can change, where `self` differs from `running`.

@@ -49,7 +49,8 @@ pub const MAX_BYTES: usize = 64 * 1024;
 pub struct SecretId(String);
 
 impl SecretId {
-    pub(crate) const EXPECTED: &str = "the id of a secret: 1 to 512 of letters, digits and /_+=.@-, or an ARN";
+    pub(crate) const EXPECTED: &str = "the id of a secret: 1 to 512 of letters, digits and /_+=.@-, or an ARN; \
+        `{prefix}/` at its very start stands for secrets.prefix";
 
     /// `None` if the manager could not know such an id.
     pub fn parse(text: &str) -> Option<Self> {
@@ -355,10 +356,10 @@ mod tests {
 
     #[test]
     fn ids_that_no_manager_could_know_are_refused() {
-        for id in ["notes/database", "a", "arn:aws:secretsmanager:eu-west-1:1:secret:n-AbCdEf"] {
+        for id in ["svc/database", "a", "arn:aws:secretsmanager:eu-west-1:1:secret:n-AbCdEf"] {
             assert!(SecretId::parse(id).is_some(), "{id}");
         }
-        for id in ["", " ", "notes database", "/notes", "notes/", "a//b", "a:b", "nötes"] {
+        for id in ["", " ", "svc database", "/svc", "svc/", "a//b", "a:b", "{prefix}/a", "svç"] {
             assert!(SecretId::parse(id).is_none(), "{id}");
         }
     }

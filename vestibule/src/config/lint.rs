@@ -110,9 +110,9 @@ mod tests {
 
     #[test]
     fn a_password_in_a_url_is_seen() {
-        assert!(has_password("postgres://app:hunter2@db/notes"));
+        assert!(has_password("postgres://app:hunter2@db/svc"));
         assert!(has_password("host=db user=app PASSWORD=hunter2"));
         assert!(!has_password("https://db:8080/a@b"));
-        assert!(!has_password("https://app@db/notes"));
+        assert!(!has_password("https://app@db/svc"));
     }
 }

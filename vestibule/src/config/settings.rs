@@ -38,7 +38,8 @@ pub struct Server {
     /// Names of hosts, and addresses, for which the certificate must be valid; empty: any.
     pub tls_names: Vec<String>,
     /// The id of the secret with the authorities of client certificates (the credential `client_ca`). With it, a client
-    /// without such a certificate cannot connect. Empty: nobody is asked for one.
+    /// without such a certificate cannot connect. `{prefix}/` at its start stands for `secrets.prefix`. Empty: nobody is
+    /// asked for one.
     #[serde(with = "units::optional_id")]
     pub client_ca: Option<SecretId>,
 }
@@ -111,7 +112,8 @@ impl Default for Telemetry {
 pub struct Secrets {
     /// The secrets manager. Changing it needs a restart.
     pub provider: Provider,
-    /// What stands before a credential's name where `ids` has no id for it; empty: the service's name.
+    /// What stands before a credential's name where `ids` has no id for it, and for `{prefix}` where an id begins with
+    /// `{prefix}/`; empty: the service's name.
     pub prefix: String,
     /// How long the whole bootstrap, or one reload, may take.
     #[serde(with = "units::positive_duration")]
@@ -124,7 +126,7 @@ pub struct Secrets {
     pub max_stale: Duration,
     /// What readiness answers past `max_stale`.
     pub when_stale: WhenStale,
-    /// Ids at the manager, by the credential's name.
+    /// Ids at the manager, by the credential's name; `{prefix}/` at the start of one stands for `prefix`.
     pub ids: BTreeMap<String, SecretId>,
     /// Ids of versions that are never used, wherever the manager has them: what leaked and was rotated. Which secret
     /// they are of does not matter, and one that the manager does not know is no mistake.
@@ -191,7 +193,8 @@ pub struct Database {
     pub host: String,
     /// TCP port.
     pub port: NonZeroU16,
-    /// Name of the database; empty: the service's name.
+    /// Name of the database; empty: the service's name, to the letter. One with dashes is as good as any, but stands in
+    /// double quotes in SQL: `CREATE DATABASE "my-service"`.
     pub name: String,
     /// The login's user name, where the credential is a bare password.
     pub username: String,

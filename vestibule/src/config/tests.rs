@@ -74,6 +74,53 @@ fn an_empty_file_means_the_defaults() {
 }
 
 #[test]
+fn ids_that_begin_with_prefix_in_braces_follow_the_prefix_and_the_service_s_name() {
+    let folder = Folder::new(
+        "[server]\ntls = true\nclient_ca = \"{prefix}/authorities\"\n[secrets.ids]\nwebhook = \"{prefix}/hooks/key\"\n",
+    )
+    .with("staging.toml", "[secrets]\nprefix = \"staging/svc\"\n");
+    for (variables, prefix) in [
+        (&[][..], "svc"),
+        (&[("APP_PROFILE", "staging")], "staging/svc"),
+        (&[("APP_PROFILE", "staging"), ("APP_SECRETS__PREFIX", "t1")], "t1"),
+        (&[("APP_SECRETS__PREFIX", "7")], "7"),
+        (&[("APP_PROFILE", "staging"), ("APP_SECRETS__PREFIX", "")], "svc"),
+    ] {
+        let config = folder.load(variables).unwrap();
+        assert_eq!(config.id(&WANTED[1]).unwrap().as_str(), format!("{prefix}/hooks/key"));
+        assert_eq!(config.server.client_ca.unwrap().as_str(), format!("{prefix}/authorities"));
+    }
+    let config = folder.load(&[("APP_SECRETS__IDS__WEBHOOK", "{prefix}/x")]).unwrap();
+    assert_eq!(config.id(&WANTED[1]).unwrap().as_str(), "svc/x");
+}
+
+#[test]
+fn braces_elsewhere_in_an_id_are_refused_with_what_they_may_be() {
+    for id in
+        ["{prefix}", "{prefix}webhook", "a/{prefix}/b", "{Prefix}/a", "{name}/a", "{prefix}/{prefix}/a", "{prefix}/"]
+    {
+        let folder = Folder::new(&format!("[server]\nclient_ca = \"{id}\"\n[secrets.ids]\nwebhook = \"{id}\"\n"));
+        let mistakes = folder.mistakes(&[]);
+        let places = ["default.toml:4 (secrets.ids.webhook)", "default.toml:2 (server.client_ca)"];
+        assert!(mistakes.iter().all(|(_, problem)| problem.contains("`{prefix}/` at its very start")), "{mistakes:#?}");
+        assert!(mistakes.iter().map(|(place, _)| place.as_str()).eq(places), "{id}: {mistakes:#?}");
+    }
+}
+
+#[test]
+fn a_prefix_that_cannot_be_used_is_one_mistake() {
+    let ids = "[secrets.ids]\nwebhook = \"{prefix}/a\"\ndatabase = \"{prefix}/b\"\n";
+    for prefix in ["a b", "/a", "a/", "{prefix}", "{prefix}/a"] {
+        let mistakes = Folder::new(&format!("[secrets]\nprefix = \"{prefix}\"\n{ids}")).mistakes(&[]);
+        let [(place, problem)] = &mistakes[..] else { panic!("{prefix}: {mistakes:#?}") };
+        assert!(
+            place == "default.toml:2 (secrets.prefix)" && problem.contains("the start of a secret's id"),
+            "{problem}"
+        );
+    }
+}
+
+#[test]
 fn variables_win_over_the_profile_and_the_profile_over_the_default() {
     let folder = Folder::new("[server]\nlisten = \"127.0.0.1:1\"\ndrain = \"1s\"\nrequest_timeout = \"1s\"\n")
         .with("staging.toml", "[server]\ndrain = \"2s\"\nrequest_timeout = \"2s\"\n");
@@ -143,7 +190,7 @@ fn a_value_is_never_quoted() {
         format!("[service]\nlabel = {SENTINEL}\n"),
         format!("[service]\nlabel = \"{SENTINEL}\nx = 1"),
         SENTINEL.to_owned(),
-        format!("[service]\nlabel = \"postgres://app:{SENTINEL}@db/notes\"\n"),
+        format!("[service]\nlabel = \"postgres://app:{SENTINEL}@db/svc\"\n"),
         format!("[telemetry]\nformat = \"{SENTINEL}\"\n[database]\ntls = \"{SENTINEL}\"\n"),
     ];
     for text in text {
@@ -190,8 +237,10 @@ fn a_folder_or_a_profile_that_is_not_there_is_a_mistake() {
 
 #[test]
 fn the_effective_configuration_says_where_each_value_came_from() {
-    let folder =
-        Folder::new("[server]\ndrain = \"1s\"\nbody_limit = \"1100 KiB\"\n[secrets]\nrevoked = [\"v2\", \"v1\"]\n");
+    let folder = Folder::new(
+        "[server]\ndrain = \"1s\"\nbody_limit = \"1100 KiB\"\n[secrets]\nrevoked = [\"v2\", \"v1\"]\n\
+         [secrets.ids]\nwebhook = \"{prefix}/webhook\"\n",
+    );
     let sources = Sources::new(folder.0.clone(), [("APP_SERVICE__PAGE".into(), "7".into())]);
     let config = Config::<Own>::load(&sources, "svc", &WANTED).unwrap();
     let text = explain(&config, &sources);
@@ -201,6 +250,8 @@ fn the_effective_configuration_says_where_each_value_came_from() {
     assert!(text.contains("# webhook is not set"), "{text}");
     assert!(text.contains("body_limit = \"1100 KiB\""), "{text}");
     assert!(text.contains("revoked = [\"v1\", \"v2\"]"), "{text}");
+    let id = text.lines().find(|line| line.starts_with("webhook = \"svc/webhook\"")).expect("the id that counts");
+    assert!(id.ends_with("default.toml:7"), "{id}");
     let printed: toml_edit::ImDocument<String> = text.parse().expect("it is TOML");
     assert_eq!(printed["server"]["drain"].as_str(), Some("1s"));
 }
