@@ -10,10 +10,12 @@
 //!
 //! The stack's [`Authority`] issues the certificates.
 //!
-//! A test asks for the [`Stack`] of its process, for a [`Tenant`] of its own, and starts the service as a
-//! [`Process`]. No child outlives its owner, and no secret of the tenant may be in the process's output.
+//! A test asks the service's [`Binary`] for a [`Tenant`] of its own on the [`Stack`] of its process, and starts the
+//! service: to serve as [`Running`], anything else as a [`Process`]. No child outlives its owner, and no secret of the
+//! tenant may be in the process's output.
 
 mod authority;
+mod binary;
 mod error;
 pub mod faults;
 mod home;
@@ -25,12 +27,14 @@ mod python;
 pub mod receiver;
 mod replica;
 mod rotation;
+mod running;
 mod secret;
 mod stack;
 mod supervised;
 mod tenant;
 
 pub use authority::{Authority, Identity, Validity};
+pub use binary::{Asked, Binary};
 pub use error::Error;
 pub use home::{home, workspace};
 pub use manager::Manager;
@@ -42,6 +46,7 @@ pub use receiver::{Delivery, Receiver};
 pub use replica::SecondManager;
 pub use reqwest;
 pub use rotation::{Database, Rotation};
+pub use running::{PATIENCE, Running, problem};
 pub use rustix::process::Signal;
 pub use stack::{Stack, free_port};
 pub use supervised::{Stop, Supervised, User, send};

@@ -113,7 +113,7 @@ pub struct Exited {
 }
 
 impl Process {
-    /// The service, with its tenant's environment, free ports and JSON logs.
+    /// The service, with its tenant's environment, free ports and JSON logs, and without TLS, however it is configured.
     pub fn service(program: impl AsRef<Path>, tenant: &Tenant) -> Launch {
         let launch = Self::launch(program, tenant.python().clone(), tenant.all_planted().clone());
         tenant.env().into_iter().fold(launch, |launch, (name, value)| launch.env(name, value))
@@ -138,6 +138,8 @@ impl Process {
         .env("APP_CONFIG_DIR", workspace().join("config"))
         .env("APP_SERVER__LISTEN", "127.0.0.1:0")
         .env("APP_ADMIN__LISTEN", "127.0.0.1:0")
+        .env("APP_SERVER__TLS", "false")
+        .env("APP_ADMIN__TLS", "false")
         .env("APP_SERVER__LINGER", "0s")
         .env("APP_TELEMETRY__FORMAT", "json")
     }

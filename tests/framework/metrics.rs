@@ -1,6 +1,6 @@
 //! `/metrics`, as Prometheus reads it.
 
-use crate::{Running, migrated, reload::async_body, running::PATIENCE, service};
+use crate::{Notes, PATIENCE, Running, migrated, reload::async_body, service};
 use devstack::reqwest::{Method, StatusCode};
 use std::{
     collections::{BTreeMap, HashSet},

@@ -2,7 +2,7 @@
 
 use crate::{Running, SERVICE, free_port, migrated, reload::async_body, scripted, service};
 use devstack::{
-    Exited, Process, Tenant,
+    Exited, Tenant,
     faults::{Fault, Rule},
     reqwest::{Method, StatusCode},
 };
@@ -215,7 +215,7 @@ async fn an_audit_needs_nothing_but_urls_and_the_way_to_the_manager() {
         vec!["audit", "ftp://127.0.0.1:9090"],
         vec!["audit", "127.0.0.1:9090", "http://me:sentinel@127.0.0.1:9090"],
     ] {
-        let refused = Process::bare(SERVICE).await.args(arguments.clone()).run();
+        let refused = SERVICE.bare().await.args(arguments.clone()).run();
         assert_eq!(refused.code, Some(64), "{arguments:?}: {}", refused.stderr);
         assert!(!refused.stderr.contains("sentinel"), "{}", refused.stderr);
     }

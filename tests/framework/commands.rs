@@ -1,8 +1,8 @@
 //! The commands beside `serve`.
 
-use crate::{Running, SERVICE, free_port, migrated, running::PATIENCE, scripted, service, tenant};
+use crate::{PATIENCE, Running, SERVICE, free_port, migrated, scripted, service, tenant};
 use devstack::{
-    Process, Signal,
+    Signal,
     faults::{Fault, Rule},
 };
 use serde_json::Value;
@@ -11,16 +11,16 @@ use std::time::{Duration, Instant};
 #[tokio::test]
 async fn a_wrong_command_line_ends_with_64_and_help_with_0() {
     for arguments in [vec!["dance"], vec!["check", "--lively"], vec!["--config-dir"]] {
-        let exited = Process::bare(SERVICE).await.args(arguments.clone()).run();
+        let exited = SERVICE.bare().await.args(arguments.clone()).run();
         assert_eq!(exited.code, Some(64), "{arguments:?}");
         assert!(exited.stderr.contains("Usage") || exited.stderr.contains("--help"), "{}", exited.stderr);
     }
-    let help = Process::bare(SERVICE).await.args(["--help"]).run();
+    let help = SERVICE.bare().await.args(["--help"]).run();
     assert_eq!(help.code, Some(0));
     for command in ["serve", "check", "migrate", "config", "reload", "audit", "health"] {
         assert!(help.stdout.contains(command), "{command} is missing");
     }
-    let version = Process::bare(SERVICE).await.args(["--version"]).run();
+    let version = SERVICE.bare().await.args(["--version"]).run();
     assert_eq!(version.stdout.trim(), concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")));
 }
 

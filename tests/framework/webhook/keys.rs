@@ -1,7 +1,7 @@
 //! Keys that the webhook refuses.
 
-use super::{counted, hooked, key, rows, telling, until_rows};
-use crate::{Running, metrics::Samples, rotation::unpolled, running::PATIENCE, scripted};
+use crate::hook::{counted, hooked, key, rows, telling, until_rows};
+use crate::{Notes, PATIENCE, Running, metrics::Samples, rotation::unpolled, scripted};
 use devstack::{
     Signal,
     faults::{Fault, Rule},

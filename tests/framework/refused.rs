@@ -1,11 +1,10 @@
 //! A login that is refused: how often it is tried, what is put in its place, and what is not.
 
 use crate::{
-    Running,
+    Notes, PATIENCE, Running,
     config::Folder,
     migrated,
     rotation::{at_once, cut, events, refusals_told, replace, statuses, unpolled, window},
-    running::PATIENCE,
     scripted,
 };
 use devstack::{

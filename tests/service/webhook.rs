@@ -1,15 +1,15 @@
 //! The webhook: what it is told, with which key, and what happens when it, the service or the key is not there.
 
-mod keys;
-mod tls;
-
-use crate::{Running, metrics::Samples, migrated, rotation::unpolled, running::PATIENCE, service, tenant};
+use crate::{
+    SERVICE,
+    client::Notes,
+    hook::{counted, hooked, id, key, rows, telling, told, until_rows},
+};
 use devstack::{
-    Delivery, Launch, Receiver, Signal, Tenant, free_port,
+    PATIENCE, Receiver, Running, Signal, free_port,
     receiver::{Answer, Rule},
     reqwest::{Method, StatusCode},
 };
-use sqlx::AssertSqlSafe;
 use std::{
     collections::BTreeSet,
     net::SocketAddr,
@@ -18,65 +18,15 @@ use std::{
 
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-/// A tenant with tables and a key, and a receiver that accepts it.
-async fn hooked(label: &str) -> (Tenant, Receiver) {
-    let tenant = migrated(label).await;
-    tenant.plant("webhook", "api_key").await.expect("it is planted");
-    let receiver = Receiver::start().expect("a receiver");
-    receiver.accept([key(&tenant).await]);
-    (tenant, receiver)
-}
-
-async fn key(tenant: &Tenant) -> String {
-    tenant.value("webhook", "AWSCURRENT").await.expect("a key")
-}
-
-/// The service with a webhook there.
-fn telling(address: SocketAddr, launch: Launch, tenant: &Tenant) -> Launch {
-    launch
-        .env("APP_SERVICE__WEBHOOK_URL", format!("http://{address}/hook"))
-        .env("APP_SERVICE__WEBHOOK_TIMEOUT", "10s")
-        .env("APP_SECRETS__IDS__WEBHOOK", tenant.id("webhook"))
-}
-
 async fn delete(running: &Running<'_>, path: &str) {
     let deleted = running.request(Method::DELETE, path).send().await.expect("an answer");
     assert_eq!(deleted.status(), StatusCode::NO_CONTENT);
 }
 
-/// How many rows of the outbox are so.
-async fn rows(tenant: &Tenant, so: &str) -> i64 {
-    let count = format!("SELECT count(*) FROM outbox WHERE {so}");
-    let mut admin = tenant.admin().await.expect("a connection");
-    sqlx::query_scalar(AssertSqlSafe(count)).fetch_one(&mut admin).await.expect("a count")
-}
-
-async fn until_rows(tenant: &Tenant, so: &str, count: i64) {
-    let start = Instant::now();
-    while rows(tenant, so).await != count {
-        assert!(start.elapsed() < PATIENCE, "{so}: {}", rows(tenant, so).await);
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
-}
-
-async fn counted(running: &Running<'_>, outcome: &str) -> f64 {
-    Samples::of(running).await.get(&format!("notes_webhook_deliveries_total{{outcome=\"{outcome}\"}}"))
-}
-
-/// Type and note of each delivery.
-fn told(deliveries: &[Delivery]) -> Vec<(String, String)> {
-    let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
-    deliveries.iter().map(Delivery::json).map(|event| (text(&event["type"]), text(&event["note"]["id"]))).collect()
-}
-
-fn id(path: &str) -> String {
-    path.trim_start_matches("/v1/notes/").to_owned()
-}
-
 #[tokio::test]
 async fn the_webhook_hears_of_notes_that_are_created_and_deleted() {
     let (tenant, receiver) = hooked("hook").await;
-    let running = Running::start(telling(receiver.address(), service(&tenant), &tenant), &tenant).await;
+    let running = Running::start(telling(receiver.address(), SERVICE.launch(&tenant), &tenant), &tenant).await;
     let post = running.request(Method::POST, "/v1/notes").header("content-type", "application/json");
     let post = post.header("traceparent", PARENT).header("tracestate", "a=b").body("{\"body\": \"Grüße\"}");
     let note: serde_json::Value = post.send().await.unwrap().json().await.unwrap();
@@ -104,7 +54,7 @@ async fn an_event_waits_for_those_before_it_of_its_note_and_for_no_other() {
     let (tenant, receiver) = hooked("hook_order").await;
     let slow = |body: &[u8]| String::from_utf8_lossy(body).contains("slow");
     receiver.script([Rule::on(slow, Answer::Delay(Duration::from_millis(1500)))]);
-    let running = Running::start(telling(receiver.address(), service(&tenant), &tenant), &tenant).await;
+    let running = Running::start(telling(receiver.address(), SERVICE.launch(&tenant), &tenant), &tenant).await;
     let first = running.create("slow").await;
     delete(&running, &first).await;
     let other = running.create("another").await;
@@ -121,7 +71,7 @@ async fn an_event_waits_for_those_before_it_of_its_note_and_for_no_other() {
 #[tokio::test]
 async fn what_did_not_happen_is_not_told() {
     let (tenant, receiver) = hooked("hook_not").await;
-    let running = Running::start(telling(receiver.address(), service(&tenant), &tenant), &tenant).await;
+    let running = Running::start(telling(receiver.address(), SERVICE.launch(&tenant), &tenant), &tenant).await;
     assert_eq!(running.post("{\"body\": \"\"}").await.status(), StatusCode::UNPROCESSABLE_ENTITY);
     let nobody = format!("/v1/notes/{}", uuid::Uuid::max());
     let deleted = running.request(Method::DELETE, &nobody).send().await.unwrap();
@@ -139,8 +89,8 @@ async fn what_did_not_happen_is_not_told() {
 
 #[tokio::test]
 async fn without_a_webhook_nothing_is_written_down() {
-    let tenant = migrated("hookless").await;
-    let running = Running::start(service(&tenant), &tenant).await;
+    let tenant = SERVICE.migrated("hookless").await;
+    let running = SERVICE.start(&tenant).await;
     let note = running.create("a note").await;
     delete(&running, &note).await;
     assert_eq!(rows(&tenant, "true").await, 0);
@@ -175,7 +125,8 @@ async fn nothing_is_lost_over_a_rotation_with_two_replicas_one_of_them_killed() 
     // As one that takes part in the rotation.
     receiver.accept_held(&tenant, "webhook");
     receiver.script([Rule::all(Answer::Delay(Duration::from_millis(20)))]);
-    let launch = || telling(receiver.address(), unpolled(&tenant), &tenant);
+    let launch =
+        || telling(receiver.address(), SERVICE.launch(&tenant), &tenant).env("APP_SECRETS__REFRESH_EVERY", "0s");
     let mut killed = Running::start(launch(), &tenant).await;
     let mut stays = Running::start(launch(), &tenant).await;
     let enough = Instant::now() + Duration::from_secs(4);
@@ -221,10 +172,10 @@ async fn nothing_is_lost_over_a_rotation_with_two_replicas_one_of_them_killed() 
 
 #[tokio::test]
 async fn an_event_outlives_a_webhook_that_is_away_and_a_restart() {
-    let tenant = migrated("hook_away").await;
+    let tenant = SERVICE.migrated("hook_away").await;
     tenant.plant("webhook", "api_key").await.unwrap();
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
-    let launch = || telling(address, service(&tenant), &tenant).env("APP_SERVICE__WEBHOOK_ATTEMPTS", "1");
+    let launch = || telling(address, SERVICE.launch(&tenant), &tenant).env("APP_SERVICE__WEBHOOK_ATTEMPTS", "1");
     let running = Running::start(launch(), &tenant).await;
     let note = running.create("a note").await;
     until_rows(&tenant, "attempts > 1 AND claim IS NULL AND set_aside_at IS NULL", 1).await;
@@ -245,7 +196,8 @@ async fn a_poison_message_is_set_aside_and_the_others_pass() {
     let (tenant, receiver) = hooked("hook_poison").await;
     let poison = |body: &[u8]| String::from_utf8_lossy(body).contains("poison");
     receiver.script([Rule::on(poison, Answer::Status(500))]);
-    let launch = telling(receiver.address(), service(&tenant), &tenant).env("APP_SERVICE__WEBHOOK_ATTEMPTS", "2");
+    let launch =
+        telling(receiver.address(), SERVICE.launch(&tenant), &tenant).env("APP_SERVICE__WEBHOOK_ATTEMPTS", "2");
     let running = Running::start(launch, &tenant).await;
     let bad = running.create("poison").await;
     delete(&running, &bad).await;
@@ -288,7 +240,7 @@ async fn an_event_that_is_old_and_was_often_tried_is_set_aside_before_it_is_trie
         (gen_random_uuid(), gen_random_uuid(), 'young, and often tried', 20, now() - interval '6 days'),
         (gen_random_uuid(), gen_random_uuid(), 'old, and less often tried', 19, now() - interval '8 days')";
     sqlx::raw_sql(insert).execute(&mut owner).await.unwrap();
-    let running = Running::start(telling(receiver.address(), service(&tenant), &tenant), &tenant).await;
+    let running = Running::start(telling(receiver.address(), SERVICE.launch(&tenant), &tenant), &tenant).await;
     receiver.until(|deliveries| deliveries.len() == 2).await;
     until_rows(&tenant, "set_aside_at IS NULL", 0).await;
     assert_eq!(rows(&tenant, "payload = 'old, and often tried' AND last_error LIKE 'no attempt%'").await, 1);
@@ -297,31 +249,9 @@ async fn an_event_that_is_old_and_was_often_tried_is_set_aside_before_it_is_trie
 }
 
 #[tokio::test]
-async fn what_hangs_and_what_breaks_hold_up_nobody_else() {
-    let (tenant, receiver) = hooked("hook_hangs").await;
-    let on = |text: &'static str| move |body: &[u8]| String::from_utf8_lossy(body).contains(text);
-    receiver.script([Rule::on(on("hangs"), Answer::BlackHole), Rule::on(on("breaks"), Answer::Reset)]);
-    let launch = telling(receiver.address(), service(&tenant), &tenant).env("APP_SERVICE__WEBHOOK_TIMEOUT", "1s");
-    let running = Running::start(launch, &tenant).await;
-    let (hangs, breaks) = (running.create("hangs").await, running.create("breaks").await);
-    let mut others = BTreeSet::new();
-    for number in 0..10 {
-        others.insert(id(&running.create(&number.to_string()).await));
-    }
-    let notes = |deliveries: &[Delivery]| told(deliveries).into_iter().map(|(_, note)| note).collect::<BTreeSet<_>>();
-    receiver.until(|deliveries| notes(deliveries) == others).await;
-    until_rows(&tenant, "last_error LIKE 'no answer came within 1s'", 1).await;
-    until_rows(&tenant, "last_error LIKE 'the connection to % broke: %'", 1).await;
-    receiver.clear();
-    others.extend([id(&hangs), id(&breaks)]);
-    receiver.until(|deliveries| notes(deliveries) == others).await;
-    assert_eq!(counted(&running, "set_aside").await, 0.0);
-}
-
-#[tokio::test]
 async fn workers_do_not_wait_for_ever_for_a_database_that_is_silent() {
     let (tenant, receiver) = hooked("hook_silent").await;
-    let running = Running::start(telling(receiver.address(), service(&tenant), &tenant), &tenant).await;
+    let running = Running::start(telling(receiver.address(), SERVICE.launch(&tenant), &tenant), &tenant).await;
     let mut admin = tenant.admin().await.unwrap();
     sqlx::raw_sql("BEGIN; LOCK TABLE outbox").execute(&mut admin).await.unwrap();
     let start = Instant::now();
@@ -339,7 +269,7 @@ async fn workers_do_not_wait_for_ever_for_a_database_that_is_silent() {
 async fn a_delivery_that_is_under_way_at_a_stop_is_finished() {
     let (tenant, receiver) = hooked("hook_stop").await;
     receiver.script([Rule::all(Answer::Delay(Duration::from_millis(1000)))]);
-    let mut running = Running::start(telling(receiver.address(), service(&tenant), &tenant), &tenant).await;
+    let mut running = Running::start(telling(receiver.address(), SERVICE.launch(&tenant), &tenant), &tenant).await;
     running.create("a note").await;
     let start = Instant::now();
     while receiver.requests().is_empty() {
@@ -353,42 +283,9 @@ async fn a_delivery_that_is_under_way_at_a_stop_is_finished() {
 }
 
 #[tokio::test]
-async fn a_database_that_is_away_is_told_of_once() {
-    let (tenant, receiver) = hooked("hook_database").await;
-    let running = Running::start(telling(receiver.address(), unpolled(&tenant), &tenant), &tenant).await;
-    let note = running.create("before").await;
-    receiver.until(|deliveries| deliveries.len() == 1).await;
-    tenant.limit_connections(&tenant.app(), 0).await.unwrap();
-    tenant.kill_connections(&tenant.app()).await.unwrap();
-    let said = |text: &str| {
-        let says = |event: &serde_json::Value| event["fields"]["message"].as_str().is_some_and(|m| m.contains(text));
-        running.process.events().into_iter().filter(says).count()
-    };
-    let until_said = async |text: &str| {
-        let start = Instant::now();
-        while said(text) == 0 {
-            assert!(start.elapsed() < 2 * PATIENCE, "nobody said that {text}");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    until_said("background work fails").await;
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!((said("background work fails"), said("background work goes on")), (1, 0));
-    tenant.limit_connections(&tenant.app(), -1).await.unwrap();
-    let start = Instant::now();
-    while running.request(Method::DELETE, &note).send().await.unwrap().status() != StatusCode::NO_CONTENT {
-        assert!(start.elapsed() < PATIENCE);
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
-    receiver.until(|deliveries| deliveries.len() == 2).await;
-    until_said("background work goes on").await;
-    assert_eq!((said("background work fails"), said("background work goes on")), (1, 1));
-}
-
-#[tokio::test]
 async fn a_webhook_without_a_key_ends_with_78_and_says_which_line_is_missing() {
-    let tenant = migrated("hook_keyless").await;
-    let launch = service(&tenant).env("APP_SERVICE__WEBHOOK_URL", "https://example.com/hook");
+    let tenant = SERVICE.migrated("hook_keyless").await;
+    let launch = SERVICE.launch(&tenant).env("APP_SERVICE__WEBHOOK_URL", "https://example.com/hook");
     let exited = launch.run();
     assert_eq!(exited.code, Some(78), "{}", exited.stderr);
     for part in ["service.webhook_url", "[secrets.ids]", "webhook = "] {
@@ -396,25 +293,7 @@ async fn a_webhook_without_a_key_ends_with_78_and_says_which_line_is_missing() {
     }
     // A key without a URL is only not used.
     tenant.plant("webhook", "api_key").await.unwrap();
-    let launch = service(&tenant).args(["check", "--live"]).env("APP_SECRETS__IDS__WEBHOOK", tenant.id("webhook"));
+    let launch =
+        SERVICE.launch(&tenant).args(["check", "--live"]).env("APP_SECRETS__IDS__WEBHOOK", tenant.id("webhook"));
     assert_eq!(launch.run().code, Some(0));
-}
-
-#[tokio::test]
-async fn a_url_that_a_key_must_not_travel_by_ends_with_78_and_is_not_quoted() {
-    let tenant = tenant("hook_urls").await;
-    for url in [
-        "http://example.com/quoted",
-        "https://quoted@example.com/",
-        "https://quoted:word@example.com/",
-        "https://example.com/?quoted=1",
-        "https://example.com/#quoted",
-        "ftp://example.com/quoted",
-        "quoted",
-    ] {
-        let exited = service(&tenant).args(["check"]).env("APP_SERVICE__WEBHOOK_URL", url).run();
-        assert_eq!(exited.code, Some(78), "{url}");
-        assert!(exited.stderr.contains("APP_SERVICE__WEBHOOK_URL"), "{}", exited.stderr);
-        assert!(!format!("{}{}", exited.stdout, exited.stderr).contains("quoted"), "{url}: {}", exited.stderr);
-    }
 }

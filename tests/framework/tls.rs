@@ -1,12 +1,10 @@
 //! HTTPS, and the rotation of its certificate.
 
 use crate::{
-    Running, migrated,
-    running::PATIENCE,
-    service, tenant,
+    Notes, PATIENCE, Running, migrated, service, tenant,
     tls_client::{TlsClient, certificates},
 };
-use devstack::{Authority, Identity, Process, Tenant, Validity};
+use devstack::{Authority, Identity, Tenant, Validity};
 use rustls::version::{TLS12, TLS13};
 use serde_json::json;
 use std::{
@@ -357,7 +355,7 @@ async fn a_service_with_tls_needs_its_certificate_and_one_without_asks_for_none(
         json["credentials"].as_array().unwrap().iter().any(|one| one["kind"] == "tls_identity")
     };
     assert!(config("true") && !config("false"));
-    let bare = Process::bare(crate::SERVICE).await.args(["check"]).env("APP_SERVER__CLIENT_CA", "notes/clients").run();
+    let bare = crate::SERVICE.bare().await.args(["check"]).env("APP_SERVER__CLIENT_CA", "notes/clients").run();
     assert_eq!(bare.code, Some(78), "{}", bare.stderr);
     assert!(bare.stderr.contains("server.tls = true"), "{}", bare.stderr);
 }

@@ -1,6 +1,6 @@
 //! Rotation: the same road again.
 
-use crate::{Running, config::Folder, free_port, migrated, running::PATIENCE, scripted, service};
+use crate::{Notes, PATIENCE, Running, config::Folder, free_port, migrated, scripted, service};
 use aws_sdk_secretsmanager::primitives::Blob;
 use devstack::{
     Signal, Tenant,

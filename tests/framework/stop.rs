@@ -1,6 +1,6 @@
 //! Stopping: what is in flight is finished, and a second signal does not wait.
 
-use crate::{Running, migrated, running::PATIENCE, service};
+use crate::{Notes, PATIENCE, Running, migrated, service};
 use devstack::{Signal, reqwest::StatusCode};
 use std::{
     io::{Read, Write},

@@ -1,6 +1,6 @@
 //! Rotations in which the manager and the database change at different moments, and nobody sends a signal.
 
-use crate::{Running, migrated, reload::async_body, running::PATIENCE, scripted, service};
+use crate::{Notes, PATIENCE, Running, migrated, reload::async_body, scripted, service};
 use devstack::{
     Launch, Rotation, Signal, Tenant,
     faults::{Fault, Rule},

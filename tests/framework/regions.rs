@@ -1,6 +1,6 @@
 //! A secrets manager with a replica in a second Region: two emulators, of which the first fails.
 
-use crate::{Running, migrated, running::PATIENCE, service};
+use crate::{Notes, PATIENCE, Running, migrated, service};
 use devstack::{
     Launch, SecondManager, Stack, Tenant,
     faults::{self, Fault, Rule},

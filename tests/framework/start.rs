@@ -1,6 +1,6 @@
 //! Keys before the door: how a start fails, and what stays shut until then.
 
-use crate::{Running, free_port, migrated, running::PATIENCE, scripted, service, tenant};
+use crate::{Notes, PATIENCE, Running, free_port, migrated, scripted, service, tenant};
 use devstack::{
     Exited, Launch, Signal, Tenant,
     faults::{Fault, Rule},

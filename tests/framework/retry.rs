@@ -1,6 +1,6 @@
 //! What is tried again without being asked, and what ends that.
 
-use crate::{Running, config::Folder, migrated, reload::async_body, rotation::unpolled, running::PATIENCE, scripted};
+use crate::{Notes, PATIENCE, Running, config::Folder, migrated, reload::async_body, rotation::unpolled, scripted};
 use devstack::{
     Signal,
     faults::{Fault, Rule},

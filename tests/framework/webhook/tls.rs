@@ -1,7 +1,7 @@
 //! Deliveries by TLS, and their connections.
 
-use super::{hooked, key, telling, until_rows};
-use crate::{Running, migrated, running::PATIENCE, service};
+use crate::hook::{hooked, key, telling, until_rows};
+use crate::{Notes, PATIENCE, Running, migrated, service};
 use devstack::{Authority, Receiver, Signal, Validity};
 use std::{net::SocketAddr, sync::Arc};
 use tokio::{

@@ -1,6 +1,6 @@
 //! Many rotations: none is noticed, and none leaves anything behind.
 
-use crate::{Running, metrics::Samples, migrated, service};
+use crate::{Notes, Running, metrics::Samples, migrated, service};
 use devstack::{
     Tenant,
     reqwest::{Client, StatusCode},

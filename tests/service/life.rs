@@ -1,0 +1,75 @@
+//! What a service that holds secrets owes to those who run it.
+
+use crate::{SERVICE, client::Notes};
+use devstack::{
+    PATIENCE,
+    reqwest::{Client, StatusCode},
+};
+use std::time::Duration;
+
+#[tokio::test]
+async fn a_start_without_a_credential_ends_with_66_and_names_it() {
+    let tenant = SERVICE.migrated("absent").await;
+    for credential in SERVICE.credentials().await.iter().filter(|one| one.name != "migrator") {
+        let value = tenant.value(&credential.name, "AWSCURRENT").await.unwrap();
+        tenant.delete(&credential.name).await.unwrap();
+        let exited = SERVICE.launch(&tenant).start().exited(PATIENCE).await;
+        assert_eq!(exited.code, Some(66), "{}", exited.stderr);
+        for part in [format!("credential `{}`", credential.name), tenant.id(&credential.name)] {
+            assert!(exited.stderr.contains(&part), "{part} is missing in {}", exited.stderr);
+        }
+        tenant.put(&credential.name, &value).await.unwrap();
+    }
+    SERVICE.start(&tenant).await;
+}
+
+#[tokio::test]
+async fn no_request_fails_while_the_password_of_the_database_is_rotated() {
+    let tenant = SERVICE.migrated("rotation").await;
+    let mut running = SERVICE.start(&tenant).await;
+    let url = running.url(&running.create("a note").await);
+    let (stop, mut stopped) = tokio::sync::watch::channel(false);
+    let requests = tokio::spawn(async move {
+        let client = Client::builder().no_proxy().build().unwrap();
+        let mut served = 0;
+        while !*stopped.borrow_and_update() {
+            assert_eq!(client.get(&url).send().await.unwrap().status(), StatusCode::OK);
+            served += 1;
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        served
+    });
+    for generation in 2..=3 {
+        let version = tenant.rotate("database").await.unwrap();
+        assert_eq!(running.reload().await["exit_code"], 0);
+        assert_eq!(running.status().await["generation"], generation);
+        let held = running.credential("database").await;
+        assert_eq!((held["version"].as_str(), held["stage"].as_str()), (Some(version.as_str()), Some("current")));
+    }
+    stop.send(true).unwrap();
+    assert!(requests.await.expect("no request failed") > 10);
+}
+
+#[tokio::test]
+async fn a_schema_behind_the_binary_is_no_start_until_it_is_migrated() {
+    let tenant = SERVICE.tenant("migrate").await;
+    let behind = SERVICE.launch(&tenant).start().exited(PATIENCE).await;
+    assert_eq!(behind.code, Some(69), "{}", behind.stderr);
+    assert!(behind.stderr.contains("migrate`"), "{}", behind.stderr);
+    for round in ["the first time", "again"] {
+        let migrate = SERVICE.launch(&tenant).args(["migrate"]).run();
+        assert_eq!(migrate.code, Some(0), "{round}: {}", migrate.stderr);
+    }
+    SERVICE.start(&tenant).await;
+}
+
+#[tokio::test]
+async fn the_login_of_the_service_reads_and_writes_and_owns_nothing() {
+    let tenant = SERVICE.migrated("owner").await;
+    let mut app = tenant.log_in("database", "AWSCURRENT").await.unwrap();
+    sqlx::raw_sql("SELECT count(*) FROM notes").execute(&mut app).await.unwrap();
+    for forbidden in ["DROP TABLE notes", "CREATE TABLE other (x int)", "DELETE FROM _sqlx_migrations"] {
+        let error = sqlx::raw_sql(forbidden).execute(&mut app).await.expect_err(forbidden);
+        assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("42501"), "{forbidden}");
+    }
+}
