@@ -1,0 +1,44 @@
+# The service in an image without a shell, a package manager or a secret. Where its database and its secrets manager are
+# it is told when it runs, in APP_ variables or by a folder mounted over /srv/config.
+#
+#   docker build --tag service .
+#   docker run --rm service check       any command of the service; without one, it serves
+
+FROM docker.io/library/rust:1.95-bookworm AS build
+# One of Cargo's: `dev` compiles faster.
+ARG PROFILE=release
+WORKDIR /build
+
+# The dependencies are a layer of their own, made anew when a manifest changes and at no other time. Manifests want
+# sources: empty ones will do.
+COPY Cargo.toml Cargo.lock ./
+COPY vestibule/Cargo.toml vestibule/
+COPY vestibule/derive/Cargo.toml vestibule/derive/
+COPY devstack/Cargo.toml devstack/
+RUN mkdir --parents src vestibule/src vestibule/benches vestibule/derive/src devstack/src \
+    && touch src/lib.rs vestibule/src/lib.rs vestibule/benches/door.rs vestibule/derive/src/lib.rs devstack/src/lib.rs \
+    && echo 'fn main() {}' > src/main.rs \
+    && cargo install --locked --profile "$PROFILE" --path . --root /stub
+
+COPY build.rs ./
+COPY migrations migrations
+COPY vestibule vestibule
+COPY src src
+# Cargo goes by the time of a file, and these can be older than the empty ones. `service` leads to the one binary,
+# whatever the package is called; with a second one, say here to which.
+RUN find src vestibule -name '*.rs' -exec touch {} + \
+    && cargo install --locked --profile "$PROFILE" --path . --root /made \
+    && cd /made/bin && { test -e service || ln --symbolic * service; }
+COPY config /made/config
+RUN chmod --recursive a+rX /made
+
+FROM gcr.io/distroless/cc-debian12:nonroot
+WORKDIR /srv
+COPY --from=build /made/bin /usr/local/bin
+COPY --from=build /made/config config
+ENV APP_PROFILE=production
+USER 65532:65532
+EXPOSE 8080 9090
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=45s CMD ["/usr/local/bin/service", "health"]
+ENTRYPOINT ["/usr/local/bin/service"]
