@@ -4,7 +4,8 @@
 //! secrets.rs ─► Notes::build ─► routes ─► notes.rs ─► outbox.rs ─► the webhook
 //! ```
 //!
-//! - To add a credential, add a field to [`Secrets`]; its id is `notes/<field>` unless `[secrets.ids]` says otherwise.
+//! - To add a credential, add a field to [`Secrets`]; its id is `<prefix>/<field>` unless `[secrets.ids]` says otherwise;
+//!   the prefix is the package's name.
 //! - To add a setting, add a field to [`Settings`]: it is a key of `[service]` in `config/`.
 //! - To add a route, add it to [`Notes::routes`](vestibule::Service::routes).
 //! - To work beside requests, see `outbox.rs`; without a webhook to tell, delete it.

@@ -15,7 +15,7 @@ use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
 use std::{io, sync::Arc, time::Duration};
 use uuid::Uuid;
-use vestibule::{Api, ApiClient, Background, Build, BuildError, Counter, Database, NotTaken, Service, TraceContext};
+use vestibule::{Api, ApiClient, Background, Build, BuildError, Counter, Database, NotTaken, TraceContext};
 
 /// How many deliveries are under way at a time.
 const WORKERS: usize = 4;
@@ -81,7 +81,7 @@ impl Webhook {
             cx.settings;
         let count = |outcome| {
             let help = "Attempts at deliveries to the webhook that succeeded or failed, and events given up";
-            cx.counter("notes_webhook_deliveries", help, &[("outcome", outcome)])
+            cx.counter("webhook_deliveries", help, &[("outcome", outcome)])
         };
         let (delivered, failed, set_aside) = (count("delivered")?, count("failed")?, count("set_aside")?);
         let Some(url) = webhook_url.clone() else { return Ok(None) };

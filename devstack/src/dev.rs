@@ -9,6 +9,7 @@ mod rotate;
 mod service;
 mod state;
 mod up;
+mod wishes;
 
 pub(crate) use exec::Exec;
 pub(crate) use load::Load;

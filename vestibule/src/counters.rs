@@ -34,7 +34,7 @@ impl Counter {
 
 /// All that the service counts, by name.
 #[derive(Default)]
-pub(crate) struct Counters(Mutex<BTreeMap<&'static str, Family>>);
+pub(crate) struct Counters(Mutex<BTreeMap<String, Family>>);
 
 #[derive(Clone)]
 pub(crate) struct Family {
@@ -43,32 +43,29 @@ pub(crate) struct Family {
 }
 
 impl Counters {
-    /// The counter of this name and these labels: the same one each time. `Err`: what is wrong with them.
+    /// The `service`'s counter of this name and these labels: the same one each time. `Err`: what is wrong with them.
     pub(crate) fn counter(
         &self,
-        name: &'static str,
+        service: &str,
+        name: &str,
         help: &'static str,
         labels: &[(&'static str, &'static str)],
     ) -> Result<Counter, &'static str> {
-        const OURS: [&str; 4] = ["vestibule_", "process_", "tokio_", "db_client_"];
         if !is_name(name) || name.ends_with("_total") || labels.iter().any(|(label, _)| !is_name(label)) {
             return Err("a counter is named in a-z, 0-9 and _, without _total, and so are its labels");
         }
-        if OURS.iter().any(|ours| name.starts_with(ours)) {
-            return Err("a counter has a name that begins as the framework's own do");
-        }
-        self.own(name, help, labels)
+        self.own(&format!("{}_{name}", as_name(service)), help, labels)
     }
 
     /// The same for the framework's own.
     pub(crate) fn own(
         &self,
-        name: &'static str,
+        name: &str,
         help: &'static str,
         labels: &[(&'static str, &'static str)],
     ) -> Result<Counter, &'static str> {
         let mut families = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let family = match families.entry(name) {
+        let family = match families.entry(name.to_owned()) {
             Entry::Vacant(place) => place.insert(Family { help, series: BTreeMap::new() }),
             Entry::Occupied(held) => held.into_mut(),
         };
@@ -80,7 +77,7 @@ impl Counters {
     }
 
     /// As they are at this moment.
-    pub(crate) fn families(&self) -> BTreeMap<&'static str, Family> {
+    pub(crate) fn families(&self) -> BTreeMap<String, Family> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -92,8 +89,16 @@ impl fmt::Debug for Counters {
 }
 
 fn is_name(name: &str) -> bool {
-    let letters = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
-    name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(letters)
+    name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(is_of_name)
+}
+
+/// What a package is called, as metrics are: `My-svc` is `my_svc`.
+fn as_name(service: &str) -> String {
+    service.to_ascii_lowercase().replace(|c| !is_of_name(c), "_")
+}
+
+fn is_of_name(c: char) -> bool {
+    c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'
 }
 
 #[cfg(test)]
@@ -103,7 +108,7 @@ mod tests {
     #[test]
     fn a_series_is_the_same_whoever_asks_for_it() {
         let counters = Counters::default();
-        let count = |outcome| counters.counter("calls", "Calls", &[("outcome", outcome)]).unwrap();
+        let count = |outcome| counters.counter("svc", "calls", "Calls", &[("outcome", outcome)]).unwrap();
         count("good").increment();
         count("good").add(2);
         count("bad").increment();
@@ -113,13 +118,23 @@ mod tests {
     #[test]
     fn names_that_clash_or_that_no_page_can_have_are_refused() {
         let counters = Counters::default();
-        counters.counter("calls", "Calls", &[("outcome", "good")]).unwrap();
-        assert!(counters.counter("calls", "Other", &[("outcome", "good")]).is_err());
-        assert!(counters.counter("calls", "Calls", &[("result", "good")]).is_err());
-        assert!(counters.counter("calls", "Calls", &[]).is_err());
-        for name in ["", "Calls", "calls-made", "calls_total", "1calls", "vestibule_calls"] {
-            assert!(counters.counter(name, "Calls", &[]).is_err(), "{name}");
+        counters.counter("svc", "calls", "Calls", &[("outcome", "good")]).unwrap();
+        assert!(counters.counter("svc", "calls", "Other", &[("outcome", "good")]).is_err());
+        assert!(counters.counter("svc", "calls", "Calls", &[("result", "good")]).is_err());
+        assert!(counters.counter("svc", "calls", "Calls", &[]).is_err());
+        for name in ["", "Calls", "calls-made", "calls_total", "1calls"] {
+            assert!(counters.counter("svc", name, "Calls", &[]).is_err(), "{name}");
         }
-        assert!(counters.counter("others", "Others", &[("a b", "c")]).is_err());
+        assert!(counters.counter("svc", "others", "Others", &[("a b", "c")]).is_err());
+    }
+
+    #[test]
+    fn a_counter_is_named_after_its_service_as_metrics_are_named() {
+        for (service, name) in [("svc", "svc_calls"), ("my-svc2", "my_svc2_calls"), ("My_Svc", "my_svc_calls")] {
+            let counters = Counters::default();
+            counters.counter(service, "calls", "Calls", &[]).unwrap();
+            counters.own("vestibule_calls", "Calls of ours", &[]).unwrap();
+            assert!(counters.families().into_keys().eq([name, "vestibule_calls"]), "{service}");
+        }
     }
 }

@@ -234,18 +234,18 @@ impl<S: Service> Build<'_, S> {
         self.keep(key, api, async |before| ApiClient::open(key, api, before, bell, self.app)).await
     }
 
-    /// A counter on `/metrics`, where its name ends with `_total`: the same one for all generations, from the start of
-    /// the process. Ask for each series that there will be, so that it is there with 0.
+    /// A counter on `/metrics`, where it is called `<service>_<name>_total`: the same one for all generations, from the
+    /// start of the process. Ask for each series that there will be, so that it is there with 0.
     ///
     /// # Errors
     /// A bug, if the name or a label cannot be one, or there are counters of that name with another help or other labels.
     pub fn counter(
         &self,
-        name: &'static str,
+        name: &str,
         help: &'static str,
         labels: &[(&'static str, &'static str)],
     ) -> Result<Counter, BuildError> {
-        self.counters.counter(name, help, labels).map_err(BuildError::bug)
+        self.counters.counter(self.app.name, name, help, labels).map_err(BuildError::bug)
     }
 
     /// Any other resource: the one in service while neither the credential nor `settings` changed, else what `make`

@@ -8,6 +8,7 @@ use devstack::{Authority, home, workspace};
 use super::Failure;
 use super::caller::Caller;
 use super::project::Credential;
+use super::wishes::Requests;
 
 const TRY: &str = include_str!("../../try.txt");
 
@@ -15,34 +16,54 @@ const TRY: &str = include_str!("../../try.txt");
 pub(crate) struct Advice {
     pub(crate) public: String,
     pub(crate) admin: String,
+    pub(crate) requests: Requests,
     pub(crate) credentials: Vec<Credential>,
     pub(crate) caller: Caller,
 }
 
 impl Advice {
-    /// `try.txt`, with what is true now: the line that names a credential comes once for each, and curl is told of the
-    /// local authority where it needs to be.
+    /// `try.txt`, with what is true now: a line comes once for each value of what it names, be there one, many or none;
+    /// and curl is told of the local authority where it needs to be.
     pub(crate) fn text(&self) -> Result<String, Failure> {
         let authority = from_here(Authority::certificate_in(&home()?));
         let (curl, audit) = (format!("curl --cacert {authority}"), format!("audit --ca {authority}"));
         let shown = self.identity()?.map(|path| format!("{curl} --cert {path}"));
         let mut text = String::new();
         for line in TRY.trim_end().lines() {
-            let line = line.replace("{public}", &self.public).replace("{admin}", &self.admin);
-            let line = match line.contains("https://") {
-                true => {
-                    // The admin listener asks nobody for a certificate.
-                    let shown = shown.as_ref().filter(|_| line.contains(&self.public));
-                    line.replacen("curl", shown.unwrap_or(&curl), 1).replacen("audit", &audit, 1)
-                }
-                false => line,
-            };
-            match line.contains("{credential}") {
-                true => text.extend(self.names().map(|name| line.replace("{credential}", name) + "\n")),
-                false => text += &(line + "\n"),
+            for line in self.filled(line) {
+                let line = match line.contains("https://") {
+                    true => {
+                        // The admin listener asks nobody for a certificate.
+                        let shown = shown.as_ref().filter(|_| line.contains(&self.public));
+                        line.replacen("curl", shown.unwrap_or(&curl), 1).replacen("audit", &audit, 1)
+                    }
+                    false => line,
+                };
+                text += &(line + "\n");
             }
         }
         Ok(text.trim_end().into())
+    }
+
+    fn filled(&self, line: &str) -> Vec<String> {
+        let Requests { get, post } = &self.requests;
+        match () {
+            () if line.contains("{credential}") => {
+                self.names().map(|name| line.replace("{credential}", name)).collect()
+            }
+            () if line.contains("{get}") => {
+                get.iter().map(|get| line.replace("{get}", &quoted(&format!("{}{}", self.public, get.0)))).collect()
+            }
+            () if line.contains("{post}") => {
+                let filled = post.iter().map(|post| {
+                    let url = quoted(&format!("{}{}", self.public, post.path.0));
+                    // The body last: whatever is in it stays as it is.
+                    line.replace("{post}", &url).replace("{body}", &quoted(&post.body.0))
+                });
+                filled.collect()
+            }
+            () => vec![line.replace("{admin}", &self.admin)],
+        }
     }
 
     /// What `cargo dev rotate` calls them, without what only `migrate` uses.
@@ -58,6 +79,12 @@ impl Advice {
         write(&path, &(identity.certificate.clone() + &identity.private_key))?;
         Ok(Some(from_here(path)))
     }
+}
+
+/// As a shell takes it for one word.
+fn quoted(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/:.,_-+=@%".contains(&byte);
+    if text.bytes().all(plain) { text.into() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 /// Whole, unless whoever reads it is where commands of the service run, too.

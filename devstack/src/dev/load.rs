@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use devstack::reqwest::tls::TlsInfo;
 use devstack::reqwest::{Client, RequestBuilder, Response};
+use devstack::workspace;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, interval_at, sleep, sleep_until};
@@ -16,13 +17,13 @@ use tokio::time::{Instant, interval_at, sleep, sleep_until};
 use super::Failure;
 use super::admin::Admin;
 use super::caller::Caller;
+use super::project;
 use super::state;
 use super::up::stop_signals;
+use super::wishes::{self, Post, Requests, Target, Wishes};
 use tally::{Certificate, Sample, Tally};
 
-/// What is asked for: the one route is read, and now and then written to. Yours, when the example has gone.
-const ROUTE: &str = "/v1/notes";
-const BODY: &str = r#"{"body": "written by cargo dev load"}"#;
+/// Of so many requests one writes, where the project says what.
 const WRITE_EVERY: u64 = 10;
 
 /// Of so many requests one has a connection of its own, and so a handshake that resumes no other.
@@ -51,7 +52,7 @@ impl Load {
         let running = state.running()?;
         let caller = Arc::new(Caller::of(&running.credentials)?);
         let mut generations = generations(Admin::new(&running.admin, &caller)).await?;
-        let url = format!("{}{ROUTE}", running.public);
+        let asked = Arc::new(Asked::of(project::read(&workspace()).await?.wishes, &running.public)?);
         let start = Instant::now();
         let (end, ends) = watch::channel(self.length.and_then(|length| start.checked_add(*length)));
         let pace = Arc::new(Pace { start, rate: self.rate, taken: AtomicU64::new(0) });
@@ -60,11 +61,14 @@ impl Load {
         let mut clients = JoinSet::new();
         for _ in 0..self.clients {
             let caller = Arc::clone(&caller);
-            clients.spawn(client(url.clone(), caller, Arc::clone(&pace), ends.clone(), sender.clone()));
+            clients.spawn(client(Arc::clone(&asked), caller, Arc::clone(&pace), ends.clone(), sender.clone()));
         }
         drop(sender);
 
-        println!("every second {} requests by {} clients: GET and POST {url}", self.rate, self.clients);
+        println!("every second {} requests by {} clients: GET {}", self.rate, self.clients, asked.get);
+        if let Some((url, _)) = &asked.post {
+            println!("one of {WRITE_EVERY} is POST {url}");
+        }
         println!("one of {CONNECT_EVERY} opens a connection of its own");
         println!("second  requests  failures        p50        p99  generation");
         let (mut signals, mut ticks) = (stop_signals(), interval_at(start + SECOND, SECOND));
@@ -102,6 +106,32 @@ impl Load {
     }
 }
 
+/// What the service is asked for.
+struct Asked {
+    /// A URL.
+    get: String,
+    /// A URL, and the JSON that it is sent.
+    post: Option<(String, String)>,
+}
+
+impl Asked {
+    fn of(wishes: Wishes, public: &str) -> Result<Self, Failure> {
+        let Requests { get, post } = wishes.requests;
+        let get = get.ok_or_else(|| wishes::wanted(wishes::GET))?;
+        let url = |path: Target| format!("{public}{}", path.0);
+        Ok(Self { get: url(get), post: post.map(|Post { path, body }| (url(path), body.0)) })
+    }
+
+    fn request(&self, number: u64, client: &Client) -> RequestBuilder {
+        match &self.post {
+            Some((url, body)) if number.is_multiple_of(WRITE_EVERY) => {
+                client.post(url).header("content-type", "application/json").body(body.clone())
+            }
+            _ => client.get(&self.get),
+        }
+    }
+}
+
 /// Which request is due when.
 struct Pace {
     start: Instant,
@@ -125,7 +155,7 @@ impl Pace {
 
 /// Takes one request after another, until the next would be due after the end.
 async fn client(
-    url: String,
+    asked: Arc<Asked>,
     caller: Arc<Caller>,
     pace: Arc<Pace>,
     mut ends: watch::Receiver<Option<Instant>>,
@@ -141,11 +171,7 @@ async fn client(
             () = sleep_until(due) => (),
         }
         let client = if number % CONNECT_EVERY == CONNECT_EVERY / 2 { new() } else { kept.clone() };
-        let request = match number % WRITE_EVERY {
-            0 => client.post(&url).header("content-type", "application/json").body(BODY),
-            _ => client.get(&url),
-        };
-        let outcome = send(request).await;
+        let outcome = send(asked.request(number, &client)).await;
         let _ = samples.send(Sample { took: due.elapsed(), outcome });
     }
 }

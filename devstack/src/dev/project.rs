@@ -1,5 +1,3 @@
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
@@ -8,6 +6,7 @@ use serde_json::Value;
 use tokio::process::Command;
 
 use super::Failure;
+use super::wishes::Wishes;
 
 /// A credential that the service asks for.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -63,8 +62,7 @@ impl Listener {
 pub(crate) struct Project {
     /// Its binary's.
     pub(crate) name: String,
-    /// Where who takes an API key listens, by the name of the credential: `[package.metadata.devstack.receivers]`.
-    pub(crate) receivers: BTreeMap<String, SocketAddr>,
+    pub(crate) wishes: Wishes,
 }
 
 pub(crate) async fn read(workspace: &Path) -> Result<Project, Failure> {
@@ -80,16 +78,7 @@ pub(crate) async fn read(workspace: &Path) -> Result<Project, Failure> {
     let (Some(root), Some(name)) = (root, name) else {
         return Err(Failure::new("`cargo metadata` names no package in the root of the workspace"));
     };
-    let receivers = match &root["metadata"]["devstack"]["receivers"] {
-        Value::Null => BTreeMap::new(),
-        listed => serde_json::from_value(listed.clone()).map_err(|_| {
-            Failure::new(
-                "[package.metadata.devstack.receivers] in Cargo.toml wants lines like `webhook = \"127.0.0.1:8081\"`: \
-                 the name of a credential, and where to listen for it",
-            )
-        })?,
-    };
-    Ok(Project { name: name.into(), receivers })
+    Ok(Project { name: name.into(), wishes: Wishes::read(&root["metadata"]["devstack"])? })
 }
 
 /// Builds the service's binary.

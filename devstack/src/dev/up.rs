@@ -70,7 +70,7 @@ async fn raise(held: &Held, served: &watch::Sender<Option<u32>>) -> Result<World
     let step = |text: &str| say(&format!("{:5.1} s  {text}", begun.elapsed().as_secs_f64()));
     let workspace = workspace();
 
-    let Project { name, receivers } = project::read(&workspace).await?;
+    let Project { name, wishes } = project::read(&workspace).await?;
     step(&format!("building {name}"));
     let (program, stack) = tokio::try_join!(project::build(&workspace, &name), async {
         Stack::start(&step).await.map_err(Failure::from)
@@ -95,7 +95,7 @@ async fn raise(held: &Held, served: &watch::Sender<Option<u32>>) -> Result<World
         service.migrate().await?;
     }
 
-    let receivers = receive(&tenant, &description.credentials, receivers)?;
+    let receivers = receive(&tenant, &description.credentials, wishes.receivers)?;
 
     step(&format!("starting {name}"));
     let mut process = service.serve(&tenant)?;
@@ -115,7 +115,8 @@ async fn raise(held: &Held, served: &watch::Sender<Option<u32>>) -> Result<World
         pids,
     }))?;
     step("ready");
-    eprintln!("\n{}\n", Advice { public, admin, credentials: description.credentials, caller }.text()?);
+    let advice = Advice { public, admin, requests: wishes.requests, credentials: description.credentials, caller };
+    eprintln!("\n{}\n", advice.text()?);
     Ok(World { service: process, receivers, stack })
 }
 

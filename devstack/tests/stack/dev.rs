@@ -14,6 +14,10 @@ use serde_json::Value;
 use crate::Outcome;
 use crate::life::{gone, kill};
 
+/// What the fake service can be asked for.
+const METADATA: &str = r#"{"devstack": {"get": "/v1/things?all=1",
+    "post": {"path": "/v1/thing", "body": "{\"is\": \"Bob's\"}"}}}"#;
+
 /// A target folder of its own, with the environment that is installed already.
 pub(crate) struct Workspace {
     pub(crate) target: PathBuf,
@@ -48,6 +52,7 @@ impl Workspace {
             .env("CARGO", here.join("fake_cargo.sh"))
             .env("CARGO_TARGET_DIR", &self.target)
             .env("FAKE_SERVICE", here.join("fake_service.py"))
+            .env("FAKE_METADATA", METADATA)
             .env("FAKE_PUBLIC", &self.public)
             .env("FAKE_ADMIN", &self.admin)
             .env("PGHOST", "elsewhere")
@@ -138,11 +143,12 @@ fn pids_and_ports(state: &Value) -> (Vec<u32>, Vec<u16>) {
 #[tokio::test]
 async fn cargo_dev_runs_rotates_and_leaves_nothing_however_it_ends() -> Outcome {
     drop(devstack::Python::install(&|_| ()).await?);
-    let workspace = Workspace::new("dev")?;
+    let mut workspace = Workspace::new("dev")?;
     a_second_one_is_refused_and_ctrl_c_stops_everything(&workspace)?;
     rotations_are_walked_and_watched(&workspace)?;
     a_version_taken_up_in_the_window_is_in_service_after_it(&workspace)?;
     a_load_is_steady_and_judged(&workspace)?;
+    a_project_says_what_is_asked_for(&mut workspace)?;
     a_crash_is_named_and_ends_the_rest(&workspace)?;
     the_second_signal_ends_everything_at_once(&workspace)?;
     being_killed_leaves_nothing(&workspace)
@@ -170,6 +176,10 @@ fn a_second_one_is_refused_and_ctrl_c_stops_everything(workspace: &Workspace) ->
     assert!(said.contains("profile None"), "there is no dev.toml: {said}");
     assert!(said.contains("cargo dev rotate database\n") && !said.contains("cargo dev rotate migrator"), "{said}");
     assert!(said.contains(&format!("http://{}/status", workspace.admin)), "{said}");
+    let (post, get) =
+        (format!("http://{}/v1/thing", workspace.public), format!("'http://{}/v1/things", workspace.public));
+    let post = format!("curl -i {post} -H 'content-type: application/json' -d '{{\"is\": \"Bob'\\''s\"}}'\n");
+    assert!(said.contains(&post) && said.contains(&format!("curl -s {get}?all=1'\n")), "as a shell takes it: {said}");
     assert!(gone(&pids, &ports), "{said}");
     assert!(workspace.state().is_none());
     Ok(())
@@ -267,6 +277,46 @@ fn a_load_is_steady_and_judged(workspace: &Workspace) -> Outcome {
 
     kill(service);
     dev.ends()?;
+    Ok(())
+}
+
+fn a_project_says_what_is_asked_for(workspace: &mut Workspace) -> Outcome {
+    let wants = |wanted: &str| vec![("FAKE_METADATA", format!("{{\"devstack\": {wanted}}}"))];
+    let load = ["load", "--rate", "50", "--for", "1s"];
+    workspace.variables = wants(r#"{"receivers": {}}"#);
+    let dev = workspace.up()?;
+    let (code, said) = workspace.run(&load)?;
+    let expected = "[package.metadata.devstack] in Cargo.toml wants `get = \"/v1/hello\"`";
+    assert!(code == Some(1) && said.contains(expected), "{said}");
+    workspace.variables = Vec::new();
+    let (code, said) = workspace.run(&load)?;
+    assert!(code == Some(0) && said.contains("/v1/things?all=1\none of 10 is POST "), "{said}");
+    workspace.variables = wants(r#"{"get": "/v1/things?all=1"}"#);
+    let (code, said) = workspace.run(&load)?;
+    assert!(code == Some(0) && !said.contains("POST"), "{said}");
+    devstack::send(dev.child.id(), Signal::TERM)?;
+    let (_, said) = dev.ends()?;
+    assert_eq!(said.matches("written to\n").count(), 5, "of the second load's: {said}");
+    let requests = said.lines().filter(|line| line.contains("curl") && !line.contains("/status"));
+    assert_eq!(requests.count(), 0, "nothing to try without `get` and `post`: {said}");
+
+    for (wrong, expected) in [
+        (r#"{"get": 1}"#, "wants `get = \"/v1/hello\"`"),
+        (r#"{"get": "v1/hello"}"#, "wants `get = \"/v1/hello\"`"),
+        (r#"{"get": "/v1/a b"}"#, "wants `get = \"/v1/hello\"`"),
+        (r#"{"post": "/v1/hello"}"#, "wants `post = { path = \"/v1/hello\", body = '"),
+        (r#"{"post": {"path": "/v1/hello"}}"#, "wants `post = {"),
+        (r#"{"post": {"path": "/v1/hello", "body": "hello"}}"#, "wants `post = {"),
+        (r#"{"post": {"path": "/v1/hello", "body": "{}", "get": 1}}"#, "wants `post = {"),
+        (r#"{"receivers": {"webhook": 8081}}"#, "wants lines like `webhook = \"127.0.0.1:8081\"` under"),
+        (r#"{"gett": "/"}"#, "nothing but `get`, `post` and `receivers`, and not `gett`"),
+        ("1", "wants a section"),
+    ] {
+        workspace.variables = wants(wrong);
+        let (code, said) = workspace.run(&[])?;
+        assert!(code == Some(1) && said.contains(expected), "{wrong}: {said}");
+    }
+    workspace.variables = Vec::new();
     Ok(())
 }
 

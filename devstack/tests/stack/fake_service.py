@@ -82,8 +82,10 @@ def serve_with(identity, authority):
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
+    def read(self):
+        return self.rfile.read(int(self.headers.get("content-length", 0)))
+
     def answer(self, status, body=b""):
-        self.rfile.read(int(self.headers.get("content-length", 0)))
         self.send_response(status)
         self.send_header("content-length", str(len(body)))
         self.end_headers()
@@ -108,12 +110,18 @@ class Admin(Handler):
 
 
 class Public(Handler):
-    def do_GET(self, status=200):
-        time.sleep(max(0, stalled_until - time.monotonic()))
-        self.answer(503 if failing else status)
+    def do_GET(self):
+        self.answer_in_time(200 if self.path == "/v1/things?all=1" else 404)
 
     def do_POST(self):
-        self.do_GET(201)
+        what = self.path, self.headers["content-type"], json.loads(self.read())
+        known = what == ("/v1/thing", "application/json", {"is": "Bob's"})
+        print("written to", flush=True)
+        self.answer_in_time(201 if known else 404)
+
+    def answer_in_time(self, status):
+        time.sleep(max(0, stalled_until - time.monotonic()))
+        self.answer(503 if failing else status)
 
 
 def listen(server, address, handler):

@@ -128,7 +128,7 @@ impl Page<'_> {
     /// The service's own.
     fn counters(&mut self, status: &Status) -> fmt::Result {
         for (name, Family { help, series }) in status.counters.families() {
-            let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+            let mut family = self.0.encode_descriptor(&name, help, None, MetricType::Counter)?;
             for (labels, counter) in series {
                 family.encode_family(&labels)?.encode_counter(&counter.get(), NO_EXEMPLAR)?;
             }
