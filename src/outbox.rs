@@ -5,6 +5,8 @@
 //!                                  ▲                              └─► failed: due again later, or set aside
 //!                                  └── a claim whose process died runs out ──┘
 //! ```
+//!
+#![doc = include_str!("outbox.md")]
 
 use crate::{Notes, Settings};
 use axum::{

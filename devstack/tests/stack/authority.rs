@@ -45,12 +45,12 @@ fn why(judged: Result<(), rustls::Error>) -> CertificateError {
 #[test]
 fn a_server_is_let_in_under_its_names_by_whoever_trusts_the_root() {
     let authority = Authority::new("test");
-    let issued = authority.issue(&["notes.example", "192.0.2.7"], Validity::days(1));
+    let issued = authority.issue(&["service.example", "192.0.2.7"], Validity::days(1));
     let certificates = chain(&issued.certificate);
     assert_eq!(certificates.len(), 2, "the leaf and the intermediate");
     assert_eq!(issued.certificates().concat(), issued.certificate);
     assert_eq!(issued.certificates().len(), 2);
-    for name in ["notes.example", "192.0.2.7"] {
+    for name in ["service.example", "192.0.2.7"] {
         assert_eq!(judge(&authority, &certificates, name), Ok(()), "{name}");
     }
     let local = chain(&authority.local(Validity::days(90)).certificate);
@@ -59,9 +59,9 @@ fn a_server_is_let_in_under_its_names_by_whoever_trusts_the_root() {
     }
     let foreign = why(judge(&authority, &certificates, "localhost"));
     assert!(matches!(foreign, CertificateError::NotValidForNameContext { .. }), "{foreign:?}");
-    assert_eq!(why(judge(&authority, &certificates[..1], "notes.example")), CertificateError::UnknownIssuer);
+    assert_eq!(why(judge(&authority, &certificates[..1], "service.example")), CertificateError::UnknownIssuer);
     let namesake = Authority::new("test");
-    judge(&namesake, &certificates, "notes.example").expect_err("it is another authority, of the same name");
+    judge(&namesake, &certificates, "service.example").expect_err("it is another authority, of the same name");
 }
 
 #[test]

@@ -34,7 +34,7 @@ fn expand(input: &DeriveInput) -> Result<proc_macro2::TokenStream, Error> {
             }
 
             fn take(ring: &mut ::vestibule::secrets::Ring<'_>) -> ::std::option::Option<Self> {
-                // All are taken before any is missed: the ring notes every fault.
+                // All are taken before any is missed: the ring keeps every fault.
                 #(let #idents = #taken;)*
                 ::std::option::Option::Some(Self { #(#idents: #idents?),* })
             }

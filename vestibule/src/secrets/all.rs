@@ -17,7 +17,7 @@ impl<S: SecretSet> SecretSet for All<S> {
     }
 
     fn take(ring: &mut Ring<'_>) -> Option<Self> {
-        // All are taken before any is missed: the ring notes every fault.
+        // All are taken before any is missed: the ring keeps every fault.
         let (service, client_ca) = (S::take(ring), Slot::take(CLIENT_CA, ring));
         let hosts = ring.hosts();
         let server_tls = match ring.asked_for(SERVER_TLS) {

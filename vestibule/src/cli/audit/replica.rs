@@ -124,7 +124,7 @@ mod tests {
                 "instance": Uuid::nil(),
                 "credentials": [{
                     "name": "database",
-                    "id": "notes/database",
+                    "id": "svc/database",
                     "version": version,
                     "stage": "current",
                     "loaded": "2026-01-02T03:04:05.678Z",
@@ -148,7 +148,7 @@ mod tests {
         for text in ["https://10.0.0.7:9090", "HTTPS://10.0.0.7:9090/"] {
             assert_eq!(Address::parse(text).map(|address| address.to_string()), Ok("https://10.0.0.7:9090".into()));
         }
-        for text in ["notes-0.notes:9090", "[::1]:9090"] {
+        for text in ["svc-0.svc:9090", "[::1]:9090"] {
             assert_eq!(Address::parse(text).map(|address| address.to_string()), Ok(format!("http://{text}")));
         }
         for text in [
