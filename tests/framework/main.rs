@@ -10,6 +10,7 @@ mod client;
 mod client_ca;
 mod commands;
 mod config;
+mod documents;
 mod endurance;
 #[path = "../service/hook.rs"]
 mod hook;

@@ -34,34 +34,6 @@ async fn a_rotated_password_is_taken_up() {
 }
 
 #[tokio::test]
-async fn no_request_fails_beside_rotations() {
-    let tenant = migrated("beside").await;
-    let mut running = Running::start(service(&tenant), &tenant).await;
-    let note = running.create("a note").await;
-    let url = format!("http://{}{note}", running.at.public);
-    let (stop, mut stopped) = tokio::sync::watch::channel(false);
-    let client = devstack::reqwest::Client::builder().no_proxy().build().unwrap();
-    let load = tokio::spawn(async move {
-        let mut served = 0;
-        while !*stopped.borrow_and_update() {
-            assert_eq!(client.get(&url).send().await.unwrap().status(), StatusCode::OK);
-            served += 1;
-            // As a shell's loop around curl has it.
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        served
-    });
-    for generation in 2..=4 {
-        let version = tenant.rotate("database").await.unwrap();
-        assert_eq!(running.reload().await["exit_code"], 0, "by this trip, or by one that a refused login set off");
-        assert_eq!(running.credential("database").await["version"], version);
-        assert_eq!(running.status().await["generation"], generation);
-    }
-    stop.send(true).unwrap();
-    assert!(load.await.unwrap() > 10);
-}
-
-#[tokio::test]
 async fn two_generations_share_the_connections_that_are_allowed() {
     let tenant = migrated("allowed").await;
     let mut running = Running::start(service(&tenant).env("APP_DATABASE__MAX_CONNECTIONS", "3"), &tenant).await;

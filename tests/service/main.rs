@@ -12,3 +12,6 @@ mod webhook;
 use devstack::Binary;
 
 static SERVICE: Binary = Binary::at(env!(concat!("CARGO_BIN_EXE_", env!("CARGO_PKG_NAME"))));
+
+/// One that reads from the database.
+const ROUTE: &str = "/v1/notes";

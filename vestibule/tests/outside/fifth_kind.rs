@@ -198,12 +198,3 @@ async fn a_refused_version_yields_to_the_pending_one() {
     assert_eq!(mailer.live().service().version, pending);
     server.told(&["app never set is gone", "app sentinel one is gone"]).await;
 }
-
-/// ARCHITECTURE.md shows the file of this kind as it is.
-#[test]
-fn what_the_architecture_shows_is_what_is_tested() {
-    let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../ARCHITECTURE.md");
-    let Ok(document) = std::fs::read_to_string(document) else { return };
-    let shown = document.split("```rust\n").nth(1).and_then(|rest| rest.split("```").next());
-    assert_eq!(shown, Some(include_str!("relay.rs")));
-}

@@ -1,0 +1,21 @@
+//! The greeting: copy this route, then replace it.
+
+use crate::Hello;
+use axum::{Json, extract::State};
+use serde::Serialize;
+use std::sync::Arc;
+use vestibule::Problem;
+
+#[derive(Serialize)]
+pub(crate) struct Greeting {
+    greeting: String,
+}
+
+pub(crate) async fn greet(State(hello): State<Arc<Hello>>) -> Result<Json<Greeting>, Problem> {
+    let greeting = sqlx::query_scalar("SELECT greeting FROM greetings WHERE language = $1")
+        .bind(&hello.language)
+        .fetch_optional(&hello.database)
+        .await?
+        .ok_or_else(|| Problem::not_found("there is no greeting in the language of this service"))?;
+    Ok(Json(Greeting { greeting }))
+}

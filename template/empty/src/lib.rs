@@ -1,0 +1,58 @@
+//! Says hello: an empty service, to build yours on.
+//!
+//! ```text
+//! secrets.rs ─► Hello::build ─► routes ─► hello.rs
+//! ```
+//!
+//! - To add a credential, add a field to [`Secrets`]; its id is `<prefix>/<field>` unless `[secrets.ids]` says otherwise.
+//! - To add a setting, add a field to [`Settings`]: it is a key of `[service]` in `config/`.
+//! - To add a route, add it to [`Hello::routes`](vestibule::Service::routes).
+//! - To work beside requests, add [`Hello::background`](vestibule::Service::background).
+//! - To change the schema, add a file to `migrations/`.
+
+mod hello;
+mod secrets;
+
+pub use secrets::Secrets;
+
+use axum::{Router, routing::get};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use vestibule::{App, Build, BuildError, Database, Service};
+
+/// What a request works with: everything that is built from credentials or settings.
+pub struct Hello {
+    database: Database,
+    language: String,
+}
+
+/// The `[service]` section of the configuration.
+#[derive(Serialize, Deserialize)]
+#[serde(default)]
+pub struct Settings {
+    /// The language of greetings, as in `greetings.language`.
+    pub language: String,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self { language: "en".into() }
+    }
+}
+
+impl Service for Hello {
+    const APP: App = vestibule::app!();
+    type Settings = Settings;
+    type Secrets = Secrets;
+
+    async fn build(cx: &Build<'_, Self>) -> Result<Self, BuildError> {
+        Ok(Self {
+            database: cx.database(&cx.secrets.database).await?,
+            language: cx.settings.language.clone(),
+        })
+    }
+
+    fn routes() -> Router<Arc<Self>> {
+        Router::new().route("/v1/hello", get(hello::greet))
+    }
+}

@@ -1,0 +1,5 @@
+//! The binary of the service.
+
+fn main() -> std::process::ExitCode {
+    vestibule::main::<service::Hello>()
+}
