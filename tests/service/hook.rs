@@ -45,7 +45,8 @@ pub(crate) async fn until_rows(tenant: &Tenant, so: &str, count: i64) {
 }
 
 pub(crate) async fn counted(running: &Running<'_>, outcome: &str) -> f64 {
-    running.metric(&format!("notes_webhook_deliveries_total{{outcome=\"{outcome}\"}}")).await
+    let service = env!("CARGO_PKG_NAME").replace('-', "_");
+    running.metric(&format!("{service}_webhook_deliveries_total{{outcome=\"{outcome}\"}}")).await
 }
 
 /// Type and note of each delivery.

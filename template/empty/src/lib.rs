@@ -46,10 +46,7 @@ impl Service for Hello {
     type Secrets = Secrets;
 
     async fn build(cx: &Build<'_, Self>) -> Result<Self, BuildError> {
-        Ok(Self {
-            database: cx.database(&cx.secrets.database).await?,
-            language: cx.settings.language.clone(),
-        })
+        Ok(Self { database: cx.database(&cx.secrets.database).await?, language: cx.settings.language.clone() })
     }
 
     fn routes() -> Router<Arc<Self>> {
