@@ -5,13 +5,11 @@ use tokio::sync::OnceCell;
 
 use crate::{Launch, Process, Running, Stack, Tenant};
 
-/// The binary of the service under test. A test has one for all of its threads:
+/// The binary of the service under test. All tests of a crate share one:
 ///
-/// ```
-/// # use devstack::Binary;
-/// # const PATH: &str = "target/debug/service";
-/// // env!(concat!("CARGO_BIN_EXE_", env!("CARGO_PKG_NAME"))), which the package's name changes with
-/// static SERVICE: Binary = Binary::at(PATH);
+/// ```ignore
+/// // Found by the package's own name, whatever that is.
+/// static SERVICE: Binary = Binary::at(env!(concat!("CARGO_BIN_EXE_", env!("CARGO_PKG_NAME"))));
 /// ```
 pub struct Binary {
     path: &'static str,

@@ -70,7 +70,7 @@ impl Stack {
 }
 
 impl Tenant {
-    /// The three secrets that every service of this framework has.
+    /// The two logins that every service of this framework has, and signing keys.
     pub(crate) async fn furnish(&self) -> Result<(), Error> {
         for (credential, kind) in [("database", "login"), ("migrator", "login"), ("signing", "signing_keys")] {
             self.plant(credential, kind).await?;
