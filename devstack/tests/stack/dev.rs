@@ -294,12 +294,6 @@ fn a_project_says_what_is_asked_for(workspace: &mut Workspace) -> Outcome {
     workspace.variables = wants(r#"{"get": "/v1/things?all=1"}"#);
     let (code, said) = workspace.run(&load)?;
     assert!(code == Some(0) && !said.contains("POST"), "{said}");
-    devstack::send(dev.child.id(), Signal::TERM)?;
-    let (_, said) = dev.ends()?;
-    assert_eq!(said.matches("written to\n").count(), 5, "of the second load's: {said}");
-    let requests = said.lines().filter(|line| line.contains("curl") && !line.contains("/status"));
-    assert_eq!(requests.count(), 0, "nothing to try without `get` and `post`: {said}");
-
     for (wrong, expected) in [
         (r#"{"get": 1}"#, "wants `get = \"/v1/hello\"`"),
         (r#"{"get": "v1/hello"}"#, "wants `get = \"/v1/hello\"`"),
@@ -313,10 +307,16 @@ fn a_project_says_what_is_asked_for(workspace: &mut Workspace) -> Outcome {
         ("1", "wants a section"),
     ] {
         workspace.variables = wants(wrong);
-        let (code, said) = workspace.run(&[])?;
+        let (code, said) = workspace.run(&load)?;
         assert!(code == Some(1) && said.contains(expected), "{wrong}: {said}");
     }
     workspace.variables = Vec::new();
+
+    devstack::send(dev.child.id(), Signal::TERM)?;
+    let (_, said) = dev.ends()?;
+    assert_eq!(said.matches("written to\n").count(), 5, "of the second load's: {said}");
+    let requests = said.lines().filter(|line| line.contains("curl") && !line.contains("/status"));
+    assert_eq!(requests.count(), 0, "nothing to try without `get` and `post`: {said}");
     Ok(())
 }
 
