@@ -14,9 +14,12 @@ pub(super) fn fits(prefix: &str) -> bool {
     SecretId::parse(&id(prefix, "x")).is_some()
 }
 
-/// The id of this name.
+/// The id of this name. Without a prefix, as in a configuration that was not loaded, it is the name.
 pub(super) fn id(prefix: &str, name: &str) -> String {
-    format!("{prefix}/{name}")
+    match prefix {
+        "" => name.into(),
+        prefix => format!("{prefix}/{name}"),
+    }
 }
 
 /// Puts the prefix where ids ask for it; the `service`'s name where there is none, or none that can be used: that is one
