@@ -1,5 +1,3 @@
-use std::path::Path;
-
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
@@ -76,8 +74,8 @@ impl Binary {
     pub async fn credentials(&self) -> &[Asked] {
         let ask = async || {
             let config = self.bare().await.args(["config", "--json"]).run();
-            let config: Value = serde_json::from_str(&config.stdout)
-                .unwrap_or_else(|_| panic!("{} config: {}", Path::new(self.path).display(), config.stderr));
+            assert_eq!(config.code, Some(0), "{}", config.stderr);
+            let config: Value = serde_json::from_str(&config.stdout).expect("JSON");
             let text = |value: &Value| value.as_str().expect("text").to_owned();
             let credentials = config["credentials"].as_array().expect("a list");
             credentials.iter().map(|one| Asked { name: text(&one["name"]), kind: text(&one["kind"]) }).collect()
