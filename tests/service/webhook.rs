@@ -219,7 +219,7 @@ async fn a_poison_message_is_set_aside_and_the_others_pass() {
     };
     assert_eq!((errors.len(), errors[0]["fields"]["event.id"].as_str()), (1, Some(event.as_str())));
 
-    // As OPERATIONS.md says.
+    // As outbox.md says.
     receiver.clear();
     let mut owner = tenant.log_in("migrator", "AWSCURRENT").await.unwrap();
     let again = "UPDATE outbox SET set_aside_at = NULL, attempts = 0, blamed = 0, due_at = now() \
