@@ -1,5 +1,6 @@
 mod admin;
 mod advice;
+mod alone;
 mod caller;
 mod deliveries;
 mod exec;
@@ -11,6 +12,7 @@ mod state;
 mod up;
 mod wishes;
 
+pub(crate) use alone::Alone;
 pub(crate) use exec::Exec;
 pub(crate) use load::Load;
 pub(crate) use rotate::Rotate;

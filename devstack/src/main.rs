@@ -22,6 +22,8 @@ enum Command {
     Exec(dev::Exec),
     /// Sends requests to the running service at a steady rate, and says each second how they fare.
     Load(dev::Load),
+    /// Runs the stack without the service, for one that runs elsewhere: in the container beside it (`compose.yaml`).
+    Stack(dev::Alone),
 }
 
 #[tokio::main]
@@ -30,6 +32,7 @@ async fn main() -> ExitCode {
         None => dev::up().await.map(|()| ExitCode::SUCCESS),
         Some(Command::Rotate(rotate)) => rotate.run().await.map(|()| ExitCode::SUCCESS),
         Some(Command::Load(load)) => load.run().await.map(|()| ExitCode::SUCCESS),
+        Some(Command::Stack(alone)) => alone.run().await.map(|()| ExitCode::SUCCESS),
         Some(Command::Exec(exec)) => exec.run().await,
     };
     outcome.unwrap_or_else(|failure| {

@@ -32,11 +32,16 @@ struct Parts {
 impl Stack {
     /// Starts both, installing them first where that was not done yet.
     pub async fn start(progress: &(dyn Fn(&str) + Sync)) -> Result<Self, Error> {
+        Self::start_at(free_port(), free_port(), progress).await
+    }
+
+    /// The same, where PostgreSQL and the secrets manager listen on these ports of 127.0.0.1.
+    pub async fn start_at(postgres: u16, manager: u16, progress: &(dyn Fn(&str) + Sync)) -> Result<Self, Error> {
         let python = Python::install(progress).await?;
         let run = Run::start().await?;
         progress("starting PostgreSQL 18 and the secrets manager");
-        let (manager, mut manager_process) = Manager::spawn(&python, &run.dir, free_port())?;
-        let (postgres, mut postgres_process) = match Postgres::spawn(&python, &run, free_port()).await {
+        let (manager, mut manager_process) = Manager::spawn(&python, &run.dir, manager)?;
+        let (postgres, mut postgres_process) = match Postgres::spawn(&python, &run, postgres).await {
             Ok(spawned) => spawned,
             Err(error) => return Err(kept(run, error)),
         };

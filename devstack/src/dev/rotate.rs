@@ -62,6 +62,9 @@ impl Rotate {
         };
         if before.version(name).is_none() {
             println!("the service does not hold `{name}`: there is nothing to reload");
+        } else if running.pids.service.is_none() {
+            // What has that number here is another process.
+            println!("not telling the service, which runs elsewhere: its command `reload --wait` there does");
         } else if self.no_signal {
             println!("not telling the service: `kill -HUP {pid}` would; {} shows what it holds", admin.url);
         } else {

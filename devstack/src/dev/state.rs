@@ -38,7 +38,8 @@ pub(crate) struct Running {
 
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct Pids {
-    pub(crate) service: u32,
+    /// None where it runs elsewhere.
+    pub(crate) service: Option<u32>,
     pub(crate) postgres: u32,
     pub(crate) manager: u32,
 }

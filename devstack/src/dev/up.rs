@@ -8,7 +8,7 @@ use super::Failure;
 use super::advice::Advice;
 use super::caller::Caller;
 use super::deliveries::receive;
-use super::project::{self, Credential, Project};
+use super::project::{self, Credential, Description, Project};
 use super::service::{self, Service, explain};
 use super::state::{self, Held, Pids, Running};
 
@@ -82,18 +82,8 @@ async fn raise(held: &Held, served: &watch::Sender<Option<u32>>) -> Result<World
     let (public, admin) = (description.settings.server.url()?, description.settings.admin.url()?);
     let caller = Caller::of(&description.credentials)?;
 
-    step("creating the database, its roles and the credentials");
-    let ids = description.credentials.iter().map(|credential| (credential.name.clone(), credential.id.clone()));
-    let tenant = stack.empty_tenant(&description.settings.database.name, ids).await?;
     let settings = service.settings();
-    service.settle(&tenant);
-    for credential in &description.credentials {
-        plant(&tenant, credential).await?;
-    }
-    if description.credentials.iter().any(|credential| credential.name == "migrator") {
-        step("migrating");
-        service.migrate().await?;
-    }
+    let tenant = furnish(&stack, &mut service, &description, &step).await?;
 
     let receivers = receive(&tenant, &description.credentials, wishes.receivers)?;
 
@@ -101,7 +91,7 @@ async fn raise(held: &Held, served: &watch::Sender<Option<u32>>) -> Result<World
     let mut process = service.serve(&tenant)?;
     served.send_replace(Some(process.pid()));
     let [postgres, manager] = stack.pids();
-    let pids = Pids { service: process.pid(), postgres, manager };
+    let pids = Pids { service: Some(process.pid()), postgres, manager };
     wait_until_ready(&mut process, &admin, &caller).await?;
     held.publish(Some(Running {
         public: public.clone(),
@@ -118,6 +108,27 @@ async fn raise(held: &Held, served: &watch::Sender<Option<u32>>) -> Result<World
     let advice = Advice { public, admin, requests: wishes.requests, credentials: description.credentials, caller };
     eprintln!("\n{}\n", advice.text()?);
     Ok(World { service: process, receivers, stack })
+}
+
+/// Makes the database and every credential, leads the service to them, and migrates.
+pub(super) async fn furnish(
+    stack: &Stack,
+    service: &mut Service,
+    description: &Description,
+    step: &impl Fn(&str),
+) -> Result<Tenant, Failure> {
+    step("creating the database, its roles and the credentials");
+    let ids = description.credentials.iter().map(|credential| (credential.name.clone(), credential.id.clone()));
+    let tenant = stack.empty_tenant(&description.settings.database.name, ids).await?;
+    service.settle(&tenant);
+    for credential in &description.credentials {
+        plant(&tenant, credential).await?;
+    }
+    if description.credentials.iter().any(|credential| credential.name == "migrator") {
+        step("migrating");
+        service.migrate().await?;
+    }
+    Ok(tenant)
 }
 
 /// Makes a random credential of the kind that is asked for.
@@ -183,6 +194,6 @@ async fn hurry(mut signals: watch::Receiver<u32>, service: watch::Receiver<Optio
     std::process::exit(130);
 }
 
-fn say(text: &str) {
+pub(super) fn say(text: &str) {
     eprintln!("cargo dev: {text}");
 }

@@ -1,5 +1,6 @@
 //! The local stack is what it says: it refuses wrong passwords, keeps tenants apart, and leaves nothing behind.
 
+mod alone;
 mod authority;
 mod deliveries;
 mod dev;

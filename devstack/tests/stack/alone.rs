@@ -1,0 +1,45 @@
+//! `cargo dev stack`: what stands beside a service in a container.
+
+use devstack::{Signal, free_port};
+
+use crate::Outcome;
+use crate::dev::Workspace;
+use crate::life::gone;
+
+#[tokio::test]
+async fn without_cargo_a_stack_alone_is_where_it_was_wanted_and_leaves_a_service_elsewhere_in_peace() -> Outcome {
+    drop(devstack::Python::install(&|_| ()).await?);
+    let workspace = Workspace::new("alone")?;
+    let stack = |arguments: &[&str]| {
+        let mut command = workspace.dev(&[&["stack"], arguments].concat());
+        command.env("CARGO", "/no/cargo");
+        command
+    };
+    let installed = stack(&["--install"]).status()?;
+    assert!(installed.success());
+
+    let service = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stack/fake_service.py");
+    let ports = [free_port(), free_port()];
+    let dev =
+        Workspace::up_as(stack(&[service, "--postgres", &ports[0].to_string(), "--manager", &ports[1].to_string()]))?;
+    let running = workspace.state().ok_or("it is ready")?["running"].take();
+    assert_eq!(running["database"]["port"], ports[0]);
+    assert_eq!(running["manager"], format!("http://127.0.0.1:{}", ports[1]));
+
+    let mut elsewhere = workspace.dev(&["exec", "serve"]).spawn()?;
+    while std::net::TcpStream::connect(running["admin"].as_str().ok_or("a URL")?.trim_start_matches("http://")).is_err()
+    {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let (code, said) = workspace.run(&["rotate", "database"])?;
+    assert!(code == Some(0) && said.contains("4 finish") && said.contains("which runs elsewhere"), "{said}");
+    assert!(!said.contains("SIGHUP"), "{said}");
+    elsewhere.kill()?;
+    elsewhere.wait()?;
+
+    devstack::send(dev.child.id(), Signal::TERM)?;
+    let (status, said) = dev.ends()?;
+    assert_eq!(status.code(), Some(0), "{said}");
+    assert!(said.contains("migrated fake") && gone(&[], &ports), "{said}");
+    Ok(())
+}
