@@ -4,9 +4,11 @@
 #   docker build --tag service .
 #   docker run --rm service check       any command of the service; without one, it serves
 
-FROM docker.io/library/rust:1.95-bookworm AS build
 # One of Cargo's: `dev` compiles faster.
 ARG PROFILE=release
+
+FROM docker.io/library/rust:1.95-bookworm AS build
+ARG PROFILE
 WORKDIR /build
 
 # The dependencies are a layer of their own, made anew when a manifest changes and at no other time. Manifests want
@@ -31,6 +33,25 @@ RUN find src vestibule -name '*.rs' -exec touch {} + \
     && cd /made/bin && { test -e service || ln --symbolic * service; }
 COPY config /made/config
 RUN chmod --recursive a+rX /made
+
+# The local stack, for compose.yaml alone: nothing of these two stages is in the service's image.
+FROM build AS tools
+ARG PROFILE
+COPY devstack devstack
+RUN find devstack -name '*.rs' -exec touch {} + \
+    && cargo install --locked --profile "$PROFILE" --path devstack --root /tools
+
+FROM docker.io/library/python:3.13-slim-bookworm AS stack
+# Where the stack looks for config/, because it was compiled there; and where it keeps what it installs.
+WORKDIR /build
+ENV CARGO_TARGET_DIR=/home/stack
+RUN useradd --create-home --uid 65532 stack
+USER 65532:65532
+COPY --from=tools /tools/bin /made/bin /usr/local/bin/
+COPY --from=tools /made/config config
+RUN devstack stack --install
+HEALTHCHECK --interval=2s --start-period=60s CMD ["devstack", "exec", "check"]
+ENTRYPOINT ["devstack", "stack", "/usr/local/bin/service"]
 
 FROM gcr.io/distroless/cc-debian12:nonroot
 WORKDIR /srv
