@@ -4,7 +4,7 @@
 #   docker build --tag service .
 #   docker run --rm service check       any command of the service; without one, it serves
 
-# One of Cargo's: `dev` compiles faster.
+# One of Cargo's profiles: `dev` compiles faster.
 ARG PROFILE=release
 
 FROM docker.io/library/rust:1.95-bookworm AS build
