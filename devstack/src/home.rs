@@ -9,10 +9,14 @@ use rustix::process::getuid;
 
 use crate::Error;
 
-/// The root of the workspace that this crate was compiled in.
+/// The root of the workspace that Cargo runs us in; without Cargo, of the one that this crate was compiled in. They differ
+/// where two workspaces share a target folder.
 pub fn workspace() -> PathBuf {
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.parent().unwrap_or(here).to_path_buf()
+    let compiled = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let found =
+        package.iter().flat_map(|package| package.ancestors()).find(|root| root.join("devstack/Cargo.toml").exists());
+    found.or(compiled.parent()).unwrap_or(compiled).to_path_buf()
 }
 
 /// Where the stack keeps what outlives a run: `target/devstack`.

@@ -35,7 +35,7 @@ impl Python {
         if fs::read_to_string(&stamp).is_ok_and(|found| found == wanted()) {
             return Ok(Self { venv });
         }
-        progress("installing PostgreSQL 18 and moto under target/ (once; about 15 s)");
+        progress("installing PostgreSQL 18 and moto under target/ (once; about 15 s, longer beside a compiler)");
         if venv.exists() {
             fs::remove_dir_all(&venv).map_err(Error::io(format!("remove {}", venv.display())))?;
         }
