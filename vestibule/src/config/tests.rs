@@ -33,13 +33,13 @@ impl Folder {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let dir = std::env::temp_dir().join(format!("vestibule-config-{}-{number}", std::process::id()));
-        std::fs::create_dir_all(&dir).unwrap();
-        std::fs::write(dir.join("default.toml"), default).unwrap();
+        std::fs::create_dir_all(&dir).expect("a folder");
+        std::fs::write(dir.join("default.toml"), default).expect("a file");
         Self(dir)
     }
 
     fn with(self, file: &str, text: &str) -> Self {
-        std::fs::write(self.0.join(file), text).unwrap();
+        std::fs::write(self.0.join(file), text).expect("a file");
         self
     }
 
