@@ -33,7 +33,7 @@ async fn main() -> ExitCode {
         Some(Command::Rotate(rotate)) => rotate.run().await.map(|()| ExitCode::SUCCESS),
         Some(Command::Load(load)) => load.run().await.map(|()| ExitCode::SUCCESS),
         Some(Command::Stack(alone)) => alone.run().await.map(|()| ExitCode::SUCCESS),
-        Some(Command::Exec(exec)) => exec.run().await,
+        Some(Command::Exec(exec)) => exec.run().map(|never| match never {}),
     };
     outcome.unwrap_or_else(|failure| {
         eprintln!("cargo dev: {failure}");

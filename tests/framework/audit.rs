@@ -1,6 +1,6 @@
 //! `audit`: is the rotation complete?
 
-use crate::{Running, SERVICE, free_port, migrated, reload::async_body, scripted, service};
+use crate::{Running, SERVICE, SHORT, free_port, migrated, reload::async_body, scripted, service};
 use devstack::{
     Exited, Tenant,
     faults::{Fault, Rule},
@@ -162,7 +162,7 @@ async fn an_audit_without_the_manager_ends_as_a_start_would() {
     let [replica] = replicas(&tenant).await;
     let ask = || {
         let audit = service(&tenant).args(["audit", &replica.at.admin]).env("AWS_ENDPOINT_URL", manager.endpoint());
-        audit.env("APP_SECRETS__DEADLINE", "1s").run()
+        audit.env("APP_SECRETS__DEADLINE", SHORT).run()
     };
     for (fault, code, told) in [
         (Fault::Status(400, "AccessDeniedException"), 77, "secretsmanager:DescribeSecret"),

@@ -1,6 +1,6 @@
 //! The commands beside `serve`.
 
-use crate::{PATIENCE, Running, SERVICE, free_port, migrated, scripted, service, tenant};
+use crate::{PATIENCE, Running, SERVICE, SHORT, free_port, migrated, scripted, service, tenant};
 use devstack::{
     Signal,
     faults::{Fault, Rule},
@@ -117,7 +117,7 @@ async fn nothing_waits_for_a_lock_past_the_deadline() {
     let tenant = migrated("locked").await;
     let mut admin = tenant.admin().await.unwrap();
     sqlx::raw_sql("BEGIN; LOCK TABLE _sqlx_migrations").execute(&mut admin).await.unwrap();
-    let quick = |command: &str| service(&tenant).args([command]).env("APP_SECRETS__DEADLINE", "2s");
+    let quick = |command: &str| service(&tenant).args([command]).env("APP_SECRETS__DEADLINE", SHORT);
     let migrate = quick("migrate").run();
     assert_eq!(migrate.code, Some(69), "{}", migrate.stderr);
     assert!(migrate.stderr.contains("lock"), "{}", migrate.stderr);
@@ -161,7 +161,7 @@ async fn health_asks_the_admin_listener() {
     let tenant = migrated("health").await;
     let launch = service(&tenant)
         .env("APP_SECRETS__REFRESH_EVERY", "0s")
-        .env("APP_SECRETS__MAX_STALE", "3s")
+        .env("APP_SECRETS__MAX_STALE", "6s")
         .env("APP_SECRETS__WHEN_STALE", "unready");
     let running = Running::start(launch, &tenant).await;
     let ask = |arguments: &[&str], at: &str| service(&tenant).args(arguments).env("APP_ADMIN__LISTEN", at).run();
@@ -171,7 +171,7 @@ async fn health_asks_the_admin_listener() {
     }
     let everywhere = running.at.admin.replace("127.0.0.1", "0.0.0.0");
     assert_eq!(ask(&["health"], &everywhere).code, Some(0));
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
     assert_eq!(ask(&["health", "live"], &running.at.admin).code, Some(0));
     let unready = ask(&["health", "ready"], &running.at.admin);
     assert_eq!(unready.code, Some(69));

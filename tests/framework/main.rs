@@ -31,6 +31,9 @@ mod webhook;
 use client::Notes;
 use devstack::{Binary, Launch, PATIENCE, Running, Tenant, faults, free_port};
 
+/// A deadline that is soon over, and that a machine keeps that stands still for a moment.
+const SHORT: &str = "3s";
+
 static SERVICE: Binary = Binary::at(env!(concat!("CARGO_BIN_EXE_", env!("CARGO_PKG_NAME"))));
 
 /// The service, not yet started.

@@ -1,7 +1,7 @@
 //! A login that is refused: how often it is tried, what is put in its place, and what is not.
 
 use crate::{
-    Notes, PATIENCE, Running,
+    Notes, PATIENCE, Running, SHORT,
     config::Folder,
     migrated,
     rotation::{at_once, cut, events, refusals_told, replace, statuses, unpolled, window},
@@ -179,7 +179,7 @@ async fn a_refused_login_heals_beside_a_credential_that_cannot_be_had() {
 async fn a_malformed_credential_does_not_end_the_search_for_a_login() {
     let tenant = migrated("search").await;
     let manager = scripted(&tenant).await;
-    let launch = unpolled(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint()).env("APP_SECRETS__DEADLINE", "1s");
+    let launch = unpolled(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint()).env("APP_SECRETS__DEADLINE", SHORT);
     let running = Running::start(launch, &tenant).await;
     let note = running.create("a note").await;
     tenant.rotate("database").await.unwrap();

@@ -1,6 +1,6 @@
 //! Rotation: the same road again.
 
-use crate::{Notes, PATIENCE, Running, config::Folder, free_port, migrated, scripted, service};
+use crate::{Notes, PATIENCE, Running, SHORT, config::Folder, free_port, migrated, scripted, service};
 use aws_sdk_secretsmanager::primitives::Blob;
 use devstack::{
     Signal, Tenant,
@@ -112,7 +112,7 @@ async fn a_pending_version_without_a_use_holds_up_nothing() {
 async fn a_manager_that_is_away_costs_nothing() {
     let tenant = migrated("costs_nothing").await;
     let manager = scripted(&tenant).await;
-    let launch = service(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint()).env("APP_SECRETS__DEADLINE", "1s");
+    let launch = service(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint()).env("APP_SECRETS__DEADLINE", SHORT);
     let mut running = Running::start(launch, &tenant).await;
     let note = running.create("a note").await;
     tenant.rotate("database").await.unwrap();
@@ -265,12 +265,12 @@ async fn credentials_that_go_unverified_are_told_and_heal() {
         let launch = service(&tenant)
             .env("AWS_ENDPOINT_URL", manager.endpoint())
             .env("APP_SECRETS__REFRESH_EVERY", "0s")
-            .env("APP_SECRETS__MAX_STALE", "2s")
+            .env("APP_SECRETS__MAX_STALE", "4s")
             .env("APP_SECRETS__WHEN_STALE", when_stale);
         let mut running = Running::start(launch, &tenant).await;
         let (ready, body) = running.admin("/readyz").await;
         assert_eq!((ready, body["status"].as_str()), (StatusCode::OK, Some("ready")));
-        tokio::time::sleep(Duration::from_millis(2300)).await;
+        tokio::time::sleep(Duration::from_millis(4300)).await;
         let (stale, body) = running.admin("/readyz").await;
         assert_eq!((stale, body["status"].as_str()), (code, Some(word)));
         assert!(body["reasons"].to_string().contains("max_stale"), "{body}");
@@ -314,7 +314,7 @@ async fn a_reload_takes_up_filter_timeouts_and_the_database() {
     let write = |database: &str| {
         folder.write(&format!(
             "[telemetry]\nfilter = \"info,sqlx=debug\"\n[server]\nlisten = \"127.0.0.1:0\"\nrequest_timeout = \"300ms\"\n\
-             [secrets]\ndeadline = \"1s\"\n[database]\n{database}"
+             [secrets]\ndeadline = \"3s\"\n[database]\n{database}"
         ));
     };
     let port = tenant.database().port;

@@ -1,6 +1,8 @@
 //! What is tried again without being asked, and what ends that.
 
-use crate::{Notes, PATIENCE, Running, config::Folder, migrated, reload::async_body, rotation::unpolled, scripted};
+use crate::{
+    Notes, PATIENCE, Running, SHORT, config::Folder, migrated, reload::async_body, rotation::unpolled, scripted,
+};
 use devstack::{
     Signal,
     faults::{Fault, Rule},
@@ -42,7 +44,7 @@ async fn a_manager_that_comes_back_is_asked_again_by_itself() {
     let manager = scripted(&tenant).await;
     let launch = unpolled(&tenant)
         .env("AWS_ENDPOINT_URL", manager.endpoint())
-        .env("APP_SECRETS__DEADLINE", "1s")
+        .env("APP_SECRETS__DEADLINE", SHORT)
         .env("APP_SECRETS__MAX_STALE", "2s");
     let mut running = Running::start(launch, &tenant).await;
     let note = running.create("a note").await;
@@ -64,7 +66,7 @@ async fn a_broken_file_does_not_end_what_heals_by_itself() {
     let tenant = migrated("broken_file").await;
     let manager = scripted(&tenant).await;
     let folder = Folder::new();
-    folder.write("[secrets]\nrefresh_every = \"0s\"\ndeadline = \"1s\"\n");
+    folder.write("[secrets]\nrefresh_every = \"0s\"\ndeadline = \"3s\"\n");
     let launch = folder.launch(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint());
     let mut running = Running::start(launch, &tenant).await;
     tenant.rotate("database").await.unwrap();
@@ -81,14 +83,14 @@ async fn a_configuration_that_came_with_a_signal_is_tried_until_the_manager_answ
     let tenant = migrated("wish").await;
     let manager = scripted(&tenant).await;
     let folder = Folder::new();
-    folder.write("[secrets]\nrefresh_every = \"1s\"\ndeadline = \"1s\"\n");
+    folder.write("[secrets]\nrefresh_every = \"1s\"\ndeadline = \"3s\"\n");
     let launch = folder.launch(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint());
     let mut running = Running::start(launch, &tenant).await;
     tenant.put("another", &devstack::random_key()).await.unwrap();
     let another = tenant.id("another");
     manager.script([Rule::on(another.clone(), Fault::Status(500, "InternalServiceError"))]);
     folder.write(&format!(
-        "[secrets]\nrefresh_every = \"1s\"\ndeadline = \"1s\"\n[secrets.ids]\nsigning = \"{another}\"\n"
+        "[secrets]\nrefresh_every = \"1s\"\ndeadline = \"3s\"\n[secrets.ids]\nsigning = \"{another}\"\n"
     ));
     assert_eq!(running.reload().await["exit_code"], 69);
     // Polls go on with the configuration in service, and do not make the other one forgotten.

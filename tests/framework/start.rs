@@ -1,6 +1,6 @@
 //! Keys before the door: how a start fails, and what stays shut until then.
 
-use crate::{Notes, PATIENCE, Running, free_port, migrated, scripted, service, tenant};
+use crate::{Notes, PATIENCE, Running, SHORT, free_port, migrated, scripted, service, tenant};
 use devstack::{
     Exited, Launch, Signal, Tenant,
     faults::{Fault, Rule},
@@ -43,7 +43,7 @@ fn assert_shut(port: u16) {
 }
 
 fn quick(tenant: &Tenant) -> Launch {
-    service(tenant).env("APP_SECRETS__DEADLINE", "2s")
+    service(tenant).env("APP_SECRETS__DEADLINE", SHORT)
 }
 
 #[tokio::test]
@@ -169,6 +169,15 @@ async fn a_database_that_is_away_ends_with_69() {
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = silent.local_addr().unwrap().port().to_string();
     fails(quick(&tenant).env("APP_DATABASE__PORT", &port), 75, &["did not answer"]).await;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port().to_string();
+    std::thread::spawn(move || {
+        let mut connections = listener.incoming();
+        connections.by_ref().take(2).for_each(drop);
+        connections.collect::<Vec<_>>()
+    });
+    let says = ["database at 127.0.0.1", &port];
+    fails(quick(&tenant).env("APP_DATABASE__PORT", &port), 69, &says).await;
 }
 
 #[tokio::test]

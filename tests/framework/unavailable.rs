@@ -9,7 +9,7 @@ use devstack::{
 #[tokio::test]
 async fn a_database_that_goes_away_is_503_and_heals() {
     let tenant = migrated("goes_away").await;
-    let running = Running::start(service(&tenant).env("APP_DATABASE__ACQUIRE_TIMEOUT", "1s"), &tenant).await;
+    let running = Running::start(service(&tenant).env("APP_DATABASE__ACQUIRE_TIMEOUT", "3s"), &tenant).await;
     let note = running.create("a note").await;
     let mut admin = tenant.admin().await.unwrap();
     let allow = async |admin: &mut sqlx::PgConnection, allowed: bool| {

@@ -1,5 +1,6 @@
+use std::convert::Infallible;
 use std::ffi::OsString;
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt;
 
 use devstack::workspace;
 
@@ -16,14 +17,12 @@ pub(crate) struct Exec {
 }
 
 impl Exec {
-    /// Ends as the command does.
-    pub(crate) async fn run(self) -> Result<ExitCode, Failure> {
+    /// Becomes that command, so that its exit code and signals to it are its own. Returns only if it cannot be.
+    pub(crate) fn run(self) -> Result<Infallible, Failure> {
         let state = state::find()?;
         let running = state.running()?;
         let service = Service::in_place_of(running, &workspace());
-        let ended = service.command(&self.arguments).status().await;
-        let status = ended.map_err(|error| Failure::new(format!("cannot start the command: {error}")))?;
-        let code = status.code().and_then(|code| u8::try_from(code).ok());
-        code.map(ExitCode::from).ok_or_else(|| Failure::new(format!("the command was ended: {status}")))
+        let error = service.command(&self.arguments).as_std_mut().exec();
+        Err(Failure::new(format!("cannot start the command: {error}")))
     }
 }

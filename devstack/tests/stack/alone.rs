@@ -27,8 +27,9 @@ async fn without_cargo_a_stack_alone_is_where_it_was_wanted_and_leaves_a_service
     assert_eq!(running["manager"], format!("http://127.0.0.1:{}", ports[1]));
 
     let mut elsewhere = workspace.dev(&["exec", "serve"]).spawn()?;
-    while std::net::TcpStream::connect(running["admin"].as_str().ok_or("a URL")?.trim_start_matches("http://")).is_err()
-    {
+    let admin = running["admin"].as_str().ok_or("a URL")?.trim_start_matches("http://");
+    let listens = || std::net::TcpStream::connect(admin).is_ok();
+    while !listens() {
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
     let (code, said) = workspace.run(&["rotate", "database"])?;
@@ -36,6 +37,7 @@ async fn without_cargo_a_stack_alone_is_where_it_was_wanted_and_leaves_a_service
     assert!(!said.contains("SIGHUP"), "{said}");
     elsewhere.kill()?;
     elsewhere.wait()?;
+    assert!(!listens(), "a signal to `exec` is one to the command");
 
     devstack::send(dev.child.id(), Signal::TERM)?;
     let (status, said) = dev.ends()?;

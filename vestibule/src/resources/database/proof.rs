@@ -122,6 +122,7 @@ pub(crate) async fn connect(
     room: &mut Option<OwnedSemaphorePermit>,
 ) -> Result<PgConnection, BuildError> {
     let mut backoff = Backoff::until(deadline);
+    let mut met = None;
     loop {
         let until = deadline.min(Instant::now() + ATTEMPT);
         let connecting = PgConnection::connect_with(options);
@@ -137,6 +138,8 @@ pub(crate) async fn connect(
                 }
                 fault(&error)
             }
+            // An attempt that the deadline cut short tells less than the one before it.
+            Err(_) if until == deadline => met.unwrap_or_else(unanswered),
             Err(_) => unanswered(),
         };
         if !backoff.wait().await {
@@ -144,6 +147,7 @@ pub(crate) async fn connect(
             let port = login.port.unwrap_or(config.port.get());
             return Err(BuildError::Fault(Fault { subject: format!("database at {host}:{port}"), ..fault }));
         }
+        met = Some(fault);
     }
 }
 

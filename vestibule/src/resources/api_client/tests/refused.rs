@@ -31,7 +31,7 @@ async fn a_401_adds_one_attempt_and_no_more() {
 #[tokio::test]
 async fn a_dead_key_costs_one_trip_and_its_401s_come_back_at_once() {
     let (other, url) = other().await;
-    let process = Process::start(at(&url)).await;
+    let process = Process::start(Settings { timeout_ms: Some(60_000), ..at(&url) }).await;
     let client = process.client();
     *other.refuses.lock().unwrap() = Some("key-one");
     let calls = (0..5).map(|_| client.send(request("GET", "/")));
@@ -40,7 +40,7 @@ async fn a_dead_key_costs_one_trip_and_its_401s_come_back_at_once() {
     }
     let start = Instant::now();
     assert_eq!(client.send(request("GET", "/")).await.unwrap().status(), StatusCode::UNAUTHORIZED);
-    assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     assert_eq!((process.trips(), other.calls()), (1, 6), "none was made again with the same key");
     // Another version of it may be refused too: that is news.
     process.manager.put("v2", "key-one");
@@ -55,7 +55,7 @@ async fn a_401_is_returned_in_time_when_no_trip_ends() {
     let manager = Arc::new(Manager::default());
     manager.put("v1", "key-one");
     let road = Road::<Caller>::new(manager);
-    let settings = Settings { timeout_ms: Some(600), ..at(&url) };
+    let settings = Settings { timeout_ms: Some(6000), ..at(&url) };
     let config = Arc::new(Config { service: settings, ..Config::default() });
     let first = road.first(config, Instant::now() + Duration::from_secs(5)).await.unwrap();
     let client = first.service.0.clone();
@@ -65,10 +65,10 @@ async fn a_401_is_returned_in_time_when_no_trip_ends() {
         assert_eq!(client.send(request("GET", "/")).await.unwrap().status(), StatusCode::UNAUTHORIZED);
         start.elapsed()
     };
-    assert!(timed().await < Duration::from_millis(250), "before it is in service nobody waits");
+    assert!(timed().await < Duration::from_millis(2500), "before it is in service nobody waits");
     first.resources.publish();
     let waited = timed().await;
-    assert!((Duration::from_millis(250)..Duration::from_millis(600)).contains(&waited), "{waited:?}");
+    assert!((Duration::from_millis(2500)..Duration::from_millis(6000)).contains(&waited), "{waited:?}");
     road.bell.silence();
-    assert!(timed().await < Duration::from_millis(250), "nobody waits for an actor that has gone");
+    assert!(timed().await < Duration::from_millis(2500), "nobody waits for an actor that has gone");
 }
