@@ -3,6 +3,7 @@ mod served;
 use std::time::{Duration, Instant};
 
 use devstack::{Authority, Identity, Manager, Planted, Rotation, Validity, random, random_key};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::Failure;
 use super::admin::Admin;
@@ -125,12 +126,13 @@ async fn rotate_login(
     rotation.set().await?;
     println!("2 set     PostgreSQL has the new password, and refuses the one that is still AWSCURRENT");
     if let Some(window) = window {
+        let mut interrupts = signal(SignalKind::interrupt()).expect("it may be handled");
         println!("          staying here for {} (Ctrl-C: no longer)", humantime::format_duration(window));
         println!("          open connections work on; whoever must log in now can only do so with AWSPENDING");
         tokio::select! {
             () = watch(admin, name, &version) => (),
             () = tokio::time::sleep(window) => (),
-            _ = tokio::signal::ctrl_c() => (),
+            _ = interrupts.recv() => (),
         }
     }
     rotation.test().await?;

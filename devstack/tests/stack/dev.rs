@@ -90,20 +90,32 @@ impl Workspace {
     }
 
     pub(crate) fn run(&self, arguments: &[&str]) -> Result<(Option<i32>, String), std::io::Error> {
-        self.run_beside(arguments, |_| ())
+        let output = self.dev(arguments).output()?;
+        Ok((output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()))
     }
 
-    /// Runs it while something happens to it.
-    pub(crate) fn run_beside(
+    /// Runs it, and does something once it has said this.
+    pub(crate) fn run_until(
         &self,
         arguments: &[&str],
-        beside: impl Fn(u32),
-    ) -> Result<(Option<i32>, String), std::io::Error> {
-        let child = self.dev(arguments).spawn()?;
-        beside(child.id());
+        says: &str,
+        then: impl FnOnce(u32) -> Result<(), devstack::Error>,
+    ) -> Result<(Option<i32>, String), Box<dyn std::error::Error>> {
+        let mut child = self.dev(arguments).spawn()?;
+        let mut lines = BufReader::new(child.stdout.take().expect("it is piped")).lines().map_while(Result::ok);
+        let mut said = String::new();
+        let mut then = Some(then);
+        for line in &mut lines {
+            if line.contains(says)
+                && let Some(then) = then.take()
+            {
+                then(child.id())?;
+            }
+            said += &format!("{line}\n");
+        }
         let output = child.wait_with_output()?;
-        let text = [output.stdout, output.stderr].concat();
-        Ok((output.status.code(), String::from_utf8_lossy(&text).into_owned()))
+        said += &String::from_utf8_lossy(&output.stderr);
+        Ok((output.status.code(), said))
     }
 }
 
@@ -233,11 +245,8 @@ fn a_version_taken_up_in_the_window_is_in_service_after_it(workspace: &Workspace
     assert!(code == Some(0) && expected.iter().all(|text| said.contains(text)), "{said}");
 
     let begun = Instant::now();
-    let ctrl_c = |pid| {
-        std::thread::sleep(Duration::from_secs(1));
-        devstack::send(pid, Signal::INT).expect("it runs");
-    };
-    let (code, said) = workspace.run_beside(&["rotate", "database", "--window", "10m"], ctrl_c)?;
+    let ctrl_c = |pid| devstack::send(pid, Signal::INT);
+    let (code, said) = workspace.run_until(&["rotate", "database", "--window", "10m"], "Ctrl-C: no longer", ctrl_c)?;
     assert!(code == Some(0) && said.contains("4 finish"), "Ctrl-C ends the window, not the rotation: {said}");
     assert!(begun.elapsed() < Duration::from_secs(300));
     devstack::send(dev.child.id(), Signal::TERM)?;
@@ -248,31 +257,25 @@ fn a_version_taken_up_in_the_window_is_in_service_after_it(workspace: &Workspace
 fn a_load_is_steady_and_judged(workspace: &Workspace) -> Outcome {
     let dev = workspace.up()?;
     let service = workspace.state().expect("it is ready")["running"]["pids"]["service"].as_u64().expect("a pid") as u32;
-    let wait = || std::thread::sleep(Duration::from_secs(1));
-    let load = |more: &[&str], beside: &dyn Fn(u32)| {
-        workspace.run_beside(&[&["load", "--rate", "50", "--clients", "1"], more].concat(), beside)
+    let load = |more: &[&str], after_a_second: &dyn Fn(u32) -> Result<(), devstack::Error>| {
+        let arguments = [&["load", "--rate", "50", "--clients", "1"], more].concat();
+        workspace.run_until(&arguments, "     1  ", after_a_second)
     };
 
-    let (code, said) = load(&["--for", "2s"], &|_| ())?;
+    let (code, said) = load(&["--for", "2s"], &|_| Ok(()))?;
     let expected = ["\n     1  ", "\n     2  ", "requests     100 in 2.0 s", "failures     0", "generations  1"];
     assert!(code == Some(0) && expected.iter().all(|text| said.contains(text)), "{said}");
 
-    let (code, said) = load(&[], &|pid| {
-        wait();
-        devstack::send(pid, Signal::INT).expect("it runs");
-    })?;
+    let (code, said) = load(&[], &|pid| devstack::send(pid, Signal::INT))?;
     assert!(code == Some(0) && said.contains("failures     0"), "Ctrl-C ends it: {said}");
 
-    let (code, said) = load(&["--for", "3s"], &|_| {
-        wait();
-        devstack::send(service, Signal::USR2).expect("it runs");
-    })?;
+    let (code, said) = load(&["--for", "3s"], &|_| devstack::send(service, Signal::USR2))?;
     let p99 = said.lines().find_map(|line| line.strip_prefix("p99")?.strip_suffix("ms")?.trim().parse::<f64>().ok());
     assert!(code == Some(0) && said.contains("requests     150"), "{said}");
     assert!(p99.is_some_and(|p99| p99 > 500.0), "whoever had to wait for the stalled one counts too: {said}");
 
     devstack::send(service, Signal::USR1)?;
-    let (code, said) = load(&["--for", "500ms"], &|_| ())?;
+    let (code, said) = load(&["--for", "500ms"], &|_| Ok(()))?;
     assert!(code == Some(1) && said.contains("25 × status 503") && said.contains("25 of 25 requests failed"), "{said}");
 
     kill(service);

@@ -41,10 +41,8 @@ async fn cargo_dev_with_tls_trusts_its_own_authority_in_all_it_does() -> Outcome
     assert!(code == Some(0) && said.contains("failures     0") && said.contains("certificates 1"), "{said}");
 
     let service = workspace.state().ok_or("it is ready")?["running"]["pids"]["service"].as_u64().ok_or("a pid")?;
-    let (code, said) = workspace.run_beside(&["load", "--rate", "50", "--clients", "2", "--for", "2s"], |_| {
-        std::thread::sleep(Duration::from_secs(1));
-        devstack::send(service as u32, Signal::USR1).expect("it runs");
-    })?;
+    let load = ["load", "--rate", "50", "--clients", "2", "--for", "2s"];
+    let (code, said) = workspace.run_until(&load, "     1  ", |_| devstack::send(service as u32, Signal::USR1))?;
     let kinds = ["× status 503", "× handshake failed"];
     assert!(code == Some(1) && kinds.iter().all(|kind| said.contains(kind)), "old connections and new ones: {said}");
 
