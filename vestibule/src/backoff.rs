@@ -3,6 +3,9 @@
 use std::time::Duration;
 use tokio::time::Instant;
 
+/// Long enough for a manager or a database that answers at all.
+const LAST_ATTEMPT: Duration = Duration::from_millis(500);
+
 /// The pauses between the attempts at one thing.
 #[derive(Clone)]
 pub(crate) struct Backoff {
@@ -15,6 +18,11 @@ impl Backoff {
     /// From 0.1 s to 5 s, for what a caller waits for.
     pub(crate) fn until(deadline: Instant) -> Self {
         Self { ceiling: Duration::from_millis(100), cap: Duration::from_secs(5), deadline: Some(deadline) }
+    }
+
+    /// The same, with time left for a last attempt: one that is cut off says less than the one before it.
+    pub(crate) fn with_time_for_a_last_attempt_until(deadline: Instant) -> Self {
+        Self::until(deadline - LAST_ATTEMPT)
     }
 
     /// From 1 s to `cap`, without an end, for what nobody waits for.

@@ -121,8 +121,7 @@ pub(crate) async fn connect(
     before: Option<&Database>,
     room: &mut Option<OwnedSemaphorePermit>,
 ) -> Result<PgConnection, BuildError> {
-    let mut backoff = Backoff::until(deadline);
-    let mut met = None;
+    let mut backoff = Backoff::with_time_for_a_last_attempt_until(deadline);
     loop {
         let until = deadline.min(Instant::now() + ATTEMPT);
         let connecting = PgConnection::connect_with(options);
@@ -138,8 +137,6 @@ pub(crate) async fn connect(
                 }
                 fault(&error)
             }
-            // An attempt that the deadline cut short tells less than the one before it.
-            Err(_) if until == deadline => met.unwrap_or_else(unanswered),
             Err(_) => unanswered(),
         };
         if !backoff.wait().await {
@@ -147,7 +144,6 @@ pub(crate) async fn connect(
             let port = login.port.unwrap_or(config.port.get());
             return Err(BuildError::Fault(Fault { subject: format!("database at {host}:{port}"), ..fault }));
         }
-        met = Some(fault);
     }
 }
 
