@@ -1,6 +1,7 @@
 use std::collections::hash_map::DefaultHasher;
 use std::fs::{self, File, Permissions, TryLockError};
 use std::hash::{Hash, Hasher};
+use std::io::ErrorKind;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -49,7 +50,7 @@ pub(crate) fn public_home() -> Result<PathBuf, Error> {
             if !found.is_dir() || found.uid() != 0 || found.mode() & 0o022 != 0 {
                 return Err(Error::Io {
                     doing: format!("use {}: somebody else made it", public.display()),
-                    source: std::io::ErrorKind::PermissionDenied.into(),
+                    source: ErrorKind::PermissionDenied.into(),
                 });
             }
         }
@@ -98,8 +99,12 @@ impl Run {
         // Between its making and its locking a new folder looks like a dead one.
         let _sweeping = lock(&runs.join("lock"), || ()).await?;
         for old in fs::read_dir(&runs).into_iter().flatten().flatten() {
-            let held = File::open(old.path().join("lock"));
-            if held.is_ok_and(|lock| lock.try_lock().is_ok()) {
+            let dead = match File::open(old.path().join("lock")) {
+                Ok(held) => held.try_lock().is_ok(),
+                // Whoever removed it was not done.
+                Err(error) => error.kind() == ErrorKind::NotFound,
+            };
+            if dead {
                 let _ = fs::remove_dir_all(old.path());
             }
         }

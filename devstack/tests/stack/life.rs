@@ -45,6 +45,12 @@ async fn a_stack_that_stops_leaves_no_process_no_port_and_no_folder() -> Outcome
     let (pids, ports, log) = (stack.pids(), ports(&stack), stack.postgres().log.clone());
     assert!(pids.iter().all(|pid| alive(*pid)) && ports.iter().all(|port| listens(*port)) && log.exists());
     assert!(stack.exited().is_none());
+    let runs = log.ancestors().nth(2).ok_or("it is in the folder of its run")?;
+    let half_removed = runs.join("half-removed");
+    std::fs::create_dir_all(half_removed.join("postgres"))?;
+    Stack::start(&|_| ()).await?.stop().await;
+    assert!(!half_removed.exists() && log.exists(), "the next one clears away what is dead, and nothing else");
+
     stack.stop().await;
     assert!(!pids.iter().any(|pid| alive(*pid)) && !ports.iter().any(|port| listens(*port)));
     assert!(!log.exists());
