@@ -3,7 +3,7 @@
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// Long enough for a manager or a database that answers at all.
+/// Long enough for whoever answers at all.
 const LAST_ATTEMPT: Duration = Duration::from_millis(500);
 
 /// The pauses between the attempts at one thing.
@@ -15,14 +15,12 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// From 0.1 s to 5 s, for what a caller waits for.
+    /// From 0.1 s to 5 s, for what a caller waits for. Leaves time for the last attempt: one that is cut off says less
+    /// than the one before it.
     pub(crate) fn until(deadline: Instant) -> Self {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let deadline = deadline - LAST_ATTEMPT.min(left / 4);
         Self { ceiling: Duration::from_millis(100), cap: Duration::from_secs(5), deadline: Some(deadline) }
-    }
-
-    /// The same, with time left for a last attempt: one that is cut off says less than the one before it.
-    pub(crate) fn with_time_for_a_last_attempt_until(deadline: Instant) -> Self {
-        Self::until(deadline - LAST_ATTEMPT)
     }
 
     /// From 1 s to `cap`, without an end, for what nobody waits for.

@@ -1,5 +1,7 @@
 //! `cargo dev stack`: what stands beside a service in a container.
 
+use std::process::Command;
+
 use devstack::{Signal, free_port};
 
 use crate::Outcome;
@@ -10,18 +12,15 @@ use crate::life::gone;
 async fn without_cargo_a_stack_alone_is_where_it_was_wanted_and_leaves_a_service_elsewhere_in_peace() -> Outcome {
     drop(devstack::Python::install(&|_| ()).await?);
     let workspace = Workspace::new("alone")?;
-    let stack = |arguments: &[&str]| {
-        let mut command = workspace.dev(&[&["stack"], arguments].concat());
+    let no_cargo = |mut command: Command| {
         command.env("CARGO", "/no/cargo");
         command
     };
-    let installed = stack(&["--install"]).status()?;
+    let installed = no_cargo(workspace.dev(&["stack", "--install"])).status()?;
     assert!(installed.success());
 
-    let service = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stack/fake_service.py");
     let ports = [free_port(), free_port()];
-    let dev =
-        Workspace::up_as(stack(&[service, "--postgres", &ports[0].to_string(), "--manager", &ports[1].to_string()]))?;
+    let dev = Workspace::up_as(no_cargo(workspace.stack(ports)))?;
     let running = workspace.state().ok_or("it is ready")?["running"].take();
     assert_eq!(running["database"]["port"], ports[0]);
     assert_eq!(running["manager"], format!("http://127.0.0.1:{}", ports[1]));

@@ -64,6 +64,13 @@ impl Workspace {
         command
     }
 
+    /// `cargo dev stack`, with PostgreSQL and the secrets manager at these ports.
+    pub(crate) fn stack(&self, ports: [u16; 2]) -> Command {
+        let service = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stack/fake_service.py");
+        let [postgres, manager] = ports.map(|port| port.to_string());
+        self.dev(&["stack", service, "--postgres", &postgres, "--manager", &manager])
+    }
+
     pub(crate) fn up(&self) -> Result<Dev, std::io::Error> {
         Self::up_as(self.dev(&[]))
     }
@@ -115,6 +122,7 @@ impl Workspace {
         }
         let output = child.wait_with_output()?;
         said += &String::from_utf8_lossy(&output.stderr);
+        assert!(then.is_none(), "it never said `{says}`: {said}");
         Ok((output.status.code(), said))
     }
 }
@@ -257,25 +265,24 @@ fn a_version_taken_up_in_the_window_is_in_service_after_it(workspace: &Workspace
 fn a_load_is_steady_and_judged(workspace: &Workspace) -> Outcome {
     let dev = workspace.up()?;
     let service = workspace.state().expect("it is ready")["running"]["pids"]["service"].as_u64().expect("a pid") as u32;
-    let load = |more: &[&str], after_a_second: &dyn Fn(u32) -> Result<(), devstack::Error>| {
-        let arguments = [&["load", "--rate", "50", "--clients", "1"], more].concat();
-        workspace.run_until(&arguments, "     1  ", after_a_second)
-    };
+    const LOAD: [&str; 5] = ["load", "--rate", "50", "--clients", "1"];
+    let lasting = |length| [&LOAD[..], &["--for", length]].concat();
+    const A_SECOND: &str = "     1  ";
 
-    let (code, said) = load(&["--for", "2s"], &|_| Ok(()))?;
+    let (code, said) = workspace.run(&lasting("2s"))?;
     let expected = ["\n     1  ", "\n     2  ", "requests     100 in 2.0 s", "failures     0", "generations  1"];
     assert!(code == Some(0) && expected.iter().all(|text| said.contains(text)), "{said}");
 
-    let (code, said) = load(&[], &|pid| devstack::send(pid, Signal::INT))?;
+    let (code, said) = workspace.run_until(&LOAD, A_SECOND, |pid| devstack::send(pid, Signal::INT))?;
     assert!(code == Some(0) && said.contains("failures     0"), "Ctrl-C ends it: {said}");
 
-    let (code, said) = load(&["--for", "3s"], &|_| devstack::send(service, Signal::USR2))?;
+    let (code, said) = workspace.run_until(&lasting("3s"), A_SECOND, |_| devstack::send(service, Signal::USR2))?;
     let p99 = said.lines().find_map(|line| line.strip_prefix("p99")?.strip_suffix("ms")?.trim().parse::<f64>().ok());
     assert!(code == Some(0) && said.contains("requests     150"), "{said}");
     assert!(p99.is_some_and(|p99| p99 > 500.0), "whoever had to wait for the stalled one counts too: {said}");
 
     devstack::send(service, Signal::USR1)?;
-    let (code, said) = load(&["--for", "500ms"], &|_| Ok(()))?;
+    let (code, said) = workspace.run(&lasting("500ms"))?;
     assert!(code == Some(1) && said.contains("25 × status 503") && said.contains("25 of 25 requests failed"), "{said}");
 
     kill(service);

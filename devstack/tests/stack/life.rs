@@ -1,11 +1,11 @@
-use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use devstack::Stack;
+use devstack::{Stack, free_port};
 
 use crate::Outcome;
+use crate::dev::Workspace;
 
 pub(crate) fn alive(pid: u32) -> bool {
     let status = Command::new("ps").args(["-o", "stat=", "-p", &pid.to_string()]).output();
@@ -75,29 +75,15 @@ async fn a_part_that_crashes_is_named() -> Outcome {
 
 #[tokio::test]
 async fn nothing_outlives_an_owner_that_is_killed() -> Outcome {
-    let mut owner = Command::new(std::env::current_exe()?)
-        .args(["--ignored", "--exact", "--nocapture", "life::the_owner_that_is_killed"])
-        .stdout(Stdio::piped())
-        .spawn()?;
-    let stdout = BufReader::new(owner.stdout.take().expect("it is piped"));
-    let said = stdout.lines().map_while(Result::ok).find_map(|line| Some(line.strip_prefix("started ")?.to_owned()));
-    let said = said.expect("the owner says what it started");
-    let numbers: Vec<u32> = said.split(' ').map(str::parse).collect::<Result<_, _>>()?;
-    let (pids, ports) = numbers.split_at(2);
-    let ports: Vec<u16> = ports.iter().map(|port| *port as u16).collect();
+    drop(devstack::Python::install(&|_| ()).await?);
+    let workspace = Workspace::new("killed")?;
+    let ports = [free_port(), free_port()];
+    let owner = Workspace::up_as(workspace.stack(ports))?;
+    let pids = workspace.state().ok_or("it is ready")?["running"]["pids"].take();
+    let pids = ["postgres", "manager"].map(|part| pids[part].as_u64().expect("a pid") as u32);
     assert!(pids.iter().all(|pid| alive(*pid)) && ports.iter().all(|port| listens(*port)));
-    kill(owner.id());
-    owner.wait()?;
-    assert!(gone(pids, &ports));
-    Ok(())
-}
-
-#[tokio::test]
-#[ignore = "started and killed by nothing_outlives_an_owner_that_is_killed"]
-async fn the_owner_that_is_killed() -> Outcome {
-    let stack = Stack::start(&|_| ()).await?;
-    let ([postgres, manager], ports) = (stack.pids(), ports(&stack));
-    println!("\nstarted {postgres} {manager} {} {}", ports[0], ports[1]);
-    std::thread::sleep(Duration::from_secs(60));
+    kill(owner.child.id());
+    owner.ends()?;
+    assert!(gone(&pids, &ports));
     Ok(())
 }

@@ -81,7 +81,7 @@ impl Replicas {
         order: impl Fn() -> Vec<&'a Replica>,
         attempt: impl Fn(&'a Replica) -> BoxFuture<'a, Result<Answer<T>, SourceError>>,
     ) -> Result<T, SourceError> {
-        let mut backoff = Backoff::with_time_for_a_last_attempt_until(deadline);
+        let mut backoff = Backoff::until(deadline);
         loop {
             let order = order();
             let (mut unsure, mut failed) = (None, None);

@@ -121,7 +121,7 @@ pub(crate) async fn connect(
     before: Option<&Database>,
     room: &mut Option<OwnedSemaphorePermit>,
 ) -> Result<PgConnection, BuildError> {
-    let mut backoff = Backoff::with_time_for_a_last_attempt_until(deadline);
+    let mut backoff = Backoff::until(deadline);
     loop {
         let until = deadline.min(Instant::now() + ATTEMPT);
         let connecting = PgConnection::connect_with(options);
