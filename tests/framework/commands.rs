@@ -159,11 +159,7 @@ async fn serve_needs_no_migrator_and_accepts_a_newer_schema() {
 #[tokio::test]
 async fn health_asks_the_admin_listener() {
     let tenant = migrated("health").await;
-    let launch = service(&tenant)
-        .env("APP_SECRETS__REFRESH_EVERY", "0s")
-        .env("APP_SECRETS__MAX_STALE", "6s")
-        .env("APP_SECRETS__WHEN_STALE", "unready");
-    let running = Running::start(launch, &tenant).await;
+    let running = Running::start(service(&tenant), &tenant).await;
     let ask = |arguments: &[&str], at: &str| service(&tenant).args(arguments).env("APP_ADMIN__LISTEN", at).run();
     for arguments in [vec!["health"], vec!["health", "ready"], vec!["health", "live"]] {
         let asked = ask(&arguments, &running.at.admin);
@@ -171,9 +167,15 @@ async fn health_asks_the_admin_listener() {
     }
     let everywhere = running.at.admin.replace("127.0.0.1", "0.0.0.0");
     assert_eq!(ask(&["health"], &everywhere).code, Some(0));
-    tokio::time::sleep(Duration::from_secs(6)).await;
-    assert_eq!(ask(&["health", "live"], &running.at.admin).code, Some(0));
-    let unready = ask(&["health", "ready"], &running.at.admin);
+    let launch = service(&tenant)
+        .env("APP_SECRETS__REFRESH_EVERY", "0s")
+        .env("APP_SECRETS__MAX_STALE", "1s")
+        .env("APP_SECRETS__WHEN_STALE", "unready");
+    let stale = Running::start(launch, &tenant).await;
+    // max_stale, and up to a tenth more.
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    assert_eq!(ask(&["health", "live"], &stale.at.admin).code, Some(0));
+    let unready = ask(&["health", "ready"], &stale.at.admin);
     assert_eq!(unready.code, Some(69));
     assert!(unready.stderr.contains("max_stale"), "{}", unready.stderr);
     // Other mistakes do not concern it: the service goes on serving while its files are half edited.
