@@ -7,10 +7,11 @@
 //! - To add a credential, add a field to [`Secrets`]; its id is `<prefix>/<field>` unless `[secrets.ids]` says otherwise;
 //!   the prefix is the package's name.
 //! - To add a setting, add a field to [`Settings`]: it is a key of `[service]` in `config/`.
-//! - To add a route, add it to [`Notes::routes`](vestibule::Service::routes).
+//! - To add a route, add it to [`Notes::routes`](vestibule::Application::routes).
 //! - To work beside requests, see `outbox.rs`; without a webhook to tell, delete it.
 //! - To change the schema, add a file to `migrations/`.
 
+mod note;
 mod notes;
 mod outbox;
 mod secrets;
@@ -24,7 +25,7 @@ use axum::{
 use outbox::Webhook;
 use serde::{Deserialize, Serialize};
 use std::{num::NonZeroU16, sync::Arc, time::Duration};
-use vestibule::{App, Background, Build, BuildError, Database, Service, Signer, config};
+use vestibule::{Application, Background, Build, BuildError, Database, Package, Signer, config};
 
 /// What a request works with: everything that is built from credentials or settings.
 pub struct Notes {
@@ -67,8 +68,8 @@ impl Default for Settings {
     }
 }
 
-impl Service for Notes {
-    const APP: App = vestibule::app!();
+impl Application for Notes {
+    const PACKAGE: Package = vestibule::package!();
     type Settings = Settings;
     type Secrets = Secrets;
 

@@ -1,29 +1,16 @@
 //! Notes: create, read, list newest first, delete.
 
-use crate::{Notes, outbox::Event};
+use crate::{Notes, note::Note, outbox::Event};
 use axum::{
     Json,
     extract::{Path, Query, State, rejection::PathRejection},
     http::{HeaderName, StatusCode, header::LOCATION},
 };
 use serde::{Deserialize, Serialize};
-use sqlx::{FromRow, PgConnection};
+use sqlx::PgConnection;
 use std::sync::Arc;
-use time::OffsetDateTime;
 use uuid::Uuid;
 use vestibule::{ClientCertificate, Problem, TraceContext};
-
-/// A note. Its id is a UUIDv7, so the order of ids is the order of creation.
-#[derive(Serialize, FromRow)]
-pub(crate) struct Note {
-    pub(crate) id: Uuid,
-    body: String,
-    #[serde(with = "time::serde::rfc3339")]
-    created_at: OffsetDateTime,
-    /// The subject of the client's certificate, where clients show one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    created_by: Option<String>,
-}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -8,7 +8,7 @@
 //!
 #![doc = include_str!("outbox.md")]
 
-use crate::{Notes, Settings};
+use crate::{Notes, Settings, note::Note};
 use axum::{
     body::Bytes,
     http::{Request, header::CONTENT_TYPE},
@@ -17,7 +17,9 @@ use serde::Serialize;
 use sqlx::{FromRow, PgConnection};
 use std::{io, sync::Arc, time::Duration};
 use uuid::Uuid;
-use vestibule::{Api, ApiClient, Background, Build, BuildError, Counter, Database, NotTaken, TraceContext};
+use vestibule::{
+    ApiClient, ApiEndpoint, Background, Build, BuildError, Counter, Database, DeliveryError, TraceContext,
+};
 
 /// How many deliveries are under way at a time.
 const WORKERS: usize = 4;
@@ -30,7 +32,7 @@ const MARGIN: Duration = Duration::from_secs(10);
 #[serde(tag = "type", content = "note")]
 pub(crate) enum Event<'a> {
     #[serde(rename = "note.created")]
-    Created(&'a crate::notes::Note),
+    Created(&'a Note),
     #[serde(rename = "note.deleted")]
     Deleted { id: Uuid },
 }
@@ -91,7 +93,7 @@ impl Webhook {
             let line = "its key beside it: webhook = \"{prefix}/webhook\", or its id there, in [secrets.ids]";
             BuildError::setting("service.webhook_url", line)
         })?;
-        let client = cx.client(key, &Api { timeout, ..Api::at(url) }).await?;
+        let client = cx.client(key, &ApiEndpoint { timeout, ..ApiEndpoint::at(url) }).await?;
         let attempts = webhook_attempts.get().into();
         Ok(Some(Self { client, timeout, attempts, give_up, delivered, failed, set_aside }))
     }
@@ -112,7 +114,7 @@ impl Webhook {
             Err(error) => {
                 self.failed.increment();
                 tracing::debug!(event.id = %claimed.id, attempts = claimed.attempts, %error, "a delivery failed");
-                match error.blames && claimed.blamed + 1 >= self.attempts {
+                match error.permanent && claimed.blamed + 1 >= self.attempts {
                     true => self.set_aside(&claimed, &error.to_string(), database).await?,
                     false => claimed.failed(&error, database).await?,
                 }
@@ -189,7 +191,7 @@ impl Claimed {
     }
 
     /// Due again after a pause, and what waits behind it no earlier, so that nobody looks at it in vain.
-    async fn failed(&self, error: &NotTaken, database: &Database) -> Result<(), sqlx::Error> {
+    async fn failed(&self, error: &DeliveryError, database: &Database) -> Result<(), sqlx::Error> {
         let update = sqlx::query(
             "WITH failed AS (
                  UPDATE outbox SET claim = NULL, last_error = $3, blamed = blamed + $4,
@@ -200,7 +202,8 @@ impl Claimed {
                AND later.set_aside_at IS NULL",
         );
         let update = update.bind(self.position).bind(self.claim).bind(error.to_string());
-        let update = update.bind(i32::from(error.blames)).bind(error.pause(self.attempts.unsigned_abs()).as_secs_f64());
+        let update =
+            update.bind(i32::from(error.permanent)).bind(error.pause(self.attempts.unsigned_abs()).as_secs_f64());
         soon(update.execute(database)).await.map(drop)
     }
 }

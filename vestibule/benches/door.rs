@@ -14,8 +14,9 @@ use futures_util::future::BoxFuture;
 use serde_json::{Value as Json_, json};
 use sqlx::migrate::Migrator;
 use std::sync::Arc;
+use vestibule::testing::Harness;
 use vestibule::{
-    App, Build, BuildError, Live, Rehearsal, SecretSet, Service,
+    Application, Build, BuildError, Live, Package, SecretSet,
     config::Config,
     http::Door,
     secrets::{Fetched, SecretId, Source, SourceError, Stage, VersionId, Versions},
@@ -32,8 +33,8 @@ struct NoSecrets {}
 
 static NO_MIGRATIONS: Migrator = Migrator::DEFAULT;
 
-impl Service for Hello {
-    const APP: App = App { name: "hello", version: "0", migrations: &NO_MIGRATIONS };
+impl Application for Hello {
+    const PACKAGE: Package = Package { name: "hello", version: "0", migrations: &NO_MIGRATIONS };
     type Settings = ();
     type Secrets = NoSecrets;
 
@@ -71,7 +72,7 @@ fn runtime() -> tokio::runtime::Runtime {
 }
 
 async fn live() -> Live<Hello> {
-    Rehearsal::start(Arc::new(Empty), Config::default()).await.expect("nothing can be missing").live()
+    Harness::start(Arc::new(Empty), Config::default()).await.expect("nothing can be missing").live()
 }
 
 async fn answer<S>(service: &mut S)

@@ -1,6 +1,10 @@
 //! The admin listener: probes for machines, the status for people. Never for the public.
 
-use crate::status::{Board, Condition, Readiness, Status, metrics};
+use crate::status::{
+    Status, metrics,
+    readiness::{Readiness, ReadinessState},
+    writer::StatusWriter,
+};
 use axum::{
     Json, Router,
     extract::State,
@@ -24,20 +28,20 @@ impl Admin {
 }
 
 /// The routes of the admin listener.
-pub(crate) fn router(board: &Board, hups: watch::Receiver<u64>) -> Router {
+pub(crate) fn router(writer: &StatusWriter, hups: watch::Receiver<u64>) -> Router {
     Router::new()
         .route("/livez", get(async || Json(json!({ "status": "live" }))))
         .route("/readyz", get(readyz))
         .route("/status", get(status))
         .route("/metrics", get(scrape))
-        .with_state(Admin { status: board.read(), hups })
+        .with_state(Admin { status: writer.read(), hups })
 }
 
 async fn readyz(State(admin): State<Admin>) -> (StatusCode, Json<Readiness>) {
     let readiness = admin.status.borrow().readiness();
     let code = match readiness.status {
-        Condition::Ready | Condition::Degraded => StatusCode::OK,
-        Condition::Unready => StatusCode::SERVICE_UNAVAILABLE,
+        ReadinessState::Ready | ReadinessState::Degraded => StatusCode::OK,
+        ReadinessState::Unready => StatusCode::SERVICE_UNAVAILABLE,
     };
     (code, Json(readiness))
 }

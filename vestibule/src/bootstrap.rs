@@ -2,17 +2,16 @@
 
 use crate::{
     admin,
-    config::{Config, Format, Sources, Unusable},
+    application::{Application, Background, Generation, Live},
+    config::{Config, ConfigError, layers::Sources, settings::LogFormat},
     exit::{Exit, Fault, Phase, Report},
     expiry,
-    generation::{Generation, Live},
-    http::{self, Bound, Tls},
+    http::{self, listen::Bound, tls::Tls},
+    loader::Loader,
     reload::Reloader,
-    road::Road,
-    secrets::{Replicas, SecretSet, Source, aws::SecretsManager},
-    service::{Background, Service},
+    secrets::{aws::SecretsManager, regions::Regions, set::SecretSet, source::Source},
     signals::Signals,
-    status::{Board, Status},
+    status::{Status, writer::StatusWriter},
     systemd,
     telemetry::{self, Telemetry},
 };
@@ -26,30 +25,30 @@ const ADMIN_GRACE: Duration = Duration::from_millis(500);
 /// A start that failed, and how its report is to be told.
 pub(crate) struct Failed {
     pub(crate) report: Report,
-    pub(crate) format: Format,
+    pub(crate) format: LogFormat,
 }
 
 /// Bootstrap, serve, reload, stop. `Ok`: stopped as asked.
-pub(crate) async fn serve<S: Service>(sources: Sources) -> Result<(), Failed> {
+pub(crate) async fn serve<A: Application>(sources: Sources) -> Result<(), Failed> {
     let signals = Signals::install().map_err(|error| bug(&error))?;
-    let config = configure::<S>(&sources)?;
+    let config = configure::<A>(&sources)?;
     let telemetry = Telemetry::install(&config.telemetry);
 
     let started = Instant::now();
     let format = config.telemetry.format;
     let failed = |report| Failed { report, format };
-    let (road, first) = tokio::select! {
+    let (loader, first) = tokio::select! {
         biased;
         () = signals.stopping.cancelled() => {
             tracing::info!("asked to stop before there was anything to serve");
             return Ok(());
         }
-        first = first_generation::<S>(&sources, config.clone()) => first.map_err(failed)?,
+        first = first_generation::<A>(&sources, config.clone()) => first.map_err(failed)?,
     };
     let first = Arc::new(first);
-    let board = Board::new(Status::first(&S::APP, &first, road.counters.clone()));
+    let status = StatusWriter::new(Status::first(&A::PACKAGE, &first, loader.counters.clone()));
     let bound = http::bind(first).map_err(failed)?;
-    let running = Running::start(bound, board, signals, Parts { road, sources, telemetry, config })
+    let running = Running::start(bound, status, signals, Parts { loader, sources, telemetry, config })
         .map_err(|error| bug(&error))?;
     tracing::info!(duration_ms = elapsed_ms(started), "keys are held; serving");
     systemd::ready();
@@ -57,28 +56,28 @@ pub(crate) async fn serve<S: Service>(sources: Sources) -> Result<(), Failed> {
 }
 
 /// The configuration, or a failed start told in the format that it asks for.
-pub(crate) fn configure<S: Service>(sources: &Sources) -> Result<Arc<Config<S::Settings>>, Failed> {
-    Config::load(sources, S::APP.name, &S::Secrets::wanted()).map(Arc::new).map_err(
-        |Unusable { report, telemetry, .. }| {
+pub(crate) fn configure<A: Application>(sources: &Sources) -> Result<Arc<Config<A::Settings>>, Failed> {
+    Config::load(sources, A::PACKAGE.name, &A::Secrets::specs()).map(Arc::new).map_err(
+        |ConfigError { report, telemetry, .. }| {
             Telemetry::install(&telemetry);
             Failed { report, format: telemetry.format }
         },
     )
 }
 
-/// Walks the road for the first time.
-pub(crate) async fn first_generation<S: Service>(
+/// Walks the loader for the first time.
+pub(crate) async fn first_generation<A: Application>(
     sources: &Sources,
-    config: Arc<Config<S::Settings>>,
-) -> Result<(Road<S>, Generation<S>), Report> {
+    config: Arc<Config<A::Settings>>,
+) -> Result<(Loader<A>, Generation<A>), Report> {
     let deadline = Instant::now() + config.secrets.deadline;
-    let road = Road::through(source(sources, &config, deadline).await?);
-    let first = road.first(config, deadline).await?;
-    Ok((road, first))
+    let loader = Loader::with_regions(regions(sources, &config, deadline).await?);
+    let first = loader.first_load(config, deadline).await?;
+    Ok((loader, first))
 }
 
 /// The secrets manager that the configuration names. From here on the process may hold secrets.
-pub(crate) async fn source<T>(sources: &Sources, config: &Config<T>, deadline: Instant) -> Result<Replicas, Report> {
+pub(crate) async fn regions<T>(sources: &Sources, config: &Config<T>, deadline: Instant) -> Result<Regions, Report> {
     telemetry::no_core_dumps();
     let connecting = SecretsManager::of_regions(&config.secrets.aws, sources.production());
     let made = tokio::time::timeout_at(deadline, connecting).await.unwrap_or_else(|_| {
@@ -92,33 +91,33 @@ pub(crate) async fn source<T>(sources: &Sources, config: &Config<T>, deadline: I
     match made {
         Ok(regions) => {
             let region = |(name, manager)| (name, Arc::new(manager) as Arc<dyn Source>);
-            Ok(Replicas::new(regions.into_iter().map(region)))
+            Ok(Regions::new(regions.into_iter().map(region)))
         }
         Err(fault) => Err(Report::of(Phase::Secrets, fault)),
     }
 }
 
 /// What the reload actor goes on with.
-struct Parts<S: Service> {
-    road: Road<S>,
+struct Parts<A: Application> {
+    loader: Loader<A>,
     sources: Sources,
     telemetry: Telemetry,
-    config: Arc<Config<S::Settings>>,
+    config: Arc<Config<A::Settings>>,
 }
 
 /// A process that serves.
-struct Running<S: Service> {
+struct Running<A: Application> {
     public: http::Serving,
     admin: http::Serving,
     reloader: JoinHandle<()>,
-    live: Live<S>,
-    board: Board,
-    background: Background<S>,
+    live: Live<A>,
+    status: StatusWriter,
+    background: Background<A>,
     stopping: tokio_util::sync::CancellationToken,
 }
 
-impl<S: Service> Running<S> {
-    fn start(bound: Bound<S>, board: Board, signals: Signals, parts: Parts<S>) -> std::io::Result<Self> {
+impl<A: Application> Running<A> {
+    fn start(bound: Bound<A>, status: StatusWriter, signals: Signals, parts: Parts<A>) -> std::io::Result<Self> {
         tracing::info!(
             server.address = %bound.public.local_addr()?,
             admin.address = %bound.admin.local_addr()?,
@@ -132,26 +131,26 @@ impl<S: Service> Running<S> {
         };
         let failed = |listener| {
             let help = "Connections that ended before their handshake did";
-            let counter = parts.road.counters.own("vestibule_tls_handshakes_failed", help, &[("listener", listener)]);
+            let counter = parts.loader.counters.own("vestibule_tls_handshakes_failed", help, &[("listener", listener)]);
             counter.expect("the name and the label are good, and nobody else's")
         };
         let (admin_tls, public_tls) = (tls(|tls| &tls.admin), tls(|tls| &tls.public));
-        let admin = admin::router(&board, signals.hups.clone());
+        let admin = admin::router(&status, signals.hups.clone());
         let admin = http::serve(bound.admin, admin_tls, failed("admin"), admin)?;
         let public = http::serve(bound.public, public_tls, failed("public"), http::Door::new(live.clone()))?;
         tokio::spawn(expiry::watch(live.clone(), signals.stopping.clone()));
         let background = Background::new(live.clone(), signals.stopping.clone());
-        S::background(&background);
+        A::background(&background);
         let reloader = Reloader {
-            road: parts.road,
+            loader: parts.loader,
             sources: parts.sources,
             telemetry: parts.telemetry,
             live: bound.live,
-            board: board.clone(),
+            status: status.clone(),
             started_with: parts.config,
         };
         let reloader = tokio::spawn(reloader.run(signals.hups, signals.stopping.clone()));
-        Ok(Self { public, admin, reloader, live, board, background, stopping: signals.stopping })
+        Ok(Self { public, admin, reloader, live, status, background, stopping: signals.stopping })
     }
 
     async fn until_stopped(mut self) -> Result<(), Failed> {
@@ -175,13 +174,13 @@ impl<S: Service> Running<S> {
         tracing::info!("stopping");
         systemd::stopping();
         self.stopping.cancel();
-        self.board.stopping();
+        self.status.stopping();
         let last = self.live.generation();
         let drain = last.config.server.drain;
         tokio::time::sleep(last.config.server.linger).await;
         let deadline = Instant::now() + drain;
         self.public.stop(drain).await;
-        if tokio::time::timeout_at(deadline, self.background.ended()).await.is_err() {
+        if tokio::time::timeout_at(deadline, self.background.join()).await.is_err() {
             tracing::warn!("background tasks did not end within server.drain");
         }
         last.resources.close().await;
@@ -207,5 +206,5 @@ fn bug(error: &std::io::Error) -> Failed {
         format!("the operating system refused what every service needs: {}", error.kind()),
         "check the limits of the process (open files, tasks)",
     );
-    Failed { report: Report::of(Phase::Command, fault), format: Format::Json }
+    Failed { report: Report::of(Phase::Command, fault), format: LogFormat::Json }
 }

@@ -8,19 +8,19 @@ macro_rules! say {
     }};
 }
 
-mod admin;
-mod audit;
-mod check;
-mod config;
-mod health;
-mod migrate;
-mod reload;
-mod trust;
+pub(crate) mod admin;
+pub(crate) mod audit;
+pub(crate) mod check;
+pub(crate) mod config;
+pub(crate) mod health;
+pub(crate) mod migrate;
+pub(crate) mod reload;
+pub(crate) mod trust;
 
 use crate::{
-    Service,
+    application::Application,
     bootstrap::{self, Failed},
-    config::Sources,
+    config::layers::Sources,
     exit::Exit,
     signals, telemetry,
 };
@@ -97,10 +97,10 @@ enum Command {
 }
 
 /// Parses the command line and runs what it asks for.
-pub(crate) fn main<S: Service>() -> ExitCode {
+pub(crate) fn main<A: Application>() -> ExitCode {
     forget_variables();
     telemetry::tell_of_panics();
-    let command = Cli::command().name(S::APP.name).version(S::APP.version);
+    let command = Cli::command().name(A::PACKAGE.name).version(A::PACKAGE.version);
     let parsed = command.try_get_matches().and_then(|matches| Cli::from_arg_matches(&matches));
     let cli = match parsed {
         Ok(cli) => cli,
@@ -119,7 +119,7 @@ pub(crate) fn main<S: Service>() -> ExitCode {
             return Exit::Bug.into();
         }
     };
-    let running = AssertUnwindSafe(|| runtime.block_on(run::<S>(cli)));
+    let running = AssertUnwindSafe(|| runtime.block_on(run::<A>(cli)));
     let ended = std::panic::catch_unwind(running);
     // A name that is still being looked up must not hold the process.
     runtime.shutdown_background();
@@ -134,7 +134,7 @@ pub(crate) fn main<S: Service>() -> ExitCode {
     }
 }
 
-async fn run<S: Service>(cli: Cli) -> Result<(), Failed> {
+async fn run<A: Application>(cli: Cli) -> Result<(), Failed> {
     let sources = Sources::new(cli.config_dir, std::env::vars_os());
     let command = cli.command.unwrap_or(Command::Serve);
     if !matches!(command, Command::Serve) {
@@ -142,15 +142,15 @@ async fn run<S: Service>(cli: Cli) -> Result<(), Failed> {
         let _ = signals::end_at_first();
     }
     match command {
-        Command::Serve => bootstrap::serve::<S>(sources).await,
-        Command::Check { live } => check::run::<S>(&sources, live).await,
-        Command::Migrate => migrate::run::<S>(&sources).await,
-        Command::Config { json } => config::run::<S>(&sources, json),
-        Command::Reload { pid, wait } => reload::run::<S>(&sources, pid, wait).await,
+        Command::Serve => bootstrap::serve::<A>(sources).await,
+        Command::Check { live } => check::run::<A>(&sources, live).await,
+        Command::Migrate => migrate::run::<A>(&sources).await,
+        Command::Config { json } => config::run::<A>(&sources, json),
+        Command::Reload { pid, wait } => reload::run::<A>(&sources, pid, wait).await,
         Command::Audit { urls, expect, ca, name } => {
-            audit::run::<S>(&sources, &urls, expect, ca.as_deref(), name).await
+            audit::run::<A>(&sources, &urls, expect, ca.as_deref(), name).await
         }
-        Command::Health { probe } => health::run::<S>(&sources, probe).await,
+        Command::Health { probe } => health::run::<A>(&sources, probe).await,
     }
 }
 

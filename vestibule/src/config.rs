@@ -9,20 +9,28 @@
 
 pub mod units;
 
-mod base_url;
-mod layers;
-mod lint;
-mod prefix;
-mod settings;
+pub(crate) mod base_url;
+pub(crate) mod layers;
+pub(crate) mod lint;
+pub(crate) mod optional_id;
+pub(crate) mod prefix;
+pub(crate) mod settings;
 
 pub use base_url::BaseUrl;
-pub use settings::{Admin, Aws, Database, Format, Provider, Secrets, Server, Telemetry, TlsMode, WhenStale};
+pub use settings::{
+    AdminConfig, AwsConfig, DatabaseConfig, LogFormat, SecretsConfig, SecretsProvider, ServerConfig, TelemetryConfig,
+    TlsMode, WhenStale,
+};
 
 pub use layers::Sources;
 
 use crate::{
     exit::{Fault, Phase, Report},
-    secrets::{CLIENT_CA, RESERVED, SERVER_TLS, SecretId, Wanted},
+    secrets::{
+        credential::{CLIENT_CA, RESERVED, SERVER_TLS},
+        id::SecretId,
+        spec::CredentialSpec,
+    },
 };
 use figment::{
     Figment,
@@ -43,31 +51,31 @@ impl<T: Serialize + DeserializeOwned + Default + Send + Sync + 'static> Settings
 #[serde(default, bound = "T: Serialize + serde::de::DeserializeOwned + Default")]
 #[allow(missing_docs)]
 pub struct Config<T> {
-    pub server: Server,
-    pub admin: Admin,
-    pub telemetry: Telemetry,
-    pub secrets: Secrets,
-    pub database: Database,
+    pub server: ServerConfig,
+    pub admin: AdminConfig,
+    pub telemetry: TelemetryConfig,
+    pub secrets: SecretsConfig,
+    pub database: DatabaseConfig,
     pub service: T,
 }
 
 /// A configuration that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[error("{report}")]
-pub struct Unusable {
+pub struct ConfigError {
     /// Every mistake.
     pub report: Report,
     /// As far as it could be read: it says how to report.
-    pub telemetry: Telemetry,
+    pub telemetry: TelemetryConfig,
     /// Where this section was right: for a probe, which other mistakes do not concern.
-    pub admin: Option<Admin>,
+    pub admin: Option<AdminConfig>,
     /// Where this section was right: for an audit, which needs no other.
-    pub secrets: Option<Box<Secrets>>,
+    pub secrets: Option<Box<SecretsConfig>>,
 }
 
 impl<T: Settings> Config<T> {
     /// Reads and checks everything, and reports every mistake at once.
-    pub fn load(sources: &Sources, service: &'static str, wanted: &[Wanted]) -> Result<Self, Unusable> {
+    pub fn load(sources: &Sources, service: &'static str, wanted: &[CredentialSpec]) -> Result<Self, ConfigError> {
         let (mut layers, mut faults) = Layers::read(sources, &Value::serialize(Self::default()));
         let all_read = faults.is_empty();
         faults.extend(lint::look(&layers));
@@ -85,7 +93,7 @@ impl<T: Settings> Config<T> {
         faults.extend(config.check(&layers, wanted));
         match Report::unless_clean(Phase::Config, faults) {
             Ok(()) => Ok(config),
-            Err(report) => Err(Unusable {
+            Err(report) => Err(ConfigError {
                 report,
                 telemetry: config.telemetry,
                 admin: admin_right.then_some(config.admin),
@@ -131,7 +139,7 @@ impl<T: Settings> Config<T> {
         }
     }
 
-    fn check(&self, layers: &Layers, wanted: &[Wanted]) -> Vec<Fault> {
+    fn check(&self, layers: &Layers, wanted: &[CredentialSpec]) -> Vec<Fault> {
         // The id of the client authorities is `server.client_ca`.
         let known = || wanted.iter().map(|w| w.name).chain(RESERVED).filter(|name| *name != CLIENT_CA);
         let mut faults: Vec<Fault> = self
@@ -175,7 +183,7 @@ impl<T: Settings> Config<T> {
 
     /// The id under which a credential is asked for: what `secrets.ids` says, else `<prefix>/<name>`.
     /// `None`: it is off.
-    pub fn id(&self, wanted: &Wanted) -> Option<SecretId> {
+    pub fn id(&self, wanted: &CredentialSpec) -> Option<SecretId> {
         let on = match wanted.name {
             CLIENT_CA => return self.server.client_ca.clone(),
             SERVER_TLS => self.server.tls || self.admin.tls,

@@ -3,13 +3,14 @@
 //! A further kind is one file, here or in a service: a type with [`Kind`](crate::secrets::Kind). ARCHITECTURE.md shows
 //! one. What the kinds have in common is here for it too.
 
-mod api_key;
-mod certificate;
-mod client_ca;
-mod login;
-mod signing_keys;
-mod tls_identity;
-mod unescaped;
+pub(crate) mod all_secrets;
+pub(crate) mod api_key;
+pub(crate) mod certificate;
+pub(crate) mod client_ca;
+pub(crate) mod login;
+pub(crate) mod signing_keys;
+pub(crate) mod tls_identity;
+pub(crate) mod unescaped;
 
 pub use api_key::ApiKey;
 pub use client_ca::ClientCa;
@@ -18,9 +19,7 @@ pub use signing_keys::{BadSignature, SigningKeys};
 pub use tls_identity::TlsIdentity;
 pub use unescaped::unescaped;
 
-pub(crate) use certificate::Certificate;
-
-use crate::secrets::Malformed;
+use crate::secrets::kind::Malformed;
 use secrecy::SecretString;
 use serde::Deserialize;
 

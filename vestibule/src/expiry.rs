@@ -1,9 +1,8 @@
 //! Credentials that end by themselves, as certificates do: the log says so in time.
 
 use crate::{
-    generation::Live,
-    secrets::{Name, VersionId},
-    service::Service,
+    application::{Application, Live},
+    secrets::{credential::Name, id::VersionId},
 };
 use std::{collections::BTreeMap, time::Duration};
 use time::{Duration as Span, OffsetDateTime, format_description::well_known::Rfc3339};
@@ -16,15 +15,16 @@ const NOTICES: [Span; 4] = [Span::days(30), Span::days(7), Span::days(1), Span::
 const LOOK_AGAIN: Duration = Duration::from_secs(60 * 60);
 
 /// Speaks of each version in service that nears its end, once a notice, until `stopping`.
-pub(crate) async fn watch<S: Service>(mut live: Live<S>, stopping: CancellationToken) {
+pub(crate) async fn watch<A: Application>(mut live: Live<A>, stopping: CancellationToken) {
     let mut noticed = Noticed::default();
     loop {
         let (held, now) = (live.generation(), OffsetDateTime::now_utc());
-        let ends = held.keyring.iter().filter_map(|(name, held)| Some(((name, held.in_use().clone()), held.ends?)));
-        let (due, pause) = noticed.look(ends.collect(), now);
+        let expires_at =
+            held.credentials.iter().filter_map(|(name, held)| Some(((name, held.in_use().clone()), held.expires_at?)));
+        let (due, pause) = noticed.look(expires_at.collect(), now);
         drop(held);
-        for (version, ends) in due {
-            speak(&version, ends, now);
+        for (version, expires_at) in due {
+            speak(&version, expires_at, now);
         }
         tokio::select! {
             () = stopping.cancelled() => return,
@@ -49,13 +49,13 @@ impl Noticed {
     ) -> (Vec<(Version, OffsetDateTime)>, Duration) {
         let before = std::mem::take(&mut self.0);
         let (mut speak, mut pause) = (Vec::new(), LOOK_AGAIN);
-        for (version, ends) in held {
-            let due = due(ends, now);
+        for (version, expires_at) in held {
+            let due = due(expires_at, now);
             if let Some(notice) = NOTICES.get(due) {
-                pause = pause.min((ends - *notice - now).unsigned_abs());
+                pause = pause.min((expires_at - *notice - now).unsigned_abs());
             }
             if due > before.get(&version).copied().unwrap_or(0) {
-                speak.push((version.clone(), ends));
+                speak.push((version.clone(), expires_at));
             }
             self.0.insert(version, due);
         }
@@ -64,13 +64,13 @@ impl Noticed {
 }
 
 /// How many of the notices are due.
-fn due(ends: OffsetDateTime, now: OffsetDateTime) -> usize {
-    NOTICES.iter().filter(|notice| ends - now <= **notice).count()
+fn due(expires_at: OffsetDateTime, now: OffsetDateTime) -> usize {
+    NOTICES.iter().filter(|notice| expires_at - now <= **notice).count()
 }
 
-fn speak((credential, version): &(Name, VersionId), ends: OffsetDateTime, now: OffsetDateTime) {
-    let left = ends - now;
-    let expires = ends.format(&Rfc3339).unwrap_or_default();
+fn speak((credential, version): &(Name, VersionId), expires_at: OffsetDateTime, now: OffsetDateTime) {
+    let left = expires_at - now;
+    let expires = expires_at.format(&Rfc3339).unwrap_or_default();
     if left.is_positive() {
         tracing::warn!(
             credential,

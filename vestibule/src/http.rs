@@ -4,19 +4,18 @@
 //! listener ─► handshake ─► door: which generation, is there room ─► its router: problems, panics, time, size ─► routes
 //! ```
 
-mod accept;
-mod client;
-mod door;
-mod listen;
-mod problem;
-mod tls;
+pub(crate) mod accept;
+pub(crate) mod client;
+pub(crate) mod door;
+pub(crate) mod listen;
+pub(crate) mod problem;
+pub(crate) mod tls;
 
 pub use client::ClientCertificate;
 pub use door::Door;
 pub use problem::Problem;
 
-pub(crate) use listen::{Bound, Serving, bind, serve};
-pub(crate) use tls::Tls;
+pub(crate) use listen::{Serving, bind, serve};
 
 use crate::config;
 use axum::{Router, extract::DefaultBodyLimit, http::StatusCode, middleware::map_response};
@@ -24,7 +23,7 @@ use tower::ServiceBuilder;
 use tower_http::{catch_panic::CatchPanicLayer, limit::RequestBodyLimitLayer, timeout::TimeoutLayer};
 
 /// A service's routes under what every request passes. Built once a generation, so that a reload changes it too.
-pub(crate) fn router(routes: Router, config: &config::Server) -> Router {
+pub(crate) fn router(routes: Router, config: &config::ServerConfig) -> Router {
     routes.layer(
         ServiceBuilder::new()
             .layer(map_response(problem::unify))

@@ -11,7 +11,7 @@
 //!    └── HUP ────┴── poll, refused login or key, unknown key ───┘  (the same road again)
 //! ```
 //!
-//! A service implements [`Service`], and its `main` is [`main`]. The modules, in the order of the road:
+//! A service implements [`Application`], and its `main` is [`main`]. The modules, in the order of the road:
 //!
 //! | module | is |
 //! |---|---|
@@ -28,20 +28,19 @@ pub mod exit;
 pub mod http;
 pub mod resources;
 pub mod secrets;
+pub mod testing;
 
 mod admin;
-mod app;
+mod application;
 mod backoff;
-mod bell;
 mod bootstrap;
 mod cli;
 mod counters;
 mod expiry;
-mod generation;
-mod rehearsal;
+mod loader;
+mod package;
 mod reload;
-mod road;
-mod service;
+mod reload_requests;
 mod signals;
 mod status;
 mod systemd;
@@ -49,15 +48,15 @@ mod telemetry;
 mod trace_context;
 mod trust;
 
-pub use app::App;
+pub use application::{Application, Background, Build, Generation, Live};
 pub use counters::Counter;
-pub use generation::{Generation, Live};
 pub use http::{ClientCertificate, Problem};
-pub use rehearsal::Rehearsal;
-pub use resources::{Api, ApiClient, Bearer, Build, BuildError, CallError, Database, NotTaken, Signature, Signer};
+pub use package::Package;
+pub use resources::{
+    ApiClient, ApiEndpoint, BuildError, CallError, Database, DeliveryError, KeyHeader, Signature, Signer,
+};
 pub use secrets::Credential;
-pub use service::{Background, Service};
-/// The framework's own sqlx, for [`app!`].
+/// The framework's own sqlx, for [`package!`].
 #[doc(hidden)]
 pub use sqlx;
 pub use trace_context::TraceContext;
@@ -104,6 +103,6 @@ pub use vestibule_derive::SecretSet;
 use std::process::ExitCode;
 
 /// A service's whole `main`: parses the command line, runs it, and says how it ended.
-pub fn main<S: Service>() -> ExitCode {
-    cli::main::<S>()
+pub fn main<A: Application>() -> ExitCode {
+    cli::main::<A>()
 }

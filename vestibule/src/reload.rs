@@ -1,179 +1,231 @@
-//! The reload actor: triggers in, one trip at a time, generations out.
+//! The reload actor: it takes triggers, runs one reload at a time, and publishes generations.
 //!
 //! ```text
-//! SIGHUP, refused login or key, unknown key, retry, poll ─► trip ─► published | unchanged | kept
-//!                                             └──────────── while it may help ───────────────┘
+//! SIGHUP, rejected login or key, unknown key, retry, poll ─► reload ─► published | unchanged | kept
+//!                                              └──────────── while it may help ─────────────────┘
 //! ```
 
+mod poll;
+mod replaced;
+mod retries;
+
+use self::{poll::Poll, replaced::ReplacedGenerations, retries::Retries};
 use crate::{
-    backoff::Backoff,
-    config::{Config, Sources},
+    application::{Application, Generation},
+    config::{Config, layers::Sources},
     exit::{Exit, Fault, Report},
-    generation::Generation,
-    resources::Occasion,
-    road::{Cause, End, Errand, Road, Stuck, Walked},
-    secrets::{Name, SecretSet, Seen, VersionId},
-    service::Service,
-    status::{Board, CarriedOver, Outcome, Reload, Trigger},
+    loader::{FinishedLoad, LoadError, LoadOutcome, LoadRequest, Loader, RetryClass},
+    reload_requests::ReloadRequest,
+    resources::breaker::ProbeReason,
+    secrets::{credential::Name, fetch::ManagerStage, id::VersionId, set::SecretSet},
+    status::{
+        reload_record::{CarriedOver, ReloadOutcome, ReloadRecord, Trigger},
+        writer::StatusWriter,
+    },
     systemd,
     telemetry::Telemetry,
 };
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use time::OffsetDateTime;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-/// How long trips follow one that met a refused login. AWS documents about a minute between the change in the database
-/// and the move of the label.
-const WINDOW: Duration = Duration::from_secs(75);
-
-/// The longest pause between trips while the manager or the database does not answer.
-const AWAY: Duration = Duration::from_secs(60);
-
-/// How long a generation may be held after it was replaced before the log says so.
-const LONG_HELD: Duration = Duration::from_secs(60);
-
-/// Walks the road again at each trigger. The only one who publishes.
-pub(crate) struct Reloader<S: Service> {
-    pub(crate) road: Road<S>,
+/// The reload actor. It loads at each trigger, and nobody else publishes.
+pub(crate) struct Reloader<A: Application> {
+    pub(crate) loader: Loader<A>,
     pub(crate) sources: Sources,
     pub(crate) telemetry: Telemetry,
-    pub(crate) live: watch::Sender<Arc<Generation<S>>>,
-    pub(crate) board: Board,
-    /// What the process was started with: what only a restart can change is compared with this.
-    pub(crate) started_with: Arc<Config<S::Settings>>,
+    pub(crate) live: watch::Sender<Arc<Generation<A>>>,
+    pub(crate) status: StatusWriter,
+    /// The configuration that the process was started with. Settings that only a restart takes up are compared with it.
+    pub(crate) started_with: Arc<Config<A::Settings>>,
 }
 
-impl<S: Service> Reloader<S> {
-    /// Runs until `stopping`. `hups` counts the signals seen: any number during a trip costs one further trip, and one
-    /// during bootstrap is not lost.
+/// The state of the actor between two reloads.
+struct ActorState<A: Application> {
+    /// The number of signals that were taken.
+    signals_covered: u64,
+    poll: Poll,
+    retries: Retries<Config<A::Settings>>,
+    replaced: ReplacedGenerations<A>,
+}
+
+/// An event that the actor waits for.
+enum Event {
+    Stop,
+    Reload(Trigger, ProbeReason),
+    /// Another service rejects keys, but none of them is in service any more.
+    OutdatedKeys,
+    /// It is time to look at a generation that was replaced.
+    LookAtReplaced,
+}
+
+impl<A: Application> Reloader<A> {
+    /// Runs until `stopping` is cancelled. `hups` counts the signals. Any number of signals during a reload costs one
+    /// further reload, and a signal during the start is not lost.
     pub(crate) async fn run(self, hups: watch::Receiver<u64>, stopping: CancellationToken) {
-        let bell = self.road.bell.clone();
-        self.act(hups, stopping).await;
-        bell.silence();
+        self.act(hups, &stopping).await;
+        self.loader.reload_requests.close();
     }
 
-    async fn act(self, mut hups: watch::Receiver<u64>, stopping: CancellationToken) {
-        let bell = self.road.bell.clone();
-        let mut covered = 0;
-        let mut poll = Poll::first(self.interval());
-        let mut retries = Retries { in_service: None, wish: None };
-        let mut replaced = Replaced(VecDeque::new());
+    async fn act(&self, mut hups: watch::Receiver<u64>, stopping: &CancellationToken) {
+        let requests = &self.loader.reload_requests;
+        let mut state = ActorState {
+            signals_covered: 0,
+            poll: Poll::first(self.interval()),
+            retries: Retries::new(),
+            replaced: ReplacedGenerations::new(),
+        };
         loop {
-            let (trigger, occasion) = tokio::select! {
-                biased;
-                () = stopping.cancelled() => return,
-                seen = hups.wait_for(|seen| *seen > covered) => {
-                    let Ok(seen) = seen else { return };
-                    covered = *seen;
-                    (Trigger::Signal, Occasion::Asked)
+            let (trigger, probe_reason) = match self.next_event(&mut state, &mut hups, stopping).await {
+                Event::Stop => return,
+                Event::LookAtReplaced => {
+                    state.replaced.warn_if_held();
+                    continue;
                 }
-                news = bell.hear_refused() => {
-                    (Trigger::RefusedLogin, if news { Occasion::News } else { Occasion::Routine })
+                Event::OutdatedKeys => {
+                    // A reload has already brought the successors, so end the waits of those who reported the keys.
+                    requests.reload_started();
+                    requests.reload_ended();
+                    continue;
                 }
-                keys = bell.hear_refused_keys() => match keys.iter().any(|key| self.holds(key)) {
-                    true => (Trigger::RefusedKey, Occasion::Routine),
-                    // The trip that was under way has brought what this one would: nobody waits for more.
-                    false => { bell.trip(true); bell.trip(false); continue }
-                },
-                () = bell.hear_unknown_key() => (Trigger::UnknownKey, Occasion::Routine),
-                () = due(retries.next()) => (Trigger::Retry, Occasion::Routine),
-                () = due(poll.0) => (Trigger::Poll, Occasion::Routine),
-                () = due(replaced.next()) => { replaced.tell(); continue }
+                Event::Reload(trigger, probe_reason) => (trigger, probe_reason),
             };
-            let held = self.live.borrow().clone();
-            // It was the version of an older generation, or is accepted again.
-            if trigger == Trigger::RefusedLogin && held.resources.refusals().is_empty() {
+            let in_service = self.live.borrow().clone();
+            // The login was of an older generation, or is accepted again.
+            if trigger == Trigger::RejectedLogin && in_service.resources.rejections().is_empty() {
                 continue;
             }
-            self.board.trip_started(covered);
-            bell.trip(true);
-            let config = match trigger {
-                Trigger::Signal => self.configuration(&held.config),
-                Trigger::Retry => Ok(retries.wish().unwrap_or_else(|| held.config.clone())),
-                _ => Ok(held.config.clone()),
-            };
-            let kept = tokio::select! {
+            self.status.reload_started(state.signals_covered);
+            requests.reload_started();
+            let config = self.config_for(trigger, &state.retries, &in_service);
+            let failed = tokio::select! {
                 biased;
                 () = stopping.cancelled() => return,
-                kept = self.trip(trigger, occasion, covered, &held, &config) => kept,
+                failed = self.reload(trigger, probe_reason, state.signals_covered, &in_service, &config) => failed,
             };
-            bell.trip(false);
-            let in_service = self.live.borrow().clone();
-            replaced.note(&held, &in_service);
-            if let Ok(config) = config {
-                if Arc::ptr_eq(&config, &in_service.config) {
-                    poll = Poll::next(self.interval());
-                }
-                retries.note(trigger, config, kept, &in_service.config);
-            }
+            requests.reload_ended();
+            self.schedule(&mut state, trigger, config, failed, &in_service);
         }
     }
 
-    fn holds(&self, (name, version): (&Name, &VersionId)) -> bool {
-        self.live.borrow().keyring.named(name).is_some_and(|held| held.in_use() == version)
+    /// Waits for the next event.
+    async fn next_event(
+        &self,
+        state: &mut ActorState<A>,
+        hups: &mut watch::Receiver<u64>,
+        stopping: &CancellationToken,
+    ) -> Event {
+        tokio::select! {
+            biased;
+            () = stopping.cancelled() => Event::Stop,
+            seen = hups.wait_for(|seen| *seen > state.signals_covered) => match seen {
+                Ok(seen) => {
+                    state.signals_covered = *seen;
+                    Event::Reload(Trigger::Signal, ProbeReason::Operator)
+                }
+                Err(_) => Event::Stop,
+            },
+            request = self.loader.reload_requests.next() => self.event_for(&request),
+            () = sleep_until(state.retries.next()) => Event::Reload(Trigger::Retry, ProbeReason::Scheduled),
+            () = sleep_until(state.poll.0) => Event::Reload(Trigger::Poll, ProbeReason::Scheduled),
+            () = sleep_until(state.replaced.next()) => Event::LookAtReplaced,
+        }
+    }
+
+    fn event_for(&self, request: &ReloadRequest) -> Event {
+        match request {
+            ReloadRequest::RejectedLogin { newly: true } => {
+                Event::Reload(Trigger::RejectedLogin, ProbeReason::CurrentRejected)
+            }
+            ReloadRequest::RejectedLogin { newly: false } => {
+                Event::Reload(Trigger::RejectedLogin, ProbeReason::Scheduled)
+            }
+            ReloadRequest::RejectedKeys(keys) if self.holds_any(keys) => {
+                Event::Reload(Trigger::RejectedKey, ProbeReason::Scheduled)
+            }
+            ReloadRequest::RejectedKeys(_) => Event::OutdatedKeys,
+            ReloadRequest::UnknownKey => Event::Reload(Trigger::UnknownKey, ProbeReason::Scheduled),
+        }
+    }
+
+    fn holds_any(&self, keys: &BTreeMap<Name, VersionId>) -> bool {
+        let in_service = self.live.borrow();
+        keys.iter()
+            .any(|(name, version)| in_service.credentials.named(name).is_some_and(|held| held.in_use() == version))
     }
 
     fn interval(&self) -> Duration {
         self.live.borrow().config.secrets.refresh_every
     }
 
-    /// Read again. Only for a signal: a half-edited file must not keep another trigger from healing.
-    fn configuration(&self, held: &Arc<Config<S::Settings>>) -> Result<Arc<Config<S::Settings>>, Report> {
-        let config = Config::load(&self.sources, S::APP.name, &S::Secrets::wanted());
-        let config = config.map_err(|unusable| unusable.report)?;
-        Ok(if config.tree() == held.tree() { held.clone() } else { Arc::new(config) })
-    }
-
-    /// Walks the road once, publishes what it brings, and tells what came of it. Returns why not all was published.
-    async fn trip(
+    /// Returns the configuration for a reload. Only a signal has it read again: a half-edited file must not keep another
+    /// trigger from mending the service.
+    fn config_for(
         &self,
         trigger: Trigger,
-        occasion: Occasion,
-        signals_covered: u64,
-        held: &Arc<Generation<S>>,
-        config: &Result<Arc<Config<S::Settings>>, Report>,
-    ) -> Option<Cause> {
-        let (started, clock) = (OffsetDateTime::now_utc(), Instant::now());
-        systemd::reloading();
-        let Walked { seen, end } = match config {
-            Ok(config) => {
-                let deadline = Instant::now() + config.secrets.deadline;
-                self.road.walk(Errand { config: config.clone(), held: Some(held), deadline, occasion }).await
-            }
-            Err(report) => Walked { seen: BTreeMap::new(), end: Err(report.clone().into()) },
-        };
-        let mut reload = Reload::new(trigger, signals_covered, started);
-        let mut kept = None;
-        match end {
-            Ok(End::Built { generation, carried_over }) => {
-                reload.outcome = Outcome::Published;
-                // What only did not answer in time is asked for again.
-                let away = |(_, fault): &(Name, Fault)| matches!(fault.exit, Exit::Unavailable | Exit::Deadline);
-                kept = carried_over.iter().any(away).then_some(Cause::Away);
-                reload.carried_over = carried_over.into_iter().map(Into::into).collect();
-                self.publish(*generation, held, &seen);
-            }
-            Ok(End::Unchanged) => {
-                reload.outcome = Outcome::Unchanged;
-                self.board.seen(&seen);
-            }
-            Err(Stuck { report, cause }) => {
-                (reload.error, reload.exit_code) = (Some(report.to_string()), report.exit() as u8);
-                self.board.seen(&seen);
-                kept = Some(cause);
-            }
+        retries: &Retries<Config<A::Settings>>,
+        in_service: &Generation<A>,
+    ) -> Result<Arc<Config<A::Settings>>, Report> {
+        match trigger {
+            Trigger::Signal => self.read_config(&in_service.config),
+            Trigger::Retry => Ok(retries.next_config().unwrap_or_else(|| in_service.config.clone())),
+            _ => Ok(in_service.config.clone()),
         }
-        reload.duration_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.tell(reload);
-        kept
     }
 
-    fn publish(&self, generation: Generation<S>, replaced: &Arc<Generation<S>>, seen: &BTreeMap<Name, Seen>) {
+    fn read_config(&self, in_service: &Arc<Config<A::Settings>>) -> Result<Arc<Config<A::Settings>>, Report> {
+        let config = Config::load(&self.sources, A::PACKAGE.name, &A::Secrets::specs());
+        let config = config.map_err(|error| error.report)?;
+        Ok(if config.tree() == in_service.tree() { in_service.clone() } else { Arc::new(config) })
+    }
+
+    /// Reloads once: loads, publishes if there is something new, and reports the outcome. Returns why not everything
+    /// was published.
+    async fn reload(
+        &self,
+        trigger: Trigger,
+        probe_reason: ProbeReason,
+        signals_covered: u64,
+        in_service: &Arc<Generation<A>>,
+        config: &Result<Arc<Config<A::Settings>>, Report>,
+    ) -> Option<RetryClass> {
+        let (started, clock) = (OffsetDateTime::now_utc(), Instant::now());
+        systemd::reloading();
+        let FinishedLoad { seen, result } = match config {
+            Ok(config) => {
+                let deadline = Instant::now() + config.secrets.deadline;
+                let request =
+                    LoadRequest { config: config.clone(), in_service: Some(in_service), deadline, probe_reason };
+                self.loader.load(request).await
+            }
+            Err(report) => FinishedLoad { seen: BTreeMap::new(), result: Err(report.clone().into()) },
+        };
+        let mut record = ReloadRecord::new(trigger, signals_covered, started);
+        let mut failed = None;
+        match result {
+            Ok(LoadOutcome::Built { generation, carried_over }) => {
+                record.outcome = ReloadOutcome::Published;
+                failed = retry_of(&carried_over);
+                record.carried_over = carried_over.into_iter().map(Into::into).collect();
+                self.publish(*generation, in_service, &seen);
+            }
+            Ok(LoadOutcome::Unchanged) => {
+                record.outcome = ReloadOutcome::Unchanged;
+                self.status.seen(&seen);
+            }
+            Err(LoadError { report, retry }) => {
+                (record.error, record.exit_code) = (Some(report.to_string()), report.exit() as u8);
+                self.status.seen(&seen);
+                failed = Some(retry);
+            }
+        }
+        record.duration_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.report(record);
+        failed
+    }
+
+    fn publish(&self, generation: Generation<A>, replaced: &Arc<Generation<A>>, seen: &BTreeMap<Name, ManagerStage>) {
         let generation = Arc::new(generation);
         let needs_restart = generation.config.needs_restart(&self.started_with);
         if !needs_restart.is_empty() {
@@ -183,18 +235,18 @@ impl<S: Service> Reloader<S> {
             );
         }
         self.telemetry.filter(&generation.config.telemetry.filter);
-        generation.succeed(replaced, &self.live);
-        self.board.published(&generation, replaced, seen, needs_restart);
+        generation.replace(replaced, &self.live);
+        self.status.published(&generation, replaced, seen, needs_restart);
     }
 
-    /// To the log, systemd and the status. What is tried again by itself and fails as before is no news for the log.
-    fn tell(&self, reload: Reload) {
+    /// Reports a reload to systemd, the log and the status. A retry that fails as before is not logged again.
+    fn report(&self, record: ReloadRecord) {
         let generation = self.live.borrow().number;
-        systemd::reloaded(generation, reload.outcome);
-        let by_itself = matches!(reload.trigger, Trigger::Retry | Trigger::RefusedLogin | Trigger::RefusedKey);
-        let Reload { trigger, outcome, duration_ms, exit_code, .. } = reload;
-        match &reload.error {
-            Some(error) if by_itself && self.board.last_error().as_ref() == Some(error) => {
+        systemd::reloaded(generation, record.outcome);
+        let by_itself = matches!(record.trigger, Trigger::Retry | Trigger::RejectedLogin | Trigger::RejectedKey);
+        let ReloadRecord { trigger, outcome, duration_ms, exit_code, .. } = record;
+        match &record.error {
+            Some(error) if by_itself && self.status.last_error().as_ref() == Some(error) => {
                 tracing::debug!(reload.trigger = %trigger, generation, "the reload failed as the one before it");
             }
             Some(error) => tracing::error!(
@@ -214,109 +266,39 @@ impl<S: Service> Reloader<S> {
                 "the reload ended"
             ),
         }
-        for CarriedOver { credential, problem } in &reload.carried_over {
-            tracing::warn!(credential, problem, "a credential could not be had, and was left at the version held");
+        for CarriedOver { credential, problem } in &record.carried_over {
+            tracing::warn!(credential, problem, "could not refresh a credential; keeping the current version");
         }
-        self.board.trip_ended(reload);
-    }
-}
-
-/// Trips that follow others that were kept, while that may help.
-struct Retries<C> {
-    /// With the configuration in service.
-    in_service: Option<Retry>,
-    /// With one that a signal brought, and that could not be put in service yet.
-    wish: Option<(Retry, Arc<C>)>,
-}
-
-impl<C> Retries<C> {
-    fn next(&self) -> Option<Instant> {
-        let wish = self.wish.as_ref().map(|(retry, _)| retry.at);
-        self.in_service.iter().map(|retry| retry.at).chain(wish).min()
+        self.status.reload_ended(record);
     }
 
-    /// The configuration of the next one, if it is not the one in service.
-    fn wish(&self) -> Option<Arc<C>> {
-        self.wish.as_ref().filter(|(retry, _)| Some(retry.at) == self.next()).map(|(_, config)| config.clone())
-    }
-
-    /// What follows a trip with this configuration.
-    fn note(&mut self, trigger: Trigger, config: Arc<C>, kept: Option<Cause>, in_service: &Arc<C>) {
-        let next = |before: Option<Retry>| Retry::after(kept?, before.filter(|_| trigger == Trigger::Retry));
-        if Arc::ptr_eq(&config, in_service) {
-            self.in_service = next(self.in_service.take());
-            self.wish.take_if(|(_, wish)| trigger == Trigger::Signal || Arc::ptr_eq(wish, in_service));
-        } else {
-            self.wish = next(self.wish.take().map(|(retry, _)| retry)).map(|retry| (retry, config));
+    /// Schedules the next poll and retries.
+    fn schedule(
+        &self,
+        state: &mut ActorState<A>,
+        trigger: Trigger,
+        config: Result<Arc<Config<A::Settings>>, Report>,
+        failed: Option<RetryClass>,
+        before: &Arc<Generation<A>>,
+    ) {
+        let in_service = self.live.borrow().clone();
+        state.replaced.add(before, &in_service);
+        let Ok(config) = config else { return };
+        if Arc::ptr_eq(&config, &in_service.config) {
+            state.poll = Poll::next(self.interval());
         }
+        state.retries.schedule(trigger, config, failed, &in_service.config);
     }
 }
 
-struct Retry {
-    cause: Cause,
-    at: Instant,
-    pauses: Backoff,
+/// Returns the retry that carried-over credentials need. One that only did not answer in time is asked for again.
+fn retry_of(carried_over: &[(Name, Fault)]) -> Option<RetryClass> {
+    let unanswered = |(_, fault): &(Name, Fault)| matches!(fault.exit, Exit::Unavailable | Exit::Deadline);
+    carried_over.iter().any(unanswered).then_some(RetryClass::Unavailable)
 }
 
-impl Retry {
-    fn after(cause: Cause, before: Option<Self>) -> Option<Self> {
-        let mut pauses = match (before, cause) {
-            (Some(before), _) if before.cause == cause => before.pauses,
-            (_, Cause::Refused) => Backoff::until(Instant::now() + WINDOW),
-            (_, Cause::Away) => Backoff::capped_at(AWAY),
-            (_, Cause::Fault) => return None,
-        };
-        Some(Self { cause, at: pauses.next()?, pauses })
-    }
-}
-
-/// Generations that were replaced, each until the log has said that it is held for long, or it is not.
-struct Replaced<S: Service>(VecDeque<(Instant, Weak<Generation<S>>)>);
-
-impl<S: Service> Replaced<S> {
-    fn note(&mut self, held: &Arc<Generation<S>>, in_service: &Arc<Generation<S>>) {
-        if !Arc::ptr_eq(held, in_service) {
-            self.0.push_back((Instant::now() + LONG_HELD, Arc::downgrade(held)));
-        }
-    }
-
-    fn next(&self) -> Option<Instant> {
-        self.0.front().map(|(at, _)| *at)
-    }
-
-    fn tell(&mut self) {
-        if let Some(generation) = self.0.pop_front().and_then(|(_, generation)| generation.upgrade()) {
-            tracing::warn!(
-                generation = generation.number,
-                generation.holders = Arc::strong_count(&generation) - 1,
-                "a generation is still held a minute after it was replaced: by requests in flight, or by tasks that \
-                 have not turned to the successor"
-            );
-        }
-    }
-}
-
-/// When the manager is asked without a signal. Replicas that started together drift apart.
-struct Poll(Option<Instant>);
-
-impl Poll {
-    /// After a uniform part of the interval.
-    fn first(interval: Duration) -> Self {
-        Self::after(interval, fastrand::f64())
-    }
-
-    /// After the interval, give or take 10 %.
-    fn next(interval: Duration) -> Self {
-        Self::after(interval, 0.9 + 0.2 * fastrand::f64())
-    }
-
-    fn after(interval: Duration, part: f64) -> Self {
-        Self((!interval.is_zero()).then(|| Instant::now() + interval.mul_f64(part)))
-    }
-}
-
-/// Waits until then, or for ever.
-async fn due(at: Option<Instant>) {
+/// Sleeps until then, or for ever.
+async fn sleep_until(at: Option<Instant>) {
     match at {
         Some(at) => tokio::time::sleep_until(at).await,
         None => std::future::pending().await,

@@ -1,6 +1,6 @@
 //! What systemd is told, where it started us (`Type=notify-reload`). Elsewhere each call does nothing.
 
-use crate::status::Outcome;
+use crate::status::reload_record::ReloadOutcome;
 use sd_notify::NotifyState;
 
 /// The listeners are bound.
@@ -16,11 +16,11 @@ pub(crate) fn reloading() {
 }
 
 /// A reload ended, well or not: `READY=1` says only that it ended, so the status says how.
-pub(crate) fn reloaded(generation: u64, outcome: Outcome) {
+pub(crate) fn reloaded(generation: u64, outcome: ReloadOutcome) {
     let status = match outcome {
-        Outcome::Published => format!("generation {generation} is in service"),
-        Outcome::Unchanged => format!("nothing changed; generation {generation} is in service"),
-        Outcome::Kept => {
+        ReloadOutcome::Published => format!("generation {generation} is in service"),
+        ReloadOutcome::Unchanged => format!("nothing changed; generation {generation} is in service"),
+        ReloadOutcome::Kept => {
             format!("the last reload FAILED; generation {generation} stays in service")
         }
     };

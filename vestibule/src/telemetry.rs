@@ -1,7 +1,7 @@
 //! The log, and what must not leave the process: core dumps.
 
 use crate::{
-    config::{self, Format},
+    config::{self, settings::LogFormat},
     exit::{Phase, Report},
 };
 use std::{
@@ -17,11 +17,11 @@ pub(crate) struct Telemetry {
 
 impl Telemetry {
     /// Installs the log on standard output. Once a process.
-    pub(crate) fn install(config: &config::Telemetry) -> Self {
+    pub(crate) fn install(config: &config::TelemetryConfig) -> Self {
         let (filter, handle) = reload::Layer::new(EnvFilter::new(&config.filter));
         let format = match config.format {
-            Format::Json => fmt::layer().json().with_current_span(false).with_span_list(false).boxed(),
-            Format::Pretty => fmt::layer().with_ansi(std::io::stdout().is_terminal()).boxed(),
+            LogFormat::Json => fmt::layer().json().with_current_span(false).with_span_list(false).boxed(),
+            LogFormat::Pretty => fmt::layer().with_ansi(std::io::stdout().is_terminal()).boxed(),
         };
         // Fails where a log is installed already, as in a test: then that one counts.
         let _ = tracing_subscriber::registry().with(filter).with(format).try_init();
@@ -53,10 +53,10 @@ fn harmless(payload: &dyn Any) -> &'static str {
 }
 
 /// Tells of a failed start: once for people on standard error, and once as an event where the log is JSON.
-pub(crate) fn tell(report: &Report, format: Format) {
+pub(crate) fn tell(report: &Report, format: LogFormat) {
     // With nobody to read it, the exit code still tells.
     let _ = writeln!(std::io::stderr(), "{report}");
-    if format == Format::Json {
+    if format == LogFormat::Json {
         let faults: Vec<_> = report
             .faults()
             .iter()

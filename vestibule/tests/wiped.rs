@@ -21,8 +21,9 @@ use std::{
     },
     time::Duration,
 };
+use vestibule::testing::Harness;
 use vestibule::{
-    App, Build, BuildError, Credential, Rehearsal, SecretSet, Service, Signer,
+    Application, Build, BuildError, Credential, Package, SecretSet, Signer,
     config::Config,
     credentials::{ApiKey, Login, SigningKeys, TlsIdentity},
     secrets::Stage,
@@ -172,8 +173,8 @@ struct Holder {
 
 static NO_MIGRATIONS: Migrator = Migrator::DEFAULT;
 
-impl Service for Holder {
-    const APP: App = App { name: "holder", version: "0", migrations: &NO_MIGRATIONS };
+impl Application for Holder {
+    const PACKAGE: Package = Package { name: "holder", version: "0", migrations: &NO_MIGRATIONS };
     type Settings = ();
     type Secrets = Secrets;
 
@@ -225,7 +226,7 @@ async fn what_was_rotated_away_is_wiped() {
     let identity = identity();
     controls();
     let memory = Memory::with([("login", BARE_PASSWORD), ("api", API_KEY), ("signing", KEY), ("identity", identity)]);
-    let holder = searched("a start", Rehearsal::<Holder>::start(memory.clone(), Config::default())).await.unwrap();
+    let holder = searched("a start", Harness::<Holder>::start(memory.clone(), Config::default())).await.unwrap();
     let old = Arc::downgrade(&holder.live().generation());
     assert!(!holder.live().service().signer.seal(b"payload").is_empty());
 

@@ -6,8 +6,8 @@
 //!
 //! - To add a credential, add a field to [`Secrets`]; its id is `<prefix>/<field>` unless `[secrets.ids]` says otherwise.
 //! - To add a setting, add a field to [`Settings`]: it is a key of `[service]` in `config/`.
-//! - To add a route, add it to [`Hello::routes`](vestibule::Service::routes).
-//! - To work beside requests, add [`Hello::background`](vestibule::Service::background).
+//! - To add a route, add it to [`Hello::routes`](vestibule::Application::routes).
+//! - To work beside requests, add [`Hello::background`](vestibule::Application::background).
 //! - To change the schema, add a file to `migrations/`.
 
 mod hello;
@@ -18,7 +18,7 @@ pub use secrets::Secrets;
 use axum::{Router, routing::get};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use vestibule::{App, Build, BuildError, Database, Service};
+use vestibule::{Package, Build, BuildError, Database, Application};
 
 /// What a request works with: everything that is built from credentials or settings.
 pub struct Hello {
@@ -40,8 +40,8 @@ impl Default for Settings {
     }
 }
 
-impl Service for Hello {
-    const APP: App = vestibule::app!();
+impl Application for Hello {
+    const PACKAGE: Package = vestibule::package!();
     type Settings = Settings;
     type Secrets = Secrets;
 

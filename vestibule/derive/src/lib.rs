@@ -21,21 +21,21 @@ fn expand(input: &DeriveInput) -> Result<proc_macro2::TokenStream, Error> {
     let names: Vec<_> = idents.iter().map(|ident| ident.unraw().to_string()).collect();
     let wanted = fields.iter().zip(&names).map(|(field, name)| {
         let ty = &field.ty;
-        quote_spanned!(ty.span()=> <#ty as ::vestibule::secrets::Slot>::wanted(#name))
+        quote_spanned!(ty.span()=> <#ty as ::vestibule::secrets::CredentialField>::spec(#name))
     });
-    let taken = fields.iter().zip(&names).map(|(field, name)| {
+    let resolved = fields.iter().zip(&names).map(|(field, name)| {
         let ty = &field.ty;
-        quote_spanned!(ty.span()=> <#ty as ::vestibule::secrets::Slot>::take(#name, ring))
+        quote_spanned!(ty.span()=> <#ty as ::vestibule::secrets::CredentialField>::resolve(#name, resolver))
     });
     Ok(quote! {
         impl ::vestibule::secrets::SecretSet for #set {
-            fn wanted() -> ::std::vec::Vec<::vestibule::secrets::Wanted> {
+            fn specs() -> ::std::vec::Vec<::vestibule::secrets::CredentialSpec> {
                 ::std::vec![#(#wanted),*]
             }
 
-            fn take(ring: &mut ::vestibule::secrets::Ring<'_>) -> ::std::option::Option<Self> {
-                // All are taken before any is missed: the ring keeps every fault.
-                #(let #idents = #taken;)*
+            fn resolve(resolver: &mut ::vestibule::secrets::Resolver<'_>) -> ::std::option::Option<Self> {
+                // All are resolved before any is missed, so that the resolver keeps every fault.
+                #(let #idents = #resolved;)*
                 ::std::option::Option::Some(Self { #(#idents: #idents?),* })
             }
         }

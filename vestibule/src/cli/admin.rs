@@ -2,11 +2,11 @@
 
 use super::trust::{self, Connector};
 use crate::{
-    Service,
+    application::Application,
     bootstrap::Failed,
-    config::{Config, Format, Sources, Unusable},
+    config::{Config, ConfigError, layers::Sources, settings::LogFormat},
     exit::{Exit, Fault, Phase, Report},
-    secrets::SecretSet,
+    secrets::set::SecretSet,
 };
 use axum::{
     body::Body,
@@ -23,19 +23,19 @@ use std::{
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Where the service of this configuration listens for probes and people.
-pub(super) struct Admin {
+pub(super) struct AdminClient {
     address: SocketAddr,
     /// As it is configured now, and the other way: the service may not have taken up a change of `admin.tls`.
     schemes: [&'static str; 2],
 }
 
-impl Admin {
+impl AdminClient {
     /// The service goes on serving while its files are half edited: only mistakes that concern the address count.
-    pub(super) fn of<S: Service>(sources: &Sources) -> Result<Self, Failed> {
-        let admin = match Config::<S::Settings>::load(sources, S::APP.name, &S::Secrets::wanted()) {
+    pub(super) fn of<A: Application>(sources: &Sources) -> Result<Self, Failed> {
+        let admin = match Config::<A::Settings>::load(sources, A::PACKAGE.name, &A::Secrets::specs()) {
             Ok(config) => config.admin,
-            Err(Unusable { admin: Some(admin), .. }) => admin,
-            Err(Unusable { report, telemetry, .. }) => return Err(Failed { report, format: telemetry.format }),
+            Err(ConfigError { admin: Some(admin), .. }) => admin,
+            Err(ConfigError { report, telemetry, .. }) => return Err(Failed { report, format: telemetry.format }),
         };
         let schemes = if admin.tls { ["https", "http"] } else { ["http", "https"] };
         Ok(Self { address: reachable(admin.listen), schemes })
@@ -66,10 +66,10 @@ impl Admin {
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 #[error("it does not answer: {0}")]
-pub(super) struct Silence(String);
+pub(super) struct AdminUnreachable(String);
 
 /// Asks a listener, for 3 s at most: the answer, with its status.
-pub(super) async fn ask(uri: Uri, connector: Connector) -> Result<(StatusCode, String), Silence> {
+pub(super) async fn ask(uri: Uri, connector: Connector) -> Result<(StatusCode, String), AdminUnreachable> {
     let client = Client::builder(TokioExecutor::new()).build::<_, Body>(connector);
     let asking = async {
         let answer = client.get(uri).await.map_err(|error| root(&error))?;
@@ -78,19 +78,19 @@ pub(super) async fn ask(uri: Uri, connector: Connector) -> Result<(StatusCode, S
             axum::body::to_bytes(Body::new(answer.into_body()), 1024 * 1024).await.map_err(|error| root(&error))?;
         Ok((status, String::from_utf8_lossy(&body).into_owned()))
     };
-    tokio::time::timeout(TIMEOUT, asking).await.unwrap_or_else(|_| Err(Silence("the time is up".into())))
+    tokio::time::timeout(TIMEOUT, asking).await.unwrap_or_else(|_| Err(AdminUnreachable("the time is up".into())))
 }
 
 /// The innermost cause says what the others only wrap.
-fn root(error: &(dyn Error + 'static)) -> Silence {
+fn root(error: &(dyn Error + 'static)) -> AdminUnreachable {
     let cause = std::iter::successors(Some(error), |error| (*error).source()).last();
-    Silence(cause.unwrap_or(error).to_string())
+    AdminUnreachable(cause.unwrap_or(error).to_string())
 }
 
 /// A failure of a command.
 pub(super) fn failed(exit: Exit, subject: String, problem: String, remedy: &str) -> Failed {
     let report = Report::of(Phase::Command, Fault::new(exit, subject, problem, remedy));
-    Failed { report, format: Format::Pretty }
+    Failed { report, format: LogFormat::Pretty }
 }
 
 /// What listens on every address is asked on this machine's own.

@@ -12,15 +12,21 @@ mod table;
 
 use super::trust;
 use crate::{
-    Service,
+    application::Application,
     bootstrap::{self, Failed},
-    config::{Config, Format, Sources, Unusable},
+    config::{Config, ConfigError, layers::Sources, settings::LogFormat},
     exit::{Exit, Fault, Phase, Report},
-    secrets::{Replicas, SecretId, SecretSet, SourceError, Versions},
+    secrets::{
+        id::SecretId,
+        regions::Regions,
+        set::SecretSet,
+        source::{Operation, SourceError},
+        version::Versions,
+    },
 };
 use findings::Audit;
 use futures_util::{StreamExt, future::join_all, stream};
-use replica::{Address, Status};
+use replica::{Address, ReplicaStatus};
 use rustls::pki_types::ServerName;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -32,7 +38,7 @@ use tokio::time::Instant;
 /// How many replicas are asked at a time.
 const CONCURRENCY: usize = 32;
 
-pub(super) async fn run<S: Service>(
+pub(super) async fn run<A: Application>(
     sources: &Sources,
     urls: &[String],
     expect: Option<NonZeroUsize>,
@@ -40,16 +46,16 @@ pub(super) async fn run<S: Service>(
     name: Option<ServerName<'static>>,
 ) -> Result<(), Failed> {
     let addresses = addresses(urls)?;
-    let config = configure::<S>(sources)?;
+    let config = configure::<A>(sources)?;
     let deadline = Instant::now() + config.secrets.deadline;
-    let told = |report| Failed { report, format: Format::Pretty };
+    let told = |report| Failed { report, format: LogFormat::Pretty };
     let trust = match ca {
         Some(file) => trust::of_file(file),
         None if addresses.iter().any(Address::is_https) => crate::trust::of_platform(),
         None => Ok(crate::trust::of_nobody()),
     };
     let connector = trust::connector(trust.map_err(|fault| told(Report::of(Phase::Command, fault)))?, name);
-    let source = bootstrap::source(sources, &config, deadline).await.map_err(told)?;
+    let regions = bootstrap::regions(sources, &config, deadline).await.map_err(told)?;
 
     let asked = addresses.into_iter().map(async |address| {
         let said = address.ask(connector.clone()).await;
@@ -58,10 +64,10 @@ pub(super) async fn run<S: Service>(
     let replicas: Vec<_> = stream::iter(asked).buffered(CONCURRENCY).collect().await;
     // After the replicas: a version that became current in between must not pass as held.
     let deadline = Instant::now() + config.secrets.deadline;
-    let manager = standing(&source, &replicas, deadline).await;
+    let manager = versions_at_manager(&regions, &replicas, deadline).await;
 
     let expected = expect.map_or(urls.len(), NonZeroUsize::get);
-    let audit = Audit { replicas, manager, expected, revoked: config.secrets.revoked };
+    let audit = Audit { replicas, manager, regions, expected, revoked: config.secrets.revoked };
     say!("{}\n{}", audit.table(), audit.summary());
     Report::unless_clean(Phase::Command, audit.faults()).map_err(told)
 }
@@ -81,53 +87,38 @@ fn addresses(urls: &[String]) -> Result<Vec<Address>, Failed> {
         }
     }
     let report = Report::unless_clean(Phase::Command, faults);
-    report.map(|()| addresses).map_err(|report| Failed { report, format: Format::Pretty })
+    report.map(|()| addresses).map_err(|report| Failed { report, format: LogFormat::Pretty })
 }
 
 /// Only mistakes in how to reach the manager count.
-fn configure<S: Service>(sources: &Sources) -> Result<Config<S::Settings>, Failed> {
-    match Config::load(sources, S::APP.name, &S::Secrets::wanted()) {
+fn configure<A: Application>(sources: &Sources) -> Result<Config<A::Settings>, Failed> {
+    match Config::load(sources, A::PACKAGE.name, &A::Secrets::specs()) {
         Ok(config) => Ok(config),
-        Err(Unusable { secrets: Some(secrets), .. }) => Ok(Config { secrets: *secrets, ..Config::default() }),
-        Err(Unusable { report, telemetry, .. }) => Err(Failed { report, format: telemetry.format }),
+        Err(ConfigError { secrets: Some(secrets), .. }) => Ok(Config { secrets: *secrets, ..Config::default() }),
+        Err(ConfigError { report, telemetry, .. }) => Err(Failed { report, format: telemetry.format }),
     }
 }
 
 /// What the manager has of each secret that a replica names: the current version at least, or why it is not known.
-async fn standing(
-    source: &Replicas,
-    replicas: &[(Address, Result<Status, String>)],
+async fn versions_at_manager(
+    regions: &Regions,
+    replicas: &[(Address, Result<ReplicaStatus, String>)],
     deadline: Instant,
 ) -> BTreeMap<SecretId, Result<Versions, SourceError>> {
     let held = replicas.iter().filter_map(|(_, said)| said.as_ref().ok()).flat_map(|status| &status.credentials);
     let ids: BTreeSet<_> = held.map(|held| held.id.clone()).collect();
     let asked = ids.into_iter().map(|id| async move {
-        let versions = source.versions(&id, deadline).await;
+        let versions = regions.versions(&id, deadline).await;
         (id, versions)
     });
     join_all(asked).await.into_iter().collect()
 }
 
-/// What the manager did not say, and why.
-fn fault(id: &SecretId, error: &SourceError) -> Fault {
-    let (exit, remedy) = match error {
-        SourceError::Missing(_) => {
-            (Exit::Missing, "create or restore the secret, or correct its id where the replicas are configured")
-        }
-        SourceError::Denied(_) => (
-            Exit::Denied,
-            "allow secretsmanager:DescribeSecret on this id to whoever audits; check the id too: a wrong one may be \
-             answered like this",
-        ),
-        SourceError::NoIdentity(_) => (Exit::Denied, "audit with an identity: a role of the pod, task or instance"),
-        SourceError::Unanswered(_) => (
-            Exit::Deadline,
-            "check the way to the manager (route, firewall, VPC endpoint); raise secrets.deadline if it is only slow",
-        ),
-        SourceError::Unavailable(_) | SourceError::Malformed(_) => (
-            Exit::Unavailable,
-            "check the way to the manager (Region, endpoint, network) and its health; then audit again",
-        ),
+/// Returns the fault of a secret of which the manager did not say what is current.
+fn fault(id: &SecretId, error: &SourceError, regions: &Regions) -> Fault {
+    let exit = match error {
+        SourceError::Malformed(_) => Exit::Unavailable,
+        error => error.exit(),
     };
-    Fault::new(exit, format!("secret {id}"), error.to_string(), remedy)
+    Fault::new(exit, format!("secret {id}"), error.to_string(), regions.remedy(error, Operation::ReadVersions))
 }

@@ -1,17 +1,18 @@
 //! `check [--live]`: would a start succeed?
 
 use crate::{
-    Service,
+    application::Application,
     bootstrap::{self, Failed},
-    config::Sources,
-    secrets::{All, SecretSet},
+    config::layers::Sources,
+    credentials::all_secrets::AllSecrets,
+    secrets::set::SecretSet,
 };
 
-pub(super) async fn run<S: Service>(sources: &Sources, live: bool) -> Result<(), Failed> {
-    let config = bootstrap::configure::<S>(sources)?;
+pub(super) async fn run<A: Application>(sources: &Sources, live: bool) -> Result<(), Failed> {
+    let config = bootstrap::configure::<A>(sources)?;
     say!("The configuration is right.");
     if !live {
-        for wanted in All::<S::Secrets>::wanted() {
+        for wanted in AllSecrets::<A::Secrets>::specs() {
             match config.id(&wanted) {
                 Some(id) => say!("  credential {} will be fetched as {id}", wanted.name),
                 None => say!("  credential {} is off: no id is configured for it", wanted.name),
@@ -21,8 +22,8 @@ pub(super) async fn run<S: Service>(sources: &Sources, live: bool) -> Result<(),
     }
     let format = config.telemetry.format;
     let (_, generation) =
-        bootstrap::first_generation::<S>(sources, config).await.map_err(|report| Failed { report, format })?;
-    for (name, held) in generation.keyring.iter() {
+        bootstrap::first_generation::<A>(sources, config).await.map_err(|report| Failed { report, format })?;
+    for (name, held) in generation.credentials.iter() {
         say!("  credential {name} ({}) is held, version {}", held.id, held.in_use());
     }
     generation.resources.close().await;

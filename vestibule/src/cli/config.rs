@@ -1,20 +1,21 @@
 //! `config [--json]`: what counts, and where it came from.
 
 use crate::{
-    Service,
+    application::Application,
     bootstrap::{self, Failed},
-    config::{self, Sources},
-    secrets::{All, SecretSet},
+    config::{self, layers::Sources},
+    credentials::all_secrets::AllSecrets,
+    secrets::set::SecretSet,
 };
 use serde_json::json;
 
-pub(super) fn run<S: Service>(sources: &Sources, json: bool) -> Result<(), Failed> {
-    let config = bootstrap::configure::<S>(sources)?;
+pub(super) fn run<A: Application>(sources: &Sources, json: bool) -> Result<(), Failed> {
+    let config = bootstrap::configure::<A>(sources)?;
     if !json {
         say!("{}", config::explain(&config, sources).trim());
         return Ok(());
     }
-    let credentials: Vec<_> = All::<S::Secrets>::wanted()
+    let credentials: Vec<_> = AllSecrets::<A::Secrets>::specs()
         .into_iter()
         .chain([super::migrate::MIGRATOR])
         .filter_map(|wanted| {

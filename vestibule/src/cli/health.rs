@@ -1,7 +1,7 @@
 //! `health [live|ready]`: for images without a shell or curl.
 
-use super::admin::Admin;
-use crate::{Service, bootstrap::Failed, config::Sources};
+use super::admin::AdminClient;
+use crate::{application::Application, bootstrap::Failed, config::layers::Sources};
 
 #[derive(Clone, Copy, clap::ValueEnum)]
 pub(super) enum Probe {
@@ -11,8 +11,8 @@ pub(super) enum Probe {
     Ready,
 }
 
-pub(super) async fn run<S: Service>(sources: &Sources, probe: Probe) -> Result<(), Failed> {
-    let admin = Admin::of::<S>(sources)?;
+pub(super) async fn run<A: Application>(sources: &Sources, probe: Probe) -> Result<(), Failed> {
+    let admin = AdminClient::of::<A>(sources)?;
     let path = match probe {
         Probe::Live => "/livez",
         Probe::Ready => "/readyz",

@@ -1,13 +1,22 @@
 //! `migrate`: applies `migrations/` with a credential of its own, and grants the service what it needs.
 
 use crate::{
-    Service,
+    application::Application,
     bootstrap::{self, Failed},
     config,
-    credentials::Login,
+    credentials::login::Login,
     exit::{Exit, Fault, Phase, Report},
-    resources::{BuildError, database},
-    secrets::{self, Credential, Keyring, Kind, Manager, Name, Replicas, Ring, SecretSet, Slot, Wanted},
+    resources::{build_error::BuildError, database},
+    secrets::{
+        credential::{Credential, Name},
+        fetch::{self, FetchContext},
+        held::HeldCredentials,
+        kind::Kind,
+        regions::Regions,
+        resolver::Resolver,
+        set::{self, CredentialField, Resolved, SecretSet},
+        spec::CredentialSpec,
+    },
     telemetry::Telemetry,
 };
 use config::Sources;
@@ -19,39 +28,39 @@ use std::collections::BTreeSet;
 use tokio::time::Instant;
 
 /// The credential that owns the tables. Only this command reads it.
-pub(super) const MIGRATOR: Wanted =
-    Wanted { name: "migrator", kind: Login::NAME, stages: Login::STAGES, optional: false };
+pub(super) const MIGRATOR: CredentialSpec =
+    CredentialSpec { name: "migrator", kind: Login::NAME, stages: Login::STAGES, optional: false };
 
-struct Secrets {
+struct MigratorSecret {
     migrator: Credential<Login>,
 }
 
-impl SecretSet for Secrets {
-    fn wanted() -> Vec<Wanted> {
+impl SecretSet for MigratorSecret {
+    fn specs() -> Vec<CredentialSpec> {
         vec![MIGRATOR]
     }
 
-    fn take(ring: &mut Ring<'_>) -> Option<Self> {
+    fn resolve(resolver: &mut Resolver<'_>) -> Option<Self> {
         let name: Name = MIGRATOR.name;
-        Some(Self { migrator: Slot::take(name, ring)? })
+        Some(Self { migrator: CredentialField::resolve(name, resolver)? })
     }
 }
 
-pub(super) async fn run<S: Service>(sources: &Sources) -> Result<(), Failed> {
-    let config = bootstrap::configure::<S>(sources)?;
+pub(super) async fn run<A: Application>(sources: &Sources) -> Result<(), Failed> {
+    let config = bootstrap::configure::<A>(sources)?;
     Telemetry::install(&config.telemetry);
     let format = config.telemetry.format;
-    migrate::<S>(sources, &config).await.map_err(|report| Failed { report, format })
+    migrate::<A>(sources, &config).await.map_err(|report| Failed { report, format })
 }
 
-async fn migrate<S: Service>(sources: &Sources, config: &config::Config<S::Settings>) -> Result<(), Report> {
+async fn migrate<A: Application>(sources: &Sources, config: &config::Config<A::Settings>) -> Result<(), Report> {
     let deadline = Instant::now() + config.secrets.deadline;
-    let source = bootstrap::source(sources, config, deadline).await?;
+    let regions = bootstrap::regions(sources, config, deadline).await?;
     let of_command = |fault| Report::of(Phase::Command, fault);
-    let mut connection = log_in(&source, config, deadline).await?;
+    let mut connection = log_in(&regions, config, deadline).await?;
 
     bound_waiting(&mut connection, deadline).await.map_err(of_command)?;
-    apply(S::APP.migrations, &mut connection).await.map_err(of_command)?;
+    apply(A::PACKAGE.migrations, &mut connection).await.map_err(of_command)?;
     let role = &config.database.access_role;
     if !role.is_empty() {
         grant(role, &mut connection).await.map_err(of_command)?;
@@ -61,31 +70,38 @@ async fn migrate<S: Service>(sources: &Sources, config: &config::Config<S::Setti
     Ok(())
 }
 
-/// Logs in as the migrator, in the version of a rotation that has not ended where the current one is refused.
+/// Logs in as the migrator. If the current version is rejected, logs in with the pending one.
 async fn log_in<T: config::Settings>(
-    source: &Replicas,
+    regions: &Regions,
     config: &config::Config<T>,
     deadline: Instant,
 ) -> Result<PgConnection, Report> {
     let of_command = |fault| Report::of(Phase::Command, fault);
-    let (nothing, no_doubt) = (Keyring::default(), BTreeSet::new());
+    let nothing = HeldCredentials::default();
+    let context = FetchContext {
+        regions,
+        revoked: &config.secrets.revoked,
+        held: &nothing,
+        to_replace: BTreeSet::new(),
+        sibling_deadline: deadline,
+        deadline,
+    };
     let wanted: Vec<_> = config.id(&MIGRATOR).map(|id| (MIGRATOR, id)).into_iter().collect();
-    let manager = Manager { source, revoked: &config.secrets.revoked };
-    let fetched = secrets::fetch(manager, &wanted, &nothing, &no_doubt, deadline, deadline).await;
-    let read = Ring::new(fetched, &nothing, &no_doubt).read::<Secrets>(&nothing);
-    let mut set = read.map_err(|unread| unread.report)?;
+    let fetched = fetch::all(&context, &wanted).await;
+    let resolver = Resolver::new(fetched, &nothing, &context.to_replace);
+    let mut resolved: Resolved<MigratorSecret> = set::resolve(resolver, &nothing).map_err(|error| error.report)?;
     loop {
-        let login = &set.secrets.migrator;
+        let login = &resolved.secrets.migrator;
         let options = database::options(login, &config.database).map_err(of_command)?;
-        let refused = match database::connect(login, &options, &config.database, deadline, None, &mut None).await {
+        let rejected = match database::connect(login, &options, &config.database, deadline, None, &mut None).await {
             Ok(connection) => return Ok(connection),
-            Err(refused @ BuildError::Refused(_)) => refused,
+            Err(rejected @ BuildError::Rejected(_)) => rejected,
             Err(fault) => return Err(of_command(fault.into_fault())),
         };
-        set = match set.with_pending(MIGRATOR.name, manager, &nothing, &no_doubt, deadline).await {
-            Some(set) => set,
-            None => return Err(of_command(refused.into_fault())),
-        };
+        match set::with_pending(&resolved, MIGRATOR.name, &context).await {
+            Some(with_pending) => resolved = with_pending,
+            None => return Err(of_command(rejected.into_fault())),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! `reload [--pid N] [--wait]`: SIGHUP from where there is no `kill`, and what came of it.
 
-use super::admin::{Admin, failed};
-use crate::{Service, bootstrap::Failed, config::Sources, exit::Exit};
+use super::admin::{AdminClient, failed};
+use crate::{application::Application, bootstrap::Failed, config::layers::Sources, exit::Exit};
 use rustix::{
     io::Errno,
     process::{Pid, Signal, kill_process},
@@ -14,15 +14,15 @@ const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The part of `/status` that matters here.
 #[derive(Deserialize)]
-struct Status {
+struct ReloadStatus {
     instance: String,
     pid: i32,
     generation: u64,
-    signals: Signals,
+    signals: ReloadSignals,
 }
 
 #[derive(Deserialize)]
-struct Signals {
+struct ReloadSignals {
     seen: u64,
     last_reload: Option<Reload>,
 }
@@ -35,11 +35,11 @@ struct Reload {
     exit_code: u8,
 }
 
-pub(super) async fn run<S: Service>(sources: &Sources, pid: Option<i32>, wait: bool) -> Result<(), Failed> {
+pub(super) async fn run<A: Application>(sources: &Sources, pid: Option<i32>, wait: bool) -> Result<(), Failed> {
     if let (Some(pid), false) = (pid, wait) {
         return signal(pid);
     }
-    let admin = Admin::of::<S>(sources)?;
+    let admin = AdminClient::of::<A>(sources)?;
     let before = status(&admin).await?;
     signal(pid.unwrap_or(before.pid))?;
     if !wait {
@@ -73,7 +73,7 @@ fn told(reload: Reload, generation: u64) -> Result<(), Failed> {
     }
 }
 
-async fn status(admin: &Admin) -> Result<Status, Failed> {
+async fn status(admin: &AdminClient) -> Result<ReloadStatus, Failed> {
     let (_, body) = admin.get("/status").await?;
     serde_json::from_str(&body)
         .map_err(|_| admin.failed("what answers there is no service of this framework".into(), "check admin.listen"))

@@ -1,7 +1,7 @@
 //! `{prefix}/` at the start of a secret's id stands for `secrets.prefix`: a profile, or the service's name, then changes
 //! all ids at once.
 
-use crate::secrets::SecretId;
+use crate::secrets::id::SecretId;
 use figment::value::{Dict, Value};
 
 /// What the start of an id may be.

@@ -1,7 +1,7 @@
 //! The framework's own sections of the configuration, with their defaults.
 
-use super::units;
-use crate::secrets::{SecretId, VersionId};
+use super::{optional_id, units};
+use crate::secrets::id::{SecretId, VersionId};
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -15,7 +15,7 @@ use std::{
 /// `[server]`: the public listener.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Server {
+pub struct ServerConfig {
     /// Address and port. Port 0 lets the system choose; the log says which. Changing it needs a restart.
     #[serde(with = "units::address")]
     pub listen: SocketAddr,
@@ -40,11 +40,11 @@ pub struct Server {
     /// The id of the secret with the authorities of client certificates (the credential `client_ca`). With it, a client
     /// without such a certificate cannot connect. `{prefix}/` at its start stands for `secrets.prefix`. Empty: nobody is
     /// asked for one.
-    #[serde(with = "units::optional_id")]
+    #[serde(with = "optional_id")]
     pub client_ca: Option<SecretId>,
 }
 
-impl Default for Server {
+impl Default for ServerConfig {
     fn default() -> Self {
         Self {
             listen: (Ipv4Addr::LOCALHOST, 8080).into(),
@@ -63,7 +63,7 @@ impl Default for Server {
 /// `[admin]`: the listener for probes and people, never for the public.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Admin {
+pub struct AdminConfig {
     /// Address and port. Changing it needs a restart.
     #[serde(with = "units::address")]
     pub listen: SocketAddr,
@@ -72,7 +72,7 @@ pub struct Admin {
     pub tls: bool,
 }
 
-impl Default for Admin {
+impl Default for AdminConfig {
     fn default() -> Self {
         Self { listen: (Ipv4Addr::LOCALHOST, 9090).into(), tls: false }
     }
@@ -81,9 +81,9 @@ impl Default for Admin {
 /// `[telemetry]`: the log on standard output.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Telemetry {
+pub struct TelemetryConfig {
     /// One JSON object a line, or text for people. Changing it needs a restart.
-    pub format: Format,
+    pub format: LogFormat,
     /// Directives of `tracing_subscriber::EnvFilter`, such as `info,sqlx=warn`.
     #[serde(with = "units::filter")]
     pub filter: String,
@@ -92,7 +92,7 @@ pub struct Telemetry {
 /// How log events are written.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Format {
+pub enum LogFormat {
     /// One JSON object a line.
     #[default]
     Json,
@@ -100,18 +100,18 @@ pub enum Format {
     Pretty,
 }
 
-impl Default for Telemetry {
+impl Default for TelemetryConfig {
     fn default() -> Self {
-        Self { format: Format::Json, filter: "info".into() }
+        Self { format: LogFormat::Json, filter: "info".into() }
     }
 }
 
 /// `[secrets]`: where credentials come from.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Secrets {
+pub struct SecretsConfig {
     /// The secrets manager. Changing it needs a restart.
-    pub provider: Provider,
+    pub provider: SecretsProvider,
     /// What stands before a credential's name where `ids` has no id for it, and for `{prefix}` where an id begins with
     /// `{prefix}/`; empty: the service's name.
     pub prefix: String,
@@ -132,16 +132,16 @@ pub struct Secrets {
     /// they are of does not matter, and one that the manager does not know is no mistake.
     pub revoked: BTreeSet<VersionId>,
     /// AWS Secrets Manager.
-    pub aws: Aws,
+    pub aws: AwsConfig,
 }
 
 /// A secrets manager.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Provider {
+pub enum SecretsProvider {
     /// AWS Secrets Manager.
     #[default]
-    Aws,
+    AwsConfig,
 }
 
 /// What readiness answers while credentials are stale.
@@ -155,10 +155,10 @@ pub enum WhenStale {
     Unready,
 }
 
-impl Default for Secrets {
+impl Default for SecretsConfig {
     fn default() -> Self {
         Self {
-            provider: Provider::Aws,
+            provider: SecretsProvider::AwsConfig,
             prefix: String::new(),
             deadline: Duration::from_secs(30),
             refresh_every: Duration::from_secs(5 * 60),
@@ -166,7 +166,7 @@ impl Default for Secrets {
             when_stale: WhenStale::Report,
             ids: BTreeMap::new(),
             revoked: BTreeSet::new(),
-            aws: Aws::default(),
+            aws: AwsConfig::default(),
         }
     }
 }
@@ -174,7 +174,7 @@ impl Default for Secrets {
 /// `[secrets.aws]`. Changing it needs a restart.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Aws {
+pub struct AwsConfig {
     /// The Region to ask, and after it those to which its secrets are replicated, each asked when those before it do not
     /// answer. Empty: the SDK's own chain.
     pub regions: Vec<String>,
@@ -188,7 +188,7 @@ pub struct Aws {
 /// `[database]`: PostgreSQL. What the `database` credential says of host, port and name wins.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Database {
+pub struct DatabaseConfig {
     /// Host name or address.
     pub host: String,
     /// TCP port.
@@ -225,7 +225,7 @@ pub enum TlsMode {
     VerifyFull,
 }
 
-impl Default for Database {
+impl Default for DatabaseConfig {
     fn default() -> Self {
         Self {
             host: "127.0.0.1".into(),

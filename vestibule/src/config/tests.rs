@@ -1,8 +1,8 @@
 use super::*;
 use crate::{
-    credentials::Login,
+    credentials::login::Login,
     exit::Exit,
-    secrets::{Kind, Stage, VersionId},
+    secrets::{id::VersionId, kind::Kind, version::Stage},
 };
 use std::{
     ffi::OsString,
@@ -20,9 +20,9 @@ struct Own {
     webhook: Option<String>,
 }
 
-const WANTED: [Wanted; 2] = [
-    Wanted { name: "database", kind: Login::NAME, stages: &[Stage::Current], optional: false },
-    Wanted { name: "webhook", kind: "api_key", stages: &[Stage::Current], optional: true },
+const WANTED: [CredentialSpec; 2] = [
+    CredentialSpec { name: "database", kind: Login::NAME, stages: &[Stage::Current], optional: false },
+    CredentialSpec { name: "webhook", kind: "api_key", stages: &[Stage::Current], optional: true },
 ];
 
 /// A configuration folder of one test.
@@ -43,7 +43,7 @@ impl Folder {
         self
     }
 
-    fn load(&self, variables: &[(&str, &str)]) -> Result<Config<Own>, Unusable> {
+    fn load(&self, variables: &[(&str, &str)]) -> Result<Config<Own>, ConfigError> {
         let variables = variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
         Config::load(&Sources::new(self.0.clone(), variables), "svc", &WANTED)
     }
@@ -66,7 +66,7 @@ impl Drop for Folder {
 #[test]
 fn an_empty_file_means_the_defaults() {
     let config = Folder::new("").load(&[]).unwrap();
-    assert_eq!(config.server, Server::default());
+    assert_eq!(config.server, ServerConfig::default());
     assert_eq!(config.secrets.prefix, "svc");
     assert_eq!(config.database.name, "svc");
     assert_eq!(config.id(&WANTED[0]).unwrap().as_str(), "svc/database");

@@ -72,23 +72,6 @@ pub mod positive_duration {
     }
 }
 
-/// The id of a secret, or nothing.
-pub(super) mod optional_id {
-    use super::*;
-    use crate::secrets::SecretId;
-
-    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Option<SecretId>, D::Error> {
-        text(d, SecretId::EXPECTED, |text| match text {
-            "" => Some(None),
-            text => SecretId::parse(text).map(Some),
-        })
-    }
-
-    pub(in crate::config) fn serialize<S: Serializer>(id: &Option<SecretId>, s: S) -> Result<S::Ok, S::Error> {
-        s.serialize_str(id.as_ref().map_or("", SecretId::as_str))
-    }
-}
-
 /// A size such as `"1 MiB"`.
 pub mod size {
     use super::*;

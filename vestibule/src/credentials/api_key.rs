@@ -1,7 +1,10 @@
 //! A key that another service gave us.
 
 use super::{json, looks_like_json, not_blank, unescaped};
-use crate::secrets::{Kind, Malformed, Values};
+use crate::secrets::{
+    kind::{Kind, Malformed},
+    version::SecretValues,
+};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
@@ -25,7 +28,7 @@ impl ExposeSecret<str> for ApiKey {
 impl Kind for ApiKey {
     const NAME: &'static str = "api_key";
 
-    fn read(values: &Values) -> Result<Self, Malformed> {
+    fn read(values: &SecretValues) -> Result<Self, Malformed> {
         let text = values.current().text.expose_secret();
         let key = if looks_like_json(text) {
             json::<Self>(text, Self::EXPECTED)?.key

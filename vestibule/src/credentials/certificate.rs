@@ -1,6 +1,6 @@
 //! X.509 certificates, as far as a listener must understand them.
 
-use super::Malformed;
+use crate::secrets::kind::Malformed;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use time::OffsetDateTime;
 use x509_cert::{
@@ -31,13 +31,13 @@ impl Certificate {
     }
 
     /// When it ends.
-    pub(super) fn ends(&self) -> OffsetDateTime {
+    pub(super) fn expires_at(&self) -> OffsetDateTime {
         at(self.parsed.tbs_certificate().validity().not_after)
     }
 
     /// Whether it may be used at this moment.
     pub(super) fn check_date(&self, now: OffsetDateTime) -> Result<(), Malformed> {
-        if now > self.ends() {
+        if now > self.expires_at() {
             return Err(Malformed::expected("certificates that are in date: one of them has ended"));
         }
         if now < at(self.parsed.tbs_certificate().validity().not_before) {

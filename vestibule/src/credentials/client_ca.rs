@@ -1,7 +1,10 @@
 //! Who may vouch for clients.
 
 use super::{certificate::Certificate, json, looks_like_json};
-use crate::secrets::{Kind, Malformed, Values};
+use crate::secrets::{
+    kind::{Kind, Malformed},
+    version::SecretValues,
+};
 use rustls::{
     RootCertStore,
     crypto::aws_lc_rs,
@@ -16,7 +19,7 @@ use time::OffsetDateTime;
 /// under the name `ca.crt`. While clients move from one authority to another, both are in it.
 pub struct ClientCa {
     verifier: Arc<dyn ClientCertVerifier>,
-    ends: OffsetDateTime,
+    expires_at: OffsetDateTime,
 }
 
 #[derive(Deserialize)]
@@ -37,7 +40,7 @@ impl ClientCa {
 impl Kind for ClientCa {
     const NAME: &'static str = "client_ca";
 
-    fn read(values: &Values) -> Result<Self, Malformed> {
+    fn read(values: &SecretValues) -> Result<Self, Malformed> {
         let text = values.current().text.expose_secret();
         let unpacked;
         let pem = if looks_like_json(text) {
@@ -54,8 +57,8 @@ impl Kind for ClientCa {
         // keep out whom the others vouch for.
         let now = OffsetDateTime::now_utc();
         let in_date: Vec<_> = authorities.into_iter().filter(|one| one.check_date(now).is_ok()).collect();
-        let ends = in_date.iter().map(Certificate::ends).min();
-        let ends = ends.ok_or(Malformed::expected("a certificate of an authority that is in date"))?;
+        let expires_at = in_date.iter().map(Certificate::expires_at).min();
+        let expires_at = expires_at.ok_or(Malformed::expected("a certificate of an authority that is in date"))?;
         let mut roots = RootCertStore::empty();
         for authority in in_date {
             roots.add(authority.der).map_err(|_| Malformed::expected(Self::EXPECTED))?;
@@ -64,10 +67,10 @@ impl Kind for ClientCa {
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
             .build()
             .map_err(|_| Malformed::expected(Self::EXPECTED))?;
-        Ok(Self { verifier, ends })
+        Ok(Self { verifier, expires_at })
     }
 
-    fn ends(&self) -> Option<OffsetDateTime> {
-        Some(self.ends)
+    fn expires_at(&self) -> Option<OffsetDateTime> {
+        Some(self.expires_at)
     }
 }

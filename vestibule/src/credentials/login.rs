@@ -1,7 +1,10 @@
 //! A login at a database.
 
 use super::{json, looks_like_json, not_blank, unescaped};
-use crate::secrets::{Kind, Malformed, Values};
+use crate::secrets::{
+    kind::{Kind, Malformed},
+    version::SecretValues,
+};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
@@ -29,7 +32,7 @@ impl Login {
 impl Kind for Login {
     const NAME: &'static str = "login";
 
-    fn read(values: &Values) -> Result<Self, Malformed> {
+    fn read(values: &SecretValues) -> Result<Self, Malformed> {
         let text = values.current().text.expose_secret();
         if !looks_like_json(text) {
             return Ok(Self { username: None, password: text.into(), host: None, port: None, dbname: None });
@@ -45,7 +48,7 @@ impl Kind for Login {
     }
 
     /// Another password of the same user at the same place; anything else might be somebody else's.
-    fn yields_to(&self, pending: &Self) -> bool {
+    fn can_fall_back_to(&self, pending: &Self) -> bool {
         fn place(login: &Login) -> (&Option<String>, &Option<String>, Option<u16>, &Option<String>) {
             (&login.username, &login.host, login.port, &login.dbname)
         }

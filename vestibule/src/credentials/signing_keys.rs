@@ -1,7 +1,11 @@
 //! Keys that sign what comes back to us: cursors, sessions, webhooks.
 
 use super::{json, looks_like_json, unescaped};
-use crate::secrets::{Kind, Malformed, Stage, Value, Values, VersionId};
+use crate::secrets::{
+    id::VersionId,
+    kind::{Kind, Malformed},
+    version::{SecretValue, SecretValues, Stage},
+};
 use aws_lc_rs::hmac;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use secrecy::{ExposeSecret, SecretString};
@@ -16,7 +20,7 @@ pub struct SigningKeys {
     current: Key,
     pending: Option<Key>,
     previous: Option<Key>,
-    turned: OffsetDateTime,
+    rotated_at: OffsetDateTime,
 }
 
 struct Key {
@@ -67,8 +71,8 @@ impl SigningKeys {
     /// both came to the manager (where it does not say, when they were read), or, if that is later, when this process
     /// saw the one make way for the other. So a version that was made long before its label moved, and one to which the
     /// label went back, cut off nobody who is served by a process that lived through it.
-    pub(crate) fn turned(&self) -> OffsetDateTime {
-        self.turned
+    pub(crate) fn rotated_at(&self) -> OffsetDateTime {
+        self.rotated_at
     }
 
     fn key(&self, id: &str, previous_counts: bool) -> Option<&hmac::Key> {
@@ -84,7 +88,7 @@ impl Kind for SigningKeys {
     const NAME: &'static str = "signing_keys";
     const STAGES: &'static [Stage] = &[Stage::Current, Stage::Pending, Stage::Previous];
 
-    fn read(values: &Values) -> Result<Self, Malformed> {
+    fn read(values: &SecretValues) -> Result<Self, Malformed> {
         let current = values.current();
         let other = |stage| values.at(stage).filter(|value| value.version != current.version);
         // A key that only verifies may be missing, so it may be malformed too: a rotation that began badly, or a bad
@@ -96,12 +100,12 @@ impl Kind for SigningKeys {
             current: key(current)?,
             pending: key_at(Stage::Pending),
             previous: key_at(Stage::Previous),
-            turned: [before, values.took_over()].into_iter().flatten().fold(came, OffsetDateTime::max),
+            rotated_at: [before, values.current_since()].into_iter().flatten().fold(came, OffsetDateTime::max),
         })
     }
 }
 
-fn key(value: &Value) -> Result<Key, Malformed> {
+fn key(value: &SecretValue) -> Result<Key, Malformed> {
     #[derive(Deserialize)]
     struct Json {
         #[serde(deserialize_with = "unescaped")]

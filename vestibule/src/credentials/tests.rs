@@ -1,14 +1,18 @@
 use super::*;
-use crate::secrets::{Kind, Stage, Value, Values, VersionId};
+use crate::secrets::{
+    id::VersionId,
+    kind::Kind,
+    version::{SecretValue, SecretValues, Stage},
+};
 use secrecy::ExposeSecret;
 use std::collections::BTreeMap;
 
-fn value(text: &str, version: &str) -> Value {
-    Value { text: text.to_owned().into(), version: VersionId::new(version), created: None }
+fn value(text: &str, version: &str) -> SecretValue {
+    SecretValue { text: text.to_owned().into(), version: VersionId::new(version), created: None }
 }
 
 fn read<K: Kind>(text: &str) -> Result<K, crate::secrets::Malformed> {
-    K::read(&Values::new(value(text, "v1"), BTreeMap::new(), None))
+    K::read(&SecretValues::new(value(text, "v1"), BTreeMap::new(), None))
 }
 
 const KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
@@ -59,7 +63,7 @@ fn a_signature_is_verified_by_the_key_that_made_it() {
     let before: SigningKeys = read(KEY).unwrap();
     let (id, signature) = before.sign(b"m");
     let stages = BTreeMap::from([(Stage::Previous, value(KEY, "v1"))]);
-    let after = SigningKeys::read(&Values::new(value(other, "v2"), stages, None)).unwrap();
+    let after = SigningKeys::read(&SecretValues::new(value(other, "v2"), stages, None)).unwrap();
     assert_eq!(after.verify(id.as_str(), b"m", &signature, true), Ok(()));
     assert!(after.verify(id.as_str(), b"m", &signature, false).is_err());
     assert!(after.verify(id.as_str(), b"n", &signature, true).is_err());

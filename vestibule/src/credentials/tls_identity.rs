@@ -1,7 +1,10 @@
 //! Who a TLS server is: a certificate chain and its key, as one credential.
 
 use super::{certificate::Certificate, json, unescaped};
-use crate::secrets::{Kind, Malformed, Values};
+use crate::secrets::{
+    kind::{Kind, Malformed},
+    version::SecretValues,
+};
 use rustls::{
     crypto::aws_lc_rs::{self, sign::any_supported_type},
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
@@ -20,7 +23,7 @@ use zeroize::Zeroizing;
 /// servers, and names a host.
 pub struct TlsIdentity {
     key: Arc<CertifiedKey>,
-    ends: OffsetDateTime,
+    expires_at: OffsetDateTime,
 }
 
 #[derive(Deserialize)]
@@ -64,7 +67,7 @@ impl TlsIdentity {
 impl Kind for TlsIdentity {
     const NAME: &'static str = "tls_identity";
 
-    fn read(values: &Values) -> Result<Self, Malformed> {
+    fn read(values: &SecretValues) -> Result<Self, Malformed> {
         let Json { certificate, private_key } =
             json(values.current().text.expose_secret().trim_start(), Self::EXPECTED)?;
         let chain = Certificate::all(&certificate, Self::EXPECTED)?;
@@ -73,14 +76,14 @@ impl Kind for TlsIdentity {
             .map_err(|_| Malformed::expected(Self::EXPECTED))?;
         let key = any_supported_type(&key).map_err(|_| Malformed::expected(Self::ALGORITHM))?;
         check(&chain, OffsetDateTime::now_utc())?;
-        let ends = chain.iter().map(Certificate::ends).min().ok_or(Malformed::expected(Self::EXPECTED))?;
+        let expires_at = chain.iter().map(Certificate::expires_at).min().ok_or(Malformed::expected(Self::EXPECTED))?;
         let key = CertifiedKey::new(chain.into_iter().map(|certificate| certificate.der).collect(), key);
         key.keys_match().map_err(|_| Malformed::expected(Self::FITS))?;
-        Ok(Self { key: Arc::new(key), ends })
+        Ok(Self { key: Arc::new(key), expires_at })
     }
 
-    fn ends(&self) -> Option<OffsetDateTime> {
-        Some(self.ends)
+    fn expires_at(&self) -> Option<OffsetDateTime> {
+        Some(self.expires_at)
     }
 }
 

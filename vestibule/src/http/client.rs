@@ -1,7 +1,7 @@
 //! Who the client is, where clients must show certificates.
 
-use super::Problem;
-use crate::credentials::Certificate;
+use super::problem::Problem;
+use crate::credentials::certificate::Certificate;
 use axum::{
     extract::{FromRequestParts, OptionalFromRequestParts},
     http::{StatusCode, request::Parts},

@@ -1,7 +1,7 @@
 //! The door: all that the listener knows of a service.
 
-use super::Problem;
-use crate::{Generation, Live, Service};
+use super::problem::Problem;
+use crate::application::{Application, Generation, Live};
 use axum::{
     body::{Body, Bytes},
     extract::Request,
@@ -20,42 +20,42 @@ use tokio::sync::OwnedSemaphorePermit;
 
 /// Sends each request to the generation in service, which lives until the response's last byte. Costs a borrow of the
 /// watch channel and a clone of an `Arc`, a permit, and a box around the body: `benches/door.rs` measures it.
-pub struct Door<S: Service>(Live<S>);
+pub struct Door<A: Application>(Live<A>);
 
-impl<S: Service> Door<S> {
+impl<A: Application> Door<A> {
     /// A door to what `live` holds.
-    pub fn new(live: Live<S>) -> Self {
+    pub fn new(live: Live<A>) -> Self {
         Self(live)
     }
 }
 
-impl<S: Service> Clone for Door<S> {
+impl<A: Application> Clone for Door<A> {
     fn clone(&self) -> Self {
         Self(self.0.clone())
     }
 }
 
-impl<S: Service> fmt::Debug for Door<S> {
+impl<A: Application> fmt::Debug for Door<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Door").field(&self.0).finish()
     }
 }
 
-impl<S, B> tower::Service<http::Request<B>> for Door<S>
+impl<A, B> tower::Service<http::Request<B>> for Door<A>
 where
-    S: Service,
+    A: Application,
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<axum::BoxError>,
 {
     type Response = Response;
     type Error = Infallible;
-    type Future = Answer<S>;
+    type Future = Answer<A>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<B>) -> Answer<S> {
+    fn call(&mut self, request: http::Request<B>) -> Answer<A> {
         let generation = self.0.generation();
         let Ok(permit) = generation.in_flight.clone().try_acquire_owned() else {
             return Answer::Full;
@@ -67,8 +67,8 @@ where
 }
 
 /// What a request holds from routing to its last byte.
-struct Pass<S: Service> {
-    _generation: Arc<Generation<S>>,
+struct Pass<A: Application> {
+    _generation: Arc<Generation<A>>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -76,19 +76,19 @@ pin_project_lite::pin_project! {
     /// The response of a generation, or 503 where too many requests are in flight.
     #[project = AnswerProjection]
     #[allow(missing_docs)]
-    pub enum Answer<S: Service> {
+    pub enum Answer<A: Application> {
         #[doc(hidden)]
         Full,
         #[doc(hidden)]
         Routed {
             #[pin]
             routed: axum::routing::future::RouteFuture<Infallible>,
-            pass: Option<Pass<S>>,
+            pass: Option<Pass<A>>,
         },
     }
 }
 
-impl<S: Service> Future for Answer<S> {
+impl<A: Application> Future for Answer<A> {
     type Output = Result<Response, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {

@@ -2,7 +2,8 @@
 
 use super::accept::Acceptor;
 use crate::{
-    Counter, Generation, Service,
+    application::{Application, Generation},
+    counters::Counter,
     exit::{Exit, Fault, Phase, Report},
 };
 use axum::http::Request;
@@ -32,10 +33,10 @@ const KEEP_ALIVE: Duration = Duration::from_secs(30);
 const BACKLOG: u32 = 1024;
 
 /// Both listeners, and the generation they serve.
-pub(crate) struct Bound<S: Service> {
+pub(crate) struct Bound<A: Application> {
     pub(crate) public: TcpListener,
     pub(crate) admin: TcpListener,
-    pub(crate) live: watch::Sender<Arc<Generation<S>>>,
+    pub(crate) live: watch::Sender<Arc<Generation<A>>>,
 }
 
 /// Binds both listeners. Takes the first generation: without credentials there is nothing to serve. Neither listens
@@ -43,7 +44,7 @@ pub(crate) struct Bound<S: Service> {
 ///
 /// # Errors
 /// Every address that cannot be bound.
-pub(crate) fn bind<S: Service>(first: Arc<Generation<S>>) -> Result<Bound<S>, Report> {
+pub(crate) fn bind<A: Application>(first: Arc<Generation<A>>) -> Result<Bound<A>, Report> {
     let config = &first.config;
     let public = Reserved::bind("server.listen", config.server.listen);
     let admin = Reserved::bind("admin.listen", config.admin.listen);

@@ -1,6 +1,6 @@
 //! Errors as a client sees them: problem+json (RFC 9457). The client gets a public text, the log gets the cause.
 
-use crate::resources::database::LoginRefused;
+use crate::resources::database::LoginRejected;
 use axum::{
     Json,
     body::{Body, Bytes},
@@ -77,7 +77,7 @@ impl From<sqlx::Error> for Problem {
             || matches!(class, Some("08" | "28" | "53" | "57"));
         match &error {
             // Told once a version, where it was refused.
-            Configuration(cause) if cause.is::<LoginRefused>() => {
+            Configuration(cause) if cause.is::<LoginRejected>() => {
                 tracing::debug!(error = %error, "a database call had no login");
             }
             error => tracing::error!(error = %error, db.response.status_code = sqlstate, "a database call failed"),

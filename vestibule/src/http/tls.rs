@@ -2,8 +2,8 @@
 
 use crate::{
     config,
-    credentials::{ClientCa, TlsIdentity},
-    secrets::{All, Credential},
+    credentials::{all_secrets::AllSecrets, client_ca::ClientCa, tls_identity::TlsIdentity},
+    secrets::credential::Credential,
 };
 use rustls::{
     ServerConfig,
@@ -41,9 +41,9 @@ impl MadeOf {
 impl Tls {
     /// The configurations of `before`, where nothing that they are made of has changed.
     pub(crate) fn build<S>(
-        secrets: &All<S>,
-        server: &config::Server,
-        admin: &config::Admin,
+        secrets: &AllSecrets<S>,
+        server: &config::ServerConfig,
+        admin: &config::AdminConfig,
         before: Option<&Arc<Self>>,
     ) -> Arc<Self> {
         let Some(credential) = &secrets.server_tls else { return Arc::default() };

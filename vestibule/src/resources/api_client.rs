@@ -1,7 +1,7 @@
 //! Calls to another service, with a key that rotates while they run.
 //!
 //! ```text
-//! send ─► timeout ─► renew: a 401 asks for a trip ─► retry ─► limit ─► the key in service ─► wire
+//! send ─► timeout ─► renew: a 401 asks for a trip ─► retry ─► limit ─► the key in service ─► transport
 //! ```
 //!
 //! One key is shared by the clients of all generations, so a call that was begun on an older one goes on with the new
@@ -10,28 +10,26 @@
 mod deliver;
 mod error;
 mod key;
-mod renew;
+mod refresh_on_401;
 mod retry;
-mod wire;
+mod transport;
 
-pub use deliver::NotTaken;
+pub use deliver::DeliveryError;
 pub use error::CallError;
 
-use super::{BuildError, Resource};
+use super::{build_error::BuildError, context::LoadContext, resource::Resource};
 use crate::{
-    app::App,
-    bell::Bell,
-    config::BaseUrl,
-    credentials::ApiKey,
-    secrets::{Credential, Name},
+    config::base_url::BaseUrl,
+    credentials::api_key::ApiKey,
+    secrets::credential::{Credential, Name},
 };
 use axum::{
     body::Bytes,
     http::{HeaderName, HeaderValue, Request, Response, header},
 };
-use key::{Keyed, Keys};
-use renew::Renew;
-use retry::Again;
+use key::{AddKey, Keys};
+use refresh_on_401::RefreshOn401;
+use retry::RetryPolicy;
 use serde::Serialize;
 use std::{
     fmt,
@@ -44,11 +42,11 @@ use tower::{
     ServiceBuilder, ServiceExt, layer::layer_fn, limit::GlobalConcurrencyLimitLayer, retry::RetryLayer,
     timeout::TimeoutLayer,
 };
-use wire::Wire;
+use transport::Transport;
 
 /// The other side of an API key: where it is, and how it is called.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Api {
+pub struct ApiEndpoint {
     /// What paths are joined to. The key goes to no other host.
     pub url: BaseUrl,
     /// How long a call may take, with all attempts and the pauses between them.
@@ -56,30 +54,30 @@ pub struct Api {
     /// How often a call is tried at most; once more after a 401, with another key.
     pub attempts: NonZeroU32,
     /// How many attempts are under way at a time, over all generations.
-    pub at_once: NonZeroUsize,
+    pub concurrency: NonZeroUsize,
     /// What bears the key.
-    pub bearer: Bearer,
+    pub key_header: KeyHeader,
 }
 
 /// The header that bears an API key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub enum Bearer {
+pub enum KeyHeader {
     /// `Authorization: Bearer <key>`.
     #[default]
-    Authorization,
+    Bearer,
     /// This header, the key alone: `x-api-key`, say.
-    Header(&'static str),
+    Named(&'static str),
 }
 
-impl Api {
+impl ApiEndpoint {
     /// The service at `url`: 10 s, 3 attempts, 32 at once, `Authorization: Bearer`.
     pub fn at(url: BaseUrl) -> Self {
         Self {
             url,
             timeout: Duration::from_secs(10),
             attempts: NonZeroU32::new(3).expect("3 is not zero"),
-            at_once: NonZeroUsize::new(32).expect("32 is not zero"),
-            bearer: Bearer::default(),
+            concurrency: NonZeroUsize::new(32).expect("32 is not zero"),
+            key_header: KeyHeader::default(),
         }
     }
 }
@@ -90,49 +88,48 @@ pub struct ApiClient(Arc<Client>);
 
 struct Client {
     credential: Name,
-    api: Api,
+    api: ApiEndpoint,
     keys: Arc<Keys>,
     permits: Arc<Semaphore>,
-    wire: Wire,
+    transport: Transport,
     user_agent: HeaderValue,
 }
 
 impl ApiClient {
     /// A client whose key comes into service when it is published. It shares key, connections and places with the one
     /// before it while the key goes to the same place: a new key must not follow an old URL.
-    pub(super) fn open(
+    pub(crate) fn open(
         credential: &Credential<ApiKey>,
-        api: &Api,
+        api: &ApiEndpoint,
         before: Option<&Self>,
-        bell: &Arc<Bell>,
-        app: &App,
+        context: &LoadContext<'_>,
     ) -> Result<Self, BuildError> {
-        let header = match api.bearer {
-            Bearer::Authorization => header::AUTHORIZATION,
-            Bearer::Header(name) => HeaderName::try_from(name)
+        let header = match api.key_header {
+            KeyHeader::Bearer => header::AUTHORIZATION,
+            KeyHeader::Named(name) => HeaderName::try_from(name)
                 .map_err(|_| BuildError::bug("the name of the header that bears an API key is none"))?,
         };
         let before = before.map(|before| &*before.0);
-        let same_place = before.filter(|before| before.api.url == api.url && before.api.bearer == api.bearer);
-        let wire = match before.filter(|before| before.api.url.is_https() == api.url.is_https()) {
-            Some(before) => before.wire.clone(),
-            None => Wire::new(&api.url).map_err(BuildError::Fault)?,
+        let same_place = before.filter(|before| before.api.url == api.url && before.api.key_header == api.key_header);
+        let transport = match before.filter(|before| before.api.url.is_https() == api.url.is_https()) {
+            Some(before) => before.transport.clone(),
+            None => Transport::new(&api.url).map_err(BuildError::Fault)?,
         };
-        let same_limit = before.filter(|before| before.api.at_once == api.at_once);
-        let user_agent = HeaderValue::try_from(format!("{}/{}", app.name, app.version))
+        let same_limit = before.filter(|before| before.api.concurrency == api.concurrency);
+        let user_agent = HeaderValue::try_from(format!("{}/{}", context.package.name, context.package.version))
             .unwrap_or(HeaderValue::from_static("vestibule"));
         Ok(Self(Arc::new(Client {
             credential: credential.name(),
             api: api.clone(),
             keys: Arc::new(Keys::new(
-                key::Held::new(credential.version().clone(), credential, api.bearer, header),
+                key::VersionedKey::new(credential.version().clone(), credential, api.key_header, header),
                 same_place.map(|before| &*before.keys),
-                bell,
+                context.reload_requests,
                 credential.name(),
             )),
             permits: same_limit
-                .map_or_else(|| Arc::new(Semaphore::new(api.at_once.get())), |before| before.permits.clone()),
-            wire,
+                .map_or_else(|| Arc::new(Semaphore::new(api.concurrency.get())), |before| before.permits.clone()),
+            transport,
             user_agent,
         })))
     }
@@ -150,7 +147,7 @@ impl ApiClient {
     /// # Errors
     /// [`CallError`], which quotes neither the URL's query nor a header or body.
     pub async fn send(&self, mut request: Request<Bytes>) -> Result<Response<Bytes>, CallError> {
-        let Client { api, keys, permits, wire, user_agent, .. } = &*self.0;
+        let Client { api, keys, permits, transport, user_agent, .. } = &*self.0;
         *request.uri_mut() = api.url.join(request.uri()).ok_or(CallError::Elsewhere)?;
         // Another name for the host would be another host where several share an address.
         request.headers_mut().remove(header::HOST);
@@ -158,11 +155,11 @@ impl ApiClient {
         let deadline = Instant::now() + api.timeout;
         let stack = ServiceBuilder::new()
             .layer(TimeoutLayer::new(api.timeout))
-            .layer(layer_fn(|inner| Renew::new(inner, keys.clone(), deadline)))
-            .layer(RetryLayer::new(Again::new(api.attempts, deadline)))
+            .layer(layer_fn(|inner| RefreshOn401::new(inner, keys.clone(), deadline)))
+            .layer(RetryLayer::new(RetryPolicy::new(api.attempts, deadline)))
             .layer(GlobalConcurrencyLimitLayer::with_semaphore(permits.clone()))
-            .layer(layer_fn(|inner| Keyed::new(inner, keys.clone())))
-            .service(wire.until(deadline));
+            .layer(layer_fn(|inner| AddKey::new(inner, keys.clone())))
+            .service(transport.until(deadline));
         stack.oneshot(request).await.map_err(|error| match error.downcast() {
             Ok(error) => *error,
             Err(_) => CallError::Timeout(api.timeout),

@@ -13,18 +13,23 @@ mod connection;
 mod pooled;
 mod proof;
 
-use connection::Pass;
+use super::{
+    breaker::ProbeReason,
+    build_error::BuildError,
+    context::LoadContext,
+    rejection::Rejection,
+    resource::{Connections, Resource},
+};
+use crate::{
+    config::{self, settings::TlsMode},
+    credentials::login::Login,
+    exit::{Exit, Fault},
+    secrets::credential::Credential,
+};
 pub use connection::{Connection, Transaction};
 use pooled::{CLOSING, LOGINS, Pooled, Unconnected, usable};
-pub(crate) use proof::{Proof, connect, fault, transient};
+pub(crate) use proof::{connect, fault, transient};
 
-use super::{BuildError, Connections, Refusal, Resource, standing::Occasion};
-use crate::{
-    config::{self, TlsMode},
-    credentials::Login,
-    exit::{Exit, Fault},
-    secrets::Credential,
-};
 use secrecy::ExposeSecret;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use std::{
@@ -49,24 +54,24 @@ pub struct Database(Arc<Pooled>);
 /// The database refuses this version of the login, and no other one was to be had in time.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
-pub(crate) struct LoginRefused(Refusal);
+pub(crate) struct LoginRejected(Rejection);
 
-impl From<LoginRefused> for sqlx::Error {
-    fn from(refused: LoginRefused) -> Self {
+impl From<LoginRejected> for sqlx::Error {
+    fn from(refused: LoginRejected) -> Self {
         Self::Configuration(Box::new(refused))
     }
 }
 
 impl Database {
-    pub(super) async fn open(
+    pub(crate) async fn open(
         login: &Credential<Login>,
-        config: &config::Database,
         before: Option<&Self>,
-        proof: &Proof<'_>,
+        context: &LoadContext<'_>,
     ) -> Result<Self, BuildError> {
+        let config = context.database;
         let options = options(login, config).map_err(BuildError::Fault)?;
-        let standing = proof.attempt.standings.of(&place(login, &options), Instant::now());
-        proof.run(login, &options, config, &standing, before).await?;
+        let breaker = context.breakers.of(&place(login, &options), Instant::now());
+        proof::prove(login, &options, &breaker, before, context).await?;
         let max_connections = config.max_connections.get();
         let permits = before
             .filter(|before| before.0.max_connections == max_connections)
@@ -78,7 +83,7 @@ impl Database {
         };
         let logins = Arc::new(Semaphore::new(LOGINS));
         let turns = logins.clone();
-        let accepted = standing.clone();
+        let accepted = breaker.clone();
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)
             .acquire_timeout(config.acquire_timeout)
@@ -94,7 +99,7 @@ impl Database {
             })
             .connect_lazy_with(options);
         Ok(Self(Arc::new(Pooled {
-            refusal: Refusal::of(login, ""),
+            rejection: Rejection::of(login, ""),
             pool,
             permits,
             logins,
@@ -104,8 +109,8 @@ impl Database {
             in_service: AtomicBool::new(false),
             retired,
             successor: watch::Sender::new(None),
-            standing,
-            bell: proof.attempt.bell.clone(),
+            breaker,
+            reload_requests: context.reload_requests.clone(),
         })))
     }
 
@@ -118,28 +123,32 @@ impl Database {
     /// fails with.
     pub async fn acquire(&self) -> Result<Connection, sqlx::Error> {
         tokio::time::timeout(self.0.acquire_timeout, self.connect_or_succeed()).await.unwrap_or_else(|_| {
-            Err(self.0.standing.refusal().map_or(sqlx::Error::PoolTimedOut, |refusal| LoginRefused(refusal).into()))
+            Err(self
+                .0
+                .breaker
+                .rejection()
+                .map_or(sqlx::Error::PoolTimedOut, |rejection| LoginRejected(rejection).into()))
         })
     }
 
     async fn connect_or_succeed(&self) -> Result<Connection, sqlx::Error> {
         let mut database = self.clone();
         loop {
-            let refusal = match database.0.connect().await {
+            let rejection = match database.0.connect().await {
                 Ok(connection) => return Ok(connection),
-                Err(Unconnected::Refused(refusal)) => refusal,
+                Err(Unconnected::Rejected(rejection)) => rejection,
                 Err(Unconnected::Failed(error)) => return Err(error),
             };
             let pooled = database.0.clone();
             if !pooled.in_service.load(Ordering::Acquire) {
-                return Err(LoginRefused(refusal).into());
+                return Err(LoginRejected(rejection).into());
             }
             database = tokio::select! {
                 biased;
                 next = pooled.succeeded() => next,
                 idle = pooled.idle() => return Ok(idle),
-                () = pooled.standing.accepted_again() => database,
-                () = pooled.patience() => return Err(LoginRefused(refusal).into()),
+                () = pooled.breaker.accepted_again() => database,
+                () = pooled.patience() => return Err(LoginRejected(rejection).into()),
             };
         }
     }
@@ -158,12 +167,12 @@ impl Resource for Database {
         self.0.in_service.store(true, Ordering::Release);
     }
 
-    fn refusal(&self) -> Option<Refusal> {
-        self.0.standing.refusal()
+    fn rejection(&self) -> Option<Rejection> {
+        self.0.breaker.rejection()
     }
 
-    async fn probe(&self, occasion: Occasion, deadline: Instant) {
-        self.0.probe(occasion, deadline.min(Instant::now() + proof::ATTEMPT)).await;
+    async fn probe(&self, reason: ProbeReason, deadline: Instant) {
+        self.0.probe(reason, deadline.min(Instant::now() + proof::ATTEMPT)).await;
     }
 
     fn retire(&self, successor: Option<&Self>) {
@@ -185,7 +194,7 @@ impl Resource for Database {
 
 impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Refusal { credential, version, .. } = &self.0.refusal;
+        let Rejection { credential, version, .. } = &self.0.rejection;
         f.debug_struct("Database").field("credential", credential).field("version", version).finish_non_exhaustive()
     }
 }
@@ -199,7 +208,7 @@ fn place(login: &Credential<Login>, options: &PgConnectOptions) -> String {
 }
 
 /// Where to connect and as whom. What the credential says of host, port and database wins.
-pub(crate) fn options(login: &Credential<Login>, config: &config::Database) -> Result<PgConnectOptions, Fault> {
+pub(crate) fn options(login: &Credential<Login>, config: &config::DatabaseConfig) -> Result<PgConnectOptions, Fault> {
     let username = login.username.as_deref().unwrap_or(&config.username);
     if username.is_empty() {
         return Err(Fault::new(

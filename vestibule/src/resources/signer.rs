@@ -1,7 +1,7 @@
 //! Signing what a client carries for us and must not change.
 
 pub use crate::credentials::BadSignature;
-use crate::{bell::Bell, credentials::SigningKeys, secrets::VersionId};
+use crate::{credentials::signing_keys::SigningKeys, reload_requests::ReloadRequests, secrets::id::VersionId};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 use time::OffsetDateTime;
@@ -23,7 +23,7 @@ pub struct Signer {
     lifetime: u64,
     /// In seconds since the epoch.
     previous_until: u64,
-    bell: Arc<Bell>,
+    reload_requests: Arc<ReloadRequests>,
 }
 
 /// What a signature is of. A token is no signature of its text, nor the other way round.
@@ -34,18 +34,18 @@ enum Form {
 }
 
 impl Signer {
-    pub(super) fn new(
+    pub(crate) fn new(
         keys: Arc<SigningKeys>,
         purpose: &'static str,
         lifetime: Duration,
         max_stale: Duration,
-        bell: Arc<Bell>,
+        reload_requests: Arc<ReloadRequests>,
     ) -> Self {
         assert!(!purpose.contains('\0'), "the purpose of a signer has a zero byte");
         let lifetime = whole_seconds(lifetime);
-        let turned = since_epoch(keys.turned());
+        let turned = since_epoch(keys.rotated_at());
         let previous_until = turned.saturating_add(whole_seconds(max_stale)).saturating_add(lifetime);
-        Self { keys, purpose, lifetime, previous_until, bell }
+        Self { keys, purpose, lifetime, previous_until, reload_requests }
     }
 
     /// A token that carries `payload` and ends after the signer's lifetime: `<key id>.<end and payload>.<signature>`,
@@ -110,7 +110,7 @@ impl Signer {
     fn check(&self, form: Form, key_id: &str, content: &[u8], signature: &[u8], now: u64) -> Result<(), BadSignature> {
         let previous_counts = now <= self.previous_until;
         if self.keys.could_come(key_id, previous_counts) {
-            self.bell.unknown_key();
+            self.reload_requests.request_for_unknown_key();
         }
         self.keys.verify(key_id, &self.framed(form, content), signature, previous_counts)
     }

@@ -1,8 +1,12 @@
 //! AWS Secrets Manager.
 
-use super::{Fetched, SecretId, Source, SourceError, Stage, Value, VersionId, Versions};
+use super::{
+    id::{SecretId, VersionId},
+    source::{Fetched, Operation, Source, SourceError},
+    version::{SecretValue, Stage, Versions},
+};
 use crate::{
-    config::Aws,
+    config::settings::AwsConfig,
     exit::{Exit, Fault},
     trust,
 };
@@ -18,7 +22,7 @@ use aws_sdk_secretsmanager::{
     operation::{describe_secret::DescribeSecretOutput, get_secret_value::GetSecretValueOutput},
 };
 use futures_util::future::BoxFuture;
-use std::error::Error;
+use std::{borrow::Cow, error::Error};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
@@ -33,7 +37,7 @@ pub struct SecretsManager {
 impl SecretsManager {
     /// A client for each Region, the first and then its replicas, with the platform's identity. In production, static
     /// keys and endpoints without TLS are left out unless the configuration allows them. Asks no secret yet.
-    pub async fn of_regions(aws: &Aws, production: bool) -> Result<Vec<(String, Self)>, Fault> {
+    pub async fn of_regions(aws: &AwsConfig, production: bool) -> Result<Vec<(String, Self)>, Fault> {
         // The SDK panics where it finds none, even for an endpoint without TLS.
         trust::of_platform()?;
         let platform_only = production && !aws.allow_static_keys;
@@ -116,8 +120,7 @@ impl Source for SecretsManager {
         held: Option<&'a VersionId>,
     ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
         Box::pin(async move {
-            let answer =
-                self.client.get_secret_value().secret_id(id.as_str()).version_stage(stage.label()).send().await;
+            let answer = self.client.get_secret_value().secret_id(id.as_str()).version_stage(label(stage)).send().await;
             match answer {
                 Ok(output) => fetched(output, held),
                 Err(error) => absent_or(&error).map(|()| Fetched::Absent),
@@ -133,6 +136,57 @@ impl Source for SecretsManager {
             }
         })
     }
+
+    fn stage_label(&self, stage: Stage) -> &'static str {
+        label(stage)
+    }
+
+    fn remedy(&self, error: &SourceError, operation: Operation) -> Cow<'static, str> {
+        remedy(error, operation).into()
+    }
+}
+
+fn label(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Current => "AWSCURRENT",
+        Stage::Pending => "AWSPENDING",
+        Stage::Previous => "AWSPREVIOUS",
+    }
+}
+
+fn remedy(error: &SourceError, operation: Operation) -> &'static str {
+    match (error, operation) {
+        (SourceError::Missing(_), Operation::ReadValue) => {
+            "create the secret (restore it, if its deletion is scheduled), or correct its id"
+        }
+        (SourceError::Missing(_), Operation::ReadVersions) => {
+            "create or restore the secret, or correct its id where the replicas are configured"
+        }
+        (SourceError::Denied(_), Operation::ReadValue) => {
+            "allow secretsmanager:GetSecretValue on this id, and kms:Decrypt on its key if that is your own; check the \
+             id too: a wrong one may be answered like this"
+        }
+        (SourceError::Denied(_), Operation::ReadVersions) => {
+            "allow secretsmanager:DescribeSecret on this id to whoever audits; check the id too: a wrong one may be \
+             answered like this"
+        }
+        (SourceError::NoIdentity(_), Operation::ReadValue) => {
+            "give the process an identity: a role of its pod, task or instance"
+        }
+        (SourceError::NoIdentity(_), Operation::ReadVersions) => {
+            "audit with an identity: a role of the pod, task or instance"
+        }
+        (SourceError::Malformed(_), Operation::ReadValue) => "put a text value at the manager, as a new version",
+        (SourceError::Unavailable(_), Operation::ReadValue) => {
+            "check the way to the manager (Region, endpoint, network) and its health; then start again"
+        }
+        (SourceError::Unavailable(_) | SourceError::Malformed(_), Operation::ReadVersions) => {
+            "check the way to the manager (Region, endpoint, network) and its health; then audit again"
+        }
+        (SourceError::Unanswered(_), _) => {
+            "check the way to the manager (route, firewall, VPC endpoint); raise secrets.deadline if it is only slow"
+        }
+    }
 }
 
 fn fetched(output: GetSecretValueOutput, held: Option<&VersionId>) -> Result<Fetched, SourceError> {
@@ -147,7 +201,7 @@ fn fetched(output: GetSecretValueOutput, held: Option<&VersionId>) -> Result<Fet
         (Some(text), _) => {
             // A copy: to take the SDK's, which may have room to spare, would move it and leave the old one behind.
             let text = Zeroizing::new(text).as_str().into();
-            Ok(Fetched::New(Value { text, version, created }))
+            Ok(Fetched::New(SecretValue { text, version, created }))
         }
         (None, Some(_)) => Err(SourceError::Malformed("the value is binary, where text is expected".into())),
         (None, None) => Err(SourceError::Malformed("the version has no value".into())),
@@ -161,7 +215,7 @@ fn by_stage(output: DescribeSecretOutput) -> Result<Versions, SourceError> {
     }
     let labels = output.version_ids_to_stages.unwrap_or_default();
     let stages = |(version, labels): (String, Vec<String>)| {
-        let has = move |stage: &Stage| labels.iter().any(|label| label == stage.label());
+        let has = move |stage: &Stage| labels.iter().any(|given| given == label(*stage));
         Stage::ALL.into_iter().filter(has).map(move |stage| (stage, VersionId::new(version.clone())))
     };
     Ok(labels.into_iter().flat_map(stages).collect())
@@ -173,7 +227,7 @@ where
     E: ProvideErrorMetadata + Error + 'static,
 {
     match error {
-        SdkError::ServiceError(refusal) => refused(refusal.err().meta(), refusal.raw().status().as_u16()),
+        SdkError::ServiceError(rejection) => refused(rejection.err().meta(), rejection.raw().status().as_u16()),
         SdkError::DispatchFailure(failure) => Err(match credentials_error(error) {
             Some(CredentialsError::CredentialsNotLoaded(_)) => SourceError::NoIdentity(
                 "no provider has one (web identity, container, instance; static keys where they are allowed)".into(),

@@ -1,8 +1,13 @@
-//! Fetching all credentials at once, each retried until the deadline.
+//! Fetching: all credentials concurrently, each retried until the deadline.
 
 use super::{
-    Fetched, Held, Keyring, Name, Replicas, SecretId, SourceError, Stage, Value, Values, VersionId, Versions, Wanted,
-    replicas::Question, subject,
+    credential::{Name, subject},
+    held::{HeldCredential, HeldCredentials},
+    id::{SecretId, VersionId},
+    regions::{Regions, SecretQuery},
+    source::{Fetched, Operation, SourceError},
+    spec::CredentialSpec,
+    version::{SecretValue, SecretValues, Stage, Versions},
 };
 use crate::exit::{Exit, Fault};
 use futures_util::{
@@ -17,220 +22,225 @@ use std::{
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
-/// How many secrets are asked for at a time.
+/// The number of secrets that are fetched at a time.
 const CONCURRENCY: usize = 16;
 
-/// Who is asked, and what of the answers may not be used: `secrets.revoked`.
-#[derive(Clone, Copy)]
-pub(crate) struct Manager<'a> {
-    pub(crate) source: &'a Replicas,
+/// The pause before an older version is read for the second time.
+const SECOND_READ: Duration = Duration::from_secs(1);
+
+/// The values that the fetches of one load share.
+pub(crate) struct FetchContext<'a> {
+    pub(crate) regions: &'a Regions,
+    /// `secrets.revoked`: versions that are never used.
     pub(crate) revoked: &'a BTreeSet<VersionId>,
+    /// The credentials of the generation in service.
+    pub(crate) held: &'a HeldCredentials,
+    /// The credentials whose version in use is rejected or revoked. They are read again even if their version is
+    /// unchanged.
+    pub(crate) to_replace: BTreeSet<Name>,
+    /// The deadline of credentials that can stay as held, if another one has to be replaced.
+    pub(crate) sibling_deadline: Instant,
+    pub(crate) deadline: Instant,
 }
 
-impl Manager<'_> {
-    fn revokes(&self, value: &Value) -> bool {
+impl FetchContext<'_> {
+    fn is_revoked(&self, value: &SecretValue) -> bool {
         self.revoked.contains(&value.version)
     }
 }
 
-/// What came of one credential.
-pub(crate) enum Outcome {
+/// The result of fetching one credential.
+pub(crate) enum FetchOutcome {
     /// Every stage is as held.
     Same,
-    New(Values),
+    New(SecretValues),
     Failed(Fault),
 }
 
-/// Where the manager has a version that is held.
+/// The place where the manager has a version that is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Seen {
-    /// At this stage: it may be used.
+pub(crate) enum ManagerStage {
+    /// At this stage, so it may be used.
     At(Stage),
-    /// At none from which it may be used; another version took its place.
+    /// At no stage from which it may be used: another version is current.
     Unlabelled,
 }
 
-/// How long after the first the second read of an older version comes.
-const SECOND_READ: Duration = Duration::from_secs(1);
-
-/// Fetches what is wanted, concurrently. What is doubted is read anew, also if it is the version held; all else that is
-/// held must be there by `others` if anything is doubted.
-pub(crate) async fn fetch(
-    manager: Manager<'_>,
-    wanted: &[(Wanted, SecretId)],
-    held: &Keyring,
-    doubted: &BTreeSet<Name>,
-    others: Instant,
-    deadline: Instant,
-) -> Vec<(Wanted, SecretId, Outcome)> {
-    let fetches: Vec<BoxFuture<'_, _>> = wanted
-        .iter()
-        .map(|(wanted, id)| {
-            let held = held.get(wanted.name, id);
-            let anew = doubted.contains(wanted.name);
-            let hurry = !doubted.is_empty() && !anew && held.is_some();
-            let deadline = if hurry { others.min(deadline) } else { deadline };
-            let (known, since) = (held.is_some() && !anew, held.and_then(|held| held.created));
-            let one = One { manager, id, known, since, deadline };
-            Box::pin(one.fetch(wanted, held, anew)) as _
-        })
-        .collect();
-    stream::iter(fetches).buffered(CONCURRENCY).collect().await
-}
-
-/// The version of a secret that a rotation has made and not finished, where there is one that can be read.
-pub(crate) async fn pending(manager: Manager<'_>, id: &SecretId, deadline: Instant) -> Option<Value> {
-    match (One { manager, id, known: false, since: None, deadline }).stage(Stage::Pending, None).await {
-        Ok(Fetched::New(value)) => Some(value),
-        _ => None,
-    }
-}
-
-impl Outcome {
-    /// Where the version in use is now. `None`: the manager did not say.
-    pub(crate) fn seen(&self, held: &Held) -> Option<Seen> {
+impl FetchOutcome {
+    /// Returns where the manager has the version in use now. Returns `None` if the manager did not say.
+    pub(crate) fn seen(&self, held: &HeldCredential) -> Option<ManagerStage> {
         match self {
-            Self::Same => Some(Seen::At(held.stage)),
-            Self::New(values) => Some(
-                [Stage::Current, Stage::Pending]
-                    .into_iter()
-                    .find(|stage| values.at(*stage).is_some_and(|value| value.version == *held.in_use()))
-                    .map_or(Seen::Unlabelled, Seen::At),
-            ),
+            Self::Same => Some(ManagerStage::At(held.stage)),
+            Self::New(values) => {
+                for stage in [Stage::Current, Stage::Pending] {
+                    if values.at(stage).is_some_and(|value| value.version == *held.in_use()) {
+                        return Some(ManagerStage::At(stage));
+                    }
+                }
+                Some(ManagerStage::Unlabelled)
+            }
             Self::Failed(_) => None,
         }
     }
 }
 
-struct One<'a> {
-    manager: Manager<'a>,
-    id: &'a SecretId,
-    /// Whether what is held may stay.
-    known: bool,
-    /// When the manager got the version in use.
-    since: Option<OffsetDateTime>,
-    deadline: Instant,
+/// Fetches all these credentials, concurrently.
+pub(crate) async fn all(
+    context: &FetchContext<'_>,
+    wanted: &[(CredentialSpec, SecretId)],
+) -> Vec<(CredentialSpec, SecretId, FetchOutcome)> {
+    let fetches: Vec<BoxFuture<'_, _>> =
+        wanted.iter().map(|(spec, id)| Box::pin(credential(context, spec, id)) as _).collect();
+    stream::iter(fetches).buffered(CONCURRENCY).collect().await
 }
 
-impl One<'_> {
-    async fn fetch(self, wanted: &Wanted, held: Option<&Held>, anew: bool) -> (Wanted, SecretId, Outcome) {
-        let outcome = match self.stages(wanted, held, anew).await {
-            Ok(outcome) => outcome,
-            Err(error) => Outcome::Failed(fault(wanted, self.id, &error)),
-        };
-        (*wanted, self.id.clone(), outcome)
-    }
-
-    async fn stages(&self, wanted: &Wanted, before: Option<&Held>, anew: bool) -> Result<Outcome, Unusable> {
-        let asked: BTreeSet<_> = wanted.stages.iter().copied().chain(before.map(|held| held.stage)).collect();
-        let held: Option<&Versions> = before.filter(|_| !anew).map(|held| &held.fetched);
-        let stages = asked.into_iter().map(|stage| {
-            let held = held.and_then(|held| held.get(&stage));
-            async move { Ok::<_, Unusable>((stage, self.stage(stage, held).await?)) }
-        });
-        let mut fetched: BTreeMap<_, _> = try_join_all(stages).await?.into_iter().collect();
-        // AWS promises no read after a write: an older version is no rollback, and a revoked one not in use, until it is
-        // read twice.
-        let doubtful = |value: &Value| value.older_than(self.since) || self.manager.revokes(value);
-        if matches!(&fetched[&Stage::Current], Fetched::New(value) if doubtful(value)) {
-            if Instant::now() + SECOND_READ >= self.deadline {
-                let problem = "no second time, and the first answer is an older version, or a revoked one";
-                return Err(SourceError::Unanswered(problem.into()).into());
-            }
-            tokio::time::sleep(SECOND_READ).await;
-            let held = held.and_then(|held| held.get(&Stage::Current));
-            fetched.insert(Stage::Current, self.stage(Stage::Current, held).await?);
-        }
-        let as_held = |(stage, fetched): (&Stage, &Fetched)| match fetched {
-            Fetched::Same => true,
-            Fetched::New(_) => false,
-            Fetched::Absent => *stage != Stage::Current && held.is_none_or(|held| !held.contains_key(stage)),
-        };
-        if held.is_some() && fetched.iter().all(as_held) {
-            return Ok(Outcome::Same);
-        }
-        let mut values = BTreeMap::new();
-        for (stage, fetched) in fetched {
-            // One stage moved, so the credential is read anew, from all of them.
-            let fetched = match fetched {
-                Fetched::Same => self.stage(stage, None).await?,
-                fetched => fetched,
-            };
-            if let Fetched::New(value) = fetched {
-                values.insert(stage, value);
-            }
-        }
-        match values.remove(&Stage::Current) {
-            Some(current) if self.manager.revokes(&current) => Err(Unusable::Revoked(current.version)),
-            Some(current) => {
-                let took_over = before.and_then(|held| match *held.in_use() == current.version {
-                    true => held.took_over,
-                    false => Some(OffsetDateTime::now_utc()),
-                });
-                Ok(Outcome::New(Values::new(current, values, took_over)))
-            }
-            None => Err(SourceError::Unavailable("it kept to itself which version is current".into()).into()),
-        }
-    }
-
-    /// One stage. What cannot be used at another stage than the current one is as good as absent: a rotation that
-    /// failed leaves a pending version without a value, and a revoked one is used at none.
-    async fn stage(&self, stage: Stage, held: Option<&VersionId>) -> Result<Fetched, Unusable> {
-        let since = self.since.filter(|_| stage == Stage::Current);
-        let Self { manager, id, known, deadline, .. } = *self;
-        match manager.source.fetch(Question { id, stage, held, known, since, deadline }).await {
-            Ok(Fetched::New(value)) if stage != Stage::Current && manager.revokes(&value) => Ok(Fetched::Absent),
-            Err(SourceError::Malformed(_) | SourceError::Missing(_)) if stage != Stage::Current => Ok(Fetched::Absent),
-            done => Ok(done?),
-        }
+/// Fetches the pending version of a secret. Returns `None` if there is none that can be read.
+pub(crate) async fn pending(context: &FetchContext<'_>, id: &SecretId) -> Option<SecretValue> {
+    let query = SecretQuery { id, may_stay: false, since: None, deadline: context.deadline };
+    match stage(context, &query, Stage::Pending, None).await {
+        Ok(Fetched::New(value)) => Some(value),
+        _ => None,
     }
 }
 
-/// Why a credential cannot be had.
+async fn credential(
+    context: &FetchContext<'_>,
+    spec: &CredentialSpec,
+    id: &SecretId,
+) -> (CredentialSpec, SecretId, FetchOutcome) {
+    let held = context.held.get(spec.name, id);
+    let must_replace = context.to_replace.contains(spec.name);
+    let may_stay = held.is_some() && !must_replace;
+    let is_sibling = may_stay && !context.to_replace.is_empty();
+    let query = SecretQuery {
+        id,
+        may_stay,
+        since: held.and_then(|held| held.created),
+        deadline: if is_sibling { context.sibling_deadline.min(context.deadline) } else { context.deadline },
+    };
+    let outcome = match stages(context, &query, spec, held).await {
+        Ok(outcome) => outcome,
+        Err(error) => FetchOutcome::Failed(fault(context, spec, id, &error)),
+    };
+    (*spec, id.clone(), outcome)
+}
+
+/// Fetches every stage that the credential is made of, and the stage from which it is held.
+async fn stages(
+    context: &FetchContext<'_>,
+    query: &SecretQuery<'_>,
+    spec: &CredentialSpec,
+    held: Option<&HeldCredential>,
+) -> Result<FetchOutcome, FetchError> {
+    let mut wanted: BTreeSet<Stage> = spec.stages.iter().copied().collect();
+    wanted.extend(held.map(|held| held.stage));
+    // A credential that must be replaced is read again even if its version is unchanged.
+    let known: Option<&Versions> = held.filter(|_| query.may_stay).map(|held| &held.fetched);
+    let known_at = |stage| known.and_then(|known| known.get(&stage));
+    let fetches = wanted.into_iter().map(async |at| {
+        let fetched = stage(context, query, at, known_at(at)).await?;
+        Ok::<_, FetchError>((at, fetched))
+    });
+    let mut fetched: BTreeMap<Stage, Fetched> = try_join_all(fetches).await?.into_iter().collect();
+    if let Fetched::New(value) = &fetched[&Stage::Current]
+        && (value.older_than(query.since) || context.is_revoked(value))
+    {
+        let again = second_read(context, query, known_at(Stage::Current)).await?;
+        fetched.insert(Stage::Current, again);
+    }
+    if known.is_some() && fetched.iter().all(|(stage, fetched)| is_as_held(*stage, fetched, known_at(*stage))) {
+        return Ok(FetchOutcome::Same);
+    }
+    let mut values = BTreeMap::new();
+    for (at, one) in fetched {
+        // One stage moved, so the credential is read again from all of them.
+        let one = match one {
+            Fetched::Same => stage(context, query, at, None).await?,
+            one => one,
+        };
+        if let Fetched::New(value) = one {
+            values.insert(at, value);
+        }
+    }
+    let Some(current) = values.remove(&Stage::Current) else {
+        return Err(SourceError::Unavailable("it did not say which version is current".into()).into());
+    };
+    if context.is_revoked(&current) {
+        return Err(FetchError::Revoked(current.version));
+    }
+    let current_since = match held {
+        Some(held) if *held.in_use() == current.version => held.current_since,
+        Some(_) => Some(OffsetDateTime::now_utc()),
+        None => None,
+    };
+    Ok(FetchOutcome::New(SecretValues::new(current, values, current_since)))
+}
+
+/// Reads the current version for the second time. AWS does not promise that a read sees the last write: an older version
+/// is no rollback, and a revoked one is not current, until both reads say so.
+async fn second_read(
+    context: &FetchContext<'_>,
+    query: &SecretQuery<'_>,
+    known: Option<&VersionId>,
+) -> Result<Fetched, FetchError> {
+    if Instant::now() + SECOND_READ >= query.deadline {
+        let problem = "no second time, and the first answer is an older version, or a revoked one";
+        return Err(SourceError::Unanswered(problem.into()).into());
+    }
+    tokio::time::sleep(SECOND_READ).await;
+    stage(context, query, Stage::Current, known).await
+}
+
+/// Returns `true` if a stage is as it is held.
+fn is_as_held(stage: Stage, fetched: &Fetched, known: Option<&VersionId>) -> bool {
+    match fetched {
+        Fetched::Same => true,
+        Fetched::New(_) => false,
+        Fetched::Absent => stage != Stage::Current && known.is_none(),
+    }
+}
+
+/// Fetches one stage. A version that cannot be used at another stage than the current one counts as absent: a rotation
+/// that failed leaves a pending version without a value, and a revoked version is used at no stage.
+async fn stage(
+    context: &FetchContext<'_>,
+    query: &SecretQuery<'_>,
+    stage: Stage,
+    known: Option<&VersionId>,
+) -> Result<Fetched, FetchError> {
+    let result = context.regions.fetch(query, stage, known).await;
+    if stage == Stage::Current {
+        return Ok(result?);
+    }
+    match result {
+        Ok(Fetched::New(value)) if context.is_revoked(&value) => Ok(Fetched::Absent),
+        Err(SourceError::Malformed(_) | SourceError::Missing(_)) => Ok(Fetched::Absent),
+        result => Ok(result?),
+    }
+}
+
+/// A credential that could not be fetched.
 #[derive(Debug, thiserror::Error)]
-enum Unusable {
+enum FetchError {
     #[error(transparent)]
     Source(#[from] SourceError),
     #[error("the version that is current, {0}, is revoked: secrets.revoked names it")]
     Revoked(VersionId),
 }
 
-fn fault(wanted: &Wanted, id: &SecretId, unusable: &Unusable) -> Fault {
-    let error = match unusable {
-        Unusable::Source(error) => error,
-        Unusable::Revoked(_) => {
+fn fault(context: &FetchContext<'_>, spec: &CredentialSpec, id: &SecretId, error: &FetchError) -> Fault {
+    let subject = subject(spec.name, id);
+    let source_error = match error {
+        FetchError::Source(error) => error,
+        FetchError::Revoked(_) => {
             let remedy =
                 "rotate first: put a new version at the manager and reload; or take the version out of the list";
-            return Fault::new(Exit::Malformed, subject(wanted.name, id), unusable.to_string(), remedy);
+            return Fault::new(Exit::Malformed, subject, error.to_string(), remedy);
         }
     };
-    let (exit, remedy) = match error {
-        SourceError::Missing(_) => (
-            Exit::Missing,
-            format!(
-                "create the secret (restore it, if its deletion is scheduled), or correct its id: [secrets.ids] {} = \"…\"",
-                wanted.name
-            ),
-        ),
-        SourceError::Denied(_) => (
-            Exit::Denied,
-            "allow secretsmanager:GetSecretValue on this id, and kms:Decrypt on its key if that is your own; check \
-             the id too: a wrong one may be answered like this"
-                .into(),
-        ),
-        SourceError::NoIdentity(_) => {
-            (Exit::Denied, "give the process an identity: a role of its pod, task or instance".into())
-        }
-        SourceError::Malformed(_) => (Exit::Malformed, "put a text value at the manager, as a new version".into()),
-        SourceError::Unavailable(_) => (
-            Exit::Unavailable,
-            "check the way to the manager (Region, endpoint, network) and its health; then start again".into(),
-        ),
-        SourceError::Unanswered(_) => (
-            Exit::Deadline,
-            "check the way to the manager (route, firewall, VPC endpoint); raise secrets.deadline if it is only slow"
-                .into(),
-        ),
-    };
-    Fault::new(exit, subject(wanted.name, id), error.to_string(), remedy)
+    let mut remedy = context.regions.remedy(source_error, Operation::ReadValue);
+    if matches!(source_error, SourceError::Missing(_)) {
+        remedy = format!("{remedy}: [secrets.ids] {} = \"…\"", spec.name).into();
+    }
+    Fault::new(source_error.exit(), subject, error.to_string(), remedy)
 }

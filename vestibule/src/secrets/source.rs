@@ -1,12 +1,20 @@
-//! What a secrets manager must be able to do.
+//! The interface to a secrets manager.
 
-use super::{SecretId, Stage, Value, VersionId, Versions};
+use super::{
+    id::{SecretId, VersionId},
+    version::{SecretValue, Stage, Versions},
+};
+use crate::exit::Exit;
 use futures_util::future::BoxFuture;
+use std::borrow::Cow;
 
-/// A secrets manager. One attempt a call: retrying and deadlines are the road's.
+/// A secrets manager. Each call is one attempt: the loader retries and keeps the deadline.
 pub trait Source: Send + Sync + 'static {
-    /// Fetches the version of `id` at `stage`. `held` is the version already held: a manager that mints a credential
-    /// at each reading keeps it.
+    /// Fetches the version of `id` at `stage`. `held` is the version that is already held: a manager that mints a
+    /// credential at each read keeps that one.
+    ///
+    /// # Errors
+    /// Why this attempt failed. [`SourceError::is_transient`] tells whether another one may succeed.
     fn fetch<'a>(
         &'a self,
         id: &'a SecretId,
@@ -14,47 +22,93 @@ pub trait Source: Send + Sync + 'static {
         held: Option<&'a VersionId>,
     ) -> BoxFuture<'a, Result<Fetched, SourceError>>;
 
-    /// Which version of `id` is at which stage now. Reads no value, and needs no permission to. Empty: the secret has no
-    /// version, or does not exist.
+    /// Returns the version of `id` at each stage. Reads no value, and needs no permission to read one. An empty answer
+    /// means that the secret has no version, or does not exist.
+    ///
+    /// # Errors
+    /// As [`fetch`](Self::fetch).
     fn versions<'a>(&'a self, id: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>>;
+
+    /// Returns the manager's own word for a stage, for messages. The default is the name of the stage in small letters.
+    fn stage_label(&self, stage: Stage) -> &'static str {
+        match stage {
+            Stage::Current => "current",
+            Stage::Pending => "pending",
+            Stage::Previous => "previous",
+        }
+    }
+
+    /// Returns what somebody can do about an error, in the manager's own words. The default fits any manager.
+    fn remedy(&self, error: &SourceError, operation: Operation) -> Cow<'static, str> {
+        let _ = operation;
+        match error {
+            SourceError::Missing(_) => "create the secret, or correct its id".into(),
+            SourceError::Denied(_) => "allow this process to read the secret; check the id too".into(),
+            SourceError::NoIdentity(_) => "give the process an identity".into(),
+            SourceError::Malformed(_) => "put a text value at the manager, as a new version".into(),
+            SourceError::Unavailable(_) | SourceError::Unanswered(_) => {
+                "check the network path to the manager and its health".into()
+            }
+        }
+    }
+}
+
+/// An operation at a secrets manager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// [`Source::fetch`].
+    ReadValue,
+    /// [`Source::versions`].
+    ReadVersions,
 }
 
 /// The answer of a secrets manager.
 pub enum Fetched {
-    /// The version held is still the one at this stage.
+    /// The version that is held is still the one at this stage.
     Same,
     /// Another version.
-    New(Value),
+    New(SecretValue),
     /// The secret has no version at this stage, or does not exist.
     Absent,
 }
 
-/// Why a secret could not be fetched. The messages are ours: they name causes, never values.
+/// A secret that could not be fetched. The messages are ours: they name causes, never values.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SourceError {
-    /// The manager does not let us read the secret; or the secret does not exist and it will not say so.
+    /// The manager does not let us read the secret, or the secret does not exist and the manager does not say so.
     #[error("the manager denies access: {0}")]
     Denied(String),
-    /// There is nobody to ask as.
+    /// There is no identity to ask the manager with.
     #[error("there is no identity to ask the manager with: {0}")]
     NoIdentity(String),
-    /// The manager has no secret of this id, or has it marked for deletion.
+    /// The manager has no secret of this id, or its deletion is scheduled.
     #[error("the manager does not have it: {0}")]
     Missing(String),
-    /// The secret is there and cannot be used: it is binary, or has no value.
+    /// The secret exists and cannot be used: it is binary, or has no value.
     #[error("{0}")]
     Malformed(String),
-    /// The manager could not answer this time; a later attempt may succeed.
+    /// The manager could not answer this time. Another attempt may succeed.
     #[error("the manager is unavailable: {0}")]
     Unavailable(String),
-    /// The manager did not answer in time; a later attempt may succeed.
+    /// The manager did not answer in time. Another attempt may succeed.
     #[error("the manager did not answer: {0}")]
     Unanswered(String),
 }
 
 impl SourceError {
-    /// Whether another attempt may succeed.
-    pub fn transient(&self) -> bool {
+    /// Returns `true` if another attempt may succeed.
+    pub fn is_transient(&self) -> bool {
         matches!(self, Self::Unavailable(_) | Self::Unanswered(_))
+    }
+
+    /// Returns the code with which a start ends because of this error.
+    pub(crate) fn exit(&self) -> Exit {
+        match self {
+            Self::Denied(_) | Self::NoIdentity(_) => Exit::Denied,
+            Self::Missing(_) => Exit::Missing,
+            Self::Malformed(_) => Exit::Malformed,
+            Self::Unavailable(_) => Exit::Unavailable,
+            Self::Unanswered(_) => Exit::Deadline,
+        }
     }
 }

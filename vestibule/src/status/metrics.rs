@@ -5,7 +5,7 @@
 mod process;
 
 use super::{CredentialStatus, Status};
-use crate::{counters::Family, resources::Connections};
+use crate::{counters::Family, resources::resource::Connections};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeGaugeValue, NoLabelSet, text},
@@ -73,15 +73,15 @@ impl Page<'_> {
     fn reloads(&mut self, status: &Status) -> fmt::Result {
         let (name, help) = ("vestibule_reloads", "Reloads that ended, by what set them off and what came of them");
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
-        for ((trigger, outcome), count) in &status.tally.counts {
+        for ((trigger, outcome), count) in &status.reload_counts.counts {
             let labels = [("trigger", trigger.to_string()), ("outcome", outcome.to_string())];
             family.encode_family(&labels)?.encode_counter(count, NO_EXEMPLAR)?;
         }
         let (name, help) = ("vestibule_reload_duration_seconds", "How long reloads took, whatever came of them");
-        let buckets = status.tally.buckets();
+        let buckets = status.reload_counts.buckets();
         let count = buckets.iter().map(|(_, count)| count).sum();
         self.0.encode_descriptor(name, help, None, MetricType::Histogram)?.encode_histogram::<NoLabelSet>(
-            status.tally.seconds,
+            status.reload_counts.seconds,
             count,
             &buckets,
             None,

@@ -15,8 +15,9 @@ use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
 };
+use vestibule::testing::Harness;
 use vestibule::{
-    App, Build, BuildError, Credential, Rehearsal, SecretSet, Service, config::Config, exit::Exit, secrets::Stage,
+    Application, Build, BuildError, Credential, Package, SecretSet, config::Config, exit::Exit, secrets::Stage,
 };
 
 #[derive(SecretSet)]
@@ -35,8 +36,8 @@ struct Mailer {
     version: String,
 }
 
-impl Service for Mailer {
-    const APP: App = App { name: "mailer", version: "0", migrations: &NO_MIGRATIONS };
+impl Application for Mailer {
+    const PACKAGE: Package = Package { name: "mailer", version: "0", migrations: &NO_MIGRATIONS };
     type Settings = Settings;
     type Secrets = Secrets;
 
@@ -126,11 +127,11 @@ const FIRST: &str = r#"{"username": "app", "password": "sentinel one"}"#;
 const SECOND: &str = r#"{"username": "app", "password": "sentinel \"two\""}"#;
 
 /// A service that has sent one mail.
-async fn mailer(login: &str) -> (Server, Arc<Memory>, Rehearsal<Mailer>, String) {
+async fn mailer(login: &str) -> (Server, Arc<Memory>, Harness<Mailer>, String) {
     let (server, settings) = Server::start(login).await;
     let memory = Memory::with([("relay", FIRST)]);
     let address = settings.relay.clone();
-    let mailer = Rehearsal::<Mailer>::start(memory.clone(), config(settings)).await.expect("it starts");
+    let mailer = Harness::<Mailer>::start(memory.clone(), config(settings)).await.expect("it starts");
     mailer.live().service().relay.send("one").await.expect("it is in service");
     server.told(&["one"]).await;
     (server, memory, mailer, address)

@@ -16,8 +16,9 @@ use sqlx::migrate::Migrator;
 use std::{sync::Arc, time::Duration};
 use time::OffsetDateTime;
 use tower::Service as _;
+use vestibule::testing::Harness;
 use vestibule::{
-    App, Build, BuildError, Credential, Live, Rehearsal, SecretSet, Service, Signer,
+    Application, Build, BuildError, Credential, Live, Package, SecretSet, Signer,
     config::Config,
     credentials::{ApiKey, Login, SigningKeys},
     exit::{Exit, Report},
@@ -43,8 +44,8 @@ struct Probe {
 
 static NO_MIGRATIONS: Migrator = Migrator::DEFAULT;
 
-impl Service for Probe {
-    const APP: App = App { name: "probe", version: "0", migrations: &NO_MIGRATIONS };
+impl Application for Probe {
+    const PACKAGE: Package = Package { name: "probe", version: "0", migrations: &NO_MIGRATIONS };
     type Settings = ();
     type Secrets = Secrets;
 
@@ -70,7 +71,7 @@ fn good() -> Arc<Memory> {
 }
 
 async fn enter(source: Arc<Memory>) -> Result<Live<Probe>, Report> {
-    Ok(Rehearsal::start(source, Config::default()).await?.live())
+    Ok(Harness::start(source, Config::default()).await?.live())
 }
 
 #[tokio::test]
@@ -126,7 +127,7 @@ async fn all_faults_of_all_credentials_come_back_together() {
 async fn who_saw_a_key_make_way_accepts_what_it_signed_however_old_the_next_one_is() {
     let source = good();
     source.created_at(OffsetDateTime::UNIX_EPOCH);
-    let probe = Rehearsal::<Probe>::start(source.clone(), Config::default()).await.unwrap();
+    let probe = Harness::<Probe>::start(source.clone(), Config::default()).await.unwrap();
     let token = probe.live().service().signer.seal(b"payload");
     source.rotate("signing", "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXphYmNkZWY=");
     assert!(probe.reload().await.unwrap());
@@ -141,8 +142,8 @@ async fn who_saw_a_key_make_way_accepts_what_it_signed_however_old_the_next_one_
 
 struct Careless;
 
-impl Service for Careless {
-    const APP: App = App { name: "careless", version: "0", migrations: &NO_MIGRATIONS };
+impl Application for Careless {
+    const PACKAGE: Package = Package { name: "careless", version: "0", migrations: &NO_MIGRATIONS };
     type Settings = ();
     type Secrets = Secrets;
 
@@ -157,7 +158,7 @@ impl Service for Careless {
 
 #[tokio::test]
 async fn a_build_that_panics_is_a_report() {
-    let report = Rehearsal::<Careless>::start(good(), Config::default()).await.unwrap_err();
+    let report = Harness::<Careless>::start(good(), Config::default()).await.unwrap_err();
     assert_eq!(report.exit(), Exit::Bug);
     assert!(report.to_string().contains("panicked"), "{report}");
 }

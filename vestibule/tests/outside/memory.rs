@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 use time::OffsetDateTime;
-use vestibule::secrets::{Fetched, SecretId, Source, SourceError, Stage, Value, VersionId, Versions};
+use vestibule::secrets::{Fetched, SecretId, SecretValue, Source, SourceError, Stage, VersionId, Versions};
 
 /// Versions with their values, by id and stage.
 type Held = BTreeMap<(&'static str, Stage), (String, &'static str)>;
@@ -21,7 +21,7 @@ pub(crate) struct Memory {
     held: Mutex<Held>,
     created: OnceLock<OffsetDateTime>,
     put: AtomicUsize,
-    at_once: AtomicUsize,
+    concurrency: AtomicUsize,
     most: AtomicUsize,
 }
 
@@ -75,7 +75,7 @@ impl Memory {
         let found = all.iter().find(|((known, at), _)| *known == id.as_str() && *at == stage);
         match found {
             Some((_, (version, _))) if held.is_some_and(|held| held.as_str() == version) => Fetched::Same,
-            Some((_, (version, value))) => Fetched::New(Value {
+            Some((_, (version, value))) => Fetched::New(SecretValue {
                 text: (*value).into(),
                 version: VersionId::new(version.clone()),
                 created: self.created.get().copied(),
@@ -93,9 +93,9 @@ impl Source for Memory {
         held: Option<&'a VersionId>,
     ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
         Box::pin(async move {
-            self.most.fetch_max(1 + self.at_once.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
+            self.most.fetch_max(1 + self.concurrency.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
             tokio::time::sleep(Duration::from_millis(20)).await;
-            self.at_once.fetch_sub(1, Ordering::SeqCst);
+            self.concurrency.fetch_sub(1, Ordering::SeqCst);
             Ok(self.answer(id, stage, held))
         })
     }

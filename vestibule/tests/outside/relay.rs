@@ -14,11 +14,11 @@ use tokio::{
     sync::Mutex,
 };
 use vestibule::{
-    Build, BuildError, Credential, Service,
+    Application, Build, BuildError, Credential,
     credentials::{json, not_blank, unescaped},
     exit::{Exit, Fault},
-    resources::{Refusal, Resource},
-    secrets::{ExposeSecret, Kind, Malformed, SecretString, Values},
+    resources::{Rejection, Resource},
+    secrets::{ExposeSecret, Kind, Malformed, SecretString, SecretValues},
 };
 
 /// `{"username": "…", "password": "…"}`.
@@ -32,13 +32,13 @@ pub(crate) struct RelayLogin {
 impl Kind for RelayLogin {
     const NAME: &'static str = "relay_login";
 
-    fn read(values: &Values) -> Result<Self, Malformed> {
+    fn read(values: &SecretValues) -> Result<Self, Malformed> {
         let expected = "the JSON of a login, {\"username\": \"…\", \"password\": \"…\"}";
         let Self { username, password } = json(values.current().text.expose_secret(), expected)?;
         Ok(Self { username, password: not_blank(password, expected)? })
     }
 
-    fn yields_to(&self, pending: &Self) -> bool {
+    fn can_fall_back_to(&self, pending: &Self) -> bool {
         self.username == pending.username
     }
 }
@@ -54,12 +54,12 @@ struct Session {
 }
 
 impl Relay {
-    pub(crate) async fn open<S: Service>(
-        cx: &Build<'_, S>,
+    pub(crate) async fn open<A: Application>(
+        cx: &Build<'_, A>,
         login: &Credential<RelayLogin>,
         address: &str,
     ) -> Result<Self, BuildError> {
-        cx.keep(login, &address, async |_| {
+        cx.resource(login, &address, async |_| {
             let away = |error: io::Error| {
                 BuildError::Fault(Fault {
                     exit: Exit::Unavailable,
@@ -76,7 +76,7 @@ impl Relay {
                     retired: AtomicBool::new(false),
                     stream: Mutex::new(Some(stream)),
                 }))),
-                _ => Err(Refusal::of(login, "the relay does not know this login").into()),
+                _ => Err(Rejection::of(login, "the relay does not know this login").into()),
             }
         })
         .await

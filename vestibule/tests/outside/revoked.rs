@@ -7,12 +7,13 @@ use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
+use vestibule::testing::Harness;
 use vestibule::{
-    App, Build, BuildError, Credential, Rehearsal, SecretSet, Service,
-    config::{Config, Secrets as Section},
+    Application, Build, BuildError, Credential, Package, SecretSet,
+    config::{Config, SecretsConfig as Section},
     credentials::ApiKey,
     exit::Exit,
-    resources::{Refusal, Resource},
+    resources::{Rejection, Resource},
     secrets::{ExposeSecret, Fetched, SecretId, Source, SourceError, Stage, VersionId, Versions},
 };
 
@@ -24,10 +25,10 @@ struct Secrets {
 
 /// What the other side has refused since, if it was built with the key `refused`.
 #[derive(Clone)]
-struct Doubted(Option<Refusal>);
+struct Doubted(Option<Rejection>);
 
 impl Resource for Doubted {
-    fn refusal(&self) -> Option<Refusal> {
+    fn rejection(&self) -> Option<Rejection> {
         self.0.clone()
     }
 }
@@ -36,16 +37,16 @@ struct Probe {
     versions: [String; 2],
 }
 
-impl Service for Probe {
-    const APP: App = App { name: "probe", version: "0", migrations: &NO_MIGRATIONS };
+impl Application for Probe {
+    const PACKAGE: Package = Package { name: "probe", version: "0", migrations: &NO_MIGRATIONS };
     type Settings = ();
     type Secrets = Secrets;
 
     async fn build(cx: &Build<'_, Self>) -> Result<Self, BuildError> {
         let Secrets { doubted, other } = cx.secrets;
-        cx.keep(doubted, &(), async |_| {
+        cx.resource(doubted, &(), async |_| {
             let refused = doubted.expose_secret() == "refused";
-            Ok(Doubted(refused.then(|| Refusal::of(doubted, "it is unknown"))))
+            Ok(Doubted(refused.then(|| Rejection::of(doubted, "it is unknown"))))
         })
         .await?;
         Ok(Self { versions: [doubted, other].map(|key| key.version().to_string()) })
@@ -60,7 +61,7 @@ impl Service for Probe {
 async fn a_revoked_version_is_not_carried_over_for_the_sake_of_a_refused_one() {
     let memory = Memory::with([("doubted", "refused"), ("other", "first")]);
     let held = memory.rotate("other", "second");
-    let probe = Rehearsal::<Probe>::start(memory.clone(), Config::default()).await.unwrap();
+    let probe = Harness::<Probe>::start(memory.clone(), Config::default()).await.unwrap();
     memory.rotate("other", "two words");
     let accepted = memory.rotate("doubted", "accepted");
 
@@ -102,7 +103,7 @@ impl Source for Lagging {
 async fn an_answer_that_lags_behind_the_rotation_is_read_again() {
     let keys = || Memory::with([("doubted", "accepted"), ("other", "first")]);
     let manager = Arc::new(Lagging { before: keys(), after: keys(), lags: AtomicBool::new(false) });
-    let probe = Rehearsal::<Probe>::start(manager.clone(), Config::default()).await.unwrap();
+    let probe = Harness::<Probe>::start(manager.clone(), Config::default()).await.unwrap();
     let [doubted, leaked] = probe.live().service().versions.clone();
     assert_eq!(doubted, leaked, "each secret counts its versions from the same one");
     manager.after.rotate("doubted", "accepted");

@@ -2,22 +2,31 @@
 
 use super::{
     fault,
-    replica::{Address, Held, Status},
+    replica::{Address, ReplicaCredential, ReplicaStatus},
     table::Table,
 };
 use crate::{
     exit::{Exit, Fault},
-    secrets::{SecretId, SourceError, Stage, VersionId, Versions},
+    secrets::{
+        id::{SecretId, VersionId},
+        regions::Regions,
+        source::SourceError,
+        version::{Stage, Versions},
+    },
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, BTreeSet},
+};
 use uuid::Uuid;
 
 /// What the replicas and the manager said.
 pub(super) struct Audit {
     /// In the order of the command line, each with what it says of itself, or why it does not.
-    pub(super) replicas: Vec<(Address, Result<Status, String>)>,
+    pub(super) replicas: Vec<(Address, Result<ReplicaStatus, String>)>,
     /// What is current, and what else has a label; or why it is not known.
     pub(super) manager: BTreeMap<SecretId, Result<Versions, SourceError>>,
+    pub(super) regions: Regions,
     /// How many different replicas there are.
     pub(super) expected: usize,
     /// `secrets.revoked`, as it is configured here.
@@ -41,8 +50,8 @@ enum Verdict {
 struct Finding {
     what: &'static str,
     at: Vec<String>,
-    problem: &'static str,
-    remedy: &'static str,
+    problem: Cow<'static, str>,
+    remedy: Cow<'static, str>,
 }
 
 impl Audit {
@@ -55,7 +64,7 @@ impl Audit {
         Table([head.map(str::to_owned)].into_iter().chain(rows).collect())
     }
 
-    fn row(&self, address: &Address, status: &Status, held: &Held) -> [String; 8] {
+    fn row(&self, address: &Address, status: &ReplicaStatus, held: &ReplicaCredential) -> [String; 8] {
         let verdict = match self.verdict(held) {
             Verdict::Current if !status.draining.is_empty() => "draining",
             Verdict::Current => "current",
@@ -70,11 +79,11 @@ impl Audit {
         [&address.to_string(), name, version, stage, current, &held.since(), &draining, verdict].map(str::to_owned)
     }
 
-    fn versions(&self, held: &Held) -> Option<&Versions> {
+    fn versions(&self, held: &ReplicaCredential) -> Option<&Versions> {
         self.manager.get(&held.id)?.as_ref().ok()
     }
 
-    fn verdict(&self, held: &Held) -> Verdict {
+    fn verdict(&self, held: &ReplicaCredential) -> Verdict {
         if held.versions().any(|version| self.revoked.iter().any(|revoked| revoked.as_str() == version)) {
             return Verdict::Revoked;
         }
@@ -90,13 +99,13 @@ impl Audit {
     }
 
     /// Those that answered.
-    fn statuses(&self) -> impl Iterator<Item = (&Address, &Status)> {
+    fn statuses(&self) -> impl Iterator<Item = (&Address, &ReplicaStatus)> {
         self.replicas.iter().filter_map(|(address, said)| Some((address, said.as_ref().ok()?)))
     }
 
     fn findings(&self) -> Vec<Finding> {
         let with = |verdict| {
-            let credentials = move |status: &Status| {
+            let credentials = move |status: &ReplicaStatus| {
                 let held = status.credentials.iter().filter(|held| self.verdict(held) == verdict);
                 held.map(|held| held.name.clone()).collect::<Vec<_>>().join(", ")
             };
@@ -108,38 +117,39 @@ impl Audit {
         };
         let draining = self.statuses().filter(|(_, status)| !status.draining.is_empty());
         let silent = self.replicas.iter().filter_map(|(address, said)| Some((address, said.as_ref().err()?)));
+        let current = self.regions.stage_label(Stage::Current);
         let mut findings = vec![
             Finding {
                 what: "revoked",
                 at: with(Verdict::Revoked),
-                problem: "a version is held that secrets.revoked names here",
+                problem: "a version is held that secrets.revoked names here".into(),
                 remedy: "give the replica this configuration, and reload it (`reload --wait` beside it); rotate first where \
-                         that version is still the current one",
+                         that version is still the current one".into(),
             },
             Finding {
                 what: "behind",
                 at: with(Verdict::Behind),
-                problem: "a version is held that is not the current one",
+                problem: "a version is held that is not the current one".into(),
                 remedy: "reload (`reload --wait` beside the replica), or wait for its next poll; where it stays behind, \
-                         last_reload in its /status says why",
+                         last_reload in its /status says why".into(),
             },
             Finding {
                 what: "pending",
                 at: with(Verdict::Pending),
-                problem: "the version of a rotation that has not ended is held, while AWSCURRENT is another one",
-                remedy: "let the rotation end, or end it: move AWSCURRENT; then audit again",
+                problem: format!("the version of a rotation that has not ended is held, while {current} is another one").into(),
+                remedy: format!("let the rotation end, or end it: move {current}; then audit again").into(),
             },
             Finding {
                 what: "draining",
                 at: draining.map(|(address, status)| format!("{address} (generation {})", status.older())).collect(),
-                problem: "requests or tasks still hold older credentials",
-                remedy: "wait until they have ended, and audit again; a restart of the replica ends them",
+                problem: "requests or tasks still hold older credentials".into(),
+                remedy: "wait until they have ended, and audit again; a restart of the replica ends them".into(),
             },
             Finding {
                 what: "unreachable",
                 at: silent.map(|(address, why)| format!("{address} ({why})")).collect(),
-                problem: "what is held there is not known",
-                remedy: "check the address, the network and the replica; then audit again",
+                problem: "what is held there is not known".into(),
+                remedy: "check the address, the network and the replica; then audit again".into(),
             },
         ];
         findings.extend(self.instances());
@@ -162,20 +172,20 @@ impl Audit {
         let same = instances.into_values().filter(|addresses| addresses.len() > 1).map(|addresses| Finding {
             what: "the same instance",
             at: addresses,
-            problem: "one replica answers at each of these",
-            remedy: "give the address of each replica itself: a load balancer answers for one of many",
+            problem: "one replica answers at each of these".into(),
+            remedy: "give the address of each replica itself: a load balancer answers for one of many".into(),
         });
         let all = Finding {
             what: "different instances",
             at: vec![count],
-            problem: "the audit does not cover the replicas that there are",
-            remedy: "name the admin listener of each replica, or correct --expect",
+            problem: "the audit does not cover the replicas that there are".into(),
+            remedy: "name the admin listener of each replica, or correct --expect".into(),
         };
         same.chain([all]).collect()
     }
 
     pub(super) fn summary(&self) -> String {
-        let is_done = |status: &Status| {
+        let is_done = |status: &ReplicaStatus| {
             status.draining.is_empty() && status.credentials.iter().all(|held| self.verdict(held) == Verdict::Current)
         };
         let done = self.statuses().filter(|(_, status)| is_done(status)).count();
@@ -190,7 +200,8 @@ impl Audit {
     }
 
     pub(super) fn faults(&self) -> Vec<Fault> {
-        let unknown = self.manager.iter().filter_map(|(id, versions)| Some(fault(id, versions.as_ref().err()?)));
+        let unknown =
+            self.manager.iter().filter_map(|(id, versions)| Some(fault(id, versions.as_ref().err()?, &self.regions)));
         let findings = self.findings().into_iter().map(|Finding { what, at, problem, remedy }| {
             Fault::new(Exit::Unavailable, format!("{what}: {}", at.join(", ")), problem, remedy)
         });
@@ -198,7 +209,7 @@ impl Audit {
     }
 }
 
-impl Status {
+impl ReplicaStatus {
     /// The generations that drain.
     fn older(&self) -> String {
         self.draining.iter().map(|draining| draining.generation.to_string()).collect::<Vec<_>>().join(",")

@@ -1,7 +1,10 @@
 //! A replica, as its admin listener tells of it.
 
-use super::super::{admin, trust::Connector};
-use crate::{config::units, secrets::SecretId};
+use crate::{
+    cli::{admin, trust::Connector},
+    config::units,
+    secrets::id::SecretId,
+};
 use axum::http::{Uri, uri::Scheme};
 use serde::{Deserialize, Deserializer};
 use std::{collections::BTreeMap, fmt, iter};
@@ -40,13 +43,13 @@ impl Address {
     ///
     /// # Errors
     /// Why it says nothing.
-    pub(super) async fn ask(&self, connector: Connector) -> Result<Status, String> {
+    pub(super) async fn ask(&self, connector: Connector) -> Result<ReplicaStatus, String> {
         let uri = format!("{self}/status").parse().expect("it was parsed before");
         let (code, body) = admin::ask(uri, connector).await.map_err(|silence| silence.to_string())?;
         if !code.is_success() {
             return Err(format!("it answers {code}"));
         }
-        let status: Status =
+        let status: ReplicaStatus =
             serde_json::from_str(&body).map_err(|_| "what answers there is no service of this framework")?;
         if status.credentials.is_empty() {
             return Err("it names no credential".into());
@@ -63,15 +66,15 @@ impl fmt::Display for Address {
 
 /// The part of `/status` that matters here.
 #[derive(Deserialize)]
-pub(super) struct Status {
+pub(super) struct ReplicaStatus {
     pub(super) instance: Uuid,
-    pub(super) credentials: Vec<Held>,
-    pub(super) draining: Vec<Draining>,
+    pub(super) credentials: Vec<ReplicaCredential>,
+    pub(super) draining: Vec<ReplicaDraining>,
 }
 
 /// A credential that a replica holds.
 #[derive(Deserialize)]
-pub(super) struct Held {
+pub(super) struct ReplicaCredential {
     #[serde(deserialize_with = "word")]
     pub(super) name: String,
     pub(super) id: SecretId,
@@ -89,7 +92,7 @@ pub(super) struct Held {
 #[derive(Deserialize)]
 struct SecretVersion(#[serde(deserialize_with = "word")] String);
 
-impl Held {
+impl ReplicaCredential {
     /// Every version that it uses, in whichever way.
     pub(super) fn versions(&self) -> impl Iterator<Item = &str> {
         iter::once(&self.version).chain(self.others.values().map(|SecretVersion(other)| other)).map(String::as_str)
@@ -103,7 +106,7 @@ impl Held {
 }
 
 #[derive(Deserialize)]
-pub(super) struct Draining {
+pub(super) struct ReplicaDraining {
     pub(super) generation: u64,
 }
 
@@ -133,10 +136,10 @@ mod tests {
             })
             .to_string()
         };
-        let good: Status = serde_json::from_str(&status("v1")).expect("a status");
+        let good: ReplicaStatus = serde_json::from_str(&status("v1")).expect("a status");
         assert_eq!(good.credentials[0].since(), "2026-01-02T03:04:05Z");
         for version in ["\u{1b}[2J", "v1  current", "v1\n"] {
-            assert!(serde_json::from_str::<Status>(&status(version)).is_err(), "{version:?}");
+            assert!(serde_json::from_str::<ReplicaStatus>(&status(version)).is_err(), "{version:?}");
         }
     }
 

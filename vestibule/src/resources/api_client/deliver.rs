@@ -1,6 +1,6 @@
 //! Messages that are kept until they are taken.
 
-use super::{ApiClient, CallError, retry};
+use super::{ApiClient, error::CallError, retry};
 use axum::{
     body::Bytes,
     http::{Request, StatusCode},
@@ -13,15 +13,15 @@ const LONGEST: Duration = Duration::from_secs(600);
 /// Why a message was not taken.
 #[derive(Debug, thiserror::Error)]
 #[error("{why}")]
-pub struct NotTaken {
+pub struct DeliveryError {
     why: String,
     /// Whether the answer blames the message: any 4xx or 5xx that does not speak of the key or of the moment (401, 403,
     /// 408, 425, 429, 502, 503, 504). An answer of another kind, or none, says nothing of it.
-    pub blames: bool,
+    pub permanent: bool,
     retry_after: Duration,
 }
 
-impl NotTaken {
+impl DeliveryError {
     /// How long to wait after so many attempts: 1 s after the first, doubling up to 10 min, give or take a fifth; no
     /// less than the answer asks for in `Retry-After`, but for more than 10 min.
     pub fn pause(&self, attempts: u32) -> Duration {
@@ -34,12 +34,14 @@ impl ApiClient {
     /// Sends what [`send`](Self::send) sends. `Ok`: the answer was a 2xx, even if its body could not be had.
     ///
     /// # Errors
-    /// [`NotTaken`], whose text quotes as little as a [`CallError`].
-    pub async fn deliver(&self, message: Request<Bytes>) -> Result<(), NotTaken> {
+    /// [`DeliveryError`], whose text quotes as little as a [`CallError`].
+    pub async fn deliver(&self, message: Request<Bytes>) -> Result<(), DeliveryError> {
         let (status, retry_after) = match self.send(message).await {
             Ok(answer) => (answer.status(), retry::after(answer.headers()).unwrap_or_default()),
             Err(CallError::Unread { status, .. }) => (status, Duration::ZERO),
-            Err(error) => return Err(NotTaken { why: error.to_string(), blames: false, retry_after: Duration::ZERO }),
+            Err(error) => {
+                return Err(DeliveryError { why: error.to_string(), permanent: false, retry_after: Duration::ZERO });
+            }
         };
         if status.is_success() {
             return Ok(());
@@ -48,11 +50,11 @@ impl ApiClient {
             StatusCode::UNAUTHORIZED => "401: the key is refused".into(),
             status => format!("the answer was {}", status.as_u16()),
         };
-        Err(NotTaken { why, blames: blames(status), retry_after })
+        Err(DeliveryError { why, permanent: is_permanent(status), retry_after })
     }
 }
 
-fn blames(status: StatusCode) -> bool {
+fn is_permanent(status: StatusCode) -> bool {
     const OF_THE_KEY: [StatusCode; 2] = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN];
     let of_the_moment = retry::MAY_PASS.contains(&status) || status == StatusCode::TOO_EARLY;
     (status.is_client_error() || status.is_server_error()) && !of_the_moment && !OF_THE_KEY.contains(&status)
@@ -65,7 +67,7 @@ mod tests {
     #[test]
     fn only_answers_that_speak_of_nothing_else_blame_the_message() {
         let blaming = |range: std::ops::Range<u16>| -> Vec<u16> {
-            range.filter(|code| blames(StatusCode::from_u16(*code).expect("a status"))).collect()
+            range.filter(|code| is_permanent(StatusCode::from_u16(*code).expect("a status"))).collect()
         };
         assert!(blaming(100..400).is_empty());
         let others: Vec<u16> = (400..600).filter(|code| !blaming(400..600).contains(code)).collect();
@@ -76,7 +78,7 @@ mod tests {
     fn pauses_double_up_to_ten_minutes_and_heed_retry_after() {
         let pause = |attempts, retry_after| {
             let retry_after = Duration::from_secs(retry_after);
-            NotTaken { why: String::new(), blames: false, retry_after }.pause(attempts).as_secs_f64()
+            DeliveryError { why: String::new(), permanent: false, retry_after }.pause(attempts).as_secs_f64()
         };
         for (attempts, seconds) in [(0, 1.0), (1, 1.0), (2, 2.0), (5, 16.0), (11, 600.0), (u32::MAX, 600.0)] {
             let paused = pause(attempts, 0);

@@ -1,10 +1,10 @@
 //! The key in service, shared by the clients of all generations that send it to the same place.
 
-use super::Bearer;
+use super::KeyHeader;
 use crate::{
-    bell::Bell,
-    credentials::ApiKey,
-    secrets::{Name, VersionId},
+    credentials::api_key::ApiKey,
+    reload_requests::ReloadRequests,
+    secrets::{credential::Name, id::VersionId},
 };
 use axum::{
     body::Bytes,
@@ -26,17 +26,17 @@ use zeroize::Zeroizing;
 const ASKED: Duration = Duration::from_secs(30);
 
 /// One version of a key, as it is sent. Wiped when the last request that bears it is done.
-pub(super) struct Held {
+pub(super) struct VersionedKey {
     version: VersionId,
     name: HeaderName,
     value: HeaderValue,
 }
 
-impl Held {
-    pub(super) fn new(version: VersionId, key: &ApiKey, bearer: Bearer, name: HeaderName) -> Arc<Self> {
-        let scheme = match bearer {
-            Bearer::Authorization => "Bearer ",
-            Bearer::Header(_) => "",
+impl VersionedKey {
+    pub(super) fn new(version: VersionId, key: &ApiKey, key_header: KeyHeader, name: HeaderName) -> Arc<Self> {
+        let scheme = match key_header {
+            KeyHeader::Bearer => "Bearer ",
+            KeyHeader::Named(_) => "",
         };
         // Of its final size from the start: what grows leaves copies behind.
         let mut text = Zeroizing::new(Vec::with_capacity(scheme.len() + key.expose_secret().len()));
@@ -53,18 +53,18 @@ impl Held {
 pub(super) struct Keys {
     shared: Arc<Shared>,
     /// Not in service yet.
-    next: Mutex<Option<Arc<Held>>>,
+    next: Mutex<Option<Arc<VersionedKey>>>,
 }
 
 struct Shared {
     credential: Name,
-    held: watch::Sender<Arc<Held>>,
-    asked: Mutex<Option<Asked>>,
-    bell: Arc<Bell>,
+    held: watch::Sender<Arc<VersionedKey>>,
+    asked: Mutex<Option<PendingRequest>>,
+    reload_requests: Arc<ReloadRequests>,
 }
 
 /// A trip that was asked for.
-struct Asked {
+struct PendingRequest {
     refused: VersionId,
     at: Instant,
     trip: u64,
@@ -72,11 +72,17 @@ struct Asked {
 
 impl Keys {
     /// `before` is who shares what is in service with this one from now on.
-    pub(super) fn new(held: Arc<Held>, before: Option<&Self>, bell: &Arc<Bell>, credential: Name) -> Self {
+    pub(super) fn new(
+        held: Arc<VersionedKey>,
+        before: Option<&Self>,
+        reload_requests: &Arc<ReloadRequests>,
+        credential: Name,
+    ) -> Self {
         let shared = before.map_or_else(
             || {
-                let (held, asked, bell) = (watch::Sender::new(held.clone()), Mutex::default(), bell.clone());
-                Arc::new(Shared { credential, held, asked, bell })
+                let (held, asked, reload_requests) =
+                    (watch::Sender::new(held.clone()), Mutex::default(), reload_requests.clone());
+                Arc::new(Shared { credential, held, asked, reload_requests })
             },
             |before| before.shared.clone(),
         );
@@ -89,11 +95,11 @@ impl Keys {
         }
     }
 
-    fn next(&self) -> Option<Arc<Held>> {
+    fn next(&self) -> Option<Arc<VersionedKey>> {
         self.next.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn current(&self) -> Arc<Held> {
+    fn current(&self) -> Arc<VersionedKey> {
         self.next().unwrap_or_else(|| self.shared.held.borrow().clone())
     }
 
@@ -105,7 +111,7 @@ impl Keys {
             return false;
         }
         let mut held = self.shared.held.subscribe();
-        let is_other = |held: &Arc<Held>| held.version != *refused;
+        let is_other = |held: &Arc<VersionedKey>| held.version != *refused;
         if is_other(&held.borrow()) {
             return true;
         }
@@ -113,7 +119,7 @@ impl Keys {
         tokio::select! {
             biased;
             changed = held.wait_for(is_other) => return changed.is_ok(),
-            () = self.shared.bell.ended(trip) => (),
+            () = self.shared.reload_requests.end_of_reload(trip) => (),
             () = tokio::time::sleep_until(until) => (),
         }
         is_other(&held.borrow())
@@ -132,8 +138,8 @@ impl Shared {
                     credential.version = %refused,
                     "the other side refuses the key: asking the manager for another version"
                 );
-                let trip = self.bell.refused_key(self.credential, refused.clone());
-                *asked = Some(Asked { refused: refused.clone(), at: Instant::now(), trip });
+                let trip = self.reload_requests.request_for_rejected_key(self.credential, refused.clone());
+                *asked = Some(PendingRequest { refused: refused.clone(), at: Instant::now(), trip });
                 trip
             }
         }
@@ -142,22 +148,22 @@ impl Shared {
 
 /// The version that a request was sent with: an extension of its response.
 #[derive(Clone)]
-pub(super) struct Bore(pub(super) VersionId);
+pub(super) struct SentVersion(pub(super) VersionId);
 
 /// Puts the key in service on each attempt.
 #[derive(Clone)]
-pub(super) struct Keyed<S> {
+pub(super) struct AddKey<S> {
     inner: S,
     keys: Arc<Keys>,
 }
 
-impl<S> Keyed<S> {
+impl<S> AddKey<S> {
     pub(super) fn new(inner: S, keys: Arc<Keys>) -> Self {
         Self { inner, keys }
     }
 }
 
-impl<S> Service<Request<Bytes>> for Keyed<S>
+impl<S> Service<Request<Bytes>> for AddKey<S>
 where
     S: Service<Request<Bytes>, Response = Response<Bytes>, Future: Send + 'static>,
 {
@@ -172,7 +178,7 @@ where
     fn call(&mut self, mut request: Request<Bytes>) -> Self::Future {
         let held = self.keys.current();
         request.headers_mut().insert(held.name.clone(), held.value.clone());
-        let bore = Bore(held.version.clone());
+        let bore = SentVersion(held.version.clone());
         let answer = self.inner.call(request);
         Box::pin(async move {
             let mut response = answer.await?;

@@ -1,6 +1,6 @@
 //! What is tried again, when and how often.
 
-use super::CallError;
+use super::error::CallError;
 use crate::backoff::Backoff;
 use axum::{
     body::Bytes,
@@ -28,19 +28,19 @@ pub(super) const MAY_PASS: [StatusCode; 5] = [
 
 /// The attempts at one call. Clones share what is left of them.
 #[derive(Clone)]
-pub(super) struct Again {
+pub(super) struct RetryPolicy {
     left: Arc<AtomicU32>,
     pauses: Backoff,
     deadline: Instant,
 }
 
-impl Again {
+impl RetryPolicy {
     pub(super) fn new(attempts: NonZeroU32, deadline: Instant) -> Self {
         Self { left: Arc::new((attempts.get() - 1).into()), pauses: Backoff::until(deadline), deadline }
     }
 }
 
-impl Policy<Request<Bytes>, Response<Bytes>, CallError> for Again {
+impl Policy<Request<Bytes>, Response<Bytes>, CallError> for RetryPolicy {
     type Future = Sleep;
 
     fn retry(

@@ -1,16 +1,22 @@
-//! The whole stack, on a road of its own, against a server of its own.
+//! The whole stack, on a loader of its own, against a server of its own.
 
-mod again;
-mod refused;
+mod rejected;
+mod retry;
 
 use super::*;
 use crate::{
-    App, Build, Generation, Service,
+    application::{Application, Build, Generation},
     config::Config,
-    resources::Occasion,
-    road::{End, Errand, Road},
+    loader::{LoadOutcome, LoadRequest, Loader},
+    package::Package,
+    resources::breaker::ProbeReason,
     secrets::{
-        Fetched, Ring, SecretId, SecretSet, Slot, Source, SourceError, Stage, Value, VersionId, Versions, Wanted,
+        id::{SecretId, VersionId},
+        resolver::Resolver,
+        set::{CredentialField, SecretSet},
+        source::{Fetched, Source, SourceError},
+        spec::CredentialSpec,
+        version::{SecretValue, Stage, Versions},
     },
 };
 use axum::{Router, body::Body, extract::State, http::StatusCode, response::IntoResponse};
@@ -43,9 +49,11 @@ impl Source for Manager {
             let (version, key) = &*self.0.read().unwrap();
             Ok(match (stage, held) {
                 (Stage::Current, Some(held)) if held.as_str() == version => Fetched::Same,
-                (Stage::Current, _) => {
-                    Fetched::New(Value { text: key.clone().into(), version: VersionId::new(version), created: None })
-                }
+                (Stage::Current, _) => Fetched::New(SecretValue {
+                    text: key.clone().into(),
+                    version: VersionId::new(version),
+                    created: None,
+                }),
                 _ => Fetched::Absent,
             })
         })
@@ -62,44 +70,44 @@ struct Secrets {
 
 /// By hand: the derived one names this crate from outside.
 impl SecretSet for Secrets {
-    fn wanted() -> Vec<Wanted> {
-        vec![<Credential<ApiKey> as Slot>::wanted("remote")]
+    fn specs() -> Vec<CredentialSpec> {
+        vec![<Credential<ApiKey> as CredentialField>::spec("remote")]
     }
 
-    fn take(ring: &mut Ring<'_>) -> Option<Self> {
-        Some(Self { remote: Slot::take("remote", ring)? })
+    fn resolve(resolver: &mut Resolver<'_>) -> Option<Self> {
+        Some(Self { remote: CredentialField::resolve("remote", resolver)? })
     }
 }
 
 /// A service that has nothing but a client.
 struct Caller(ApiClient);
 
-/// JSON cannot say everything that an `Api` can: the rest is asked for by name.
+/// JSON cannot say everything that an `ApiEndpoint` can: the rest is asked for by name.
 #[derive(Clone, Default, Serialize, serde::Deserialize)]
 #[serde(default)]
 struct Settings {
     url: Option<BaseUrl>,
     timeout_ms: Option<u64>,
     attempts: Option<NonZeroU32>,
-    at_once: Option<NonZeroUsize>,
+    concurrency: Option<NonZeroUsize>,
     x_api_key: bool,
 }
 
 static NO_MIGRATIONS: Migrator = Migrator::DEFAULT;
 
-impl Service for Caller {
-    const APP: App = App { name: "caller", version: "1", migrations: &NO_MIGRATIONS };
+impl Application for Caller {
+    const PACKAGE: Package = Package { name: "caller", version: "1", migrations: &NO_MIGRATIONS };
     type Settings = Settings;
     type Secrets = Secrets;
 
     async fn build(cx: &Build<'_, Self>) -> Result<Self, BuildError> {
-        let Settings { url, timeout_ms, attempts, at_once, x_api_key } = cx.settings.clone();
-        let api = Api::at(url.ok_or_else(|| BuildError::setting("url", "a URL"))?);
-        let api = Api {
+        let Settings { url, timeout_ms, attempts, concurrency, x_api_key } = cx.settings.clone();
+        let api = ApiEndpoint::at(url.ok_or_else(|| BuildError::setting("url", "a URL"))?);
+        let api = ApiEndpoint {
             timeout: timeout_ms.map_or(api.timeout, Duration::from_millis),
             attempts: attempts.unwrap_or(api.attempts),
-            at_once: at_once.unwrap_or(api.at_once),
-            bearer: if x_api_key { Bearer::Header("x-api-key") } else { api.bearer },
+            concurrency: concurrency.unwrap_or(api.concurrency),
+            key_header: if x_api_key { KeyHeader::Named("x-api-key") } else { api.key_header },
             ..api
         };
         Ok(Self(cx.client(&cx.secrets.remote, &api).await?))
@@ -165,9 +173,9 @@ impl Other {
     }
 }
 
-/// A road, and what a reload actor does on it when a key is refused.
+/// A loader, and what a reload actor does on it when a key is refused.
 struct Process {
-    road: Arc<Road<Caller>>,
+    loader: Arc<Loader<Caller>>,
     manager: Arc<Manager>,
     config: Arc<Config<Settings>>,
     live: tokio::sync::watch::Sender<Arc<Generation<Caller>>>,
@@ -178,32 +186,33 @@ impl Process {
     async fn start(settings: Settings) -> Arc<Self> {
         let manager = Arc::new(Manager::default());
         manager.put("v1", "key-one");
-        let road = Arc::new(Road::<Caller>::new(manager.clone()));
+        let loader = Arc::new(Loader::<Caller>::new(manager.clone()));
         let config = Arc::new(Config { service: settings, ..Config::default() });
-        let first = road.first(config.clone(), Instant::now() + Duration::from_secs(5)).await;
+        let first = loader.first_load(config.clone(), Instant::now() + Duration::from_secs(5)).await;
         let first = Arc::new(first.unwrap_or_else(|report| panic!("{report}")));
         first.resources.publish();
         let live = tokio::sync::watch::Sender::new(first);
-        let process = Arc::new(Self { road, manager, config, live, trips: Arc::default() });
+        let process = Arc::new(Self { loader, manager, config, live, trips: Arc::default() });
         tokio::spawn(process.clone().act());
         process
     }
 
     async fn act(self: Arc<Self>) {
         loop {
-            self.road.bell.hear_refused_keys().await;
-            self.road.bell.trip(true);
+            self.loader.reload_requests.next().await;
+            self.loader.reload_requests.reload_started();
             *self.trips.lock().unwrap() += 1;
             self.reload(self.config.clone()).await;
-            self.road.bell.trip(false);
+            self.loader.reload_requests.reload_ended();
         }
     }
 
     async fn reload(&self, config: Arc<Config<Settings>>) {
         let held = self.live.borrow().clone();
         let deadline = Instant::now() + Duration::from_secs(5);
-        let errand = Errand { config, held: Some(&held), deadline, occasion: Occasion::Routine };
-        if let Ok(End::Built { generation, .. }) = self.road.walk(errand).await.end {
+        let load_request =
+            LoadRequest { config, in_service: Some(&held), deadline, probe_reason: ProbeReason::Scheduled };
+        if let Ok(LoadOutcome::Built { generation, .. }) = self.loader.load(load_request).await.result {
             generation.resources.publish();
             self.live.send_replace(Arc::new(*generation));
         }
@@ -266,13 +275,13 @@ async fn a_header_of_its_own_bears_the_key_alone() {
 #[tokio::test]
 async fn the_header_is_marked_as_sensitive() {
     let version = VersionId::new("v1");
-    let values = crate::secrets::Values::new(
-        Value { text: "key-one".into(), version: version.clone(), created: None },
+    let values = crate::secrets::SecretValues::new(
+        SecretValue { text: "key-one".into(), version: version.clone(), created: None },
         Default::default(),
         None,
     );
     let key = <ApiKey as crate::secrets::Kind>::read(&values).unwrap();
-    let held = key::Held::new(version, &key, Bearer::Authorization, header::AUTHORIZATION);
+    let held = key::VersionedKey::new(version, &key, KeyHeader::Bearer, header::AUTHORIZATION);
     let keys = Arc::new(Keys::new(held, None, &Arc::default(), "remote"));
     let seen = tower::service_fn(async |request: Request<Bytes>| {
         let value = &request.headers()["authorization"];
@@ -281,7 +290,7 @@ async fn the_header_is_marked_as_sensitive() {
         Ok::<_, CallError>(Response::new(Bytes::copy_from_slice(value.as_bytes())))
     });
     let seen = tower::util::BoxService::new(seen);
-    let answer = Keyed::new(seen, keys).oneshot(request("GET", "/")).await.unwrap();
+    let answer = AddKey::new(seen, keys).oneshot(request("GET", "/")).await.unwrap();
     assert_eq!(answer.body(), "Bearer key-one");
 }
 
@@ -336,7 +345,7 @@ async fn what_was_answered_counts_though_the_answer_breaks_or_is_late() {
         assert_eq!(*calls.lock().unwrap(), 1, "{head}");
         match client.deliver(idempotent_post()).await {
             Ok(()) => assert!(taken),
-            Err(error) => assert!(error.blames && !taken, "{error}"),
+            Err(error) => assert!(error.permanent && !taken, "{error}"),
         }
     }
 }
@@ -344,7 +353,7 @@ async fn what_was_answered_counts_though_the_answer_breaks_or_is_late() {
 #[tokio::test]
 async fn no_more_calls_than_allowed_are_under_way_over_all_generations() {
     let (other, url) = Other { takes: Duration::from_millis(50), ..Other::default() }.listen().await;
-    let process = Process::start(Settings { at_once: NonZeroUsize::new(2), ..at(&url) }).await;
+    let process = Process::start(Settings { concurrency: NonZeroUsize::new(2), ..at(&url) }).await;
     let old = process.client();
     process.manager.put("v2", "key-two");
     process.reload(process.config.clone()).await;
@@ -359,7 +368,7 @@ async fn no_more_calls_than_allowed_are_under_way_over_all_generations() {
 #[tokio::test]
 async fn waiting_for_a_place_counts_against_the_timeout() {
     let (other, url) = Other { takes: Duration::from_secs(60), ..Other::default() }.listen().await;
-    let one_place = Settings { at_once: NonZeroUsize::new(1), timeout_ms: Some(60_000), ..at(&url) };
+    let one_place = Settings { concurrency: NonZeroUsize::new(1), timeout_ms: Some(60_000), ..at(&url) };
     let process = Process::start(one_place.clone()).await;
     let patient = process.client();
     let holder = tokio::spawn(async move { patient.send(request("GET", "/")).await });
@@ -393,8 +402,15 @@ async fn a_key_is_tried_in_a_build_before_the_others_have_it() {
     process.manager.put("v2", "key-two");
     let held = process.live.borrow().clone();
     let deadline = Instant::now() + Duration::from_secs(5);
-    let errand = Errand { config: process.config.clone(), held: Some(&held), deadline, occasion: Occasion::Routine };
-    let Ok(End::Built { generation, .. }) = process.road.walk(errand).await.end else { panic!("it is built") };
+    let load_request = LoadRequest {
+        config: process.config.clone(),
+        in_service: Some(&held),
+        deadline,
+        probe_reason: ProbeReason::Scheduled,
+    };
+    let Ok(LoadOutcome::Built { generation, .. }) = process.loader.load(load_request).await.result else {
+        panic!("it is built")
+    };
     generation.service.0.send(request("GET", "/")).await.unwrap();
     process.client().send(request("GET", "/")).await.unwrap();
     assert_eq!(other.got("authorization"), ["Bearer key-two", "Bearer key-one"]);

@@ -1,11 +1,15 @@
 //! A pool for one version of one login: who gets a connection, who may log in, and how it ends.
 
-use super::{Connection, Database, Pass, proof};
+use super::{
+    Database,
+    connection::{Connection, Pass},
+    proof,
+};
 use crate::{
-    bell::Bell,
+    reload_requests::ReloadRequests,
     resources::{
-        Refusal,
-        standing::{Occasion, Standing},
+        breaker::{Breaker, ProbeReason},
+        rejection::Rejection,
     },
 };
 use sqlx::{
@@ -44,8 +48,8 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub(super) const CLOSING: Duration = Duration::from_secs(5);
 
 pub(super) struct Pooled {
-    /// What a refusal says, but for the reason.
-    pub(super) refusal: Refusal,
+    /// What a rejection says, but for the reason.
+    pub(super) rejection: Rejection,
     pub(super) pool: PgPool,
     /// Connections that may be in use, over all generations of this database.
     pub(super) permits: Arc<Semaphore>,
@@ -60,8 +64,8 @@ pub(super) struct Pooled {
     pub(super) retired: Arc<AtomicBool>,
     /// What took this one's place.
     pub(super) successor: watch::Sender<Option<Database>>,
-    pub(super) standing: Arc<Standing>,
-    pub(super) bell: Arc<Bell>,
+    pub(super) breaker: Arc<Breaker>,
+    pub(super) reload_requests: Arc<ReloadRequests>,
 }
 
 tokio::task_local! {
@@ -73,7 +77,7 @@ tokio::task_local! {
 #[derive(thiserror::Error, Debug)]
 #[error(transparent)]
 pub(super) enum Unconnected {
-    Refused(#[from] Refusal),
+    Rejected(#[from] Rejection),
     Failed(#[from] sqlx::Error),
 }
 
@@ -82,13 +86,13 @@ impl Pooled {
     pub(super) async fn connect(self: &Arc<Self>) -> Result<Connection, Unconnected> {
         let closed = |_| sqlx::Error::PoolClosed;
         let permit = self.permits.clone().acquire_owned().await.map_err(closed)?;
-        let mut refusals = self.standing.watch();
+        let mut rejections = self.breaker.watch();
         // sqlx counts idle connections a moment late, and for that moment below zero.
         let idle = Some(self.pool.num_idle()).filter(|idle| *idle <= self.max_connections as usize);
         let claim = Claim::on(&self.claims, idle.unwrap_or(0));
         let turn = match claim {
             // It may turn out to be dead.
-            Some(_) => self.standing.refusal().map_or(Ok(None), Err)?,
+            Some(_) => self.breaker.rejection().map_or(Ok(None), Err)?,
             None => {
                 let turn = tokio::select! {
                     biased;
@@ -97,76 +101,76 @@ impl Pooled {
                         return Ok(Connection::new(connection, Pass::new(permit, self.clone())));
                     }
                 };
-                self.standing.admit(Occasion::Routine, Instant::now())?;
+                self.breaker.allow(ProbeReason::Scheduled, Instant::now())?;
                 Some(turn)
             }
         };
         let admitted = turn.is_some();
         let connecting = async {
-            self.pool.acquire().await.map_err(|error| match proof::refused(&error) {
-                true => Unconnected::Refused(self.refused(&error)),
+            self.pool.acquire().await.map_err(|error| match proof::is_rejected(&error) {
+                true => Unconnected::Rejected(self.rejected(&error)),
                 false => Unconnected::Failed(error),
             })
         };
-        // The turn is held until a refusal is known to whoever comes next.
+        // The turn is held until a rejection is known to whoever comes next.
         let connected = tokio::select! {
             biased;
-            refusal = refusals.refused() => return Err(refusal.into()),
+            rejection = rejections.rejected() => return Err(rejection.into()),
             connected = TURN.scope(RefCell::new(turn), connecting) => connected,
         };
         // Only who was admitted may have used up a probe; all others are spared the lock.
-        if admitted && !matches!(connected, Err(Unconnected::Refused(_))) {
-            self.standing.undecided(Instant::now());
+        if admitted && !matches!(connected, Err(Unconnected::Rejected(_))) {
+            self.breaker.inconclusive(Instant::now());
         }
         Ok(Connection::new(connected?, Pass::new(permit, self.clone())))
     }
 
     /// Closes the version for logins, and asks for a trip that looks for another one.
-    fn refused(&self, error: &sqlx::Error) -> Refusal {
-        let refusal = Refusal { reason: proof::reason(error), ..self.refusal.clone() };
+    fn rejected(&self, error: &sqlx::Error) -> Rejection {
+        let rejection = Rejection { reason: proof::reason(error), ..self.rejection.clone() };
         // With a successor of another version it is what a rotation does to the old one.
-        let news = self.standing.refused(refusal.clone(), Instant::now()) && self.successor.borrow().is_none();
+        let news = self.breaker.rejected(rejection.clone(), Instant::now()) && self.successor.borrow().is_none();
         if news {
             tracing::warn!(
-                credential = refusal.credential,
-                credential.version = %refusal.version,
-                reason = refusal.reason,
+                credential = rejection.credential,
+                credential.version = %rejection.version,
+                reason = rejection.reason,
                 "the database refuses the login"
             );
         }
         if self.in_service.load(Ordering::Acquire) {
-            self.bell.refused(news);
+            self.reload_requests.request_for_rejected_login(news);
         }
-        refusal
+        rejection
     }
 
     /// While the login is refused: tries it again, if that is not too often.
-    pub(super) async fn probe(&self, occasion: Occasion, until: Instant) {
-        if self.standing.refusal().is_none() {
+    pub(super) async fn probe(&self, reason: ProbeReason, until: Instant) {
+        if self.breaker.rejection().is_none() {
             return;
         }
         let Ok(Ok(_turn)) = tokio::time::timeout_at(until, self.logins.acquire()).await else { return };
-        if self.standing.admit(occasion, Instant::now()).is_err() {
+        if self.breaker.allow(reason, Instant::now()).is_err() {
             return;
         }
         let options = self.pool.connect_options();
         match tokio::time::timeout_at(until, PgConnection::connect_with(&options)).await {
             Ok(Ok(connection)) => {
-                self.standing.accepted();
+                self.breaker.accepted();
                 let _ = tokio::time::timeout_at(until, connection.close()).await;
             }
-            Ok(Err(error)) if proof::refused(&error) => {
-                let refusal = Refusal { reason: proof::reason(&error), ..self.refusal.clone() };
-                self.standing.refused(refusal, Instant::now());
+            Ok(Err(error)) if proof::is_rejected(&error) => {
+                let rejection = Rejection { reason: proof::reason(&error), ..self.rejection.clone() };
+                self.breaker.rejected(rejection, Instant::now());
             }
-            _ => self.standing.undecided(Instant::now()),
+            _ => self.breaker.inconclusive(Instant::now()),
         }
     }
 
     /// As long as a caller waits for another version.
     pub(super) async fn patience(&self) {
         tokio::time::sleep(PATIENCE).await;
-        self.bell.quiet().await;
+        self.reload_requests.no_reload_under_way().await;
     }
 
     /// Closes an idle connection, as soon as there is one, and keeps its place.

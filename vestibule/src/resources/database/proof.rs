@@ -4,110 +4,100 @@ use super::Database;
 use crate::{
     backoff::Backoff,
     config,
-    credentials::Login,
+    credentials::login::Login,
     exit::{Exit, Fault},
-    resources::{Attempt, BuildError, Refusal, standing::Standing},
-    secrets::Credential,
+    package::Package,
+    resources::{breaker::Breaker, build_error::BuildError, context::LoadContext, rejection::Rejection},
+    secrets::credential::Credential,
 };
-use sqlx::{Connection, PgConnection, migrate::Migrator, postgres::PgConnectOptions};
+use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
 use std::time::Duration;
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 /// The longest that one login may take.
 pub(super) const ATTEMPT: Duration = Duration::from_secs(5);
 
-/// What a new pool must pass before it counts.
-pub(crate) struct Proof<'a> {
-    pub(crate) migrations: &'static Migrator,
-    /// For the advice to run its `migrate`.
-    pub(crate) service: &'static str,
-    /// In a reload a schema that is behind only warns, or a rollout would keep old replicas from rotating.
-    pub(crate) starting: bool,
-    pub(crate) attempt: &'a Attempt,
+/// Proves that a login opens the database and that the schema is new enough.
+pub(super) async fn prove(
+    login: &Credential<Login>,
+    options: &PgConnectOptions,
+    breaker: &Breaker,
+    before: Option<&Database>,
+    context: &LoadContext<'_>,
+) -> Result<(), BuildError> {
+    let deadline = context.deadline;
+    breaker.allow(context.probe_reason, Instant::now())?;
+    let mut room = None;
+    let mut connection = match connect(login, options, context.database, deadline, before, &mut room).await {
+        Ok(connection) => connection,
+        Err(BuildError::Rejected(rejection)) => {
+            breaker.rejected(rejection.clone(), Instant::now());
+            return Err(rejection.into());
+        }
+        Err(fault) => return Err(fault),
+    };
+    breaker.accepted();
+    let checking = async {
+        let checked = check_schema(&mut connection, context.package).await;
+        // The pool makes its own connections; this one has done its work.
+        let _ = connection.close().await;
+        checked
+    };
+    let checked = tokio::time::timeout_at(deadline, checking).await.unwrap_or_else(|_| Err(unanswered()));
+    match checked {
+        // In a reload a schema that is behind only warns. Otherwise a rollout would keep old replicas from rotating.
+        Err(fault) if context.is_start() || fault.exit != Exit::Unavailable => Err(BuildError::Fault(fault)),
+        Err(fault) => {
+            tracing::warn!(problem = fault.problem, "the schema is behind this binary, or could not be looked at");
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
 }
 
-impl Proof<'_> {
-    pub(super) async fn run(
-        &self,
-        login: &Credential<Login>,
-        options: &PgConnectOptions,
-        config: &config::Database,
-        standing: &Standing,
-        before: Option<&Database>,
-    ) -> Result<(), BuildError> {
-        let deadline = self.attempt.deadline;
-        standing.admit(self.attempt.occasion, Instant::now())?;
-        let mut room = None;
-        let mut connection = match connect(login, options, config, deadline, before, &mut room).await {
-            Ok(connection) => connection,
-            Err(BuildError::Refused(refusal)) => {
-                standing.refused(refusal.clone(), Instant::now());
-                return Err(refusal.into());
-            }
-            Err(fault) => return Err(fault),
-        };
-        standing.accepted();
-        let checking = async {
-            let checked = self.check_schema(&mut connection).await;
-            // The pool makes its own connections; this one has done its work.
-            let _ = connection.close().await;
-            checked
-        };
-        let checked = tokio::time::timeout_at(deadline, checking).await.unwrap_or_else(|_| Err(unanswered()));
-        match checked {
-            Err(fault) if self.starting || fault.exit != Exit::Unavailable => Err(BuildError::Fault(fault)),
-            Err(fault) => {
-                tracing::warn!(problem = fault.problem, "the schema is behind this binary, or could not be looked at");
-                Ok(())
-            }
-            Ok(()) => Ok(()),
-        }
+async fn check_schema(connection: &mut PgConnection, package: &Package) -> Result<(), Fault> {
+    let needed = || package.migrations.iter().filter(|migration| !migration.migration_type.is_down_migration());
+    if needed().next().is_none() {
+        return Ok(());
     }
-
-    async fn check_schema(&self, connection: &mut PgConnection) -> Result<(), Fault> {
-        let needed = || self.migrations.iter().filter(|migration| !migration.migration_type.is_down_migration());
-        if needed().next().is_none() {
-            return Ok(());
-        }
-        let behind = |problem: String| {
-            Fault::new(
-                Exit::Unavailable,
-                "database schema",
-                problem,
-                format!("run `{} migrate`, then start again", self.service),
-            )
-        };
-        let applied = sqlx::query_as("SELECT version, success FROM _sqlx_migrations").fetch_all(connection).await;
-        let applied: Vec<(i64, bool)> = match applied {
-            Ok(applied) => applied,
-            Err(error) => {
-                return Err(match code(&error).as_deref() {
-                    Some("42P01") => behind("no migration was applied".into()),
-                    Some("42501") => Fault::new(
-                        Exit::Denied,
-                        "database schema",
-                        "the login may not read the table _sqlx_migrations",
-                        format!(
-                            "make its role a member of database.access_role, set that for `{} migrate` too, and run it",
-                            self.service
-                        ),
+    let behind = |problem: String| {
+        Fault::new(
+            Exit::Unavailable,
+            "database schema",
+            problem,
+            format!("run `{} migrate`, then start again", package.name),
+        )
+    };
+    let applied = sqlx::query_as("SELECT version, success FROM _sqlx_migrations").fetch_all(connection).await;
+    let applied: Vec<(i64, bool)> = match applied {
+        Ok(applied) => applied,
+        Err(error) => {
+            return Err(match code(&error).as_deref() {
+                Some("42P01") => behind("no migration was applied".into()),
+                Some("42501") => Fault::new(
+                    Exit::Denied,
+                    "database schema",
+                    "the login may not read the table _sqlx_migrations",
+                    format!(
+                        "make its role a member of database.access_role, set that for `{} migrate` too, and run it",
+                        package.name
                     ),
-                    _ => fault(&error),
-                });
-            }
-        };
-        if let Some((version, _)) = applied.iter().find(|(_, success)| !success) {
-            return Err(behind(format!("migration {version} ended halfway")));
+                ),
+                _ => fault(&error),
+            });
         }
-        let missing: Vec<_> = needed()
-            .map(|migration| migration.version)
-            .filter(|version| !applied.iter().any(|(applied, _)| applied == version))
-            .map(|version| version.to_string())
-            .collect();
-        match missing.is_empty() {
-            true => Ok(()),
-            false => Err(behind(format!("this binary needs migrations that were not applied: {}", missing.join(", ")))),
-        }
+    };
+    if let Some((version, _)) = applied.iter().find(|(_, success)| !success) {
+        return Err(behind(format!("migration {version} ended halfway")));
+    }
+    let missing: Vec<_> = needed()
+        .map(|migration| migration.version)
+        .filter(|version| !applied.iter().any(|(applied, _)| applied == version))
+        .map(|version| version.to_string())
+        .collect();
+    match missing.is_empty() {
+        true => Ok(()),
+        false => Err(behind(format!("this binary needs migrations that were not applied: {}", missing.join(", ")))),
     }
 }
 
@@ -116,7 +106,7 @@ impl Proof<'_> {
 pub(crate) async fn connect(
     login: &Credential<Login>,
     options: &PgConnectOptions,
-    config: &config::Database,
+    config: &config::DatabaseConfig,
     deadline: Instant,
     before: Option<&Database>,
     room: &mut Option<OwnedSemaphorePermit>,
@@ -127,8 +117,8 @@ pub(crate) async fn connect(
         let connecting = PgConnection::connect_with(options);
         let fault = match tokio::time::timeout_at(until, connecting).await {
             Ok(Ok(connection)) => return Ok(connection),
-            Ok(Err(error)) if refused(&error) => {
-                return Err(Refusal::of(login, reason(&error)).into());
+            Ok(Err(error)) if is_rejected(&error) => {
+                return Err(Rejection::of(login, reason(&error)).into());
             }
             Ok(Err(error)) if !transient(&error) => return Err(BuildError::Fault(fault(&error))),
             Ok(Err(error)) => {
@@ -161,7 +151,7 @@ fn code(error: &sqlx::Error) -> Option<String> {
 }
 
 /// The database does not take this login: SQLSTATE class 28. Too many connections (53300) is busy, not refused.
-pub(super) fn refused(error: &sqlx::Error) -> bool {
+pub(super) fn is_rejected(error: &sqlx::Error) -> bool {
     matches!(code(error).as_deref(), Some("28P01" | "28000"))
 }
 

@@ -1,5 +1,8 @@
 use super::*;
-use crate::secrets::{Kind, Stage, Value, Values};
+use crate::secrets::{
+    kind::Kind,
+    version::{SecretValue, SecretValues, Stage},
+};
 use futures_util::FutureExt;
 use std::collections::BTreeMap;
 
@@ -16,18 +19,23 @@ const MAX_STALE: Duration = Duration::from_secs(100);
 const TURNED: u64 = 1_000_000;
 
 /// The key of this number, which is its version too.
-fn key(number: usize, created: Option<u64>) -> Value {
+fn key(number: usize, created: Option<u64>) -> SecretValue {
     let created = created.map(at);
-    Value { text: KEYS[number].into(), version: VersionId::new(format!("v{number}")), created }
+    SecretValue { text: KEYS[number].into(), version: VersionId::new(format!("v{number}")), created }
 }
 
 fn at(seconds: u64) -> OffsetDateTime {
     OffsetDateTime::from_unix_timestamp(seconds as i64).unwrap()
 }
 
-fn signer_of(purpose: &'static str, current: Value, others: &[(Stage, usize)], took_over: Option<u64>) -> Signer {
+fn signer_of(
+    purpose: &'static str,
+    current: SecretValue,
+    others: &[(Stage, usize)],
+    current_since: Option<u64>,
+) -> Signer {
     let others: BTreeMap<_, _> = others.iter().map(|(stage, number)| (*stage, key(*number, Some(7)))).collect();
-    let keys = SigningKeys::read(&Values::new(current, others, took_over.map(at))).unwrap();
+    let keys = SigningKeys::read(&SecretValues::new(current, others, current_since.map(at))).unwrap();
     Signer::new(keys.into(), purpose, LIFETIME, MAX_STALE, Arc::default())
 }
 
@@ -36,7 +44,7 @@ fn signer(current: usize, others: &[(Stage, usize)]) -> Signer {
 }
 
 fn asks_for_a_trip(signer: &Signer) -> bool {
-    signer.bell.hear_unknown_key().now_or_never().is_some()
+    signer.reload_requests.next().now_or_never().is_some()
 }
 
 #[test]
@@ -152,7 +160,7 @@ fn what_a_client_makes_up_is_refused() {
 
 #[test]
 fn no_length_of_time_is_too_long() {
-    let keys = SigningKeys::read(&Values::new(key(0, Some(TURNED)), BTreeMap::new(), None)).unwrap();
+    let keys = SigningKeys::read(&SecretValues::new(key(0, Some(TURNED)), BTreeMap::new(), None)).unwrap();
     let signer = Signer::new(keys.into(), "test", Duration::MAX, Duration::MAX, Arc::default());
     let token = signer.seal_at(b"p", now());
     assert_eq!(signer.open(&token).unwrap(), b"p");

@@ -2,9 +2,9 @@
 
 use sqlx::migrate::Migrator;
 
-/// The service's name, version and migrations. Made by [`app!`](crate::app!).
+/// The service's name, version and migrations. Made by [`package!`](crate::package!).
 #[derive(Debug)]
-pub struct App {
+pub struct Package {
     /// The package's name: the binary, the prefix of its secrets' ids, its database, unless configured otherwise.
     pub name: &'static str,
     /// The package's version.
@@ -13,13 +13,13 @@ pub struct App {
     pub migrations: &'static Migrator,
 }
 
-/// The [`App`] of the crate that calls it. Expects `migrations/` beside its `Cargo.toml`, and sqlx among its
+/// The [`Package`] of the crate that calls it. Expects `migrations/` beside its `Cargo.toml`, and sqlx among its
 /// dependencies, with `macros` and `migrate`.
 #[macro_export]
-macro_rules! app {
+macro_rules! package {
     () => {{
         static MIGRATIONS: $crate::sqlx::migrate::Migrator = $crate::sqlx::migrate!();
-        $crate::App {
+        $crate::Package {
             name: ::core::env!("CARGO_PKG_NAME"),
             version: ::core::env!("CARGO_PKG_VERSION"),
             migrations: &MIGRATIONS,

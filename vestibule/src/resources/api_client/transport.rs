@@ -1,7 +1,7 @@
 //! Connections: HTTP/1.1 and HTTP/2, TLS by the platform's certificate authorities.
 
-use super::{CallError, error::reasons};
-use crate::{config::BaseUrl, exit::Fault, trust};
+use super::error::{CallError, reasons};
+use crate::{config::base_url::BaseUrl, exit::Fault, trust};
 use axum::{
     body::{Body, Bytes, HttpBody},
     http::{Request, Response},
@@ -37,9 +37,9 @@ const PING: Duration = Duration::from_secs(5);
 
 /// A pool of connections, without a key. Clones share it.
 #[derive(Clone)]
-pub(super) struct Wire(Client<HttpsConnector<HttpConnector>, Body>);
+pub(super) struct Transport(Client<HttpsConnector<HttpConnector>, Body>);
 
-impl Wire {
+impl Transport {
     pub(super) fn new(url: &BaseUrl) -> Result<Self, Fault> {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
@@ -63,14 +63,14 @@ impl Wire {
 
     /// For one call, whose answer must have come whole by then.
     pub(super) fn until(&self, deadline: Instant) -> Call {
-        Call { wire: self.clone(), deadline }
+        Call { transport: self.clone(), deadline }
     }
 }
 
-/// The wire for the attempts at one call.
+/// The transport for the attempts at one call.
 #[derive(Clone)]
 pub(super) struct Call {
-    wire: Wire,
+    transport: Transport,
     deadline: Instant,
 }
 
@@ -85,7 +85,7 @@ impl Service<Request<Bytes>> for Call {
 
     fn call(&mut self, request: Request<Bytes>) -> Self::Future {
         let host = request.uri().authority().map(ToString::to_string).unwrap_or_default();
-        let answer = self.wire.0.request(request.map(Body::from));
+        let answer = self.transport.0.request(request.map(Body::from));
         let deadline = self.deadline;
         Box::pin(async move {
             let answer = answer.await.map_err(|error| match error.is_connect() {

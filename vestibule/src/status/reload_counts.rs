@@ -1,6 +1,6 @@
 //! How reloads went, counted since the start.
 
-use super::{Outcome, Reload, Trigger};
+use super::reload_record::{ReloadOutcome, ReloadRecord, Trigger};
 use std::collections::BTreeMap;
 
 /// The upper bounds of the buckets, in seconds: from a poll that finds nothing to a reload that meets its deadline.
@@ -8,24 +8,25 @@ const BOUNDS: [f64; 11] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30
 
 /// Reloads by what set them off and how they ended, and how long they took.
 #[derive(Clone)]
-pub(super) struct Tally {
-    pub(super) counts: BTreeMap<(Trigger, Outcome), u64>,
+pub(super) struct ReloadCounts {
+    pub(super) counts: BTreeMap<(Trigger, ReloadOutcome), u64>,
     /// By the first bound that a reload did not pass.
     buckets: [u64; BOUNDS.len()],
     /// Of all together.
     pub(super) seconds: f64,
 }
 
-impl Default for Tally {
+impl Default for ReloadCounts {
     /// A zero for each pair: where a series begins with its first increment, Prometheus sees no increase.
     fn default() -> Self {
-        let pairs = Trigger::ALL.into_iter().flat_map(|trigger| Outcome::ALL.map(|outcome| ((trigger, outcome), 0)));
+        let pairs =
+            Trigger::ALL.into_iter().flat_map(|trigger| ReloadOutcome::ALL.map(|outcome| ((trigger, outcome), 0)));
         Self { counts: pairs.collect(), buckets: [0; BOUNDS.len()], seconds: 0.0 }
     }
 }
 
-impl Tally {
-    pub(super) fn add(&mut self, reload: &Reload) {
+impl ReloadCounts {
+    pub(super) fn add(&mut self, reload: &ReloadRecord) {
         let seconds = reload.duration_ms as f64 / 1000.0;
         *self.counts.entry((reload.trigger, reload.outcome)).or_default() += 1;
         self.buckets[BOUNDS.partition_point(|bound| *bound < seconds)] += 1;

@@ -1,8 +1,8 @@
 //! What follows a 401.
 
 use super::{
-    CallError,
-    key::{Bore, Keys},
+    error::CallError,
+    key::{Keys, SentVersion},
 };
 use axum::{
     body::Bytes,
@@ -18,19 +18,19 @@ use tower::{Service, ServiceExt};
 
 /// Makes a call once more if it was refused, and another version of the key than the one that it bore is to be had.
 #[derive(Clone)]
-pub(super) struct Renew<S> {
+pub(super) struct RefreshOn401<S> {
     inner: S,
     keys: Arc<Keys>,
     deadline: Instant,
 }
 
-impl<S> Renew<S> {
+impl<S> RefreshOn401<S> {
     pub(super) fn new(inner: S, keys: Arc<Keys>, deadline: Instant) -> Self {
         Self { inner, keys, deadline }
     }
 }
 
-impl<S> Service<Request<Bytes>> for Renew<S>
+impl<S> Service<Request<Bytes>> for RefreshOn401<S>
 where
     S: Service<Request<Bytes>, Response = Response<Bytes>, Error = CallError, Future: Send> + Clone + Send + 'static,
 {
@@ -47,8 +47,8 @@ where
         let Self { inner, keys, deadline } = self.clone();
         Box::pin(async move {
             let response = inner.clone().oneshot(request.clone()).await?;
-            let refused = match response.extensions().get::<Bore>() {
-                Some(Bore(version)) if response.status() == StatusCode::UNAUTHORIZED => version,
+            let refused = match response.extensions().get::<SentVersion>() {
+                Some(SentVersion(version)) if response.status() == StatusCode::UNAUTHORIZED => version,
                 _ => return Ok(response),
             };
             // Half of what is left, so that time is left for the call.

@@ -54,10 +54,10 @@ async fn a_401_is_returned_in_time_when_no_trip_ends() {
     let (other, url) = other().await;
     let manager = Arc::new(Manager::default());
     manager.put("v1", "key-one");
-    let road = Road::<Caller>::new(manager);
+    let loader = Loader::<Caller>::new(manager);
     let settings = Settings { timeout_ms: Some(6000), ..at(&url) };
     let config = Arc::new(Config { service: settings, ..Config::default() });
-    let first = road.first(config, Instant::now() + Duration::from_secs(5)).await.unwrap();
+    let first = loader.first_load(config, Instant::now() + Duration::from_secs(5)).await.unwrap();
     let client = first.service.0.clone();
     *other.refuses.lock().unwrap() = Some("key-one");
     let timed = async || {
@@ -69,6 +69,6 @@ async fn a_401_is_returned_in_time_when_no_trip_ends() {
     first.resources.publish();
     let waited = timed().await;
     assert!((Duration::from_millis(2500)..Duration::from_millis(6000)).contains(&waited), "{waited:?}");
-    road.bell.silence();
+    loader.reload_requests.close();
     assert!(timed().await < Duration::from_millis(2500), "nobody waits for an actor that has gone");
 }

@@ -49,8 +49,8 @@ async fn retry_after_is_kept_to_unless_it_is_past_the_deadline() {
         assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     }
     other.answers([busy("90")]);
-    let not_taken = client.deliver(request("GET", "/")).await.unwrap_err();
-    assert_eq!((not_taken.pause(1), not_taken.blames), (Duration::from_secs(90), false));
+    let not_delivered = client.deliver(request("GET", "/")).await.unwrap_err();
+    assert_eq!((not_delivered.pause(1), not_delivered.permanent), (Duration::from_secs(90), false));
 }
 
 #[tokio::test]

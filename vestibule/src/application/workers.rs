@@ -1,7 +1,7 @@
 //! Work that comes in pieces: from a table, say.
 
-use super::{Background, Service};
-use crate::{backoff::Backoff, generation::Live};
+use super::{Application, Background, Live};
+use crate::backoff::Backoff;
 use futures_util::FutureExt;
 use std::{
     fmt,
@@ -21,14 +21,14 @@ const IDLE: Duration = Duration::from_secs(1);
 /// The longest pause of a worker that fails.
 const LONGEST: Duration = Duration::from_secs(30);
 
-impl<S: Service> Background<S> {
+impl<A: Application> Background<A> {
     /// Starts so many workers. Each does one piece of work after the other, for the service as it is then, so that it takes
     /// up rotations; it looks again after about a second when there was nothing to do (`Ok(false)`), and after ever longer
     /// pauses, 30 s at most, while it fails. The log says once that they fail, and once that they go on. A piece that is
     /// begun when the process is asked to stop is finished; `server.drain` is its grace.
     pub fn work<F, W, E>(&self, name: &'static str, workers: usize, piece: F)
     where
-        F: Fn(Arc<S>) -> W + Clone + Send + Sync + 'static,
+        F: Fn(Arc<A>) -> W + Clone + Send + Sync + 'static,
         W: Future<Output = Result<bool, E>> + Send,
         E: fmt::Display + Send,
     {
@@ -41,18 +41,18 @@ impl<S: Service> Background<S> {
     }
 }
 
-struct Worker<S: Service> {
+struct Worker<A: Application> {
     name: &'static str,
-    live: Live<S>,
+    live: Live<A>,
     stopping: CancellationToken,
     /// How many of these workers fail at the moment.
     failing: Arc<AtomicUsize>,
 }
 
-impl<S: Service> Worker<S> {
+impl<A: Application> Worker<A> {
     async fn run<F, W, E>(self, piece: F)
     where
-        F: Fn(Arc<S>) -> W,
+        F: Fn(Arc<A>) -> W,
         W: Future<Output = Result<bool, E>>,
         E: fmt::Display,
     {
@@ -96,9 +96,12 @@ impl<S: Service> Worker<S> {
 mod tests {
     use super::*;
     use crate::{
-        App, Build, BuildError, Rehearsal,
+        Build, BuildError, Package,
         config::Config,
-        secrets::{Fetched, Ring, SecretId, SecretSet, Source, SourceError, Stage, VersionId, Versions, Wanted},
+        secrets::{
+            CredentialSpec, Fetched, Resolver, SecretId, SecretSet, Source, SourceError, Stage, VersionId, Versions,
+        },
+        testing::Harness,
     };
     use axum::Router;
     use futures_util::future::BoxFuture;
@@ -107,11 +110,11 @@ mod tests {
     struct Nothing;
 
     impl SecretSet for Nothing {
-        fn wanted() -> Vec<Wanted> {
+        fn specs() -> Vec<CredentialSpec> {
             Vec::new()
         }
 
-        fn take(_: &mut Ring<'_>) -> Option<Self> {
+        fn resolve(_: &mut Resolver<'_>) -> Option<Self> {
             Some(Self)
         }
     }
@@ -133,8 +136,8 @@ mod tests {
 
     static NO_MIGRATIONS: Migrator = Migrator::DEFAULT;
 
-    impl Service for Nothing {
-        const APP: App = App { name: "nothing", version: "0", migrations: &NO_MIGRATIONS };
+    impl Application for Nothing {
+        const PACKAGE: Package = Package { name: "nothing", version: "0", migrations: &NO_MIGRATIONS };
         type Settings = ();
         type Secrets = Self;
 
@@ -149,9 +152,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_worker_goes_on_after_failures_and_panics_and_ends_when_the_process_stops() {
-        let rehearsal = Rehearsal::<Nothing>::start(Arc::new(Nothing), Config::default()).await.unwrap();
+        let harness = Harness::<Nothing>::start(Arc::new(Nothing), Config::default()).await.unwrap();
         let stopping = CancellationToken::new();
-        let tasks = Background::new(rehearsal.live(), stopping.clone());
+        let tasks = Background::new(harness.live(), stopping.clone());
         let pieces = Arc::new(AtomicUsize::new(0));
         let done = pieces.clone();
         tasks.work("test", 1, move |_: Arc<Nothing>| {
@@ -173,7 +176,7 @@ mod tests {
         };
         tokio::time::timeout(Duration::from_secs(30), eleven).await.expect("it goes on");
         stopping.cancel();
-        tokio::time::timeout(IDLE * 9 / 10, tasks.ended()).await.expect("it does not sleep on");
+        tokio::time::timeout(IDLE * 9 / 10, tasks.join()).await.expect("it does not sleep on");
         assert!(pieces.load(Ordering::SeqCst) < 20, "nothing to do is waited for");
     }
 }

@@ -3,7 +3,7 @@
 use axum::{Router, extract::State, routing::get};
 use sqlx::migrate::Migrator;
 use std::{process::ExitCode, sync::Arc};
-use vestibule::{App, Build, BuildError, Credential, SecretSet, Service, credentials::ApiKey};
+use vestibule::{Application, Build, BuildError, Credential, Package, SecretSet, credentials::ApiKey};
 
 #[derive(SecretSet)]
 struct Secrets {
@@ -20,8 +20,8 @@ struct Five {
 
 static NO_MIGRATIONS: Migrator = Migrator::DEFAULT;
 
-impl Service for Five {
-    const APP: App = App { name: "five", version: "0.1.0", migrations: &NO_MIGRATIONS };
+impl Application for Five {
+    const PACKAGE: Package = Package { name: "five", version: "0.1.0", migrations: &NO_MIGRATIONS };
     type Settings = ();
     type Secrets = Secrets;
 

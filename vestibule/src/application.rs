@@ -1,0 +1,330 @@
+//! The trait that a service implements, and the types that it meets there: its build context, its generations, its
+//! background tasks.
+
+mod workers;
+
+use crate::{
+    config::{Config, Settings},
+    counters::Counter,
+    credentials::{api_key::ApiKey, login::Login, signing_keys::SigningKeys},
+    http::tls::Tls,
+    package::Package,
+    resources::{
+        api_client::{ApiClient, ApiEndpoint},
+        build_error::BuildError,
+        context::LoadContext,
+        database::Database,
+        registry::{BuiltResource, ResourceRegistry},
+        resource::Resource,
+        signer::Signer,
+    },
+    secrets::{credential::Credential, held::HeldCredentials, set::SecretSet},
+};
+use axum::Router;
+use serde::Serialize;
+use std::{
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// A service: what it holds, how it is built from its credentials, and its routes.
+///
+/// One value of it belongs to one generation. A rotation builds another value beside it. Requests finish on the value
+/// that they started on.
+pub trait Application: Sized + Send + Sync + 'static {
+    /// Name, version and migrations: [`package!()`](crate::package!).
+    const PACKAGE: Package;
+
+    /// The `[service]` section of the configuration.
+    type Settings: Settings;
+
+    /// The credentials: a struct with `#[derive(SecretSet)]`, one field per credential.
+    type Secrets: SecretSet;
+
+    /// Builds the service. Runs at the start, and in each reload that brings something new.
+    fn build(cx: &Build<'_, Self>) -> impl Future<Output = Result<Self, BuildError>> + Send;
+
+    /// Returns the routes: plain axum, with the service as their state.
+    fn routes() -> Router<Arc<Self>>;
+
+    /// Starts the work that goes on beside requests. Runs once, after the first generation is in service.
+    fn background(tasks: &Background<Self>) {
+        let _ = tasks;
+    }
+}
+
+/// The context that [`Application::build`] builds from.
+///
+/// Every resource that is built through it is proven before it counts. It is carried over to the next generation while
+/// its credential and its settings stay the same, and retired when they change.
+pub struct Build<'a, A: Application> {
+    /// The `[service]` section.
+    pub settings: &'a A::Settings,
+    /// The credentials, all of them.
+    pub secrets: &'a A::Secrets,
+    context: &'a LoadContext<'a>,
+    built: Mutex<ResourceRegistry>,
+}
+
+impl<'a, A: Application> Build<'a, A> {
+    pub(crate) fn new(settings: &'a A::Settings, secrets: &'a A::Secrets, context: &'a LoadContext<'a>) -> Self {
+        Self { settings, secrets, context, built: Mutex::default() }
+    }
+
+    pub(crate) fn into_resources(self) -> ResourceRegistry {
+        self.built.into_inner().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Opens the database of `[database]`. A login and a look at its schema prove it.
+    ///
+    /// # Errors
+    /// [`BuildError::Rejected`] if the database rejects the login. A fault if it cannot be reached before the deadline,
+    /// or if its schema is behind this binary (a reload only logs that).
+    ///
+    /// ```
+    /// use vestibule::{Application, Build, BuildError, Credential, Database, credentials::Login};
+    ///
+    /// async fn open<A: Application>(cx: &Build<'_, A>, login: &Credential<Login>) -> Result<Database, BuildError> {
+    ///     cx.database(login).await
+    /// }
+    /// ```
+    pub async fn database(&self, login: &Credential<Login>) -> Result<Database, BuildError> {
+        let open = async |before: Option<&Database>| Database::open(login, before, self.context).await;
+        self.resource(login, self.context.database, open).await
+    }
+
+    /// Returns a signer for one purpose. What it signs is void for any other purpose.
+    ///
+    /// What it seals lives for `lifetime`, to the second. The previous key verifies for as long as anything that it
+    /// signed can live, so rotate no faster than that.
+    ///
+    /// # Panics
+    /// If `purpose` contains a zero byte, because a zero byte ends the purpose in what is signed.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use vestibule::{Application, Build, Credential, Signer, credentials::SigningKeys};
+    ///
+    /// fn sessions<A: Application>(cx: &Build<'_, A>, keys: &Credential<SigningKeys>) -> Signer {
+    ///     cx.signer(keys, "session", Duration::from_secs(3600))
+    /// }
+    /// ```
+    pub fn signer(&self, keys: &Credential<SigningKeys>, purpose: &'static str, lifetime: Duration) -> Signer {
+        let max_stale = self.context.secrets.max_stale;
+        Signer::new(keys.shared(), purpose, lifetime, max_stale, self.context.reload_requests.clone())
+    }
+
+    /// Makes a client of another service, with this key.
+    ///
+    /// # Errors
+    /// A fault if `endpoint` asks for TLS and the platform trusts no certificate authority.
+    ///
+    /// ```
+    /// use vestibule::{ApiClient, ApiEndpoint, Application, Build, BuildError, Credential, config::BaseUrl, credentials::ApiKey};
+    ///
+    /// async fn payments<A: Application>(
+    ///     cx: &Build<'_, A>,
+    ///     key: &Credential<ApiKey>,
+    ///     url: BaseUrl,
+    /// ) -> Result<ApiClient, BuildError> {
+    ///     cx.client(key, &ApiEndpoint::at(url)).await
+    /// }
+    /// ```
+    pub async fn client(&self, key: &Credential<ApiKey>, endpoint: &ApiEndpoint) -> Result<ApiClient, BuildError> {
+        let open = async |before: Option<&ApiClient>| ApiClient::open(key, endpoint, before, self.context);
+        self.resource(key, endpoint, open).await
+    }
+
+    /// Returns a counter on `/metrics`, named `<service>_<name>_total`.
+    ///
+    /// It is the same counter in all generations and counts from the start of the process. Ask for each series in
+    /// `build`, so that it is there with 0.
+    ///
+    /// # Errors
+    /// A bug if the name or a label cannot be one, or if a counter of that name has another help text or other labels.
+    ///
+    /// ```
+    /// use vestibule::{Application, Build, BuildError, Counter};
+    ///
+    /// fn deliveries<A: Application>(cx: &Build<'_, A>) -> Result<Counter, BuildError> {
+    ///     cx.counter("deliveries", "Deliveries that succeeded", &[("outcome", "delivered")])
+    /// }
+    /// ```
+    pub fn counter(
+        &self,
+        name: &str,
+        help: &'static str,
+        labels: &[(&'static str, &'static str)],
+    ) -> Result<Counter, BuildError> {
+        self.context.counters.counter(self.context.package.name, name, help, labels).map_err(BuildError::bug)
+    }
+
+    /// Returns a resource of any other kind.
+    ///
+    /// While neither the credential nor `settings` changed, this is the resource in service. Otherwise it is the one
+    /// that `make` makes; `make` gets the resource in service as its predecessor. One credential makes one resource.
+    /// ARCHITECTURE.md shows a whole kind.
+    ///
+    /// # Errors
+    /// What `make` fails with.
+    pub async fn resource<K, R: Resource>(
+        &self,
+        credential: &Credential<K>,
+        settings: &impl Serialize,
+        make: impl AsyncFnOnce(Option<&R>) -> Result<R, BuildError>,
+    ) -> Result<R, BuildError> {
+        let origin = origin(credential, settings)?;
+        let in_service = self.context.in_service.and_then(|registry| registry.get::<R>(credential.name));
+        let (resource, built) = match in_service {
+            Some((built, resource)) if built.origin == origin => {
+                // A rejected resource is not carried over as if it were proven.
+                if let Some(rejection) = resource.rejection() {
+                    return Err(rejection.into());
+                }
+                (resource.clone(), built.clone())
+            }
+            predecessor => {
+                let resource = make(predecessor.map(|(_, resource)| resource)).await?;
+                (resource.clone(), BuiltResource { origin, resource: Arc::new(resource) })
+            }
+        };
+        let mut registry = self.built.lock().unwrap_or_else(PoisonError::into_inner);
+        match registry.built.insert(credential.name, built) {
+            None => Ok(resource),
+            Some(_) => Err(BuildError::bug("it makes two resources from one credential: clone the first")),
+        }
+    }
+}
+
+/// Returns what a resource is made of, as text to compare.
+fn origin<K>(credential: &Credential<K>, settings: &impl Serialize) -> Result<String, BuildError> {
+    let settings =
+        serde_json::to_string(settings).map_err(|_| BuildError::bug("settings of a resource cannot be serialized"))?;
+    Ok(format!("{} {:?} {settings}", credential.subject(), credential.versions))
+}
+
+/// The service as built from one set of credentials and one configuration. A request holds the generation that it
+/// started on.
+pub struct Generation<A: Application> {
+    /// The number of the generation, from 1.
+    pub number: u64,
+    /// The service.
+    pub service: Arc<A>,
+    /// The service's routes, under the layers that every request passes.
+    pub router: Router,
+    /// The places for requests in flight, over all generations.
+    pub(crate) in_flight: Arc<Semaphore>,
+    /// The TLS configuration of the listeners.
+    pub(crate) tls: Arc<Tls>,
+    pub(crate) config: Arc<Config<A::Settings>>,
+    pub(crate) credentials: HeldCredentials,
+    pub(crate) resources: ResourceRegistry,
+}
+
+impl<A: Application> Generation<A> {
+    /// Puts this generation in service, in place of `replaced`.
+    pub(crate) fn replace(self: &Arc<Self>, replaced: &Self, live: &watch::Sender<Arc<Self>>) {
+        self.resources.publish();
+        // Retires before anybody sees the new generation: it must not open a connection beside an idle one of the old.
+        replaced.resources.retire(&self.resources);
+        live.send_replace(self.clone());
+    }
+}
+
+/// A [`Generation`] of any service.
+pub(crate) trait ErasedGeneration: Send + Sync {
+    fn resources(&self) -> &ResourceRegistry;
+}
+
+impl<A: Application> ErasedGeneration for Generation<A> {
+    fn resources(&self) -> &ResourceRegistry {
+        &self.resources
+    }
+}
+
+impl<A: Application> fmt::Debug for Generation<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Generation").field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+/// A handle to the generation in service.
+pub struct Live<A: Application>(watch::Receiver<Arc<Generation<A>>>);
+
+impl<A: Application> Live<A> {
+    pub(crate) fn new(receiver: watch::Receiver<Arc<Generation<A>>>) -> Self {
+        Self(receiver)
+    }
+
+    /// Returns the generation in service now. Costs one borrow of the watch channel and one clone of an `Arc`.
+    pub fn generation(&self) -> Arc<Generation<A>> {
+        self.0.borrow().clone()
+    }
+
+    /// Returns the service of the generation in service now.
+    pub fn service(&self) -> Arc<A> {
+        self.0.borrow().service.clone()
+    }
+
+    /// Waits for a generation that this handle has not seen yet. Returns `false` if the process is stopping and there
+    /// will be none.
+    pub async fn changed(&mut self) -> bool {
+        self.0.changed().await.is_ok()
+    }
+}
+
+impl<A: Application> Clone for Live<A> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<A: Application> fmt::Debug for Live<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Live").field(&self.0.borrow().number).finish()
+    }
+}
+
+/// Tasks that work beside requests, for as long as the process lives.
+pub struct Background<A: Application> {
+    live: Live<A>,
+    stopping: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl<A: Application> Background<A> {
+    pub(crate) fn new(live: Live<A>, stopping: CancellationToken) -> Self {
+        Self { live, stopping, tasks: TaskTracker::new() }
+    }
+
+    /// Spawns a task. It must end when [`stopping`](Self::stopping) is cancelled; `server.drain` is its grace period.
+    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+
+    /// Returns a handle to the generation in service. Ask it again for each piece of work: a task that keeps an old
+    /// generation keeps its credentials.
+    pub fn live(&self) -> Live<A> {
+        self.live.clone()
+    }
+
+    /// Returns a token that is cancelled when the process is asked to stop.
+    pub fn stopping(&self) -> CancellationToken {
+        self.stopping.clone()
+    }
+
+    /// Waits until all tasks have ended.
+    pub(crate) async fn join(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+impl<A: Application> fmt::Debug for Background<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Background").field("tasks", &self.tasks.len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,43 @@
+//! All credentials of a process: those of the service, and those of the listeners.
+
+use super::{client_ca::ClientCa, tls_identity::TlsIdentity};
+use crate::secrets::{
+    credential::{CLIENT_CA, Credential, SERVER_TLS},
+    resolver::Resolver,
+    set::{CredentialField, SecretSet},
+    spec::CredentialSpec,
+};
+
+/// All credentials of a process.
+pub(crate) struct AllSecrets<S> {
+    pub(crate) service: S,
+    pub(crate) server_tls: Option<Credential<TlsIdentity>>,
+    pub(crate) client_ca: Option<Credential<ClientCa>>,
+}
+
+impl<S: SecretSet> SecretSet for AllSecrets<S> {
+    fn specs() -> Vec<CredentialSpec> {
+        let mut specs = S::specs();
+        specs.push(<Option<Credential<TlsIdentity>>>::spec(SERVER_TLS));
+        specs.push(<Option<Credential<ClientCa>>>::spec(CLIENT_CA));
+        specs
+    }
+
+    fn resolve(resolver: &mut Resolver<'_>) -> Option<Self> {
+        // Resolves all before it returns, so that the resolver has every fault.
+        let service = S::resolve(resolver);
+        let client_ca = CredentialField::resolve(CLIENT_CA, resolver);
+        let server_tls = server_tls(resolver);
+        Some(Self { service: service?, server_tls: server_tls?, client_ca: client_ca? })
+    }
+}
+
+/// Resolves the certificate of the listeners. It must be valid for `server.tls_names`.
+fn server_tls(resolver: &mut Resolver<'_>) -> Option<Option<Credential<TlsIdentity>>> {
+    if !resolver.was_fetched(SERVER_TLS) {
+        return Some(None);
+    }
+    let hosts = resolver.hosts();
+    let identity = resolver.resolve_if(SERVER_TLS, |identity: &TlsIdentity| identity.check_hosts(hosts))?;
+    Some(Some(identity))
+}

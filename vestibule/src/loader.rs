@@ -1,0 +1,334 @@
+//! The loader: one attempt to get from a configuration to a generation. A start and a reload run the same function.
+//!
+//! ```text
+//! configuration ─► fetch ─► resolve ─► (nothing new? stop) ─► build and prove ─► generation
+//!                              ▲                                    │
+//!                              └── the pending version, if the current one is rejected
+//! ```
+
+use crate::{
+    application::{Application, Build, Generation},
+    backoff::Backoff,
+    config::Config,
+    counters::Counters,
+    credentials::all_secrets::AllSecrets,
+    exit::{Exit, Fault, Phase, Report},
+    http::{self, tls::Tls},
+    reload_requests::ReloadRequests,
+    resources::{
+        breaker::{Breakers, ProbeReason},
+        build_error::BuildError,
+        context::LoadContext,
+    },
+    secrets::{
+        credential::Name,
+        fetch::{self, FetchContext, ManagerStage},
+        held::HeldCredentials,
+        regions::Regions,
+        resolver::Resolver,
+        set::{self, Resolved, SecretSet},
+        source::Source,
+    },
+};
+use futures_util::FutureExt;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    marker::PhantomData,
+    panic::AssertUnwindSafe,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{sync::Semaphore, time::Instant};
+
+/// How long `build` may run past the deadline. The steps that it takes through its context end by the deadline, and
+/// their errors say more than a timeout does.
+const BUILD_GRACE: Duration = Duration::from_millis(250);
+
+/// How long a load that replaces a rejected credential waits for the others, which can stay as held. Requests wait for
+/// this load.
+const SIBLINGS: Duration = Duration::from_secs(2);
+
+/// The parts that all loads of a process share.
+pub(crate) struct Loader<A> {
+    regions: Regions,
+    pub(crate) reload_requests: Arc<ReloadRequests>,
+    pub(crate) counters: Arc<Counters>,
+    breakers: Breakers,
+    application: PhantomData<fn() -> A>,
+}
+
+/// A request for one load.
+pub(crate) struct LoadRequest<'a, A: Application> {
+    pub(crate) config: Arc<Config<A::Settings>>,
+    /// The generation in service. `None` during a start.
+    pub(crate) in_service: Option<&'a Generation<A>>,
+    pub(crate) deadline: Instant,
+    pub(crate) probe_reason: ProbeReason,
+}
+
+impl<A: Application> LoadRequest<'_, A> {
+    /// Returns the time by which credentials that can stay as held must be fetched, if another one has to be replaced.
+    fn sibling_deadline(&self) -> Instant {
+        let now = Instant::now();
+        match self.probe_reason {
+            ProbeReason::Operator => now + self.deadline.saturating_duration_since(now) / 2,
+            ProbeReason::Scheduled | ProbeReason::CurrentRejected => now + SIBLINGS,
+        }
+    }
+
+    /// Returns the names of the credentials that must be replaced: the other side rejects the version in service, or
+    /// `secrets.revoked` names it.
+    fn to_replace(&self) -> BTreeSet<Name> {
+        let Some(in_service) = self.in_service else { return BTreeSet::new() };
+        let revoked = &self.config.secrets.revoked;
+        let rejected = in_service.resources.rejections().into_iter().map(|rejection| rejection.credential);
+        let revoked = in_service.credentials.iter().filter(|(_, held)| held.has_any(revoked)).map(|(name, _)| name);
+        rejected.chain(revoked).collect()
+    }
+}
+
+/// The result of one load.
+pub(crate) struct FinishedLoad<A: Application> {
+    /// Where the manager has each version in service now. A name is absent if the manager did not say.
+    pub(crate) seen: BTreeMap<Name, ManagerStage>,
+    pub(crate) result: Result<LoadOutcome<A>, LoadError>,
+}
+
+/// A load that succeeded.
+pub(crate) enum LoadOutcome<A: Application> {
+    /// There is something new. Nobody has seen the generation yet.
+    Built {
+        generation: Box<Generation<A>>,
+        /// The faults of credentials that the generation holds as before.
+        carried_over: Vec<(Name, Fault)>,
+    },
+    /// Everything is as held, and was verified.
+    Unchanged,
+}
+
+/// A load that failed.
+pub(crate) struct LoadError {
+    pub(crate) report: Report,
+    pub(crate) retry: RetryClass,
+}
+
+/// The change that another load needs to succeed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RetryClass {
+    /// The manager and the other side have different versions. A rotation ends this by itself.
+    Rejected,
+    /// The manager or the database does not answer.
+    Unavailable,
+    /// Somebody must mend something.
+    Permanent,
+}
+
+impl From<Report> for LoadError {
+    fn from(report: Report) -> Self {
+        let retry = match report.exit() {
+            Exit::Unavailable | Exit::Deadline => RetryClass::Unavailable,
+            _ => RetryClass::Permanent,
+        };
+        Self { report, retry }
+    }
+}
+
+impl From<BuildError> for LoadError {
+    fn from(error: BuildError) -> Self {
+        match error {
+            BuildError::Rejected(_) => {
+                Self { report: Report::of(Phase::Build, error.into_fault()), retry: RetryClass::Rejected }
+            }
+            BuildError::Fault(fault) => Report::of(Phase::Build, fault).into(),
+        }
+    }
+}
+
+impl LoadError {
+    /// Adds the faults of credentials that would have been carried over.
+    fn with_carried_over(mut self, others: Vec<(Name, Fault)>) -> Self {
+        self.report.faults.extend(others.into_iter().map(|(_, fault)| fault));
+        self
+    }
+}
+
+impl<A: Application> Loader<A> {
+    /// Makes a loader of the secrets behind `source`.
+    pub(crate) fn new(source: Arc<dyn Source>) -> Self {
+        Self::with_regions(Regions::new([(String::new(), source)]))
+    }
+
+    pub(crate) fn with_regions(regions: Regions) -> Self {
+        Self {
+            regions,
+            reload_requests: Arc::default(),
+            counters: Arc::default(),
+            breakers: Breakers::default(),
+            application: PhantomData,
+        }
+    }
+
+    /// Loads the first generation. While a login is rejected, loads again until the deadline: a rotation may be under
+    /// way. Once, half-way to the deadline, a rejected version is tried before its pause is over.
+    ///
+    /// # Errors
+    /// The report of the last load that failed.
+    pub(crate) async fn first_load(
+        &self,
+        config: Arc<Config<A::Settings>>,
+        deadline: Instant,
+    ) -> Result<Generation<A>, Report> {
+        let mut half_way = Some(Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2);
+        let mut pauses = Backoff::until(deadline);
+        let mut rejected: Option<Report> = None;
+        loop {
+            let probe_reason = match half_way.take_if(|half_way| Instant::now() >= *half_way) {
+                Some(_) => ProbeReason::Operator,
+                None => ProbeReason::Scheduled,
+            };
+            let request = LoadRequest { config: config.clone(), in_service: None, deadline, probe_reason };
+            match self.load(request).await.result {
+                Ok(LoadOutcome::Built { generation, .. }) => return Ok(*generation),
+                Ok(LoadOutcome::Unchanged) => unreachable!("nothing was held that could be unchanged"),
+                Err(LoadError { report, retry: RetryClass::Rejected }) => {
+                    if rejected.is_none() {
+                        tracing::warn!("a login is rejected; a rotation may be under way, so this start waits for it");
+                    }
+                    if !pauses.wait().await {
+                        return Err(report);
+                    }
+                    rejected = Some(report);
+                }
+                // The deadline cut this attempt off, so the report of the one before it says more.
+                Err(LoadError { report, retry: RetryClass::Unavailable }) if Instant::now() >= deadline => {
+                    return Err(rejected.unwrap_or(report));
+                }
+                Err(LoadError { report, .. }) => return Err(report),
+            }
+        }
+    }
+
+    /// Loads once. Publishes nothing.
+    pub(crate) async fn load(&self, request: LoadRequest<'_, A>) -> FinishedLoad<A> {
+        if let Some(in_service) = request.in_service {
+            let reason = match request.probe_reason {
+                // The version in service was just rejected, so do not probe it early; probe the others.
+                ProbeReason::CurrentRejected => ProbeReason::Scheduled,
+                reason => reason,
+            };
+            in_service.resources.probe(reason, request.deadline).await;
+        }
+        let nothing = HeldCredentials::default();
+        let context = FetchContext {
+            regions: &self.regions,
+            revoked: &request.config.secrets.revoked,
+            held: request.in_service.map_or(&nothing, |in_service| &in_service.credentials),
+            to_replace: request.to_replace(),
+            sibling_deadline: request.sibling_deadline(),
+            deadline: request.deadline,
+        };
+        let wanted: Vec<_> = AllSecrets::<A::Secrets>::specs()
+            .into_iter()
+            .filter_map(|spec| Some((spec, request.config.id(&spec)?)))
+            .collect();
+        let fetched = fetch::all(&context, &wanted).await;
+        let seen = fetched
+            .iter()
+            .filter_map(|(spec, id, outcome)| Some((spec.name, outcome.seen(context.held.get(spec.name, id)?)?)))
+            .collect();
+        // A revoked version is not kept in use because a sibling is broken.
+        let may_stay = context.held.without(context.revoked);
+        let resolver =
+            Resolver::new(fetched, &may_stay, &context.to_replace).for_hosts(&request.config.server.tls_names);
+        // A panic of the service's code becomes a report: in a reload it must not end the reload actor.
+        let result = AssertUnwindSafe(self.resolve_and_build(&request, &context, resolver))
+            .catch_unwind()
+            .await
+            .unwrap_or_else(|_| Err(Report::of(Phase::Build, panicked()).into()));
+        FinishedLoad { seen, result }
+    }
+
+    /// Resolves what was fetched and builds from it. If the other side rejects a current version, tries the pending one.
+    async fn resolve_and_build(
+        &self,
+        request: &LoadRequest<'_, A>,
+        context: &FetchContext<'_>,
+        resolver: Resolver<'_>,
+    ) -> Result<LoadOutcome<A>, LoadError> {
+        let mut resolved: Resolved<AllSecrets<A::Secrets>> = set::resolve(resolver, context.held)
+            .map_err(|error| LoadError::from(error.report).with_carried_over(error.carried_over))?;
+        let carried_over = std::mem::take(&mut resolved.carried_over);
+        let same_config = request.in_service.is_some_and(|in_service| Arc::ptr_eq(&in_service.config, &request.config));
+        loop {
+            if same_config && context.to_replace.is_empty() && resolved.credentials.same_as(context.held) {
+                return Ok(LoadOutcome::Unchanged);
+            }
+            let error = match self.build(request, &resolved).await {
+                Ok(generation) => return Ok(LoadOutcome::Built { generation: Box::new(generation), carried_over }),
+                Err(error) => error,
+            };
+            let with_pending = match &error {
+                BuildError::Rejected(rejection) => set::with_pending(&resolved, rejection.credential, context).await,
+                BuildError::Fault(_) => None,
+            };
+            match with_pending {
+                Some(with_pending) => resolved = with_pending,
+                None => return Err(LoadError::from(error).with_carried_over(carried_over)),
+            }
+        }
+    }
+
+    /// Builds the service and proves its credentials.
+    async fn build(
+        &self,
+        request: &LoadRequest<'_, A>,
+        resolved: &Resolved<AllSecrets<A::Secrets>>,
+    ) -> Result<Generation<A>, BuildError> {
+        let LoadRequest { config, in_service, deadline, probe_reason } = request;
+        let tls = Tls::build(&resolved.secrets, &config.server, &config.admin, in_service.map(|held| &held.tls));
+        let context = LoadContext {
+            package: &A::PACKAGE,
+            secrets: &config.secrets,
+            database: &config.database,
+            in_service: in_service.map(|in_service| &in_service.resources),
+            deadline: *deadline,
+            probe_reason: *probe_reason,
+            counters: &self.counters,
+            reload_requests: &self.reload_requests,
+            breakers: &self.breakers,
+        };
+        let cx = Build::<A>::new(&config.service, &resolved.secrets.service, &context);
+        let building = tokio::time::timeout_at(*deadline + BUILD_GRACE, A::build(&cx));
+        let service = Arc::new(building.await.unwrap_or_else(|_| Err(BuildError::Fault(overdue())))?);
+        let resources = cx.into_resources();
+
+        let max_in_flight = config.server.max_in_flight;
+        let in_flight = match in_service {
+            Some(in_service) if in_service.config.server.max_in_flight == max_in_flight => in_service.in_flight.clone(),
+            _ => Arc::new(Semaphore::new(max_in_flight.get() as usize)),
+        };
+        Ok(Generation {
+            number: in_service.map_or(1, |in_service| in_service.number + 1),
+            router: http::router(A::routes().with_state(service.clone()), &config.server),
+            service,
+            in_flight,
+            tls,
+            config: config.clone(),
+            credentials: resolved.credentials.clone(),
+            resources,
+        })
+    }
+}
+
+fn panicked() -> Fault {
+    Fault::new(Exit::Bug, "the service's code", "it panicked", "see the panic's event in the log: this is a bug")
+}
+
+fn overdue() -> Fault {
+    Fault::new(
+        Exit::Deadline,
+        "Application::build",
+        "it did not end before secrets.deadline",
+        "find out what it waits for; raise secrets.deadline if it is only slow",
+    )
+}

@@ -1,0 +1,122 @@
+//! Requests for a reload, from what a generation holds to the reload actor. They know no generation, so any may hold them.
+
+use crate::secrets::{credential::Name, id::VersionId};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{
+    sync::{Notify, watch},
+    time::Instant,
+};
+
+/// How long one unknown key id keeps other ones from requesting a reload: any client can invent an id.
+const UNKNOWN_KEY_INTERVAL: Duration = Duration::from_secs(30);
+
+/// Requests for a reload. Resources make them and the reload actor takes them. Any number of requests that are made
+/// before the actor takes them costs one reload.
+#[derive(Default)]
+pub(crate) struct ReloadRequests {
+    rejected_login: Notify,
+    newly_rejected: AtomicBool,
+    unknown_key: Notify,
+    last_unknown_key: Mutex<Option<Instant>>,
+    rejected_key: Notify,
+    rejected_keys: Mutex<BTreeMap<Name, VersionId>>,
+    reloads: watch::Sender<ReloadCount>,
+}
+
+/// A request that the reload actor takes.
+pub(crate) enum ReloadRequest {
+    /// The other side rejects a credential in service.
+    RejectedLogin {
+        /// Whether it accepted that credential until now.
+        newly: bool,
+    },
+    /// Other services reject these versions of API keys.
+    RejectedKeys(BTreeMap<Name, VersionId>),
+    /// A client brought a signature of a key that is not held.
+    UnknownKey,
+}
+
+/// The number of reloads so far. A reload that has started and not ended is under way.
+#[derive(Default)]
+struct ReloadCount {
+    started: u64,
+    ended: u64,
+    /// There will be no more reloads.
+    closed: bool,
+}
+
+impl ReloadRequests {
+    /// Requests a reload because the other side rejects a credential of the generation in service. `newly`: it accepted
+    /// the credential until now.
+    pub(crate) fn request_for_rejected_login(&self, newly: bool) {
+        self.newly_rejected.fetch_or(newly, Ordering::AcqRel);
+        self.rejected_login.notify_one();
+    }
+
+    /// Requests a reload because a client brought a signature of a key that is not held: another replica may hold that
+    /// key already. Does nothing if such a request was made less than 30 s ago.
+    pub(crate) fn request_for_unknown_key(&self) {
+        let mut last = self.last_unknown_key.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_none_or(|at| at.elapsed() >= UNKNOWN_KEY_INTERVAL) {
+            *last = Some(Instant::now());
+            self.unknown_key.notify_one();
+        }
+    }
+
+    /// Requests a reload because another service rejects this version of an API key. Returns the number of the first
+    /// reload that starts after this call.
+    pub(crate) fn request_for_rejected_key(&self, credential: Name, version: VersionId) -> u64 {
+        let number = self.reloads.borrow().started + 1;
+        self.rejected_keys.lock().unwrap_or_else(PoisonError::into_inner).insert(credential, version);
+        self.rejected_key.notify_one();
+        number
+    }
+
+    /// Takes the next request. Cancel-safe.
+    pub(crate) async fn next(&self) -> ReloadRequest {
+        tokio::select! {
+            biased;
+            () = self.rejected_login.notified() => {
+                ReloadRequest::RejectedLogin { newly: self.newly_rejected.swap(false, Ordering::AcqRel) }
+            }
+            () = self.rejected_key.notified() => {
+                let mut keys = self.rejected_keys.lock().unwrap_or_else(PoisonError::into_inner);
+                ReloadRequest::RejectedKeys(std::mem::take(&mut keys))
+            }
+            () = self.unknown_key.notified() => ReloadRequest::UnknownKey,
+        }
+    }
+
+    /// Notes that a reload starts.
+    pub(crate) fn reload_started(&self) {
+        self.reloads.send_modify(|count| count.started += 1);
+    }
+
+    /// Notes that the reload that is under way has ended.
+    pub(crate) fn reload_ended(&self) {
+        self.reloads.send_modify(|count| count.ended = count.started);
+    }
+
+    /// Ends all waiting: there will be no more reloads.
+    pub(crate) fn close(&self) {
+        self.reloads.send_modify(|count| count.closed = true);
+    }
+
+    /// Waits while a reload is under way.
+    pub(crate) async fn no_reload_under_way(&self) {
+        // The sender is ours, so it does not fail.
+        let _ = self.reloads.subscribe().wait_for(|count| count.closed || count.ended == count.started).await;
+    }
+
+    /// Waits for the end of the reload of this number.
+    pub(crate) async fn end_of_reload(&self, number: u64) {
+        let _ = self.reloads.subscribe().wait_for(|count| count.closed || count.ended >= number).await;
+    }
+}

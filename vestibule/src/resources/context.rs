@@ -1,0 +1,34 @@
+//! The values that every step of one load shares.
+
+use super::{
+    breaker::{Breakers, ProbeReason},
+    registry::ResourceRegistry,
+};
+use crate::{
+    config::settings::{DatabaseConfig, SecretsConfig},
+    counters::Counters,
+    package::Package,
+    reload_requests::ReloadRequests,
+};
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// The values that every step of one load shares. Passed by reference.
+pub(crate) struct LoadContext<'a> {
+    pub(crate) package: &'a Package,
+    pub(crate) secrets: &'a SecretsConfig,
+    pub(crate) database: &'a DatabaseConfig,
+    /// The resources of the generation in service. `None` during a start.
+    pub(crate) in_service: Option<&'a ResourceRegistry>,
+    pub(crate) deadline: Instant,
+    pub(crate) probe_reason: ProbeReason,
+    pub(crate) counters: &'a Counters,
+    pub(crate) reload_requests: &'a Arc<ReloadRequests>,
+    pub(crate) breakers: &'a Breakers,
+}
+
+impl LoadContext<'_> {
+    pub(crate) fn is_start(&self) -> bool {
+        self.in_service.is_none()
+    }
+}

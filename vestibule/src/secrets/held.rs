@@ -1,0 +1,113 @@
+//! The credentials that a generation holds, with their versions.
+
+use super::{
+    credential::Name,
+    id::{SecretId, VersionId},
+    version::{Stage, Versions},
+};
+use std::{
+    any::Any,
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+use time::OffsetDateTime;
+
+/// One credential that a generation holds.
+#[derive(Clone)]
+pub(crate) struct HeldCredential {
+    pub(crate) id: SecretId,
+    /// The versions that it is made of. The version in use stands at [`Stage::Current`], at whichever stage the manager
+    /// has it.
+    pub(crate) versions: Versions,
+    /// The stage at which the manager had the version in use.
+    pub(crate) stage: Stage,
+    /// The version that the manager had at each stage that was fetched.
+    pub(crate) fetched: Versions,
+    pub(crate) loaded: OffsetDateTime,
+    /// The time at which the manager got the version in use.
+    pub(crate) created: Option<OffsetDateTime>,
+    /// The time at which the version in use expires.
+    pub(crate) expires_at: Option<OffsetDateTime>,
+    /// As [`SecretValues::current_since`](super::SecretValues::current_since).
+    pub(crate) current_since: Option<OffsetDateTime>,
+    pub(super) value: Arc<dyn Any + Send + Sync>,
+}
+
+impl HeldCredential {
+    /// Returns the version in use.
+    pub(crate) fn in_use(&self) -> &VersionId {
+        &self.versions[&Stage::Current]
+    }
+
+    /// Returns the versions that it is made of beside the version in use.
+    pub(crate) fn others(&self) -> Versions {
+        let mut others = self.versions.clone();
+        others.retain(|_, version| version != self.in_use());
+        others
+    }
+
+    /// Returns `true` if it has one of these versions, at whichever stage.
+    pub(crate) fn has_any(&self, versions: &BTreeSet<VersionId>) -> bool {
+        self.versions.values().chain(self.fetched.values()).any(|version| versions.contains(version))
+    }
+
+    /// Returns the value as its kind.
+    pub(super) fn value<K: Send + Sync + 'static>(&self) -> Arc<K> {
+        self.value.clone().downcast().expect("a name has one kind in one service")
+    }
+
+    fn same_as(&self, other: &Self) -> bool {
+        self.id == other.id && self.versions == other.versions
+    }
+}
+
+/// The credentials of a generation, of any kind.
+#[derive(Clone, Default)]
+pub struct HeldCredentials {
+    held: BTreeMap<Name, HeldCredential>,
+}
+
+impl HeldCredentials {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Name, &HeldCredential)> {
+        self.held.iter().map(|(name, held)| (*name, held))
+    }
+
+    /// Returns what is held of a credential, if it came from this id.
+    pub(crate) fn get(&self, name: Name, id: &SecretId) -> Option<&HeldCredential> {
+        self.held.get(name).filter(|held| held.id == *id)
+    }
+
+    pub(crate) fn named(&self, name: Name) -> Option<&HeldCredential> {
+        self.held.get(name)
+    }
+
+    pub(super) fn insert(&mut self, name: Name, held: HeldCredential) {
+        self.held.insert(name, held);
+    }
+
+    /// Returns the credentials that have none of these versions.
+    pub(crate) fn without(&self, revoked: &BTreeSet<VersionId>) -> Self {
+        let mut left = self.clone();
+        left.held.retain(|_, held| !held.has_any(revoked));
+        left
+    }
+
+    /// Returns `true` if both hold the same versions of the same secrets.
+    pub(crate) fn same_as(&self, other: &Self) -> bool {
+        if self.held.len() != other.held.len() {
+            return false;
+        }
+        self.iter().all(|(name, held)| other.named(name).is_some_and(|other| held.same_as(other)))
+    }
+
+    /// Gives each version that `before` has too the time at which it was loaded first.
+    pub(super) fn keep_load_times(&mut self, before: &Self) {
+        for (name, held) in &mut self.held {
+            if let Some(before) = before.named(name)
+                && held.same_as(before)
+            {
+                held.loaded = before.loaded;
+            }
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! One secrets manager in several Regions. The first Region is asked, and the next one if that does not answer.
+
+use super::{
+    id::{SecretId, VersionId},
+    source::{Fetched, Operation, Source, SourceError},
+    version::{Stage, Versions},
+};
+use crate::backoff::Backoff;
+use futures_util::future::BoxFuture;
+use std::{
+    borrow::Cow,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+/// The timeout of one attempt. The SDK has none.
+const ATTEMPT: Duration = Duration::from_secs(5);
+
+/// The timeout of one attempt at a Region that did not answer lately, and is therefore asked after the others.
+const ATTEMPT_AT_SILENT: Duration = Duration::from_secs(1);
+
+/// How long a Region that did not answer is asked after the others.
+const SILENT_FOR: Duration = Duration::from_secs(30);
+
+const NO_VALUE: &str = "no such secret, or it has no value yet";
+
+/// The Regions of a secrets manager, in the order in which they are asked.
+pub(crate) struct Regions(Vec<Region>);
+
+struct Region {
+    name: String,
+    /// The Region that the others are replicas of.
+    is_first: bool,
+    source: Arc<dyn Source>,
+    /// The time at which it last did not answer.
+    silent_since: Mutex<Option<Instant>>,
+}
+
+/// A secret that is asked for.
+pub(crate) struct SecretQuery<'a> {
+    pub(crate) id: &'a SecretId,
+    /// Whether the secret is held, at any stage, and may stay as held.
+    pub(crate) may_stay: bool,
+    /// The time at which the manager got the version in use.
+    pub(crate) since: Option<OffsetDateTime>,
+    pub(crate) deadline: Instant,
+}
+
+/// An answer of one Region.
+enum RegionAnswer<T> {
+    Final(T),
+    /// The first Region may know better.
+    Tentative(T),
+}
+
+/// The result of asking each Region once.
+enum Round<T> {
+    Done(Result<T, SourceError>),
+    /// No Region gave an answer that counts. The error is the one to report.
+    Failed(Option<SourceError>),
+}
+
+impl Regions {
+    /// Makes the Regions of a manager. The first source is the Region that the others are replicas of.
+    pub(crate) fn new(sources: impl IntoIterator<Item = (String, Arc<dyn Source>)>) -> Self {
+        let mut regions = Vec::new();
+        for (name, source) in sources {
+            regions.push(Region { name, is_first: regions.is_empty(), source, silent_since: Mutex::default() });
+        }
+        Self(regions)
+    }
+
+    /// Fetches the version of a secret at one stage. `held` is the version that is held at that stage.
+    ///
+    /// Another Region than the first may lag behind it. Its answer does not count if it may only be due to that lag,
+    /// unless the first Region does not answer. A version older than `query.since` does not count even then.
+    pub(crate) async fn fetch(
+        &self,
+        query: &SecretQuery<'_>,
+        stage: Stage,
+        held: Option<&VersionId>,
+    ) -> Result<Fetched, SourceError> {
+        self.ask(query.id, query.deadline, || self.in_order(), |region| Box::pin(region.fetch(query, stage, held)))
+            .await
+    }
+
+    /// Returns the version of a secret at each stage, the current one at least. Only the first Region knows for sure.
+    pub(crate) async fn versions(&self, id: &SecretId, deadline: Instant) -> Result<Versions, SourceError> {
+        self.ask(id, deadline, || self.0.iter().take(1).collect(), |region| Box::pin(region.versions(id))).await
+    }
+
+    /// Returns the manager's own word for a stage.
+    pub(crate) fn stage_label(&self, stage: Stage) -> &'static str {
+        self.first_source().stage_label(stage)
+    }
+
+    /// Returns what somebody can do about an error.
+    pub(crate) fn remedy(&self, error: &SourceError, operation: Operation) -> Cow<'static, str> {
+        self.first_source().remedy(error, operation)
+    }
+
+    fn first_source(&self) -> &dyn Source {
+        &*self.0.first().expect("a manager has one Region at least").source
+    }
+
+    /// Asks until an answer counts or the deadline is near: each Region once, then all again after a pause.
+    async fn ask<'a, T>(
+        &'a self,
+        id: &SecretId,
+        deadline: Instant,
+        order: impl Fn() -> Vec<&'a Region>,
+        attempt: impl Fn(&'a Region) -> BoxFuture<'a, Result<RegionAnswer<T>, SourceError>>,
+    ) -> Result<T, SourceError> {
+        let mut backoff = Backoff::until(deadline);
+        loop {
+            let failed = match ask_each(id, deadline, &order(), &attempt).await {
+                Round::Done(result) => return result,
+                Round::Failed(error) => error,
+            };
+            if !backoff.wait().await {
+                return Err(failed.unwrap_or_else(|| SourceError::Unanswered("there was no time to ask".into())));
+            }
+        }
+    }
+
+    /// Returns the Regions as configured, but those that did not answer lately come last.
+    fn in_order(&self) -> Vec<&Region> {
+        let mut order: Vec<_> = self.0.iter().collect();
+        order.sort_by_key(|region| region.is_silent());
+        order
+    }
+}
+
+/// Asks each Region once, until an answer counts. If the first Region says no, the others are not asked. A no of another
+/// Region does not count: a secret may not be replicated.
+async fn ask_each<'a, T>(
+    id: &SecretId,
+    deadline: Instant,
+    regions: &[&'a Region],
+    attempt: &impl Fn(&'a Region) -> BoxFuture<'a, Result<RegionAnswer<T>, SourceError>>,
+) -> Round<T> {
+    let (mut tentative, mut failed) = (None, None);
+    for (asked, region) in regions.iter().enumerate() {
+        let others = regions.len() - asked - 1;
+        // A Region that swallows requests must leave time for the next one.
+        let share = deadline.saturating_duration_since(Instant::now()) / (others as u32 + 1);
+        if share.is_zero() {
+            break;
+        }
+        let timeout = if asked > 0 && region.is_silent() { ATTEMPT_AT_SILENT } else { ATTEMPT };
+        let answer = tokio::time::timeout(share.min(timeout), attempt(region)).await;
+        let error = match answer.unwrap_or_else(|_| Err(SourceError::Unanswered("no answer in time".into()))) {
+            Ok(RegionAnswer::Final(answer)) => {
+                region.answered();
+                return Round::Done(Ok(answer));
+            }
+            Ok(RegionAnswer::Tentative(answer)) => {
+                region.answered();
+                tentative = Some(answer);
+                continue;
+            }
+            Err(error) if error.is_transient() => {
+                region.did_not_answer(&error, others);
+                error
+            }
+            Err(error) => {
+                region.answered();
+                if region.is_first {
+                    return Round::Done(Err(error));
+                }
+                error
+            }
+        };
+        tracing::debug!(secret.id = %id, region = region.name, %error, "an attempt failed");
+        // A transient error says more than the no of a Region that may not have the secret.
+        if !failed.as_ref().is_some_and(SourceError::is_transient) {
+            failed = Some(error);
+        }
+    }
+    match tentative {
+        Some(answer) => Round::Done(Ok(answer)),
+        None => Round::Failed(failed),
+    }
+}
+
+impl Region {
+    async fn fetch(
+        &self,
+        query: &SecretQuery<'_>,
+        stage: Stage,
+        held: Option<&VersionId>,
+    ) -> Result<RegionAnswer<Fetched>, SourceError> {
+        let fetched = self.source.fetch(query.id, stage, held).await?;
+        match fetched {
+            Fetched::Absent if stage == Stage::Current => Err(SourceError::Missing(NO_VALUE.into())),
+            fetched if self.is_first => Ok(RegionAnswer::Final(fetched)),
+            Fetched::Absent if held.is_some() => Ok(RegionAnswer::Final(Fetched::Same)),
+            Fetched::Absent if !query.may_stay => Ok(RegionAnswer::Tentative(Fetched::Absent)),
+            Fetched::New(value) if stage == Stage::Current && value.older_than(query.since) => {
+                return Err(SourceError::Missing("this Region has an older version than the one held".into()));
+            }
+            fetched => Ok(RegionAnswer::Final(fetched)),
+        }
+    }
+
+    async fn versions(&self, id: &SecretId) -> Result<RegionAnswer<Versions>, SourceError> {
+        let versions = self.source.versions(id).await?;
+        if versions.contains_key(&Stage::Current) {
+            Ok(RegionAnswer::Final(versions))
+        } else {
+            Err(SourceError::Missing(NO_VALUE.into()))
+        }
+    }
+
+    fn is_silent(&self) -> bool {
+        let silent_since = *self.silent_since.lock().unwrap_or_else(PoisonError::into_inner);
+        silent_since.is_some_and(|at| at.elapsed() < SILENT_FOR)
+    }
+
+    fn answered(&self) {
+        *self.silent_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Notes that the Region did not answer. Logs it the first time, if there are other Regions to ask.
+    fn did_not_answer(&self, error: &SourceError, others: usize) {
+        let before = self.silent_since.lock().unwrap_or_else(PoisonError::into_inner).replace(Instant::now());
+        if before.is_none() && others > 0 {
+            tracing::warn!(
+                cloud.region = self.name,
+                %error,
+                "the secrets manager of a Region does not answer; asking the next one"
+            );
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::future::join_all;
+
+    /// Takes its time to say that it cannot.
+    struct Overloaded;
+
+    impl Source for Overloaded {
+        fn fetch<'a>(
+            &'a self,
+            _: &'a SecretId,
+            _: Stage,
+            _: Option<&'a VersionId>,
+        ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
+            Box::pin(async {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                Err(SourceError::Unavailable("overloaded".into()))
+            })
+        }
+
+        fn versions<'a>(&'a self, _: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>> {
+            Box::pin(async { Ok(Versions::new()) })
+        }
+    }
+
+    #[tokio::test]
+    async fn what_answers_until_the_deadline_is_never_said_to_be_silent() {
+        let regions = Regions::new([(String::new(), Arc::new(Overloaded) as Arc<dyn Source>)]);
+        let id = SecretId::parse("test/key").unwrap();
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let query = SecretQuery { id: &id, may_stay: false, since: None, deadline };
+        for fetched in join_all((0..64).map(|_| regions.fetch(&query, Stage::Current, None))).await {
+            assert_eq!(fetched.err(), Some(SourceError::Unavailable("overloaded".into())));
+        }
+    }
+}

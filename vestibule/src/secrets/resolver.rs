@@ -1,0 +1,190 @@
+//! The resolver: from fetched values to typed credentials.
+
+use super::{
+    credential::{Credential, Name, subject},
+    fetch::FetchOutcome,
+    held::{HeldCredential, HeldCredentials},
+    id::SecretId,
+    kind::{Kind, Malformed},
+    spec::CredentialSpec,
+    version::{SecretValue, SecretValues, Stage},
+};
+use crate::exit::{Exit, Fault};
+use secrecy::ExposeSecret;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+use time::OffsetDateTime;
+
+/// The largest secret, in bytes. AWS has the same limit (`GetSecretValue`, *SecretString*).
+pub const MAX_BYTES: usize = 64 * 1024;
+
+/// A resolver: it turns fetched values into the credentials of a [`SecretSet`](super::SecretSet), and keeps the faults.
+pub struct Resolver<'a> {
+    fetched: BTreeMap<Name, (SecretId, FetchOutcome)>,
+    /// A pending version that may be used in place of the current one.
+    pending: Option<(Name, SecretValue)>,
+    /// The credentials that may stay as held.
+    held: &'a HeldCredentials,
+    /// The credentials that must be replaced. If there are any, a fault of another one does not count while that one
+    /// can stay as held.
+    to_replace: &'a BTreeSet<Name>,
+    /// `server.tls_names`.
+    hosts: &'a [String],
+    pub(super) resolved: HeldCredentials,
+    pub(super) faults: Vec<Fault>,
+    pub(super) carried_over: Vec<(Name, Fault)>,
+}
+
+impl<'a> Resolver<'a> {
+    pub(crate) fn new(
+        fetched: Vec<(CredentialSpec, SecretId, FetchOutcome)>,
+        held: &'a HeldCredentials,
+        to_replace: &'a BTreeSet<Name>,
+    ) -> Self {
+        Self {
+            fetched: fetched.into_iter().map(|(spec, id, outcome)| (spec.name, (id, outcome))).collect(),
+            pending: None,
+            held,
+            to_replace,
+            hosts: &[],
+            resolved: HeldCredentials::default(),
+            faults: Vec::new(),
+            carried_over: Vec::new(),
+        }
+    }
+
+    /// Sets the hosts for which the listeners' certificate must be valid.
+    pub(crate) fn for_hosts(self, hosts: &'a [String]) -> Self {
+        Self { hosts, ..self }
+    }
+
+    /// Makes a resolver of the same credentials, but with the pending version of one of them.
+    pub(super) fn with_pending(
+        credentials: &'a HeldCredentials,
+        name: Name,
+        pending: SecretValue,
+        to_replace: &'a BTreeSet<Name>,
+    ) -> Self {
+        let fetched = credentials.iter().map(|(name, held)| (name, (held.id.clone(), FetchOutcome::Same))).collect();
+        Self { fetched, pending: Some((name, pending)), ..Self::new(Vec::new(), credentials, to_replace) }
+    }
+
+    pub(crate) fn was_fetched(&self, name: Name) -> bool {
+        self.fetched.contains_key(name)
+    }
+
+    pub(crate) fn hosts(&self) -> &'a [String] {
+        self.hosts
+    }
+
+    /// Resolves one credential. Returns `None` if that failed, and keeps the fault.
+    pub(crate) fn resolve<K: Kind>(&mut self, name: Name) -> Option<Credential<K>> {
+        self.resolve_if(name, |_: &K| Ok(()))
+    }
+
+    /// Resolves one credential that must also pass `check`. Returns `None` if that failed, and keeps the fault.
+    pub(crate) fn resolve_if<K: Kind>(
+        &mut self,
+        name: Name,
+        check: impl Fn(&K) -> Result<(), Malformed>,
+    ) -> Option<Credential<K>> {
+        let (id, outcome) = self.fetched.remove(name)?;
+        let held = self.held.get(name, &id);
+        let new = match outcome {
+            FetchOutcome::Failed(fault) => Err(fault),
+            FetchOutcome::Same => Ok(held?.clone()),
+            FetchOutcome::New(values) => read::<K>(name, &id, &values),
+        };
+        let checked = new.and_then(|new| match check(&new.value::<K>()) {
+            Ok(()) => Ok(new),
+            Err(expected) => Err(malformed(name, &id, &expected)),
+        });
+        let mut resolved = match checked {
+            Ok(new) => new,
+            Err(fault) => self.carry_over_or_fail(name, held, fault)?,
+        };
+        if let Some((_, pending)) = self.pending.take_if(|(pending, _)| *pending == name)
+            && let Some(pending) = fall_back_to::<K>(&resolved, pending)
+        {
+            resolved = pending;
+        }
+        let credential = Credential { value: resolved.value(), name, id, versions: resolved.versions.clone() };
+        self.resolved.insert(name, resolved);
+        Some(credential)
+    }
+
+    /// Returns what is held, if another credential must be replaced and this one can stay. Otherwise keeps the fault.
+    fn carry_over_or_fail(
+        &mut self,
+        name: Name,
+        held: Option<&HeldCredential>,
+        fault: Fault,
+    ) -> Option<HeldCredential> {
+        let may_stay = !self.to_replace.is_empty() && !self.to_replace.contains(name);
+        match held {
+            Some(held) if may_stay => {
+                self.carried_over.push((name, fault));
+                Some(held.clone())
+            }
+            _ => {
+                self.faults.push(fault);
+                None
+            }
+        }
+    }
+}
+
+fn malformed(name: Name, id: &SecretId, expected: &Malformed) -> Fault {
+    Fault::new(
+        Exit::Malformed,
+        subject(name, id),
+        format!("the value is malformed: {expected}"),
+        "put a value of this form at the manager, as a new version",
+    )
+}
+
+fn read<K: Kind>(name: Name, id: &SecretId, values: &SecretValues) -> Result<HeldCredential, Fault> {
+    check_size(values.current()).map_err(|expected| malformed(name, id, &expected))?;
+    let credential = K::read(values).map_err(|expected| malformed(name, id, &expected))?;
+    let fetched = values.versions();
+    let mut versions = fetched.clone();
+    versions.retain(|stage, _| K::STAGES.contains(stage));
+    Ok(HeldCredential {
+        id: id.clone(),
+        versions,
+        stage: Stage::Current,
+        fetched,
+        loaded: OffsetDateTime::now_utc(),
+        created: values.current().created,
+        expires_at: credential.expires_at(),
+        current_since: values.current_since(),
+        value: Arc::new(credential),
+    })
+}
+
+/// Returns the pending version, if it can be read and its kind allows to use it in place of the current one.
+fn fall_back_to<K: Kind>(current: &HeldCredential, pending: SecretValue) -> Option<HeldCredential> {
+    let version = pending.version.clone();
+    let pending = read::<K>("", &current.id, &SecretValues::new(pending, BTreeMap::new(), None)).ok()?;
+    let allowed = version != *current.in_use() && current.value::<K>().can_fall_back_to(&pending.value());
+    if !allowed {
+        return None;
+    }
+    let mut fetched = current.fetched.clone();
+    fetched.insert(Stage::Pending, version);
+    Some(HeldCredential { stage: Stage::Pending, fetched, ..pending })
+}
+
+/// Refuses an empty, blank or too large value. Managers accept all three.
+fn check_size(value: &SecretValue) -> Result<(), Malformed> {
+    let text = value.text.expose_secret();
+    if text.trim().is_empty() {
+        return Err(Malformed::expected("a value that is not empty or blank"));
+    }
+    if text.len() > MAX_BYTES {
+        return Err(Malformed::expected("a value of 64 KiB at most"));
+    }
+    Ok(())
+}

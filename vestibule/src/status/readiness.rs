@@ -1,0 +1,74 @@
+//! Readiness, and the staleness of credentials that it depends on.
+
+use crate::{
+    application::{Application, Generation},
+    config::settings::WhenStale,
+    secrets::credential::Name,
+};
+use serde::Serialize;
+use std::time::Duration;
+use time::OffsetDateTime;
+
+/// The answer of `/readyz`: whether requests should come, and why not.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Readiness {
+    pub(crate) status: ReadinessState,
+    pub(crate) reasons: Vec<String>,
+}
+
+/// The state in the answer of `/readyz`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ReadinessState {
+    Ready,
+    Degraded,
+    Unready,
+}
+
+/// The settings that say when a credential is stale, and what follows from it.
+#[derive(Clone, Copy)]
+pub(super) struct Staleness {
+    max_stale: Duration,
+    when_stale: WhenStale,
+    /// A factor on `max_stale`, from 0.9 to 1.1: a fleet that started together must not become unready together.
+    jitter: f64,
+}
+
+impl Staleness {
+    pub(super) fn jittered() -> Self {
+        Self { max_stale: Duration::MAX, when_stale: WhenStale::Report, jitter: 0.9 + 0.2 * fastrand::f64() }
+    }
+
+    pub(super) fn configure<A: Application>(&mut self, generation: &Generation<A>) {
+        let secrets = &generation.config.secrets;
+        self.max_stale = secrets.max_stale;
+        self.when_stale = secrets.when_stale;
+    }
+
+    /// Returns the readiness of a process whose credentials were last verified at these times.
+    pub(super) fn readiness(
+        &self,
+        verified: impl Iterator<Item = (Name, OffsetDateTime)>,
+        is_stopping: bool,
+    ) -> Readiness {
+        let now = OffsetDateTime::now_utc();
+        let mut status = ReadinessState::Ready;
+        let mut reasons = Vec::new();
+        for (name, verified) in verified {
+            if now - verified > self.max_stale.mul_f64(self.jitter) {
+                status = match self.when_stale {
+                    WhenStale::Report => ReadinessState::Degraded,
+                    WhenStale::Unready => ReadinessState::Unready,
+                };
+                reasons.push(format!(
+                    "credential `{name}` was last verified at {verified}, longer ago than secrets.max_stale"
+                ));
+            }
+        }
+        if is_stopping {
+            status = ReadinessState::Unready;
+            reasons.push("the process is stopping".into());
+        }
+        Readiness { status, reasons }
+    }
+}

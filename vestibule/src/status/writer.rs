@@ -1,0 +1,76 @@
+//! The status writer: it updates what `/status` shows.
+
+use super::{
+    DrainingGeneration, Status, erased,
+    reload_record::{ReloadRecord, Trigger},
+};
+use crate::{
+    application::{Application, Generation},
+    secrets::{credential::Name, fetch::ManagerStage},
+};
+use std::{collections::BTreeMap, sync::Arc};
+use time::OffsetDateTime;
+use tokio::sync::watch;
+
+/// The writer of the status. Only the reload actor and the shutdown use it.
+#[derive(Clone)]
+pub(crate) struct StatusWriter(Arc<watch::Sender<Status>>);
+
+impl StatusWriter {
+    pub(crate) fn new(status: Status) -> Self {
+        Self(Arc::new(watch::Sender::new(status)))
+    }
+
+    pub(crate) fn read(&self) -> watch::Receiver<Status> {
+        self.0.subscribe()
+    }
+
+    pub(crate) fn reload_started(&self, signals_covered: u64) {
+        self.0.send_modify(|status| status.signals.covered = signals_covered);
+    }
+
+    pub(crate) fn published<A: Application>(
+        &self,
+        generation: &Arc<Generation<A>>,
+        replaced: &Arc<Generation<A>>,
+        seen: &BTreeMap<Name, ManagerStage>,
+        needs_restart: Vec<&'static str>,
+    ) {
+        let now = OffsetDateTime::now_utc();
+        self.0.send_modify(|status| {
+            status.see(seen, now);
+            status.hold(generation, now);
+            status.needs_restart = needs_restart;
+            status.draining.retain(DrainingGeneration::held);
+            status.draining.push(DrainingGeneration {
+                generation: replaced.number,
+                since: now,
+                held: erased(replaced),
+            });
+        });
+    }
+
+    /// Notes what the manager said in a reload that published nothing.
+    pub(crate) fn seen(&self, seen: &BTreeMap<Name, ManagerStage>) {
+        self.0.send_modify(|status| status.see(seen, OffsetDateTime::now_utc()));
+    }
+
+    /// Returns the error of the last reload.
+    pub(crate) fn last_error(&self) -> Option<String> {
+        self.0.borrow().last_reload.as_ref()?.error.clone()
+    }
+
+    pub(crate) fn reload_ended(&self, reload: ReloadRecord) {
+        self.0.send_modify(|status| {
+            status.reload_counts.add(&reload);
+            if reload.trigger == Trigger::Signal {
+                status.signals.last_reload = Some(reload.clone());
+            }
+            status.last_reload = Some(reload);
+        });
+    }
+
+    pub(crate) fn stopping(&self) {
+        self.0.send_modify(|status| status.stopping = true);
+    }
+}
