@@ -114,9 +114,10 @@ impl Webhook {
             Err(error) => {
                 self.failed.increment();
                 tracing::debug!(event.id = %claimed.id, attempts = claimed.attempts, %error, "a delivery failed");
-                match error.permanent && claimed.blamed + 1 >= self.attempts {
-                    true => self.set_aside(&claimed, &error.to_string(), database).await?,
-                    false => claimed.failed(&error, database).await?,
+                if error.permanent && claimed.blamed + 1 >= self.attempts {
+                    self.set_aside(&claimed, &error.to_string(), database).await?
+                } else {
+                    claimed.failed(&error, database).await?
                 }
             }
         }

@@ -107,12 +107,11 @@ async fn write(base: String, enough: Instant) -> Vec<(String, bool)> {
         assert_eq!(created.status(), StatusCode::CREATED);
         let path = created.headers()["location"].to_str().expect("a path").to_owned();
         let deleted = notes.len() % 2 == 0
-            && match client.delete(format!("{base}{path}")).send().await {
-                Ok(answer) => answer.status() == StatusCode::NO_CONTENT,
-                Err(_) => {
-                    notes.push((id(&path), false));
-                    break;
-                }
+            && if let Ok(answer) = client.delete(format!("{base}{path}")).send().await {
+                answer.status() == StatusCode::NO_CONTENT
+            } else {
+                notes.push((id(&path), false));
+                break;
             };
         notes.push((id(&path), deleted));
     }

@@ -158,10 +158,7 @@ impl<A: Application> Running<A> {
             () = self.stopping.cancelled() => None,
             error = self.public.failed() => Some(ended("the public listener", &error.to_string())),
             error = self.admin.failed() => Some(ended("the admin listener", &error.to_string())),
-            _ = &mut self.reloader => match self.stopping.is_cancelled() {
-                true => None,
-                false => Some(ended("the reload actor", "it panicked")),
-            },
+            _ = &mut self.reloader => if self.stopping.is_cancelled() { None } else { Some(ended("the reload actor", "it panicked")) },
         };
         let format = self.live.generation().config.telemetry.format;
         self.stop().await;

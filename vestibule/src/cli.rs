@@ -165,7 +165,7 @@ fn forget_variables() {
     let names = std::env::vars_os().map(|(name, _)| name).filter(|name| read(&name.to_string_lossy()));
     for name in names.collect::<Vec<_>>() {
         // SAFETY: no other thread runs yet that could read the environment; the runtime starts later in `main`.
-        #[allow(unsafe_code)]
+        #[expect(unsafe_code)]
         unsafe {
             std::env::remove_var(name);
         }

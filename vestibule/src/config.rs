@@ -49,7 +49,7 @@ impl<T: Serialize + DeserializeOwned + Default + Send + Sync + 'static> Settings
 /// The whole configuration, checked.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default, bound = "T: Serialize + serde::de::DeserializeOwned + Default")]
-#[allow(missing_docs)]
+#[expect(missing_docs)]
 pub struct Config<T> {
     pub server: ServerConfig,
     pub admin: AdminConfig,

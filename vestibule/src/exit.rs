@@ -32,16 +32,16 @@ pub enum Exit {
 
 impl Exit {
     /// Which code a report ends with when its faults differ, the first that occurs.
-    const PRECEDENCE: [Exit; 9] = [
-        Exit::Usage,
-        Exit::Config,
-        Exit::Bug,
-        Exit::Bind,
-        Exit::Denied,
-        Exit::Missing,
-        Exit::Malformed,
-        Exit::Unavailable,
-        Exit::Deadline,
+    const PRECEDENCE: [Self; 9] = [
+        Self::Usage,
+        Self::Config,
+        Self::Bug,
+        Self::Bind,
+        Self::Denied,
+        Self::Missing,
+        Self::Malformed,
+        Self::Unavailable,
+        Self::Deadline,
     ];
 }
 
@@ -102,12 +102,12 @@ pub enum Phase {
 impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Phase::Config => "reading the configuration",
-            Phase::Secrets => "fetching the credentials",
-            Phase::Build => "building the service",
-            Phase::Bind => "binding the listeners",
-            Phase::Serve => "serving",
-            Phase::Command => "running the command",
+            Self::Config => "reading the configuration",
+            Self::Secrets => "fetching the credentials",
+            Self::Build => "building the service",
+            Self::Bind => "binding the listeners",
+            Self::Serve => "serving",
+            Self::Command => "running the command",
         })
     }
 }

@@ -5,7 +5,7 @@
 #![allow(unsafe_code)] // an allocator that looks at memory cannot be written without it
 
 #[path = "outside/memory.rs"]
-#[allow(dead_code)] // other tests use all of it
+#[expect(dead_code)] // other tests use all of it
 mod memory;
 
 use aws_lc_rs::hmac;
@@ -159,7 +159,7 @@ const fn mixed<const N: usize>(mut key: [u8; N]) -> [u8; N] {
 }
 
 #[derive(SecretSet)]
-#[allow(dead_code)] // they are held, and that is all
+#[expect(dead_code)] // they are held, and that is all
 struct Secrets {
     login: Credential<Login>,
     api: Credential<ApiKey>,

@@ -13,9 +13,10 @@ pub(super) async fn run<A: Application>(sources: &Sources, live: bool) -> Result
     say!("The configuration is right.");
     if !live {
         for wanted in AllSecrets::<A::Secrets>::specs() {
-            match config.id(&wanted) {
-                Some(id) => say!("  credential {} will be fetched as {id}", wanted.name),
-                None => say!("  credential {} is off: no id is configured for it", wanted.name),
+            if let Some(id) = config.id(&wanted) {
+                say!("  credential {} will be fetched as {id}", wanted.name)
+            } else {
+                say!("  credential {} is off: no id is configured for it", wanted.name)
             }
         }
         return Ok(());

@@ -214,7 +214,7 @@ pub struct DatabaseConfig {
 /// libpq's `sslmode`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-#[allow(missing_docs)]
+#[expect(missing_docs)]
 pub enum TlsMode {
     Disable,
     Allow,

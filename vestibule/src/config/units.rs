@@ -34,7 +34,7 @@ pub fn text<'de, D: Deserializer<'de>, T>(
 
 /// A duration such as `"30s"` or `"1h 30m"`.
 pub mod duration {
-    use super::*;
+    use super::{Deserializer, Serializer, text};
     use std::time::Duration;
 
     /// A clock that is asked for later than this may not know an answer.
@@ -59,7 +59,7 @@ pub mod duration {
 
 /// A duration longer than nothing.
 pub mod positive_duration {
-    use super::*;
+    use super::{Deserializer, text};
     use std::time::Duration;
 
     pub use super::duration::serialize;
@@ -74,7 +74,7 @@ pub mod positive_duration {
 
 /// A size such as `"1 MiB"`.
 pub mod size {
-    use super::*;
+    use super::{Deserializer, Serializer, text};
     use bytesize::ByteSize;
 
     const EXPECTED: &str = "a size such as \"64 KiB\" or \"1 MiB\"";
@@ -99,7 +99,7 @@ pub mod size {
 
 /// A socket address such as `"127.0.0.1:8080"`.
 pub mod address {
-    use super::*;
+    use super::{Deserializer, Serializer, text};
     use std::net::SocketAddr;
 
     const EXPECTED: &str = "an address and a port such as \"127.0.0.1:8080\" or \"[::]:8080\"";
@@ -117,7 +117,7 @@ pub mod address {
 
 /// Directives of `tracing_subscriber::EnvFilter`.
 pub mod filter {
-    use super::*;
+    use super::{Deserializer, Serializer, text};
     use tracing_subscriber::EnvFilter;
 
     const EXPECTED: &str = "log directives such as \"info\" or \"info,sqlx=warn\"";

@@ -85,7 +85,7 @@ impl Reserved {
     fn listen(self) -> Result<TcpListener, Fault> {
         self.socket
             .listen(BACKLOG)
-            .and_then(|listener| listener.into_std())
+            .and_then(tokio::net::TcpListener::into_std)
             .map_err(|error| fault(self.key, self.address, &error))
     }
 }

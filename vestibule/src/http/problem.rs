@@ -71,7 +71,7 @@ impl IntoResponse for Problem {
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
         use sqlx::Error::{Configuration, Io, PoolClosed, PoolTimedOut, Tls, WorkerCrashed};
-        let sqlstate = error.as_database_error().and_then(|error| error.code()).map(Cow::into_owned);
+        let sqlstate = error.as_database_error().and_then(sqlx::error::DatabaseError::code).map(Cow::into_owned);
         let class = sqlstate.as_deref().and_then(|code| code.get(..2));
         let away = matches!(error, Configuration(_) | PoolTimedOut | PoolClosed | Io(_) | Tls(_) | WorkerCrashed)
             || matches!(class, Some("08" | "28" | "53" | "57"));

@@ -233,8 +233,5 @@ pub(crate) fn options(login: &Credential<Login>, config: &config::DatabaseConfig
         .username(username)
         .password(login.password.expose_secret())
         .ssl_mode(mode);
-    Ok(match config.tls_root_cert.as_os_str().is_empty() {
-        true => options,
-        false => options.ssl_root_cert(&config.tls_root_cert),
-    })
+    Ok(if config.tls_root_cert.as_os_str().is_empty() { options } else { options.ssl_root_cert(&config.tls_root_cert) })
 }

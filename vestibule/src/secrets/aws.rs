@@ -46,7 +46,7 @@ impl SecretsManager {
             loader = loader.region(Region::new(region.clone()));
         }
         if platform_only {
-            #[allow(deprecated)]
+            #[expect(deprecated)]
             // the alias is; its successor lives in a crate that is not meant to be used directly
             let none = {
                 use aws_config::profile::profile_file::{ProfileFileKind, ProfileFiles};

@@ -199,7 +199,7 @@ impl Region {
             Fetched::Absent if held.is_some() => Ok(RegionAnswer::Final(Fetched::Same)),
             Fetched::Absent if !query.may_stay => Ok(RegionAnswer::Tentative(Fetched::Absent)),
             Fetched::New(value) if stage == Stage::Current && value.older_than(query.since) => {
-                return Err(SourceError::Missing("this Region has an older version than the one held".into()));
+                Err(SourceError::Missing("this Region has an older version than the one held".into()))
             }
             fetched => Ok(RegionAnswer::Final(fetched)),
         }

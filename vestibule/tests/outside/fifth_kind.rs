@@ -90,9 +90,10 @@ impl Server {
                 None => "who?\n",
                 Some(_) => "sent\n",
             };
-            match user.is_none() {
-                true => user = Some(line),
-                false => self.note(line),
+            if user.is_none() {
+                user = Some(line)
+            } else {
+                self.note(line)
             }
             answers.write_all(answer.as_bytes()).await.expect("it reads");
         }

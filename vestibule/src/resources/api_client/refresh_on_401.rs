@@ -54,10 +54,7 @@ where
             // Half of what is left, so that time is left for the call.
             let now = Instant::now();
             let until = now + deadline.saturating_duration_since(now) / 2;
-            match keys.renewed(refused, until).await {
-                true => inner.oneshot(request).await,
-                false => Ok(response),
-            }
+            if keys.renewed(refused, until).await { inner.oneshot(request).await } else { Ok(response) }
         })
     }
 }

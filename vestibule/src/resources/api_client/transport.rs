@@ -46,9 +46,10 @@ impl Transport {
         http.set_nodelay(true);
         http.set_connect_timeout(Some(CONNECTING));
         let tls = HttpsConnectorBuilder::new();
-        let connector = match url.is_https() {
-            true => tls.with_tls_config(trust::of_platform()?).https_only(),
-            false => tls.with_tls_config(trust::of_nobody()).https_or_http(),
+        let connector = if url.is_https() {
+            tls.with_tls_config(trust::of_platform()?).https_only()
+        } else {
+            tls.with_tls_config(trust::of_nobody()).https_or_http()
         };
         let connector = connector.enable_all_versions().wrap_connector(http);
         let client = Client::builder(TokioExecutor::new())
@@ -88,9 +89,12 @@ impl Service<Request<Bytes>> for Call {
         let answer = self.transport.0.request(request.map(Body::from));
         let deadline = self.deadline;
         Box::pin(async move {
-            let answer = answer.await.map_err(|error| match error.is_connect() {
-                true => CallError::Unconnected { host: host.clone(), why: reasons(&error) },
-                false => CallError::Broken { host: host.clone(), why: reasons(&error) },
+            let answer = answer.await.map_err(|error| {
+                if error.is_connect() {
+                    CallError::Unconnected { host: host.clone(), why: reasons(&error) }
+                } else {
+                    CallError::Broken { host: host.clone(), why: reasons(&error) }
+                }
             })?;
             let (head, body) = answer.into_parts();
             let body =

@@ -107,9 +107,12 @@ impl Pooled {
         };
         let admitted = turn.is_some();
         let connecting = async {
-            self.pool.acquire().await.map_err(|error| match proof::is_rejected(&error) {
-                true => Unconnected::Rejected(self.rejected(&error)),
-                false => Unconnected::Failed(error),
+            self.pool.acquire().await.map_err(|error| {
+                if proof::is_rejected(&error) {
+                    Unconnected::Rejected(self.rejected(&error))
+                } else {
+                    Unconnected::Failed(error)
+                }
             })
         };
         // The turn is held until a rejection is known to whoever comes next.

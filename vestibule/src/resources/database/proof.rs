@@ -95,9 +95,10 @@ async fn check_schema(connection: &mut PgConnection, package: &Package) -> Resul
         .filter(|version| !applied.iter().any(|(applied, _)| applied == version))
         .map(|version| version.to_string())
         .collect();
-    match missing.is_empty() {
-        true => Ok(()),
-        false => Err(behind(format!("this binary needs migrations that were not applied: {}", missing.join(", ")))),
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        Err(behind(format!("this binary needs migrations that were not applied: {}", missing.join(", "))))
     }
 }
 
