@@ -10,7 +10,6 @@
 //! - To work in the background, see `outbox.rs`. Delete it if you have no webhook.
 //! - To change the schema, add a file to `migrations/`.
 
-mod note;
 mod notes;
 mod outbox;
 mod secrets;

@@ -8,7 +8,7 @@
 //!
 #![doc = include_str!("outbox.md")]
 
-use crate::{Notes, Settings, note::Note};
+use crate::Notes;
 use axum::{
     body::Bytes,
     http::{Request, header::CONTENT_TYPE},
@@ -27,46 +27,6 @@ const WORKERS: usize = 4;
 /// The time that a claim lasts beyond the timeout of its delivery. It is for the statements before and after it.
 const CLAIM_MARGIN: Duration = Duration::from_secs(10);
 
-/// An event that the webhook is told of.
-#[derive(Serialize)]
-#[serde(tag = "type", content = "note")]
-pub(crate) enum Event<'a> {
-    #[serde(rename = "note.created")]
-    Created(&'a Note),
-    #[serde(rename = "note.deleted")]
-    Deleted { id: Uuid },
-}
-
-impl Event<'_> {
-    fn note_id(&self) -> Uuid {
-        match self {
-            Self::Created(note) => note.id,
-            Self::Deleted { id } => *id,
-        }
-    }
-
-    /// Records the event, in the transaction of the change that it is about.
-    pub(crate) async fn record(&self, trace: &TraceContext, transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
-        #[derive(Serialize)]
-        struct Message<'a> {
-            id: Uuid,
-            #[serde(flatten)]
-            event: &'a Event<'a>,
-        }
-        let id = Uuid::now_v7();
-        let payload = serde_json::to_string(&Message { id, event: self }).expect("an event is plain data");
-        sqlx::query("INSERT INTO outbox (id, note_id, payload, traceparent, tracestate) VALUES ($1, $2, $3, $4, $5)")
-            .bind(id)
-            .bind(self.note_id())
-            .bind(payload)
-            .bind(trace.traceparent())
-            .bind(trace.tracestate())
-            .execute(transaction)
-            .await?;
-        Ok(())
-    }
-}
-
 /// The webhook that events are delivered to.
 pub(crate) struct Webhook {
     client: ApiClient,
@@ -82,25 +42,51 @@ impl Webhook {
     /// Returns `None` if no URL is configured.
     pub(crate) async fn build(cx: &Build<'_, Notes>) -> Result<Option<Self>, BuildError> {
         // Also without a webhook, so that the series are there with 0.
-        let delivered = counter(cx, "delivered")?;
-        let failed = counter(cx, "failed")?;
+        let (delivered, failed) = (counter(cx, "delivered")?, counter(cx, "failed")?);
         let set_aside = counter(cx, "set_aside")?;
-        let Settings { webhook_url, webhook_timeout, webhook_attempts, webhook_give_up, .. } = cx.settings;
-        let Some(url) = webhook_url else { return Ok(None) };
+        let Some(url) = &cx.settings.webhook_url else { return Ok(None) };
         let Some(key) = &cx.secrets.webhook else {
             let line = "its key beside it: webhook = \"{prefix}/webhook\", or its id there, in [secrets.ids]";
             return Err(BuildError::setting("service.webhook_url", line));
         };
-        let endpoint = ApiEndpoint { timeout: *webhook_timeout, ..ApiEndpoint::at(url.clone()) };
+        let endpoint = ApiEndpoint { timeout: cx.settings.webhook_timeout, ..ApiEndpoint::at(url.clone()) };
         Ok(Some(Self {
             client: cx.client(key, &endpoint).await?,
-            timeout: *webhook_timeout,
-            max_failures: webhook_attempts.get().into(),
-            give_up_after: *webhook_give_up,
+            timeout: endpoint.timeout,
+            max_failures: cx.settings.webhook_attempts.get().into(),
+            give_up_after: cx.settings.webhook_give_up,
             delivered,
             failed,
             set_aside,
         }))
+    }
+
+    /// Records an event in the outbox, in the transaction of the change that it is about.
+    pub(crate) async fn record(
+        &self,
+        event: &'static str,
+        note_id: Uuid,
+        note: impl Serialize,
+        trace: &TraceContext,
+        transaction: &mut PgConnection,
+    ) -> Result<(), sqlx::Error> {
+        #[derive(Serialize)]
+        struct Event<N> {
+            id: Uuid,
+            r#type: &'static str,
+            note: N,
+        }
+        let id = Uuid::now_v7();
+        let payload = serde_json::to_string(&Event { id, r#type: event, note }).expect("an event is plain data");
+        sqlx::query("INSERT INTO outbox (id, note_id, payload, traceparent, tracestate) VALUES ($1, $2, $3, $4, $5)")
+            .bind(id)
+            .bind(note_id)
+            .bind(payload)
+            .bind(trace.traceparent())
+            .bind(trace.tracestate())
+            .execute(transaction)
+            .await?;
+        Ok(())
     }
 
     /// Delivers one event that is due. Returns `false` if there is none.
