@@ -141,7 +141,7 @@ pub struct SecretsConfig {
 pub enum SecretsProvider {
     /// AWS Secrets Manager.
     #[default]
-    AwsConfig,
+    Aws,
 }
 
 /// What readiness answers while credentials are stale.
@@ -158,7 +158,7 @@ pub enum WhenStale {
 impl Default for SecretsConfig {
     fn default() -> Self {
         Self {
-            provider: SecretsProvider::AwsConfig,
+            provider: SecretsProvider::Aws,
             prefix: String::new(),
             deadline: Duration::from_secs(30),
             refresh_every: Duration::from_secs(5 * 60),

@@ -248,6 +248,7 @@ fn the_effective_configuration_says_where_each_value_came_from() {
     assert!(text.contains("default.toml:2"), "{text}");
     assert!(text.contains("max_connections = 10  # default"), "{text}");
     assert!(text.contains("# webhook is not set"), "{text}");
+    assert!(text.contains("provider = \"aws\"  # default"), "{text}");
     assert!(text.contains("body_limit = \"1100 KiB\""), "{text}");
     assert!(text.contains("revoked = [\"v1\", \"v2\"]"), "{text}");
     let id = text.lines().find(|line| line.starts_with("webhook = \"svc/webhook\"")).expect("the id that counts");
