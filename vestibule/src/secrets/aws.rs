@@ -39,7 +39,7 @@ impl SecretsManager {
     /// keys and endpoints without TLS are left out unless the configuration allows them. Asks no secret yet.
     pub async fn of_regions(aws: &AwsConfig, production: bool) -> Result<Vec<(String, Self)>, Fault> {
         // The SDK panics where it finds none, even for an endpoint without TLS.
-        trust::of_platform()?;
+        trust::platform_authorities()?;
         let platform_only = production && !aws.allow_static_keys;
         let mut loader = aws_config::defaults(BehaviorVersion::latest()).retry_config(RetryConfig::disabled());
         if let Some(region) = aws.regions.first() {
