@@ -71,7 +71,7 @@ fn a_certificate_is_rotated_until_who_connects_sees_it(workspace: &Workspace) ->
     let before = std::time::SystemTime::now();
     for (name, arguments, days) in [("tls", &["--expires", "6d"][..], 6), ("server_tls", &[], 90)] {
         let (code, said) = workspace.run(&[&["rotate", name], arguments].concat())?;
-        let expected = ["fake/tls: version", "SIGHUP", "in service", "shows the new certificate to who connects now"];
+        let expected = ["fake/tls: version", "SIGHUP", "in service", "shows the new certificate in new connections"];
         assert!(code == Some(0) && expected.iter().all(|text| said.contains(text)), "{said}");
         assert_eq!(said.matches("shows the new certificate").count(), 2, "each listener is asked: {said}");
         let until = said.lines().find_map(|line| line.split_once("until ")).ok_or("it names the end")?.1;
