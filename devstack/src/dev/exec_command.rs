@@ -18,7 +18,7 @@ pub(crate) struct ExecCommand {
 }
 
 impl ExecCommand {
-    /// Replaces this process with the command. So the command has its own exit code and receives signals itself. Returns
+    /// Replaces this process with the command. So its exit code is the command's, and signals reach the command. Returns
     /// only if that fails.
     pub(crate) fn run(self) -> DevError {
         let program = match program() {

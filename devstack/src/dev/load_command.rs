@@ -12,7 +12,7 @@ use std::time::Duration;
 use devstack::workspace;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, interval_at, sleep_until};
+use tokio::time::{Instant, Interval, interval_at, sleep_until};
 
 use crate::dev::dev_client::DevClient;
 use crate::dev::dev_lock;
@@ -49,6 +49,8 @@ struct RunningLoad {
     end: watch::Sender<Option<Instant>>,
     finished: mpsc::UnboundedReceiver<FinishedRequest>,
     generations: watch::Receiver<SeenGenerations>,
+    ticks: Interval,
+    signals: watch::Receiver<u32>,
     /// Ends its tasks when dropped.
     _clients: JoinSet<()>,
 }
@@ -64,7 +66,7 @@ impl LoadCommand {
         self.start(requests, dev_client, generations).report().await
     }
 
-    /// Starts the clients, and prints what they do.
+    /// Starts the clients, and prints their requests.
     fn start(
         &self,
         requests: Arc<LoadRequests>,
@@ -91,7 +93,15 @@ impl LoadCommand {
             println!("one of {WRITE_EVERY} is POST {url}");
         }
         println!("one of {CONNECT_EVERY} opens a connection of its own");
-        RunningLoad { schedule, end, finished, generations, _clients: clients }
+        RunningLoad {
+            schedule,
+            end,
+            finished,
+            generations,
+            ticks: interval_at(start + SECOND, SECOND),
+            signals: stop_signals(),
+            _clients: clients,
+        }
     }
 }
 
@@ -99,40 +109,44 @@ impl RunningLoad {
     /// Prints a line per second, and everything at the end.
     async fn report(mut self) -> Result<(), DevError> {
         println!("second  requests  failures        p50        p99  generation");
-        let mut signals = stop_signals();
-        let mut ticks = interval_at(self.schedule.start + SECOND, SECOND);
-        let (mut second_statistics, mut all) = (LoadStatistics::default(), LoadStatistics::default());
+        let mut all = LoadStatistics::default();
         for second in 1.. {
-            let over = loop {
-                let overdue = self.end.borrow().map(|end| end + TIMEOUT);
-                tokio::select! {
-                    request = self.finished.recv() => match request {
-                        Some(request) => second_statistics.add(request),
-                        // Every client is done.
-                        None => break true,
-                    },
-                    _ = ticks.tick() => break false,
-                    _ = signals.changed() => {
-                        // A second signal does not wait for the last requests.
-                        if *signals.borrow() > 1 {
-                            break true;
-                        }
-                        self.end_now();
-                    }
-                    () = sleep_until(overdue.unwrap_or(self.schedule.start)), if overdue.is_some() => break true,
-                }
-            };
-            if !over || !second_statistics.is_empty() {
+            let mut statistics = LoadStatistics::default();
+            let over = self.collect_second(&mut statistics).await;
+            if !over || !statistics.is_empty() {
                 let generation = self.generations.borrow_and_update().current();
-                println!("{second:>6}  {}  {generation:>10}", second_statistics.line());
+                println!("{second:>6}  {}  {generation:>10}", statistics.line());
             }
-            all.absorb(&mut second_statistics);
+            all.absorb(statistics);
             if over {
                 break;
             }
         }
         let end = self.end.borrow().unwrap_or_else(Instant::now);
         all.report(self.schedule.due_before(end), end - self.schedule.start, &self.generations.borrow().all)
+    }
+
+    /// Collects the requests that end in this second. Returns true if the load is over.
+    async fn collect_second(&mut self, statistics: &mut LoadStatistics) -> bool {
+        loop {
+            let last_answer = self.end.borrow().map(|end| end + TIMEOUT);
+            tokio::select! {
+                request = self.finished.recv() => match request {
+                    Some(request) => statistics.add(request),
+                    // Every client is done.
+                    None => return true,
+                },
+                _ = self.ticks.tick() => return false,
+                _ = self.signals.changed() => {
+                    // At the second signal the user does not wait for the last requests.
+                    if *self.signals.borrow() > 1 {
+                        return true;
+                    }
+                    self.end_now();
+                }
+                () = sleep_until(last_answer.unwrap_or(self.schedule.start)), if last_answer.is_some() => return true,
+            }
+        }
     }
 
     fn end_now(&self) {

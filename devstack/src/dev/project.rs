@@ -38,8 +38,8 @@ impl Project {
 
 /// Builds the service's binary, and returns its path.
 ///
-/// Without `-p`: with it Cargo would choose other features of shared dependencies than `cargo test` does, and build them
-/// all again.
+/// It does not use `-p`. With `-p`, Cargo chooses other features of shared dependencies than in `cargo test`, and builds
+/// them all again.
 pub(crate) async fn build(workspace: &Path, name: &str) -> Result<PathBuf, DevError> {
     let mut command = cargo(workspace);
     command.args(["build", "--bin", name, "--message-format=json-render-diagnostics"]);

@@ -142,8 +142,8 @@ async fn wait_for_listeners(
     Ok(())
 }
 
-/// Waits until the version is in service, and returns the generation. It can be an old generation: one that began in the
-/// window stays when the label moves.
+/// Waits until the version is in service, and returns the generation. It is no new generation if the service loaded the
+/// version in the window already.
 async fn wait_until_in_service(status_client: &StatusClient, name: &str, version: &str) -> Result<u64, DevError> {
     let in_service = RELOAD.until_async(async || match status_client.status().await {
         Ok(status) if status.version(name) == Some(version) => Some(Ok(status.generation())),

@@ -1,4 +1,4 @@
-//! A search for secret values in whatever must not hold them.
+//! A search for secret values in logs and other output.
 
 mod encodings;
 mod secret_parts;
@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::stack::leak_detector::encodings::encodings;
 use crate::stack::leak_detector::secret_parts::secret_parts;
 
-/// A detector that knows secret values and finds them, in any common encoding. Clones share the values.
+/// A collection of secret values that finds them in a text, in any common encoding. Clones share the values.
 #[derive(Clone, Default)]
 pub struct LeakDetector(Arc<Mutex<Vec<KnownSecret>>>);
 

@@ -77,7 +77,7 @@ fn failure_kind(error: &reqwest::Error) -> &'static str {
     }
 }
 
-/// Tells if an error of rustls is among the causes.
+/// Returns true if an error of rustls is among the causes.
 fn has_tls_cause(error: &reqwest::Error) -> bool {
     let mut next = error.source();
     while let Some(cause) = next {

@@ -33,11 +33,11 @@ impl LoadStatistics {
         }
     }
 
-    /// Moves everything out of `other` into this.
-    pub(super) fn absorb(&mut self, other: &mut Self) {
-        self.took.append(&mut other.took);
-        self.certificates.append(&mut other.certificates);
-        for (kind, count) in std::mem::take(&mut other.failed) {
+    /// Adds the requests of `other`.
+    pub(super) fn absorb(&mut self, other: Self) {
+        self.took.extend(other.took);
+        self.certificates.extend(other.certificates);
+        for (kind, count) in other.failed {
             *self.failed.entry(kind).or_default() += count;
         }
     }

@@ -60,7 +60,8 @@ impl Authority {
         Some(Self { root, intermediate: certificate.into(), issuer })
     }
 
-    /// Tells if a client that trusts the root accepts what the issuer signs, now and at the end of the longest lifetime.
+    /// Returns true if a client that trusts the root accepts what the issuer signs, now and at the end of the longest
+    /// lifetime.
     fn is_trusted(&self) -> bool {
         self.verified_at(SystemTime::now()).is_some() && self.verified_at(SystemTime::now() + DAY * DAYS).is_some()
     }

@@ -5,8 +5,8 @@ use crate::stack::random::SENTINEL;
 /// The fields of a secret that are not secret.
 const PUBLIC: [&str; 7] = ["engine", "username", "host", "port", "dbname", "certificate", "tls.crt"];
 
-/// Returns the secret parts of a value: each sentinel, which no escaping alters, and then the fields of a JSON object or
-/// else the whole value.
+/// Returns the secret parts of a value: each sentinel, which no escaping alters, and the fields of a JSON object, or the
+/// whole value if it is none.
 pub(super) fn secret_parts(value: &str) -> Vec<String> {
     let mut secrets = sentinels_in(value);
     match serde_json::from_str(value) {
@@ -44,8 +44,8 @@ fn sentinels_in(value: &str) -> Vec<String> {
     sentinels
 }
 
-/// Returns the lines of a private key in PEM. Each is a leak by itself, except the first and the last, which are the same
-/// in every key.
+/// Returns the lines of a private key in PEM, each of which is a leak by itself. The first and the last line are the same
+/// in every key, and are not included.
 fn key_lines(text: &str) -> Vec<String> {
     let mut lines = Vec::new();
     let mut in_key = false;
