@@ -1,4 +1,4 @@
-//! `cargo dev`, with a fake cargo and a fake service: the real ones are tried by the project's own tests.
+//! `cargo dev` with a fake cargo and a fake service. The project's own tests use the real ones.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::TcpListener;
@@ -8,25 +8,26 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use devstack::Signal;
+use devstack::{Polling, Signal};
 use serde_json::Value;
 
 use crate::Outcome;
 use crate::life::{gone, kill};
 
-/// What the fake service can be asked for.
+/// The metadata of the fake package: the requests that the fake service answers.
 const METADATA: &str = r#"{"devstack": {"get": "/v1/things?all=1",
     "post": {"path": "/v1/thing", "body": "{\"is\": \"Bob's\"}"}}}"#;
 
-/// A target folder of its own, with the environment that is installed already.
+/// A target folder of its own, with a link to the installed Python environment, and the addresses of its service.
 pub(crate) struct Workspace {
     pub(crate) target: PathBuf,
     public: String,
     pub(crate) admin: String,
-    /// More of the environment.
+    /// Additional variables.
     pub(crate) variables: Vec<(&'static str, String)>,
 }
 
+/// A running `cargo dev`.
 pub(crate) struct Dev {
     pub(crate) child: Child,
     stderr: Option<JoinHandle<String>>,
@@ -44,6 +45,7 @@ impl Workspace {
         Ok(Self { target, public: free()?, admin: free()?, variables: Vec::new() })
     }
 
+    /// Prepares `cargo dev` with these arguments.
     pub(crate) fn dev(&self, arguments: &[&str]) -> Command {
         let here = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/stack");
         let mut command = Command::new(env!("CARGO_BIN_EXE_devstack"));
@@ -64,13 +66,14 @@ impl Workspace {
         command
     }
 
-    /// `cargo dev stack`, with PostgreSQL and the secrets manager at these ports.
+    /// Prepares `cargo dev stack` with PostgreSQL and the secrets manager on these ports.
     pub(crate) fn stack(&self, ports: [u16; 2]) -> Command {
         let service = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stack/fake_service.py");
         let [postgres, manager] = ports.map(|port| port.to_string());
         self.dev(&["stack", service, "--postgres", &postgres, "--manager", &manager])
     }
 
+    /// Starts `cargo dev`, and waits until it is ready.
     pub(crate) fn up(&self) -> Result<Dev, std::io::Error> {
         Self::up_as(self.dev(&[]))
     }
@@ -92,16 +95,18 @@ impl Workspace {
         Ok(Dev { child, stderr: Some(stderr) })
     }
 
+    /// Reads the published state.
     pub(crate) fn state(&self) -> Option<Value> {
         serde_json::from_slice(&std::fs::read(self.target.join("devstack/state.json")).ok()?).ok()
     }
 
+    /// Runs `cargo dev` with these arguments to its end. Returns its code and its output.
     pub(crate) fn run(&self, arguments: &[&str]) -> Result<(Option<i32>, String), std::io::Error> {
         let output = self.dev(arguments).output()?;
         Ok((output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()))
     }
 
-    /// Runs it, and does something once it has said this.
+    /// Does the same as [`Self::run`], and calls `then` once a line of the output contains `says`.
     pub(crate) fn run_until(
         &self,
         arguments: &[&str],
@@ -122,17 +127,16 @@ impl Workspace {
         }
         let output = child.wait_with_output()?;
         said += &String::from_utf8_lossy(&output.stderr);
-        assert!(then.is_none(), "it never said `{says}`: {said}");
+        assert!(then.is_none(), "it never printed `{says}`: {said}");
         Ok((output.status.code(), said))
     }
 }
 
 impl Dev {
+    /// Waits for the end. Returns the status and the output. Kills the process after 20 s.
     pub(crate) fn ends(mut self) -> Result<(ExitStatus, String), Box<dyn std::error::Error>> {
-        let give_up = Instant::now() + Duration::from_secs(20);
-        while self.child.try_wait()?.is_none() && Instant::now() < give_up {
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        let polling = Polling { interval: Duration::from_millis(20), limit: Duration::from_secs(20) };
+        polling.until_blocking(|| self.child.try_wait().transpose()).transpose()?;
         let _ = self.child.kill();
         let status = self.child.wait()?;
         let mut stdout = String::new();
@@ -142,7 +146,7 @@ impl Dev {
     }
 }
 
-/// A test that fails leaves nothing behind either.
+/// A failed test, too, leaves nothing behind.
 impl Drop for Dev {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -159,22 +163,22 @@ fn pids_and_ports(state: &Value) -> (Vec<u32>, Vec<u16>) {
     (pids.into(), vec![manager.expect("a port"), database, admin.expect("a port")])
 }
 
-// One after another, because only one can run in a target folder: that is a part of what is tested.
+// One after another: a target folder allows one `cargo dev` at a time. That is a part of the test.
 #[tokio::test]
 async fn cargo_dev_runs_rotates_and_leaves_nothing_however_it_ends() -> Outcome {
     drop(devstack::PythonEnvironment::install(&|_| ()).await?);
     let mut workspace = Workspace::new("dev")?;
-    a_second_one_is_refused_and_ctrl_c_stops_everything(&workspace)?;
-    rotations_are_walked_and_watched(&workspace)?;
-    a_version_taken_up_in_the_window_is_in_service_after_it(&workspace)?;
-    a_load_is_steady_and_judged(&workspace)?;
-    a_project_says_what_is_asked_for(&mut workspace)?;
+    a_second_cargo_dev_is_an_error_and_ctrl_c_stops_everything(&workspace)?;
+    rotations_print_their_steps(&workspace)?;
+    a_version_loaded_in_the_window_stays_in_service(&workspace)?;
+    a_load_is_steady_and_fails_with_its_requests(&workspace)?;
+    the_metadata_of_a_project_names_the_requests(&mut workspace)?;
     a_crash_is_named_and_ends_the_rest(&workspace)?;
     the_second_signal_ends_everything_at_once(&workspace)?;
     being_killed_leaves_nothing(&workspace)
 }
 
-fn a_second_one_is_refused_and_ctrl_c_stops_everything(workspace: &Workspace) -> Outcome {
+fn a_second_cargo_dev_is_an_error_and_ctrl_c_stops_everything(workspace: &Workspace) -> Outcome {
     for arguments in [&["rotate", "database"][..], &["load"], &["exec", "check"]] {
         let (code, said) = workspace.run(arguments)?;
         assert!(code == Some(1) && said.contains("none runs in this workspace"), "{said}");
@@ -199,13 +203,13 @@ fn a_second_one_is_refused_and_ctrl_c_stops_everything(workspace: &Workspace) ->
     let (post, get) =
         (format!("http://{}/v1/thing", workspace.public), format!("'http://{}/v1/things", workspace.public));
     let post = format!("curl -i {post} -H 'content-type: application/json' -d '{{\"is\": \"Bob'\\''s\"}}'\n");
-    assert!(said.contains(&post) && said.contains(&format!("curl -s {get}?all=1'\n")), "as a shell takes it: {said}");
+    assert!(said.contains(&post) && said.contains(&format!("curl -s {get}?all=1'\n")), "quoted for a shell: {said}");
     assert!(gone(&pids, &ports), "{said}");
     assert!(workspace.state().is_none());
     Ok(())
 }
 
-fn rotations_are_walked_and_watched(workspace: &Workspace) -> Outcome {
+fn rotations_print_their_steps(workspace: &Workspace) -> Outcome {
     let dev = workspace.up()?;
     let state = workspace.state().expect("it is ready").to_string();
     assert!(!state.contains("sentinel-"), "a secret is in the state file");
@@ -223,7 +227,7 @@ fn rotations_are_walked_and_watched(workspace: &Workspace) -> Outcome {
         assert!(code == Some(0) && expected.iter().all(|text| said.contains(text)), "{credential}: {said}");
         assert!(!said.contains("sentinel-"));
     }
-    for (arguments, refused, why) in [
+    for (arguments, expected_code, reason) in [
         (&["nonsense"][..], 1, "it has database, reports, signing, webhook, migrator"),
         (&["tls"], 1, "no credential `tls`"),
         (&["signing", "--window", "1s"], 1, "`signing` is no login"),
@@ -231,7 +235,7 @@ fn rotations_are_walked_and_watched(workspace: &Workspace) -> Outcome {
         (&["database", "--window", "5"], 2, "invalid value '5' for '--window <DURATION>': time unit needed"),
     ] {
         let (code, said) = workspace.run(&[&["rotate"], arguments].concat())?;
-        assert!(code == Some(refused) && said.contains(why), "{said}");
+        assert!(code == Some(expected_code) && said.contains(reason), "{said}");
     }
     let (code, said) = workspace.run(&["exec", "audit", "--of", "here"])?;
     assert!(code == Some(69) && said.contains("audited here True\n"), "{said}");
@@ -244,7 +248,7 @@ fn rotations_are_walked_and_watched(workspace: &Workspace) -> Outcome {
     Ok(())
 }
 
-fn a_version_taken_up_in_the_window_is_in_service_after_it(workspace: &Workspace) -> Outcome {
+fn a_version_loaded_in_the_window_stays_in_service(workspace: &Workspace) -> Outcome {
     let mut command = workspace.dev(&[]);
     command.env("FAKE_EAGER", "1");
     let dev = Workspace::up_as(command)?;
@@ -262,7 +266,7 @@ fn a_version_taken_up_in_the_window_is_in_service_after_it(workspace: &Workspace
     Ok(())
 }
 
-fn a_load_is_steady_and_judged(workspace: &Workspace) -> Outcome {
+fn a_load_is_steady_and_fails_with_its_requests(workspace: &Workspace) -> Outcome {
     let dev = workspace.up()?;
     let service = workspace.state().expect("it is ready")["running"]["pids"]["service"].as_u64().expect("a pid") as u32;
     const LOAD: [&str; 5] = ["load", "--rate", "50", "--clients", "1"];
@@ -280,7 +284,7 @@ fn a_load_is_steady_and_judged(workspace: &Workspace) -> Outcome {
         workspace.run_until(&lasting("3s"), A_SECOND, |_| devstack::send_signal(service, Signal::USR2))?;
     let p99 = said.lines().find_map(|line| line.strip_prefix("p99")?.strip_suffix("ms")?.trim().parse::<f64>().ok());
     assert!(code == Some(0) && said.contains("requests     150"), "{said}");
-    assert!(p99.is_some_and(|p99| p99 > 500.0), "whoever had to wait for the stalled one counts too: {said}");
+    assert!(p99.is_some_and(|p99| p99 > 500.0), "the wait for a stalled request counts: {said}");
 
     devstack::send_signal(service, Signal::USR1)?;
     let (code, said) = workspace.run(&lasting("500ms"))?;
@@ -291,10 +295,10 @@ fn a_load_is_steady_and_judged(workspace: &Workspace) -> Outcome {
     Ok(())
 }
 
-fn a_project_says_what_is_asked_for(workspace: &mut Workspace) -> Outcome {
-    let wants = |wanted: &str| vec![("FAKE_METADATA", format!("{{\"devstack\": {wanted}}}"))];
+fn the_metadata_of_a_project_names_the_requests(workspace: &mut Workspace) -> Outcome {
+    let with_metadata = |section: &str| vec![("FAKE_METADATA", format!("{{\"devstack\": {section}}}"))];
     let load = ["load", "--rate", "50", "--for", "1s"];
-    workspace.variables = wants(r#"{"receivers": {}}"#);
+    workspace.variables = with_metadata(r#"{"receivers": {}}"#);
     let dev = workspace.up()?;
     let (code, said) = workspace.run(&load)?;
     let expected = "[package.metadata.devstack] in Cargo.toml wants `get = \"/v1/hello\"`";
@@ -302,7 +306,7 @@ fn a_project_says_what_is_asked_for(workspace: &mut Workspace) -> Outcome {
     workspace.variables = Vec::new();
     let (code, said) = workspace.run(&load)?;
     assert!(code == Some(0) && said.contains("/v1/things?all=1\none of 10 is POST "), "{said}");
-    workspace.variables = wants(r#"{"get": "/v1/things?all=1"}"#);
+    workspace.variables = with_metadata(r#"{"get": "/v1/things?all=1"}"#);
     let (code, said) = workspace.run(&load)?;
     assert!(code == Some(0) && !said.contains("POST"), "{said}");
     for (wrong, expected) in [
@@ -317,7 +321,7 @@ fn a_project_says_what_is_asked_for(workspace: &mut Workspace) -> Outcome {
         (r#"{"gett": "/"}"#, "nothing but `get`, `post` and `receivers`, and not `gett`"),
         ("1", "wants a section"),
     ] {
-        workspace.variables = wants(wrong);
+        workspace.variables = with_metadata(wrong);
         let (code, said) = workspace.run(&load)?;
         assert!(code == Some(1) && said.contains(expected), "{wrong}: {said}");
     }
@@ -325,7 +329,7 @@ fn a_project_says_what_is_asked_for(workspace: &mut Workspace) -> Outcome {
 
     devstack::send_signal(dev.child.id(), Signal::TERM)?;
     let (_, said) = dev.ends()?;
-    assert_eq!(said.matches("written to\n").count(), 5, "of the second load's: {said}");
+    assert_eq!(said.matches("written to\n").count(), 5, "those of the second load: {said}");
     let requests = said.lines().filter(|line| line.contains("curl") && !line.contains("/status"));
     assert_eq!(requests.count(), 0, "nothing to try without `get` and `post`: {said}");
     Ok(())

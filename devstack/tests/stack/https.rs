@@ -9,8 +9,8 @@ use devstack::reqwest::{Certificate, Client, Identity};
 use crate::Outcome;
 use crate::dev::Workspace;
 
-/// What curl does with the files that are printed for it.
-fn curl(workspace: &Workspace, identity: bool) -> Result<Client, Box<dyn std::error::Error>> {
+/// Returns a client that uses the files that `cargo dev` prints for curl.
+fn curl_client(workspace: &Workspace, identity: bool) -> Result<Client, Box<dyn std::error::Error>> {
     let file = |name| std::fs::read(workspace.target.join("devstack").join(name));
     let client = Client::builder().no_proxy().tls_certs_only([Certificate::from_pem(&file("ca.pem")?)?]);
     Ok(if identity { client.identity(Identity::from_pem(&file("client.pem")?)?) } else { client }.build()?)
@@ -21,7 +21,7 @@ fn file(workspace: &Workspace, name: &str) -> PathBuf {
 }
 
 #[tokio::test]
-async fn cargo_dev_with_tls_trusts_its_own_authority_in_all_it_does() -> Outcome {
+async fn every_command_of_cargo_dev_works_with_tls() -> Outcome {
     drop(devstack::PythonEnvironment::install(&|_| ()).await?);
     let mut workspace = Workspace::new("https")?;
     std::fs::write(workspace.target.join("config/dev.toml"), "")?;
@@ -33,10 +33,10 @@ async fn cargo_dev_with_tls_trusts_its_own_authority_in_all_it_does() -> Outcome
     let dev = Workspace::up_as(command)?;
     let admin = format!("https://{}", workspace.admin);
     let certificate = file(&workspace, "ca.pem");
-    curl(&workspace, false)?.get(format!("{admin}/status")).send().await?.error_for_status()?;
-    assert!(!file(&workspace, "client.pem").exists(), "nobody asks for a certificate");
+    curl_client(&workspace, false)?.get(format!("{admin}/status")).send().await?.error_for_status()?;
+    assert!(!file(&workspace, "client.pem").exists(), "the service asks for no client certificate");
 
-    a_certificate_is_rotated_until_who_connects_sees_it(&workspace)?;
+    a_certificate_is_rotated_and_new_connections_show_it(&workspace)?;
     let (code, said) = workspace.run(&["load", "--rate", "50", "--for", "1s"])?;
     assert!(code == Some(0) && said.contains("failures     0") && said.contains("certificates 1"), "{said}");
 
@@ -48,10 +48,13 @@ async fn cargo_dev_with_tls_trusts_its_own_authority_in_all_it_does() -> Outcome
     assert!(code == Some(1) && kinds.iter().all(|kind| said.contains(kind)), "old connections and new ones: {said}");
 
     let (_, said) = workspace.run(&["exec", "audit", "--of", "here"])?;
-    assert!(said.contains("profile dev 7s"), "a command of the service is configured as the running one: {said}");
+    assert!(
+        said.contains("profile dev 7s"),
+        "a command of the service has the configuration of the running one: {said}"
+    );
     let mut command = workspace.dev(&["exec", "audit", "--of", "here"]);
     let said = command.env("APP_SERVER__DRAIN", "8s").output()?.stdout;
-    assert!(String::from_utf8_lossy(&said).contains("profile dev 8s"), "unless its user says otherwise");
+    assert!(String::from_utf8_lossy(&said).contains("profile dev 8s"), "the user's own variables come first");
 
     devstack::send_signal(dev.child.id(), Signal::INT)?;
     let (status, said) = dev.ends()?;
@@ -62,16 +65,16 @@ async fn cargo_dev_with_tls_trusts_its_own_authority_in_all_it_does() -> Outcome
     let audit = format!("cargo dev exec audit --ca {} {admin}\n", certificate.display());
     assert!(said.contains(&audit) && !said.contains("PRIVATE KEY"), "{said}");
 
-    an_authority_lives_as_long_as_the_target_folder(&workspace)?;
-    a_service_that_keeps_its_certificate_is_found_out(&mut workspace)?;
-    a_client_shows_the_certificate_that_it_is_asked_for(&mut workspace).await
+    an_authority_stays_as_long_as_the_target_folder(&workspace)?;
+    a_service_that_does_not_change_its_certificate_is_an_error(&mut workspace)?;
+    a_client_shows_a_certificate_if_the_service_asks_for_one(&mut workspace).await
 }
 
-fn a_certificate_is_rotated_until_who_connects_sees_it(workspace: &Workspace) -> Outcome {
+fn a_certificate_is_rotated_and_new_connections_show_it(workspace: &Workspace) -> Outcome {
     let before = std::time::SystemTime::now();
     for (name, arguments, days) in [("tls", &["--expires", "6d"][..], 6), ("server_tls", &[], 90)] {
         let (code, said) = workspace.run(&[&["rotate", name], arguments].concat())?;
-        let expected = ["fake/tls: version", "SIGHUP", "in service", "shows the new certificate to who connects now"];
+        let expected = ["fake/tls: version", "SIGHUP", "in service", "shows the new certificate in new connections"];
         assert!(code == Some(0) && expected.iter().all(|text| said.contains(text)), "{said}");
         assert_eq!(said.matches("shows the new certificate").count(), 2, "each listener is asked: {said}");
         let until = said.lines().find_map(|line| line.split_once("until ")).ok_or("it names the end")?.1;
@@ -84,16 +87,16 @@ fn a_certificate_is_rotated_until_who_connects_sees_it(workspace: &Workspace) ->
     Ok(())
 }
 
-fn an_authority_lives_as_long_as_the_target_folder(workspace: &Workspace) -> Outcome {
+fn an_authority_stays_as_long_as_the_target_folder(workspace: &Workspace) -> Outcome {
     let before = std::fs::read(file(workspace, "ca.pem"))?;
     let dev = workspace.up()?;
-    assert_eq!(std::fs::read(file(workspace, "ca.pem"))?, before, "whoever trusts it need not start again");
+    assert_eq!(std::fs::read(file(workspace, "ca.pem"))?, before, "a client that trusts it need not start again");
     devstack::send_signal(dev.child.id(), Signal::INT)?;
     dev.ends()?;
     Ok(())
 }
 
-fn a_service_that_keeps_its_certificate_is_found_out(workspace: &mut Workspace) -> Outcome {
+fn a_service_that_does_not_change_its_certificate_is_an_error(workspace: &mut Workspace) -> Outcome {
     workspace.variables = vec![("FAKE_TLS", "stale".into())];
     let dev = workspace.up()?;
     let (code, said) = workspace.run(&["rotate", "tls"])?;
@@ -105,12 +108,12 @@ fn a_service_that_keeps_its_certificate_is_found_out(workspace: &mut Workspace) 
     Ok(())
 }
 
-async fn a_client_shows_the_certificate_that_it_is_asked_for(workspace: &mut Workspace) -> Outcome {
+async fn a_client_shows_a_certificate_if_the_service_asks_for_one(workspace: &mut Workspace) -> Outcome {
     workspace.variables = vec![("FAKE_TLS", "fresh".into()), ("FAKE_CLIENTS", "1".into())];
     let dev = workspace.up()?;
     let status = format!("https://{}/status", workspace.admin);
-    curl(workspace, false)?.get(&status).send().await.expect_err("it shows no certificate");
-    curl(workspace, true)?.get(&status).timeout(Duration::from_secs(5)).send().await?.error_for_status()?;
+    curl_client(workspace, false)?.get(&status).send().await.expect_err("it shows no certificate");
+    curl_client(workspace, true)?.get(&status).timeout(Duration::from_secs(5)).send().await?.error_for_status()?;
     for name in ["tls", "client_ca"] {
         let (code, said) = workspace.run(&["rotate", name])?;
         assert!(code == Some(0) && said.contains("in service"), "{said}");

@@ -1,16 +1,20 @@
+//! The end of a stack: nothing is left behind.
+
 use std::net::TcpStream;
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use devstack::{Stack, free_port};
+use devstack::{Polling, Stack, eventually, free_port};
 
 use crate::Outcome;
 use crate::dev::Workspace;
 
+const END: Polling = Polling { interval: Duration::from_millis(50), limit: Duration::from_secs(15) };
+
 pub(crate) fn alive(pid: u32) -> bool {
     let status = Command::new("ps").args(["-o", "stat=", "-p", &pid.to_string()]).output();
     let status = status.expect("every system has ps").stdout;
-    // A container without an init keeps the dead of others as zombies.
+    // In a container without an init process, dead orphans stay as zombies.
     !status.is_empty() && !status.starts_with(b"Z")
 }
 
@@ -28,15 +32,13 @@ fn ports(stack: &Stack) -> [u16; 2] {
     [stack.postgres().port, port.expect("the endpoint ends with its port")]
 }
 
+/// Waits until no process runs and no port listens. Returns false if that does not happen within 15 s.
 pub(crate) fn gone(pids: &[u32], ports: &[u16]) -> bool {
-    let give_up = Instant::now() + Duration::from_secs(15);
-    while pids.iter().any(|pid| alive(*pid)) || ports.iter().any(|port| listens(*port)) {
-        if Instant::now() > give_up {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    true
+    let gone = END.until_blocking(|| {
+        let left = pids.iter().any(|pid| alive(*pid)) || ports.iter().any(|port| listens(*port));
+        if left { None } else { Some(()) }
+    });
+    gone.is_some()
 }
 
 #[tokio::test]
@@ -49,7 +51,7 @@ async fn a_stack_that_stops_leaves_no_process_no_port_and_no_folder() -> Outcome
     let half_removed = runs.join("half-removed");
     std::fs::create_dir_all(half_removed.join("postgres"))?;
     Stack::start(&|_| ()).await?.stop().await;
-    assert!(!half_removed.exists() && log.exists(), "the next one clears away what is dead, and nothing else");
+    assert!(!half_removed.exists() && log.exists(), "the next run removes dead folders, and nothing else");
 
     stack.stop().await;
     assert!(!pids.iter().any(|pid| alive(*pid)) && !ports.iter().any(|port| listens(*port)));
@@ -62,11 +64,7 @@ async fn a_part_that_crashes_is_named() -> Outcome {
     for (part, name) in ["PostgreSQL", "the secrets manager"].into_iter().enumerate() {
         let stack = Stack::start(&|_| ()).await?;
         kill(stack.pids()[part]);
-        let give_up = Instant::now() + Duration::from_secs(5);
-        while stack.exited().is_none() && Instant::now() < give_up {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        let error = stack.exited().expect("it was killed").to_string();
+        let error = eventually("the end of the killed part", async || stack.exited()).await.to_string();
         assert!(error.starts_with(&format!("{name} stopped by itself (signal: 9")), "{error}");
         stack.stop().await;
     }

@@ -1,7 +1,7 @@
-//! The local stack is what it says: it refuses wrong passwords, keeps tenants apart, and leaves nothing behind.
+//! Tests of the local stack and of `cargo dev`.
 
+mod api_receivers;
 mod authority;
-mod deliveries;
 mod dev;
 mod https;
 mod life;

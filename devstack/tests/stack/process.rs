@@ -1,3 +1,5 @@
+//! A program under test: its environment, its output and its end.
+
 use std::time::Duration;
 
 use devstack::{Launch, Signal, Stack, Tenant};
