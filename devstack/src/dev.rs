@@ -1,22 +1,22 @@
-mod admin;
-mod advice;
-mod alone;
-mod caller;
 mod deliveries;
-mod exec;
-mod load;
+mod dev_client;
+mod dev_metadata;
+mod dev_state;
+mod exec_command;
+mod hints;
+mod load_command;
 mod project;
-mod rotate;
-mod service;
-mod state;
-mod up;
-mod wishes;
+mod rotate_command;
+mod service_program;
+mod stack_command;
+mod status_client;
+mod up_command;
 
-pub(crate) use alone::Alone;
-pub(crate) use exec::Exec;
-pub(crate) use load::Load;
-pub(crate) use rotate::Rotate;
-pub(crate) use up::up;
+pub(crate) use exec_command::ExecCommand;
+pub(crate) use load_command::LoadCommand;
+pub(crate) use rotate_command::RotateCommand;
+pub(crate) use stack_command::StackCommand;
+pub(crate) use up_command::up;
 
 /// Why `cargo dev` ends with a failure, for people.
 #[derive(Debug, thiserror::Error)]

@@ -17,13 +17,13 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Rotates a credential of the running service: a login in the four steps of AWS, anything else at once.
-    Rotate(dev::Rotate),
+    Rotate(dev::RotateCommand),
     /// Runs a command of the service, where the running one finds its secrets: `cargo dev exec audit 127.0.0.1:9090`.
-    Exec(dev::Exec),
+    Exec(dev::ExecCommand),
     /// Sends requests to the running service at a steady rate, and says each second how they fare.
-    Load(dev::Load),
+    Load(dev::LoadCommand),
     /// Runs the stack without the service, for one that runs elsewhere: in the container beside it (`compose.yaml`).
-    Stack(dev::Alone),
+    Stack(dev::StackCommand),
 }
 
 #[tokio::main]

@@ -30,9 +30,9 @@ pub(crate) fn receive(
                     error.report()
                 ))
             })?;
-            receiver.accept_held(tenant, &name);
+            receiver.accept_keys_of(tenant, &name);
             let told = Mutex::new(Told { second: Instant::now(), lines: 0, more: 0 });
-            receiver.tell(move |delivery| {
+            receiver.on_request(move |delivery| {
                 let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
                 for line in told.lines(delivery) {
                     eprintln!("{name:>9}  {line}");

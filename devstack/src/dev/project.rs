@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio::process::Command;
 
 use super::Failure;
-use super::wishes::Wishes;
+use super::dev_metadata::DevMetadata;
 
 /// A credential that the service asks for.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -62,7 +62,7 @@ impl Listener {
 pub(crate) struct Project {
     /// Its binary's.
     pub(crate) name: String,
-    pub(crate) wishes: Wishes,
+    pub(crate) dev_metadata: DevMetadata,
 }
 
 pub(crate) async fn read(workspace: &Path) -> Result<Project, Failure> {
@@ -78,7 +78,7 @@ pub(crate) async fn read(workspace: &Path) -> Result<Project, Failure> {
     let (Some(root), Some(name)) = (root, name) else {
         return Err(Failure::new("`cargo metadata` names no package in the root of the workspace"));
     };
-    Ok(Project { name: name.into(), wishes: Wishes::read(&root["metadata"]["devstack"])? })
+    Ok(Project { name: name.into(), dev_metadata: DevMetadata::read(&root["metadata"]["devstack"])? })
 }
 
 /// Builds the service's binary.

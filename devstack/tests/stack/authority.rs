@@ -131,7 +131,7 @@ fn serve_once(identity: &Identity) -> Result<u16, Box<dyn std::error::Error>> {
 #[tokio::test]
 async fn a_tenant_has_an_identity_and_a_client_ca_planted_and_their_key_is_looked_for() -> Outcome {
     let tenant = Stack::shared().await.tenant("identity").await?;
-    tenant.plant("server_tls", "tls_identity").await?.expect("the kind is known");
+    tenant.put_random("server_tls", "tls_identity").await?.expect("the kind is known");
     let secret: serde_json::Value = serde_json::from_str(&tenant.value("server_tls", "AWSCURRENT").await?)?;
     let certificate = secret["certificate"].as_str().expect("text");
     for name in ["localhost", "127.0.0.1", "::1"] {
@@ -142,7 +142,7 @@ async fn a_tenant_has_an_identity_and_a_client_ca_planted_and_their_key_is_looke
     assert_eq!(tenant.redact(&format!("before {line} after")), "before [server_tls] after", "a line is enough");
     tenant.assert_secret_free("a log", certificate);
 
-    tenant.plant("client_ca", "client_ca").await?.expect("the kind is known");
+    tenant.put_random("client_ca", "client_ca").await?.expect("the kind is known");
     let bundle = tenant.value("client_ca", "AWSCURRENT").await?;
     assert_eq!(bundle, tenant.authority().certificate());
     tenant.assert_secret_free("a log", &bundle);

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use devstack::reqwest::Client;
-use devstack::{Manager, Signal, free_port};
+use devstack::{Emulator, Signal, free_port};
 use serde_json::json;
 
 use crate::Outcome;
@@ -11,7 +11,7 @@ use crate::dev::Workspace;
 
 #[tokio::test]
 async fn a_receiver_takes_what_comes_with_a_key_that_the_manager_has_and_says_what_it_was() -> Outcome {
-    drop(devstack::Python::install(&|_| ()).await?);
+    drop(devstack::PythonEnvironment::install(&|_| ()).await?);
     let mut workspace = Workspace::new("deliveries")?;
     let address = format!("127.0.0.1:{}", free_port());
     // The service has no credential of the second name: nobody listens for it.
@@ -20,7 +20,7 @@ async fn a_receiver_takes_what_comes_with_a_key_that_the_manager_has_and_says_wh
     let dev = workspace.up()?;
 
     let state = workspace.state().ok_or("it is ready")?;
-    let manager = Manager::at(state["running"]["manager"].as_str().ok_or("it is a URL")?).client();
+    let manager = Emulator::at(state["running"]["manager"].as_str().ok_or("it is a URL")?).client();
     let key = async || -> Result<String, Box<dyn std::error::Error>> {
         let answer = manager.get_secret_value().secret_id("fake/webhook").version_stage("AWSCURRENT").send().await?;
         Ok(answer.secret_string.ok_or("it is text")?)
@@ -54,7 +54,7 @@ async fn a_receiver_takes_what_comes_with_a_key_that_the_manager_has_and_says_wh
     std::thread::sleep(Duration::from_secs(1));
     assert_eq!(deliver(&third, "note.calm").await?, 202);
 
-    devstack::send(dev.child.id(), Signal::INT)?;
+    devstack::send_signal(dev.child.id(), Signal::INT)?;
     let (status, said) = dev.ends()?;
     assert_eq!(status.code(), Some(0), "{said}");
     for (kind, answer) in [

@@ -162,7 +162,7 @@ fn pids_and_ports(state: &Value) -> (Vec<u32>, Vec<u16>) {
 // One after another, because only one can run in a target folder: that is a part of what is tested.
 #[tokio::test]
 async fn cargo_dev_runs_rotates_and_leaves_nothing_however_it_ends() -> Outcome {
-    drop(devstack::Python::install(&|_| ()).await?);
+    drop(devstack::PythonEnvironment::install(&|_| ()).await?);
     let mut workspace = Workspace::new("dev")?;
     a_second_one_is_refused_and_ctrl_c_stops_everything(&workspace)?;
     rotations_are_walked_and_watched(&workspace)?;
@@ -189,7 +189,7 @@ fn a_second_one_is_refused_and_ctrl_c_stops_everything(workspace: &Workspace) ->
     assert_eq!(second.status.code(), Some(1));
     assert!(said.contains(&format!("process {}", dev.child.id())) && said.contains(&workspace.admin), "{said}");
 
-    devstack::send(dev.child.id(), Signal::INT)?;
+    devstack::send_signal(dev.child.id(), Signal::INT)?;
     let (status, said) = dev.ends()?;
     assert_eq!(status.code(), Some(0), "{said}");
     assert!(said.contains("migrated fake") && said.contains("serving pretty [] False"), "{said}");
@@ -238,7 +238,7 @@ fn rotations_are_walked_and_watched(workspace: &Workspace) -> Outcome {
     let (code, said) = workspace.run(&["rotate", "database", "--window", "300ms", "--no-signal"])?;
     let expected = ["here for 300ms", "generation 5 still holds version", "(current)", "not telling the service"];
     assert!(code == Some(0) && expected.iter().all(|text| said.contains(text)), "{said}");
-    devstack::send(dev.child.id(), Signal::TERM)?;
+    devstack::send_signal(dev.child.id(), Signal::TERM)?;
     let (status, said) = dev.ends()?;
     assert_eq!(status.code(), Some(0), "{said}");
     Ok(())
@@ -253,11 +253,11 @@ fn a_version_taken_up_in_the_window_is_in_service_after_it(workspace: &Workspace
     assert!(code == Some(0) && expected.iter().all(|text| said.contains(text)), "{said}");
 
     let begun = Instant::now();
-    let ctrl_c = |pid| devstack::send(pid, Signal::INT);
+    let ctrl_c = |pid| devstack::send_signal(pid, Signal::INT);
     let (code, said) = workspace.run_until(&["rotate", "database", "--window", "10m"], "Ctrl-C: no longer", ctrl_c)?;
     assert!(code == Some(0) && said.contains("4 finish"), "Ctrl-C ends the window, not the rotation: {said}");
     assert!(begun.elapsed() < Duration::from_secs(300));
-    devstack::send(dev.child.id(), Signal::TERM)?;
+    devstack::send_signal(dev.child.id(), Signal::TERM)?;
     dev.ends()?;
     Ok(())
 }
@@ -273,15 +273,16 @@ fn a_load_is_steady_and_judged(workspace: &Workspace) -> Outcome {
     let expected = ["\n     1  ", "\n     2  ", "requests     100 in 2.0 s", "failures     0", "generations  1"];
     assert!(code == Some(0) && expected.iter().all(|text| said.contains(text)), "{said}");
 
-    let (code, said) = workspace.run_until(&LOAD, A_SECOND, |pid| devstack::send(pid, Signal::INT))?;
+    let (code, said) = workspace.run_until(&LOAD, A_SECOND, |pid| devstack::send_signal(pid, Signal::INT))?;
     assert!(code == Some(0) && said.contains("failures     0"), "Ctrl-C ends it: {said}");
 
-    let (code, said) = workspace.run_until(&lasting("3s"), A_SECOND, |_| devstack::send(service, Signal::USR2))?;
+    let (code, said) =
+        workspace.run_until(&lasting("3s"), A_SECOND, |_| devstack::send_signal(service, Signal::USR2))?;
     let p99 = said.lines().find_map(|line| line.strip_prefix("p99")?.strip_suffix("ms")?.trim().parse::<f64>().ok());
     assert!(code == Some(0) && said.contains("requests     150"), "{said}");
     assert!(p99.is_some_and(|p99| p99 > 500.0), "whoever had to wait for the stalled one counts too: {said}");
 
-    devstack::send(service, Signal::USR1)?;
+    devstack::send_signal(service, Signal::USR1)?;
     let (code, said) = workspace.run(&lasting("500ms"))?;
     assert!(code == Some(1) && said.contains("25 × status 503") && said.contains("25 of 25 requests failed"), "{said}");
 
@@ -322,7 +323,7 @@ fn a_project_says_what_is_asked_for(workspace: &mut Workspace) -> Outcome {
     }
     workspace.variables = Vec::new();
 
-    devstack::send(dev.child.id(), Signal::TERM)?;
+    devstack::send_signal(dev.child.id(), Signal::TERM)?;
     let (_, said) = dev.ends()?;
     assert_eq!(said.matches("written to\n").count(), 5, "of the second load's: {said}");
     let requests = said.lines().filter(|line| line.contains("curl") && !line.contains("/status"));
@@ -355,10 +356,10 @@ fn the_second_signal_ends_everything_at_once(workspace: &Workspace) -> Outcome {
     command.env("FAKE_STUBBORN", "1");
     let dev = Workspace::up_as(command)?;
     let (pids, ports) = pids_and_ports(&workspace.state().expect("it is ready"));
-    devstack::send(dev.child.id(), Signal::HUP)?;
+    devstack::send_signal(dev.child.id(), Signal::HUP)?;
     std::thread::sleep(Duration::from_secs(1));
     assert!(crate::life::alive(pids[0]), "the service ignores SIGTERM, and has time for that");
-    devstack::send(dev.child.id(), Signal::INT)?;
+    devstack::send_signal(dev.child.id(), Signal::INT)?;
     let (status, said) = dev.ends()?;
     assert_eq!(status.code(), Some(130), "{said}");
     assert!(gone(&pids, &ports), "{said}");

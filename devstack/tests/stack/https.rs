@@ -22,7 +22,7 @@ fn file(workspace: &Workspace, name: &str) -> PathBuf {
 
 #[tokio::test]
 async fn cargo_dev_with_tls_trusts_its_own_authority_in_all_it_does() -> Outcome {
-    drop(devstack::Python::install(&|_| ()).await?);
+    drop(devstack::PythonEnvironment::install(&|_| ()).await?);
     let mut workspace = Workspace::new("https")?;
     std::fs::write(workspace.target.join("config/dev.toml"), "")?;
     workspace.variables = vec![("FAKE_TLS", "fresh".into())];
@@ -42,7 +42,8 @@ async fn cargo_dev_with_tls_trusts_its_own_authority_in_all_it_does() -> Outcome
 
     let service = workspace.state().ok_or("it is ready")?["running"]["pids"]["service"].as_u64().ok_or("a pid")?;
     let load = ["load", "--rate", "50", "--clients", "2", "--for", "2s"];
-    let (code, said) = workspace.run_until(&load, "     1  ", |_| devstack::send(service as u32, Signal::USR1))?;
+    let (code, said) =
+        workspace.run_until(&load, "     1  ", |_| devstack::send_signal(service as u32, Signal::USR1))?;
     let kinds = ["× status 503", "× handshake failed"];
     assert!(code == Some(1) && kinds.iter().all(|kind| said.contains(kind)), "old connections and new ones: {said}");
 
@@ -52,7 +53,7 @@ async fn cargo_dev_with_tls_trusts_its_own_authority_in_all_it_does() -> Outcome
     let said = command.env("APP_SERVER__DRAIN", "8s").output()?.stdout;
     assert!(String::from_utf8_lossy(&said).contains("profile dev 8s"), "unless its user says otherwise");
 
-    devstack::send(dev.child.id(), Signal::INT)?;
+    devstack::send_signal(dev.child.id(), Signal::INT)?;
     let (status, said) = dev.ends()?;
     assert_eq!(status.code(), Some(0), "{said}");
     let cacert = format!("curl --cacert {} -s", certificate.display());
@@ -87,7 +88,7 @@ fn an_authority_lives_as_long_as_the_target_folder(workspace: &Workspace) -> Out
     let before = std::fs::read(file(workspace, "ca.pem"))?;
     let dev = workspace.up()?;
     assert_eq!(std::fs::read(file(workspace, "ca.pem"))?, before, "whoever trusts it need not start again");
-    devstack::send(dev.child.id(), Signal::INT)?;
+    devstack::send_signal(dev.child.id(), Signal::INT)?;
     dev.ends()?;
     Ok(())
 }
@@ -99,7 +100,7 @@ fn a_service_that_keeps_its_certificate_is_found_out(workspace: &mut Workspace) 
     assert!(code == Some(1) && said.contains("in service"), "/status says so all the same: {said}");
     assert!(said.contains("does not serve the new certificate: it still shows another"), "{said}");
 
-    devstack::send(dev.child.id(), Signal::INT)?;
+    devstack::send_signal(dev.child.id(), Signal::INT)?;
     dev.ends()?;
     Ok(())
 }
@@ -116,7 +117,7 @@ async fn a_client_shows_the_certificate_that_it_is_asked_for(workspace: &mut Wor
     }
     let (code, said) = workspace.run(&["load", "--rate", "50", "--for", "1s"])?;
     assert!(code == Some(0) && said.contains("failures     0"), "{said}");
-    devstack::send(dev.child.id(), Signal::INT)?;
+    devstack::send_signal(dev.child.id(), Signal::INT)?;
     let (_, said) = dev.ends()?;
     let cert = format!("--cert {}", file(workspace, "client.pem").display());
     let lines: Vec<_> = said.lines().filter(|line| line.contains("curl")).collect();

@@ -24,7 +24,7 @@ pub(crate) fn kill(pid: u32) {
 }
 
 fn ports(stack: &Stack) -> [u16; 2] {
-    let port = stack.manager().endpoint.rsplit(':').next().and_then(|port| port.parse().ok());
+    let port = stack.emulator().endpoint.rsplit(':').next().and_then(|port| port.parse().ok());
     [stack.postgres().port, port.expect("the endpoint ends with its port")]
 }
 
@@ -75,7 +75,7 @@ async fn a_part_that_crashes_is_named() -> Outcome {
 
 #[tokio::test]
 async fn nothing_outlives_an_owner_that_is_killed() -> Outcome {
-    drop(devstack::Python::install(&|_| ()).await?);
+    drop(devstack::PythonEnvironment::install(&|_| ()).await?);
     let workspace = Workspace::new("killed")?;
     let ports = [free_port(), free_port()];
     let owner = Workspace::up_as(workspace.stack(ports))?;
