@@ -109,6 +109,8 @@ fn label(stage: Stage) -> &'static str {
 }
 
 fn fetched(output: GetSecretValueOutput, held: Option<&VersionId>) -> Result<Fetched, SourceError> {
+    // Wiped on every way out, also if the version is the one that is held.
+    let text = output.secret_string.map(Zeroizing::new);
     let Some(version) = output.version_id.map(VersionId::new) else {
         return Err(SourceError::Unavailable("its answer names no version".into()));
     };
@@ -116,11 +118,11 @@ fn fetched(output: GetSecretValueOutput, held: Option<&VersionId>) -> Result<Fet
         return Ok(Fetched::Same);
     }
     let created = output.created_date.and_then(|at| OffsetDateTime::from_unix_timestamp_nanos(at.as_nanos()).ok());
-    match (output.secret_string, output.secret_binary) {
+    match (text, output.secret_binary) {
         (Some(text), _) => {
-            // Copies the text and wipes the SDK's string. If that has spare capacity, taking it would move the text and
-            // leave the old block behind.
-            let text = Zeroizing::new(text).as_str().into();
+            // Copies the text. The SDK's string may have spare capacity: taking it would move the text and leave the old
+            // block behind.
+            let text = text.as_str().into();
             Ok(Fetched::New(SecretValue { text, version, created }))
         }
         (None, Some(_)) => Err(SourceError::Malformed("the value is binary; text is expected".into())),
