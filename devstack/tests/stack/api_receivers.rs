@@ -7,7 +7,7 @@ use devstack::{Emulator, Signal, eventually_within, free_port};
 use serde_json::json;
 
 use crate::Outcome;
-use crate::dev::Workspace;
+use crate::workspace::Workspace;
 
 #[tokio::test]
 async fn cargo_dev_accepts_requests_with_a_key_of_the_manager_and_prints_them() -> Outcome {
@@ -34,8 +34,8 @@ async fn cargo_dev_accepts_requests_with_a_key_of_the_manager_and_prints_them() 
     assert_eq!(deliver(&first, "note.first").await?, 202);
     assert_eq!(deliver("sentinel-0123456789", "note.foreign").await?, 401);
 
-    let (code, said) = workspace.run(&["rotate", "webhook"])?;
-    assert!(code == Some(0) && said.contains("in service"), "{said}");
+    let (code, output) = workspace.run(&["rotate", "webhook"])?;
+    assert!(code == Some(0) && output.contains("in service"), "{output}");
     let second = key().await?;
     assert_ne!(first, second);
     assert_eq!(deliver(&second, "note.second").await?, 202);
@@ -55,8 +55,8 @@ async fn cargo_dev_accepts_requests_with_a_key_of_the_manager_and_prints_them() 
     assert_eq!(deliver(&third, "note.calm").await?, 202);
 
     devstack::send_signal(dev.child.id(), Signal::INT)?;
-    let (status, said) = dev.ends()?;
-    assert_eq!(status.code(), Some(0), "{said}");
+    let (status, output) = dev.ends()?;
+    assert_eq!(status.code(), Some(0), "{output}");
     for (kind, answer) in [
         ("note.first", "key AWSCURRENT  202 Accepted"),
         ("note.foreign", "no key of ours  401 Unauthorized"),
@@ -65,14 +65,14 @@ async fn cargo_dev_accepts_requests_with_a_key_of_the_manager_and_prints_them() 
         ("note.outdated", "no key of ours  401 Unauthorized"),
         ("note.behind", "key AWSPREVIOUS  202 Accepted"),
     ] {
-        assert!(said.contains(&format!("webhook  POST /hook  {kind}  {answer}\n")), "{said}");
+        assert!(output.contains(&format!("webhook  POST /hook  {kind}  {answer}\n")), "{output}");
     }
-    let printed = said.matches("note.storm").count();
-    let more = said.lines().filter_map(|line| line.split_once("webhook  and ")?.1.strip_suffix(" more like these"));
+    let printed = output.matches("note.storm").count();
+    let more = output.lines().filter_map(|line| line.split_once("webhook  and ")?.1.strip_suffix(" more like these"));
     let more: usize = more.map(|count| count.parse::<usize>().unwrap_or(0)).sum();
-    assert!(printed <= 3 * seconds && printed + more == 30, "most requests of a storm are only counted: {said}");
+    assert!(printed <= 3 * seconds && printed + more == 30, "most requests of a storm are only counted: {output}");
     for key in [&first, &second, &third, "sentinel-0123456789"] {
-        assert!(!said.contains(key), "a key is in the output");
+        assert!(!output.contains(key), "a key is in the output");
     }
     let listens = || std::net::TcpStream::connect(&address).is_ok();
     eventually_within(Duration::from_secs(5), "the end of the receiver", async || !listens()).await;

@@ -6,8 +6,10 @@ mod dev;
 mod https;
 mod life;
 mod process;
+mod processes;
 mod scripted_manager;
 mod stack_command;
 mod tenant;
+mod workspace;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;

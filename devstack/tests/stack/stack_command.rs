@@ -5,8 +5,8 @@ use std::process::Command;
 use devstack::{Signal, eventually, free_port};
 
 use crate::Outcome;
-use crate::dev::Workspace;
-use crate::life::gone;
+use crate::processes::gone;
+use crate::workspace::Workspace;
 
 #[tokio::test]
 async fn the_stack_command_runs_without_cargo_and_sends_no_signal_to_a_service_elsewhere() -> Outcome {
@@ -29,16 +29,16 @@ async fn the_stack_command_runs_without_cargo_and_sends_no_signal_to_a_service_e
     let admin = running["admin"].as_str().ok_or("a URL")?.trim_start_matches("http://");
     let listens = || std::net::TcpStream::connect(admin).is_ok();
     eventually("the listener of the service", async || listens()).await;
-    let (code, said) = workspace.run(&["rotate", "database"])?;
-    assert!(code == Some(0) && said.contains("4 finish") && said.contains("which runs elsewhere"), "{said}");
-    assert!(!said.contains("SIGHUP"), "{said}");
+    let (code, output) = workspace.run(&["rotate", "database"])?;
+    assert!(code == Some(0) && output.contains("4 finish") && output.contains("which runs elsewhere"), "{output}");
+    assert!(!output.contains("SIGHUP"), "{output}");
     elsewhere.kill()?;
     elsewhere.wait()?;
     assert!(!listens(), "a signal to `exec` is a signal to the command");
 
     devstack::send_signal(dev.child.id(), Signal::TERM)?;
-    let (status, said) = dev.ends()?;
-    assert_eq!(status.code(), Some(0), "{said}");
-    assert!(said.contains("migrated fake") && gone(&[], &ports), "{said}");
+    let (status, output) = dev.ends()?;
+    assert_eq!(status.code(), Some(0), "{output}");
+    assert!(output.contains("migrated fake") && gone(&[], &ports), "{output}");
     Ok(())
 }
