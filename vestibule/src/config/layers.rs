@@ -86,7 +86,7 @@ struct LayerProvider {
     dict: Dict,
 }
 
-/// The names of layers in figment's metadata.
+// The names of layers in figment's metadata.
 const FILE: &str = "file";
 const VARIABLE: &str = "variable";
 

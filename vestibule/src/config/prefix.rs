@@ -30,11 +30,10 @@ pub(super) fn expand(tree: &mut Value, service: &str) {
     let configured = tree.find_ref("secrets.prefix").and_then(Value::as_str).unwrap_or_default();
     let is_usable = !configured.is_empty() && is_valid(configured);
     let prefix = if is_usable { configured } else { service }.to_owned();
-    if let Some(client_ca) = child(tree, "server").and_then(|server| child(server, "client_ca")) {
+    if let Some(client_ca) = setting(tree, "server", "client_ca") {
         expand_id(client_ca, &prefix);
     }
-    let ids = child(tree, "secrets").and_then(|secrets| child(secrets, "ids"));
-    if let Some(Value::Dict(_, ids)) = ids {
+    if let Some(Value::Dict(_, ids)) = setting(tree, "secrets", "ids") {
         for id in ids.values_mut() {
             expand_id(id, &prefix);
         }
@@ -47,6 +46,10 @@ fn expand_id(id: &mut Value, prefix: &str) {
     {
         *text = with_prefix(prefix, name);
     }
+}
+
+fn setting<'a>(tree: &'a mut Value, section: &str, key: &str) -> Option<&'a mut Value> {
+    child(child(tree, section)?, key)
 }
 
 fn child<'a>(value: &'a mut Value, key: &str) -> Option<&'a mut Value> {
