@@ -37,7 +37,7 @@ pub fn looks_like_json(text: &str) -> bool {
 }
 
 /// Reads JSON that holds a secret. Its error does not quote the text, as serde's own message would. Read the field of the
-/// secret with [`unescaped`].
+/// secret with [`unescaped()`].
 ///
 /// # Errors
 /// [`Malformed`] with `expected`, if the text is not JSON of this type.

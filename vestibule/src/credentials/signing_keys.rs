@@ -31,7 +31,7 @@ pub struct SigningKeys {
 struct SigningKey {
     id: VersionId,
     // In a box, so that it does not move. aws-lc-rs wipes the place where a key is dropped, not those from which it
-    // moved. Without the box, an `Option` that becomes `None` would keep the old bytes.
+    // moved. Without the box, an `Option` that is `None` could carry the bytes of a key that was in its place before.
     key: Box<hmac::Key>,
 }
 
@@ -74,11 +74,11 @@ impl SigningKeys {
         well_formed && self.key(key_id, previous_counts).is_none()
     }
 
-    /// Returns the time at which the current key took the place of the previous one, as well as this process can know.
+    /// Returns the time at which the current key took the place of the previous one, as far as this process can know.
     ///
     /// It is the latest of three times: when the manager got the current version (when it was read, if the manager does
     /// not say), when the manager got the previous version, and when this process saw the current version replace another
-    /// one. The last of them counts if a version was made long before it became current, or if the manager's label moved
+    /// one. The third counts if a version was made long before it became current, or if the manager's label moved
     /// back to it. In both cases a process that was running at the time still verifies what the previous key signed.
     pub(crate) fn rotated_at(&self) -> OffsetDateTime {
         self.rotated_at
@@ -108,20 +108,30 @@ impl Kind for SigningKeys {
 
     fn read(values: &SecretValues) -> Result<Self, Malformed> {
         let current = values.current();
-        let other = |stage| values.at(stage).filter(|value| value.version != current.version);
-        // A key that only verifies may be missing, so a malformed one counts as missing. A rotation that began badly, or a
-        // bad version that was replaced, must not stop the current key.
-        let key_at = |stage| other(stage).and_then(|value| key(value).ok());
         let created = current.created.unwrap_or_else(OffsetDateTime::now_utc);
-        let previous_created = other(Stage::Previous).and_then(|value| value.created);
-        let later = [previous_created, values.current_since()].into_iter().flatten();
+        let previous_created = other_version(values, Stage::Previous).and_then(|value| value.created);
+        let other_times = [previous_created, values.current_since()].into_iter().flatten();
         Ok(Self {
             current: key(current)?,
-            pending: key_at(Stage::Pending),
-            previous: key_at(Stage::Previous),
-            rotated_at: later.fold(created, OffsetDateTime::max),
+            pending: verifying_key(values, Stage::Pending),
+            previous: verifying_key(values, Stage::Previous),
+            rotated_at: other_times.fold(created, OffsetDateTime::max),
         })
     }
+}
+
+/// Returns the version at a stage, if it is another one than the current version.
+fn other_version(values: &SecretValues, stage: Stage) -> Option<&SecretValue> {
+    match values.at(stage) {
+        Some(value) if value.version != values.current().version => Some(value),
+        _ => None,
+    }
+}
+
+/// Returns the key at a stage that only verifies. Such a key may be missing, so a malformed one counts as missing: a
+/// rotation that began badly, or a bad version that was replaced, must not stop the current key.
+fn verifying_key(values: &SecretValues, stage: Stage) -> Option<SigningKey> {
+    key(other_version(values, stage)?).ok()
 }
 
 #[derive(Deserialize)]

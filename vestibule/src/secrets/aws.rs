@@ -130,7 +130,8 @@ fn fetched(output: GetSecretValueOutput, held: Option<&VersionId>) -> Result<Fet
     }
 }
 
-/// Returns the version at each stage that we know.
+/// Returns the version at each stage. One version may be at two stages: after a rotation, AWS leaves AWSPENDING at the
+/// version that became current.
 fn by_stage(output: DescribeSecretOutput) -> Result<Versions, SourceError> {
     // AWS still describes a secret whose deletion is scheduled, but does not return its value.
     if output.deleted_date.is_some() {
