@@ -110,18 +110,19 @@ impl<A: Application> Worker<A> {
     /// Logs the first failure, and that all workers of this name work again.
     fn log_change(&self, is_failing: &mut bool, error: Option<&String>) {
         let was_failing = std::mem::replace(is_failing, error.is_some());
-        match error {
-            Some(error) if !was_failing => {
-                if self.failing.fetch_add(1, Ordering::Relaxed) == 0 {
-                    tracing::warn!(worker = self.name, error, "background work fails; trying again");
-                }
+        if was_failing == *is_failing {
+            return;
+        }
+        if let Some(error) = error {
+            let others = self.failing.fetch_add(1, Ordering::Relaxed);
+            if others == 0 {
+                tracing::warn!(worker = self.name, error, "background work fails; trying again");
             }
-            None if was_failing => {
-                if self.failing.fetch_sub(1, Ordering::Relaxed) == 1 {
-                    tracing::info!(worker = self.name, "background work succeeds again");
-                }
+        } else {
+            let failing = self.failing.fetch_sub(1, Ordering::Relaxed);
+            if failing == 1 {
+                tracing::info!(worker = self.name, "background work succeeds again");
             }
-            _ => (),
         }
     }
 }
