@@ -83,7 +83,8 @@ pub(crate) async fn first_generation<A: Application>(
     Ok((loader, first))
 }
 
-/// Returns the regions of the secrets manager. Disables core dumps first, because from here on the process may hold secrets.
+/// Returns the regions of the secrets manager. Disables core dumps first, because from here on the process may hold
+/// secrets.
 ///
 /// # Errors
 /// If no Region is configured and the platform does not name one before the deadline, or if the client cannot be made.

@@ -51,7 +51,7 @@ pub(crate) fn main<A: Application>() -> ExitCode {
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("no runtime could be started: {}", error.kind());
+            eprintln!("could not start the tokio runtime: {}", error.kind());
             return Exit::Bug.into();
         }
     };
@@ -70,6 +70,7 @@ pub(crate) fn main<A: Application>() -> ExitCode {
 }
 
 async fn run<A: Application>(cli: Cli) -> Result<(), CommandError> {
+    #[expect(clippy::disallowed_methods, reason = "the configuration is made from these variables")]
     let sources = Sources::new(cli.config_dir, std::env::vars_os());
     let command = cli.command.unwrap_or(CliCommand::Serve);
     if !matches!(command, CliCommand::Serve) {
@@ -91,17 +92,18 @@ async fn run<A: Application>(cli: Cli) -> Result<(), CommandError> {
 
 /// Removes variables that libraries read by themselves. Nothing else may stand in for a credential or a setting.
 ///
-/// sqlx reads libpq's variables (`PGPASSWORD`, `PGSSLKEY`, `PGOPTIONS`, …), and no option overrides some of them. The AWS
-/// SDK logs secrets if `LOG_SENSITIVE_BODIES` is set.
+/// sqlx reads libpq's variables (`PGPASSWORD`, `PGSSLKEY`, `PGOPTIONS`, …), and no option overrides some of them. The
+/// AWS SDK logs secrets if `LOG_SENSITIVE_BODIES` is set.
 fn remove_foreign_variables() {
+    #[expect(clippy::disallowed_methods, reason = "it looks only at the names")]
     let names: Vec<_> = std::env::vars_os().map(|(name, _)| name).collect();
     for name in names {
         let text = name.to_string_lossy();
         if !text.starts_with("PG") && text != "LOG_SENSITIVE_BODIES" {
             continue;
         }
-        // SAFETY: no other thread runs yet that could read the environment; the runtime starts later in `main`.
-        #[expect(unsafe_code)]
+        // SAFETY: no other thread runs yet that could read the environment. The runtime starts later in `main`.
+        #[expect(unsafe_code, reason = "the standard library can remove a variable only with unsafe code")]
         unsafe {
             std::env::remove_var(name);
         }

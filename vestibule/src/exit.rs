@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-/// An exit code, after BSD's `sysexits.h`. Each fault has one. If the faults of a report have several, the process ends with
-/// the one that comes first in the order of precedence.
+/// An exit code, after BSD's `sysexits.h`. Each fault has one. If the faults of a report have several, the process ends
+/// with the one that comes first in the order of precedence.
 ///
-/// A restart can mend only [`Unavailable`](Exit::Unavailable) and [`Deadline`](Exit::Deadline), so a supervisor restarts
-/// the process only after these.
+/// A restart can mend only [`Unavailable`](Exit::Unavailable) and [`Deadline`](Exit::Deadline), so a supervisor
+/// restarts the process only after these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Exit {
@@ -16,8 +16,8 @@ pub enum Exit {
     Malformed = 65,
     /// 66: a credential does not exist.
     Missing = 66,
-    /// 69: the secrets manager or the database is unavailable, the schema is behind, or an audit found a rotation that is
-    /// not complete.
+    /// 69: the secrets manager or the database is unavailable, the schema is behind, or an audit found a rotation that
+    /// is not complete.
     Unavailable = 69,
     /// 70: a bug in the service or the framework.
     Bug = 70,
@@ -76,9 +76,9 @@ pub struct Fault {
     pub exit: Exit,
     /// The place: a credential with its id, a file with its line, an environment variable.
     pub subject: String,
-    /// The problem.
+    /// The problem: what is wrong.
     pub problem: String,
-    /// The remedy.
+    /// The remedy: what to do about it.
     pub remedy: String,
 }
 

@@ -13,7 +13,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) struct Signals {
     /// The number of SIGHUPs so far.
     pub(crate) hups: watch::Receiver<u64>,
-    /// A token that the first SIGTERM or SIGINT cancels. A second one ends the process at once, with 128 and its number.
+    /// A token that the first SIGTERM or SIGINT cancels. A second one ends the process at once, with 128 and its
+    /// number.
     pub(crate) stopping: CancellationToken,
 }
 
@@ -50,8 +51,8 @@ pub(crate) fn exit_at_first_signal() -> io::Result<()> {
 
 /// Makes SIGTERM and SIGINT end the process if `armed` is set. Each of them sets it.
 ///
-/// The handler itself ends the process, so no busy thread can delay it. It also works for PID 1 of a container, for which
-/// the kernel's default actions do not apply.
+/// The handler itself ends the process, so no busy thread can delay it. It also works for PID 1 of a container, for
+/// which the kernel's default actions do not apply.
 fn exit_if_armed(armed: &Arc<AtomicBool>) -> io::Result<()> {
     for signal in [SIGTERM, SIGINT] {
         signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, armed.clone())?;

@@ -130,6 +130,7 @@ pub(crate) struct DrainingGeneration {
     generation: u64,
     #[serde(with = "time::serde::rfc3339")]
     since: OffsetDateTime,
+    /// A handle that does not keep the generation alive.
     #[serde(rename = "reason", serialize_with = "serialize_users")]
     weak: Weak<dyn ErasedGeneration>,
 }

@@ -100,7 +100,12 @@ impl<A: Application> ServingProcess<A> {
             error = self.public.failed() => Some(unexpected_end("the public listener", &error.to_string())),
             error = self.admin.failed() => Some(unexpected_end("the admin listener", &error.to_string())),
             _ = &mut self.reloader => {
-                if self.stopping.is_cancelled() { None } else { Some(unexpected_end("the reload actor", "it panicked")) }
+                // The reload actor also ends when the process is asked to stop.
+                if self.stopping.is_cancelled() {
+                    None
+                } else {
+                    Some(unexpected_end("the reload actor", "it panicked"))
+                }
             }
         };
         let format = self.live.generation().config.telemetry.format;

@@ -33,8 +33,8 @@ pub(super) struct AdminClient {
 }
 
 impl AdminClient {
-    /// Reads the configuration. Ignores mistakes outside of `[admin]`, because the service goes on serving while its files are
-    /// half edited.
+    /// Reads the configuration. Ignores mistakes outside of `[admin]`, because the service goes on serving while its
+    /// files are half edited.
     ///
     /// # Errors
     /// If `[admin]` is wrong.

@@ -67,7 +67,7 @@ pub(super) enum CliCommand {
     },
     /// Ask the admin listener, for a container's health check.
     Health {
-        /// The probe to ask.
+        /// The probe to ask for.
         #[arg(value_enum, default_value = "ready")]
         probe: HealthProbe,
     },

@@ -14,9 +14,9 @@ pub(super) async fn run<A: Application>(sources: &Sources, live: bool) -> Result
     if !live {
         for spec in AllSecrets::<A::Secrets>::specs() {
             if let Some(id) = config.id(&spec) {
-                say!("  credential {} will be fetched as {id}", spec.name)
+                say!("  credential {} will be fetched as {id}", spec.name);
             } else {
-                say!("  credential {} is off: no id is configured for it", spec.name)
+                say!("  credential {} is off: no id is configured for it", spec.name);
             }
         }
         return Ok(());

@@ -9,7 +9,7 @@ use rustix::{
 use serde::Deserialize;
 use std::time::Duration;
 
-/// The pause between two looks at the status.
+/// The pause between two requests for the status.
 const STATUS_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The part of `/status` that this command reads.

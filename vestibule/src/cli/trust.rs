@@ -17,8 +17,8 @@ use std::{path::Path, sync::Arc};
 /// A connector to admin listeners, over HTTP or HTTPS.
 pub(super) type Connector = HttpsConnector<HttpConnector>;
 
-/// Returns a connector that uses `config` for HTTPS. Certificates must be for `name`, or for the host of the URL if there is
-/// none.
+/// Returns a connector that uses `config` for HTTPS. Certificates must be for `name`, or for the host of the URL if
+/// there is none.
 pub(super) fn connector(config: ClientConfig, name: Option<ServerName<'static>>) -> Connector {
     let builder = HttpsConnectorBuilder::new().with_tls_config(config).https_or_http();
     let builder = match name {

@@ -29,7 +29,8 @@ const HANDSHAKE_RECORD: u8 = 22;
 /// The problem for a client that used `http` in place of `https`.
 const USE_HTTPS: &str = r#"{"type":"about:blank","title":"Bad Request","status":400,"detail":"this port speaks HTTPS: use https:// in place of http://"}"#;
 
-/// Returns the TLS configuration of the generation in service. `None` if the listener does not use TLS.
+/// A function that returns the TLS configuration of the generation in service, or `None` if the listener does not use
+/// TLS.
 type TlsInService = Arc<dyn Fn() -> Option<Arc<ServerConfig>> + Send + Sync>;
 
 /// The acceptor of one listener's connections.

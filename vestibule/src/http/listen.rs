@@ -22,14 +22,16 @@ use tower::make::Shared;
 /// The timeout for the head of a connection's first request.
 const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The timeout from one request to the end of the next request's head, idle time included. It is longer than load balancers
-/// keep an idle connection (AWS's ALB: 60 s). Otherwise they would send requests into a connection that is just closing.
+/// The timeout from one request to the end of the next request's head, idle time included. It is longer than load
+/// balancers keep an idle connection (AWS's ALB: 60 s). Otherwise they would send requests into a connection that is
+/// just closing.
 const NEXT_REQUEST_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// The interval at which HTTP/2 pings check that the client is still there.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// The largest number of connections that wait to be accepted. The kernel's own limit (`net.core.somaxconn`) applies too.
+/// The largest number of connections that wait to be accepted. The kernel's own limit (`net.core.somaxconn`) applies
+/// too.
 const BACKLOG: u32 = 1024;
 
 /// Both listeners, bound, and the generation that they serve.
@@ -39,8 +41,8 @@ pub(crate) struct BoundListeners<A: Application> {
     pub(crate) live: watch::Sender<Arc<Generation<A>>>,
 }
 
-/// Binds both listeners. Takes the first generation, because without credentials there is nothing to serve. Neither listens
-/// unless both can.
+/// Binds both listeners. Takes the first generation, because without credentials there is nothing to serve. Neither
+/// listens unless both can.
 ///
 /// # Errors
 /// A report of every address that cannot be bound.
@@ -73,13 +75,7 @@ struct BoundSocket {
 
 impl BoundSocket {
     fn bind(key: &'static str, address: SocketAddr) -> Result<Self, Fault> {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
-        let bound = socket.and_then(|socket| {
-            socket.set_reuseaddr(true)?;
-            socket.bind(address)?;
-            Ok(socket)
-        });
-        match bound {
+        match bound_socket(address) {
             Ok(socket) => Ok(Self { key, address, socket }),
             Err(error) => Err(bind_fault(key, address, &error)),
         }
@@ -91,6 +87,13 @@ impl BoundSocket {
             .and_then(tokio::net::TcpListener::into_std)
             .map_err(|error| bind_fault(self.key, self.address, &error))
     }
+}
+
+fn bound_socket(address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
 }
 
 fn bind_fault(key: &str, address: SocketAddr, error: &io::Error) -> Fault {
@@ -154,13 +157,12 @@ where
         .handle(handle.clone())
         .first_request_timeout(FIRST_REQUEST_TIMEOUT)
         .accept_error_handler(move |client, error| {
-            match client {
-                Some(client) => {
-                    failed.increment();
-                    tracing::debug!(client.address = %client, %error, "a handshake failed");
-                }
+            if let Some(client) = client {
+                failed.increment();
+                tracing::debug!(client.address = %client, %error, "a handshake failed");
+            } else {
                 // An error of the listener itself, such as too many open files.
-                None => tracing::warn!(%error, "could not accept a connection"),
+                tracing::warn!(%error, "could not accept a connection");
             }
         });
     server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(NEXT_REQUEST_TIMEOUT);

@@ -69,7 +69,8 @@ impl Tls {
     }
 }
 
-/// Returns the configuration of a listener that shows `identity`. If there is a verifier, clients must show a certificate.
+/// Returns the configuration of a listener that shows `identity`. If there is a verifier, clients must show a
+/// certificate.
 fn config(identity: &TlsIdentity, verifier: Option<Arc<dyn ClientCertVerifier>>) -> Arc<ServerConfig> {
     let versions = [&rustls::version::TLS13, &rustls::version::TLS12];
     let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))

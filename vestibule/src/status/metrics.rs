@@ -1,5 +1,5 @@
-//! `/metrics`: the status as OpenMetrics text, which Prometheus reads. Each scrape writes it from the status, so no series
-//! remains of a version that is no longer held.
+//! `/metrics`: the status as OpenMetrics text, which Prometheus reads. Each scrape writes it from the status, so no
+//! series remains of a version that is no longer held.
 
 #[cfg(target_os = "linux")]
 mod process;
@@ -15,8 +15,8 @@ use prometheus_client::{
 use std::{collections::HashSet, fmt};
 use time::OffsetDateTime;
 
-/// The content type of OpenMetrics 1.0.0 (section *Protocol Negotiation*). Older scrapers can read the text too: the parts
-/// that they do not know are comments.
+/// The content type of OpenMetrics 1.0.0 (section *Protocol Negotiation*). Older scrapers can read the text too: the
+/// parts that they do not know are comments.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Returns the text for a scrape. Labels are names, ids of versions, and words of a fixed list.

@@ -3,7 +3,8 @@
 use super::reload_record::{ReloadOutcome, ReloadRecord, Trigger};
 use std::collections::BTreeMap;
 
-/// The upper bounds of the buckets, in seconds: from a poll that finds nothing new to a reload that ends at its deadline.
+/// The upper bounds of the buckets, in seconds: from a poll that finds nothing new to a reload that ends at its
+/// deadline.
 const BOUNDS: [f64; 11] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0, f64::INFINITY];
 
 /// The number of reloads by trigger and outcome, and a histogram of their durations.

@@ -53,7 +53,7 @@ impl StatusWriter {
         });
     }
 
-    /// Notes the stages that the manager told in a reload that published nothing.
+    /// Notes the stages that the manager gave in a reload that published nothing.
     pub(crate) fn seen(&self, seen: &BTreeMap<Name, ManagerStage>) {
         self.0.send_modify(|status| status.note_manager_stages(seen, OffsetDateTime::now_utc()));
     }

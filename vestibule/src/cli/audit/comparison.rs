@@ -35,7 +35,7 @@ pub(super) enum Verdict {
     Behind,
     /// The replica holds a version that is revoked.
     Revoked,
-    /// The manager did not tell its versions.
+    /// The manager did not give the versions.
     Unknown,
 }
 
@@ -73,7 +73,7 @@ impl Audit {
         [&address.to_string(), name, version, stage, current, &held.loaded_at(), &draining, verdict].map(str::to_owned)
     }
 
-    /// Returns the versions that the manager has of this credential, if it told them.
+    /// Returns the versions that the manager has of this credential, if it gave them.
     fn versions(&self, held: &ReplicaCredential) -> Option<&Versions> {
         self.manager.get(&held.id)?.as_ref().ok()
     }

@@ -57,7 +57,7 @@ impl Audit {
         status.draining.is_empty() && status.credentials.iter().all(|held| self.verdict(held) == Verdict::Current)
     }
 
-    /// Returns the secrets whose versions the manager did not tell, with its errors.
+    /// Returns the secrets whose versions the manager did not give, with its errors.
     fn unknown(&self) -> impl Iterator<Item = (&SecretId, &SourceError)> {
         self.manager.iter().filter_map(|(id, versions)| Some((id, versions.as_ref().err()?)))
     }
@@ -68,9 +68,9 @@ impl Audit {
             Finding {
                 title: "revoked",
                 places: self.replicas_with(Verdict::Revoked),
-                problem: "the replica holds a version that secrets.revoked names in this command's configuration".into(),
-                remedy: "give the replica this configuration and reload it (`reload --wait` beside it); if that version \
-                         is still the current one, rotate first"
+                problem: "the replica holds a version that secrets.revoked names in this configuration".into(),
+                remedy: "give the replica this configuration and reload it (`reload --wait` beside it); if that \
+                         version is still the current one, rotate first"
                     .into(),
             },
             Finding {
@@ -85,7 +85,7 @@ impl Audit {
                 title: "pending",
                 places: self.replicas_with(Verdict::Pending),
                 problem: format!(
-                    "the replica holds the pending version of a rotation that has not ended; {current} is another version"
+                    "the replica holds the pending version of a rotation that has not ended; {current} is another one"
                 )
                 .into(),
                 remedy: format!("wait for the end of the rotation, or end it: move {current}; then audit again").into(),
@@ -141,8 +141,8 @@ impl Audit {
         replicas
     }
 
-    /// Returns findings if the number of different replicas is not the expected one. A load balancer passes each request
-    /// to any one replica, so two of its URLs may lead to the same one.
+    /// Returns findings if the number of different replicas is not the expected one. A load balancer passes each
+    /// request to any one replica, so two of its URLs may lead to the same one.
     fn instance_findings(&self) -> Vec<Finding> {
         let mut instances: BTreeMap<Uuid, Vec<String>> = BTreeMap::new();
         for (address, status) in self.reachable() {
@@ -161,7 +161,7 @@ impl Audit {
                     title: "the same instance",
                     places: addresses,
                     problem: "one replica answers at all of these addresses".into(),
-                    remedy: "give the address of each replica itself: a load balancer passes a request to any one"
+                    remedy: "give the address of each replica itself: a load balancer passes a request to any of them"
                         .into(),
                 });
             }
@@ -176,7 +176,7 @@ impl Audit {
     }
 }
 
-/// Returns the fault of a secret whose versions the manager did not tell.
+/// Returns the fault of a secret whose versions the manager did not give.
 fn unknown_fault(id: &SecretId, error: &SourceError, regions: &Regions) -> Fault {
     let exit = match error {
         SourceError::Malformed(_) => Exit::Unavailable,

@@ -63,8 +63,8 @@ pub(super) struct ReplicaDraining {
     generation: u64,
 }
 
-/// Deserializes a word of visible ASCII characters. The text comes from the network and goes into a table on a terminal, so
-/// it must have no control characters and no spaces.
+/// Deserializes a word of visible ASCII characters. The text comes from the network and goes into a table on a
+/// terminal, so it must have no control characters and no spaces.
 fn printable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     units::text(deserializer, "a word", |text| {
         if text.chars().all(|c| c.is_ascii_graphic()) { Some(text.to_owned()) } else { None }

@@ -23,8 +23,8 @@ pub(super) async fn limit_lock_waits(connection: &mut PgConnection, deadline: In
     Ok(())
 }
 
-/// Applies the missing migrations, under PostgreSQL's advisory lock. Leaves a newer schema as it is: during a rollout or
-/// after a rollback, the older binary's `migrate` may run too.
+/// Applies the missing migrations, under PostgreSQL's advisory lock. Leaves a newer schema as it is: during a rollout
+/// or after a rollback, the older binary's `migrate` may run too.
 pub(super) async fn apply(migrations: &Migrator, connection: &mut PgConnection) -> Result<(), Fault> {
     let mut migrator = Migrator { migrations: migrations.migrations.clone(), ..Migrator::DEFAULT };
     migrator.set_ignore_missing(true);
