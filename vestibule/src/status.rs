@@ -172,7 +172,7 @@ impl Status {
         status
     }
 
-    /// Notes that this generation is in service.
+    /// Records that this generation is in service.
     fn set_generation<A: Application>(&mut self, generation: &Arc<Generation<A>>, now: OffsetDateTime) {
         self.generation = generation.number;
         self.in_service = erased(generation);
@@ -187,7 +187,7 @@ impl Status {
         }
     }
 
-    /// Notes the stages at which the manager has the versions in service.
+    /// Records the stages at which the manager has the versions in service.
     fn note_manager_stages(&mut self, stages: &BTreeMap<Name, ManagerStage>, now: OffsetDateTime) {
         for credential in &mut self.credentials {
             let Some(stage) = stages.get(credential.name) else { continue };

@@ -24,7 +24,7 @@ const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+
 ///     if id < 1 {
 ///         return Err(Problem::bad_request("a note's id is 1 or more"));
 ///     }
-///     let query = sqlx::query_scalar("SELECT body FROM notes WHERE id = $1").bind(id);
+///     let query = sqlx::query_scalar("SELECT body FROM messages WHERE id = $1").bind(id);
 ///     let note: Option<String> = query.fetch_optional(&database).await?;
 ///     note.ok_or_else(|| Problem::not_found("there is no note with this id"))
 /// }

@@ -19,7 +19,7 @@ use time::OffsetDateTime;
 /// parts that they do not know are comments.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Returns the text for a scrape. Labels are names, ids of versions, and words of a fixed list.
+/// Returns the text for a scrape. MetricLabels are names, ids of versions, and words of a fixed list.
 pub(crate) fn encode(status: Status) -> String {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(StatusCollector(status)));
@@ -57,7 +57,7 @@ impl Collector for StatusCollector {
 /// An encoder with a method per group of metrics, and one per type of metric.
 struct MetricsEncoder<'a>(DescriptorEncoder<'a>);
 
-type Labels<const N: usize> = [(&'static str, String); N];
+type MetricLabels<const N: usize> = [(&'static str, String); N];
 
 impl MetricsEncoder<'_> {
     fn service(&mut self, status: &Status) -> fmt::Result {
@@ -149,7 +149,7 @@ impl MetricsEncoder<'_> {
         &mut self,
         name: &str,
         help: &str,
-        samples: impl IntoIterator<Item = (Labels<N>, impl EncodeGaugeValue)>,
+        samples: impl IntoIterator<Item = (MetricLabels<N>, impl EncodeGaugeValue)>,
     ) -> fmt::Result {
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
         for (labels, value) in samples {
@@ -163,7 +163,7 @@ impl MetricsEncoder<'_> {
         &mut self,
         name: &str,
         help: &str,
-        samples: impl IntoIterator<Item = Labels<N>>,
+        samples: impl IntoIterator<Item = MetricLabels<N>>,
     ) -> fmt::Result {
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Info)?;
         for labels in samples {

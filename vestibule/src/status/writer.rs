@@ -26,12 +26,12 @@ impl StatusWriter {
         self.0.subscribe()
     }
 
-    /// Notes that a reload starts, which covers this number of signals.
+    /// Records that a reload starts, which covers this number of signals.
     pub(crate) fn reload_started(&self, signals_covered: u64) {
         self.0.send_modify(|status| status.signals.covered = signals_covered);
     }
 
-    /// Notes that this generation is in service, in place of `replaced`.
+    /// Records that this generation is in service, in place of `replaced`.
     pub(crate) fn published<A: Application>(
         &self,
         generation: &Arc<Generation<A>>,
@@ -53,7 +53,7 @@ impl StatusWriter {
         });
     }
 
-    /// Notes the stages that the manager gave in a reload that published nothing.
+    /// Records the stages that the manager gave in a reload that published nothing.
     pub(crate) fn seen(&self, seen: &BTreeMap<Name, ManagerStage>) {
         self.0.send_modify(|status| status.note_manager_stages(seen, OffsetDateTime::now_utc()));
     }
@@ -63,7 +63,7 @@ impl StatusWriter {
         self.0.borrow().last_reload.as_ref()?.error.clone()
     }
 
-    /// Notes that a reload ended.
+    /// Records that a reload ended.
     pub(crate) fn reload_ended(&self, reload: ReloadRecord) {
         self.0.send_modify(|status| {
             status.reload_counts.add(&reload);
@@ -74,7 +74,7 @@ impl StatusWriter {
         });
     }
 
-    /// Notes that the process is stopping.
+    /// Records that the process is stopping.
     pub(crate) fn stopping(&self) {
         self.0.send_modify(|status| status.stopping = true);
     }
