@@ -108,7 +108,7 @@ impl Application for CallingService {
         let Settings { url, timeout_ms, attempts, concurrency, x_api_key } = cx.settings.clone();
         let api = ApiEndpoint::at(url.ok_or_else(|| BuildError::setting("url", "a URL"))?);
         let api = ApiEndpoint {
-            timeout: timeout_ms.map_or(api.timeout, Duration::from_millis),
+            timeout: timeout_ms.map(Duration::from_millis).unwrap_or(api.timeout),
             attempts: attempts.unwrap_or(api.attempts),
             concurrency: concurrency.unwrap_or(api.concurrency),
             key_header: if x_api_key { KeyHeader::Named("x-api-key") } else { api.key_header },
@@ -358,33 +358,44 @@ async fn a_response_is_bounded_and_a_redirect_is_not_followed() {
 
 #[tokio::test]
 async fn the_status_of_a_response_counts_though_its_body_breaks_off_or_is_late() {
-    for (head, hangs, accepted) in [("200 OK", false, true), ("200 OK", true, true), ("500 Oh", false, false)] {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let calls = Arc::new(Mutex::new(0));
-        let count = calls.clone();
-        tokio::spawn(async move {
-            let mut open = Vec::new();
-            while let Ok((mut connection, _)) = listener.accept().await {
-                let read = connection.read(&mut [0; 1024]).await.expect("a request comes");
-                *count.lock().unwrap() += usize::from(read > 0);
-                let response = format!("HTTP/1.1 {head}\r\ncontent-length: 10\r\n\r\nhalf");
-                connection.write_all(response.as_bytes()).await.expect("somebody reads");
-                open.extend(hangs.then_some(connection));
-            }
-        });
+    for (status_line, stays_open, accepted) in
+        [("200 OK", false, true), ("200 OK", true, true), ("500 Oh", false, false)]
+    {
+        let (url, calls) = half_responses(status_line, stays_open).await;
         let client = ReloadingProcess::start(Settings { timeout_ms: Some(500), ..at(&url) }).await.client();
         let error = client.send(idempotent_post()).await.unwrap_err();
         assert!(
             matches!(&error, CallError::BodyIncomplete { status, .. } if status.is_success() == accepted),
             "{error:?}"
         );
-        assert_eq!(*calls.lock().unwrap(), 1, "{head}");
+        assert_eq!(*calls.lock().unwrap(), 1, "{status_line}");
         match client.deliver(idempotent_post()).await {
             Ok(()) => assert!(accepted),
             Err(error) => assert!(error.permanent && !accepted, "{error}"),
         }
     }
+}
+
+/// Starts a server that sends half of each response, and then closes the connection or goes silent. Returns its URL and
+/// the number of requests so far.
+async fn half_responses(status_line: &'static str, stays_open: bool) -> (String, Arc<Mutex<usize>>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let calls = Arc::new(Mutex::new(0));
+    let count = calls.clone();
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let read = connection.read(&mut [0; 1024]).await.expect("a request comes");
+            *count.lock().unwrap() += usize::from(read > 0);
+            let response = format!("HTTP/1.1 {status_line}\r\ncontent-length: 10\r\n\r\nhalf");
+            connection.write_all(response.as_bytes()).await.expect("the client reads");
+            if stays_open {
+                open.push(connection);
+            }
+        }
+    });
+    (url, calls)
 }
 
 #[tokio::test]
