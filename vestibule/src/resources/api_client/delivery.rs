@@ -10,7 +10,7 @@ use std::time::Duration;
 /// The longest pause, before its jitter.
 const MAX_PAUSE: Duration = Duration::from_secs(600);
 
-/// The error of a message that was not delivered: [`ApiClient::deliver`](super::ApiClient::deliver) returns it.
+/// The error of a message that was not delivered: [`ApiClient::deliver`](crate::ApiClient::deliver) returns it.
 #[derive(Debug, thiserror::Error)]
 #[error("{reason}")]
 pub struct DeliveryError {
