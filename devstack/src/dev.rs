@@ -1,36 +1,27 @@
-mod admin;
-mod advice;
-mod alone;
-mod caller;
-mod deliveries;
-mod exec;
-mod load;
+//! The commands of `cargo dev`.
+
+pub(crate) mod error;
+
+mod dev_metadata;
 mod project;
-mod rotate;
-mod service;
-mod state;
-mod up;
-mod wishes;
+mod run_command;
+mod service_description;
+mod service_program;
 
-pub(crate) use alone::Alone;
-pub(crate) use exec::Exec;
-pub(crate) use load::Load;
-pub(crate) use rotate::Rotate;
-pub(crate) use up::up;
+mod dev_lock;
+mod dev_state;
 
-/// Why `cargo dev` ends with a failure, for people.
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct Failure(String);
+mod dev_client;
+mod status_client;
 
-impl Failure {
-    fn new(why: impl Into<String>) -> Self {
-        Self(why.into())
-    }
-}
+mod api_receivers;
+mod prepare_tenant;
+mod progress;
+mod stop_signals;
 
-impl From<devstack::Error> for Failure {
-    fn from(error: devstack::Error) -> Self {
-        Self(error.report())
-    }
-}
+pub(crate) mod exec_command;
+mod hints;
+pub(crate) mod load_command;
+pub(crate) mod rotate_command;
+pub(crate) mod stack_command;
+pub(crate) mod up_command;

@@ -1,53 +1,59 @@
 //! The local stack: a real PostgreSQL 18 and a real emulator of AWS Secrets Manager, for `cargo dev` and for tests.
 //!
 //! ```text
-//! Python ──► Stack ──► Tenant ──► Process
-//! virtual    PostgreSQL  database,  the service's binary
-//! environ-   manager     roles,         │
-//! ment         ▲         secrets ◄── Rotation
-//!              └── faults::Manager (scripted) ◄──┘
+//! Stack ──────────► Tenant ──────► Launch ──► TestProcess, RunningService
+//! PostgreSQL,       a database,    the service's binary
+//! Emulator,         roles,              │
+//! Authority         secrets ◄── Rotation│
+//!     ▲                                 │
+//!     └──────── ScriptedManager ◄───────┘
 //! ```
 //!
-//! The stack's [`Authority`] issues the certificates.
+//! A test asks the service's [`Binary`] for a [`Tenant`] of its own on the [`Stack`] of its test process. Then it starts
+//! the service: as a [`RunningService`] to talk to it, or as a [`TestProcess`] for other commands. No child outlives
+//! its owner. No secret of the tenant may be in the output of a process.
 //!
-//! A test asks the service's [`Binary`] for a [`Tenant`] of its own on the [`Stack`] of its process, and starts the
-//! service: to serve as [`Running`], anything else as a [`Process`]. No child outlives its owner, and no secret of the
-//! tenant may be in the process's output.
+//! | module | holds |
+//! |---|---|
+//! | `stack` | the parts of the stack, and tenants |
+//! | `testing` | the tools of tests |
+//! | `dev` | the commands of `cargo dev`, in the binary |
 
-mod authority;
-mod binary;
-mod error;
-pub mod faults;
-mod home;
-mod manager;
-mod planted;
-mod postgres;
-mod process;
-mod python;
-pub mod receiver;
-mod replica;
-mod rotation;
-mod running;
-mod secret;
 mod stack;
-mod supervised;
-mod tenant;
 
-pub use authority::{Authority, Identity, Validity};
-pub use binary::{Asked, Binary};
-pub use error::Error;
-pub use home::{home, workspace};
-pub use manager::Manager;
-pub use planted::{Planted, random, random_key, random_password};
-pub use postgres::Postgres;
-pub use process::{Addresses, Exited, Launch, Process};
-pub use python::Python;
-pub use receiver::{Delivery, Receiver};
-pub use replica::SecondManager;
+mod testing;
+
 pub use reqwest;
-pub use rotation::{Database, Rotation};
-pub use running::{PATIENCE, Running, problem};
 pub use rustix::process::Signal;
-pub use stack::{Stack, free_port};
-pub use supervised::{Stop, Supervised, User, send};
-pub use tenant::Tenant;
+
+pub use stack::Stack;
+pub use stack::authority::Authority;
+pub use stack::authority::identity::Identity;
+pub use stack::authority::validity::Validity;
+pub use stack::database_address::DatabaseAddress;
+pub use stack::declared_credential::DeclaredCredential;
+pub use stack::emulator::Emulator;
+pub use stack::error::Error;
+pub use stack::folders::{home, workspace};
+pub use stack::free_port::free_port;
+pub use stack::leak_detector::LeakDetector;
+pub use stack::polling::Polling;
+pub use stack::postgres::Postgres;
+pub use stack::python_environment::PythonEnvironment;
+pub use stack::random::{random, random_key, random_password};
+pub use stack::rotation::Rotation;
+pub use stack::second_region::SecondRegion;
+pub use stack::supervised_process::{StopSignal, SupervisedProcess, UnixUser, send_signal};
+pub use stack::tenant::Tenant;
+
+pub use testing::binary::Binary;
+pub use testing::eventually::{DEFAULT_TIMEOUT, Observation, eventually, eventually_within};
+pub use testing::json::{post_json, problem};
+pub use testing::launch::Launch;
+pub use testing::receiver::Receiver;
+pub use testing::receiver::delivery::Delivery;
+pub use testing::receiver::rule::{AnswerRule, ScriptedAnswer};
+pub use testing::running_service::RunningService;
+pub use testing::scripted_manager::ScriptedManager;
+pub use testing::scripted_manager::rule::{FaultRule, ScriptedFault};
+pub use testing::test_process::{Addresses, ExitedProcess, TestProcess};

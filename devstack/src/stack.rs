@@ -1,69 +1,100 @@
-use std::net::TcpListener;
+//! The local stack: PostgreSQL, an emulator of AWS Secrets Manager and a certificate authority.
+
+pub(crate) mod error;
+pub(crate) mod file_lock;
+pub(crate) mod folders;
+pub(crate) mod free_port;
+pub(crate) mod last_lines;
+pub(crate) mod polling;
+pub(crate) mod random;
+
+pub(crate) mod python_environment;
+pub(crate) mod run_folder;
+pub(crate) mod supervised_process;
+
+pub(crate) mod authority;
+pub(crate) mod emulator;
+pub(crate) mod postgres;
+
+pub(crate) mod database_address;
+pub(crate) mod declared_credential;
+pub(crate) mod emulator_secret;
+pub(crate) mod leak_detector;
+pub(crate) mod rotation;
+pub(crate) mod second_region;
+pub(crate) mod tenant;
+
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::OnceCell;
 
-use crate::authority::Authority;
-use crate::home::Run;
-use crate::manager::Manager;
-use crate::postgres::Postgres;
-use crate::python::Python;
-use crate::supervised::Supervised;
-use crate::{Error, Tenant};
+use crate::stack::authority::Authority;
+use crate::stack::emulator::Emulator;
+use crate::stack::error::Error;
+use crate::stack::free_port::free_port;
+use crate::stack::postgres::Postgres;
+use crate::stack::python_environment::PythonEnvironment;
+use crate::stack::run_folder::RunFolder;
+use crate::stack::supervised_process::SupervisedProcess;
 
 /// A running PostgreSQL and a running secrets manager, which end with this process, however it ends; and a certificate
 /// authority.
 pub struct Stack {
-    python: Python,
+    python: PythonEnvironment,
     postgres: Postgres,
-    manager: Manager,
+    emulator: Emulator,
     authority: Arc<Authority>,
-    parts: Mutex<Parts>,
+    parts: Mutex<StackParts>,
 }
 
-/// In the order in which they stop.
-struct Parts {
-    manager: Supervised,
-    postgres: Supervised,
-    run: Run,
+/// The processes and the folder of a stack. They stop in the order of the fields.
+struct StackParts {
+    emulator: SupervisedProcess,
+    postgres: SupervisedProcess,
+    run: RunFolder,
 }
 
 impl Stack {
-    /// Starts both, installing them first where that was not done yet.
+    /// Starts PostgreSQL and the secrets manager on free ports. Installs them first if necessary.
     pub async fn start(progress: &(dyn Fn(&str) + Sync)) -> Result<Self, Error> {
         Self::start_at(free_port(), free_port(), progress).await
     }
 
-    /// The same, where PostgreSQL and the secrets manager listen on these ports of 127.0.0.1.
-    pub async fn start_at(postgres: u16, manager: u16, progress: &(dyn Fn(&str) + Sync)) -> Result<Self, Error> {
-        let python = Python::install(progress).await?;
-        let run = Run::start().await?;
+    /// Does the same as [`Self::start`], with PostgreSQL and the secrets manager on these ports of 127.0.0.1.
+    pub async fn start_at(
+        postgres_port: u16,
+        emulator_port: u16,
+        progress: &(dyn Fn(&str) + Sync),
+    ) -> Result<Self, Error> {
+        let python = PythonEnvironment::install(progress).await?;
+        let run = RunFolder::create().await?;
         progress("starting PostgreSQL 18 and the secrets manager");
-        let (manager, mut manager_process) = Manager::spawn(&python, &run.dir, manager)?;
-        let (postgres, mut postgres_process) = match Postgres::spawn(&python, &run, postgres).await {
+        let (emulator, mut emulator_process) = Emulator::spawn(&python, &run.path, emulator_port)?;
+        let (postgres, mut postgres_process) = match Postgres::spawn(&python, &run, postgres_port).await {
             Ok(spawned) => spawned,
-            Err(error) => return Err(kept(run, error)),
+            Err(error) => return Err(keep_logs_of(run, error)),
         };
-        let ready = tokio::try_join!(manager.ready(&mut manager_process), postgres.ready(&mut postgres_process));
+        let ready = tokio::try_join!(emulator.ready(&mut emulator_process), postgres.ready(&mut postgres_process));
         if let Err(error) = ready {
-            return Err(kept(run, error));
+            return Err(keep_logs_of(run, error));
         }
-        let parts = Mutex::new(Parts { manager: manager_process, postgres: postgres_process, run });
-        Ok(Self { python, postgres, manager, authority: Arc::new(Authority::new("devstack")), parts })
+        let parts = Mutex::new(StackParts { emulator: emulator_process, postgres: postgres_process, run });
+        Ok(Self { python, postgres, emulator, authority: Arc::new(Authority::new("devstack")), parts })
     }
 
-    /// The same with another certificate authority than one of its own.
+    /// Replaces the stack's own certificate authority.
     pub fn with_authority(self, authority: Authority) -> Self {
         Self { authority: Arc::new(authority), ..self }
     }
 
-    /// The stack of this test process, started by whoever asks first.
+    /// Returns the stack of this test process. The first caller starts it.
     ///
     /// # Panics
     /// If it does not start.
     pub async fn shared() -> &'static Self {
-        // It lives as long as the test process, and tests come one runtime each: nothing in it may belong to one.
+        // It lives as long as the test process, and each test has a runtime of its own: nothing in here may belong to a
+        // runtime.
         static SHARED: OnceCell<Stack> = OnceCell::const_new();
         SHARED
             .get_or_init(async || match Self::start(&|step| eprintln!("devstack: {step}")).await {
@@ -73,54 +104,39 @@ impl Stack {
             .await
     }
 
-    /// Where PostgreSQL is.
+    /// Returns the running PostgreSQL.
     pub fn postgres(&self) -> &Postgres {
         &self.postgres
     }
 
-    /// Where the secrets manager is.
-    pub fn manager(&self) -> &Manager {
-        &self.manager
+    /// Returns the running emulator of the secrets manager.
+    pub fn emulator(&self) -> &Emulator {
+        &self.emulator
     }
 
-    /// Who issues the certificates of tenants.
+    /// Returns the authority that issues the certificates of tenants.
     pub fn authority(&self) -> &Arc<Authority> {
         &self.authority
     }
 
-    pub(crate) fn python(&self) -> &Python {
+    pub(crate) fn python(&self) -> &PythonEnvironment {
         &self.python
     }
 
-    /// A database, roles and secrets that nobody else has; `label` makes them recognizable.
-    pub async fn tenant(&self, label: &str) -> Result<Tenant, Error> {
-        let label: String =
-            label.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' }).collect();
-        let random = crate::planted::random();
-        self.named_tenant(&format!("{:.30}_{:.8}", label, random)).await
-    }
-
-    /// The same under exactly this name.
-    pub async fn named_tenant(&self, name: &str) -> Result<Tenant, Error> {
-        let tenant = self.empty_tenant(name, []).await?;
-        tenant.furnish().await?;
-        Ok(tenant)
-    }
-
-    /// Which part has ended although nobody asked it to.
+    /// Returns an error that names a part that has ended by itself.
     pub fn exited(&self) -> Option<Error> {
         let mut parts = self.parts();
         if let Some(status) = parts.postgres.exited() {
             return Some(self.postgres.failed(format!("stopped by itself ({status})")));
         }
-        let status = parts.manager.exited()?;
-        Some(self.manager.failed(format!("stopped by itself ({status})")))
+        let status = parts.emulator.exited()?;
+        Some(self.emulator.failed(format!("stopped by itself ({status})")))
     }
 
-    /// The process ids of PostgreSQL and of the secrets manager.
+    /// Returns the process ids of PostgreSQL and of the secrets manager.
     pub fn pids(&self) -> [u32; 2] {
         let parts = self.parts();
-        [parts.postgres.pid(), parts.manager.pid()]
+        [parts.postgres.pid(), parts.emulator.pid()]
     }
 
     /// Leaves the logs, for people to read until the next run.
@@ -128,34 +144,23 @@ impl Stack {
         self.parts().run.keep();
     }
 
-    /// Stops the manager, then PostgreSQL. Dropping does the same.
+    /// Stops the secrets manager, then PostgreSQL. Dropping does the same.
     pub async fn stop(self) {
         let stopped = tokio::task::spawn_blocking(|| drop(self)).await;
         stopped.expect("stopping a child does not panic");
     }
 
-    /// Where the logs are.
+    /// Returns the folder with the logs.
     pub(crate) fn folder(&self) -> PathBuf {
-        self.parts().run.dir.clone()
+        self.parts().run.path.clone()
     }
 
-    fn parts(&self) -> MutexGuard<'_, Parts> {
+    fn parts(&self) -> MutexGuard<'_, StackParts> {
         self.parts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn kept(mut run: Run, error: Error) -> Error {
+fn keep_logs_of(mut run: RunFolder, error: Error) -> Error {
     run.keep();
     error
-}
-
-/// A port of 127.0.0.1 on which nobody listens. Below every system's range for outgoing connections and for port 0, so
-/// that none of those takes it soon.
-pub fn free_port() -> u16 {
-    loop {
-        let port = fastrand::u16(20_000..30_000);
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }

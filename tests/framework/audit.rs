@@ -1,35 +1,34 @@
 //! `audit`: is the rotation complete?
 
-use crate::{Running, SERVICE, SHORT, free_port, migrated, reload::async_body, scripted, service};
+use crate::{RunningService, SERVICE, SHORT, free_port, migrated, reload::async_body, scripted, service};
 use devstack::{
-    Exited, Tenant,
-    faults::{Fault, Rule},
+    ExitedProcess, FaultRule, ScriptedFault, Tenant,
     reqwest::{Method, StatusCode},
 };
 
 /// Replicas that share a manager.
-async fn replicas<'a, const N: usize>(tenant: &'a Tenant) -> [Running<'a>; N] {
+async fn replicas<'a, const N: usize>(tenant: &'a Tenant) -> [RunningService<'a>; N] {
     let mut replicas = Vec::new();
     for _ in 0..N {
-        replicas.push(Running::start(service(tenant), tenant).await);
+        replicas.push(RunningService::start(service(tenant), tenant).await);
     }
     replicas.try_into().unwrap_or_else(|_| unreachable!("as many were started"))
 }
 
-fn audit(tenant: &Tenant, arguments: &[&str]) -> Exited {
+fn audit(tenant: &Tenant, arguments: &[&str]) -> ExitedProcess {
     service(tenant).args([&["audit"], arguments].concat()).run()
 }
 
 /// The cells of the row of this replica and credential.
 #[track_caller]
-fn row<'a>(audit: &'a Exited, replica: &str, credential: &str) -> Vec<&'a str> {
+fn row<'a>(audit: &'a ExitedProcess, replica: &str, credential: &str) -> Vec<&'a str> {
     let rows = audit.stdout.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
     let wanted = |row: &Vec<&str>| row.len() == 8 && row[0] == format!("http://{replica}") && row[1] == credential;
     let mut found = rows.filter(wanted);
     found.next().unwrap_or_else(|| panic!("{replica} has no {credential} in\n{}", audit.stdout))
 }
 
-fn last_line(audit: &Exited) -> &str {
+fn last_line(audit: &ExitedProcess) -> &str {
     audit.stdout.trim_end().lines().last().unwrap_or_default()
 }
 
@@ -74,7 +73,7 @@ async fn an_audit_reads_no_value() {
     let manager = scripted(&tenant).await;
     let [replica] = replicas(&tenant).await;
     // What a caller without secretsmanager:GetSecretValue gets.
-    manager.script([Rule::all(Fault::Status(400, "AccessDeniedException")).of("GetSecretValue")]);
+    manager.script([FaultRule::all(ScriptedFault::Status(400, "AccessDeniedException")).of("GetSecretValue")]);
     let before = manager.requests(&tenant.id("database"));
     let audited = service(&tenant).args(["audit", &replica.at.admin]).env("AWS_ENDPOINT_URL", manager.endpoint());
     assert_eq!(audited.run().code, Some(0));
@@ -137,7 +136,7 @@ async fn an_audit_fails_while_an_older_generation_drains() {
 
     go.send(()).unwrap();
     assert_eq!(slow.await.unwrap().unwrap().status(), StatusCode::CREATED);
-    replica.until("the end of draining", |status| status["draining"].as_array().unwrap().is_empty()).await;
+    replica.wait_until("the end of draining", |status| status["draining"].as_array().unwrap().is_empty()).await;
     assert_eq!(audit(&tenant, &[&replica.at.admin]).code, Some(0));
 }
 
@@ -165,12 +164,12 @@ async fn an_audit_without_the_manager_ends_as_a_start_would() {
         audit.env("APP_SECRETS__DEADLINE", SHORT).run()
     };
     for (fault, code, told) in [
-        (Fault::Status(400, "AccessDeniedException"), 77, "secretsmanager:DescribeSecret"),
-        (Fault::Status(400, "ResourceNotFoundException"), 66, "no such secret"),
-        (Fault::Status(500, "InternalServiceError"), 69, "unavailable"),
-        (Fault::BlackHole, 75, "did not answer"),
+        (ScriptedFault::Status(400, "AccessDeniedException"), 77, "secretsmanager:DescribeSecret"),
+        (ScriptedFault::Status(400, "ResourceNotFoundException"), 66, "no such secret"),
+        (ScriptedFault::Status(500, "InternalServiceError"), 69, "unavailable"),
+        (ScriptedFault::BlackHole, 75, "did not answer"),
     ] {
-        manager.script([Rule::on(tenant.id("database"), fault)]);
+        manager.script([FaultRule::on(tenant.id("database"), fault)]);
         let audited = ask();
         assert_eq!(audited.code, Some(code), "{}", audited.stderr);
         assert!(audited.stderr.contains(told), "{}", audited.stderr);
@@ -179,7 +178,7 @@ async fn an_audit_without_the_manager_ends_as_a_start_would() {
         assert_eq!(row(&audited, &replica.at.admin, "signing")[7], "current");
         assert!(last_line(&audited).contains(&tenant.id("database")), "{}", audited.stdout);
     }
-    manager.script([Rule::all(Fault::Status(500, "InternalServiceError")).times(2)]);
+    manager.script([FaultRule::all(ScriptedFault::Status(500, "InternalServiceError")).times(2)]);
     assert_eq!(ask().code, Some(0), "it tries again");
     tenant.client().delete_secret().secret_id(tenant.id("signing")).send().await.unwrap();
     let scheduled = ask();
@@ -215,7 +214,7 @@ async fn an_audit_needs_nothing_but_urls_and_the_way_to_the_manager() {
         vec!["audit", "ftp://127.0.0.1:9090"],
         vec!["audit", "127.0.0.1:9090", "http://me:sentinel@127.0.0.1:9090"],
     ] {
-        let refused = SERVICE.bare().await.args(arguments.clone()).run();
+        let refused = SERVICE.launch_without_tenant().await.args(arguments.clone()).run();
         assert_eq!(refused.code, Some(64), "{arguments:?}: {}", refused.stderr);
         assert!(!refused.stderr.contains("sentinel"), "{}", refused.stderr);
     }

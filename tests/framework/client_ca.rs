@@ -1,6 +1,6 @@
 //! Client certificates, and the rotation of those who vouch for them.
 
-use crate::{Running, config::Folder, migrated, service, tls_client::TlsClient};
+use crate::{RunningService, config::Folder, migrated, service, tls_client::TlsClient};
 use devstack::{Authority, Identity, Launch, Tenant, Validity};
 use rustls::version::{TLS12, TLS13};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use tokio::net::TcpStream;
 /// A tenant whose clients need a certificate of `authority`.
 async fn guarded(label: &str, authority: &Authority) -> Tenant {
     let tenant = migrated(label).await;
-    tenant.plant("server_tls", "tls_identity").await.expect("it is planted");
+    tenant.put_random("server_tls", "tls_identity").await.expect("it is planted");
     tenant.put("client_ca", authority.certificate()).await.expect("it is planted");
     tenant
 }
@@ -23,7 +23,7 @@ fn with_clients(tenant: &Tenant) -> Launch {
 async fn only_clients_with_a_certificate_of_the_authority_come_in() {
     let clients = Authority::new("clients");
     let tenant = guarded("clients", &clients).await;
-    let running = Running::start_tls(with_clients(&tenant), &tenant).await;
+    let running = RunningService::start_tls(with_clients(&tenant), &tenant).await;
     let at = &running.at.public;
     let shows = |identity: &Identity| TlsClient::showing(tenant.authority(), identity);
     shows(&clients.client("orders", Validity::days(9))).get(at, "/v1/notes").await.expect("it is known");
@@ -45,7 +45,7 @@ async fn only_clients_with_a_certificate_of_the_authority_come_in() {
 async fn other_authorities_count_from_the_next_handshake_on() {
     let (old, new) = (Authority::new("old"), Authority::new("new"));
     let tenant = guarded("clients_rotate", &old).await;
-    let mut running = Running::start_tls(with_clients(&tenant), &tenant).await;
+    let mut running = RunningService::start_tls(with_clients(&tenant), &tenant).await;
     let at = running.at.public.clone();
     let client = TlsClient::showing(tenant.authority(), &old.client("orders", Validity::days(9)));
     let (mut open, _) = client.get(&at, "/v1/notes").await.unwrap();
@@ -71,7 +71,7 @@ async fn other_authorities_count_from_the_next_handshake_on() {
 async fn a_client_whose_certificate_has_ended_does_not_come_in_on_an_old_session() {
     let clients = Authority::new("clients");
     let tenant = guarded("clients_end", &clients).await;
-    let running = Running::start_tls(with_clients(&tenant), &tenant).await;
+    let running = RunningService::start_tls(with_clients(&tenant), &tenant).await;
     let short = clients.client("orders", Validity::lasting(Duration::from_secs(4)));
     for versions in [&[&TLS12], &[&TLS13]] {
         let client = TlsClient::speaking(tenant.authority(), versions, Some(&short), &[]);
@@ -124,7 +124,7 @@ async fn listeners_and_client_authorities_are_switched_by_a_signal() {
 async fn a_bundle_that_vouches_for_nobody_is_refused() {
     let clients = Authority::new("clients");
     let tenant = guarded("clients_bad", &clients).await;
-    let mut running = Running::start_tls(with_clients(&tenant), &tenant).await;
+    let mut running = RunningService::start_tls(with_clients(&tenant), &tenant).await;
     let leaf = clients.client("orders", Validity::days(9)).certificate;
     let over = Authority::lasting("over", Duration::from_secs(1));
     tokio::time::sleep(Duration::from_secs(2)).await;

@@ -1,26 +1,23 @@
 //! The commands beside `serve`.
 
-use crate::{PATIENCE, Running, SERVICE, SHORT, free_port, migrated, scripted, service, tenant};
-use devstack::{
-    Signal,
-    faults::{Fault, Rule},
-};
+use crate::{DEFAULT_TIMEOUT, RunningService, SERVICE, SHORT, free_port, migrated, scripted, service, tenant};
+use devstack::{FaultRule, ScriptedFault, Signal};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
 #[tokio::test]
 async fn a_wrong_command_line_ends_with_64_and_help_with_0() {
     for arguments in [vec!["dance"], vec!["check", "--lively"], vec!["--config-dir"]] {
-        let exited = SERVICE.bare().await.args(arguments.clone()).run();
+        let exited = SERVICE.launch_without_tenant().await.args(arguments.clone()).run();
         assert_eq!(exited.code, Some(64), "{arguments:?}");
         assert!(exited.stderr.contains("Usage") || exited.stderr.contains("--help"), "{}", exited.stderr);
     }
-    let help = SERVICE.bare().await.args(["--help"]).run();
+    let help = SERVICE.launch_without_tenant().await.args(["--help"]).run();
     assert_eq!(help.code, Some(0));
     for command in ["serve", "check", "migrate", "config", "reload", "audit", "health"] {
         assert!(help.stdout.contains(command), "{command} is missing");
     }
-    let version = SERVICE.bare().await.args(["--version"]).run();
+    let version = SERVICE.launch_without_tenant().await.args(["--version"]).run();
     assert_eq!(version.stdout.trim(), concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")));
 }
 
@@ -39,7 +36,7 @@ async fn check_needs_no_manager_and_check_live_walks_the_road() {
     assert!(live.stdout.contains(&tenant.version("database", "AWSCURRENT").await.unwrap().unwrap()));
     tenant.put("signing", "sentinel").await.unwrap();
     assert_eq!(service(&tenant).args(["check", "--live"]).run().code, Some(65));
-    assert_eq!(tenant.connections(&tenant.app()).await.unwrap(), 0);
+    assert_eq!(tenant.connections(&tenant.app_role()).await.unwrap(), 0);
 }
 
 #[tokio::test]
@@ -126,11 +123,11 @@ async fn nothing_waits_for_a_lock_past_the_deadline() {
     assert!(serve.stderr.contains("database"), "{}", serve.stderr);
     let mut waiting = service(&tenant).args(["migrate"]).start();
     let start = Instant::now();
-    while tenant.connections(&tenant.migrator()).await.unwrap() == 0 {
-        assert!(start.elapsed() < PATIENCE);
+    while tenant.connections(&tenant.migrator_role()).await.unwrap() == 0 {
+        assert!(start.elapsed() < DEFAULT_TIMEOUT);
     }
     waiting.signal(Signal::TERM);
-    assert_eq!(waiting.exited(PATIENCE).await.code, Some(128 + 15));
+    assert_eq!(waiting.exited(DEFAULT_TIMEOUT).await.code, Some(128 + 15));
 }
 
 #[tokio::test]
@@ -153,13 +150,13 @@ async fn serve_needs_no_migrator_and_accepts_a_newer_schema() {
     sqlx::raw_sql(newer).execute(&mut owner).await.unwrap();
     assert_eq!(service(&tenant).args(["migrate"]).run().code, Some(0), "a rollback may run migrate too");
     tenant.delete("migrator").await.unwrap();
-    Running::start(service(&tenant), &tenant).await;
+    RunningService::start(service(&tenant), &tenant).await;
 }
 
 #[tokio::test]
 async fn health_asks_the_admin_listener() {
     let tenant = migrated("health").await;
-    let running = Running::start(service(&tenant), &tenant).await;
+    let running = RunningService::start(service(&tenant), &tenant).await;
     let ask = |arguments: &[&str], at: &str| service(&tenant).args(arguments).env("APP_ADMIN__LISTEN", at).run();
     for arguments in [vec!["health"], vec!["health", "ready"], vec!["health", "live"]] {
         let asked = ask(&arguments, &running.at.admin);
@@ -171,7 +168,7 @@ async fn health_asks_the_admin_listener() {
         .env("APP_SECRETS__REFRESH_EVERY", "0s")
         .env("APP_SECRETS__MAX_STALE", "1s")
         .env("APP_SECRETS__WHEN_STALE", "unready");
-    let stale = Running::start(launch, &tenant).await;
+    let stale = RunningService::start(launch, &tenant).await;
     // max_stale, and up to a tenth more.
     tokio::time::sleep(Duration::from_millis(1200)).await;
     assert_eq!(ask(&["health", "live"], &stale.at.admin).code, Some(0));
@@ -191,7 +188,7 @@ async fn health_asks_the_admin_listener() {
 async fn reload_sends_the_signal_and_tells_what_came_of_it() {
     let tenant = migrated("reload").await;
     let manager = scripted(&tenant).await;
-    let running = Running::start(service(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint()), &tenant).await;
+    let running = RunningService::start(service(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint()), &tenant).await;
     let reload = |arguments: &[&str]| {
         let arguments = [&["reload"], arguments].concat();
         service(&tenant).args(arguments).env("APP_ADMIN__LISTEN", &running.at.admin).run()
@@ -201,7 +198,7 @@ async fn reload_sends_the_signal_and_tells_what_came_of_it() {
     assert!(unchanged.stdout.contains("unchanged: generation 1"), "{}", unchanged.stdout);
 
     // Slow enough for the one before to be told instead.
-    manager.script([Rule::on(tenant.id("database"), Fault::Delay(Duration::from_millis(500)))]);
+    manager.script([FaultRule::on(tenant.id("database"), ScriptedFault::Delay(Duration::from_millis(500)))]);
     tenant.rotate("database").await.unwrap();
     let published = reload(&["--wait"]);
     assert_eq!(published.code, Some(0), "{}", published.stderr);
@@ -215,7 +212,9 @@ async fn reload_sends_the_signal_and_tells_what_came_of_it() {
     let seen = running.status().await["signals"]["seen"].clone();
     assert_eq!(reload(&[]).code, Some(0));
     assert_eq!(reload(&["--pid", &running.process.pid().to_string()]).code, Some(0));
-    running.until("two more signals", |status| status["signals"]["seen"].as_u64() > seen.as_u64().map(|n| n + 1)).await;
+    running
+        .wait_until("two more signals", |status| status["signals"]["seen"].as_u64() > seen.as_u64().map(|n| n + 1))
+        .await;
 
     assert_eq!(reload(&["--pid", "0"]).code, Some(64));
     assert_eq!(reload(&["--pid", "2147483646"]).code, Some(69));

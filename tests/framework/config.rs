@@ -43,7 +43,7 @@ async fn a_wrong_configuration_ends_with_78_and_names_every_mistake() {
     let folder = Folder::new();
     folder.write("[server]\nlisten = \"here\"\ndrian = \"1s\"\n[service]\napi_key = \"sentinel\"\n");
     for command in ["serve", "check", "config", "migrate"] {
-        let launch = SERVICE.bare().await.args([command]).env_remove("APP_SERVER__LISTEN");
+        let launch = SERVICE.launch_without_tenant().await.args([command]).env_remove("APP_SERVER__LISTEN");
         let exited = launch.env("APP_CONFIG_DIR", &folder.0).env("APP_DATABASE__PORT", "sentinel").run();
         assert_eq!(exited.code, Some(78), "{command}");
         for part in ["default.toml:2", "default.toml:3", "default.toml:5", "APP_DATABASE__PORT", "4 faults"] {
@@ -55,11 +55,11 @@ async fn a_wrong_configuration_ends_with_78_and_names_every_mistake() {
 
 #[tokio::test]
 async fn a_folder_that_is_not_there_ends_with_78() {
-    let launch = SERVICE.bare().await.args(["--config-dir", "/nonexistent/folder"]);
+    let launch = SERVICE.launch_without_tenant().await.args(["--config-dir", "/nonexistent/folder"]);
     let exited = launch.run();
     assert_eq!(exited.code, Some(78));
     assert!(exited.stderr.contains("/nonexistent/folder") && exited.stderr.contains("--config-dir"));
-    let exited = SERVICE.bare().await.env("APP_PROFILE", "prodution").run();
+    let exited = SERVICE.launch_without_tenant().await.env("APP_PROFILE", "prodution").run();
     assert_eq!(exited.code, Some(78));
     assert!(exited.stderr.contains("prodution.toml"), "{}", exited.stderr);
 }

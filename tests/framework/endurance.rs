@@ -1,6 +1,6 @@
 //! Many rotations: none is noticed, and none leaves anything behind.
 
-use crate::{Notes, Running, metrics::Samples, migrated, service};
+use crate::{Notes, RunningService, metrics::Samples, migrated, service};
 use devstack::{
     Tenant,
     reqwest::{Client, StatusCode},
@@ -23,7 +23,7 @@ struct Answers {
 }
 
 impl Load {
-    fn on(running: &Running<'_>, clients: usize) -> Self {
+    fn on(running: &RunningService<'_>, clients: usize) -> Self {
         let (stop, stopped) = watch::channel(false);
         let url = format!("http://{}/v1/notes", running.at.public);
         let client = |_| Self::client(url.clone(), stopped.clone());
@@ -63,7 +63,7 @@ impl Load {
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_rotations_under_load_fail_no_request() {
     let tenant = migrated("twenty").await;
-    let mut running = Running::start(service(&tenant), &tenant).await;
+    let mut running = RunningService::start(service(&tenant), &tenant).await;
     let load = Load::on(&running, 16);
     for round in 1..=20 {
         let rotation = tenant.rotation("database");
@@ -92,12 +92,12 @@ struct Footprint {
 }
 
 impl Footprint {
-    async fn of(running: &Running<'_>, tenant: &Tenant) -> Self {
+    async fn of(running: &RunningService<'_>, tenant: &Tenant) -> Self {
         let process = format!("/proc/{}", running.process.pid());
         let status = fs::read_to_string(format!("{process}/status")).expect("it runs");
         let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells it");
         Self {
-            connections: tenant.connections(&tenant.app()).await.expect("a count"),
+            connections: tenant.connections(&tenant.app_role()).await.expect("a count"),
             files: fs::read_dir(format!("{process}/fd")).expect("it runs").count(),
             tasks: Samples::of(running).await.get("tokio_alive_tasks") as u64,
             kilobytes: resident.trim().trim_end_matches(" kB").parse().expect("a number"),
@@ -109,7 +109,7 @@ impl Footprint {
 #[tokio::test]
 async fn five_hundred_reloads_leave_nothing_behind() {
     let tenant = migrated("five_hundred").await;
-    let mut running = Running::start(service(&tenant), &tenant).await;
+    let mut running = RunningService::start(service(&tenant), &tenant).await;
     let note = running.create("a note").await;
     let mut admin = tenant.admin().await.unwrap();
     // Every password begins with it: to search each page for all of them would take longer than the reloads.
@@ -137,13 +137,13 @@ async fn five_hundred_reloads_leave_nothing_behind() {
 /// Another password in the database and at the manager, in as few steps as there are.
 async fn renew(tenant: &Tenant, admin: &mut PgConnection, next: &str) {
     let statement: String = sqlx::query_scalar("SELECT format('ALTER ROLE %I PASSWORD %L', $1, $2)")
-        .bind(tenant.app())
+        .bind(tenant.app_role())
         .bind(next)
         .fetch_one(&mut *admin)
         .await
         .expect("it is done");
     sqlx::raw_sql(AssertSqlSafe(statement)).execute(admin).await.expect("it is done");
-    let secret = json!({ "username": tenant.app(), "password": next }).to_string();
+    let secret = json!({ "username": tenant.app_role(), "password": next }).to_string();
     tenant
         .client()
         .put_secret_value()
@@ -155,7 +155,7 @@ async fn renew(tenant: &Tenant, admin: &mut PgConnection, next: &str) {
 }
 
 /// What it holds when the last generation has drained.
-async fn settled(running: &Running<'_>, tenant: &Tenant) -> Footprint {
+async fn settled(running: &RunningService<'_>, tenant: &Tenant) -> Footprint {
     tokio::time::sleep(Duration::from_secs(2)).await;
     Footprint::of(running, tenant).await
 }

@@ -29,7 +29,7 @@ mod unavailable;
 mod webhook;
 
 use client::Notes;
-use devstack::{Binary, Launch, PATIENCE, Running, Tenant, faults, free_port};
+use devstack::{Binary, DEFAULT_TIMEOUT, Launch, RunningService, ScriptedManager, Tenant, free_port};
 
 /// A deadline that is soon over, and that a machine keeps that stands still for a moment.
 const SHORT: &str = "3s";
@@ -52,6 +52,6 @@ async fn migrated(label: &str) -> Tenant {
 }
 
 /// A scripted manager before the real one.
-async fn scripted(tenant: &Tenant) -> faults::Manager {
-    faults::Manager::before(tenant.manager()).await.expect("a scripted manager")
+async fn scripted(tenant: &Tenant) -> ScriptedManager {
+    ScriptedManager::before(tenant.emulator()).await.expect("a scripted manager")
 }

@@ -1,6 +1,6 @@
 //! `/metrics`, as Prometheus reads it.
 
-use crate::{Notes, PATIENCE, Running, migrated, reload::async_body, service};
+use crate::{DEFAULT_TIMEOUT, Notes, RunningService, migrated, reload::async_body, service};
 use devstack::reqwest::{Method, StatusCode};
 use std::{
     collections::{BTreeMap, HashSet},
@@ -11,7 +11,7 @@ use std::{
 pub(crate) struct Samples(BTreeMap<String, f64>);
 
 impl Samples {
-    pub(crate) async fn of(running: &Running<'_>) -> Self {
+    pub(crate) async fn of(running: &RunningService<'_>) -> Self {
         let (code, kind, text) = running.page("/metrics").await;
         assert_eq!(code, StatusCode::OK);
         assert_eq!(kind, "application/openmetrics-text; version=1.0.0; charset=utf-8");
@@ -82,14 +82,14 @@ fn held(name: &str, version: &str) -> String {
 }
 
 /// Waits until the first generation has so many idle and used connections.
-async fn until_connections(running: &Running<'_>, wanted: (f64, f64)) {
+async fn until_connections(running: &RunningService<'_>, wanted: (f64, f64)) {
     let start = Instant::now();
     loop {
         let samples = Samples::of(running).await;
         if samples.connections(1) == Some(wanted) {
             return;
         }
-        assert!(start.elapsed() < PATIENCE, "{wanted:?} did not come: {:#?}", samples.0);
+        assert!(start.elapsed() < DEFAULT_TIMEOUT, "{wanted:?} did not come: {:#?}", samples.0);
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -101,7 +101,7 @@ fn now() -> f64 {
 #[tokio::test]
 async fn a_scrape_says_what_the_process_is_and_holds() {
     let tenant = migrated("scrape").await;
-    let running = Running::start(service(&tenant), &tenant).await;
+    let running = RunningService::start(service(&tenant), &tenant).await;
     let status = running.status().await;
     let samples = Samples::of(&running).await;
     assert_eq!(samples.get("vestibule_generation"), 1.0);
@@ -138,7 +138,7 @@ async fn a_scrape_says_what_the_process_is_and_holds() {
 #[tokio::test]
 async fn after_a_rotation_no_series_of_the_old_version_lingers() {
     let tenant = migrated("lingers").await;
-    let mut running = Running::start(service(&tenant), &tenant).await;
+    let mut running = RunningService::start(service(&tenant), &tenant).await;
     let old = tenant.version("database", "AWSCURRENT").await.unwrap().unwrap();
     assert!(Samples::of(&running).await.holds("database", &old));
     let new = tenant.rotate("database").await.unwrap();
@@ -152,7 +152,7 @@ async fn after_a_rotation_no_series_of_the_old_version_lingers() {
 #[tokio::test]
 async fn reloads_are_counted_by_what_set_them_off_and_how_they_ended() {
     let tenant = migrated("counted").await;
-    let mut running = Running::start(service(&tenant), &tenant).await;
+    let mut running = RunningService::start(service(&tenant), &tenant).await;
     assert_eq!(running.reload().await["outcome"], "unchanged");
     tenant.rotate("database").await.unwrap();
     assert_eq!(running.reload().await["outcome"], "published");
@@ -178,7 +178,7 @@ async fn reloads_are_counted_by_what_set_them_off_and_how_they_ended() {
 #[tokio::test]
 async fn connections_are_counted_under_the_generation_that_holds_them() {
     let tenant = migrated("counts").await;
-    let mut running = Running::start(service(&tenant), &tenant).await;
+    let mut running = RunningService::start(service(&tenant), &tenant).await;
     running.create("opens a connection").await;
     // It goes back to the pool beside the answer.
     until_connections(&running, (1.0, 0.0)).await;
@@ -196,7 +196,7 @@ async fn connections_are_counted_under_the_generation_that_holds_them() {
 
     sqlx::raw_sql("COMMIT").execute(&mut admin).await.unwrap();
     assert_eq!(answer.await.unwrap().unwrap().status(), StatusCode::CREATED);
-    running.until("the end of draining", |status| status["draining"].as_array().unwrap().is_empty()).await;
+    running.wait_until("the end of draining", |status| status["draining"].as_array().unwrap().is_empty()).await;
     let after = Samples::of(&running).await;
     assert_eq!((after.connections(1), after.connections(2)), (None, Some((0.0, 0.0))));
 }
@@ -204,7 +204,7 @@ async fn connections_are_counted_under_the_generation_that_holds_them() {
 #[tokio::test]
 async fn connections_of_a_pool_that_was_carried_over_are_counted_once() {
     let tenant = migrated("carried").await;
-    let mut running = Running::start(service(&tenant), &tenant).await;
+    let mut running = RunningService::start(service(&tenant), &tenant).await;
     running.create("opens a connection").await;
     let (go, wait) = tokio::sync::oneshot::channel::<()>();
     let slow = running.request(Method::POST, "/v1/notes").header("content-type", "application/json");

@@ -1,12 +1,12 @@
 //! Signing keys: what a rotation leaves valid, and what the configuration cuts off.
 
-use crate::{Notes, PATIENCE, Running, config::Folder, migrated, service};
+use crate::{DEFAULT_TIMEOUT, Notes, RunningService, config::Folder, migrated, service};
 use devstack::{Tenant, problem, random_key, reqwest::StatusCode};
 use serde_json::{Value, json};
 
 /// The service with two notes, and the configuration that it reads.
-async fn with_notes<'a>(tenant: &'a Tenant, folder: &Folder) -> Running<'a> {
-    let running = Running::start(folder.launch(tenant), tenant).await;
+async fn with_notes<'a>(tenant: &'a Tenant, folder: &Folder) -> RunningService<'a> {
+    let running = RunningService::start(folder.launch(tenant), tenant).await;
     running.create("one").await;
     running.create("two").await;
     running
@@ -40,7 +40,7 @@ async fn a_leaked_key_that_was_rotated_is_cut_off_by_the_configuration_and_a_sig
     );
     assert_eq!(running.reload().await["outcome"], "unchanged", "a revoked version is no news");
 
-    let restarted = Running::start(folder.launch(&tenant), &tenant).await;
+    let restarted = RunningService::start(folder.launch(&tenant), &tenant).await;
     problem(restarted.get(&path).await, 400).await;
     assert_eq!(restarted.get(&good).await.status(), StatusCode::OK);
 }
@@ -94,7 +94,7 @@ async fn the_current_version_is_not_revoked_before_it_is_rotated() {
     assert_eq!(running.status().await["generation"], 1);
     assert_eq!(running.get(&path).await.status(), StatusCode::OK);
 
-    let exited = service(&tenant).env("APP_SECRETS__REVOKED", &leaked).start().exited(PATIENCE).await;
+    let exited = service(&tenant).env("APP_SECRETS__REVOKED", &leaked).start().exited(DEFAULT_TIMEOUT).await;
     assert_eq!(exited.code, Some(65));
     assert!(exited.stderr.contains("rotate first"), "{}", exited.stderr);
 

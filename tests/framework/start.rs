@@ -1,10 +1,7 @@
 //! Keys before the door: how a start fails, and what stays shut until then.
 
-use crate::{Notes, PATIENCE, Running, SHORT, free_port, migrated, scripted, service, tenant};
-use devstack::{
-    Exited, Launch, Signal, Tenant,
-    faults::{Fault, Rule},
-};
+use crate::{DEFAULT_TIMEOUT, Notes, RunningService, SHORT, free_port, migrated, scripted, service, tenant};
+use devstack::{ExitedProcess, FaultRule, Launch, ScriptedFault, Signal, Tenant};
 use serde_json::Value;
 use std::{
     net::{SocketAddr, TcpListener, TcpStream},
@@ -12,19 +9,19 @@ use std::{
 };
 
 /// A start that fails with this code, reports this, and never listened.
-async fn fails(launch: Launch, code: i32, says: &[&str]) -> Exited {
+async fn fails(launch: Launch, code: i32, says: &[&str]) -> ExitedProcess {
     let (public, admin) = (free_port(), free_port());
     let mut process = launch
         .env("APP_SERVER__LISTEN", format!("127.0.0.1:{public}"))
         .env("APP_ADMIN__LISTEN", format!("127.0.0.1:{admin}"))
         .start();
     let start = Instant::now();
-    while process.is_running() && start.elapsed() < PATIENCE {
+    while process.is_running() && start.elapsed() < DEFAULT_TIMEOUT {
         assert_shut(public);
         assert_shut(admin);
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
-    let exited = process.exited(PATIENCE).await;
+    let exited = process.exited(DEFAULT_TIMEOUT).await;
     for part in says {
         assert!(exited.stderr.contains(part), "{part:?} is missing in:\n{}", exited.stderr);
     }
@@ -78,7 +75,7 @@ async fn a_malformed_credential_ends_with_65() {
 async fn a_manager_that_denies_ends_with_77() {
     let tenant = migrated("denied").await;
     let manager = scripted(&tenant).await;
-    manager.script([Rule::on(tenant.id("database"), Fault::Status(400, "AccessDeniedException"))]);
+    manager.script([FaultRule::on(tenant.id("database"), ScriptedFault::Status(400, "AccessDeniedException"))]);
     let launch = service(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint());
     fails(launch, 77, &["credential `database`", "AccessDeniedException", "secretsmanager:GetSecretValue"]).await;
     assert_eq!(manager.requests(&tenant.id("database")), 1, "a denial is not tried again");
@@ -99,7 +96,7 @@ async fn static_keys_and_plain_http_are_left_out_in_production() {
     let plain = || production().env("APP_SECRETS__AWS__ALLOW_HTTP_ENDPOINT", "true");
     fails(plain(), 77, &["no identity"]).await;
     let allowed = plain().env("APP_SECRETS__AWS__ALLOW_STATIC_KEYS", "true");
-    Running::start(allowed, &tenant).await;
+    RunningService::start(allowed, &tenant).await;
 }
 
 #[tokio::test]
@@ -109,15 +106,15 @@ async fn a_manager_that_is_down_is_tried_until_the_deadline_and_ends_with_69() {
     let nowhere = format!("http://127.0.0.1:{}", free_port());
     let says = ["credential `database`", "credential `signing`", "the manager is unavailable"];
     fails(quick(&tenant).env("AWS_ENDPOINT_URL", nowhere), 69, &says).await;
-    assert!(start.elapsed() < PATIENCE);
+    assert!(start.elapsed() < DEFAULT_TIMEOUT);
     for fault in [
-        Fault::Status(400, "ThrottlingException"),
-        Fault::Status(500, "InternalServiceError"),
-        Fault::CutBody,
-        Fault::Malformed,
+        ScriptedFault::Status(400, "ThrottlingException"),
+        ScriptedFault::Status(500, "InternalServiceError"),
+        ScriptedFault::CutBody,
+        ScriptedFault::Malformed,
     ] {
         let manager = scripted(&tenant).await;
-        manager.script([Rule::all(fault.clone())]);
+        manager.script([FaultRule::all(fault.clone())]);
         fails(quick(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint()), 69, &says).await;
         assert!(manager.requests(&tenant.id("database")) > 1, "{fault:?} is tried again");
     }
@@ -128,18 +125,18 @@ async fn a_manager_that_recovers_before_the_deadline_fails_no_start() {
     let tenant = migrated("recovers").await;
     let manager = scripted(&tenant).await;
     manager.script([
-        Rule::all(Fault::Status(400, "ThrottlingException")).times(2),
-        Rule::all(Fault::Status(500, "InternalServiceError")).times(2),
-        Rule::all(Fault::CutBody).times(1),
+        FaultRule::all(ScriptedFault::Status(400, "ThrottlingException")).times(2),
+        FaultRule::all(ScriptedFault::Status(500, "InternalServiceError")).times(2),
+        FaultRule::all(ScriptedFault::CutBody).times(1),
     ]);
-    Running::start(service(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint()), &tenant).await;
+    RunningService::start(service(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint()), &tenant).await;
 }
 
 #[tokio::test]
 async fn a_manager_that_never_answers_ends_with_75() {
     let tenant = tenant("hole").await;
     let manager = scripted(&tenant).await;
-    manager.script([Rule::all(Fault::BlackHole)]);
+    manager.script([FaultRule::all(ScriptedFault::BlackHole)]);
     fails(quick(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint()), 75, &["did not answer", "secrets.deadline"])
         .await;
 }
@@ -147,17 +144,17 @@ async fn a_manager_that_never_answers_ends_with_75() {
 #[tokio::test]
 async fn a_wrong_password_ends_with_77() {
     let tenant = migrated("wrong").await;
-    tenant.set_password(&tenant.app(), "sentinel-another").await.unwrap();
+    tenant.set_password(&tenant.app_role(), "sentinel-another").await.unwrap();
     fails(quick(&tenant), 77, &["credential `database`", "the login is refused"]).await;
     // A bare password, and what libpq would take instead of a credential.
     tenant.put("database", "sentinel-bare").await.unwrap();
-    let bare = || quick(&tenant).env("APP_DATABASE__USERNAME", tenant.app());
+    let bare = || quick(&tenant).env("APP_DATABASE__USERNAME", tenant.app_role());
     fails(bare().env("PGPASSWORD", "sentinel-another"), 77, &["the login is refused"]).await;
     tenant.put("database", "sentinel-another").await.unwrap();
     fails(service(&tenant), 78, &["database.username"]).await;
     let libpq = [("PGSSLMODE", "verify-full"), ("PGOPTIONS", "-c role=nobody"), ("PGSSLKEY", "/nonexistent")];
     let launch = libpq.into_iter().fold(bare(), |launch, (name, value)| launch.env(name, value));
-    Running::start(launch, &tenant).await;
+    RunningService::start(launch, &tenant).await;
 }
 
 #[tokio::test]
@@ -183,7 +180,7 @@ async fn a_port_in_use_ends_with_71() {
     let taken = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let [public, admin] = taken.each_ref().map(|taken| taken.local_addr().unwrap().to_string());
     let both = service(&tenant).env("APP_SERVER__LISTEN", &public).env("APP_ADMIN__LISTEN", &admin);
-    let exited = both.start().exited(PATIENCE).await;
+    let exited = both.start().exited(DEFAULT_TIMEOUT).await;
     assert_eq!(exited.code, Some(71));
     for part in ["server.listen", &public, "admin.listen", &admin, "in use"] {
         assert!(exited.stderr.contains(part), "{part} is missing in {}", exited.stderr);
@@ -196,7 +193,7 @@ async fn a_port_in_use_ends_with_71() {
         assert_shut(free);
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    assert_eq!(process.exited(PATIENCE).await.code, Some(71));
+    assert_eq!(process.exited(DEFAULT_TIMEOUT).await.code, Some(71));
 }
 
 #[tokio::test]
@@ -204,7 +201,7 @@ async fn two_listeners_on_one_address_are_a_mistake() {
     let tenant = tenant("one_address").await;
     let address = format!("127.0.0.1:{}", free_port());
     let launch = service(&tenant).env("APP_SERVER__LISTEN", &address).env("APP_ADMIN__LISTEN", &address);
-    let exited = launch.start().exited(PATIENCE).await;
+    let exited = launch.start().exited(DEFAULT_TIMEOUT).await;
     assert_eq!(exited.code, Some(78));
     assert!(exited.stderr.contains("APP_ADMIN__LISTEN"), "{}", exited.stderr);
 }
@@ -215,7 +212,7 @@ async fn a_report_names_every_fault_and_ends_with_the_first_that_no_restart_mend
     let manager = scripted(&tenant).await;
     tenant.put("webhook", "sentinel with spaces").await.unwrap();
     tenant.delete("signing").await.unwrap();
-    manager.script([Rule::on(tenant.id("database"), Fault::Status(400, "AccessDeniedException"))]);
+    manager.script([FaultRule::on(tenant.id("database"), ScriptedFault::Status(400, "AccessDeniedException"))]);
     let launch = service(&tenant)
         .env("AWS_ENDPOINT_URL", manager.endpoint())
         .env("APP_SECRETS__IDS__WEBHOOK", tenant.id("webhook"));
@@ -231,7 +228,7 @@ async fn a_report_names_every_fault_and_ends_with_the_first_that_no_restart_mend
 async fn nothing_listens_before_the_keys_are_held() {
     let tenant = migrated("shut").await;
     let manager = scripted(&tenant).await;
-    manager.script([Rule::on(tenant.id("signing"), Fault::Delay(Duration::from_secs(2)))]);
+    manager.script([FaultRule::on(tenant.id("signing"), ScriptedFault::Delay(Duration::from_secs(2)))]);
     let (public, admin) = (free_port(), free_port());
     let mut process = service(&tenant)
         .env("AWS_ENDPOINT_URL", manager.endpoint())
@@ -241,7 +238,7 @@ async fn nothing_listens_before_the_keys_are_held() {
     let mut looks = 0;
     let asked = Instant::now();
     while manager.requests(&tenant.id("signing")) == 0 {
-        assert!(asked.elapsed() < PATIENCE);
+        assert!(asked.elapsed() < DEFAULT_TIMEOUT);
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     let held_back = Instant::now();
@@ -262,13 +259,13 @@ async fn nothing_listens_before_the_keys_are_held() {
 async fn a_hup_during_bootstrap_is_kept_for_afterwards() {
     let tenant = migrated("early_hup").await;
     let manager = scripted(&tenant).await;
-    manager.script([Rule::on(tenant.id("signing"), Fault::Delay(Duration::from_secs(1))).times(1)]);
+    manager.script([FaultRule::on(tenant.id("signing"), ScriptedFault::Delay(Duration::from_secs(1))).times(1)]);
     let mut process = service(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint()).start();
     wait_for_request(&manager, &tenant).await;
     process.signal(Signal::HUP);
     process.signal(Signal::HUP);
     process.listening().await;
-    process.wait_for_line(|line| line.contains("the reload ended"), PATIENCE).await;
+    process.wait_for_line(|line| line.contains("the reload ended"), DEFAULT_TIMEOUT).await;
     let reloads = || process.events().iter().filter(|event| event["fields"]["message"] == "the reload ended").count();
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(reloads(), 1);
@@ -278,7 +275,7 @@ async fn a_hup_during_bootstrap_is_kept_for_afterwards() {
 async fn a_term_during_bootstrap_is_heard() {
     let tenant = tenant("early_term").await;
     let manager = scripted(&tenant).await;
-    manager.script([Rule::all(Fault::BlackHole)]);
+    manager.script([FaultRule::all(ScriptedFault::BlackHole)]);
     for signal in [Signal::TERM, Signal::INT] {
         let before = manager.requests(&tenant.id("signing"));
         let mut process = service(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint()).start();
@@ -287,7 +284,7 @@ async fn a_term_during_bootstrap_is_heard() {
         }
         let asked = Instant::now();
         process.signal(signal);
-        let exited = process.exited(PATIENCE).await;
+        let exited = process.exited(DEFAULT_TIMEOUT).await;
         assert_eq!(exited.code, Some(0));
         assert!(asked.elapsed() < Duration::from_secs(5), "long before the deadline of 30 s");
     }
@@ -297,16 +294,16 @@ async fn a_term_during_bootstrap_is_heard() {
 #[tokio::test]
 async fn a_crash_writes_no_core_dump() {
     let tenant = migrated("core").await;
-    let running = Running::start(service(&tenant), &tenant).await;
+    let running = RunningService::start(service(&tenant), &tenant).await;
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", running.process.pid())).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).expect("a limit");
     assert_eq!(core.split_whitespace().filter(|word| *word == "0").count(), 2, "{core}");
 }
 
-async fn wait_for_request(manager: &devstack::faults::Manager, tenant: &Tenant) {
+async fn wait_for_request(manager: &devstack::ScriptedManager, tenant: &Tenant) {
     let start = Instant::now();
     while manager.requests(&tenant.id("signing")) == 0 {
-        assert!(start.elapsed() < PATIENCE);
+        assert!(start.elapsed() < DEFAULT_TIMEOUT);
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
 }
@@ -317,7 +314,7 @@ async fn no_secret_is_in_the_most_talkative_log() {
     tenant.put("webhook", "sentinel-webhook-key").await.unwrap();
     let launch =
         service(&tenant).env("APP_TELEMETRY__FILTER", "trace").env("APP_SECRETS__IDS__WEBHOOK", tenant.id("webhook"));
-    let mut running = Running::start(launch, &tenant).await;
+    let mut running = RunningService::start(launch, &tenant).await;
     running.create("a note").await;
     tenant.rotate("database").await.unwrap();
     assert_eq!(running.reload().await["outcome"], "published");
@@ -330,10 +327,10 @@ async fn no_secret_is_in_the_most_talkative_log() {
 async fn the_loudest_log_shows_no_secret() {
     let tenant = migrated("loud").await;
     let loud = service(&tenant).env("APP_TELEMETRY__FILTER", "trace").env("LOG_SENSITIVE_BODIES", "true");
-    let mut running = Running::start(loud, &tenant).await;
+    let mut running = RunningService::start(loud, &tenant).await;
     running.create("a note").await;
     running.process.signal(devstack::Signal::TERM);
-    let ended = running.process.exited(PATIENCE).await;
+    let ended = running.process.exited(DEFAULT_TIMEOUT).await;
     assert_eq!(ended.code, Some(0));
     assert!(ended.stdout.contains("aws_smithy_runtime") && ended.stdout.contains("\"TRACE\""), "it is not loud");
 }

@@ -1,7 +1,7 @@
 //! HTTPS, and the rotation of its certificate.
 
 use crate::{
-    Notes, PATIENCE, Running, migrated, service, tenant,
+    DEFAULT_TIMEOUT, Notes, RunningService, migrated, service, tenant,
     tls_client::{TlsClient, certificates},
 };
 use devstack::{Authority, Identity, Tenant, Validity};
@@ -32,7 +32,7 @@ async fn with_certificate(label: &str) -> (Tenant, Identity) {
 #[tokio::test]
 async fn https_speaks_tls_1_2_and_1_3_and_both_versions_of_http() {
     let (tenant, identity) = with_certificate("tls").await;
-    let running = Running::start_tls(service(&tenant), &tenant).await;
+    let running = RunningService::start_tls(service(&tenant), &tenant).await;
     let own = &certificates(&identity.certificate)[0];
     for version in [&TLS12, &TLS13] {
         for protocol in [&b"h2"[..], b"http/1.1"] {
@@ -52,7 +52,7 @@ async fn https_speaks_tls_1_2_and_1_3_and_both_versions_of_http() {
 #[tokio::test]
 async fn a_certificate_is_swapped_under_load_without_a_failed_handshake() {
     let (tenant, first) = with_certificate("tls_swap").await;
-    let mut running = Running::start_tls(service(&tenant), &tenant).await;
+    let mut running = RunningService::start_tls(service(&tenant), &tenant).await;
     let note = running.create("a note").await;
     let (mut old, _) = TlsClient::new(tenant.authority()).get(&running.at.public, &note).await.unwrap();
 
@@ -81,7 +81,7 @@ async fn a_certificate_is_swapped_under_load_without_a_failed_handshake() {
         assert_eq!(connection.certificate(), certificates(&last.certificate)[0]);
         let start = Instant::now();
         while handshakes.load(Ordering::Relaxed) < before + 20 {
-            assert!(start.elapsed() < PATIENCE, "the load stands still");
+            assert!(start.elapsed() < DEFAULT_TIMEOUT, "the load stands still");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -105,7 +105,7 @@ async fn a_certificate_is_swapped_under_load_without_a_failed_handshake() {
 #[tokio::test]
 async fn a_certificate_that_does_not_fit_its_key_refuses_the_whole_set() {
     let (tenant, identity) = with_certificate("tls_torn").await;
-    let mut running = Running::start_tls(service(&tenant), &tenant).await;
+    let mut running = RunningService::start_tls(service(&tenant), &tenant).await;
     let (signing, held) = (running.credential("signing").await, running.credential("server_tls").await);
 
     let other = tenant.authority().local(Validity::days(90));
@@ -129,7 +129,7 @@ async fn a_certificate_that_does_not_fit_its_key_refuses_the_whole_set() {
 #[tokio::test]
 async fn a_certificate_that_clients_would_refuse_is_refused_at_load() {
     let (tenant, good) = with_certificate("tls_bad").await;
-    let mut running = Running::start_tls(service(&tenant), &tenant).await;
+    let mut running = RunningService::start_tls(service(&tenant), &tenant).await;
     let authority = tenant.authority();
     let (local, chain) = (|validity| authority.local(validity), good.certificates());
     let with = |certificate: String| Identity { certificate, ..good.clone() };
@@ -165,7 +165,7 @@ async fn a_certificate_that_clients_would_refuse_is_refused_at_load() {
 async fn the_certificate_must_be_for_the_names_that_are_configured() {
     let (tenant, _) = with_certificate("tls_names").await;
     let launch = || service(&tenant).env("APP_SERVER__TLS_NAMES", "localhost,127.0.0.1");
-    let mut running = Running::start_tls(launch(), &tenant).await;
+    let mut running = RunningService::start_tls(launch(), &tenant).await;
     let other = tenant.authority().issue(&["localhost", "notes.example"], Validity::days(90));
     tenant.put_identity("server_tls", &other).await.unwrap();
     let reload = running.reload().await;
@@ -175,7 +175,7 @@ async fn the_certificate_must_be_for_the_names_that_are_configured() {
     assert_eq!(start.code, Some(65), "{}", start.stderr);
     // It does not keep a dead password in service.
     let version = tenant.rotate("database").await.unwrap();
-    tenant.kill_connections(&tenant.app()).await.unwrap();
+    tenant.kill_connections(&tenant.app_role()).await.unwrap();
     running.create("with the new password").await;
     assert_eq!(running.credential("database").await["version"], version.as_str());
     let carried_over = running.status().await["last_reload"]["carried_over"].clone();
@@ -189,9 +189,9 @@ async fn a_certificate_that_has_ended_in_service_does_not_hold_up_a_password() {
     let (tenant, _) = with_certificate("tls_ended").await;
     let short = tenant.authority().local(Validity::lasting(Duration::from_secs(8)));
     tenant.put_identity("server_tls", &short).await.unwrap();
-    let mut running = Running::start(service(&tenant).env("APP_SERVER__TLS", "true"), &tenant).await;
+    let mut running = RunningService::start(service(&tenant).env("APP_SERVER__TLS", "true"), &tenant).await;
     let ended = |line: &str| line.contains("has ended, and is still in service") && line.contains("\"ERROR\"");
-    running.process.wait_for_line(ended, PATIENCE).await;
+    running.process.wait_for_line(ended, DEFAULT_TIMEOUT).await;
     let version = tenant.rotate("database").await.unwrap();
     assert_eq!(running.reload().await["outcome"], "published");
     assert_eq!(running.credential("database").await["version"], version.as_str());
@@ -201,7 +201,7 @@ async fn a_certificate_that_has_ended_in_service_does_not_hold_up_a_password() {
 #[tokio::test]
 async fn who_forgets_the_s_of_https_is_told() {
     let (tenant, _) = with_certificate("tls_plain").await;
-    let running = Running::start_tls(service(&tenant), &tenant).await;
+    let running = RunningService::start_tls(service(&tenant), &tenant).await;
     let plain = devstack::reqwest::Client::builder().no_proxy().build().unwrap();
     let answer = plain.get(format!("http://{}/v1/notes", running.at.public)).send().await.expect("an answer");
     assert_eq!(answer.status(), 400);
@@ -229,7 +229,7 @@ async fn who_forgets_the_s_of_https_is_told() {
 #[tokio::test]
 async fn handshakes_that_never_end_hold_up_nobody_and_are_ended() {
     let (tenant, _) = with_certificate("tls_slow").await;
-    let running = Running::start_tls(service(&tenant), &tenant).await;
+    let running = RunningService::start_tls(service(&tenant), &tenant).await;
     let mut idle = Vec::new();
     for number in 0..100 {
         let mut socket = TcpStream::connect(&running.at.public).await.unwrap();
@@ -243,7 +243,7 @@ async fn handshakes_that_never_end_hold_up_nobody_and_are_ended() {
     TlsClient::new(tenant.authority()).get(&running.at.public, "/v1/notes").await.unwrap();
     assert!(start.elapsed() < Duration::from_secs(5), "it waited for others: {:?}", start.elapsed());
     for mut socket in idle {
-        let ended = tokio::time::timeout(PATIENCE, socket.read_to_end(&mut Vec::new())).await;
+        let ended = tokio::time::timeout(DEFAULT_TIMEOUT, socket.read_to_end(&mut Vec::new())).await;
         assert!(ended.is_ok(), "the connection is still open");
     }
 }
@@ -257,8 +257,8 @@ async fn the_end_of_a_certificate_is_seen_and_spoken_of() {
     };
     let day = Duration::from_secs(24 * 60 * 60);
     put(6 * day + day / 2).await;
-    let mut running = Running::start_tls(service(&tenant), &tenant).await;
-    let warned = |running: &Running<'_>| {
+    let mut running = RunningService::start_tls(service(&tenant), &tenant).await;
+    let warned = |running: &RunningService<'_>| {
         let about = |event: &serde_json::Value| {
             event["fields"]["message"].as_str().is_some_and(|text| text.contains("about to end"))
         };
@@ -270,11 +270,11 @@ async fn the_end_of_a_certificate_is_seen_and_spoken_of() {
             .map(|event| event["fields"]["credential.days_left"].clone())
             .collect()
     };
-    let until = async |running: &Running<'_>, wanted: Vec<serde_json::Value>| {
+    let until = async |running: &RunningService<'_>, wanted: Vec<serde_json::Value>| {
         let start = Instant::now();
         while warned(running) != wanted {
             let seen: Vec<serde_json::Value> = warned(running);
-            assert!(start.elapsed() < PATIENCE, "{seen:?} is not {wanted:?}");
+            assert!(start.elapsed() < DEFAULT_TIMEOUT, "{seen:?} is not {wanted:?}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
@@ -355,7 +355,12 @@ async fn a_service_with_tls_needs_its_certificate_and_one_without_asks_for_none(
         json["credentials"].as_array().unwrap().iter().any(|one| one["kind"] == "tls_identity")
     };
     assert!(config("true") && !config("false"));
-    let bare = crate::SERVICE.bare().await.args(["check"]).env("APP_SERVER__CLIENT_CA", "notes/clients").run();
+    let bare = crate::SERVICE
+        .launch_without_tenant()
+        .await
+        .args(["check"])
+        .env("APP_SERVER__CLIENT_CA", "notes/clients")
+        .run();
     assert_eq!(bare.code, Some(78), "{}", bare.stderr);
     assert!(bare.stderr.contains("server.tls = true"), "{}", bare.stderr);
 }

@@ -1,6 +1,6 @@
 //! What clients are told when they cannot be served.
 
-use crate::{Notes, PATIENCE, Running, migrated, service};
+use crate::{DEFAULT_TIMEOUT, Notes, RunningService, migrated, service};
 use devstack::{
     problem,
     reqwest::{Method, StatusCode},
@@ -9,15 +9,15 @@ use devstack::{
 #[tokio::test]
 async fn a_database_that_goes_away_is_503_and_heals() {
     let tenant = migrated("goes_away").await;
-    let running = Running::start(service(&tenant).env("APP_DATABASE__ACQUIRE_TIMEOUT", "3s"), &tenant).await;
+    let running = RunningService::start(service(&tenant).env("APP_DATABASE__ACQUIRE_TIMEOUT", "3s"), &tenant).await;
     let note = running.create("a note").await;
     let mut admin = tenant.admin().await.unwrap();
     let allow = async |admin: &mut sqlx::PgConnection, allowed: bool| {
-        let statement = format!("ALTER ROLE {} CONNECTION LIMIT {}", tenant.app(), if allowed { -1 } else { 0 });
+        let statement = format!("ALTER ROLE {} CONNECTION LIMIT {}", tenant.app_role(), if allowed { -1 } else { 0 });
         sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(admin).await.unwrap();
     };
     allow(&mut admin, false).await;
-    tenant.kill_connections(&tenant.app()).await.unwrap();
+    tenant.kill_connections(&tenant.app_role()).await.unwrap();
     // Only a connection that sat idle for half a second is checked before it is used.
     tokio::time::sleep(std::time::Duration::from_millis(600)).await;
     let away = running.get(&note).await;
@@ -32,7 +32,7 @@ async fn a_database_that_goes_away_is_503_and_heals() {
 #[tokio::test]
 async fn too_many_requests_in_flight_are_told_to_come_back() {
     let tenant = migrated("in_flight").await;
-    let running = Running::start(service(&tenant).env("APP_SERVER__MAX_IN_FLIGHT", "1"), &tenant).await;
+    let running = RunningService::start(service(&tenant).env("APP_SERVER__MAX_IN_FLIGHT", "1"), &tenant).await;
     let mut go = None;
     let start = std::time::Instant::now();
     // The slow one is told to come back itself if it comes while another is in flight.
@@ -49,7 +49,7 @@ async fn too_many_requests_in_flight_are_told_to_come_back() {
         if !slow.is_finished() && running.get("/v1/notes").await.status() == StatusCode::SERVICE_UNAVAILABLE {
             break slow;
         }
-        assert!(start.elapsed() < PATIENCE, "the first was not in flight");
+        assert!(start.elapsed() < DEFAULT_TIMEOUT, "the first was not in flight");
     };
     let full = running.get("/v1/notes").await;
     assert_eq!(full.headers()["retry-after"], "1");
@@ -62,7 +62,7 @@ async fn too_many_requests_in_flight_are_told_to_come_back() {
 #[tokio::test]
 async fn a_request_that_takes_too_long_is_503() {
     let tenant = migrated("too_long").await;
-    let running = Running::start(service(&tenant).env("APP_SERVER__REQUEST_TIMEOUT", "300ms"), &tenant).await;
+    let running = RunningService::start(service(&tenant).env("APP_SERVER__REQUEST_TIMEOUT", "300ms"), &tenant).await;
     let never = futures_util::stream::pending::<Result<&str, std::io::Error>>();
     let post = running.request(Method::POST, "/v1/notes").header("content-type", "application/json");
     let answer = post.body(devstack::reqwest::Body::wrap_stream(never)).send().await.unwrap();

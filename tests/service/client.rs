@@ -1,7 +1,7 @@
 //! What a client does with notes.
 
 use devstack::{
-    Running,
+    RunningService,
     reqwest::{self, Method, Response, StatusCode},
 };
 use serde_json::{Value, json};
@@ -17,7 +17,7 @@ pub(crate) trait Notes {
     async fn second_page(&self) -> String;
 }
 
-impl Notes for Running<'_> {
+impl Notes for RunningService<'_> {
     async fn post(&self, body: impl Into<reqwest::Body>) -> Response {
         let post = self.request(Method::POST, "/v1/notes").header("content-type", "application/json");
         post.body(body).send().await.expect("an answer")

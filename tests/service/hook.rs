@@ -1,7 +1,7 @@
 //! The other side of the webhook, and what waits for it.
 
 use crate::SERVICE;
-use devstack::{Delivery, Launch, PATIENCE, Receiver, Running, Tenant};
+use devstack::{DEFAULT_TIMEOUT, Delivery, Launch, Receiver, RunningService, Tenant};
 use sqlx::AssertSqlSafe;
 use std::{
     net::SocketAddr,
@@ -11,7 +11,7 @@ use std::{
 /// A tenant with tables and a key, and a receiver that accepts it.
 pub(crate) async fn hooked(label: &str) -> (Tenant, Receiver) {
     let tenant = SERVICE.migrated(label).await;
-    tenant.plant("webhook", "api_key").await.expect("it is planted");
+    tenant.put_random("webhook", "api_key").await.expect("it is planted");
     let receiver = Receiver::start().expect("a receiver");
     receiver.accept([key(&tenant).await]);
     (tenant, receiver)
@@ -39,12 +39,12 @@ pub(crate) async fn rows(tenant: &Tenant, so: &str) -> i64 {
 pub(crate) async fn until_rows(tenant: &Tenant, so: &str, count: i64) {
     let start = Instant::now();
     while rows(tenant, so).await != count {
-        assert!(start.elapsed() < PATIENCE, "{so}: {}", rows(tenant, so).await);
+        assert!(start.elapsed() < DEFAULT_TIMEOUT, "{so}: {}", rows(tenant, so).await);
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
-pub(crate) async fn counted(running: &Running<'_>, outcome: &str) -> f64 {
+pub(crate) async fn counted(running: &RunningService<'_>, outcome: &str) -> f64 {
     let service = env!("CARGO_PKG_NAME").replace('-', "_");
     running.metric(&format!("{service}_webhook_deliveries_total{{outcome=\"{outcome}\"}}")).await
 }

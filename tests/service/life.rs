@@ -2,7 +2,7 @@
 
 use crate::{ROUTE, SERVICE};
 use devstack::{
-    PATIENCE,
+    DEFAULT_TIMEOUT,
     reqwest::{Client, StatusCode},
 };
 use tokio::{sync::watch, task::JoinSet};
@@ -13,7 +13,7 @@ async fn a_start_without_a_credential_ends_with_66_and_names_it() {
     for credential in SERVICE.credentials().await.iter().filter(|one| one.name != "migrator") {
         let value = tenant.value(&credential.name, "AWSCURRENT").await.unwrap();
         tenant.delete(&credential.name).await.unwrap();
-        let exited = SERVICE.launch(&tenant).start().exited(PATIENCE).await;
+        let exited = SERVICE.launch(&tenant).start().exited(DEFAULT_TIMEOUT).await;
         assert_eq!(exited.code, Some(66), "{}", exited.stderr);
         for part in [format!("credential `{}`", credential.name), tenant.id(&credential.name)] {
             assert!(exited.stderr.contains(&part), "{part} is missing in {}", exited.stderr);
@@ -56,7 +56,7 @@ async fn keep_asking(url: String, stopped: watch::Receiver<bool>) -> usize {
 #[tokio::test]
 async fn a_schema_behind_the_binary_is_no_start_until_it_is_migrated() {
     let tenant = SERVICE.tenant("migrate").await;
-    let behind = SERVICE.launch(&tenant).start().exited(PATIENCE).await;
+    let behind = SERVICE.launch(&tenant).start().exited(DEFAULT_TIMEOUT).await;
     assert_eq!(behind.code, Some(69), "{}", behind.stderr);
     assert!(behind.stderr.contains("migrate`"), "{}", behind.stderr);
     for round in ["the first time", "again"] {

@@ -2,7 +2,7 @@
 
 use crate::{SERVICE, client::Notes};
 use devstack::{
-    Running, problem, random_key,
+    RunningService, problem, random_key,
     reqwest::{Method, StatusCode},
 };
 use serde_json::{Value, json};
@@ -52,7 +52,7 @@ async fn lists_are_newest_first_and_cursors_lead_through_all_of_them() {
 async fn bad_input_is_told_what_to_change() {
     let tenant = SERVICE.migrated("input").await;
     let launch = SERVICE.launch(&tenant).env("APP_SERVICE__MAX_LENGTH", "10").env("APP_SERVER__BODY_LIMIT", "1 KiB");
-    let running = Running::start(launch, &tenant).await;
+    let running = RunningService::start(launch, &tenant).await;
     running.create("ten is ok!").await;
     let bodies: [(&[u8], u16, &str); 10] = [
         (b"{\"body\": \"\"}", 422, "empty"),

@@ -6,8 +6,7 @@ use crate::{
     hook::{counted, hooked, id, key, rows, telling, told, until_rows},
 };
 use devstack::{
-    PATIENCE, Receiver, Running, Signal, free_port,
-    receiver::{Answer, Rule},
+    AnswerRule, DEFAULT_TIMEOUT, Receiver, RunningService, ScriptedAnswer, Signal, free_port,
     reqwest::{Method, StatusCode},
 };
 use std::{
@@ -18,7 +17,7 @@ use std::{
 
 const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-async fn delete(running: &Running<'_>, path: &str) {
+async fn delete(running: &RunningService<'_>, path: &str) {
     let deleted = running.request(Method::DELETE, path).send().await.expect("an answer");
     assert_eq!(deleted.status(), StatusCode::NO_CONTENT);
 }
@@ -26,13 +25,13 @@ async fn delete(running: &Running<'_>, path: &str) {
 #[tokio::test]
 async fn the_webhook_hears_of_notes_that_are_created_and_deleted() {
     let (tenant, receiver) = hooked("hook").await;
-    let running = Running::start(telling(receiver.address(), SERVICE.launch(&tenant), &tenant), &tenant).await;
+    let running = RunningService::start(telling(receiver.address(), SERVICE.launch(&tenant), &tenant), &tenant).await;
     let post = running.request(Method::POST, "/v1/notes").header("content-type", "application/json");
     let post = post.header("traceparent", PARENT).header("tracestate", "a=b").body("{\"body\": \"Grüße\"}");
     let note: serde_json::Value = post.send().await.unwrap().json().await.unwrap();
     let path = format!("/v1/notes/{}", note["id"].as_str().unwrap());
     delete(&running, &path).await;
-    let deliveries = receiver.until(|deliveries| deliveries.len() == 2).await;
+    let deliveries = receiver.wait_until(|deliveries| deliveries.len() == 2).await;
     let (created, deleted) = (&deliveries[0], &deliveries[1]);
     assert_eq!((created.json()["type"].as_str(), &created.json()["note"]), (Some("note.created"), &note));
     assert_eq!(deleted.json()["type"], "note.deleted");
@@ -53,12 +52,12 @@ async fn the_webhook_hears_of_notes_that_are_created_and_deleted() {
 async fn an_event_waits_for_those_before_it_of_its_note_and_for_no_other() {
     let (tenant, receiver) = hooked("hook_order").await;
     let slow = |body: &[u8]| String::from_utf8_lossy(body).contains("slow");
-    receiver.script([Rule::on(slow, Answer::Delay(Duration::from_millis(1500)))]);
-    let running = Running::start(telling(receiver.address(), SERVICE.launch(&tenant), &tenant), &tenant).await;
+    receiver.script([AnswerRule::on(slow, ScriptedAnswer::Delay(Duration::from_millis(1500)))]);
+    let running = RunningService::start(telling(receiver.address(), SERVICE.launch(&tenant), &tenant), &tenant).await;
     let first = running.create("slow").await;
     delete(&running, &first).await;
     let other = running.create("another").await;
-    let deliveries = receiver.until(|deliveries| deliveries.len() == 3).await;
+    let deliveries = receiver.wait_until(|deliveries| deliveries.len() == 3).await;
     let of = |kind: &str, path: &String| {
         let wanted = (kind.to_owned(), id(path));
         told(&deliveries).iter().position(|event| *event == wanted).map(|n| deliveries[n].at).expect("it was told")
@@ -71,7 +70,7 @@ async fn an_event_waits_for_those_before_it_of_its_note_and_for_no_other() {
 #[tokio::test]
 async fn what_did_not_happen_is_not_told() {
     let (tenant, receiver) = hooked("hook_not").await;
-    let running = Running::start(telling(receiver.address(), SERVICE.launch(&tenant), &tenant), &tenant).await;
+    let running = RunningService::start(telling(receiver.address(), SERVICE.launch(&tenant), &tenant), &tenant).await;
     assert_eq!(running.post("{\"body\": \"\"}").await.status(), StatusCode::UNPROCESSABLE_ENTITY);
     let nobody = format!("/v1/notes/{}", uuid::Uuid::max());
     let deleted = running.request(Method::DELETE, &nobody).send().await.unwrap();
@@ -83,7 +82,7 @@ async fn what_did_not_happen_is_not_told() {
     let page: serde_json::Value = running.get("/v1/notes").await.json().await.unwrap();
     assert_eq!(page["notes"], serde_json::json!([]));
     let note = running.create("a note").await;
-    let deliveries = receiver.until(|deliveries| !deliveries.is_empty()).await;
+    let deliveries = receiver.wait_until(|deliveries| !deliveries.is_empty()).await;
     assert_eq!(told(&deliveries), [("note.created".to_owned(), id(&note))]);
 }
 
@@ -122,12 +121,12 @@ async fn write(base: String, enough: Instant) -> Vec<(String, bool)> {
 async fn nothing_is_lost_over_a_rotation_with_two_replicas_one_of_them_killed() {
     let (tenant, receiver) = hooked("hook_killed").await;
     // As one that takes part in the rotation.
-    receiver.accept_held(&tenant, "webhook");
-    receiver.script([Rule::all(Answer::Delay(Duration::from_millis(20)))]);
+    receiver.accept_keys_of(&tenant, "webhook");
+    receiver.script([AnswerRule::all(ScriptedAnswer::Delay(Duration::from_millis(20)))]);
     let launch =
         || telling(receiver.address(), SERVICE.launch(&tenant), &tenant).env("APP_SECRETS__REFRESH_EVERY", "0s");
-    let mut killed = Running::start(launch(), &tenant).await;
-    let mut stays = Running::start(launch(), &tenant).await;
+    let mut killed = RunningService::start(launch(), &tenant).await;
+    let mut stays = RunningService::start(launch(), &tenant).await;
     let enough = Instant::now() + Duration::from_secs(4);
     let writers: Vec<_> = [&killed, &stays, &killed, &stays]
         .map(|running| tokio::spawn(write(format!("http://{}", running.at.public), enough)))
@@ -135,7 +134,7 @@ async fn nothing_is_lost_over_a_rotation_with_two_replicas_one_of_them_killed() 
 
     tokio::time::sleep(Duration::from_secs(1)).await;
     let old = key(&tenant).await;
-    tenant.plant("webhook", "api_key").await.unwrap();
+    tenant.put_random("webhook", "api_key").await.unwrap();
     assert_eq!(stays.reload().await["outcome"], "published");
     killed.process.signal(Signal::HUP);
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -172,21 +171,21 @@ async fn nothing_is_lost_over_a_rotation_with_two_replicas_one_of_them_killed() 
 #[tokio::test]
 async fn an_event_outlives_a_webhook_that_is_away_and_a_restart() {
     let tenant = SERVICE.migrated("hook_away").await;
-    tenant.plant("webhook", "api_key").await.unwrap();
+    tenant.put_random("webhook", "api_key").await.unwrap();
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let launch = || telling(address, SERVICE.launch(&tenant), &tenant).env("APP_SERVICE__WEBHOOK_ATTEMPTS", "1");
-    let running = Running::start(launch(), &tenant).await;
+    let running = RunningService::start(launch(), &tenant).await;
     let note = running.create("a note").await;
     until_rows(&tenant, "attempts > 1 AND claim IS NULL AND set_aside_at IS NULL", 1).await;
     assert!(counted(&running, "failed").await >= 1.0);
     let mut process = running.process;
     process.signal(Signal::TERM);
-    assert_eq!(process.exited(PATIENCE).await.code, Some(0));
+    assert_eq!(process.exited(DEFAULT_TIMEOUT).await.code, Some(0));
 
-    let _running = Running::start(launch(), &tenant).await;
+    let _running = RunningService::start(launch(), &tenant).await;
     let receiver = Receiver::at(address).unwrap();
     receiver.accept([key(&tenant).await]);
-    let deliveries = receiver.until(|deliveries| !deliveries.is_empty()).await;
+    let deliveries = receiver.wait_until(|deliveries| !deliveries.is_empty()).await;
     assert_eq!(told(&deliveries), [("note.created".to_owned(), id(&note))]);
 }
 
@@ -194,14 +193,14 @@ async fn an_event_outlives_a_webhook_that_is_away_and_a_restart() {
 async fn a_poison_message_is_set_aside_and_the_others_pass() {
     let (tenant, receiver) = hooked("hook_poison").await;
     let poison = |body: &[u8]| String::from_utf8_lossy(body).contains("poison");
-    receiver.script([Rule::on(poison, Answer::Status(500))]);
+    receiver.script([AnswerRule::on(poison, ScriptedAnswer::Status(500))]);
     let launch =
         telling(receiver.address(), SERVICE.launch(&tenant), &tenant).env("APP_SERVICE__WEBHOOK_ATTEMPTS", "2");
-    let running = Running::start(launch, &tenant).await;
+    let running = RunningService::start(launch, &tenant).await;
     let bad = running.create("poison").await;
     delete(&running, &bad).await;
     let good = running.create("a good note").await;
-    let deliveries = receiver.until(|deliveries| deliveries.len() == 2).await;
+    let deliveries = receiver.wait_until(|deliveries| deliveries.len() == 2).await;
     let wanted = [("note.created", &good), ("note.deleted", &bad)].map(|(kind, note)| (kind.to_owned(), id(note)));
     assert_eq!(BTreeSet::from_iter(told(&deliveries)), BTreeSet::from(wanted));
     let requests = receiver.requests();
@@ -224,7 +223,7 @@ async fn a_poison_message_is_set_aside_and_the_others_pass() {
     let again = "UPDATE outbox SET set_aside_at = NULL, attempts = 0, blamed = 0, due_at = now() \
                  WHERE set_aside_at IS NOT NULL";
     sqlx::raw_sql(again).execute(&mut owner).await.unwrap();
-    let deliveries = receiver.until(|deliveries| deliveries.len() == 3).await;
+    let deliveries = receiver.wait_until(|deliveries| deliveries.len() == 3).await;
     assert_eq!(deliveries[2].header("idempotency-key"), event);
     until_rows(&tenant, "true", 0).await;
 }
@@ -239,8 +238,8 @@ async fn an_event_that_is_old_and_was_often_tried_is_set_aside_before_it_is_trie
         (gen_random_uuid(), gen_random_uuid(), 'young, and often tried', 20, now() - interval '6 days'),
         (gen_random_uuid(), gen_random_uuid(), 'old, and less often tried', 19, now() - interval '8 days')";
     sqlx::raw_sql(insert).execute(&mut owner).await.unwrap();
-    let running = Running::start(telling(receiver.address(), SERVICE.launch(&tenant), &tenant), &tenant).await;
-    receiver.until(|deliveries| deliveries.len() == 2).await;
+    let running = RunningService::start(telling(receiver.address(), SERVICE.launch(&tenant), &tenant), &tenant).await;
+    receiver.wait_until(|deliveries| deliveries.len() == 2).await;
     until_rows(&tenant, "set_aside_at IS NULL", 0).await;
     assert_eq!(rows(&tenant, "payload = 'old, and often tried' AND last_error LIKE 'no attempt%'").await, 1);
     assert_eq!(receiver.requests().len(), 2);
@@ -250,33 +249,34 @@ async fn an_event_that_is_old_and_was_often_tried_is_set_aside_before_it_is_trie
 #[tokio::test]
 async fn workers_do_not_wait_for_ever_for_a_database_that_is_silent() {
     let (tenant, receiver) = hooked("hook_silent").await;
-    let running = Running::start(telling(receiver.address(), SERVICE.launch(&tenant), &tenant), &tenant).await;
+    let running = RunningService::start(telling(receiver.address(), SERVICE.launch(&tenant), &tenant), &tenant).await;
     let mut admin = tenant.admin().await.unwrap();
     sqlx::raw_sql("BEGIN; LOCK TABLE outbox").execute(&mut admin).await.unwrap();
     let start = Instant::now();
     let fails = |event: &serde_json::Value| event["fields"]["message"] == "background work fails; it is tried again";
     while !running.process.events().iter().any(fails) {
-        assert!(start.elapsed() < PATIENCE, "nobody gave up");
+        assert!(start.elapsed() < DEFAULT_TIMEOUT, "nobody gave up");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     sqlx::raw_sql("ROLLBACK").execute(&mut admin).await.unwrap();
     running.create("a note").await;
-    receiver.until(|deliveries| deliveries.len() == 1).await;
+    receiver.wait_until(|deliveries| deliveries.len() == 1).await;
 }
 
 #[tokio::test]
 async fn a_delivery_that_is_under_way_at_a_stop_is_finished() {
     let (tenant, receiver) = hooked("hook_stop").await;
-    receiver.script([Rule::all(Answer::Delay(Duration::from_millis(1000)))]);
-    let mut running = Running::start(telling(receiver.address(), SERVICE.launch(&tenant), &tenant), &tenant).await;
+    receiver.script([AnswerRule::all(ScriptedAnswer::Delay(Duration::from_millis(1000)))]);
+    let mut running =
+        RunningService::start(telling(receiver.address(), SERVICE.launch(&tenant), &tenant), &tenant).await;
     running.create("a note").await;
     let start = Instant::now();
     while receiver.requests().is_empty() {
-        assert!(start.elapsed() < PATIENCE);
+        assert!(start.elapsed() < DEFAULT_TIMEOUT);
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     running.process.signal(Signal::TERM);
-    assert_eq!(running.process.exited(PATIENCE).await.code, Some(0));
+    assert_eq!(running.process.exited(DEFAULT_TIMEOUT).await.code, Some(0));
     assert_eq!(receiver.deliveries().len(), 1);
     assert_eq!(rows(&tenant, "true").await, 0);
 }
@@ -291,7 +291,7 @@ async fn a_webhook_without_a_key_ends_with_78_and_says_which_line_is_missing() {
         assert!(exited.stderr.contains(part), "{part} is missing in {}", exited.stderr);
     }
     // A key without a URL is only not used.
-    tenant.plant("webhook", "api_key").await.unwrap();
+    tenant.put_random("webhook", "api_key").await.unwrap();
     let launch =
         SERVICE.launch(&tenant).args(["check", "--live"]).env("APP_SECRETS__IDS__WEBHOOK", tenant.id("webhook"));
     assert_eq!(launch.run().code, Some(0));

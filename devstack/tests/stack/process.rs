@@ -1,13 +1,15 @@
+//! A program under test: its environment, its output and its end.
+
 use std::time::Duration;
 
-use devstack::{Launch, Process, Signal, Stack, Tenant};
+use devstack::{Launch, Signal, Stack, Tenant};
 
 use crate::Outcome;
 
 const SOON: Duration = Duration::from_secs(10);
 
 fn shell(tenant: &Tenant, script: &str) -> Launch {
-    Process::service("/bin/sh", tenant).args(["-c", script])
+    Launch::with_tenant("/bin/sh", tenant).args(["-c", script])
 }
 
 fn message_of(panic: Box<dyn std::any::Any + Send>) -> String {
@@ -17,12 +19,13 @@ fn message_of(panic: Box<dyn std::any::Any + Send>) -> String {
 #[tokio::test]
 async fn a_process_runs_with_the_tenants_environment_and_no_other() -> Outcome {
     let tenant = Stack::shared().await.tenant("environment").await?;
-    let launch = Process::service("/usr/bin/env", &tenant).env("APP_DATABASE__NAME", "mine").env_remove("AWS_REGION");
+    let launch =
+        Launch::with_tenant("/usr/bin/env", &tenant).env("APP_DATABASE__NAME", "mine").env_remove("AWS_REGION");
     let printed = launch.run();
     assert_eq!(printed.code, Some(0));
     let lines: Vec<_> = printed.stdout.lines().collect();
     assert!(lines.contains(&"APP_DATABASE__NAME=mine"), "{lines:#?}");
-    assert!(lines.contains(&format!("AWS_ENDPOINT_URL={}", tenant.manager().endpoint).as_str()), "{lines:#?}");
+    assert!(lines.contains(&format!("AWS_ENDPOINT_URL={}", tenant.emulator().endpoint).as_str()), "{lines:#?}");
     assert!(!lines.iter().any(|line| line.starts_with("AWS_REGION=") || line.starts_with("CARGO")), "{lines:#?}");
     Ok(())
 }
@@ -38,7 +41,7 @@ async fn a_process_keeps_its_own_pid_code_and_signal() -> Outcome {
     let exited = process.exited(SOON).await;
     assert_eq!((exited.code, exited.signal), (None, Some(Signal::TERM.as_raw())));
     assert_eq!(shell(&tenant, "exit 66").run().code, Some(66));
-    assert_eq!(Process::service("/no/such/program", &tenant).run().code, Some(127));
+    assert_eq!(Launch::with_tenant("/no/such/program", &tenant).run().code, Some(127));
     Ok(())
 }
 
@@ -56,7 +59,7 @@ async fn the_addresses_are_read_from_the_event_that_names_them() -> Outcome {
 #[tokio::test]
 async fn a_process_that_ends_early_fails_the_wait_with_its_output_redacted() -> Outcome {
     let tenant = Stack::shared().await.tenant("early").await?;
-    let secret = tenant.planted().pop().expect("every tenant has secrets");
+    let secret = tenant.secret_values().pop().expect("every tenant has secrets");
     let launch = shell(&tenant, r#"echo "key: $LEAK"; exit 3"#).env("LEAK", &secret);
     let waiting = tokio::spawn(async move { launch.start().wait_for_line(|line| line == "never", SOON).await });
     let message = message_of(waiting.await.expect_err("the line never comes").into_panic());
@@ -69,7 +72,7 @@ async fn a_process_that_ends_early_fails_the_wait_with_its_output_redacted() -> 
 #[tokio::test]
 async fn a_secret_in_the_output_fails_the_test_however_the_process_ends() -> Outcome {
     let tenant = Stack::shared().await.tenant("leak").await?;
-    let secret = tenant.planted().swap_remove(0);
+    let secret = tenant.secret_values().swap_remove(0);
     for script in [r#"echo "$LEAK"; echo done"#, r#"echo "$LEAK" >&2; echo done; sleep 60"#] {
         let launch = shell(&tenant, script).env("LEAK", &secret);
         let process = tokio::spawn(async move { launch.start().wait_for_line(|line| line == "done", SOON).await });
@@ -86,8 +89,8 @@ async fn dropping_a_process_kills_it_and_what_it_started() -> Outcome {
     let mut process = shell(&tenant, "trap '' TERM INT HUP; sleep 60 & echo started $!; wait").start();
     let line = process.wait_for_line(|line| line.starts_with("started "), SOON).await;
     let pids = [process.pid(), line["started ".len()..].parse()?];
-    assert!(pids.iter().all(|pid| crate::life::alive(*pid)));
+    assert!(pids.iter().all(|pid| crate::processes::alive(*pid)));
     drop(process);
-    assert!(crate::life::gone(&pids, &[]));
+    assert!(crate::processes::gone(&pids, &[]));
     Ok(())
 }

@@ -1,3 +1,5 @@
+//! The database, the roles and the secrets of a tenant.
+
 use devstack::{Stack, random_password};
 use sqlx::{Connection, Executor};
 
@@ -8,21 +10,21 @@ fn code(error: &sqlx::Error) -> Option<String> {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_refused_and_counted() -> Outcome {
+async fn a_wrong_password_is_rejected_and_counted() -> Outcome {
     let tenant = Stack::shared().await.tenant("wrong password").await?;
-    for refused in 1..=2 {
-        let error = tenant.connect(&tenant.app(), "wrong").await.expect_err("the password is wrong");
+    for rejected in 1..=2 {
+        let error = tenant.connect(&tenant.app_role(), "wrong").await.expect_err("the password is wrong");
         assert_eq!(code(&error).as_deref(), Some("28P01"));
-        assert_eq!(tenant.logins_refused(&tenant.app())?, refused);
+        assert_eq!(tenant.rejected_logins(&tenant.app_role())?, rejected);
     }
-    assert_eq!(tenant.logins_refused(&tenant.migrator())?, 0);
+    assert_eq!(tenant.rejected_logins(&tenant.migrator_role())?, 0);
     tenant.log_in("database", "AWSCURRENT").await?.close().await?;
-    assert_eq!(tenant.logins_refused(&tenant.app())?, 2, "a login that succeeds does not count");
+    assert_eq!(tenant.rejected_logins(&tenant.app_role())?, 2, "a login that succeeds does not count");
     Ok(())
 }
 
 #[tokio::test]
-async fn the_window_of_a_rotation_refuses_the_old_password() -> Outcome {
+async fn the_old_password_is_rejected_in_the_window_of_a_rotation() -> Outcome {
     let tenant = Stack::shared().await.tenant("window").await?;
     let old = tenant.value("database", "AWSCURRENT").await?;
     let open = tenant.log_in("database", "AWSCURRENT").await?;
@@ -35,11 +37,11 @@ async fn the_window_of_a_rotation_refuses_the_old_password() -> Outcome {
     rotation.set().await?;
     tenant.log_in("database", "AWSCURRENT").await.expect_err("the database has the new password already");
     rotation.test().await?;
-    assert_eq!(tenant.connections(&tenant.app()).await?, 1, "open connections survive");
+    assert_eq!(tenant.connections(&tenant.app_role()).await?, 1, "open connections survive");
 
     rotation.finish().await?;
     tenant.log_in("database", "AWSCURRENT").await?.close().await?;
-    tenant.log_in("database", "AWSPREVIOUS").await.expect_err("the old password is out");
+    tenant.log_in("database", "AWSPREVIOUS").await.expect_err("the old password is no longer valid");
     assert_eq!(tenant.value("database", "AWSPREVIOUS").await?, old);
     assert_eq!(tenant.version("database", "AWSCURRENT").await?.as_deref(), Some(rotation.version()));
     open.close().await?;
@@ -49,31 +51,31 @@ async fn the_window_of_a_rotation_refuses_the_old_password() -> Outcome {
 #[tokio::test]
 async fn a_rotation_can_be_repeated_and_remembers_every_password() -> Outcome {
     let tenant = Stack::shared().await.tenant("twice").await?;
-    let before = tenant.planted().len();
+    let before = tenant.secret_values().len();
     let (first, second) = (tenant.rotate("database").await?, tenant.rotate("database").await?);
     assert_eq!(tenant.version("database", "AWSPREVIOUS").await?, Some(first));
     assert_eq!(tenant.version("database", "AWSCURRENT").await?, Some(second));
     let secret: serde_json::Value = serde_json::from_str(&tenant.value("database", "AWSCURRENT").await?)?;
-    assert!(tenant.planted().iter().any(|value| secret["password"] == *value));
-    assert!(tenant.planted().len() > before + 1);
+    assert!(tenant.secret_values().iter().any(|value| secret["password"] == *value));
+    assert!(tenant.secret_values().len() > before + 1);
     Ok(())
 }
 
 #[tokio::test]
-async fn tenants_are_kept_apart() -> Outcome {
+async fn a_tenant_cannot_use_the_database_of_another() -> Outcome {
     let stack = Stack::shared().await;
     let (one, other) = tokio::try_join!(stack.tenant("apart"), stack.tenant("apart"))?;
     assert_ne!(one.name(), other.name());
     let password = random_password();
-    one.set_password(&one.app(), &password).await?;
-    let error = other.connect(&one.app(), &password).await.expect_err("the database is another tenant's");
+    one.set_password(&one.app_role(), &password).await?;
+    let error = other.connect(&one.app_role(), &password).await.expect_err("the database is another tenant's");
     assert_eq!(code(&error).as_deref(), Some("42501"));
     assert_ne!(one.value("signing", "AWSCURRENT").await?, other.value("signing", "AWSCURRENT").await?);
     Ok(())
 }
 
 #[tokio::test]
-async fn the_migrator_owns_what_the_service_may_only_use() -> Outcome {
+async fn the_migrator_owns_the_tables_and_the_service_has_only_its_grants() -> Outcome {
     let tenant = Stack::shared().await.tenant("roles").await?;
     let mut migrator = tenant.log_in("migrator", "AWSCURRENT").await?;
     migrator.execute("CREATE TABLE things (name text)").await?;
@@ -94,10 +96,10 @@ async fn connections_are_counted_and_killed_by_role() -> Outcome {
     let tenant = Stack::shared().await.tenant("kill").await?;
     let mut held = tenant.log_in("database", "AWSCURRENT").await?;
     let _other = tenant.log_in("migrator", "AWSCURRENT").await?;
-    assert_eq!(tenant.connections(&tenant.app()).await?, 1);
-    assert_eq!(tenant.kill_connections(&tenant.app()).await?, 1);
+    assert_eq!(tenant.connections(&tenant.app_role()).await?, 1);
+    assert_eq!(tenant.kill_connections(&tenant.app_role()).await?, 1);
     held.ping().await.expect_err("the server closed it");
-    assert_eq!(tenant.connections(&tenant.migrator()).await?, 1);
+    assert_eq!(tenant.connections(&tenant.migrator_role()).await?, 1);
     Ok(())
 }
 
@@ -145,20 +147,20 @@ async fn a_pending_version_is_beside_the_current_one_and_remembered() -> Outcome
     assert_eq!(tenant.version("signing", "AWSPENDING").await?, Some(pending));
     assert_eq!(tenant.version("signing", "AWSCURRENT").await?, current);
     assert_eq!(tenant.value("signing", "AWSPENDING").await?, key);
-    assert!(tenant.planted().contains(&key));
+    assert!(tenant.secret_values().contains(&key));
     Ok(())
 }
 
 #[tokio::test]
-async fn alternating_users_take_turns_and_none_is_ever_refused() -> Outcome {
+async fn alternating_users_are_never_rejected() -> Outcome {
     let tenant = Stack::shared().await.tenant("users").await?;
     let mut migrator = tenant.log_in("migrator", "AWSCURRENT").await?;
     migrator.execute("CREATE TABLE things (name text)").await?;
     migrator.execute(sqlx::AssertSqlSafe(format!("GRANT INSERT ON things TO {}", tenant.access_role()))).await?;
 
-    let clone = format!("{}_clone", tenant.app());
+    let clone = format!("{}_clone", tenant.app_role());
     let mut passwords = vec![];
-    for user in [&clone, &tenant.app(), &clone] {
+    for user in [&clone, &tenant.app_role(), &clone] {
         let before = tenant.version("database", "AWSCURRENT").await?;
         let version = tenant.rotate_users("database").await?;
         assert_eq!(tenant.version("database", "AWSCURRENT").await?, Some(version));
@@ -169,21 +171,21 @@ async fn alternating_users_take_turns_and_none_is_ever_refused() -> Outcome {
         tenant.log_in("database", "AWSPREVIOUS").await?.close().await?;
         passwords.push(tenant.value("database", "AWSCURRENT").await?);
     }
-    assert_ne!(passwords[0], passwords[2], "a user's next turn comes with a new password");
+    assert_ne!(passwords[0], passwords[2], "a user gets a new password each time it becomes current");
     Ok(())
 }
 
 #[tokio::test]
-async fn a_role_can_be_held_to_a_number_of_sessions() -> Outcome {
+async fn the_sessions_of_a_role_can_be_limited() -> Outcome {
     let tenant = Stack::shared().await.tenant("limited").await?;
     let first = tenant.log_in("database", "AWSCURRENT").await?;
-    tenant.limit_connections(&tenant.app(), 1).await?;
+    tenant.limit_connections(&tenant.app_role(), 1).await?;
     let secret: serde_json::Value = serde_json::from_str(&tenant.value("database", "AWSCURRENT").await?)?;
     let password = secret["password"].as_str().expect("text");
-    let error = tenant.connect(&tenant.app(), password).await.expect_err("there is one already");
+    let error = tenant.connect(&tenant.app_role(), password).await.expect_err("there is one already");
     assert_eq!(code(&error).as_deref(), Some("53300"));
-    tenant.limit_connections(&tenant.app(), -1).await?;
-    tenant.connect(&tenant.app(), password).await?.close().await?;
+    tenant.limit_connections(&tenant.app_role(), -1).await?;
+    tenant.connect(&tenant.app_role(), password).await?.close().await?;
     first.close().await?;
     Ok(())
 }
@@ -193,9 +195,9 @@ async fn a_replica_has_the_same_versions_under_the_same_labels() -> Outcome {
     const STAGES: [&str; 3] = ["AWSCURRENT", "AWSPENDING", "AWSPREVIOUS"];
     let tenant = Stack::shared().await.tenant("replica").await?;
     let other = Stack::shared().await.tenant("replica").await?;
-    let replica = tenant.manager().client_in("eu-west-2");
+    let replica = tenant.emulator().client_in("eu-west-2");
     let same = async || -> Outcome {
-        tenant.replicate_to(tenant.manager(), "eu-west-2").await?;
+        tenant.replicate_to(tenant.emulator(), "eu-west-2").await?;
         for credential in ["database", "migrator", "signing"] {
             for stage in STAGES {
                 let asked =

@@ -18,7 +18,7 @@ pub use secrets::Secrets;
 use axum::{Router, routing::get};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use vestibule::{Package, Build, BuildError, Database, Application};
+use vestibule::{Application, Build, BuildError, Database, Package};
 
 /// What a request works with: everything that is built from credentials or settings.
 pub struct Hello {

@@ -1,7 +1,7 @@
 //! Deliveries by TLS, and their connections.
 
 use crate::hook::{hooked, key, telling, until_rows};
-use crate::{Notes, PATIENCE, Running, migrated, service};
+use crate::{DEFAULT_TIMEOUT, Notes, RunningService, migrated, service};
 use devstack::{Authority, Receiver, Signal, Validity};
 use std::{net::SocketAddr, sync::Arc};
 use tokio::{
@@ -12,7 +12,7 @@ use tokio::{
 #[tokio::test]
 async fn a_webhook_is_trusted_by_the_authorities_of_the_platform() {
     let tenant = migrated("hook_tls").await;
-    tenant.plant("webhook", "api_key").await.unwrap();
+    tenant.put_random("webhook", "api_key").await.unwrap();
     let (trusted, other) = (Authority::new("trusted"), Authority::new("other"));
     let roots = std::env::temp_dir().join(format!("roots-{}.pem", devstack::random()));
     std::fs::write(&roots, trusted.certificate()).unwrap();
@@ -21,7 +21,7 @@ async fn a_webhook_is_trusted_by_the_authorities_of_the_platform() {
         let launch = launch.env("APP_SERVICE__WEBHOOK_URL", receiver.url()).env("SSL_CERT_FILE", &roots);
         // Whatever the libraries say of requests, keys are not in it: the output is searched at the end.
         let launch = launch.env("APP_TELEMETRY__FILTER", "trace");
-        let running = Running::start(launch, &tenant).await;
+        let running = RunningService::start(launch, &tenant).await;
         running.create("a note").await;
         running
     };
@@ -30,12 +30,12 @@ async fn a_webhook_is_trusted_by_the_authorities_of_the_platform() {
     until_rows(&tenant, "last_error LIKE '%invalid peer certificate: UnknownIssuer%'", 1).await;
     assert_eq!(receiver.requests().len(), 0);
     running.process.signal(Signal::TERM);
-    assert_eq!(running.process.exited(PATIENCE).await.code, Some(0));
+    assert_eq!(running.process.exited(DEFAULT_TIMEOUT).await.code, Some(0));
 
     let receiver = Receiver::with_tls(&trusted.local(Validity::days(1))).unwrap();
     receiver.accept([key(&tenant).await]);
     let _running = start(&receiver).await;
-    receiver.until(|deliveries| deliveries.len() == 2).await;
+    receiver.wait_until(|deliveries| deliveries.len() == 2).await;
     std::fs::remove_file(roots).unwrap();
 }
 
@@ -66,7 +66,7 @@ async fn relay(to: SocketAddr, dead: Arc<Notify>) -> SocketAddr {
 #[tokio::test]
 async fn a_connection_that_died_without_a_word_is_given_up() {
     let tenant = migrated("hook_dead_h2").await;
-    tenant.plant("webhook", "api_key").await.unwrap();
+    tenant.put_random("webhook", "api_key").await.unwrap();
     let authority = Authority::new("trusted");
     let roots = std::env::temp_dir().join(format!("roots-{}.pem", devstack::random()));
     std::fs::write(&roots, authority.certificate()).unwrap();
@@ -76,12 +76,12 @@ async fn a_connection_that_died_without_a_word_is_given_up() {
     let address = relay(receiver.address(), dead.clone()).await;
     let launch = telling(address, service(&tenant), &tenant).env("SSL_CERT_FILE", &roots);
     let launch = launch.env("APP_SERVICE__WEBHOOK_URL", format!("https://{address}/hook"));
-    let running = Running::start(launch, &tenant).await;
+    let running = RunningService::start(launch, &tenant).await;
     running.create("before").await;
-    receiver.until(|deliveries| deliveries.len() == 1).await;
+    receiver.wait_until(|deliveries| deliveries.len() == 1).await;
     dead.notify_one();
     running.create("after").await;
-    let deliveries = receiver.until(|deliveries| deliveries.len() == 2).await;
+    let deliveries = receiver.wait_until(|deliveries| deliveries.len() == 2).await;
     assert_ne!(deliveries[0].header("idempotency-key"), deliveries[1].header("idempotency-key"));
     std::fs::remove_file(roots).unwrap();
 }

@@ -1,0 +1,34 @@
+//! The HTTP clients of `cargo dev`.
+
+use devstack::reqwest::ClientBuilder;
+use devstack::{Authority, DeclaredCredential, Identity, Validity, home};
+
+use crate::dev::error::DevError;
+
+/// The certificate authority that `cargo dev` trusts as a client of the service, and the certificate that it shows.
+pub(crate) struct DevClient {
+    pub(crate) authority: Authority,
+    /// `None` if the service asks its clients for no certificate.
+    pub(crate) identity: Option<Identity>,
+}
+
+impl DevClient {
+    /// Prepares clients of a service with these credentials.
+    pub(crate) fn new(credentials: &[DeclaredCredential]) -> Result<Self, DevError> {
+        let authority = Authority::load_or_create(&home()?)?;
+        let mut identity = None;
+        if credentials.iter().any(|credential| credential.kind == "client_ca") {
+            identity = Some(authority.client("cargo-dev", Validity::days(90)));
+        }
+        Ok(Self { authority, identity })
+    }
+
+    /// Returns a builder for an HTTP client. Each client has its own connections and TLS sessions.
+    pub(crate) fn http(&self) -> ClientBuilder {
+        let http = self.authority.trusted().tls_info(true);
+        match &self.identity {
+            Some(identity) => http.identity(identity.for_client()),
+            None => http,
+        }
+    }
+}

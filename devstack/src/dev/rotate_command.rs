@@ -1,0 +1,160 @@
+//! `cargo dev rotate`: a new version of a credential.
+
+mod login_rotation;
+mod replacement;
+mod served_certificate;
+
+use std::time::Duration;
+
+use devstack::{DeclaredCredential, Emulator, Identity, Polling, Signal, send_signal};
+
+use crate::dev::dev_client::DevClient;
+use crate::dev::dev_lock;
+use crate::dev::dev_state::RunningStack;
+use crate::dev::error::DevError;
+use crate::dev::rotate_command::login_rotation::rotate_login;
+use crate::dev::rotate_command::replacement::Replacement;
+use crate::dev::rotate_command::served_certificate::wait_until_served;
+use crate::dev::status_client::StatusClient;
+
+/// The credential of the listeners, and its short name.
+const TLS: (&str, &str) = ("server_tls", "tls");
+
+const RELOAD: Polling = Polling { interval: Duration::from_millis(100), limit: Duration::from_secs(10) };
+
+/// Rotates a credential of the running service, and waits until it is in service.
+#[derive(clap::Args)]
+pub(crate) struct RotateCommand {
+    /// Its name: `database`, `signing`, `webhook`, … `tls` is short for `server_tls`.
+    #[arg(value_name = "CREDENTIAL")]
+    name: String,
+    /// Do not send SIGHUP. The service finds the new version itself, sooner or later.
+    #[arg(long)]
+    no_signal: bool,
+    /// Stay for this time in the window in which the database rejects AWSCURRENT, as in `20s`, `1m` or `500ms`.
+    #[arg(long, value_name = "DURATION")]
+    window: Option<humantime::Duration>,
+    /// The lifetime of the new certificate, as in `6d`. The default is 90 days.
+    #[arg(long, value_name = "DURATION")]
+    expires: Option<humantime::Duration>,
+}
+
+impl RotateCommand {
+    pub(crate) async fn run(self) -> Result<(), DevError> {
+        let state = dev_lock::find_running()?;
+        let running = state.ready()?;
+        let dev_client = DevClient::new(&running.credentials)?;
+        let credential = self.credential(running)?;
+        self.check_options(credential)?;
+        let lifetime = self.expires.map(Into::into);
+        let replacement = Replacement::random(credential, &dev_client.authority, lifetime)?;
+        let status_client = StatusClient::new(&running.admin, &dev_client);
+        let before = status_client.status().await?;
+        let (pid, name) = (before.pid()?, &credential.name);
+        let version = self.put(running, credential, &replacement, &status_client).await?;
+        if before.version(name).is_none() {
+            println!("the service does not hold `{name}`: there is nothing to reload");
+        } else if running.pids.service.is_none() {
+            // On this machine the pid belongs to another process.
+            println!("not telling the service, which runs elsewhere: its command `reload --wait` there does");
+        } else if self.no_signal {
+            println!("not telling the service: `kill -HUP {pid}` would; {} shows what it holds", status_client.url);
+        } else {
+            println!("SIGHUP to process {pid}");
+            send_signal(pid, Signal::HUP)?;
+            let after = wait_until_in_service(&status_client, name, &version).await?;
+            println!("generation {} -> {after}, version {version} in service", before.generation());
+            if let Replacement::Certificate(identity, _) = replacement
+                && name == TLS.0
+            {
+                wait_for_listeners(running, &identity, &dev_client).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds the credential by its name or its short name.
+    fn credential<'a>(&self, running: &'a RunningStack) -> Result<&'a DeclaredCredential, DevError> {
+        let mut wanted = &*self.name;
+        let declares = |name: &str| running.credentials.iter().any(|credential| credential.name == name);
+        if wanted == TLS.1 && !declares(wanted) {
+            wanted = TLS.0;
+        }
+        if let Some(found) = running.credentials.iter().find(|credential| credential.name == wanted) {
+            return Ok(found);
+        }
+        let names: Vec<_> = running.credentials.iter().map(|credential| credential.name.as_str()).collect();
+        Err(DevError::new(format!("the service has no credential `{}`; it has {}", self.name, names.join(", "))))
+    }
+
+    /// Rejects options that do not fit the credential's kind.
+    fn check_options(&self, credential: &DeclaredCredential) -> Result<(), DevError> {
+        let DeclaredCredential { name, kind, .. } = credential;
+        if self.window.is_some() && kind != "login" {
+            return Err(DevError::new(format!("`{name}` is no login: its rotation has no window")));
+        }
+        if self.expires.is_some() && kind != "tls_identity" {
+            return Err(DevError::new(format!("`{name}` is no certificate: it has no end")));
+        }
+        Ok(())
+    }
+
+    /// Stores the new version, and returns its id.
+    async fn put(
+        &self,
+        running: &RunningStack,
+        credential: &DeclaredCredential,
+        replacement: &Replacement,
+        status_client: &StatusClient,
+    ) -> Result<String, DevError> {
+        match replacement {
+            Replacement::Login => rotate_login(running, credential, status_client, self.window.map(Into::into)).await,
+            Replacement::Text(value) => put_value(running, credential, value).await,
+            Replacement::Certificate(identity, validity) => {
+                let version = put_value(running, credential, &identity.secret()).await?;
+                let until = humantime::format_rfc3339_seconds(validity.until);
+                println!("its certificate is for localhost, 127.0.0.1 and ::1, until {until}");
+                Ok(version)
+            }
+        }
+    }
+}
+
+async fn put_value(running: &RunningStack, credential: &DeclaredCredential, value: &str) -> Result<String, DevError> {
+    let id = &credential.id;
+    let version = Emulator::at(&running.manager).put(id, value).await?;
+    println!("{id}: version {version} is AWSCURRENT");
+    Ok(version)
+}
+
+/// Waits until every listener with TLS shows the certificate in new connections.
+async fn wait_for_listeners(
+    running: &RunningStack,
+    identity: &Identity,
+    dev_client: &DevClient,
+) -> Result<(), DevError> {
+    for url in [&running.public, &running.admin] {
+        if url.starts_with("https://") {
+            wait_until_served(url, identity, dev_client).await?;
+            println!("{url} shows the new certificate in new connections");
+        }
+    }
+    Ok(())
+}
+
+/// Waits until the version is in service, and returns the generation. It is no new generation if the service loaded the
+/// version in the window already.
+async fn wait_until_in_service(status_client: &StatusClient, name: &str, version: &str) -> Result<u64, DevError> {
+    let in_service = RELOAD.until_async(async || match status_client.status().await {
+        Ok(status) if status.version(name) == Some(version) => Some(Ok(status.generation())),
+        Ok(_) => None,
+        Err(error) => Some(Err(error)),
+    });
+    match in_service.await {
+        Some(outcome) => outcome,
+        None => Err(DevError::new(format!(
+            "the service did not reload it within 10 s; its log and {} say why",
+            status_client.url
+        ))),
+    }
+}

@@ -1,0 +1,14 @@
+//! The address of a database.
+
+use serde::{Deserialize, Serialize};
+
+/// The address and the name of a database.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct DatabaseAddress {
+    /// The host, always `127.0.0.1`.
+    pub host: String,
+    /// PostgreSQL's port.
+    pub port: u16,
+    /// The name of the database.
+    pub name: String,
+}

@@ -1,0 +1,208 @@
+//! A database, its roles and its secrets, for one test or for one `cargo dev`.
+
+mod credentials;
+mod database;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use aws_sdk_secretsmanager::Client;
+use sqlx::Connection;
+
+use crate::stack::Stack;
+use crate::stack::authority::Authority;
+use crate::stack::database_address::DatabaseAddress;
+use crate::stack::emulator::{ACCESS_KEY, Emulator, REGION};
+use crate::stack::error::Error;
+use crate::stack::leak_detector::LeakDetector;
+use crate::stack::postgres::Postgres;
+use crate::stack::postgres::sql::format_and_run;
+use crate::stack::python_environment::PythonEnvironment;
+use crate::stack::random::random;
+
+/// A database, its roles, and the secrets with their logins. Nobody else uses them.
+///
+/// | role | is |
+/// |---|---|
+/// | `<name>_migrator` | the owner of the database; its login is the secret `<name>/migrator` |
+/// | `<name>_access` | a group, for `database.access_role` |
+/// | `<name>_app` | a member of that group; its login is the secret `<name>/database` |
+#[derive(Clone)]
+pub struct Tenant {
+    name: String,
+    ids: BTreeMap<String, String>,
+    postgres: Postgres,
+    emulator: Emulator,
+    python: PythonEnvironment,
+    authority: Arc<Authority>,
+    client: Client,
+    leak_detector: LeakDetector,
+}
+
+impl Stack {
+    /// Creates a tenant under a name that nobody else has. `label` is a part of the name.
+    pub async fn tenant(&self, label: &str) -> Result<Tenant, Error> {
+        let mut safe_label = label.to_ascii_lowercase();
+        safe_label = safe_label.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+        self.named_tenant(&format!("{safe_label:.30}_{:.8}", random())).await
+    }
+
+    /// Creates a tenant under exactly this name. It has the two logins that every service of this framework has, and
+    /// signing keys.
+    pub async fn named_tenant(&self, name: &str) -> Result<Tenant, Error> {
+        let tenant = self.empty_tenant(name, []).await?;
+        for (credential, kind) in [("database", "login"), ("migrator", "login"), ("signing", "signing_keys")] {
+            tenant.put_random(credential, kind).await?;
+        }
+        Ok(tenant)
+    }
+
+    /// Creates a database with its roles, and no secrets. `ids` names the secrets of credentials whose id is not
+    /// `<name>/<credential>`.
+    pub async fn empty_tenant(
+        &self,
+        name: &str,
+        ids: impl IntoIterator<Item = (String, String)>,
+    ) -> Result<Tenant, Error> {
+        let tenant = Tenant {
+            name: name.into(),
+            ids: ids.into_iter().collect(),
+            postgres: self.postgres().clone(),
+            emulator: self.emulator().clone(),
+            python: self.python().clone(),
+            authority: Arc::clone(self.authority()),
+            client: self.emulator().client(),
+            leak_detector: LeakDetector::default(),
+        };
+        let (migrator, access) = (tenant.migrator_role(), tenant.access_role());
+        let mut admin = tenant.postgres.admin("postgres").await?;
+        for (statement, names) in [
+            ("CREATE ROLE %I LOGIN", vec![migrator.as_str()]),
+            ("CREATE ROLE %I NOLOGIN", vec![&access]),
+            ("CREATE DATABASE %I OWNER %I", vec![name, &migrator]),
+            ("REVOKE ALL ON DATABASE %I FROM PUBLIC", vec![name]),
+            ("GRANT CONNECT ON DATABASE %I TO %I", vec![name, &access]),
+        ] {
+            format_and_run(&mut admin, statement, &names)
+                .await
+                .map_err(Error::database(format!("create the database `{name}` and its roles")))?;
+        }
+        admin.close().await.map_err(Error::database("close a connection"))?;
+        Ok(tenant)
+    }
+}
+
+impl Tenant {
+    /// Returns the name of the database, with which every role's name begins.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the start of secret ids: `secrets.prefix`.
+    pub fn prefix(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the role that the service logs in as.
+    pub fn app_role(&self) -> String {
+        self.role("database")
+    }
+
+    /// Returns the role that owns the tables.
+    pub fn migrator_role(&self) -> String {
+        self.role("migrator")
+    }
+
+    /// Returns the group of the service's roles.
+    pub fn access_role(&self) -> String {
+        format!("{}_access", self.name)
+    }
+
+    fn role(&self, credential: &str) -> String {
+        let role = if credential == "database" { "app" } else { credential };
+        format!("{}_{role}", self.name)
+    }
+
+    /// Returns the id of a credential's secret.
+    pub fn id(&self, credential: &str) -> String {
+        match self.ids.get(credential) {
+            Some(id) => id.clone(),
+            None => format!("{}/{credential}", self.name),
+        }
+    }
+
+    /// Returns a client of the emulator, for what the methods of this type do not cover. Call [`Self::remember`] with
+    /// the secret values that it stores.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Returns the emulator of the secrets manager.
+    pub fn emulator(&self) -> &Emulator {
+        &self.emulator
+    }
+
+    /// Returns the stack's certificate authority.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
+    }
+
+    /// Returns the address of the database.
+    pub fn database(&self) -> DatabaseAddress {
+        DatabaseAddress { host: self.postgres.host.clone(), port: self.postgres.port, name: self.name.clone() }
+    }
+
+    /// Returns the environment with which a service finds its tenant.
+    pub fn env(&self) -> Vec<(String, String)> {
+        let Postgres { host, port, .. } = &self.postgres;
+        [
+            ("APP_SECRETS__PREFIX", self.prefix()),
+            ("APP_SECRETS__AWS__REGIONS", REGION),
+            ("APP_DATABASE__HOST", host),
+            ("APP_DATABASE__PORT", &port.to_string()),
+            ("APP_DATABASE__NAME", &self.name),
+            ("APP_DATABASE__ACCESS_ROLE", &self.access_role()),
+            ("APP_DATABASE__TLS", "disable"),
+            ("AWS_ENDPOINT_URL", &self.emulator.endpoint),
+            ("AWS_ACCESS_KEY_ID", ACCESS_KEY.0),
+            ("AWS_SECRET_ACCESS_KEY", ACCESS_KEY.1),
+            ("AWS_REGION", REGION),
+            ("AWS_EC2_METADATA_DISABLED", "true"),
+        ]
+        .map(|(name, value)| (name.into(), value.into()))
+        .into()
+    }
+
+    /// Returns the Python that runs the watchdogs.
+    pub fn python(&self) -> &PythonEnvironment {
+        &self.python
+    }
+
+    /// Adds a secret value that was stored by other means to those that the output must not hold.
+    pub fn remember(&self, credential: &str, value: &str) {
+        self.leak_detector.remember(credential, value);
+    }
+
+    /// Returns every secret value that this tenant has had.
+    pub fn secret_values(&self) -> Vec<String> {
+        self.leak_detector.secret_values()
+    }
+
+    /// Checks that `text` holds no secret value of this tenant, in any common encoding.
+    ///
+    /// # Panics
+    /// If it does. The message names the credential, never the value.
+    #[track_caller]
+    pub fn assert_secret_free(&self, what: &str, text: &str) {
+        self.leak_detector.assert_secret_free(what, text);
+    }
+
+    /// Returns `text` with the credential's name in place of every secret value.
+    pub fn redact(&self, text: &str) -> String {
+        self.leak_detector.redact(text)
+    }
+
+    pub(crate) fn leak_detector(&self) -> &LeakDetector {
+        &self.leak_detector
+    }
+}

@@ -1,0 +1,82 @@
+//! The database of a tenant: logins, passwords and sessions.
+
+use sqlx::{Connection, PgConnection};
+
+use crate::stack::error::Error;
+use crate::stack::postgres::sql::format_and_run;
+use crate::stack::tenant::Tenant;
+
+/// The texts with which PostgreSQL's log reports a rejected login.
+const REJECTED: [&str; 3] =
+    ["password authentication failed", "is not permitted to log in", "permission denied for database"];
+
+impl Tenant {
+    /// Logs in with the version of a login that has this label.
+    pub async fn log_in(&self, credential: &str, stage: &str) -> Result<PgConnection, Error> {
+        self.rotation(credential).log_in(stage).await
+    }
+
+    /// Connects the superuser to the tenant's database.
+    pub async fn admin(&self) -> Result<PgConnection, Error> {
+        self.postgres.admin(&self.name).await
+    }
+
+    /// Connects a role with this password.
+    pub async fn connect(&self, role: &str, password: &str) -> Result<PgConnection, sqlx::Error> {
+        PgConnection::connect_with(&self.postgres.options(&self.name, role, password)).await
+    }
+
+    pub(super) async fn create_role(&self, role: &str) -> Result<(), Error> {
+        format_and_run(&mut self.admin().await?, "CREATE ROLE %I LOGIN IN ROLE %I", &[role, &self.access_role()])
+            .await
+            .map_err(Error::database(format!("create the role `{role}`")))
+    }
+
+    pub(super) async fn has_role(&self, role: &str) -> Result<bool, Error> {
+        Ok(self.count("SELECT count(*) FROM pg_roles WHERE rolname = $1", role).await? > 0)
+    }
+
+    /// Changes a role's password, and leaves its secret as it is.
+    pub async fn set_password(&self, role: &str, password: &str) -> Result<(), Error> {
+        self.remember(role, password);
+        format_and_run(&mut self.admin().await?, "ALTER ROLE %I PASSWORD %L", &[role, password])
+            .await
+            .map_err(Error::database(format!("set the password of `{role}`")))
+    }
+
+    /// Limits the number of a role's sessions; -1 lifts the limit. Open sessions stay.
+    pub async fn limit_connections(&self, role: &str, limit: i32) -> Result<(), Error> {
+        format_and_run(&mut self.admin().await?, "ALTER ROLE %I CONNECTION LIMIT %s", &[role, &limit.to_string()])
+            .await
+            .map_err(Error::database(format!("limit the sessions of `{role}`")))
+    }
+
+    /// Ends every session of a role. Returns their number.
+    pub async fn kill_connections(&self, role: &str) -> Result<usize, Error> {
+        const KILL: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = $1";
+        Ok(self.count(KILL, role).await? as usize)
+    }
+
+    /// Returns the number of a role's open sessions.
+    pub async fn connections(&self, role: &str) -> Result<usize, Error> {
+        Ok(self.count("SELECT count(*) FROM pg_stat_activity WHERE usename = $1", role).await? as usize)
+    }
+
+    async fn count(&self, query: &'static str, role: &str) -> Result<i64, Error> {
+        let asked = sqlx::query_scalar(query).bind(role).fetch_one(&mut self.admin().await?).await;
+        asked.map_err(Error::database(format!("ask about the role `{role}`")))
+    }
+
+    /// Returns the number of logins of a role that PostgreSQL has rejected, by its log.
+    pub fn rejected_logins(&self, role: &str) -> Result<usize, Error> {
+        let log = std::fs::read_to_string(&self.postgres.log).map_err(Error::io("read PostgreSQL's log"))?;
+        let user = format!("] {role}@");
+        let mut count = 0;
+        for line in log.lines() {
+            if line.contains(&user) && REJECTED.iter().any(|text| line.contains(text)) {
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+}

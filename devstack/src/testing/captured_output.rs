@@ -1,0 +1,46 @@
+//! The output of a process, read while it runs.
+
+use std::io::{BufRead, BufReader, Read};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use crate::stack::polling::Polling;
+
+/// A child of the process can hold the stream open after the process has ended.
+const END: Polling = Polling { interval: Duration::from_millis(5), limit: Duration::from_secs(5) };
+
+/// The lines of one stream. A thread reads them.
+pub(super) struct CapturedOutput {
+    lines: Arc<Mutex<Vec<String>>>,
+    reader: JoinHandle<()>,
+}
+
+impl CapturedOutput {
+    pub(super) fn start(stream: impl Read + Send + 'static) -> Self {
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&lines);
+        let reader = thread::spawn(move || {
+            for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line).into_owned();
+                sink.lock().unwrap_or_else(PoisonError::into_inner).push(line);
+            }
+        });
+        Self { lines, reader }
+    }
+
+    /// Returns the lines so far.
+    pub(super) fn lines(&self) -> Vec<String> {
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns true if the stream has ended, and every line is there.
+    pub(super) fn ended(&self) -> bool {
+        self.reader.is_finished()
+    }
+
+    /// Waits for the end of the stream, at most 5 s.
+    pub(super) fn wait_for_end(&self) {
+        let _ = END.until_blocking(|| if self.ended() { Some(()) } else { None });
+    }
+}

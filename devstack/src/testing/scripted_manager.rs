@@ -1,0 +1,167 @@
+//! A secrets manager that fails as a test wants it to.
+
+pub(crate) mod rule;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use futures_util::{StreamExt, stream};
+use serde_json::json;
+
+use crate::stack::emulator::Emulator;
+use crate::stack::error::Error;
+use crate::testing::background_server::BackgroundServer;
+use crate::testing::scripted_manager::rule::{FaultRule, ManagerRequest, ScriptedFault};
+
+const JSON: (&str, &str) = ("content-type", "application/x-amz-json-1.1");
+
+/// A secrets manager that fails as scripted. It forwards a request to the emulator if no rule matches.
+///
+/// It has a thread of its own, so that a test may block. It ends when this is dropped.
+pub struct ScriptedManager {
+    server: BackgroundServer,
+    script: Arc<ManagerScript>,
+}
+
+struct ManagerScript {
+    upstream: Upstream,
+    client: reqwest::Client,
+    rules: Mutex<Vec<FaultRule>>,
+    requests: Mutex<Vec<ManagerRequest>>,
+}
+
+/// The endpoints to which requests are forwarded.
+enum Upstream {
+    One(String),
+    ByRegion(BTreeMap<String, String>),
+}
+
+impl ScriptedManager {
+    /// Starts in front of an emulator, without rules.
+    pub async fn before(emulator: &Emulator) -> Result<Self, Error> {
+        Self::start(Upstream::One(emulator.endpoint.clone()))
+    }
+
+    /// Starts in front of one emulator per Region. Requests to other Regions are answered with 502.
+    pub async fn regions<'a>(emulators: impl IntoIterator<Item = (&'a str, &'a Emulator)>) -> Result<Self, Error> {
+        let mut endpoints = BTreeMap::new();
+        for (region, emulator) in emulators {
+            endpoints.insert(region.to_owned(), emulator.endpoint.clone());
+        }
+        Self::start(Upstream::ByRegion(endpoints))
+    }
+
+    fn start(upstream: Upstream) -> Result<Self, Error> {
+        let script = Arc::new(ManagerScript {
+            upstream,
+            client: reqwest::Client::builder().no_proxy().build().expect("a client without TLS needs nothing"),
+            rules: Mutex::default(),
+            requests: Mutex::default(),
+        });
+        let router = Router::new().fallback(answer).with_state(Arc::clone(&script));
+        let server = BackgroundServer::start(([127, 0, 0, 1], 0).into(), router, None)
+            .map_err(Error::io("start the scripted manager"))?;
+        Ok(Self { server, script })
+    }
+
+    /// Returns the URL for `AWS_ENDPOINT_URL`.
+    pub fn endpoint(&self) -> String {
+        format!("http://{}", self.server.address())
+    }
+
+    /// Replaces the rules. The first rule that matches a request and has requests left decides.
+    pub fn script(&self, rules: impl IntoIterator<Item = FaultRule>) {
+        *lock(&self.script.rules) = rules.into_iter().collect();
+    }
+
+    /// Removes every rule.
+    pub fn clear(&self) {
+        self.script([]);
+    }
+
+    /// Returns the number of requests for this secret id so far, with any answer.
+    pub fn requests(&self, secret: &str) -> usize {
+        lock(&self.script.requests).iter().filter(|request| request.secret == secret).count()
+    }
+
+    /// Returns the number of requests to this Region so far, with any answer.
+    pub fn requests_in(&self, region: &str) -> usize {
+        lock(&self.script.requests).iter().filter(|request| request.region == region).count()
+    }
+}
+
+async fn answer(State(script): State<Arc<ManagerScript>>, headers: HeaderMap, body: Bytes) -> Response {
+    let request = ManagerRequest::new(&headers, &body);
+    let (endpoint, fault) = (script.upstream.endpoint(&request), script.fault(&request));
+    lock(&script.requests).push(request);
+    match fault {
+        None => script.forward(endpoint, headers, body).await,
+        Some(ScriptedFault::Delay(delay)) => {
+            tokio::time::sleep(delay).await;
+            script.forward(endpoint, headers, body).await
+        }
+        Some(ScriptedFault::Status(status, code)) => {
+            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            let body = json!({ "__type": code, "message": "as scripted" }).to_string();
+            (status, [("x-amzn-errortype", code), JSON], body).into_response()
+        }
+        Some(ScriptedFault::BlackHole) => std::future::pending().await,
+        // The server sends the head with the first part of the body. An error in place of that part leaves nothing to
+        // send.
+        Some(ScriptedFault::Reset) => Body::from_stream(stream::once(connection_reset())).into_response(),
+        Some(ScriptedFault::CutBody) => {
+            let start = stream::once(async { Ok(r#"{"ARN": "arn:aws:"#) });
+            let end = stream::once(async {
+                // Without a pause the start would not be sent at all.
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                connection_reset().await
+            });
+            ([("content-length", "1000"), JSON], Body::from_stream(start.chain(end))).into_response()
+        }
+        Some(ScriptedFault::Malformed) => ([JSON], "<html>Welcome!</html>").into_response(),
+    }
+}
+
+async fn connection_reset() -> io::Result<&'static str> {
+    Err(io::ErrorKind::ConnectionReset.into())
+}
+
+impl Upstream {
+    fn endpoint(&self, request: &ManagerRequest) -> Option<String> {
+        match self {
+            Self::One(endpoint) => Some(endpoint.clone()),
+            Self::ByRegion(endpoints) => endpoints.get(&request.region).cloned(),
+        }
+    }
+}
+
+impl ManagerScript {
+    fn fault(&self, request: &ManagerRequest) -> Option<ScriptedFault> {
+        lock(&self.rules).iter_mut().find_map(|rule| rule.apply(request))
+    }
+
+    async fn forward(&self, endpoint: Option<String>, mut headers: HeaderMap, body: Bytes) -> Response {
+        let Some(endpoint) = endpoint else {
+            return StatusCode::BAD_GATEWAY.into_response();
+        };
+        headers.remove(header::HOST);
+        match self.client.post(endpoint).headers(headers).body(body).send().await {
+            Ok(answer) => {
+                let (status, headers) = (answer.status(), answer.headers().clone());
+                (status, headers, answer.bytes().await.unwrap_or_default()).into_response()
+            }
+            Err(_) => StatusCode::BAD_GATEWAY.into_response(),
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
