@@ -31,6 +31,7 @@ fn literal_message(payload: &dyn Any) -> &'static str {
 mod tests {
     use super::*;
 
+    #[expect(clippy::disallowed_methods, reason = "nothing is secret here")]
     #[test]
     fn only_a_literal_message_of_a_panic_is_logged() {
         assert_eq!(literal_message(&"no room"), "no room");

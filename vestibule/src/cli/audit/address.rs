@@ -53,6 +53,7 @@ impl ReplicaAddress {
     ///
     /// # Errors
     /// The reason why there is no status, as text for people.
+    #[expect(clippy::disallowed_methods, reason = "a status has no secret, and serde's message is dropped")]
     pub(super) async fn status(&self, connector: Connector) -> Result<ReplicaStatus, String> {
         let uri = format!("{self}/status").parse().expect("it was parsed before");
         let (code, body) = admin::get(uri, connector).await.map_err(|unreachable| unreachable.to_string())?;

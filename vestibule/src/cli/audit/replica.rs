@@ -75,6 +75,7 @@ fn printable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Er
 mod tests {
     use super::*;
 
+    #[expect(clippy::disallowed_methods, reason = "nothing is secret here")]
     #[test]
     fn a_status_with_control_characters_or_spaces_is_refused() {
         let status = |version: &str| {
