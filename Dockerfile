@@ -1,18 +1,18 @@
-# The service in an image without a shell, a package manager or a secret. Where its database and its secrets manager are
-# it is told when it runs, in APP_ variables or by a folder mounted over /srv/config.
+# An image of the service, without a shell, a package manager or a secret. A container gets the addresses of its
+# database and its secrets manager from APP_ variables, or from a folder mounted over /srv/config.
 #
 #   docker build --tag service .
-#   docker run --rm service check       any command of the service; without one, it serves
+#   docker run --rm service check       runs any command of the service; without one, it serves
 
-# One of Cargo's profiles: `dev` compiles faster.
+# A profile of Cargo: `dev` compiles faster.
 ARG PROFILE=release
 
 FROM docker.io/library/rust:1.95-bookworm AS build
 ARG PROFILE
 WORKDIR /build
 
-# The dependencies are a layer of their own, made anew when a manifest changes and at no other time. Manifests want
-# sources: empty ones will do.
+# Dependencies are a layer of their own, which is built again only when a manifest changes. Cargo needs sources: empty
+# ones are enough.
 COPY Cargo.toml Cargo.lock ./
 COPY vestibule/Cargo.toml vestibule/
 COPY vestibule/derive/Cargo.toml vestibule/derive/
@@ -26,15 +26,15 @@ COPY build.rs ./
 COPY migrations migrations
 COPY vestibule vestibule
 COPY src src
-# Cargo goes by the time of a file, and these can be older than the empty ones. `service` leads to the one binary,
-# whatever the package is called; with a second one, say here to which.
+# Cargo compares the times of files, and these can be older than the empty ones. The link `service` leads to the only
+# binary, whose name is the package's. If you add a second binary, name the right one here.
 RUN find src vestibule -name '*.rs' -exec touch {} + \
     && cargo install --locked --profile "$PROFILE" --path . --root /made \
     && cd /made/bin && { test -e service || ln --symbolic * service; }
 COPY config /made/config
 RUN chmod --recursive a+rX /made
 
-# The local stack, for compose.yaml alone: nothing of these two stages is in the service's image.
+# The local stack, for compose.yaml. Nothing of these two stages is in the service's image.
 FROM build AS tools
 ARG PROFILE
 COPY devstack devstack
@@ -42,7 +42,7 @@ RUN find devstack -name '*.rs' -exec touch {} + \
     && cargo install --locked --profile "$PROFILE" --path devstack --root /tools
 
 FROM docker.io/library/python:3.13-slim-bookworm AS stack
-# Where the stack looks for config/, because it was compiled there; and where it keeps what it installs.
+# The stack looks for config/ in the folder where it was compiled. It keeps what it installs in CARGO_TARGET_DIR.
 WORKDIR /build
 ENV CARGO_TARGET_DIR=/home/stack
 RUN useradd --create-home --uid 65532 stack

@@ -1,4 +1,4 @@
-//! `sqlx::migrate!` reads `migrations/` at compile time; a new file there is a reason to compile again.
+//! Makes Cargo compile again after a change in `migrations/`, which `sqlx::migrate!` reads at compile time.
 
 fn main() {
     println!("cargo:rerun-if-changed=migrations");

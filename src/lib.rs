@@ -1,17 +1,15 @@
-//! Takes notes: the example service. Copy what you need, then delete it.
+//! Notes: the example service. Copy what you need from it, then delete it.
 //!
 //! ```text
 //! secrets.rs ─► Notes::build ─► routes ─► notes.rs ─► outbox.rs ─► the webhook
 //! ```
 //!
-//! - To add a credential, add a field to [`Secrets`]; its id is `<prefix>/<field>` unless `[secrets.ids]` says otherwise;
-//!   the prefix is the package's name.
+//! - To add a credential, add a field to [`Secrets`]. Its id is `<package>/<field>`, unless `[secrets.ids]` says otherwise.
 //! - To add a setting, add a field to [`Settings`]: it is a key of `[service]` in `config/`.
 //! - To add a route, add it to [`Notes::routes`](vestibule::Application::routes).
-//! - To work beside requests, see `outbox.rs`; without a webhook to tell, delete it.
+//! - To work in the background, see `outbox.rs`. Delete it if you have no webhook.
 //! - To change the schema, add a file to `migrations/`.
 
-mod note;
 mod notes;
 mod outbox;
 mod secrets;
@@ -27,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use std::{num::NonZeroU16, sync::Arc, time::Duration};
 use vestibule::{Application, Background, Build, BuildError, Database, Package, Signer, config};
 
-/// What a request works with: everything that is built from credentials or settings.
+/// The service: everything that is built from credentials or settings. Requests work with it.
 pub struct Notes {
     database: Database,
     cursors: Signer,
@@ -35,23 +33,23 @@ pub struct Notes {
     webhook: Option<Webhook>,
 }
 
-/// How long the cursor of a list leads on. Rotate `signing` no faster.
+/// The lifetime of a list's cursor. Rotate `signing` no faster than this.
 const CURSOR_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The `[service]` section of the configuration.
 #[derive(Serialize, Deserialize)]
 #[serde(default)]
 pub struct Settings {
-    /// The most characters that a note may have.
+    /// The largest number of characters in a note.
     pub max_length: usize,
-    /// Who is told of notes that were created or deleted; nobody, if it is absent. Needs `webhook` in `[secrets.ids]`.
+    /// The URL that is told of created and deleted notes. Without it, nobody is told. Needs `webhook` in `[secrets.ids]`.
     pub webhook_url: Option<config::BaseUrl>,
-    /// How long one delivery may take.
+    /// The timeout of one delivery.
     #[serde(with = "config::units::positive_duration")]
     pub webhook_timeout: Duration,
-    /// After how many answers that blame it an event is set aside.
+    /// The permanent failures before an event is set aside.
     pub webhook_attempts: NonZeroU16,
-    /// How old an event gets that was tried more often than that, whatever the answers, before it is set aside.
+    /// The age at which an event is set aside after more attempts than that, whatever their failures.
     #[serde(with = "config::units::positive_duration")]
     pub webhook_give_up: Duration,
 }

@@ -1,16 +1,30 @@
-//! Notes: create, read, list newest first, delete.
+//! The routes of notes: create, read, delete, and list newest first.
 
-use crate::{Notes, note::Note, outbox::Event};
+use crate::Notes;
 use axum::{
     Json,
     extract::{Path, Query, State, rejection::PathRejection},
     http::{HeaderName, StatusCode, header::LOCATION},
 };
 use serde::{Deserialize, Serialize};
-use sqlx::PgConnection;
+use serde_json::json;
+use sqlx::FromRow;
 use std::sync::Arc;
+use time::OffsetDateTime;
 use uuid::Uuid;
 use vestibule::{ClientCertificate, Problem, TraceContext};
+
+/// A note. Its id is a UUIDv7, so the order of ids is the order of creation.
+#[derive(Serialize, FromRow)]
+pub(crate) struct Note {
+    id: Uuid,
+    body: String,
+    #[serde(with = "time::serde::rfc3339")]
+    created_at: OffsetDateTime,
+    /// The subject of the client's certificate, if clients show one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    created_by: Option<String>,
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -20,17 +34,17 @@ pub(crate) struct NewNote {
 
 impl NewNote {
     fn check(&self, max_length: usize) -> Result<(), Problem> {
-        let wrong = |detail| Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail));
         let length = self.body.chars().count();
-        if self.body.trim().is_empty() {
-            wrong("`body` is empty: write something".to_owned())
+        let detail = if self.body.trim().is_empty() {
+            "`body` is empty: write something".to_owned()
         } else if length > max_length {
-            wrong(format!("`body` has {length} characters, and {max_length} are allowed: shorten it"))
+            format!("`body` has {length} characters, and {max_length} are allowed: shorten it")
         } else if self.body.contains('\0') {
-            wrong("`body` contains a NUL character: remove it".to_owned())
+            "`body` contains a NUL character: remove it".to_owned()
         } else {
-            Ok(())
-        }
+            return Ok(());
+        };
+        Err(Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail))
     }
 }
 
@@ -50,7 +64,9 @@ pub(crate) async fn create(
     .bind(client.as_ref().map(ClientCertificate::subject))
     .fetch_one(&mut *transaction)
     .await?;
-    notes.tell(Event::Created(&note), &trace, &mut transaction).await?;
+    if let Some(webhook) = &notes.webhook {
+        webhook.record("note.created", note.id, &note, &trace, &mut transaction).await?;
+    }
     transaction.commit().await?;
     let location = [(LOCATION, format!("/v1/notes/{}", note.id))];
     Ok((StatusCode::CREATED, location, Json(note)))
@@ -78,7 +94,9 @@ pub(crate) async fn delete(
     if deleted.rows_affected() == 0 {
         return Err(no_such_note());
     }
-    notes.tell(Event::Deleted { id }, &trace, &mut transaction).await?;
+    if let Some(webhook) = &notes.webhook {
+        webhook.record("note.deleted", id, json!({ "id": id }), &trace, &mut transaction).await?;
+    }
     transaction.commit().await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -93,7 +111,7 @@ pub(crate) struct ListQuery {
 #[derive(Serialize)]
 pub(crate) struct Page {
     notes: Vec<Note>,
-    /// Where the next page begins; none: this is the last.
+    /// The start of the next page. `None` on the last page.
     next_cursor: Option<String>,
 }
 
@@ -109,34 +127,27 @@ pub(crate) async fn list(
         Some(cursor) => notes.open_cursor(cursor)?,
         None => Uuid::max(),
     };
-    // One more than asked for tells whether there is a next page.
+    // One note more than the limit shows that there is a next page.
     let mut page: Vec<Note> =
         sqlx::query_as("SELECT id, body, created_at, created_by FROM notes WHERE id < $1 ORDER BY id DESC LIMIT $2")
             .bind(before)
             .bind(limit as i64 + 1)
             .fetch_all(&notes.database)
             .await?;
-    let more = page.len() > limit;
+    let has_next = page.len() > limit;
     page.truncate(limit);
-    let last = page.last().filter(|_| more);
-    Ok(Json(Page { next_cursor: last.map(|note| notes.cursors.seal(note.id.as_bytes())), notes: page }))
+    let next_cursor = match page.last() {
+        Some(last) if has_next => Some(notes.cursors.seal(last.id.as_bytes())),
+        _ => None,
+    };
+    Ok(Json(Page { notes: page, next_cursor }))
 }
 
 impl Notes {
-    /// Leaves an event for the webhook, if there is one: nobody else would ever take it away.
-    async fn tell(&self, event: Event<'_>, trace: &TraceContext, change: &mut PgConnection) -> Result<(), sqlx::Error> {
-        match self.webhook {
-            Some(_) => event.record(trace, change).await,
-            None => Ok(()),
-        }
-    }
-
     fn open_cursor(&self, cursor: &str) -> Result<Uuid, Problem> {
-        self.cursors
-            .open(cursor)
-            .ok()
-            .and_then(|id| Uuid::from_slice(&id).ok())
-            .ok_or_else(|| Problem::bad_request("`cursor` is not one of ours, or has expired: start again without it"))
+        let foreign = || Problem::bad_request("`cursor` is not one of ours, or has expired: start again without it");
+        let id = self.cursors.open(cursor).map_err(|_| foreign())?;
+        Uuid::from_slice(&id).map_err(|_| foreign())
     }
 }
 

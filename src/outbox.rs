@@ -1,14 +1,14 @@
-//! Tells a webhook of notes that were created and deleted, at least once each, and for each note in order.
+//! The outbox: it tells a webhook of created and deleted notes, each event at least once, and in order per note.
 //!
 //! ```text
-//! create, delete ─► outbox, in the same transaction ─► claim ─► webhook ─► done: its row is deleted
+//! create, delete ─► outbox, in the same transaction ─► claim ─► webhook ─► delivered: its row is deleted
 //!                                  ▲                              └─► failed: due again later, or set aside
-//!                                  └── a claim whose process died runs out ──┘
+//!                                  └── a claim expires if its process ends ──┘
 //! ```
 //!
 #![doc = include_str!("outbox.md")]
 
-use crate::{Notes, Settings, note::Note};
+use crate::Notes;
 use axum::{
     body::Bytes,
     http::{Request, header::CONTENT_TYPE},
@@ -21,43 +21,66 @@ use vestibule::{
     ApiClient, ApiEndpoint, Background, Build, BuildError, Counter, Database, DeliveryError, TraceContext,
 };
 
-/// How many deliveries are under way at a time.
+/// The number of deliveries at a time.
 const WORKERS: usize = 4;
 
-/// How much longer a claim lasts than its delivery may take: for telling the database what came of it.
-const MARGIN: Duration = Duration::from_secs(10);
+/// The time that a claim lasts beyond the timeout of its delivery. It is for the statements before and after it.
+const CLAIM_MARGIN: Duration = Duration::from_secs(10);
 
-/// What the webhook hears of.
-#[derive(Serialize)]
-#[serde(tag = "type", content = "note")]
-pub(crate) enum Event<'a> {
-    #[serde(rename = "note.created")]
-    Created(&'a Note),
-    #[serde(rename = "note.deleted")]
-    Deleted { id: Uuid },
+/// The webhook that events are delivered to.
+pub(crate) struct Webhook {
+    client: ApiClient,
+    timeout: Duration,
+    max_failures: i32,
+    give_up_after: Duration,
+    delivered: Counter,
+    failed: Counter,
+    set_aside: Counter,
 }
 
-impl Event<'_> {
-    fn note(&self) -> Uuid {
-        match self {
-            Self::Created(note) => note.id,
-            Self::Deleted { id } => *id,
-        }
+impl Webhook {
+    /// Returns `None` if no URL is configured.
+    pub(crate) async fn build(cx: &Build<'_, Notes>) -> Result<Option<Self>, BuildError> {
+        // Also without a webhook, so that the series are there with 0.
+        let (delivered, failed) = (counter(cx, "delivered")?, counter(cx, "failed")?);
+        let set_aside = counter(cx, "set_aside")?;
+        let Some(url) = &cx.settings.webhook_url else { return Ok(None) };
+        let Some(key) = &cx.secrets.webhook else {
+            let line = "its key beside it: webhook = \"{prefix}/webhook\", or its id there, in [secrets.ids]";
+            return Err(BuildError::setting("service.webhook_url", line));
+        };
+        let endpoint = ApiEndpoint { timeout: cx.settings.webhook_timeout, ..ApiEndpoint::at(url.clone()) };
+        Ok(Some(Self {
+            client: cx.client(key, &endpoint).await?,
+            timeout: endpoint.timeout,
+            max_failures: cx.settings.webhook_attempts.get().into(),
+            give_up_after: cx.settings.webhook_give_up,
+            delivered,
+            failed,
+            set_aside,
+        }))
     }
 
-    /// Writes it down, in the transaction of the change that it tells of.
-    pub(crate) async fn record(&self, trace: &TraceContext, transaction: &mut PgConnection) -> Result<(), sqlx::Error> {
+    /// Records an event in the outbox, in the transaction of the change that it is about.
+    pub(crate) async fn record(
+        &self,
+        event: &'static str,
+        note_id: Uuid,
+        note: impl Serialize,
+        trace: &TraceContext,
+        transaction: &mut PgConnection,
+    ) -> Result<(), sqlx::Error> {
         #[derive(Serialize)]
-        struct Message<'a> {
+        struct Event<N> {
             id: Uuid,
-            #[serde(flatten)]
-            event: &'a Event<'a>,
+            r#type: &'static str,
+            note: N,
         }
         let id = Uuid::now_v7();
-        let payload = serde_json::to_string(&Message { id, event: self }).expect("it is made of text");
+        let payload = serde_json::to_string(&Event { id, r#type: event, note }).expect("an event is plain data");
         sqlx::query("INSERT INTO outbox (id, note_id, payload, traceparent, tracestate) VALUES ($1, $2, $3, $4, $5)")
             .bind(id)
-            .bind(self.note())
+            .bind(note_id)
             .bind(payload)
             .bind(trace.traceparent())
             .bind(trace.tracestate())
@@ -65,72 +88,41 @@ impl Event<'_> {
             .await?;
         Ok(())
     }
-}
 
-/// Where events go.
-pub(crate) struct Webhook {
-    client: ApiClient,
-    timeout: Duration,
-    attempts: i32,
-    give_up: Duration,
-    delivered: Counter,
-    failed: Counter,
-    set_aside: Counter,
-}
-
-impl Webhook {
-    /// `None`: no URL is configured.
-    pub(crate) async fn build(cx: &Build<'_, Notes>) -> Result<Option<Self>, BuildError> {
-        let &Settings { ref webhook_url, webhook_timeout: timeout, webhook_attempts, webhook_give_up: give_up, .. } =
-            cx.settings;
-        let count = |outcome| {
-            let help = "Attempts at deliveries to the webhook that succeeded or failed, and events given up";
-            cx.counter("webhook_deliveries", help, &[("outcome", outcome)])
-        };
-        let (delivered, failed, set_aside) = (count("delivered")?, count("failed")?, count("set_aside")?);
-        let Some(url) = webhook_url.clone() else { return Ok(None) };
-        let key = cx.secrets.webhook.as_ref().ok_or_else(|| {
-            let line = "its key beside it: webhook = \"{prefix}/webhook\", or its id there, in [secrets.ids]";
-            BuildError::setting("service.webhook_url", line)
-        })?;
-        let client = cx.client(key, &ApiEndpoint { timeout, ..ApiEndpoint::at(url) }).await?;
-        let attempts = webhook_attempts.get().into();
-        Ok(Some(Self { client, timeout, attempts, give_up, delivered, failed, set_aside }))
-    }
-
-    /// Delivers one event that is due. `false`: there is none.
+    /// Delivers one event that is due. Returns `false` if there is none.
     async fn deliver(&self, database: &Database) -> Result<bool, sqlx::Error> {
-        let Some(claimed) = Claimed::next(self, database).await? else { return Ok(false) };
-        // Before the attempt: one that takes the process down has no end.
+        let Some(claimed) = ClaimedEvent::next(self, database).await? else { return Ok(false) };
+        // Gives up before the attempt: an attempt that ends the process never gets to the code after it.
         if claimed.given_up {
-            let why = claimed.last_error.as_deref().unwrap_or("no attempt came to an end");
-            return self.set_aside(&claimed, why, database).await.map(|()| true);
+            let error = claimed.last_error.as_deref().unwrap_or("no attempt came to an end");
+            self.set_aside(&claimed, error, database).await?;
+            return Ok(true);
         }
         match self.client.deliver(claimed.request()).await {
             Ok(()) => {
                 self.delivered.increment();
-                claimed.done(database).await?;
+                claimed.delete(database).await?;
             }
             Err(error) => {
                 self.failed.increment();
                 tracing::debug!(event.id = %claimed.id, attempts = claimed.attempts, %error, "a delivery failed");
-                if error.permanent && claimed.blamed + 1 >= self.attempts {
-                    self.set_aside(&claimed, &error.to_string(), database).await?
+                if error.permanent && claimed.blamed + 1 >= self.max_failures {
+                    self.set_aside(&claimed, &error.to_string(), database).await?;
                 } else {
-                    claimed.failed(&error, database).await?
+                    claimed.postpone(&error, database).await?;
                 }
             }
         }
         Ok(true)
     }
 
-    async fn set_aside(&self, claimed: &Claimed, error: &str, database: &Database) -> Result<(), sqlx::Error> {
+    async fn set_aside(&self, claimed: &ClaimedEvent, error: &str, database: &Database) -> Result<(), sqlx::Error> {
         let update = sqlx::query(
             "UPDATE outbox SET claim = NULL, last_error = $3, set_aside_at = now() WHERE position = $1 AND claim = $2",
         );
         let update = update.bind(claimed.position).bind(claimed.claim).bind(error);
-        // None: it was not ours any more.
-        if soon(update.execute(database)).await?.rows_affected() > 0 {
+        // No row: the claim was not ours any more.
+        if within_margin(update.execute(database)).await?.rows_affected() > 0 {
             self.set_aside.increment();
             let (event, attempts) = (claimed.id, claimed.attempts);
             tracing::error!(event.id = %event, attempts, error, "an event for the webhook was set aside");
@@ -139,25 +131,31 @@ impl Webhook {
     }
 }
 
-/// An event that nobody else delivers until the claim runs out. What is told of it afterwards counts only while the
-/// claim is still ours.
+/// Returns the counter of one outcome of deliveries.
+fn counter(cx: &Build<'_, Notes>, outcome: &'static str) -> Result<Counter, BuildError> {
+    let help = "Attempts at deliveries to the webhook that succeeded or failed, and events given up";
+    cx.counter("webhook_deliveries", help, &[("outcome", outcome)])
+}
+
+/// An event that nobody else delivers until the claim expires. Changes to its row count only while the claim is ours.
 #[derive(FromRow)]
-struct Claimed {
+struct ClaimedEvent {
     position: i64,
     id: Uuid,
     payload: String,
     traceparent: Option<String>,
     tracestate: Option<String>,
-    /// This one included.
+    /// The number of attempts, this one included.
     attempts: i32,
+    /// The number of permanent failures.
     blamed: i32,
     last_error: Option<String>,
     given_up: bool,
     claim: Uuid,
 }
 
-impl Claimed {
-    /// Claims what has been due for longest, of those events that no earlier one of the same note stands before.
+impl ClaimedEvent {
+    /// Claims the event that has been due for longest. An event waits for the earlier ones of the same note.
     async fn next(webhook: &Webhook, database: &Database) -> Result<Option<Self>, sqlx::Error> {
         let claim = sqlx::query_as(
             "UPDATE outbox SET claim = $1, attempts = attempts + 1, due_at = now() + make_interval(secs => $2)
@@ -171,9 +169,9 @@ impl Claimed {
              RETURNING position, id, payload, traceparent, tracestate, attempts, blamed, last_error, claim,
                  attempts > $3 AND created_at < now() - make_interval(secs => $4) AS given_up",
         );
-        let claim = claim.bind(Uuid::new_v4()).bind((webhook.timeout + MARGIN).as_secs_f64());
-        let claim = claim.bind(webhook.attempts).bind(webhook.give_up.as_secs_f64());
-        soon(claim.fetch_optional(database)).await
+        let claim = claim.bind(Uuid::new_v4()).bind((webhook.timeout + CLAIM_MARGIN).as_secs_f64());
+        let claim = claim.bind(webhook.max_failures).bind(webhook.give_up_after.as_secs_f64());
+        within_margin(claim.fetch_optional(database)).await
     }
 
     fn request(&self) -> Request<Bytes> {
@@ -186,13 +184,14 @@ impl Claimed {
         request
     }
 
-    async fn done(&self, database: &Database) -> Result<(), sqlx::Error> {
+    async fn delete(&self, database: &Database) -> Result<(), sqlx::Error> {
         let delete = sqlx::query("DELETE FROM outbox WHERE position = $1 AND claim = $2");
-        soon(delete.bind(self.position).bind(self.claim).execute(database)).await.map(drop)
+        within_margin(delete.bind(self.position).bind(self.claim).execute(database)).await.map(drop)
     }
 
-    /// Due again after a pause, and what waits behind it no earlier, so that nobody looks at it in vain.
-    async fn failed(&self, error: &DeliveryError, database: &Database) -> Result<(), sqlx::Error> {
+    /// Makes the event due again after a pause. The later events of the note are due no earlier, so that nobody looks at
+    /// them in vain.
+    async fn postpone(&self, error: &DeliveryError, database: &Database) -> Result<(), sqlx::Error> {
         let update = sqlx::query(
             "WITH failed AS (
                  UPDATE outbox SET claim = NULL, last_error = $3, blamed = blamed + $4,
@@ -205,18 +204,17 @@ impl Claimed {
         let update = update.bind(self.position).bind(self.claim).bind(error.to_string());
         let update =
             update.bind(i32::from(error.permanent)).bind(error.pause(self.attempts.unsigned_abs()).as_secs_f64());
-        soon(update.execute(database)).await.map(drop)
+        within_margin(update.execute(database)).await.map(drop)
     }
 }
 
-/// A statement for which nobody waits longer than half of what a claim lasts beyond its delivery: one comes before the
-/// delivery, and one after.
-async fn soon<T>(statement: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
-    let answer = tokio::time::timeout(MARGIN / 2, statement).await;
+/// Runs a statement within half of the claim's margin: one statement comes before the delivery, and one after it.
+async fn within_margin<T>(statement: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
+    let answer = tokio::time::timeout(CLAIM_MARGIN / 2, statement).await;
     answer.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
 }
 
-/// Starts the workers. They deliver what any replica has written.
+/// Starts the workers. They deliver the events of all replicas.
 pub(crate) fn start(tasks: &Background<Notes>) {
     tasks.work("webhook", WORKERS, async |notes: Arc<Notes>| match &notes.webhook {
         Some(webhook) => webhook.deliver(&notes.database).await,

@@ -9,9 +9,15 @@
 //!     └──────── ScriptedManager ◄───────┘
 //! ```
 //!
-//! A test asks the service's [`Binary`] for a [`Tenant`] of its own on the [`Stack`] of its test process. It then starts
-//! the service: as a [`RunningService`] to talk to it, or as a [`TestProcess`] for other commands. No child outlives its
-//! owner, and no secret of the tenant may be in the output of a process.
+//! A test asks the service's [`Binary`] for a [`Tenant`] of its own on the [`Stack`] of its test process. Then it starts
+//! the service: as a [`RunningService`] to talk to it, or as a [`TestProcess`] for other commands. No child outlives
+//! its owner. No secret of the tenant may be in the output of a process.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `stack` | the parts of the stack, and tenants |
+//! | `testing` | the tools of tests |
+//! | `dev` | the commands of `cargo dev`, in the binary |
 
 mod stack;
 

@@ -6,37 +6,47 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::dev::exec_command::ExecCommand;
+use crate::dev::load_command::LoadCommand;
+use crate::dev::rotate_command::RotateCommand;
+use crate::dev::stack_command::StackCommand;
+use crate::dev::up_command;
+
 /// Runs the service with a PostgreSQL and a secrets manager of its own, until Ctrl-C.
 #[derive(Parser)]
 #[command(bin_name = "cargo dev")]
-struct Arguments {
+struct DevArguments {
     #[command(subcommand)]
-    command: Option<Command>,
+    command: Option<DevCommand>,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum DevCommand {
     /// Rotates a credential of the running service: a login in the four steps of AWS, anything else at once.
-    Rotate(dev::RotateCommand),
-    /// Runs a command of the service, where the running one finds its secrets: `cargo dev exec audit 127.0.0.1:9090`.
-    Exec(dev::ExecCommand),
-    /// Sends requests to the running service at a steady rate, and says each second how they fare.
-    Load(dev::LoadCommand),
-    /// Runs the stack without the service, for one that runs elsewhere: in the container beside it (`compose.yaml`).
-    Stack(dev::StackCommand),
+    Rotate(RotateCommand),
+    /// Runs a command of the service with the environment of the running one: `cargo dev exec audit 127.0.0.1:9090`.
+    Exec(ExecCommand),
+    /// Sends requests to the running service at a steady rate, and prints statistics every second.
+    Load(LoadCommand),
+    /// Runs the stack without the service, for a service that runs elsewhere: in the container beside it
+    /// (`compose.yaml`).
+    Stack(StackCommand),
 }
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let outcome = match Arguments::parse().command {
-        None => dev::up().await.map(|()| ExitCode::SUCCESS),
-        Some(Command::Rotate(rotate)) => rotate.run().await.map(|()| ExitCode::SUCCESS),
-        Some(Command::Load(load)) => load.run().await.map(|()| ExitCode::SUCCESS),
-        Some(Command::Stack(alone)) => alone.run().await.map(|()| ExitCode::SUCCESS),
-        Some(Command::Exec(exec)) => exec.run().map(|never| match never {}),
+    let outcome = match DevArguments::parse().command {
+        None => up_command::run().await,
+        Some(DevCommand::Rotate(rotate)) => rotate.run().await,
+        Some(DevCommand::Load(load)) => load.run().await,
+        Some(DevCommand::Stack(stack)) => stack.run().await,
+        Some(DevCommand::Exec(exec)) => Err(exec.run()),
     };
-    outcome.unwrap_or_else(|failure| {
-        eprintln!("cargo dev: {failure}");
-        ExitCode::FAILURE
-    })
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cargo dev: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }

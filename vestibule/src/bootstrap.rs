@@ -80,14 +80,10 @@ pub(crate) async fn first_generation<A: Application>(
 pub(crate) async fn regions<T>(sources: &Sources, config: &Config<T>, deadline: Instant) -> Result<Regions, Report> {
     telemetry::no_core_dumps();
     let connecting = SecretsManager::of_regions(&config.secrets.aws, sources.production());
-    let made = tokio::time::timeout_at(deadline, connecting).await.unwrap_or_else(|_| {
-        Err(Fault::new(
-            Exit::Deadline,
-            "secrets.aws.regions",
-            "the platform did not tell its Region before secrets.deadline",
-            "set secrets.aws.regions = [\"eu-west-1\"], or AWS_REGION",
-        ))
-    });
+    let made = match tokio::time::timeout_at(deadline, connecting).await {
+        Ok(made) => made,
+        Err(_) => Err(SecretsManager::region_timeout()),
+    };
     match made {
         Ok(regions) => {
             let region = |(name, manager)| (name, Arc::new(manager) as Arc<dyn Source>);

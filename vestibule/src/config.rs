@@ -2,60 +2,88 @@
 //! holds one.
 //!
 //! ```text
-//! files ─► layers ─► lint ─► prefix ─► extract, as often as there are mistakes ─► ids ─► Config<T>, or every mistake
+//! files, variables ─► layers ─► lint ─► prefix ─► extract ─► check ─► Config<T>, or every mistake
 //! ```
 //!
-//! No message quotes a value or a line: what was pasted in the wrong place may be a password.
+//! No message quotes a value or a line, because somebody may have put a password there.
 
 pub mod units;
 
 pub(crate) mod base_url;
 pub(crate) mod layers;
-pub(crate) mod lint;
-pub(crate) mod optional_id;
-pub(crate) mod prefix;
 pub(crate) mod settings;
 
+mod check;
+mod extract;
+mod lint;
+mod optional_id;
+mod prefix;
+
 pub use base_url::BaseUrl;
+pub use layers::Sources;
 pub use settings::{
     AdminConfig, AwsConfig, DatabaseConfig, LogFormat, SecretsConfig, SecretsProvider, ServerConfig, TelemetryConfig,
     TlsMode, WhenStale,
 };
 
-pub use layers::Sources;
-
 use crate::{
-    exit::{Fault, Phase, Report},
+    exit::{Phase, Report},
     secrets::{
-        credential::{CLIENT_CA, RESERVED, SERVER_TLS},
+        credential::{CLIENT_CA, SERVER_TLS},
         id::SecretId,
         spec::CredentialSpec,
     },
 };
-use figment::{
-    Figment,
-    error::Kind,
-    providers::Serialized,
-    value::{Dict, Value},
-};
+use extract::Mistake;
+use figment::value::Value;
 use layers::Layers;
-use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
-use std::collections::BTreeSet;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-/// What a service's `[service]` section must be. Its defaults are what counts where the files are silent.
+/// The settings of a service: its `[service]` section. Any type with these traits is one.
+///
+/// A key that the files and variables do not have keeps its default.
+///
+/// ```
+/// use serde::{Deserialize, Serialize};
+/// use std::time::Duration;
+/// use vestibule::config::{BaseUrl, Settings, units};
+///
+/// #[derive(Serialize, Deserialize)]
+/// #[serde(default)]
+/// struct MySettings {
+///     webhook_url: Option<BaseUrl>,
+///     #[serde(with = "units::positive_duration")]
+///     webhook_timeout: Duration,
+/// }
+///
+/// impl Default for MySettings {
+///     fn default() -> Self {
+///         Self { webhook_url: None, webhook_timeout: Duration::from_secs(5) }
+///     }
+/// }
+///
+/// fn settings_of_a_service() -> impl Settings {
+///     MySettings::default()
+/// }
+/// ```
 pub trait Settings: Serialize + DeserializeOwned + Default + Send + Sync + 'static {}
 impl<T: Serialize + DeserializeOwned + Default + Send + Sync + 'static> Settings for T {}
 
 /// The whole configuration, checked.
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default, bound = "T: Serialize + serde::de::DeserializeOwned + Default")]
-#[expect(missing_docs)]
 pub struct Config<T> {
+    /// The `[server]` section.
     pub server: ServerConfig,
+    /// The `[admin]` section.
     pub admin: AdminConfig,
+    /// The `[telemetry]` section.
     pub telemetry: TelemetryConfig,
+    /// The `[secrets]` section.
     pub secrets: SecretsConfig,
+    /// The `[database]` section.
     pub database: DatabaseConfig,
+    /// The service's own `[service]` section.
     pub service: T,
 }
 
@@ -65,73 +93,50 @@ pub struct Config<T> {
 pub struct ConfigError {
     /// Every mistake.
     pub report: Report,
-    /// As far as it could be read: it says how to report.
+    /// The `[telemetry]` section, as far as it could be read. It says how to report the mistakes.
     pub telemetry: TelemetryConfig,
-    /// Where this section was right: for a probe, which other mistakes do not concern.
+    /// The `[admin]` section, if it has no mistake. A health probe needs no other section.
     pub admin: Option<AdminConfig>,
-    /// Where this section was right: for an audit, which needs no other.
+    /// The `[secrets]` section, if it has no mistake. An audit needs no other section.
     pub secrets: Option<Box<SecretsConfig>>,
 }
 
 impl<T: Settings> Config<T> {
-    /// Reads and checks everything, and reports every mistake at once.
-    pub fn load(sources: &Sources, service: &'static str, wanted: &[CredentialSpec]) -> Result<Self, ConfigError> {
-        let (mut layers, mut faults) = Layers::read(sources, &Value::serialize(Self::default()));
+    /// Reads and checks the whole configuration. `service` is the name of the service, `specs` are its credentials.
+    ///
+    /// # Errors
+    /// [`ConfigError`] with every mistake, if there is any.
+    pub fn load(sources: &Sources, service: &'static str, specs: &[CredentialSpec]) -> Result<Self, ConfigError> {
+        let (mut layers, mut faults) = Layers::read(sources, defaults::<T>());
         let all_read = faults.is_empty();
-        faults.extend(lint::look(&layers));
+        faults.extend(lint::lint(&layers));
         prefix::expand(&mut layers.tree, service);
-        let (mut config, mistakes) = Self::extract(&layers);
-        let right =
-            |section| all_read && !mistakes.iter().any(|(path, _)| path.first().is_some_and(|key| key == section));
-        let (admin_right, secrets_right) = (right("admin"), right("secrets"));
-        for (_, mistake) in mistakes {
-            if !faults.iter().any(|fault| fault.subject == mistake.subject) {
-                faults.push(mistake);
+        let (mut config, mistakes) = extract::extract::<Self>(&layers);
+        let admin_is_right = all_read && !has_mistake_in("admin", &mistakes);
+        let secrets_is_right = all_read && !has_mistake_in("secrets", &mistakes);
+        for Mistake { fault, .. } in mistakes {
+            // The lint may have reported this value.
+            if !faults.iter().any(|reported| reported.subject == fault.subject) {
+                faults.push(fault);
             }
         }
-        config.name_after(service);
-        faults.extend(config.check(&layers, wanted));
-        match Report::unless_clean(Phase::Config, faults) {
-            Ok(()) => Ok(config),
-            Err(report) => Err(ConfigError {
-                report,
-                telemetry: config.telemetry,
-                admin: admin_right.then_some(config.admin),
-                secrets: secrets_right.then(|| Box::new(config.secrets)),
-            }),
-        }
+        config.use_name_of(service);
+        faults.extend(check::ids(&config.secrets, specs, &layers));
+        faults.extend(check::listeners(&config.server, &config.admin, &layers));
+        faults.extend(check::prefix(&config.secrets, &layers));
+        let Err(report) = Report::unless_clean(Phase::Config, faults) else {
+            return Ok(config);
+        };
+        Err(ConfigError {
+            report,
+            telemetry: config.telemetry,
+            admin: if admin_is_right { Some(config.admin) } else { None },
+            secrets: if secrets_is_right { Some(Box::new(config.secrets)) } else { None },
+        })
     }
 
-    /// figment stops at the first mistake: each is noted and set to its default, until none is left.
-    fn extract(layers: &Layers) -> (Self, Vec<(Vec<String>, Fault)>) {
-        let mut tree = layers.tree.clone();
-        let mut faults = Vec::new();
-        let mut mended = BTreeSet::new();
-        loop {
-            let figment = Figment::from(Serialized::defaults(&tree));
-            let error = match figment.extract_lossy::<Noting<Self>>() {
-                Ok(noted) => {
-                    faults.extend(noted.unknown.into_iter().map(|path| {
-                        let fault = layers.fault(&path, "this key is not known", KNOWN_KEYS);
-                        (path, fault)
-                    }));
-                    return (noted.value, faults);
-                }
-                Err(error) => error,
-            };
-            for error in error {
-                let path: Vec<String> = error.path.clone();
-                let fault = layers.fault(&path, problem(&error.kind), "correct the value");
-                faults.push((path.clone(), fault));
-                // A mistake below a mended value is the default's own: a bug in the service's `Settings`.
-                if !mended.insert(path.clone()) || !mend(&mut tree, &layers.defaults, &path) {
-                    return (Self::default(), faults);
-                }
-            }
-        }
-    }
-
-    fn name_after(&mut self, service: &str) {
+    /// Uses the service's name for the settings that default to it.
+    fn use_name_of(&mut self, service: &str) {
         for name in [&mut self.secrets.prefix, &mut self.database.name] {
             if name.is_empty() {
                 *name = service.to_owned();
@@ -139,154 +144,62 @@ impl<T: Settings> Config<T> {
         }
     }
 
-    fn check(&self, layers: &Layers, wanted: &[CredentialSpec]) -> Vec<Fault> {
-        // The id of the client authorities is `server.client_ca`.
-        let known = || wanted.iter().map(|w| w.name).chain(RESERVED).filter(|name| *name != CLIENT_CA);
-        let mut faults: Vec<Fault> = self
-            .secrets
-            .ids
-            .keys()
-            .filter(|name| !known().any(|known| known == *name))
-            .map(|name| {
-                let path = ["secrets".into(), "ids".into(), name.clone()];
-                let names = known().collect::<Vec<_>>().join(", ");
-                let remedy = match name.as_str() {
-                    CLIENT_CA => "set server.client_ca, which is its id".into(),
-                    _ => format!("use one of: {names}"),
-                };
-                layers.fault(&path, "no credential of this service has this name", remedy)
-            })
-            .collect();
-        if self.server.listen == self.admin.listen && self.server.listen.port() != 0 {
-            faults.push(layers.fault(
-                &["admin".into(), "listen".into()],
-                "this is the address of server.listen too",
-                "give each listener an address of its own, and keep this one off the public network",
-            ));
+    /// Returns the id under which a credential is fetched: the one of `secrets.ids`, or else `<prefix>/<name>`. Returns
+    /// `None` if the credential is off.
+    pub fn id(&self, spec: &CredentialSpec) -> Option<SecretId> {
+        if spec.name == CLIENT_CA {
+            return self.server.client_ca.clone();
         }
-        if self.server.client_ca.is_some() && !self.server.tls {
-            faults.push(layers.fault(
-                &["server".into(), "client_ca".into()],
-                "clients show certificates only where the listener speaks TLS",
-                "set server.tls = true, or leave server.client_ca empty",
-            ));
-        }
-        if !prefix::fits(&self.secrets.prefix) {
-            faults.push(layers.fault(
-                &["secrets".into(), "prefix".into()],
-                format!("expected {}", prefix::EXPECTED),
-                "correct the value",
-            ));
-        }
-        faults
-    }
-
-    /// The id under which a credential is asked for: what `secrets.ids` says, else `<prefix>/<name>`.
-    /// `None`: it is off.
-    pub fn id(&self, wanted: &CredentialSpec) -> Option<SecretId> {
-        let on = match wanted.name {
-            CLIENT_CA => return self.server.client_ca.clone(),
+        let configured = self.secrets.ids.get(spec.name);
+        let is_on = match spec.name {
             SERVER_TLS => self.server.tls || self.admin.tls,
-            name => !wanted.optional || self.secrets.ids.contains_key(name),
+            _ => !spec.optional || configured.is_some(),
         };
-        on.then(|| self.secrets.ids.get(wanted.name).cloned().unwrap_or_else(|| self.usual_id(wanted.name)))
+        if !is_on {
+            return None;
+        }
+        match configured {
+            Some(id) => Some(id.clone()),
+            None => Some(self.default_id(spec.name)),
+        }
     }
 
-    fn usual_id(&self, name: &str) -> SecretId {
-        SecretId::parse(&prefix::id(&self.secrets.prefix, name))
-            .expect("the prefix was checked and names are identifiers")
+    fn default_id(&self, name: &str) -> SecretId {
+        let id = prefix::with_prefix(&self.secrets.prefix, name);
+        SecretId::parse(&id).expect("the prefix was checked and names are identifiers")
     }
 
-    /// What only a restart can change, where `self` differs from `running`.
+    /// Returns the keys whose values differ from those of the `running` configuration and need a restart to change.
     pub fn needs_restart(&self, running: &Self) -> Vec<&'static str> {
-        [
+        let is_changed = [
             ("server.listen", self.server.listen != running.server.listen),
             ("admin.listen", self.admin.listen != running.admin.listen),
             ("telemetry.format", self.telemetry.format != running.telemetry.format),
             ("secrets.provider", self.secrets.provider != running.secrets.provider),
             ("secrets.aws", self.secrets.aws != running.secrets.aws),
-        ]
-        .into_iter()
-        .filter_map(|(key, differs)| differs.then_some(key))
-        .collect()
+        ];
+        is_changed.into_iter().filter(|(_, is_changed)| *is_changed).map(|(key, _)| key).collect()
     }
 
-    /// Everything as one tree, to compare.
+    /// Returns everything as one tree, to compare.
     pub(crate) fn tree(&self) -> serde_json::Value {
         serde_json::to_value(self).expect("a configuration was read from such a tree")
     }
 }
 
-/// The effective configuration as TOML, each value with where it came from.
+fn defaults<T: Settings>() -> Value {
+    Value::serialize(Config::<T>::default()).expect("Settings::default() can be serialized")
+}
+
+fn has_mistake_in(section: &str, mistakes: &[Mistake]) -> bool {
+    mistakes.iter().any(|mistake| mistake.path.first().is_some_and(|key| key == section))
+}
+
+/// Returns the effective configuration as TOML, each value with its source.
 pub(crate) fn explain<T: Settings>(config: &Config<T>, sources: &Sources) -> String {
-    let (layers, _) = Layers::read(sources, &Value::serialize(Config::<T>::default()));
+    let (layers, _) = Layers::read(sources, defaults::<T>());
     let effective = Value::serialize(config).expect("a configuration was read from such a tree");
     layers.explain(&effective)
-}
-
-const KNOWN_KEYS: &str = "look for a misspelling; `config` prints every key with its value and where it came from";
-
-/// What was expected. Never figment's or serde's own text: both quote the input.
-fn problem(kind: &Kind) -> String {
-    match kind {
-        Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) | Kind::InvalidLength(_, expected) => {
-            format!("expected {expected}")
-        }
-        Kind::UnknownVariant(_, expected) => format!("expected one of: {}", expected.join(", ")),
-        Kind::UnknownField(_, expected) => {
-            format!("a key here is not known; known are: {}", expected.join(", "))
-        }
-        Kind::MissingField(name) => format!("`{name}` is missing"),
-        Kind::DuplicateField(name) => format!("`{name}` stands here twice"),
-        Kind::ISizeOutOfRange(_) | Kind::USizeOutOfRange(_) => "the number is out of range".into(),
-        _ => "this value cannot be used here".into(),
-    }
-}
-
-/// Puts the default in the place of what cannot be read; what has no default is taken out.
-fn mend(tree: &mut Value, defaults: &Value, path: &[String]) -> bool {
-    fn dict<'a>(mut at: &'a mut Value, path: &[String]) -> Option<&'a mut Dict> {
-        for key in path {
-            at = match at {
-                Value::Dict(_, dict) => dict.get_mut(key)?,
-                _ => return None,
-            };
-        }
-        match at {
-            Value::Dict(_, dict) => Some(dict),
-            _ => None,
-        }
-    }
-    // The path may lead into a list: then the list is what is mended.
-    for length in (1..=path.len()).rev() {
-        let (key, parents) = (&path[length - 1], &path[..length - 1]);
-        if let Some(parent) = dict(tree, parents) {
-            match defaults.find_ref(&path[..length].join(".")) {
-                Some(default) => parent.insert(key.clone(), default.clone()),
-                None => parent.remove(key),
-            };
-            return true;
-        }
-    }
-    false
-}
-
-/// `T`, and the keys that it did not ask for.
-struct Noting<T> {
-    value: T,
-    unknown: Vec<Vec<String>>,
-}
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Noting<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut unknown = Vec::new();
-        let value = serde_ignored::deserialize(deserializer, |path| {
-            let path = path.to_string();
-            // `?` stands for an Option or a newtype on the way.
-            unknown.push(path.split('.').filter(|key| *key != "?").map(Into::into).collect());
-        })?;
-        Ok(Self { value, unknown })
-    }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! What a service counts: the same series over all generations, from the start of the process.
+//! Counters on `/metrics`: the same series over all generations, from the start of the process.
 
 use std::{
     collections::{BTreeMap, btree_map::Entry},
@@ -9,22 +9,39 @@ use std::{
     },
 };
 
-/// Names and values.
+/// The names and values of a series' labels.
 type Labels = Vec<(&'static str, &'static str)>;
 
-/// Counts one thing, from 0. A handle: clones count the same.
+/// A counter on `/metrics`, from 0. Clones count the same. [`Build::counter`](crate::Build::counter) returns one.
+///
+/// ```
+/// use vestibule::Counter;
+///
+/// struct Mailer {
+///     sent: Counter,
+/// }
+///
+/// impl Mailer {
+///     fn send_all(&self, mails: &[&str]) {
+///         for mail in mails {
+///             println!("sending {mail}");
+///             self.sent.increment();
+///         }
+///     }
+/// }
+/// ```
 #[derive(Clone, Debug, Default)]
 pub struct Counter(Arc<AtomicU64>);
 
 impl Counter {
-    /// One more.
+    /// Adds 1.
     pub fn increment(&self) {
         self.add(1);
     }
 
-    /// So many more.
-    pub fn add(&self, more: u64) {
-        self.0.fetch_add(more, Ordering::Relaxed);
+    /// Adds this many.
+    pub fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
     }
 
     pub(crate) fn get(&self) -> u64 {
@@ -32,10 +49,11 @@ impl Counter {
     }
 }
 
-/// All that the service counts, by name.
+/// All counters of a process, by name.
 #[derive(Default)]
 pub(crate) struct Counters(Mutex<BTreeMap<String, Family>>);
 
+/// The series of one name.
 #[derive(Clone)]
 pub(crate) struct Family {
     pub(crate) help: &'static str,
@@ -43,7 +61,11 @@ pub(crate) struct Family {
 }
 
 impl Counters {
-    /// The `service`'s counter of this name and these labels: the same one each time. `Err`: what is wrong with them.
+    /// Returns the counter of a service with this name and these labels. It is the same one each time.
+    ///
+    /// # Errors
+    /// The problem, if the name or a label is malformed, or if a counter of that name has another help text or other
+    /// labels.
     pub(crate) fn counter(
         &self,
         service: &str,
@@ -52,12 +74,18 @@ impl Counters {
         labels: &[(&'static str, &'static str)],
     ) -> Result<Counter, &'static str> {
         if !is_name(name) || name.ends_with("_total") || labels.iter().any(|(label, _)| !is_name(label)) {
-            return Err("a counter is named in a-z, 0-9 and _, without _total, and so are its labels");
+            return Err(
+                "the names of a counter and of its labels start with a-z and have only a-z, 0-9 and _; a counter's name does \
+                        not end with _total",
+            );
         }
-        self.own(&format!("{}_{name}", as_name(service)), help, labels)
+        self.own(&format!("{}_{name}", metric_prefix(service)), help, labels)
     }
 
-    /// The same for the framework's own.
+    /// Returns a counter of the framework itself: as [`counter`](Self::counter), but `name` stays as it is.
+    ///
+    /// # Errors
+    /// The problem, if a counter of that name has another help text or other labels.
     pub(crate) fn own(
         &self,
         name: &str,
@@ -66,17 +94,16 @@ impl Counters {
     ) -> Result<Counter, &'static str> {
         let mut families = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let family = match families.entry(name.to_owned()) {
-            Entry::Vacant(place) => place.insert(Family { help, series: BTreeMap::new() }),
-            Entry::Occupied(held) => held.into_mut(),
+            Entry::Vacant(entry) => entry.insert(Family { help, series: BTreeMap::new() }),
+            Entry::Occupied(entry) => entry.into_mut(),
         };
-        let names = |labels: &[(&'static str, _)]| labels.iter().map(|(label, _)| *label).collect::<Vec<_>>();
-        if family.help != help || family.series.keys().next().is_some_and(|held| names(held) != names(labels)) {
+        if family.help != help || family.series.keys().any(|known| label_names(known) != label_names(labels)) {
             return Err("counters of one name differ in their help, or in the names of their labels");
         }
         Ok(family.series.entry(labels.to_vec()).or_default().clone())
     }
 
-    /// As they are at this moment.
+    /// Returns the counters as they are at this moment.
     pub(crate) fn families(&self) -> BTreeMap<String, Family> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -88,16 +115,20 @@ impl fmt::Debug for Counters {
     }
 }
 
+fn label_names(labels: &[(&'static str, &'static str)]) -> Vec<&'static str> {
+    labels.iter().map(|(name, _)| *name).collect()
+}
+
 fn is_name(name: &str) -> bool {
-    name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(is_of_name)
+    name.starts_with(|c: char| c.is_ascii_lowercase()) && name.chars().all(is_name_char)
 }
 
-/// What a package is called, as metrics are: `My-svc` is `my_svc`.
-fn as_name(service: &str) -> String {
-    service.to_ascii_lowercase().replace(|c| !is_of_name(c), "_")
+/// Returns the name of a package in the form of a metric's name: `My-svc` becomes `my_svc`.
+fn metric_prefix(service: &str) -> String {
+    service.to_ascii_lowercase().replace(|c| !is_name_char(c), "_")
 }
 
-fn is_of_name(c: char) -> bool {
+fn is_name_char(c: char) -> bool {
     c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_'
 }
 
@@ -106,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_series_is_the_same_whoever_asks_for_it() {
+    fn one_series_has_one_counter() {
         let counters = Counters::default();
         let count = |outcome| counters.counter("svc", "calls", "Calls", &[("outcome", outcome)]).unwrap();
         count("good").increment();
@@ -116,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn names_that_clash_or_that_no_page_can_have_are_refused() {
+    fn names_that_clash_or_are_malformed_are_refused() {
         let counters = Counters::default();
         counters.counter("svc", "calls", "Calls", &[("outcome", "good")]).unwrap();
         assert!(counters.counter("svc", "calls", "Other", &[("outcome", "good")]).is_err());
@@ -129,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_counter_is_named_after_its_service_as_metrics_are_named() {
+    fn the_name_of_a_service_becomes_the_prefix_of_its_counters() {
         for (service, name) in [("svc", "svc_calls"), ("my-svc2", "my_svc2_calls"), ("My_Svc", "my_svc_calls")] {
             let counters = Counters::default();
             counters.counter(service, "calls", "Calls", &[]).unwrap();

@@ -1,7 +1,8 @@
-//! The kinds of credential: what each accepts from the manager, and what a service gets.
+//! The kinds of credential. Each accepts a value of its own form from the manager, and gives a typed credential to the
+//! service.
 //!
 //! A further kind is one file, here or in a service: a type with [`Kind`](crate::secrets::Kind). ARCHITECTURE.md shows
-//! one. What the kinds have in common is here for it too.
+//! one. The functions here help all kinds to read a value.
 
 pub(crate) mod all_secrets;
 pub(crate) mod api_key;
@@ -20,28 +21,36 @@ pub use tls_identity::TlsIdentity;
 pub use unescaped::unescaped;
 
 use crate::secrets::kind::Malformed;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-/// What starts like JSON is JSON or malformed, never the secret itself.
+/// Returns `true` if the text starts like a JSON object. Such a text is JSON or malformed, never the bare secret.
+///
+/// ```
+/// use vestibule::credentials::looks_like_json;
+///
+/// assert!(looks_like_json(" {\"api_key\": \"…\"}"));
+/// assert!(!looks_like_json("a bare key"));
+/// ```
 pub fn looks_like_json(text: &str) -> bool {
     text.trim_start().starts_with('{')
 }
 
-/// Reads JSON that holds a secret; serde's own message would quote it. Read the secret itself with [`unescaped`].
+/// Reads JSON that holds a secret. Its error does not quote the text, as serde's own message would. Read the field of the
+/// secret with [`unescaped()`].
 ///
 /// # Errors
-/// [`Malformed`], with what is expected.
+/// [`Malformed`] with `expected`, if the text is not JSON of this type.
+#[expect(clippy::disallowed_methods, reason = "this is our reader: it drops serde's message")]
 pub fn json<'a, T: Deserialize<'a>>(text: &'a str, expected: &'static str) -> Result<T, Malformed> {
     serde_json::from_str(text).map_err(|_| Malformed::expected(expected))
 }
 
-/// A secret that is not empty or blank.
+/// Returns the secret if it is not empty or blank.
 ///
 /// # Errors
-/// [`Malformed`], with what is expected.
+/// [`Malformed`] with `expected`, if it is.
 pub fn not_blank(text: SecretString, expected: &'static str) -> Result<SecretString, Malformed> {
-    use secrecy::ExposeSecret;
     if text.expose_secret().trim().is_empty() {
         return Err(Malformed::expected(expected));
     }

@@ -1,4 +1,4 @@
-//! Credentials that end by themselves, as certificates do: the log says so in time.
+//! Warnings about credentials that expire, as certificates do.
 
 use crate::{
     application::{Application, Live},
@@ -8,27 +8,30 @@ use std::{collections::BTreeMap, time::Duration};
 use time::{Duration as Span, OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio_util::sync::CancellationToken;
 
-/// How long before its end a credential is spoken of.
-const NOTICES: [Span; 4] = [Span::days(30), Span::days(7), Span::days(1), Span::ZERO];
+/// The remaining lifetimes at which a warning is due.
+const WARN_AT: [Span; 4] = [Span::days(30), Span::days(7), Span::days(1), Span::ZERO];
 
-/// The longest sleep: the clock on the wall may be set meanwhile.
-const LOOK_AGAIN: Duration = Duration::from_secs(60 * 60);
+/// The longest sleep. Somebody may set the wall clock in the meantime.
+const MAX_SLEEP: Duration = Duration::from_secs(60 * 60);
 
-/// Speaks of each version in service that nears its end, once a notice, until `stopping`.
+/// Logs each warning about a version in service once, when it is due. Ends when `stopping` is cancelled.
 pub(crate) async fn watch<A: Application>(mut live: Live<A>, stopping: CancellationToken) {
-    let mut noticed = Noticed::default();
+    let mut warnings = Warnings::default();
     loop {
-        let (held, now) = (live.generation(), OffsetDateTime::now_utc());
-        let expires_at =
-            held.credentials.iter().filter_map(|(name, held)| Some(((name, held.in_use().clone()), held.expires_at?)));
-        let (due, pause) = noticed.look(expires_at.collect(), now);
-        drop(held);
+        let (generation, now) = (live.generation(), OffsetDateTime::now_utc());
+        let expiring = generation
+            .credentials
+            .iter()
+            .filter_map(|(name, held)| Some(((name, held.in_use().clone()), held.expires_at?)))
+            .collect();
+        let (due, pause) = warnings.take_due(expiring, now);
+        drop(generation);
         for (version, expires_at) in due {
-            speak(&version, expires_at, now);
+            warn(&version, expires_at, now);
         }
         tokio::select! {
             () = stopping.cancelled() => return,
-            more = live.changed() => if !more { return },
+            is_live = live.changed() => if !is_live { return },
             () = tokio::time::sleep(pause) => (),
         }
     }
@@ -36,39 +39,40 @@ pub(crate) async fn watch<A: Application>(mut live: Live<A>, stopping: Cancellat
 
 type Version = (Name, VersionId);
 
-/// How many notices were given of each version that is held.
+/// The number of warnings that were logged about each version in service.
 #[derive(Default)]
-struct Noticed(BTreeMap<Version, usize>);
+struct Warnings(BTreeMap<Version, usize>);
 
-impl Noticed {
-    /// Those of which a notice is due, and how long no other will be.
-    fn look(
+impl Warnings {
+    /// Returns the versions about which a warning is due, and the time until the next one is. Counts these warnings as
+    /// logged.
+    fn take_due(
         &mut self,
-        held: BTreeMap<Version, OffsetDateTime>,
+        expiring: BTreeMap<Version, OffsetDateTime>,
         now: OffsetDateTime,
     ) -> (Vec<(Version, OffsetDateTime)>, Duration) {
-        let before = std::mem::take(&mut self.0);
-        let (mut speak, mut pause) = (Vec::new(), LOOK_AGAIN);
-        for (version, expires_at) in held {
-            let due = due(expires_at, now);
-            if let Some(notice) = NOTICES.get(due) {
-                pause = pause.min((expires_at - *notice - now).unsigned_abs());
+        let logged_before = std::mem::take(&mut self.0);
+        let (mut due, mut pause) = (Vec::new(), MAX_SLEEP);
+        for (version, expires_at) in expiring {
+            let count = warnings_due(expires_at, now);
+            if let Some(next) = WARN_AT.get(count) {
+                pause = pause.min((expires_at - *next - now).unsigned_abs());
             }
-            if due > before.get(&version).copied().unwrap_or(0) {
-                speak.push((version.clone(), expires_at));
+            if count > logged_before.get(&version).copied().unwrap_or(0) {
+                due.push((version.clone(), expires_at));
             }
-            self.0.insert(version, due);
+            self.0.insert(version, count);
         }
-        (speak, pause)
+        (due, pause)
     }
 }
 
-/// How many of the notices are due.
-fn due(expires_at: OffsetDateTime, now: OffsetDateTime) -> usize {
-    NOTICES.iter().filter(|notice| expires_at - now <= **notice).count()
+/// Returns the number of warnings that are due by now.
+fn warnings_due(expires_at: OffsetDateTime, now: OffsetDateTime) -> usize {
+    WARN_AT.iter().filter(|left| expires_at - now <= **left).count()
 }
 
-fn speak((credential, version): &(Name, VersionId), expires_at: OffsetDateTime, now: OffsetDateTime) {
+fn warn((credential, version): &Version, expires_at: OffsetDateTime, now: OffsetDateTime) {
     let left = expires_at - now;
     let expires = expires_at.format(&Rfc3339).unwrap_or_default();
     if left.is_positive() {
@@ -77,14 +81,14 @@ fn speak((credential, version): &(Name, VersionId), expires_at: OffsetDateTime, 
             credential.version = %version,
             credential.expires = expires,
             credential.days_left = left.whole_days(),
-            "a credential is about to end: rotate it"
+            "a credential expires soon: rotate it"
         );
     } else {
         tracing::error!(
             credential,
             credential.version = %version,
             credential.expires = expires,
-            "a credential has ended, and is still in service: rotate it now"
+            "a credential has expired and is still in service: rotate it now"
         );
     }
 }
@@ -93,35 +97,36 @@ fn speak((credential, version): &(Name, VersionId), expires_at: OffsetDateTime, 
 mod tests {
     use super::*;
 
-    const ENDS: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
+    const EXPIRES_AT: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
 
-    fn look(noticed: &mut Noticed, version: &str, left: Span) -> (usize, Duration) {
-        let held = [(("server_tls", VersionId::new(version)), ENDS)].into();
-        let (due, pause) = noticed.look(held, ENDS - left);
+    /// Returns the number of warnings that are due with this remaining lifetime, and the pause.
+    fn take_due(warnings: &mut Warnings, version: &str, left: Span) -> (usize, Duration) {
+        let expiring = [(("server_tls", VersionId::new(version)), EXPIRES_AT)].into();
+        let (due, pause) = warnings.take_due(expiring, EXPIRES_AT - left);
         (due.len(), pause)
     }
 
     #[test]
-    fn each_notice_is_given_once_and_in_time() {
-        let mut noticed = Noticed::default();
-        let mut look = |left| look(&mut noticed, "v1", left);
-        assert_eq!(look(Span::days(40)), (0, LOOK_AGAIN));
-        assert_eq!(look(Span::days(30) + Span::minutes(10)), (0, Duration::from_secs(600)));
-        assert_eq!(look(Span::days(30)).0, 1);
-        assert_eq!(look(Span::days(29)).0, 0);
-        assert_eq!(look(Span::days(7) + Span::seconds(1)), (0, Duration::from_secs(1)));
-        assert_eq!(look(Span::days(7)).0, 1);
-        assert_eq!(look(Span::hours(3)), (1, LOOK_AGAIN));
-        assert_eq!(look(Span::minutes(3)), (0, Duration::from_secs(180)));
-        assert_eq!(look(Span::seconds(-1)), (1, LOOK_AGAIN));
-        assert_eq!(look(Span::days(-1)), (0, LOOK_AGAIN));
+    fn each_warning_is_logged_once_and_in_time() {
+        let mut warnings = Warnings::default();
+        let mut due_at = |left| take_due(&mut warnings, "v1", left);
+        assert_eq!(due_at(Span::days(40)), (0, MAX_SLEEP));
+        assert_eq!(due_at(Span::days(30) + Span::minutes(10)), (0, Duration::from_secs(600)));
+        assert_eq!(due_at(Span::days(30)).0, 1);
+        assert_eq!(due_at(Span::days(29)).0, 0);
+        assert_eq!(due_at(Span::days(7) + Span::seconds(1)), (0, Duration::from_secs(1)));
+        assert_eq!(due_at(Span::days(7)).0, 1);
+        assert_eq!(due_at(Span::hours(3)), (1, MAX_SLEEP));
+        assert_eq!(due_at(Span::minutes(3)), (0, Duration::from_secs(180)));
+        assert_eq!(due_at(Span::seconds(-1)), (1, MAX_SLEEP));
+        assert_eq!(due_at(Span::days(-1)), (0, MAX_SLEEP));
     }
 
     #[test]
-    fn another_version_is_spoken_of_anew() {
-        let mut noticed = Noticed::default();
-        assert_eq!(look(&mut noticed, "v1", Span::days(5)).0, 1);
-        assert_eq!(look(&mut noticed, "v1", Span::days(5)).0, 0);
-        assert_eq!(look(&mut noticed, "v2", Span::days(5)).0, 1);
+    fn another_version_gets_warnings_of_its_own() {
+        let mut warnings = Warnings::default();
+        assert_eq!(take_due(&mut warnings, "v1", Span::days(5)).0, 1);
+        assert_eq!(take_due(&mut warnings, "v1", Span::days(5)).0, 0);
+        assert_eq!(take_due(&mut warnings, "v2", Span::days(5)).0, 1);
     }
 }

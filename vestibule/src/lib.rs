@@ -1,26 +1,66 @@
-//! Vestibule: credentials before the door.
+//! Vestibule: a framework for axum services that hold secrets.
 //!
-//! A service fetches every credential from a secrets manager before it binds a socket, ends with a documented exit code
-//! when one cannot be had, and takes up rotated ones without a failed request: on SIGHUP, at a poll, or when the other
-//! side refuses the one in service.
+//! A service fetches every credential from a secrets manager before it binds a socket. It ends with a documented exit code
+//! if it cannot get one. It takes up rotated credentials without a failed request: on SIGHUP, at a poll, or when the other
+//! side rejects the version in service.
 //!
 //! ```text
-//!             ┌──────────────── road ────────────────┐
-//! signals ──► config ─► secrets ─► service ─► generation ──► watch ──► requests, workers, TLS
-//!    │           ▲                                              │
-//!    └── HUP ────┴── poll, refused login or key, unknown key ───┘  (the same road again)
+//!             ┌───────────────── load ─────────────────┐
+//! signals ──► configuration ─► credentials ─► generation ──► watch channel ──► requests, workers, TLS
+//!    │           ▲                                                │
+//!    └── HUP ────┴── poll, rejected login or key, unknown key ────┘  (reload: the same load again)
 //! ```
 //!
-//! A service implements [`Application`], and its `main` is [`main`]. The modules, in the order of the road:
+//! A service implements [`Application`], and its `main` calls [`main`]:
 //!
-//! | module | is |
+//! ```no_run
+//! use axum::{Router, extract::State, routing::get};
+//! use sqlx::migrate::Migrator;
+//! use std::{process::ExitCode, sync::Arc};
+//! use vestibule::{Application, Build, BuildError, Credential, Package, SecretSet, credentials::ApiKey};
+//!
+//! /// The credentials: one field per credential.
+//! #[derive(SecretSet)]
+//! struct Secrets {
+//!     payment: Credential<ApiKey>,
+//! }
+//!
+//! /// What a request works with. It is built again when a credential rotates.
+//! struct Hello {
+//!     payment_version: String,
+//! }
+//!
+//! impl Application for Hello {
+//!     // A package with a folder `migrations/` writes `vestibule::package!()`.
+//!     const PACKAGE: Package = Package { name: "hello", version: "0.1.0", migrations: &Migrator::DEFAULT };
+//!     type Settings = ();
+//!     type Secrets = Secrets;
+//!
+//!     async fn build(cx: &Build<'_, Self>) -> Result<Self, BuildError> {
+//!         Ok(Self { payment_version: cx.secrets.payment.version().to_string() })
+//!     }
+//!
+//!     fn routes() -> Router<Arc<Self>> {
+//!         Router::new().route("/", get(async |State(hello): State<Arc<Self>>| hello.payment_version.clone()))
+//!     }
+//! }
+//!
+//! fn main() -> ExitCode {
+//!     vestibule::main::<Hello>()
+//! }
+//! ```
+//!
+//! The public modules, in the order in which a load uses them:
+//!
+//! | module | contains |
 //! |---|---|
+//! | [`config`] | the configuration: files and variables, with every mistake reported at once |
+//! | [`secrets`] | credentials, from the manager's bytes to a [`Credential`] |
+//! | [`credentials`] | the kinds of credential: logins, signing keys, API keys, certificates |
+//! | [`resources`] | what is built from credentials: databases, API clients, signers |
+//! | [`http`] | the listeners, the door, and errors for clients |
 //! | [`exit`] | exit codes, and the report that names every fault |
-//! | [`config`] | files and variables, all mistakes at once |
-//! | [`secrets`] | from the manager's bytes to a [`Credential`] |
-//! | [`credentials`] | the kinds: logins, signing keys, API keys, certificates |
-//! | [`resources`] | what is built from credentials, proven, carried over and retired |
-//! | [`http`] | the door, the listeners, problems |
+//! | [`testing`] | help for a service's tests |
 
 pub mod config;
 pub mod credentials;
@@ -56,12 +96,14 @@ pub use resources::{
     ApiClient, ApiEndpoint, BuildError, CallError, Database, DeliveryError, KeyHeader, Signature, Signer,
 };
 pub use secrets::Credential;
-/// The framework's own sqlx, for [`package!`].
+/// The framework's sqlx, for [`package!`].
 #[doc(hidden)]
 pub use sqlx;
 pub use trace_context::TraceContext;
-/// The credentials of a service, one field each: `Credential<K>`, or `Option<Credential<K>>` where it is on only when
-/// its id is configured. The field's name is the credential's.
+/// Derives [`secrets::SecretSet`] for a struct of credentials.
+///
+/// Each field is a `Credential<K>`, or an `Option<Credential<K>>` for a credential that is on only if its id is configured.
+/// The field's name is the credential's name.
 ///
 /// ```
 /// use vestibule::{Credential, SecretSet, credentials::{ApiKey, Login}};
@@ -73,7 +115,7 @@ pub use trace_context::TraceContext;
 /// }
 /// ```
 ///
-/// What is no credential is no field, and some names are the framework's own:
+/// A field of any other type does not compile:
 ///
 /// ```compile_fail
 /// #[derive(vestibule::SecretSet)]
@@ -81,6 +123,8 @@ pub use trace_context::TraceContext;
 ///     password: String,
 /// }
 /// ```
+///
+/// Some names are reserved for the framework:
 ///
 /// ```compile_fail
 /// use vestibule::{Credential, SecretSet, credentials::Login};
@@ -102,7 +146,8 @@ pub use vestibule_derive::SecretSet;
 
 use std::process::ExitCode;
 
-/// A service's whole `main`: parses the command line, runs it, and says how it ended.
+/// Runs a service: parses the command line, does what it says, and returns the exit code. A service's `main` calls
+/// nothing else.
 pub fn main<A: Application>() -> ExitCode {
     cli::main::<A>()
 }

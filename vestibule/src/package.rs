@@ -1,11 +1,12 @@
-//! What only the service's own crate can know of itself.
+//! The package of a service: the facts that only its own crate knows.
 
 use sqlx::migrate::Migrator;
 
-/// The service's name, version and migrations. Made by [`package!`](crate::package!).
+/// The name, version and migrations of a service. [`package!`](crate::package!) makes it.
 #[derive(Debug)]
 pub struct Package {
-    /// The package's name: the binary, the prefix of its secrets' ids, its database, unless configured otherwise.
+    /// The package's name. The binary has this name. So have the database and the prefix of secrets' ids, unless the
+    /// configuration says otherwise.
     pub name: &'static str,
     /// The package's version.
     pub version: &'static str,
@@ -13,8 +14,8 @@ pub struct Package {
     pub migrations: &'static Migrator,
 }
 
-/// The [`Package`] of the crate that calls it. Expects `migrations/` beside its `Cargo.toml`, and sqlx among its
-/// dependencies, with `macros` and `migrate`.
+/// Returns the [`Package`] of the crate that calls it. That crate needs a folder `migrations/` beside its `Cargo.toml`, and
+/// sqlx among its dependencies, with the features `macros` and `migrate`.
 #[macro_export]
 macro_rules! package {
     () => {{

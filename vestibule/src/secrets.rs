@@ -4,8 +4,8 @@
 //! Source ─► SecretValue ─► Kind::read ─► Credential<T>, in the service's SecretSet
 //! ```
 //!
-//! A value lives in [`SecretValue`] and in the types that a [`Kind`] reads from it, and nowhere else: none of them has a
-//! `Debug`, `Display`, `Serialize` or `Clone` that shows it.
+//! A value lives in [`SecretValue`] and in the types that a [`Kind`] reads from it, and nowhere else. None of them has a
+//! `Debug`, `Display`, `Serialize` or `Clone` that shows the value.
 
 pub mod aws;
 pub mod source;

@@ -1,4 +1,4 @@
-//! The place of a request in a trace that others keep, as it came: W3C Trace Context, level 1.
+//! Trace context: the place of a request in a distributed trace (W3C Trace Context, level 1).
 
 use axum::{
     extract::FromRequestParts,
@@ -9,11 +9,26 @@ use std::convert::Infallible;
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// The most bytes of `tracestate` that are carried, section 3.3.1.5. A longer one is dropped whole.
-const MOST_STATE: usize = 512;
+/// The largest `tracestate` that is passed on, in bytes (section 3.3.1.5). A larger one is dropped. A `traceparent` of a
+/// later version has the same limit.
+const MAX_BYTES: usize = 512;
 
-/// What came with a request, to be passed on unchanged to whoever is called for it. Without a valid `traceparent` it is
-/// empty. As an extractor it refuses nothing; as text it outlives the request.
+/// The trace context of a request, to be passed on unchanged with the calls that the request causes.
+///
+/// It is empty if the request has no valid `traceparent`. As an extractor it never fails. Its two texts can be stored, for
+/// calls that are made after the request has ended.
+///
+/// ```
+/// use axum::{body::Bytes, http::Request};
+/// use vestibule::{ApiClient, CallError, TraceContext};
+///
+/// async fn exchange_rates(client: &ApiClient, trace: TraceContext) -> Result<Bytes, CallError> {
+///     let mut request = Request::new(Bytes::new());
+///     *request.uri_mut() = "/rates".parse().expect("it is a path");
+///     trace.put_on(request.headers_mut());
+///     Ok(client.send(request).await?.into_body())
+/// }
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TraceContext {
     parent: Option<String>,
@@ -21,24 +36,38 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
-    /// From the texts of the two headers.
+    /// Reads the values of the two headers. Drops a `tracestate` that is empty, malformed or larger than 512 bytes, and
+    /// both if `traceparent` is malformed.
+    ///
+    /// ```
+    /// use vestibule::TraceContext;
+    ///
+    /// let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    /// let trace = TraceContext::parse(Some(parent), Some("vendor=1"));
+    /// assert_eq!((trace.traceparent(), trace.tracestate()), (Some(parent), Some("vendor=1")));
+    /// assert_eq!(TraceContext::parse(Some("malformed"), Some("vendor=1")), TraceContext::default());
+    /// ```
     pub fn parse(traceparent: Option<&str>, tracestate: Option<&str>) -> Self {
-        let Some(parent) = traceparent.filter(|parent| is_parent(parent)) else { return Self::default() };
-        let carried = |state: &&str| (1..=MOST_STATE).contains(&state.len()) && state.bytes().all(is_visible);
-        Self { parent: Some(parent.into()), state: tracestate.filter(carried).map(Into::into) }
+        match (traceparent, tracestate) {
+            (Some(parent), Some(state)) if is_parent(parent) && is_state(state) => {
+                Self { parent: Some(parent.into()), state: Some(state.into()) }
+            }
+            (Some(parent), _) if is_parent(parent) => Self { parent: Some(parent.into()), state: None },
+            _ => Self::default(),
+        }
     }
 
-    /// The header of this name.
+    /// Returns the value for the header `traceparent`.
     pub fn traceparent(&self) -> Option<&str> {
         self.parent.as_deref()
     }
 
-    /// The header of this name.
+    /// Returns the value for the header `tracestate`.
     pub fn tracestate(&self) -> Option<&str> {
         self.state.as_deref()
     }
 
-    /// Puts it on a request that goes out, in place of what is there.
+    /// Sets both headers of an outgoing request. Removes headers of these names first.
     pub fn put_on(&self, headers: &mut HeaderMap) {
         for (name, text) in [(TRACEPARENT, &self.parent), (TRACESTATE, &self.state)] {
             headers.remove(&name);
@@ -53,32 +82,57 @@ impl<S: Sync> FromRequestParts<S> for TraceContext {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        let texts = |name| parts.headers.get_all(name).iter().map(|value| value.to_str().ok());
-        // Section 3.2: more than one is as none.
-        let mut parents = texts(TRACEPARENT);
-        let parent = parents.next().flatten().filter(|_| parents.next().is_none());
-        // Section 3.3: several are one list.
-        let state: Option<Vec<_>> = texts(TRACESTATE).collect();
-        let state = state.unwrap_or_default().join(",");
+        // Section 3.2: several `traceparent` headers count as none.
+        let parent = match texts(&parts.headers, TRACEPARENT).as_deref() {
+            Some([parent]) => Some(*parent),
+            _ => None,
+        };
+        // Section 3.3: several `tracestate` headers are one list.
+        let state = texts(&parts.headers, TRACESTATE).unwrap_or_default().join(",");
         Ok(Self::parse(parent, Some(&state)))
     }
 }
 
-/// Section 3.2.2: version, trace id, parent id and flags in lower-case hex. A later version may have more after them.
+/// Returns the values of all headers of a name. Returns `None` if one of them is no text.
+fn texts(headers: &HeaderMap, name: HeaderName) -> Option<Vec<&str>> {
+    headers.get_all(name).iter().map(|value| value.to_str().ok()).collect()
+}
+
+/// Returns `true` if a text is a `traceparent` (section 3.2.2): version, trace id, parent id and flags in lower-case hex.
+/// Later versions may have more after these.
 fn is_parent(text: &str) -> bool {
     let mut parts = text.splitn(5, '-');
-    let mut hex = |digits: usize| {
-        let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        parts.next().filter(|part| part.len() == digits && part.bytes().all(digit))
+    let (Some(version), Some(trace), Some(parent), Some(flags)) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return false;
     };
-    let (Some(version), Some(trace), Some(parent), Some(_)) = (hex(2), hex(32), hex(16), hex(2)) else { return false };
-    let more = parts.next();
-    let zero = |id: &str| id.bytes().all(|byte| byte == b'0');
-    version != "ff"
-        && !zero(trace)
-        && !zero(parent)
-        && more.is_none_or(|more| version != "00" && more.bytes().all(is_visible))
-        && text.len() <= MOST_STATE
+    let rest_is_valid = match parts.next() {
+        Some(rest) => version != "00" && rest.bytes().all(is_visible),
+        None => true,
+    };
+    is_hex(version, 2)
+        && is_hex(trace, 32)
+        && is_hex(parent, 16)
+        && is_hex(flags, 2)
+        && version != "ff"
+        && !is_zero(trace)
+        && !is_zero(parent)
+        && rest_is_valid
+        && text.len() <= MAX_BYTES
+}
+
+/// Returns `true` if a text is a `tracestate` that is passed on.
+fn is_state(text: &str) -> bool {
+    (1..=MAX_BYTES).contains(&text.len()) && text.bytes().all(is_visible)
+}
+
+fn is_hex(text: &str, digits: usize) -> bool {
+    text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+fn is_zero(id: &str) -> bool {
+    id.bytes().all(|byte| byte == b'0')
 }
 
 fn is_visible(byte: u8) -> bool {
@@ -96,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_standard_allows_is_carried() {
+    fn only_a_traceparent_of_the_standard_is_passed_on() {
         assert_eq!(parsed(PARENT).as_deref(), Some(PARENT));
         assert!(parsed(&PARENT.replace("00-0", "01-0")).is_some(), "a later version");
         assert!(parsed(&format!("{}-more", PARENT.replace("00-0", "01-0"))).is_some(), "with more");
@@ -126,7 +180,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_goes_from_request_to_request_unchanged() {
+    async fn a_trace_context_goes_from_request_to_request_unchanged() {
         let request = axum::http::Request::builder()
             .header("traceparent", PARENT)
             .header("tracestate", "a=b")

@@ -1,26 +1,29 @@
+//! The HTTP clients of `cargo dev`.
+
 use devstack::reqwest::ClientBuilder;
-use devstack::{Authority, Identity, Validity, home};
+use devstack::{Authority, DeclaredCredential, Identity, Validity, home};
 
-use super::Failure;
-use super::project::Credential;
+use crate::dev::error::DevError;
 
-/// Whoever calls the service from here: whom it trusts, and what it shows.
+/// The certificate authority that `cargo dev` trusts as a client of the service, and the certificate that it shows.
 pub(crate) struct DevClient {
     pub(crate) authority: Authority,
-    /// None where the service asks its clients for no certificate.
+    /// `None` if the service asks its clients for no certificate.
     pub(crate) identity: Option<Identity>,
 }
 
 impl DevClient {
-    /// Of a service with these credentials.
-    pub(crate) fn of(credentials: &[Credential]) -> Result<Self, Failure> {
+    /// Prepares clients of a service with these credentials.
+    pub(crate) fn new(credentials: &[DeclaredCredential]) -> Result<Self, DevError> {
         let authority = Authority::load_or_create(&home()?)?;
-        let asked = credentials.iter().any(|credential| credential.kind == "client_ca");
-        let identity = asked.then(|| authority.client("cargo-dev", Validity::days(90)));
+        let mut identity = None;
+        if credentials.iter().any(|credential| credential.kind == "client_ca") {
+            identity = Some(authority.client("cargo-dev", Validity::days(90)));
+        }
         Ok(Self { authority, identity })
     }
 
-    /// An HTTP client of its own connections and TLS sessions.
+    /// Returns a builder for an HTTP client. Each client has its own connections and TLS sessions.
     pub(crate) fn http(&self) -> ClientBuilder {
         let http = self.authority.trusted().tls_info(true);
         match &self.identity {

@@ -1,3 +1,5 @@
+//! The section `[package.metadata.devstack]` of a project's Cargo.toml.
+
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
@@ -5,41 +7,41 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::Failure;
+use crate::dev::error::DevError;
 
-/// What a project wants of `cargo dev`: `[package.metadata.devstack]` in its Cargo.toml. Any of it may be left out.
+/// The section `[package.metadata.devstack]` of a project's Cargo.toml. Each key is optional.
 #[derive(Default)]
 pub(crate) struct DevMetadata {
-    pub(crate) requests: Requests,
-    /// Where who takes an API key listens, by the name of the credential.
+    pub(crate) requests: ExampleRequests,
+    /// The addresses at which `cargo dev` takes requests with an API key, by the name of the credential.
     pub(crate) receivers: BTreeMap<String, SocketAddr>,
 }
 
-/// What to ask the service for.
+/// The requests that `cargo dev` suggests and `cargo dev load` sends.
 #[derive(Default)]
-pub(crate) struct Requests {
-    /// The path of what is read.
-    pub(crate) get: Option<Target>,
-    /// What is written.
-    pub(crate) post: Option<Post>,
+pub(crate) struct ExampleRequests {
+    /// The path of a GET request.
+    pub(crate) get: Option<RequestPath>,
+    pub(crate) post: Option<ExamplePost>,
 }
 
-/// JSON, to a path.
+/// A POST request with JSON.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Post {
-    pub(crate) path: Target,
-    pub(crate) body: Json,
+pub(crate) struct ExamplePost {
+    pub(crate) path: RequestPath,
+    pub(crate) body: JsonText,
 }
 
-/// The path of a URL, with a query or without.
+/// The path of a URL, with or without a query.
 #[derive(Deserialize)]
 #[serde(try_from = "String")]
-pub(crate) struct Target(pub(crate) String);
+pub(crate) struct RequestPath(pub(crate) String);
 
+/// A text that is JSON.
 #[derive(Deserialize)]
 #[serde(try_from = "String")]
-pub(crate) struct Json(pub(crate) String);
+pub(crate) struct JsonText(pub(crate) String);
 
 pub(crate) const GET: &str = "`get = \"/v1/hello\"`: the path that `cargo dev` suggests to try, and `cargo dev load` \
      asks for";
@@ -49,44 +51,47 @@ const RECEIVERS: &str = "lines like `webhook = \"127.0.0.1:8081\"` under [packag
      of a credential, and where to listen for it";
 
 impl DevMetadata {
-    /// `Err` says what was expected.
-    pub(crate) fn read(section: &Value) -> Result<Self, Failure> {
-        let mut dev_metadata = Self::default();
-        let keys = match section {
-            Value::Null => return Ok(dev_metadata),
-            section => section.as_object().ok_or_else(|| wanted("a section"))?,
-        };
+    /// Reads the section, which is null if it is missing. An error names the expected form.
+    pub(crate) fn read(section: &Value) -> Result<Self, DevError> {
+        let mut metadata = Self::default();
+        if section.is_null() {
+            return Ok(metadata);
+        }
+        let keys = section.as_object().ok_or_else(|| expected("a section"))?;
         for (key, value) in keys {
             match key.as_str() {
-                "get" => dev_metadata.requests.get = Some(shaped(value, GET)?),
-                "post" => dev_metadata.requests.post = Some(shaped(value, POST)?),
-                "receivers" => dev_metadata.receivers = shaped(value, RECEIVERS)?,
-                _ => return Err(wanted(&format!("nothing but `get`, `post` and `receivers`, and not `{key}`"))),
+                "get" => metadata.requests.get = Some(parse(value, GET)?),
+                "post" => metadata.requests.post = Some(parse(value, POST)?),
+                "receivers" => metadata.receivers = parse(value, RECEIVERS)?,
+                _ => return Err(expected(&format!("nothing but `get`, `post` and `receivers`, and not `{key}`"))),
             }
         }
-        Ok(dev_metadata)
+        Ok(metadata)
     }
 }
 
-fn shaped<T: DeserializeOwned>(value: &Value, expected: &str) -> Result<T, Failure> {
-    T::deserialize(value).map_err(|_| wanted(expected))
+fn parse<T: DeserializeOwned>(value: &Value, form: &str) -> Result<T, DevError> {
+    T::deserialize(value).map_err(|_| expected(form))
 }
 
-/// Says what belongs into Cargo.toml.
-pub(crate) fn wanted(what: &str) -> Failure {
-    Failure::new(format!("[package.metadata.devstack] in Cargo.toml wants {what}"))
+/// Returns an error that says what belongs into Cargo.toml.
+pub(crate) fn expected(form: &str) -> DevError {
+    DevError::new(format!("[package.metadata.devstack] in Cargo.toml wants {form}"))
 }
 
-impl TryFrom<String> for Target {
+impl TryFrom<String> for RequestPath {
     type Error = &'static str;
 
     fn try_from(path: String) -> Result<Self, Self::Error> {
-        let fits = path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic());
-        if fits { Ok(Self(path)) } else { Err("a path begins with / and has no blanks") }
+        if path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_graphic()) {
+            Ok(Self(path))
+        } else {
+            Err("a path begins with / and has no blanks")
+        }
     }
 }
 
-impl TryFrom<String> for Json {
+impl TryFrom<String> for JsonText {
     type Error = serde_json::Error;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {

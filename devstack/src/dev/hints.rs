@@ -1,104 +1,111 @@
+//! The commands that `cargo dev` suggests once the service is ready.
+
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use devstack::{Authority, home, workspace};
+use devstack::{Authority, DeclaredCredential, home, workspace};
 
-use super::Failure;
-use super::dev_client::DevClient;
-use super::dev_metadata::Requests;
-use super::project::Credential;
+use crate::dev::dev_client::DevClient;
+use crate::dev::dev_metadata::ExampleRequests;
+use crate::dev::error::DevError;
 
-const TRY: &str = include_str!("../../try.txt");
+const TEMPLATE: &str = include_str!("../../try.txt");
 
-/// What to try with the service that runs.
+/// The values for `try.txt`.
 pub(crate) struct Hints {
+    /// The URL of the public listener.
     pub(crate) public: String,
+    /// The URL of the admin listener.
     pub(crate) admin: String,
-    pub(crate) requests: Requests,
-    pub(crate) credentials: Vec<Credential>,
+    pub(crate) requests: ExampleRequests,
+    pub(crate) credentials: Vec<DeclaredCredential>,
     pub(crate) dev_client: DevClient,
 }
 
 impl Hints {
-    /// `try.txt`, with what is true now: a line comes once for each value of what it names, be there one, many or none;
-    /// and curl is told of the local authority where it needs to be.
-    pub(crate) fn text(&self) -> Result<String, Failure> {
-        let authority = from_here(Authority::certificate_in(&home()?));
-        let (curl, audit) = (format!("curl --cacert {authority}"), format!("audit --ca {authority}"));
-        let shown = self.identity()?.map(|path| format!("{curl} --cert {path}"));
+    /// Returns `try.txt` with the values of now. A line appears once per value of its placeholder, or not at all. curl
+    /// gets the local authority if a URL needs it.
+    pub(crate) fn text(&self) -> Result<String, DevError> {
+        let authority = relative_to_workspace(Authority::certificate_in(&home()?));
+        let curl = format!("curl --cacert {authority}");
+        let audit = format!("audit --ca {authority}");
+        let mut curl_public = curl.clone();
+        if let Some(path) = self.write_identity()? {
+            curl_public += &format!(" --cert {path}");
+        }
         let mut text = String::new();
-        for line in TRY.trim_end().lines() {
-            for line in self.filled(line) {
-                let line = match line.contains("https://") {
-                    true => {
-                        // The admin listener asks nobody for a certificate.
-                        let shown = shown.as_ref().filter(|_| line.contains(&self.public));
-                        line.replacen("curl", shown.unwrap_or(&curl), 1).replacen("audit", &audit, 1)
-                    }
-                    false => line,
-                };
+        for template in TEMPLATE.trim_end().lines() {
+            for mut line in self.fill(template) {
+                if line.contains("https://") {
+                    // The admin listener asks nobody for a certificate.
+                    let with_tls = if line.contains(&self.public) { &curl_public } else { &curl };
+                    line = line.replacen("curl", with_tls, 1).replacen("audit", &audit, 1);
+                }
                 text += &(line + "\n");
             }
         }
         Ok(text.trim_end().into())
     }
 
-    fn filled(&self, line: &str) -> Vec<String> {
-        let Requests { get, post } = &self.requests;
-        match () {
-            () if line.contains("{credential}") => {
-                self.names().map(|name| line.replace("{credential}", name)).collect()
-            }
-            () if line.contains("{get}") => {
-                get.iter().map(|get| line.replace("{get}", &quoted(&format!("{}{}", self.public, get.0)))).collect()
-            }
-            () if line.contains("{post}") => {
-                let filled = post.iter().map(|post| {
-                    let url = quoted(&format!("{}{}", self.public, post.path.0));
-                    // The body last: whatever is in it stays as it is.
-                    line.replace("{post}", &url).replace("{body}", &quoted(&post.body.0))
-                });
-                filled.collect()
-            }
-            () => vec![line.replace("{admin}", &self.admin)],
+    /// Returns a line of the template once per value of its placeholder.
+    fn fill(&self, line: &str) -> Vec<String> {
+        if line.contains("{credential}") {
+            return self.credential_names().map(|name| line.replace("{credential}", name)).collect();
         }
+        if line.contains("{get}") {
+            let Some(path) = &self.requests.get else { return Vec::new() };
+            let url = format!("{}{}", self.public, path.0);
+            return vec![line.replace("{get}", &shell_quoted(&url))];
+        }
+        if line.contains("{post}") {
+            let Some(post) = &self.requests.post else { return Vec::new() };
+            let url = format!("{}{}", self.public, post.path.0);
+            // The body last: so nothing in it is replaced.
+            let filled = line.replace("{post}", &shell_quoted(&url)).replace("{body}", &shell_quoted(&post.body.0));
+            return vec![filled];
+        }
+        vec![line.replace("{admin}", &self.admin)]
     }
 
-    /// What `cargo dev rotate` calls them, without what only `migrate` uses.
-    fn names(&self) -> impl Iterator<Item = &str> {
-        let held = self.credentials.iter().map(|credential| credential.name.as_str());
-        held.filter(|name| *name != "migrator").map(|name| if name == "server_tls" { "tls" } else { name })
+    /// Returns the names that `cargo dev rotate` takes, without `migrator`, which only `migrate` uses.
+    fn credential_names(&self) -> impl Iterator<Item = &str> {
+        let names = self.credentials.iter().map(|credential| credential.name.as_str());
+        names.filter(|name| *name != "migrator").map(|name| if name == "server_tls" { "tls" } else { name })
     }
 
-    /// Where a client finds what the service asks it to show.
-    fn identity(&self) -> Result<Option<String>, Failure> {
+    /// Writes the client certificate to a file if the service asks for one. Returns the path.
+    fn write_identity(&self) -> Result<Option<String>, DevError> {
         let Some(identity) = &self.dev_client.identity else { return Ok(None) };
         let path = home()?.join("client.pem");
-        write(&path, &(identity.certificate.clone() + &identity.private_key))?;
-        Ok(Some(from_here(path)))
+        write_private(&path, &(identity.certificate.clone() + &identity.private_key))?;
+        Ok(Some(relative_to_workspace(path)))
     }
 }
 
-/// As a shell takes it for one word.
-fn quoted(text: &str) -> String {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/:.,_-+=@%".contains(&byte);
-    if text.bytes().all(plain) { text.into() } else { format!("'{}'", text.replace('\'', r"'\''")) }
+/// Quotes a text so that a shell takes it as one word.
+fn shell_quoted(text: &str) -> String {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/:.,_-+=@%".contains(&byte);
+    if text.bytes().all(is_plain) { text.into() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
-/// Whole, unless whoever reads it is where commands of the service run, too.
-fn from_here(path: PathBuf) -> String {
-    let here = std::env::current_dir().ok().filter(|here| *here == workspace());
-    let short = here.and_then(|here| path.strip_prefix(here).ok().map(Path::to_path_buf));
-    short.unwrap_or(path).display().to_string()
+/// Shortens a path if the current folder is the workspace, in which commands of the service run, too.
+fn relative_to_workspace(path: PathBuf) -> String {
+    if let Ok(current) = std::env::current_dir()
+        && current == workspace()
+        && let Ok(short) = path.strip_prefix(&current)
+    {
+        return short.display().to_string();
+    }
+    path.display().to_string()
 }
 
-/// For the user's eyes alone.
-fn write(path: &Path, text: &str) -> Result<(), Failure> {
+/// Writes a file that only the user may read.
+fn write_private(path: &Path, text: &str) -> Result<(), DevError> {
     let _ = fs::remove_file(path);
     let opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path);
     opened
         .and_then(|mut file| file.write_all(text.as_bytes()))
-        .map_err(|error| Failure::new(format!("cannot write {}: {error}", path.display())))
+        .map_err(|error| DevError::new(format!("cannot write {}: {error}", path.display())))
 }

@@ -1,15 +1,26 @@
-mod served;
+//! `cargo dev rotate`: a new version of a credential.
 
-use std::time::{Duration, Instant};
+mod login_rotation;
+mod replacement;
+mod served_certificate;
 
-use devstack::{Authority, Emulator, Identity, LeakDetector, Rotation, Validity, random, random_key};
-use tokio::signal::unix::{SignalKind, signal};
+use std::time::Duration;
 
-use super::Failure;
-use super::dev_client::DevClient;
-use super::dev_state::{self, Running};
-use super::project::Credential;
-use super::status_client::StatusClient;
+use devstack::{DeclaredCredential, Emulator, Identity, Polling, Signal, send_signal};
+
+use crate::dev::dev_client::DevClient;
+use crate::dev::dev_lock;
+use crate::dev::dev_state::RunningStack;
+use crate::dev::error::DevError;
+use crate::dev::rotate_command::login_rotation::rotate_login;
+use crate::dev::rotate_command::replacement::Replacement;
+use crate::dev::rotate_command::served_certificate::wait_until_served;
+use crate::dev::status_client::StatusClient;
+
+/// The credential of the listeners, and its short name.
+const TLS: (&str, &str) = ("server_tls", "tls");
+
+const RELOAD: Polling = Polling { interval: Duration::from_millis(100), limit: Duration::from_secs(10) };
 
 /// Rotates a credential of the running service, and waits until it is in service.
 #[derive(clap::Args)]
@@ -17,176 +28,133 @@ pub(crate) struct RotateCommand {
     /// Its name: `database`, `signing`, `webhook`, … `tls` is short for `server_tls`.
     #[arg(value_name = "CREDENTIAL")]
     name: String,
-    /// Do not send SIGHUP; the service finds the new version by itself, sooner or later.
+    /// Do not send SIGHUP. The service finds the new version itself, sooner or later.
     #[arg(long)]
     no_signal: bool,
-    /// Stay so long in the window in which the database refuses AWSCURRENT, as in `20s`, `1m` or `500ms`.
+    /// Stay for this time in the window in which the database rejects AWSCURRENT, as in `20s`, `1m` or `500ms`.
     #[arg(long, value_name = "DURATION")]
     window: Option<humantime::Duration>,
-    /// The new certificate is good for so long, as in `6d`; else for 90 days.
+    /// The lifetime of the new certificate, as in `6d`. The default is 90 days.
     #[arg(long, value_name = "DURATION")]
     expires: Option<humantime::Duration>,
 }
 
-/// The credential of the listeners, and what it is called for short.
-const TLS: (&str, &str) = ("server_tls", "tls");
-
-/// How long a certificate is good for that nobody wants otherwise.
-const DAYS: u32 = 90;
-
-/// What comes in place of a credential.
-enum New {
-    Login,
-    Text(String),
-    Certificate(Identity, Validity),
-}
-
 impl RotateCommand {
-    pub(crate) async fn run(self) -> Result<(), Failure> {
-        let state = dev_state::find()?;
-        let running = state.running()?;
-        let dev_client = DevClient::of(&running.credentials)?;
+    pub(crate) async fn run(self) -> Result<(), DevError> {
+        let state = dev_lock::find_running()?;
+        let running = state.ready()?;
+        let dev_client = DevClient::new(&running.credentials)?;
         let credential = self.credential(running)?;
-        let new = self.replacement(credential, &dev_client.authority)?;
-        let admin = StatusClient::new(&running.admin, &dev_client);
-        let before = admin.status().await?;
+        self.check_options(credential)?;
+        let lifetime = self.expires.map(Into::into);
+        let replacement = Replacement::random(credential, &dev_client.authority, lifetime)?;
+        let status_client = StatusClient::new(&running.admin, &dev_client);
+        let before = status_client.status().await?;
         let (pid, name) = (before.pid()?, &credential.name);
-        let version = match &new {
-            New::Login => rotate_login(running, credential, &admin, self.window.map(Into::into)).await?,
-            New::Text(value) => replace(running, credential, value).await?,
-            New::Certificate(identity, validity) => {
-                let version = replace(running, credential, &identity.secret()).await?;
-                let until = humantime::format_rfc3339_seconds(validity.until);
-                println!("its certificate is for localhost, 127.0.0.1 and ::1, until {until}");
-                version
-            }
-        };
+        let version = self.put(running, credential, &replacement, &status_client).await?;
         if before.version(name).is_none() {
             println!("the service does not hold `{name}`: there is nothing to reload");
         } else if running.pids.service.is_none() {
-            // What has that number here is another process.
+            // On this machine the pid belongs to another process.
             println!("not telling the service, which runs elsewhere: its command `reload --wait` there does");
         } else if self.no_signal {
-            println!("not telling the service: `kill -HUP {pid}` would; {} shows what it holds", admin.url);
+            println!("not telling the service: `kill -HUP {pid}` would; {} shows what it holds", status_client.url);
         } else {
             println!("SIGHUP to process {pid}");
-            devstack::send_signal(pid, devstack::Signal::HUP)?;
-            let after = in_service(&admin, name, &version).await?;
+            send_signal(pid, Signal::HUP)?;
+            let after = wait_until_in_service(&status_client, name, &version).await?;
             println!("generation {} -> {after}, version {version} in service", before.generation());
-            if let New::Certificate(identity, _) = new
+            if let Replacement::Certificate(identity, _) = replacement
                 && name == TLS.0
             {
-                shown_by_listeners(running, &identity, &dev_client).await?;
+                wait_for_listeners(running, &identity, &dev_client).await?;
             }
         }
         Ok(())
     }
 
-    fn credential<'a>(&self, running: &'a Running) -> Result<&'a Credential, Failure> {
-        let find = |name: &str| running.credentials.iter().find(|credential| credential.name == name);
-        let found = find(&self.name).or_else(|| find(TLS.0).filter(|_| self.name == TLS.1));
-        found.ok_or_else(|| {
-            let names: Vec<_> = running.credentials.iter().map(|credential| credential.name.as_str()).collect();
-            Failure::new(format!("the service has no credential `{}`; it has {}", self.name, names.join(", ")))
-        })
-    }
-
-    fn replacement(&self, credential: &Credential, authority: &Authority) -> Result<New, Failure> {
-        let Credential { name, kind, .. } = credential;
-        let refused = |why| Err(Failure::new(format!("`{name}` is no {why}")));
-        Ok(match kind.as_str() {
-            kind if kind != "login" && self.window.is_some() => return refused("login: its rotation has no window"),
-            kind if kind != "tls_identity" && self.expires.is_some() => return refused("certificate: it has no end"),
-            "login" => New::Login,
-            "signing_keys" => New::Text(random_key()),
-            "api_key" => New::Text(random()),
-            "client_ca" => New::Text(authority.certificate().into()),
-            "tls_identity" => {
-                let wanted = self.expires.map(|length| Validity::lasting(*length));
-                let validity = wanted.unwrap_or_else(|| Validity::days(DAYS));
-                New::Certificate(authority.local(validity), validity)
-            }
-            other => return Err(Failure::new(format!("cargo dev cannot invent a `{other}`"))),
-        })
-    }
-}
-
-async fn rotate_login(
-    running: &Running,
-    credential: &Credential,
-    admin: &StatusClient,
-    window: Option<Duration>,
-) -> Result<String, Failure> {
-    let Credential { name, id, .. } = credential;
-    let client = Emulator::at(&running.manager).client();
-    let rotation = Rotation::new(client, name, id, running.database.clone(), LeakDetector::default());
-    let version = rotation.version().to_owned();
-    rotation.create_pending().await?;
-    println!("1 create  {id}: version {version} is AWSPENDING");
-    rotation.set().await?;
-    println!("2 set     PostgreSQL has the new password, and refuses the one that is still AWSCURRENT");
-    if let Some(window) = window {
-        let mut interrupts = signal(SignalKind::interrupt()).expect("it may be handled");
-        println!("          staying here for {} (Ctrl-C: no longer)", humantime::format_duration(window));
-        println!("          open connections work on; whoever must log in now can only do so with AWSPENDING");
-        tokio::select! {
-            () = watch(admin, name, &version) => (),
-            () = tokio::time::sleep(window) => (),
-            _ = interrupts.recv() => (),
+    /// Finds the credential by its name or its short name.
+    fn credential<'a>(&self, running: &'a RunningStack) -> Result<&'a DeclaredCredential, DevError> {
+        let mut wanted = &*self.name;
+        let declares = |name: &str| running.credentials.iter().any(|credential| credential.name == name);
+        if wanted == TLS.1 && !declares(wanted) {
+            wanted = TLS.0;
         }
+        if let Some(found) = running.credentials.iter().find(|credential| credential.name == wanted) {
+            return Ok(found);
+        }
+        let names: Vec<_> = running.credentials.iter().map(|credential| credential.name.as_str()).collect();
+        Err(DevError::new(format!("the service has no credential `{}`; it has {}", self.name, names.join(", "))))
     }
-    rotation.test().await?;
-    println!("3 test    logged in with the new password");
-    rotation.finish().await?;
-    println!("4 finish  the new version is AWSCURRENT, the old one AWSPREVIOUS");
-    Ok(version)
-}
 
-/// Says what the service holds, whenever that changes. What goes wrong here must not end a rotation halfway.
-async fn watch(admin: &StatusClient, name: &str, pending: &str) {
-    let mut said = String::new();
-    loop {
-        if let Ok(status) = admin.status().await
-            && let (Some(version), Some(stage)) = (status.version(name), status.stage(name))
-        {
-            let when = if version == pending { "already" } else { "still" };
-            let says = format!("generation {} {when} holds version {version} ({stage})", status.generation());
-            if says != said {
-                println!("          {says}");
-                said = says;
+    /// Rejects options that do not fit the credential's kind.
+    fn check_options(&self, credential: &DeclaredCredential) -> Result<(), DevError> {
+        let DeclaredCredential { name, kind, .. } = credential;
+        if self.window.is_some() && kind != "login" {
+            return Err(DevError::new(format!("`{name}` is no login: its rotation has no window")));
+        }
+        if self.expires.is_some() && kind != "tls_identity" {
+            return Err(DevError::new(format!("`{name}` is no certificate: it has no end")));
+        }
+        Ok(())
+    }
+
+    /// Stores the new version, and returns its id.
+    async fn put(
+        &self,
+        running: &RunningStack,
+        credential: &DeclaredCredential,
+        replacement: &Replacement,
+        status_client: &StatusClient,
+    ) -> Result<String, DevError> {
+        match replacement {
+            Replacement::Login => rotate_login(running, credential, status_client, self.window.map(Into::into)).await,
+            Replacement::Text(value) => put_value(running, credential, value).await,
+            Replacement::Certificate(identity, validity) => {
+                let version = put_value(running, credential, &identity.secret()).await?;
+                let until = humantime::format_rfc3339_seconds(validity.until);
+                println!("its certificate is for localhost, 127.0.0.1 and ::1, until {until}");
+                Ok(version)
             }
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
-async fn replace(running: &Running, credential: &Credential, value: &str) -> Result<String, Failure> {
-    let Credential { id, .. } = credential;
+async fn put_value(running: &RunningStack, credential: &DeclaredCredential, value: &str) -> Result<String, DevError> {
+    let id = &credential.id;
     let version = Emulator::at(&running.manager).put(id, value).await?;
     println!("{id}: version {version} is AWSCURRENT");
     Ok(version)
 }
 
-/// Whoever has TLS shows the certificate by now to who connects.
-async fn shown_by_listeners(running: &Running, identity: &Identity, dev_client: &DevClient) -> Result<(), Failure> {
+/// Waits until every listener with TLS shows the certificate in new connections.
+async fn wait_for_listeners(
+    running: &RunningStack,
+    identity: &Identity,
+    dev_client: &DevClient,
+) -> Result<(), DevError> {
     for url in [&running.public, &running.admin] {
         if url.starts_with("https://") {
-            served::served(url, identity, dev_client).await?;
-            println!("{url} shows the new certificate to who connects now");
+            wait_until_served(url, identity, dev_client).await?;
+            println!("{url} shows the new certificate in new connections");
         }
     }
     Ok(())
 }
 
-/// Waits until the version is in service, in whichever generation: one of the window stays when the label moves.
-async fn in_service(admin: &StatusClient, name: &str, version: &str) -> Result<u64, Failure> {
-    let give_up = Instant::now() + Duration::from_secs(10);
-    while Instant::now() < give_up {
-        let status = admin.status().await?;
-        if status.version(name) == Some(version) {
-            return Ok(status.generation());
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+/// Waits until the version is in service, and returns the generation. It is no new generation if the service loaded the
+/// version in the window already.
+async fn wait_until_in_service(status_client: &StatusClient, name: &str, version: &str) -> Result<u64, DevError> {
+    let in_service = RELOAD.until_async(async || match status_client.status().await {
+        Ok(status) if status.version(name) == Some(version) => Some(Ok(status.generation())),
+        Ok(_) => None,
+        Err(error) => Some(Err(error)),
+    });
+    match in_service.await {
+        Some(outcome) => outcome,
+        None => Err(DevError::new(format!(
+            "the service did not reload it within 10 s; its log and {} say why",
+            status_client.url
+        ))),
     }
-    Err(Failure::new(format!("the service did not take it up within 10 s; its log and {} say why", admin.url)))
 }

@@ -1,3 +1,5 @@
+//! The service's binary, and the environment in which it runs.
+
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
@@ -6,71 +8,81 @@ use std::time::Duration;
 use devstack::{Signal, StopSignal, SupervisedProcess, Tenant};
 use tokio::process::Command;
 
-use super::Failure;
-use super::dev_state::Running;
-use super::project::{Description, run};
+use crate::dev::dev_state::RunningStack;
+use crate::dev::error::DevError;
+use crate::dev::run_command::run_command;
+use crate::dev::service_description::ServiceDescription;
 
-/// Longer than a service takes to drain.
+/// The grace time is longer than a service takes to drain.
 const STOP: StopSignal = StopSignal { signal: Signal::TERM, grace: Duration::from_secs(45) };
 
-/// The service's binary, and the environment it runs in.
-pub(crate) struct Service {
-    pub(crate) program: PathBuf,
+/// The service's binary, and the environment in which it runs.
+pub(crate) struct ServiceProgram {
+    pub(crate) path: PathBuf,
     workspace: PathBuf,
     environment: Vec<(OsString, OsString)>,
 }
 
-impl Service {
-    /// The environment is the user's, without what would lead to another AWS or PostgreSQL. The profile is `dev` where
-    /// the user has chosen none and the project has that one.
-    pub(crate) fn new(program: PathBuf, workspace: &Path) -> Self {
-        let mut service = Self::bare(program, workspace);
+impl ServiceProgram {
+    /// Prepares a service with the user's environment, without variables that lead to another AWS or PostgreSQL. The
+    /// profile is `dev` if the user has chosen none and the project has a `dev.toml`.
+    pub(crate) fn new(path: PathBuf, workspace: &Path) -> Self {
+        let mut program = Self::with_user_environment(path, workspace);
         let folder = std::env::var_os("APP_CONFIG_DIR").unwrap_or_else(|| "config".into());
         if workspace.join(folder).join("dev.toml").exists() {
-            service.set_unless_chosen("APP_PROFILE", "dev");
+            program.set_default("APP_PROFILE", "dev");
         }
-        service.set_unless_chosen("APP_TELEMETRY__FORMAT", "pretty");
-        service.set_unless_chosen("APP_SERVER__LINGER", "0s");
-        service
+        program.set_default("APP_TELEMETRY__FORMAT", "pretty");
+        program.set_default("APP_SERVER__LINGER", "0s");
+        program
     }
 
-    fn bare(program: PathBuf, workspace: &Path) -> Self {
-        let foreign = |name: &str| name.starts_with("AWS_") || name.starts_with("PG");
-        let environment = std::env::vars_os().filter(|(name, _)| !name.to_str().is_some_and(foreign)).collect();
-        Self { program, workspace: workspace.into(), environment }
+    fn with_user_environment(path: PathBuf, workspace: &Path) -> Self {
+        let mut environment = Vec::new();
+        for (name, value) in std::env::vars_os() {
+            let text = name.to_str().unwrap_or_default();
+            if !text.starts_with("AWS_") && !text.starts_with("PG") {
+                environment.push((name, value));
+            }
+        }
+        Self { path, workspace: workspace.into(), environment }
     }
 
-    /// Beside one that runs, and configured as it is where the user does not say otherwise now.
-    pub(crate) fn in_place_of(running: &Running, workspace: &Path) -> Self {
-        let mut service = Self::bare(running.program.clone(), workspace);
+    /// Prepares a service with the configuration of the running one. The user's own variables of now come first.
+    pub(crate) fn like_running(running: &RunningStack, workspace: &Path) -> Self {
+        let mut program = Self::with_user_environment(running.program.clone(), workspace);
         for (name, value) in &running.settings {
-            service.set_unless_chosen(name, value);
+            program.set_default(name, value);
         }
         for (name, value) in &running.environment {
-            service.set(name, value);
+            program.set(name, value);
         }
-        service
+        program
     }
 
-    /// Leads it to the tenant.
-    pub(crate) fn settle(&mut self, tenant: &Tenant) {
-        for (name, value) in leads_to(tenant) {
+    /// Sets the variables with which the service finds its tenant.
+    pub(crate) fn use_tenant(&mut self, tenant: &Tenant) {
+        for (name, value) in tenant_environment(tenant) {
             self.set(&name, &value);
         }
     }
 
-    /// The settings among its variables, which no secret can be in. Other variables that begin like them are somebody
-    /// else's.
+    /// Returns the settings among the variables. They cannot hold a secret. Other variables that begin with `APP_` are
+    /// not the service's.
     pub(crate) fn settings(&self) -> Vec<(String, String)> {
-        let ours = |name: &str| {
-            name.strip_prefix("APP_")
-                .is_some_and(|rest| rest == "PROFILE" || rest == "CONFIG_DIR" || rest.contains("__"))
-        };
-        let text = |(name, value): &(OsString, OsString)| Some((name.to_str()?.to_owned(), value.to_str()?.to_owned()));
-        self.environment.iter().filter_map(text).filter(|(name, _)| ours(name)).collect()
+        let mut settings = Vec::new();
+        for (name, value) in &self.environment {
+            if let (Some(name), Some(value)) = (name.to_str(), value.to_str())
+                && is_setting(name)
+            {
+                settings.push((name.to_owned(), value.to_owned()));
+            }
+        }
+        settings
     }
 
-    fn set_unless_chosen(&mut self, name: &str, value: &str) {
+    /// Sets a variable that the user has not set.
+    fn set_default(&mut self, name: &str, value: &str) {
         if std::env::var_os(name).is_none() {
             self.set(name, value);
         }
@@ -81,44 +93,56 @@ impl Service {
         self.environment.push((name.into(), value.into()));
     }
 
-    /// Asks it for its configuration.
-    pub(crate) async fn describe(&self) -> Result<Description, Failure> {
-        let output = run(&mut self.command(&["config", "--json"])).await?;
+    /// Asks the service for its configuration.
+    pub(crate) async fn describe(&self) -> Result<ServiceDescription, DevError> {
+        let output = run_command(&mut self.command(&["config", "--json"])).await?;
         if !output.status.success() {
-            return Err(Failure::new("the service refuses its configuration"));
+            return Err(DevError::new("the service rejects its configuration"));
         }
         serde_json::from_slice(&output.stdout)
-            .map_err(|error| Failure::new(format!("`config --json` of the service is not what it was: {error}")))
+            .map_err(|error| DevError::new(format!("cannot read `config --json` of the service: {error}")))
     }
 
-    pub(crate) async fn migrate(&self) -> Result<(), Failure> {
+    /// Runs the migrations.
+    pub(crate) async fn migrate(&self) -> Result<(), DevError> {
         let ended = self.command(&["migrate"]).stdin(Stdio::null()).kill_on_drop(true).status().await;
         match ended {
             Ok(status) if status.success() => Ok(()),
-            Ok(status) => Err(Failure::new(format!("the migrations failed ({status}); what they said is above"))),
-            Err(error) => Err(Failure::new(format!("cannot start the migrations: {error}"))),
+            Ok(status) => Err(DevError::new(format!("the migrations failed ({status}); their output is above"))),
+            Err(error) => Err(DevError::new(format!("cannot start the migrations: {error}"))),
         }
     }
 
-    pub(crate) fn serve(&self, tenant: &Tenant) -> Result<SupervisedProcess, Failure> {
-        let mut command = SupervisedProcess::command(tenant.python(), &self.program, STOP, None);
+    /// Starts the service.
+    pub(crate) fn serve(&self, tenant: &Tenant) -> Result<SupervisedProcess, DevError> {
+        let mut command = SupervisedProcess::command(tenant.python(), &self.path, STOP, None);
         command.arg("serve").current_dir(&self.workspace).env_clear().envs(self.environment.iter().cloned());
         SupervisedProcess::spawn(command, STOP)
-            .map_err(|error| Failure::new(format!("cannot start the service: {error}")))
+            .map_err(|error| DevError::new(format!("cannot start the service: {error}")))
     }
 
+    /// Prepares a command of the service.
     pub(crate) fn command(&self, arguments: &[impl AsRef<OsStr>]) -> Command {
-        let mut command = Command::new(&self.program);
+        let mut command = Command::new(&self.path);
         command.args(arguments).current_dir(&self.workspace).env_clear().envs(self.environment.iter().cloned());
         command
     }
 }
 
-/// The ids of a tenant's secrets are the service's own configuration's.
-pub(crate) fn leads_to(tenant: &Tenant) -> impl Iterator<Item = (String, String)> {
-    tenant.env().into_iter().filter(|(name, _)| name != "APP_SECRETS__PREFIX")
+/// Returns the variables with which a service finds its tenant, without the prefix of secret ids: the ids come from the
+/// service's own configuration.
+pub(crate) fn tenant_environment(tenant: &Tenant) -> Vec<(String, String)> {
+    let mut environment = tenant.env();
+    environment.retain(|(name, _)| name != "APP_SECRETS__PREFIX");
+    environment
 }
 
-pub(crate) fn explain(status: ExitStatus) -> String {
-    format!("the service ended by itself ({status}); what it said is above")
+/// Describes a service that ended by itself.
+pub(crate) fn describe_exit(status: ExitStatus) -> String {
+    format!("the service ended by itself ({status}); its output is above")
+}
+
+fn is_setting(name: &str) -> bool {
+    let Some(rest) = name.strip_prefix("APP_") else { return false };
+    rest == "PROFILE" || rest == "CONFIG_DIR" || rest.contains("__")
 }

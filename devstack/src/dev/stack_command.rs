@@ -1,24 +1,30 @@
+//! `cargo dev stack`: the stack without the service.
+
 use std::path::PathBuf;
 use std::time::Duration;
 
-use devstack::{Authority, PythonEnvironment, Stack, home, workspace};
+use devstack::{Authority, Polling, PythonEnvironment, Stack, home, workspace};
 
-use super::Failure;
-use super::dev_state::{Held, Pids, Running};
-use super::project::Description;
-use super::service_program::{self, Service};
-use super::up_command::{furnish, say, stop_signals};
+use crate::dev::dev_lock::DevLock;
+use crate::dev::dev_state::{RunningStack, StackPids};
+use crate::dev::error::DevError;
+use crate::dev::prepare_tenant::prepare_tenant;
+use crate::dev::progress::print_progress;
+use crate::dev::service_program::{ServiceProgram, tenant_environment};
+use crate::dev::stop_signals::stop_signals;
 
-/// PostgreSQL and the secrets manager with everything that a service wants, and no service.
+const WATCH: Polling = Polling { interval: Duration::from_millis(100), limit: Duration::MAX };
+
+/// PostgreSQL and the secrets manager with everything that a service needs, and no service.
 #[derive(clap::Args)]
 pub(crate) struct StackCommand {
-    /// The service's binary: it is asked what it wants, and migrates.
+    /// The service's binary. It describes its credentials, and migrates.
     #[arg(required_unless_present = "install")]
     program: Option<PathBuf>,
-    /// Where PostgreSQL listens on 127.0.0.1.
+    /// The port of PostgreSQL on 127.0.0.1.
     #[arg(long, value_name = "PORT", default_value_t = 5432)]
     postgres: u16,
-    /// Where the secrets manager listens on 127.0.0.1.
+    /// The port of the secrets manager on 127.0.0.1.
     #[arg(long, value_name = "PORT", default_value_t = 5000)]
     manager: u16,
     /// Installs what the stack needs, and ends.
@@ -27,57 +33,50 @@ pub(crate) struct StackCommand {
 }
 
 impl StackCommand {
-    pub(crate) async fn run(self) -> Result<(), Failure> {
+    /// Runs the stack until a signal comes or a part ends.
+    pub(crate) async fn run(self) -> Result<(), DevError> {
         let Some(program) = &self.program else {
-            return Ok(PythonEnvironment::install(&say).await.map(drop)?);
+            PythonEnvironment::install(&print_progress).await?;
+            return Ok(());
         };
-        let held = Held::take()?;
+        let lock = DevLock::take()?;
         let mut signals = stop_signals();
         let stack = tokio::select! {
-            stack = self.raise(&held, program.clone()) => stack?,
+            stack = self.start(&lock, program.clone()) => stack?,
             _ = signals.changed() => return Ok(()),
         };
-        say("ready for the service");
+        print_progress("ready for the service");
         eprintln!("\nCtrl-C stops both.");
         let outcome = tokio::select! {
-            failure = ends(&stack) => Err(failure),
+            error = WATCH.until(|| stack.exited()) => {
+                stack.keep_logs();
+                Err(error.expect("this wait has no limit").into())
+            }
             _ = signals.changed() => Ok(()),
         };
         stack.stop().await;
         outcome
     }
 
-    async fn raise(&self, held: &Held, program: PathBuf) -> Result<Stack, Failure> {
-        let stack = Stack::start_at(self.postgres, self.manager, &say)
-            .await?
-            .with_authority(Authority::load_or_create(&home()?)?);
-        let mut service = Service::new(program.clone(), &workspace());
-        let description: Description = service.describe().await?;
-        let settings = service.settings();
-        let tenant = furnish(&stack, &mut service, &description, &say).await?;
+    async fn start(&self, lock: &DevLock, path: PathBuf) -> Result<Stack, DevError> {
+        let stack = Stack::start_at(self.postgres, self.manager, &print_progress).await?;
+        let stack = stack.with_authority(Authority::load_or_create(&home()?)?);
+        let mut program = ServiceProgram::new(path.clone(), &workspace());
+        let description = program.describe().await?;
+        let settings = program.settings();
+        let tenant = prepare_tenant(&stack, &mut program, &description, &print_progress).await?;
         let [postgres, manager] = stack.pids();
-        held.publish(Some(Running {
+        lock.publish(Some(RunningStack {
             public: description.settings.server.url()?,
             admin: description.settings.admin.url()?,
             manager: tenant.emulator().endpoint.clone(),
             database: tenant.database(),
             credentials: description.credentials,
-            program,
-            environment: service_program::leads_to(&tenant).collect(),
+            program: path,
+            environment: tenant_environment(&tenant),
             settings,
-            pids: Pids { service: None, postgres, manager },
+            pids: StackPids { service: None, postgres, manager },
         }))?;
         Ok(stack)
-    }
-}
-
-/// Waits until a part ends, and names it.
-async fn ends(stack: &Stack) -> Failure {
-    loop {
-        if let Some(error) = stack.exited() {
-            stack.keep_logs();
-            return error.into();
-        }
-        tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }

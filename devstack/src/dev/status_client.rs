@@ -1,48 +1,55 @@
+//! `/status` on the service's admin listener.
+
 use std::time::Duration;
 
-use devstack::reqwest::Client;
+use devstack::reqwest::{self, Client};
 use serde_json::Value;
 
-use super::Failure;
-use super::dev_client::DevClient;
+use crate::dev::dev_client::DevClient;
+use crate::dev::error::DevError;
 
-/// The service's admin listener.
+/// A client for `/status` on the service's admin listener.
 pub(crate) struct StatusClient {
     pub(crate) url: String,
     client: Client,
 }
 
-/// What `/status` says.
-pub(crate) struct Status(Value);
+/// The content of `/status`.
+pub(crate) struct ServiceStatus(Value);
 
 impl StatusClient {
-    pub(crate) fn new(url: &str, dev_client: &DevClient) -> Self {
+    /// Prepares a client for the admin listener at `admin_url`.
+    pub(crate) fn new(admin_url: &str, dev_client: &DevClient) -> Self {
         let client = dev_client.http().timeout(Duration::from_secs(5)).build();
-        Self { url: format!("{url}/status"), client: client.expect("it trusts an authority of ours") }
+        Self { url: format!("{admin_url}/status"), client: client.expect("it trusts an authority of ours") }
     }
 
-    pub(crate) async fn status(&self) -> Result<Status, Failure> {
-        let silent = |error| Failure::new(format!("{} does not answer: {error}", self.url));
-        let answer = self.client.get(&self.url).send().await.map_err(silent)?;
-        Ok(Status(answer.json().await.map_err(silent)?))
+    pub(crate) async fn status(&self) -> Result<ServiceStatus, DevError> {
+        let answer = self.client.get(&self.url).send().await.map_err(|error| self.no_answer(&error))?;
+        Ok(ServiceStatus(answer.json().await.map_err(|error| self.no_answer(&error))?))
+    }
+
+    fn no_answer(&self, error: &reqwest::Error) -> DevError {
+        DevError::new(format!("{} does not answer: {error}", self.url))
     }
 }
 
-impl Status {
+impl ServiceStatus {
     pub(crate) fn generation(&self) -> u64 {
         self.0["generation"].as_u64().unwrap_or(0)
     }
 
-    pub(crate) fn pid(&self) -> Result<u32, Failure> {
+    pub(crate) fn pid(&self) -> Result<u32, DevError> {
         let pid = self.0["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
-        pid.ok_or_else(|| Failure::new("/status names no pid"))
+        pid.ok_or_else(|| DevError::new("/status names no pid"))
     }
 
-    /// The version of a credential that is in service; none if the service does not hold it.
+    /// Returns the version of a credential that is in service, or `None` if the service does not have the credential.
     pub(crate) fn version(&self, name: &str) -> Option<&str> {
         self.credential(name)?["version"].as_str()
     }
 
+    /// Returns the label of that version, as `/status` calls it.
     pub(crate) fn stage(&self, name: &str) -> Option<&str> {
         self.credential(name)?["stage"].as_str()
     }

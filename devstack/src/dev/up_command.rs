@@ -1,62 +1,71 @@
+//! `cargo dev` without a command: the service on a stack of its own.
+
 use std::time::{Duration, Instant};
 
-use devstack::{Authority, Receiver, Signal, Stack, SupervisedProcess, Tenant, home, send_signal, workspace};
-use tokio::signal::unix::{SignalKind, signal};
+use devstack::{Authority, Polling, Receiver, Signal, Stack, SupervisedProcess, home, send_signal, workspace};
 use tokio::sync::watch;
 
-use super::Failure;
-use super::deliveries::receive;
-use super::dev_client::DevClient;
-use super::dev_state::{self, Held, Pids, Running};
-use super::hints::Hints;
-use super::project::{self, Credential, Description, Project};
-use super::service_program::{self, Service, explain};
+use crate::dev::api_receivers::start_receivers;
+use crate::dev::dev_client::DevClient;
+use crate::dev::dev_lock::DevLock;
+use crate::dev::dev_state::{DevState, RunningStack, StackPids};
+use crate::dev::error::DevError;
+use crate::dev::hints::Hints;
+use crate::dev::prepare_tenant::prepare_tenant;
+use crate::dev::progress::print_progress;
+use crate::dev::project::{self, Project};
+use crate::dev::service_program::{ServiceProgram, describe_exit, tenant_environment};
+use crate::dev::stop_signals::stop_signals;
 
-/// Brings everything up, and down again when asked to or when a part of it ends.
-pub(crate) async fn up() -> Result<(), Failure> {
-    let held = Held::take()?;
-    let (served, service) = watch::channel(None);
+const WATCH: Polling = Polling { interval: Duration::from_millis(100), limit: Duration::MAX };
+
+const START: Polling = Polling { interval: Duration::from_millis(50), limit: Duration::from_secs(90) };
+
+/// Starts everything. Stops it again at a signal, or if a part ends.
+pub(crate) async fn run() -> Result<(), DevError> {
+    let lock = DevLock::take()?;
+    let (service_pid, started_pid) = watch::channel(None);
     let mut signals = stop_signals();
-    tokio::spawn(hurry(signals.clone(), service));
-    let mut world = tokio::select! {
-        world = raise(&held, &served) => world?,
+    tokio::spawn(kill_at_second_signal(signals.clone(), started_pid));
+    let mut environment = tokio::select! {
+        environment = start(&lock, &service_pid) => environment?,
         _ = signals.changed() => return Ok(()),
     };
     let outcome = tokio::select! {
-        failure = world.ends() => Err(failure),
+        error = environment.wait_for_end() => Err(error),
         _ = signals.changed() => Ok(()),
     };
     eprintln!();
-    say("stopping the service, the secrets manager and PostgreSQL");
+    print_progress("stopping the service, the secrets manager and PostgreSQL");
     if outcome.is_err() {
-        world.stack.keep_logs();
+        environment.stack.keep_logs();
     }
-    world.stop().await;
+    environment.stop().await;
     outcome
 }
 
-/// The service, what it delivers to, and what it stands on.
-struct World {
+/// The running service, the receivers of its API keys, and its stack.
+struct DevEnvironment {
     service: SupervisedProcess,
     receivers: Vec<Receiver>,
     stack: Stack,
 }
 
-impl World {
+impl DevEnvironment {
     /// Waits until a part ends, and names it.
-    async fn ends(&mut self) -> Failure {
-        loop {
+    async fn wait_for_end(&mut self) -> DevError {
+        let ended = WATCH.until(|| {
             // The stack first: a service often ends because of it.
             if let Some(error) = self.stack.exited() {
-                return error.into();
+                return Some(error.into());
             }
-            if let Some(status) = self.service.exited() {
-                return Failure::new(explain(status));
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
+            let status = self.service.exited()?;
+            Some(DevError::new(describe_exit(status)))
+        });
+        ended.await.expect("this wait has no limit")
     }
 
+    /// Stops the service first, and then everything that it uses.
     async fn stop(self) {
         let Self { service, receivers, stack } = self;
         let _ = tokio::task::spawn_blocking(|| drop(service)).await;
@@ -65,136 +74,79 @@ impl World {
     }
 }
 
-async fn raise(held: &Held, served: &watch::Sender<Option<u32>>) -> Result<World, Failure> {
-    let begun = Instant::now();
-    let step = |text: &str| say(&format!("{:5.1} s  {text}", begun.elapsed().as_secs_f64()));
+async fn start(lock: &DevLock, service_pid: &watch::Sender<Option<u32>>) -> Result<DevEnvironment, DevError> {
+    let start = Instant::now();
+    let progress = |text: &str| print_progress(&format!("{:5.1} s  {text}", start.elapsed().as_secs_f64()));
     let workspace = workspace();
 
-    let Project { name, dev_metadata } = project::read(&workspace).await?;
-    step(&format!("building {name}"));
-    let (program, stack) = tokio::try_join!(project::build(&workspace, &name), async {
-        Stack::start(&step).await.map_err(Failure::from)
+    let Project { name, metadata } = Project::read(&workspace).await?;
+    progress(&format!("building {name}"));
+    let (path, stack) = tokio::try_join!(project::build(&workspace, &name), async {
+        Stack::start(&progress).await.map_err(DevError::from)
     })?;
     let stack = stack.with_authority(Authority::load_or_create(&home()?)?);
 
-    let mut service = Service::new(program, &workspace);
-    let description = service.describe().await?;
+    let mut program = ServiceProgram::new(path, &workspace);
+    let description = program.describe().await?;
     let (public, admin) = (description.settings.server.url()?, description.settings.admin.url()?);
-    let dev_client = DevClient::of(&description.credentials)?;
+    let dev_client = DevClient::new(&description.credentials)?;
 
-    let settings = service.settings();
-    let tenant = furnish(&stack, &mut service, &description, &step).await?;
+    let settings = program.settings();
+    let tenant = prepare_tenant(&stack, &mut program, &description, &progress).await?;
 
-    let receivers = receive(&tenant, &description.credentials, dev_metadata.receivers)?;
+    let receivers = start_receivers(&tenant, &description.credentials, metadata.receivers)?;
 
-    step(&format!("starting {name}"));
-    let mut process = service.serve(&tenant)?;
-    served.send_replace(Some(process.pid()));
+    progress(&format!("starting {name}"));
+    let mut service = program.serve(&tenant)?;
+    service_pid.send_replace(Some(service.pid()));
     let [postgres, manager] = stack.pids();
-    let pids = Pids { service: Some(process.pid()), postgres, manager };
-    wait_until_ready(&mut process, &admin, &dev_client).await?;
-    held.publish(Some(Running {
+    let pids = StackPids { service: Some(service.pid()), postgres, manager };
+    wait_until_ready(&mut service, &admin, &dev_client).await?;
+    lock.publish(Some(RunningStack {
         public: public.clone(),
         admin: admin.clone(),
         manager: tenant.emulator().endpoint.clone(),
         database: tenant.database(),
         credentials: description.credentials.clone(),
-        program: service.program.clone(),
-        environment: service_program::leads_to(&tenant).collect(),
+        program: program.path.clone(),
+        environment: tenant_environment(&tenant),
         settings,
         pids,
     }))?;
-    step("ready");
-    let hints =
-        Hints { public, admin, requests: dev_metadata.requests, credentials: description.credentials, dev_client };
+    progress("ready");
+    let hints = Hints { public, admin, requests: metadata.requests, credentials: description.credentials, dev_client };
     eprintln!("\n{}\n", hints.text()?);
-    Ok(World { service: process, receivers, stack })
+    Ok(DevEnvironment { service, receivers, stack })
 }
 
-/// Makes the database and every credential, leads the service to them, and migrates.
-pub(super) async fn furnish(
-    stack: &Stack,
-    service: &mut Service,
-    description: &Description,
-    step: &impl Fn(&str),
-) -> Result<Tenant, Failure> {
-    step("creating the database, its roles and the credentials");
-    let ids = description.credentials.iter().map(|credential| (credential.name.clone(), credential.id.clone()));
-    let tenant = stack.empty_tenant(&description.settings.database.name, ids).await?;
-    service.settle(&tenant);
-    for credential in &description.credentials {
-        plant(&tenant, credential).await?;
-    }
-    if description.credentials.iter().any(|credential| credential.name == "migrator") {
-        step("migrating");
-        service.migrate().await?;
-    }
-    Ok(tenant)
-}
-
-/// Makes a random credential of the kind that is asked for.
-async fn plant(tenant: &Tenant, credential: &Credential) -> Result<(), Failure> {
-    let Credential { name, id, kind } = credential;
-    if tenant.put_random(name, kind).await?.is_some() {
-        return Ok(());
-    }
-    eprintln!(
-        "\ncargo dev cannot invent the credential `{name}`: it is of the kind `{kind}`. Waiting until you put it \
-         there:\n\n  AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_REGION=eu-west-1 \\\n  \
-         aws secretsmanager create-secret --endpoint-url {} --name {id} --secret-string file://…\n",
-        tenant.emulator().endpoint
-    );
-    while !matches!(tenant.version(name, "AWSCURRENT").await, Ok(Some(_))) {
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
-    Ok(())
-}
-
-async fn wait_until_ready(service: &mut SupervisedProcess, admin: &str, dev_client: &DevClient) -> Result<(), Failure> {
+async fn wait_until_ready(
+    service: &mut SupervisedProcess,
+    admin_url: &str,
+    dev_client: &DevClient,
+) -> Result<(), DevError> {
     let client = dev_client.http().timeout(Duration::from_secs(2)).build().expect("it trusts an authority of ours");
-    let give_up = Instant::now() + Duration::from_secs(90);
-    loop {
+    let url = format!("{admin_url}/readyz");
+    let ready = START.until_async(async || {
         if let Some(status) = service.exited() {
-            return Err(Failure::new(explain(status)));
+            return Some(Err(DevError::new(describe_exit(status))));
         }
-        let answer = client.get(format!("{admin}/readyz")).send().await;
-        if answer.is_ok_and(|answer| answer.status().is_success()) {
-            return Ok(());
-        }
-        if Instant::now() > give_up {
-            return Err(Failure::new(format!("{admin}/readyz did not answer 200 within 90 s")));
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        let answer = client.get(&url).send().await.ok()?;
+        if answer.status().is_success() { Some(Ok(())) } else { None }
+    });
+    match ready.await {
+        Some(outcome) => outcome,
+        None => Err(DevError::new(format!("{url} did not answer 200 within 90 s"))),
     }
 }
 
-/// Counts the signals that ask us to stop.
-pub(super) fn stop_signals() -> watch::Receiver<u32> {
-    let (count, counted) = watch::channel(0);
-    for kind in [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()] {
-        let count = count.clone();
-        let mut signals = signal(kind).expect("none of these is forbidden to handle");
-        tokio::spawn(async move {
-            while signals.recv().await.is_some() {
-                count.send_modify(|count| *count += 1);
-            }
-        });
-    }
-    counted
-}
-
-/// Ends everything at the second signal: us and the service here, the rest by its watchdogs.
-async fn hurry(mut signals: watch::Receiver<u32>, service: watch::Receiver<Option<u32>>) {
+/// Ends everything at once when a second signal comes: the service and this process here, the rest by its watchdogs.
+async fn kill_at_second_signal(mut signals: watch::Receiver<u32>, service_pid: watch::Receiver<Option<u32>>) {
     if signals.wait_for(|count| *count >= 2).await.is_err() {
         return;
     }
-    if let Some(pid) = *service.borrow() {
+    if let Some(pid) = *service_pid.borrow() {
         let _ = send_signal(pid, Signal::KILL);
     }
-    dev_state::forget();
+    DevState::remove();
     std::process::exit(130);
-}
-
-pub(super) fn say(text: &str) {
-    eprintln!("cargo dev: {text}");
 }

@@ -32,8 +32,8 @@ pub struct Authority {
 }
 
 impl Authority {
-    /// Makes an authority that lives in memory alone. The name is shown in the certificates. Two authorities of one name
-    /// do not trust each other.
+    /// Makes an authority in memory. The certificates show its name. Two authorities of one name do not trust each
+    /// other.
     pub fn new(name: &str) -> Self {
         Self::lasting(name, LIFETIME)
     }

@@ -64,7 +64,7 @@ pub(crate) fn public_home() -> Result<PathBuf, Error> {
     Ok(public)
 }
 
-/// Tells if every user may enter the folder and all folders above it.
+/// Returns true if every user may enter the folder and all folders above it.
 fn everyone_may_enter(path: &Path) -> bool {
     let Ok(path) = path.canonicalize() else { return false };
     path.ancestors().all(|part| fs::metadata(part).is_ok_and(|found| found.mode() & 0o001 != 0))

@@ -1,16 +1,14 @@
-//! A search for secret values in whatever must not hold them.
+//! A search for secret values in logs and other output.
+
+mod encodings;
+mod secret_parts;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use base64::Engine;
-use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE};
+use crate::stack::leak_detector::encodings::encodings;
+use crate::stack::leak_detector::secret_parts::secret_parts;
 
-use crate::stack::random::SENTINEL;
-
-/// The fields of a secret that are not secret.
-const PUBLIC: [&str; 7] = ["engine", "username", "host", "port", "dbname", "certificate", "tls.crt"];
-
-/// A detector that knows secret values and finds them, in any common encoding. Clones share the values.
+/// A collection of secret values that finds them in a text, in any common encoding. Clones share the values.
 #[derive(Clone, Default)]
 pub struct LeakDetector(Arc<Mutex<Vec<KnownSecret>>>);
 
@@ -25,7 +23,7 @@ impl LeakDetector {
     /// Remembers the secret parts of `value`.
     pub fn remember(&self, credential: &str, value: &str) {
         let mut secrets = self.secrets();
-        for text in secrets_in(value) {
+        for text in secret_parts(value) {
             // A test can store a blank or tiny value that the service must reject. It would be found everywhere.
             if text.trim().len() >= 8 && !secrets.iter().any(|secret| secret.text == text) {
                 secrets.push(KnownSecret { credential: credential.into(), text });
@@ -52,7 +50,7 @@ impl LeakDetector {
     pub fn redact(&self, text: &str) -> String {
         let mut redacted = text.to_owned();
         for secret in self.secrets().iter() {
-            for (_, form) in secret.forms() {
+            for (_, form) in encodings(&secret.text) {
                 redacted = redacted.replace(&form, &format!("[{}]", secret.credential));
             }
         }
@@ -67,125 +65,20 @@ impl LeakDetector {
 impl KnownSecret {
     /// Returns the credential and the encoding if the value is in `text`.
     fn leak_in(&self, text: &str) -> Option<String> {
-        let (encoding, _) = self.forms().into_iter().find(|(_, form)| text.contains(form))?;
+        let (encoding, _) = encodings(&self.text).into_iter().find(|(_, form)| text.contains(form))?;
         Some(format!("`{}` ({encoding})", self.credential))
     }
-
-    /// Returns the value in every encoding, each with its name.
-    fn forms(&self) -> Vec<(&'static str, String)> {
-        let bytes = self.text.as_bytes();
-        let debug = format!("{:?}", self.text);
-        let json = serde_json::Value::from(self.text.as_str()).to_string();
-        let mut forms = vec![
-            ("as it is", self.text.clone()),
-            ("escaped as JSON", json[1..json.len() - 1].into()),
-            ("escaped by Debug", debug[1..debug.len() - 1].into()),
-            ("URL-encoded", percent_encoded(bytes, "%20", |byte| format!("%{byte:02X}"))),
-            ("URL-encoded", percent_encoded(bytes, "%20", |byte| format!("%{byte:02x}"))),
-            ("form-encoded", percent_encoded(bytes, "+", |byte| format!("%{byte:02X}"))),
-        ];
-        forms.extend(numeric_forms(bytes));
-        // A key, or a line of a key in PEM: the bytes that it encodes are as secret as its text.
-        if let Ok(key) = BASE64_STANDARD.decode(bytes)
-            && key.len() >= 16
-        {
-            forms.extend(numeric_forms(&key));
-        }
-        for shift in 0..3 {
-            forms.push(("in base64", inner_base64(&BASE64_STANDARD, bytes, shift)));
-            forms.push(("in base64", inner_base64(&BASE64_URL_SAFE, bytes, shift)));
-        }
-        forms
-    }
-}
-
-fn numeric_forms(bytes: &[u8]) -> [(&'static str, String); 3] {
-    [
-        ("as hex", bytes.iter().map(|byte| format!("{byte:02x}")).collect()),
-        ("as hex", bytes.iter().map(|byte| format!("{byte:02X}")).collect()),
-        ("as a list of bytes", bytes.iter().map(u8::to_string).collect::<Vec<_>>().join(", ")),
-    ]
-}
-
-/// Returns the characters that depend on `bytes` alone if they are encoded after `shift` other bytes.
-fn inner_base64(engine: &impl Engine, bytes: &[u8], shift: usize) -> String {
-    let encoded = engine.encode([&vec![0; shift], bytes].concat());
-    let first = (shift * 8).div_ceil(6);
-    let end = (shift + bytes.len()) * 8 / 6;
-    encoded[first..end].into()
-}
-
-fn percent_encoded(bytes: &[u8], space: &str, escape: impl Fn(u8) -> String) -> String {
-    let mut encoded = String::new();
-    for &byte in bytes {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(byte)),
-            b' ' => encoded.push_str(space),
-            _ => encoded.push_str(&escape(byte)),
-        }
-    }
-    encoded
-}
-
-/// Returns the secret parts of a value: each sentinel, which no escaping alters, and then the fields of a JSON object or
-/// else the whole value.
-fn secrets_in(value: &str) -> Vec<String> {
-    let mut secrets = sentinels_in(value);
-    match serde_json::from_str(value) {
-        Ok(serde_json::Value::Object(fields)) => {
-            for (name, field) in &fields {
-                if PUBLIC.contains(&name.as_str()) {
-                    continue;
-                }
-                if let Some(text) = field.as_str() {
-                    secrets.push(text.into());
-                    secrets.extend(key_lines(text));
-                }
-            }
-        }
-        // Certificates alone are public.
-        _ if value.contains("-----BEGIN CERTIFICATE-----") && !value.contains("PRIVATE KEY") => (),
-        _ => {
-            secrets.push(value.into());
-            secrets.extend(key_lines(value));
-        }
-    }
-    secrets
-}
-
-/// Returns each sentinel with its random part, unless that part is too short to be one of ours.
-fn sentinels_in(value: &str) -> Vec<String> {
-    let mut sentinels = Vec::new();
-    for (at, _) in value.match_indices(SENTINEL) {
-        let random = value[at + SENTINEL.len()..].chars().take_while(char::is_ascii_alphanumeric);
-        let sentinel: String = SENTINEL.chars().chain(random).collect();
-        if sentinel.len() >= SENTINEL.len() + 8 {
-            sentinels.push(sentinel);
-        }
-    }
-    sentinels
-}
-
-/// Returns the lines of a private key in PEM. Each is a leak by itself, except the first and the last, which are the same
-/// in every key.
-fn key_lines(text: &str) -> Vec<String> {
-    let mut lines = Vec::new();
-    let mut in_key = false;
-    for line in text.lines() {
-        if let Some(label) = line.strip_prefix("-----BEGIN ") {
-            in_key = label.contains("PRIVATE KEY");
-        } else if in_key && line.len() > 32 && !line.starts_with("--") {
-            lines.push(line.into());
-        }
-    }
-    lines
 }
 
 #[cfg(test)]
 mod tests {
+    use base64::Engine;
+    use base64::prelude::{BASE64_STANDARD, BASE64_URL_SAFE};
+
     use super::*;
     use crate::stack::authority::Authority;
     use crate::stack::authority::validity::Validity;
+    use crate::stack::leak_detector::encodings::percent_encoded;
     use crate::stack::random::{random_key, random_password};
 
     #[test]

@@ -29,10 +29,10 @@ impl Polling {
         }
     }
 
-    /// Does the same as [`Self::until`] with an asynchronous `probe`, which must bound its own time: the limit is checked
+    /// Does the same as [`Self::until`] with an asynchronous `probe`. It must bound its own time: the limit is checked
     /// between two calls.
     ///
-    /// Rust cannot prove that the returned future is `Send`. So it cannot be a part of a spawned task.
+    /// The compiler cannot prove that the returned future is `Send`. So a spawned task cannot use it.
     pub async fn until_async<T>(self, mut probe: impl AsyncFnMut() -> Option<T>) -> Option<T> {
         let start = Instant::now();
         loop {

@@ -24,7 +24,7 @@ pub struct PythonEnvironment {
 }
 
 impl PythonEnvironment {
-    /// Finds the environment. Makes it anew if it is missing or does not match `requirements.txt`.
+    /// Finds the environment. Creates it again if it is missing or does not match `requirements.txt`.
     ///
     /// Any number of processes may do this at the same time. `DEVSTACK_PYTHON` names another interpreter.
     pub async fn install(progress: &(dyn Fn(&str) + Sync)) -> Result<Self, Error> {

@@ -55,7 +55,7 @@ impl Drop for RunFolder {
     }
 }
 
-/// Tells if the run that owned a folder has ended.
+/// Returns true if the run that owned a folder has ended.
 fn is_dead(entry: &DirEntry) -> bool {
     match File::open(entry.path().join("lock")) {
         Ok(lock) => lock.try_lock().is_ok(),

@@ -1,8 +1,8 @@
-"""Becomes the given command, and leaves a watchdog that stops it when the owner is gone, however the owner died.
+"""Becomes the given command, and leaves a watchdog that stops it if the owner dies, in any way.
 
-The owner holds the other end of our standard input. One byte from there says that the command has ended and was
-reaped; an end of file says that nobody will do either. The watchdog is a grandchild, so that the command keeps the
-process id, the exit status and the family that its owner started.
+The owner has the other end of our standard input. A byte from there says that the command has ended and was reaped. An
+end of file says that the owner is gone. The watchdog is a grandchild: so the command keeps the process id, the exit
+status and the parent that its owner expects.
 """
 
 import os
@@ -11,26 +11,26 @@ import sys
 import time
 
 stop_signal, grace, user, *command = sys.argv[1:]
-served = os.getpid()
+owned = os.getpid()
 
 
 def watch():
     os.setsid()  # out of the command's process group, which is killed as one
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
-    # An open copy of the command's output would hide its end from whoever reads it.
+    # The reader of the command's output sees its end only if no copy is open.
     null = os.open(os.devnull, os.O_RDWR)
     os.dup2(null, 1)
     os.dup2(null, 2)
     if os.read(0, 1):
         return
     try:
-        os.kill(served, int(stop_signal))
+        os.kill(owned, int(stop_signal))
         give_up = time.monotonic() + float(grace)
         while time.monotonic() < give_up:
             time.sleep(0.02)
-            os.kill(served, 0)
-        os.killpg(served, signal.SIGKILL)
+            os.kill(owned, 0)
+        os.killpg(owned, signal.SIGKILL)
     except ProcessLookupError:
         pass
 

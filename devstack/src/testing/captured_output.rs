@@ -34,7 +34,7 @@ impl CapturedOutput {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Tells if the stream has ended, and every line is there.
+    /// Returns true if the stream has ended, and every line is there.
     pub(super) fn ended(&self) -> bool {
         self.reader.is_finished()
     }

@@ -27,7 +27,8 @@ const MAX_BODY: usize = 1024 * 1024;
 /// The limit of [`Receiver::wait_until`].
 const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// An HTTP server that takes deliveries. It has a thread of its own, so that a test may block, and ends when dropped.
+/// An HTTP server that takes deliveries. It has a thread of its own, so that a test may block. It ends when this is
+/// dropped.
 pub struct Receiver {
     server: BackgroundServer,
     scheme: &'static str,
@@ -103,8 +104,8 @@ impl Receiver {
         *lock(&self.state.accepted) = AcceptedKeys::List(keys.into_iter().map(Into::into).collect());
     }
 
-    /// Accepts the keys of a credential from now on: AWSCURRENT, AWSPENDING and AWSPREVIOUS, as they are when a request
-    /// comes. So does another side that takes part in the rotation.
+    /// Accepts the keys of a credential from now on: those that are AWSCURRENT, AWSPENDING or AWSPREVIOUS when a request
+    /// comes. A real API that takes part in the rotation does the same.
     pub fn accept_keys_of(&self, tenant: &Tenant, credential: &str) {
         *lock(&self.state.accepted) = AcceptedKeys::Credential(Box::new(tenant.clone()), credential.into());
     }
@@ -120,7 +121,7 @@ impl Receiver {
         self.script([]);
     }
 
-    /// Calls `observer` with each answered request from now on, and no longer remembers requests: a receiver may live
+    /// Calls `observer` with each answered request from now on. No longer remembers requests, because a receiver may live
     /// long.
     pub fn on_request(&self, observer: impl Fn(&Delivery) + Send + Sync + 'static) {
         *lock(&self.state.observer) = Some(Arc::new(observer));

@@ -22,8 +22,9 @@ use crate::testing::scripted_manager::rule::{FaultRule, ManagerRequest, Scripted
 
 const JSON: (&str, &str) = ("content-type", "application/x-amz-json-1.1");
 
-/// A secrets manager that fails as scripted. It forwards a request to the emulator if no rule matches. It has a thread of
-/// its own, so that a test may block, and ends when dropped.
+/// A secrets manager that fails as scripted. It forwards a request to the emulator if no rule matches.
+///
+/// It has a thread of its own, so that a test may block. It ends when this is dropped.
 pub struct ScriptedManager {
     server: BackgroundServer,
     script: Arc<ManagerScript>,

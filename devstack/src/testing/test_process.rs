@@ -65,7 +65,7 @@ impl TestProcess {
         self.child.signal(signal);
     }
 
-    /// Tells if the program still runs.
+    /// Returns true if the program still runs.
     pub fn is_running(&mut self) -> bool {
         self.child.exited().is_none()
     }

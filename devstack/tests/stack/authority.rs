@@ -1,4 +1,4 @@
-//! What the local authority issues is what a TLS library of another make takes, and refuses.
+//! The local authority, with its certificates verified by rustls, which did not issue them.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -26,8 +26,8 @@ fn roots(authority: &Authority) -> Arc<RootCertStore> {
     roots.into()
 }
 
-/// What a client says that trusts this authority and calls the server by this name.
-fn judge(authority: &Authority, chain: &[CertificateDer<'_>], name: &str) -> Result<(), rustls::Error> {
+/// Verifies a server's chain as a client does that trusts this authority and knows the server by this name.
+fn verify(authority: &Authority, chain: &[CertificateDer<'_>], name: &str) -> Result<(), rustls::Error> {
     let provider = Arc::new(default_provider());
     let verifier = WebPkiServerVerifier::builder_with_provider(roots(authority), provider).build();
     let name = ServerName::try_from(name).expect("it is one");
@@ -35,15 +35,15 @@ fn judge(authority: &Authority, chain: &[CertificateDer<'_>], name: &str) -> Res
     Ok(())
 }
 
-fn why(judged: Result<(), rustls::Error>) -> CertificateError {
-    match judged {
-        Err(rustls::Error::InvalidCertificate(why)) => why,
-        other => panic!("expected a certificate to be refused: {other:?}"),
+fn rejection(verified: Result<(), rustls::Error>) -> CertificateError {
+    match verified {
+        Err(rustls::Error::InvalidCertificate(error)) => error,
+        other => panic!("expected a rejected certificate: {other:?}"),
     }
 }
 
 #[test]
-fn a_server_is_let_in_under_its_names_by_whoever_trusts_the_root() {
+fn a_client_that_trusts_the_root_accepts_a_server_under_its_names() {
     let authority = Authority::new("test");
     let issued = authority.issue(&["service.example", "192.0.2.7"], Validity::days(1));
     let certificates = chain(&issued.certificate);
@@ -51,47 +51,47 @@ fn a_server_is_let_in_under_its_names_by_whoever_trusts_the_root() {
     assert_eq!(issued.certificates().concat(), issued.certificate);
     assert_eq!(issued.certificates().len(), 2);
     for name in ["service.example", "192.0.2.7"] {
-        assert_eq!(judge(&authority, &certificates, name), Ok(()), "{name}");
+        assert_eq!(verify(&authority, &certificates, name), Ok(()), "{name}");
     }
     let local = chain(&authority.local(Validity::days(90)).certificate);
     for name in ["localhost", "127.0.0.1", "::1"] {
-        assert_eq!(judge(&authority, &local, name), Ok(()), "{name}");
+        assert_eq!(verify(&authority, &local, name), Ok(()), "{name}");
     }
-    let foreign = why(judge(&authority, &certificates, "localhost"));
+    let foreign = rejection(verify(&authority, &certificates, "localhost"));
     assert!(matches!(foreign, CertificateError::NotValidForNameContext { .. }), "{foreign:?}");
-    assert_eq!(why(judge(&authority, &certificates[..1], "service.example")), CertificateError::UnknownIssuer);
+    assert_eq!(rejection(verify(&authority, &certificates[..1], "service.example")), CertificateError::UnknownIssuer);
     let namesake = Authority::new("test");
-    judge(&namesake, &certificates, "service.example").expect_err("it is another authority, of the same name");
+    verify(&namesake, &certificates, "service.example").expect_err("another authority of the same name");
 }
 
 #[test]
-fn a_certificate_is_good_in_its_time_only() {
+fn a_certificate_is_valid_only_in_its_period() {
     let authority = Authority::new("test");
-    let at = |validity| judge(&authority, &chain(&authority.local(validity).certificate), "localhost");
+    let at = |validity| verify(&authority, &chain(&authority.local(validity).certificate), "localhost");
     assert_eq!(at(Validity::days(6)), Ok(()));
-    let expired = why(at(Validity::over()));
+    let expired = rejection(at(Validity::over()));
     assert!(matches!(expired, CertificateError::ExpiredContext { .. }), "{expired:?}");
-    let early = why(at(Validity::not_yet()));
+    let early = rejection(at(Validity::not_yet()));
     assert!(matches!(early, CertificateError::NotValidYetContext { .. }), "{early:?}");
 
     let short = chain(&authority.local(Validity::lasting(Duration::from_secs(2))).certificate);
-    assert_eq!(judge(&authority, &short, "localhost"), Ok(()));
+    assert_eq!(verify(&authority, &short, "localhost"), Ok(()));
     std::thread::sleep(Duration::from_secs(3));
-    let expired = why(judge(&authority, &short, "localhost"));
+    let expired = rejection(verify(&authority, &short, "localhost"));
     assert!(matches!(expired, CertificateError::ExpiredContext { .. }), "{expired:?}");
 }
 
 #[test]
-fn a_client_is_no_server_and_a_server_no_client() {
+fn a_client_certificate_is_not_valid_for_a_server_and_the_reverse() {
     let authority = Authority::new("test");
     let client = chain(&authority.client("reporting", Validity::days(1)).certificate);
     let server = chain(&authority.local(Validity::days(1)).certificate);
     let verifier = WebPkiClientVerifier::builder_with_provider(roots(&authority), Arc::new(default_provider())).build();
     let verifier = verifier.expect("there is a root");
-    let admits = |chain: &[CertificateDer<'_>]| verifier.verify_client_cert(&chain[0], &chain[1..], UnixTime::now());
-    admits(&client).expect("it is a client");
-    admits(&server).expect_err("it is a server");
-    judge(&authority, &client, "localhost").expect_err("it is a client");
+    let accepts = |chain: &[CertificateDer<'_>]| verifier.verify_client_cert(&chain[0], &chain[1..], UnixTime::now());
+    accepts(&client).expect("it is a client");
+    accepts(&server).expect_err("it is a server");
+    verify(&authority, &client, "localhost").expect_err("it is a client");
 }
 
 #[tokio::test]
@@ -107,7 +107,7 @@ async fn a_client_that_trusts_the_authority_reaches_its_servers_and_no_others() 
     Ok(())
 }
 
-/// Answers one request on the port that is returned; rustls checks that the key fits.
+/// Starts a server that answers one request. Returns its port. rustls checks that the key fits the certificate.
 fn serve_once(identity: &Identity) -> Result<u16, Box<dyn std::error::Error>> {
     let key = PrivateKeyDer::from_pem_slice(identity.private_key.as_bytes())?;
     let config = ServerConfig::builder_with_provider(Arc::new(default_provider()))
@@ -129,13 +129,13 @@ fn serve_once(identity: &Identity) -> Result<u16, Box<dyn std::error::Error>> {
 }
 
 #[tokio::test]
-async fn a_tenant_has_an_identity_and_a_client_ca_planted_and_their_key_is_looked_for() -> Outcome {
+async fn a_tenant_gets_an_identity_and_a_client_ca_and_their_key_is_searched_for() -> Outcome {
     let tenant = Stack::shared().await.tenant("identity").await?;
     tenant.put_random("server_tls", "tls_identity").await?.expect("the kind is known");
     let secret: serde_json::Value = serde_json::from_str(&tenant.value("server_tls", "AWSCURRENT").await?)?;
     let certificate = secret["certificate"].as_str().expect("text");
     for name in ["localhost", "127.0.0.1", "::1"] {
-        assert_eq!(judge(tenant.authority(), &chain(certificate), name), Ok(()), "{name}");
+        assert_eq!(verify(tenant.authority(), &chain(certificate), name), Ok(()), "{name}");
     }
     let key = secret["private_key"].as_str().expect("text");
     let line = key.lines().nth(1).expect("it has several");
@@ -150,7 +150,7 @@ async fn a_tenant_has_an_identity_and_a_client_ca_planted_and_their_key_is_looke
 }
 
 #[test]
-fn an_identity_shows_its_key_in_no_debug() {
+fn the_debug_output_of_an_identity_does_not_show_its_key() {
     let identity = Authority::new("test").local(Validity::days(1));
     assert_eq!(format!("{identity:?}"), "Identity { .. }");
 }

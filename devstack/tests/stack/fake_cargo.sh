@@ -1,5 +1,5 @@
 #!/bin/sh
-# Stands in for cargo: the workspace's service is $FAKE_SERVICE, and $FAKE_METADATA what its package says of itself.
+# A fake cargo. The service of the workspace is $FAKE_SERVICE, and the metadata of its package is $FAKE_METADATA.
 case "$1" in
 metadata)
     echo "{\"packages\": [{\"name\": \"fake\", \"default_run\": null, \"manifest_path\": \"$PWD/Cargo.toml\",

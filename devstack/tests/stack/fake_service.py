@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Stands in for a service: it says what it would ask for, and has a generation for each set of versions it finds.
+"""A fake service. It describes its credentials, and has a generation per set of versions that it finds.
 
-FAKE_TLS: both listeners speak TLS; "stale": always with the first certificate. FAKE_CLIENTS: they ask for one, too.
+FAKE_TLS: both listeners speak TLS; with "stale", always with the first certificate. FAKE_CLIENTS: they also ask their
+clients for a certificate. FAKE_EAGER: it loads AWSPENDING. FAKE_STUBBORN: it ignores SIGTERM.
 """
 
 import json
@@ -53,7 +54,7 @@ def find(secret, stage):
             raise
 
 
-def take_up(stage):
+def load(stage):
     global generation
     found = {name: find(one["id"], stage) or {} for name, one in held.items()}
     versions = {name: one.get("VersionId") for name, one in found.items()}
@@ -102,9 +103,9 @@ class Admin(Handler):
         global hung_up
         if hung_up:
             hung_up = False
-            take_up("AWSCURRENT")
+            load("AWSCURRENT")
         elif "FAKE_EAGER" in os.environ:
-            take_up("AWSPENDING")
+            load("AWSPENDING")
         status = {"pid": os.getpid(), "generation": generation, "credentials": list(held.values())}
         self.answer(200, json.dumps(status).encode())
 
@@ -131,7 +132,7 @@ def listen(server, address, handler):
 
     def accept_tls():
         connection, client = accept()
-        # One without a certificate fails each handshake, which is the handler's.
+        # A context without a certificate fails each handshake. The handshake happens in the handler.
         broken = failing and handler is Public
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if broken else tls
         return context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False), client
@@ -168,6 +169,6 @@ match sys.argv[1:]:
         stubborn = "FAKE_STUBBORN" in os.environ
         signal.signal(signal.SIGTERM, signal.SIG_IGN if stubborn else lambda *_: sys.exit(0))
         hung_up = False
-        take_up("AWSCURRENT")
+        load("AWSCURRENT")
         threading.Thread(target=listen(ThreadingHTTPServer, public, Public).serve_forever, daemon=True).start()
         listen(HTTPServer, admin, Admin).serve_forever()

@@ -1,42 +1,14 @@
-use std::net::TcpStream;
-use std::process::Command;
-use std::time::{Duration, Instant};
+//! The end of a stack: nothing is left behind.
 
-use devstack::{Stack, free_port};
+use devstack::{Stack, eventually, free_port};
 
 use crate::Outcome;
-use crate::dev::Workspace;
-
-pub(crate) fn alive(pid: u32) -> bool {
-    let status = Command::new("ps").args(["-o", "stat=", "-p", &pid.to_string()]).output();
-    let status = status.expect("every system has ps").stdout;
-    // A container without an init keeps the dead of others as zombies.
-    !status.is_empty() && !status.starts_with(b"Z")
-}
-
-fn listens(port: u16) -> bool {
-    TcpStream::connect(("127.0.0.1", port)).is_ok()
-}
-
-pub(crate) fn kill(pid: u32) {
-    let killed = Command::new("kill").args(["-9", &pid.to_string()]).status();
-    assert!(killed.is_ok_and(|status| status.success()));
-}
+use crate::processes::{alive, gone, kill, listens};
+use crate::workspace::Workspace;
 
 fn ports(stack: &Stack) -> [u16; 2] {
     let port = stack.emulator().endpoint.rsplit(':').next().and_then(|port| port.parse().ok());
     [stack.postgres().port, port.expect("the endpoint ends with its port")]
-}
-
-pub(crate) fn gone(pids: &[u32], ports: &[u16]) -> bool {
-    let give_up = Instant::now() + Duration::from_secs(15);
-    while pids.iter().any(|pid| alive(*pid)) || ports.iter().any(|port| listens(*port)) {
-        if Instant::now() > give_up {
-            return false;
-        }
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    true
 }
 
 #[tokio::test]
@@ -49,7 +21,7 @@ async fn a_stack_that_stops_leaves_no_process_no_port_and_no_folder() -> Outcome
     let half_removed = runs.join("half-removed");
     std::fs::create_dir_all(half_removed.join("postgres"))?;
     Stack::start(&|_| ()).await?.stop().await;
-    assert!(!half_removed.exists() && log.exists(), "the next one clears away what is dead, and nothing else");
+    assert!(!half_removed.exists() && log.exists(), "the next run removes dead folders, and nothing else");
 
     stack.stop().await;
     assert!(!pids.iter().any(|pid| alive(*pid)) && !ports.iter().any(|port| listens(*port)));
@@ -62,11 +34,7 @@ async fn a_part_that_crashes_is_named() -> Outcome {
     for (part, name) in ["PostgreSQL", "the secrets manager"].into_iter().enumerate() {
         let stack = Stack::start(&|_| ()).await?;
         kill(stack.pids()[part]);
-        let give_up = Instant::now() + Duration::from_secs(5);
-        while stack.exited().is_none() && Instant::now() < give_up {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        let error = stack.exited().expect("it was killed").to_string();
+        let error = eventually("the end of the killed part", async || stack.exited()).await.to_string();
         assert!(error.starts_with(&format!("{name} stopped by itself (signal: 9")), "{error}");
         stack.stop().await;
     }

@@ -1,13 +1,15 @@
-//! The local stack is what it says: it refuses wrong passwords, keeps tenants apart, and leaves nothing behind.
+//! Tests of the local stack and of `cargo dev`.
 
+mod api_receivers;
 mod authority;
-mod deliveries;
 mod dev;
 mod https;
 mod life;
 mod process;
+mod processes;
 mod scripted_manager;
 mod stack_command;
 mod tenant;
+mod workspace;
 
 type Outcome = Result<(), Box<dyn std::error::Error>>;

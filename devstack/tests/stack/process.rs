@@ -1,3 +1,5 @@
+//! A program under test: its environment, its output and its end.
+
 use std::time::Duration;
 
 use devstack::{Launch, Signal, Stack, Tenant};
@@ -87,8 +89,8 @@ async fn dropping_a_process_kills_it_and_what_it_started() -> Outcome {
     let mut process = shell(&tenant, "trap '' TERM INT HUP; sleep 60 & echo started $!; wait").start();
     let line = process.wait_for_line(|line| line.starts_with("started "), SOON).await;
     let pids = [process.pid(), line["started ".len()..].parse()?];
-    assert!(pids.iter().all(|pid| crate::life::alive(*pid)));
+    assert!(pids.iter().all(|pid| crate::processes::alive(*pid)));
     drop(process);
-    assert!(crate::life::gone(&pids, &[]));
+    assert!(crate::processes::gone(&pids, &[]));
     Ok(())
 }

@@ -1,3 +1,5 @@
+//! The scripted manager and its faults.
+
 use std::time::{Duration, Instant};
 
 use devstack::reqwest::{Client, Response};
@@ -6,11 +8,15 @@ use devstack::{Stack, Tenant};
 
 use crate::Outcome;
 
-async fn ask(manager: &ScriptedManager, secret: &str) -> Result<Response, devstack::reqwest::Error> {
-    ask_in("eu-west-1", manager, secret).await
+async fn get_secret(manager: &ScriptedManager, secret: &str) -> Result<Response, devstack::reqwest::Error> {
+    get_secret_in("eu-west-1", manager, secret).await
 }
 
-async fn ask_in(region: &str, manager: &ScriptedManager, secret: &str) -> Result<Response, devstack::reqwest::Error> {
+async fn get_secret_in(
+    region: &str,
+    manager: &ScriptedManager,
+    secret: &str,
+) -> Result<Response, devstack::reqwest::Error> {
     let scope = format!("Credential=test/20260101/{region}/secretsmanager/aws4_request");
     Client::new()
         .post(manager.endpoint())
@@ -29,10 +35,10 @@ async fn scripted(label: &str) -> Result<(Tenant, ScriptedManager), devstack::Er
 }
 
 #[tokio::test]
-async fn what_no_rule_matches_is_passed_on_and_counted() -> Outcome {
+async fn a_request_that_no_rule_matches_is_forwarded_and_counted() -> Outcome {
     let (tenant, manager) = scripted("pass").await?;
     manager.script([FaultRule::on(tenant.id("database"), ScriptedFault::Malformed)]);
-    let answer = ask(&manager, &tenant.id("signing")).await?;
+    let answer = get_secret(&manager, &tenant.id("signing")).await?;
     assert_eq!(answer.status(), 200);
     let body: serde_json::Value = serde_json::from_str(&answer.text().await?)?;
     assert_eq!(body["SecretString"], tenant.value("signing", "AWSCURRENT").await?);
@@ -49,12 +55,12 @@ async fn an_error_comes_as_often_as_the_script_says() -> Outcome {
         FaultRule::on(&id, ScriptedFault::Status(400, "ThrottlingException")).times(1),
         FaultRule::all(ScriptedFault::Status(500, "InternalServiceError")).times(1),
     ]);
-    let first = ask(&manager, &id).await?;
+    let first = get_secret(&manager, &id).await?;
     assert_eq!(first.status(), 400);
     assert_eq!(first.headers()["x-amzn-errortype"], "ThrottlingException");
     assert!(first.text().await?.contains(r#""__type":"ThrottlingException""#));
-    assert_eq!(ask(&manager, &id).await?.status(), 500);
-    assert_eq!(ask(&manager, &id).await?.status(), 200);
+    assert_eq!(get_secret(&manager, &id).await?.status(), 500);
+    assert_eq!(get_secret(&manager, &id).await?.status(), 200);
     Ok(())
 }
 
@@ -65,36 +71,36 @@ async fn an_answer_can_be_late_absent_cut_and_malformed() -> Outcome {
 
     manager.script([FaultRule::all(ScriptedFault::Delay(Duration::from_millis(200)))]);
     let asked = Instant::now();
-    assert_eq!(ask(&manager, &id).await?.status(), 200);
+    assert_eq!(get_secret(&manager, &id).await?.status(), 200);
     assert!(asked.elapsed() >= Duration::from_millis(200));
 
     manager.script([FaultRule::all(ScriptedFault::BlackHole)]);
-    assert!(ask(&manager, &id).await.expect_err("nobody answers").is_timeout());
+    assert!(get_secret(&manager, &id).await.expect_err("there is no answer").is_timeout());
 
     manager.script([FaultRule::all(ScriptedFault::CutBody)]);
-    let cut = ask(&manager, &id).await?;
+    let cut = get_secret(&manager, &id).await?;
     assert_eq!(cut.status(), 200);
     assert_eq!(cut.content_length(), Some(1000));
     cut.text().await.expect_err("the connection closes before the body is whole");
 
     manager.script([FaultRule::all(ScriptedFault::Malformed)]);
-    let malformed = ask(&manager, &id).await?;
+    let malformed = get_secret(&manager, &id).await?;
     assert_eq!(malformed.status(), 200);
-    serde_json::from_str::<serde_json::Value>(&malformed.text().await?).expect_err("it is no JSON");
+    serde_json::from_str::<serde_json::Value>(&malformed.text().await?).expect_err("it is not JSON");
 
     manager.clear();
-    assert_eq!(ask(&manager, &id).await?.status(), 200);
+    assert_eq!(get_secret(&manager, &id).await?.status(), 200);
     assert_eq!(manager.requests(&id), 5);
     Ok(())
 }
 
 #[tokio::test]
-async fn a_manager_can_be_dead_and_come_back() -> Outcome {
+async fn a_manager_can_close_a_connection_and_answer_the_next() -> Outcome {
     let (tenant, manager) = scripted("dead").await?;
     manager.script([FaultRule::all(ScriptedFault::Reset).times(1)]);
-    let error = ask(&manager, &tenant.id("database")).await.expect_err("the connection closes");
+    let error = get_secret(&manager, &tenant.id("database")).await.expect_err("the connection closes");
     assert!(error.is_request() && !error.is_timeout(), "{error:?}");
-    assert_eq!(ask(&manager, &tenant.id("database")).await?.status(), 200);
+    assert_eq!(get_secret(&manager, &tenant.id("database")).await?.status(), 200);
     Ok(())
 }
 
@@ -104,9 +110,9 @@ async fn a_fault_can_hit_one_region() -> Outcome {
     tenant.replicate_to(tenant.emulator(), "eu-west-2").await?;
     let id = tenant.id("database");
     manager.script([FaultRule::region("eu-west-1", ScriptedFault::Status(500, "InternalServiceError")).times(1)]);
-    assert_eq!(ask_in("eu-west-2", &manager, &id).await?.status(), 200);
-    assert_eq!(ask_in("eu-west-1", &manager, &id).await?.status(), 500);
-    assert_eq!(ask_in("eu-west-1", &manager, &id).await?.status(), 200);
+    assert_eq!(get_secret_in("eu-west-2", &manager, &id).await?.status(), 200);
+    assert_eq!(get_secret_in("eu-west-1", &manager, &id).await?.status(), 500);
+    assert_eq!(get_secret_in("eu-west-1", &manager, &id).await?.status(), 200);
     assert_eq!((manager.requests_in("eu-west-1"), manager.requests_in("eu-west-2")), (2, 1));
     assert_eq!(manager.requests_in("eu-west-3"), 0);
     Ok(())
@@ -118,19 +124,20 @@ async fn each_region_can_have_an_emulator_of_its_own() -> Outcome {
     let (tenant, second) = tokio::try_join!(stack.tenant("two emulators"), stack.second_region())?;
     let manager = ScriptedManager::regions([("eu-west-1", stack.emulator()), ("eu-west-2", second.emulator())]).await?;
     let id = tenant.id("database");
-    assert_eq!(ask_in("eu-west-2", &manager, &id).await?.status(), 404, "its store is empty");
+    assert_eq!(get_secret_in("eu-west-2", &manager, &id).await?.status(), 404, "its store is empty");
 
     tenant.replicate_to(second.emulator(), "eu-west-2").await?;
     let replicated = tenant.version("database", "AWSCURRENT").await?.expect("it is there");
     let current = tenant.rotate("database").await?;
     for (region, version) in [("eu-west-1", current), ("eu-west-2", replicated)] {
-        let answer: serde_json::Value = serde_json::from_str(&ask_in(region, &manager, &id).await?.text().await?)?;
+        let answer: serde_json::Value =
+            serde_json::from_str(&get_secret_in(region, &manager, &id).await?.text().await?)?;
         assert_eq!(answer["VersionId"], version, "{region}");
     }
-    assert_eq!(ask_in("eu-west-3", &manager, &id).await?.status(), 502);
+    assert_eq!(get_secret_in("eu-west-3", &manager, &id).await?.status(), 502);
 
     drop(second);
-    assert_eq!(ask_in("eu-west-2", &manager, &id).await?.status(), 502, "it ended");
-    assert_eq!(ask_in("eu-west-1", &manager, &id).await?.status(), 200);
+    assert_eq!(get_secret_in("eu-west-2", &manager, &id).await?.status(), 502, "it ended");
+    assert_eq!(get_secret_in("eu-west-1", &manager, &id).await?.status(), 200);
     Ok(())
 }

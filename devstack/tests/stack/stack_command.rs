@@ -1,17 +1,17 @@
-//! `cargo dev stack`: what stands beside a service in a container.
+//! `cargo dev stack`: the stack beside a service in a container.
 
 use std::process::Command;
 
-use devstack::{Signal, free_port};
+use devstack::{Signal, eventually, free_port};
 
 use crate::Outcome;
-use crate::dev::Workspace;
-use crate::life::gone;
+use crate::processes::gone;
+use crate::workspace::Workspace;
 
 #[tokio::test]
-async fn without_cargo_a_stack_alone_is_where_it_was_wanted_and_leaves_a_service_elsewhere_in_peace() -> Outcome {
+async fn the_stack_command_runs_without_cargo_and_sends_no_signal_to_a_service_elsewhere() -> Outcome {
     drop(devstack::PythonEnvironment::install(&|_| ()).await?);
-    let workspace = Workspace::new("alone")?;
+    let workspace = Workspace::new("stack_command")?;
     let no_cargo = |mut command: Command| {
         command.env("CARGO", "/no/cargo");
         command
@@ -28,19 +28,17 @@ async fn without_cargo_a_stack_alone_is_where_it_was_wanted_and_leaves_a_service
     let mut elsewhere = workspace.dev(&["exec", "serve"]).spawn()?;
     let admin = running["admin"].as_str().ok_or("a URL")?.trim_start_matches("http://");
     let listens = || std::net::TcpStream::connect(admin).is_ok();
-    while !listens() {
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
-    let (code, said) = workspace.run(&["rotate", "database"])?;
-    assert!(code == Some(0) && said.contains("4 finish") && said.contains("which runs elsewhere"), "{said}");
-    assert!(!said.contains("SIGHUP"), "{said}");
+    eventually("the listener of the service", async || listens()).await;
+    let (code, output) = workspace.run(&["rotate", "database"])?;
+    assert!(code == Some(0) && output.contains("4 finish") && output.contains("which runs elsewhere"), "{output}");
+    assert!(!output.contains("SIGHUP"), "{output}");
     elsewhere.kill()?;
     elsewhere.wait()?;
-    assert!(!listens(), "a signal to `exec` is one to the command");
+    assert!(!listens(), "a signal to `exec` is a signal to the command");
 
     devstack::send_signal(dev.child.id(), Signal::TERM)?;
-    let (status, said) = dev.ends()?;
-    assert_eq!(status.code(), Some(0), "{said}");
-    assert!(said.contains("migrated fake") && gone(&[], &ports), "{said}");
+    let (status, output) = dev.ends()?;
+    assert_eq!(status.code(), Some(0), "{output}");
+    assert!(output.contains("migrated fake") && gone(&[], &ports), "{output}");
     Ok(())
 }

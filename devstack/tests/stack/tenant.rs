@@ -1,3 +1,5 @@
+//! The database, the roles and the secrets of a tenant.
+
 use devstack::{Stack, random_password};
 use sqlx::{Connection, Executor};
 
@@ -8,12 +10,12 @@ fn code(error: &sqlx::Error) -> Option<String> {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_refused_and_counted() -> Outcome {
+async fn a_wrong_password_is_rejected_and_counted() -> Outcome {
     let tenant = Stack::shared().await.tenant("wrong password").await?;
-    for refused in 1..=2 {
+    for rejected in 1..=2 {
         let error = tenant.connect(&tenant.app_role(), "wrong").await.expect_err("the password is wrong");
         assert_eq!(code(&error).as_deref(), Some("28P01"));
-        assert_eq!(tenant.rejected_logins(&tenant.app_role())?, refused);
+        assert_eq!(tenant.rejected_logins(&tenant.app_role())?, rejected);
     }
     assert_eq!(tenant.rejected_logins(&tenant.migrator_role())?, 0);
     tenant.log_in("database", "AWSCURRENT").await?.close().await?;
@@ -22,7 +24,7 @@ async fn a_wrong_password_is_refused_and_counted() -> Outcome {
 }
 
 #[tokio::test]
-async fn the_window_of_a_rotation_refuses_the_old_password() -> Outcome {
+async fn the_old_password_is_rejected_in_the_window_of_a_rotation() -> Outcome {
     let tenant = Stack::shared().await.tenant("window").await?;
     let old = tenant.value("database", "AWSCURRENT").await?;
     let open = tenant.log_in("database", "AWSCURRENT").await?;
@@ -39,7 +41,7 @@ async fn the_window_of_a_rotation_refuses_the_old_password() -> Outcome {
 
     rotation.finish().await?;
     tenant.log_in("database", "AWSCURRENT").await?.close().await?;
-    tenant.log_in("database", "AWSPREVIOUS").await.expect_err("the old password is out");
+    tenant.log_in("database", "AWSPREVIOUS").await.expect_err("the old password is no longer valid");
     assert_eq!(tenant.value("database", "AWSPREVIOUS").await?, old);
     assert_eq!(tenant.version("database", "AWSCURRENT").await?.as_deref(), Some(rotation.version()));
     open.close().await?;
@@ -60,7 +62,7 @@ async fn a_rotation_can_be_repeated_and_remembers_every_password() -> Outcome {
 }
 
 #[tokio::test]
-async fn tenants_are_kept_apart() -> Outcome {
+async fn a_tenant_cannot_use_the_database_of_another() -> Outcome {
     let stack = Stack::shared().await;
     let (one, other) = tokio::try_join!(stack.tenant("apart"), stack.tenant("apart"))?;
     assert_ne!(one.name(), other.name());
@@ -73,7 +75,7 @@ async fn tenants_are_kept_apart() -> Outcome {
 }
 
 #[tokio::test]
-async fn the_migrator_owns_what_the_service_may_only_use() -> Outcome {
+async fn the_migrator_owns_the_tables_and_the_service_has_only_its_grants() -> Outcome {
     let tenant = Stack::shared().await.tenant("roles").await?;
     let mut migrator = tenant.log_in("migrator", "AWSCURRENT").await?;
     migrator.execute("CREATE TABLE things (name text)").await?;
@@ -150,7 +152,7 @@ async fn a_pending_version_is_beside_the_current_one_and_remembered() -> Outcome
 }
 
 #[tokio::test]
-async fn alternating_users_take_turns_and_none_is_ever_refused() -> Outcome {
+async fn alternating_users_are_never_rejected() -> Outcome {
     let tenant = Stack::shared().await.tenant("users").await?;
     let mut migrator = tenant.log_in("migrator", "AWSCURRENT").await?;
     migrator.execute("CREATE TABLE things (name text)").await?;
@@ -169,12 +171,12 @@ async fn alternating_users_take_turns_and_none_is_ever_refused() -> Outcome {
         tenant.log_in("database", "AWSPREVIOUS").await?.close().await?;
         passwords.push(tenant.value("database", "AWSCURRENT").await?);
     }
-    assert_ne!(passwords[0], passwords[2], "a user's next turn comes with a new password");
+    assert_ne!(passwords[0], passwords[2], "a user gets a new password each time it becomes current");
     Ok(())
 }
 
 #[tokio::test]
-async fn a_role_can_be_held_to_a_number_of_sessions() -> Outcome {
+async fn the_sessions_of_a_role_can_be_limited() -> Outcome {
     let tenant = Stack::shared().await.tenant("limited").await?;
     let first = tenant.log_in("database", "AWSCURRENT").await?;
     tenant.limit_connections(&tenant.app_role(), 1).await?;

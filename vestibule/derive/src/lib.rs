@@ -1,10 +1,10 @@
-//! `#[derive(SecretSet)]`.
+//! The derive macro `#[derive(SecretSet)]`.
 
 use proc_macro::TokenStream;
 use quote::{quote, quote_spanned};
 use syn::{Data, DeriveInput, Error, Field, Fields, ext::IdentExt, parse_macro_input, spanned::Spanned};
 
-/// The framework's own credentials: `vestibule::secrets::RESERVED`.
+/// The names of the framework's own credentials: `vestibule::secrets::RESERVED`.
 const RESERVED: [&str; 3] = ["migrator", "server_tls", "client_ca"];
 
 /// Implements `SecretSet` for a struct whose fields are `Credential<K>` or `Option<Credential<K>>`.
@@ -19,7 +19,7 @@ fn expand(input: &DeriveInput) -> Result<proc_macro2::TokenStream, Error> {
     let set = &input.ident;
     let idents: Vec<_> = fields.iter().filter_map(|field| field.ident.as_ref()).collect();
     let names: Vec<_> = idents.iter().map(|ident| ident.unraw().to_string()).collect();
-    let wanted = fields.iter().zip(&names).map(|(field, name)| {
+    let specs = fields.iter().zip(&names).map(|(field, name)| {
         let ty = &field.ty;
         quote_spanned!(ty.span()=> <#ty as ::vestibule::secrets::CredentialField>::spec(#name))
     });
@@ -30,11 +30,11 @@ fn expand(input: &DeriveInput) -> Result<proc_macro2::TokenStream, Error> {
     Ok(quote! {
         impl ::vestibule::secrets::SecretSet for #set {
             fn specs() -> ::std::vec::Vec<::vestibule::secrets::CredentialSpec> {
-                ::std::vec![#(#wanted),*]
+                ::std::vec![#(#specs),*]
             }
 
             fn resolve(resolver: &mut ::vestibule::secrets::Resolver<'_>) -> ::std::option::Option<Self> {
-                // All are resolved before any is missed, so that the resolver keeps every fault.
+                // Resolves all before it returns, so that the resolver has every fault.
                 #(let #idents = #resolved;)*
                 ::std::option::Option::Some(Self { #(#idents: #idents?),* })
             }
@@ -42,9 +42,10 @@ fn expand(input: &DeriveInput) -> Result<proc_macro2::TokenStream, Error> {
     })
 }
 
+/// Returns the fields of the struct, and refuses those whose names cannot be used.
 fn fields(input: &DeriveInput) -> Result<Vec<&Field>, Error> {
     let Data::Struct(data) = &input.data else {
-        return Err(Error::new_spanned(&input.ident, "SecretSet is derived for structs: one field a credential"));
+        return Err(Error::new_spanned(&input.ident, "SecretSet is derived for structs: one field per credential"));
     };
     let fields: Vec<_> = match &data.fields {
         Fields::Named(named) => named.named.iter().collect(),
@@ -58,7 +59,7 @@ fn fields(input: &DeriveInput) -> Result<Vec<&Field>, Error> {
             return Err(Error::new_spanned(ident, "the name is part of an id at the manager: use ASCII letters"));
         }
         if RESERVED.iter().any(|reserved| ident.unraw() == reserved) {
-            return Err(Error::new_spanned(ident, "this name is reserved for a credential of the framework's own"));
+            return Err(Error::new_spanned(ident, "this name is reserved for one of the framework's own credentials"));
         }
     }
     Ok(fields)

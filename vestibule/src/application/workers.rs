@@ -1,4 +1,4 @@
-//! Work that comes in pieces: from a table, say.
+//! Workers: background tasks that do one piece of work after the other, from a table for example.
 
 use super::{Application, Background, Live};
 use crate::backoff::Backoff;
@@ -15,17 +15,32 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// How long a worker waits that found nothing to do, give or take half of it.
+/// The pause of a worker that found nothing to do, before a jitter of half of it.
 const IDLE: Duration = Duration::from_secs(1);
 
 /// The longest pause of a worker that fails.
-const LONGEST: Duration = Duration::from_secs(30);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 impl<A: Application> Background<A> {
-    /// Starts so many workers. Each does one piece of work after the other, for the service as it is then, so that it takes
-    /// up rotations; it looks again after about a second when there was nothing to do (`Ok(false)`), and after ever longer
-    /// pauses, 30 s at most, while it fails. The log says once that they fail, and once that they go on. A piece that is
-    /// begun when the process is asked to stop is finished; `server.drain` is its grace.
+    /// Starts this many workers. Each does one piece of work after the other, always with the service that is in service
+    /// at that moment, so that it takes up rotations.
+    ///
+    /// `piece` returns `Ok(true)` if it did something, and the worker goes on at once. After `Ok(false)`, nothing to do, it
+    /// looks again after about a second. While `piece` fails or panics, it looks again after ever longer pauses, up to 30 s.
+    /// The log says once that the workers fail, and once that they work again. A piece that has begun when the process is
+    /// asked to stop is finished; `server.drain` is its grace period.
+    ///
+    /// ```
+    /// use vestibule::{Application, Background, Database};
+    ///
+    /// async fn send_next_mail<A>(_: std::sync::Arc<A>) -> Result<bool, sqlx::Error> {
+    ///     Ok(false)
+    /// }
+    ///
+    /// fn background<A: Application>(tasks: &Background<A>) {
+    ///     tasks.work("mail", 2, send_next_mail);
+    /// }
+    /// ```
     pub fn work<F, W, E>(&self, name: &'static str, workers: usize, piece: F)
     where
         F: Fn(Arc<A>) -> W + Clone + Send + Sync + 'static,
@@ -45,7 +60,7 @@ struct Worker<A: Application> {
     name: &'static str,
     live: Live<A>,
     stopping: CancellationToken,
-    /// How many of these workers fail at the moment.
+    /// The number of workers of this name that fail at the moment.
     failing: Arc<AtomicUsize>,
 }
 
@@ -56,19 +71,19 @@ impl<A: Application> Worker<A> {
         W: Future<Output = Result<bool, E>>,
         E: fmt::Display,
     {
-        let (mut pauses, mut failed) = (Backoff::capped_at(LONGEST), false);
+        let mut pauses = Backoff::capped_at(LONGEST_PAUSE);
+        let mut is_failing = false;
         while !self.stopping.is_cancelled() {
-            // The panic itself is in the log, through the panic hook.
-            let done = AssertUnwindSafe(async { piece(self.live.service()).await }).catch_unwind().await;
-            let done =
-                done.map_err(|_| "it panicked".to_owned()).and_then(|done| done.map_err(|error| error.to_string()));
-            self.tell(&mut failed, done.as_ref().err());
-            if done.is_ok() {
-                pauses = Backoff::capped_at(LONGEST);
-            }
-            let next = match done {
-                Ok(true) => continue,
-                Ok(false) => Instant::now() + IDLE.mul_f64(0.5 + fastrand::f64()),
+            let result = self.do_one(&piece).await;
+            self.log_change(&mut is_failing, result.as_ref().err());
+            let next = match result {
+                Ok(did_something) => {
+                    pauses = Backoff::capped_at(LONGEST_PAUSE);
+                    if did_something {
+                        continue;
+                    }
+                    Instant::now() + IDLE.mul_f64(0.5 + fastrand::f64())
+                }
                 Err(_) => pauses.next().expect("these pauses have no end"),
             };
             tokio::select! {
@@ -78,16 +93,36 @@ impl<A: Application> Worker<A> {
         }
     }
 
-    /// The first that fails and the last that goes on speak for all.
-    fn tell(&self, failed: &mut bool, error: Option<&String>) {
-        match error {
-            Some(error) if !std::mem::replace(failed, true) && self.failing.fetch_add(1, Ordering::Relaxed) == 0 => {
-                tracing::warn!(worker = self.name, error, "background work fails; it is tried again");
+    /// Does one piece of work. An error becomes its text.
+    async fn do_one<F, W, E>(&self, piece: &F) -> Result<bool, String>
+    where
+        F: Fn(Arc<A>) -> W,
+        W: Future<Output = Result<bool, E>>,
+        E: fmt::Display,
+    {
+        match AssertUnwindSafe(async { piece(self.live.service()).await }).catch_unwind().await {
+            Ok(result) => result.map_err(|error| error.to_string()),
+            // The panic hook has logged the panic itself.
+            Err(_) => Err("it panicked".into()),
+        }
+    }
+
+    /// Logs the first failure, and that all workers of this name work again.
+    fn log_change(&self, is_failing: &mut bool, error: Option<&String>) {
+        let was_failing = std::mem::replace(is_failing, error.is_some());
+        if was_failing == *is_failing {
+            return;
+        }
+        if let Some(error) = error {
+            let others = self.failing.fetch_add(1, Ordering::Relaxed);
+            if others == 0 {
+                tracing::warn!(worker = self.name, error, "background work fails; trying again");
             }
-            None if std::mem::take(failed) && self.failing.fetch_sub(1, Ordering::Relaxed) == 1 => {
-                tracing::info!(worker = self.name, "background work goes on");
+        } else {
+            let failing = self.failing.fetch_sub(1, Ordering::Relaxed);
+            if failing == 1 {
+                tracing::info!(worker = self.name, "background work succeeds again");
             }
-            _ => (),
         }
     }
 }
@@ -96,10 +131,17 @@ impl<A: Application> Worker<A> {
 mod tests {
     use super::*;
     use crate::{
-        Build, BuildError, Package,
+        application::Build,
         config::Config,
+        package::Package,
+        resources::build_error::BuildError,
         secrets::{
-            CredentialSpec, Fetched, Resolver, SecretId, SecretSet, Source, SourceError, Stage, VersionId, Versions,
+            id::{SecretId, VersionId},
+            resolver::Resolver,
+            set::SecretSet,
+            source::{Fetched, Source, SourceError},
+            spec::CredentialSpec,
+            version::{Stage, Versions},
         },
         testing::Harness,
     };
@@ -134,10 +176,8 @@ mod tests {
         }
     }
 
-    static NO_MIGRATIONS: Migrator = Migrator::DEFAULT;
-
     impl Application for Nothing {
-        const PACKAGE: Package = Package { name: "nothing", version: "0", migrations: &NO_MIGRATIONS };
+        const PACKAGE: Package = Package { name: "nothing", version: "0", migrations: &Migrator::DEFAULT };
         type Settings = ();
         type Secrets = Self;
 

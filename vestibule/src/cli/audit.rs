@@ -51,8 +51,8 @@ pub(super) async fn run<A: Application>(
     let told = |report| Failed { report, format: LogFormat::Pretty };
     let trust = match ca {
         Some(file) => trust::of_file(file),
-        None if addresses.iter().any(Address::is_https) => crate::trust::of_platform(),
-        None => Ok(crate::trust::of_nobody()),
+        None if addresses.iter().any(Address::is_https) => crate::trust::platform_authorities(),
+        None => Ok(crate::trust::no_authorities()),
     };
     let connector = trust::connector(trust.map_err(|fault| told(Report::of(Phase::Command, fault)))?, name);
     let regions = bootstrap::regions(sources, &config, deadline).await.map_err(told)?;

@@ -1,4 +1,4 @@
-//! Where another service is.
+//! The URL of another service.
 
 use super::units;
 use axum::http::{
@@ -8,18 +8,29 @@ use axum::http::{
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{fmt, net::IpAddr};
 
-/// The URL of another service, as a setting: `https://…`, or `http://…` to this machine alone, because a key travels
-/// there. It has no user, no query and no fragment: what stands there is often a credential.
+/// The URL of another service, as a setting.
+///
+/// It is `https://…`, because requests carry a key. `http://…` is allowed only to this machine. The URL has no user, no
+/// query and no fragment, because these often hold a credential.
+///
+/// ```
+/// use vestibule::config::BaseUrl;
+///
+/// let url = BaseUrl::parse("https://payments.example/v1").expect("a URL with TLS");
+/// assert_eq!(url.authority(), "payments.example");
+/// assert!(BaseUrl::parse("http://payments.example/v1").is_none());
+/// assert!(BaseUrl::parse("http://localhost:9000").is_some());
+/// ```
 #[derive(Clone, PartialEq, Eq)]
 pub struct BaseUrl(Uri);
 
 impl BaseUrl {
-    const EXPECTED: &str = "a URL such as \"https://example.com/hook\" without user, query or fragment; http:// is for \
-         this machine alone";
+    const EXPECTED: &str = "a URL such as \"https://example.com/hook\" without user, query or fragment; http:// only to \
+         this machine";
 
-    /// `None` if it is not such a URL.
+    /// Parses such a URL. Returns `None` if the text is none.
     pub fn parse(text: &str) -> Option<Self> {
-        // A `Uri` drops the fragment without a word.
+        // A `Uri` drops the fragment silently.
         if text.contains('#') {
             return None;
         }
@@ -27,32 +38,40 @@ impl BaseUrl {
         let authority = uri.authority()?;
         let host = authority.host();
         let name = host.trim_start_matches('[').trim_end_matches(']');
-        let here = name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
-        let safe = match uri.scheme_str()? {
+        let address = name.parse::<IpAddr>().ok();
+        let is_this_machine = match address {
+            Some(address) => address.is_loopback(),
+            None => name.eq_ignore_ascii_case("localhost"),
+        };
+        let is_safe = match uri.scheme_str()? {
             "https" => true,
-            "http" => here,
+            "http" => is_this_machine,
             _ => false,
         };
-        let known = host.starts_with('[') && name.parse::<IpAddr>().is_ok()
-            || !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
-        let port = match authority.as_str().strip_prefix(host)? {
+        let is_address = host.starts_with('[') && address.is_some();
+        let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
+        // An authority with a user does not begin with the host, or has no port after it.
+        let is_port = match authority.as_str().strip_prefix(host)? {
             "" => true,
             port => port.strip_prefix(':')?.parse::<u16>().is_ok_and(|port| port > 0),
         };
-        (safe && known && port && uri.query().is_none()).then_some(Self(uri))
+        if is_safe && (is_address || is_name) && is_port && uri.query().is_none() { Some(Self(uri)) } else { None }
     }
 
-    /// The host, and the port where one is named: for messages.
+    /// Returns the host, and the port if the URL names one: for messages.
     pub fn authority(&self) -> &str {
-        self.0.authority().map_or("", |authority| authority.as_str())
+        match self.0.authority() {
+            Some(authority) => authority.as_str(),
+            None => "",
+        }
     }
 
     pub(crate) fn is_https(&self) -> bool {
         self.0.scheme() == Some(&Scheme::HTTPS)
     }
 
-    /// The URL of what `reference`, a path and perhaps a query, names below this one; `/` alone is this one. `None`: it
-    /// names another place.
+    /// Returns the URL of `reference` below this one. `reference` is a path, perhaps with a query; `/` alone is this URL.
+    /// Returns `None` if it names another place.
     pub(crate) fn join(&self, reference: &Uri) -> Option<Uri> {
         if reference.authority().is_some() || !reference.path().starts_with('/') {
             return None;
@@ -69,7 +88,7 @@ impl BaseUrl {
     }
 }
 
-/// Without the path: some keep a secret there.
+/// Leaves out the path, because some people keep a secret there.
 impl fmt::Debug for BaseUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("BaseUrl").field(&self.authority()).finish()

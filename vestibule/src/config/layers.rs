@@ -1,26 +1,28 @@
-//! What the files and the variables say, and where each value came from.
+//! The layers of the configuration, and the place that each value comes from.
+
+mod file;
+mod toml;
+mod variables;
 
 use crate::exit::{Exit, Fault};
 use figment::{
     Figment, Metadata, Profile, Provider,
-    providers::{Format, Serialized, Toml},
+    providers::Serialized,
     value::{Dict, Map, Value},
 };
+use file::ConfigFile;
 use std::{
-    collections::BTreeMap,
     ffi::OsString,
     fmt::{self, Write},
-    io,
-    path::{Path, PathBuf},
+    path::PathBuf,
 };
-use toml_edit::{ImDocument, TableLike};
 
-/// Where the configuration is read from. Captured once, read again on SIGHUP.
+/// The places that the configuration is read from. They are captured once, and read again on SIGHUP.
 #[derive(Clone)]
 pub struct Sources {
     /// The folder of `default.toml`.
     pub dir: PathBuf,
-    /// Which `<profile>.toml` is laid over it.
+    /// The name of the profile. `<profile>.toml` is laid over `default.toml`.
     pub profile: Option<String>,
     variables: Vec<(OsString, OsString)>,
 }
@@ -29,25 +31,33 @@ impl Sources {
     /// The profile in which an identity must come from the platform.
     pub const PRODUCTION: &str = "production";
 
-    /// The folder `dir`, and what `variables` say: `APP_PROFILE`, and `APP_` settings with `__` between levels.
+    /// Captures the folder `dir` and the variables that begin with `APP_`: `APP_PROFILE`, and settings with `__` between
+    /// levels.
+    ///
+    /// ```
+    /// use vestibule::config::Sources;
+    ///
+    /// let variables = [("APP_PROFILE", "production"), ("APP_SERVER__LISTEN", "[::]:8080")];
+    /// let variables = variables.map(|(name, value)| (name.into(), value.into()));
+    /// assert!(Sources::new("config".into(), variables).production());
+    /// ```
     pub fn new(dir: PathBuf, variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         let variables: Vec<_> =
             variables.into_iter().filter(|(name, _)| name.to_string_lossy().starts_with("APP_")).collect();
-        let profile = variables
-            .iter()
-            .find(|(name, _)| name == "APP_PROFILE")
-            .map(|(_, profile)| profile.to_string_lossy().into_owned())
-            .filter(|profile| !profile.is_empty());
+        let profile = match variables.iter().find(|(name, _)| name == "APP_PROFILE") {
+            Some((_, profile)) if !profile.is_empty() => Some(profile.to_string_lossy().into_owned()),
+            _ => None,
+        };
         Self { dir, profile, variables }
     }
 
-    /// Whether this is the `production` profile.
+    /// Returns `true` if this is the `production` profile.
     pub fn production(&self) -> bool {
         self.profile.as_deref() == Some(Self::PRODUCTION)
     }
 }
 
-/// Names alone: a value may be a password that is about to be refused.
+/// Shows the names of variables only. A value may be a password that is about to be refused.
 impl fmt::Debug for Sources {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let variables: Vec<_> = self.variables.iter().map(|(name, _)| name).collect();
@@ -59,32 +69,28 @@ impl fmt::Debug for Sources {
     }
 }
 
-/// One file, kept with its text so that a mistake can be told by its line.
-struct File {
-    path: PathBuf,
-    document: ImDocument<String>,
-}
-
 /// All layers, merged.
 pub(super) struct Layers {
     /// Defaults, files and variables.
     pub(super) tree: Value,
-    /// Files and variables alone.
+    /// Files and variables, without the defaults.
     pub(super) given: Value,
     pub(super) defaults: Value,
     figment: Figment,
-    files: Vec<File>,
+    files: Vec<ConfigFile>,
 }
 
-const FILE: &str = "file";
-const VARIABLE: &str = "variable";
-
-struct Layer {
+/// One file, or all variables, as figment takes them.
+struct LayerProvider {
     metadata: Metadata,
     dict: Dict,
 }
 
-impl Provider for Layer {
+// The names of layers in figment's metadata.
+const FILE: &str = "file";
+const VARIABLE: &str = "variable";
+
+impl Provider for LayerProvider {
     fn metadata(&self) -> Metadata {
         self.metadata.clone()
     }
@@ -95,149 +101,115 @@ impl Provider for Layer {
 }
 
 impl Layers {
-    pub(super) fn read(sources: &Sources, defaults: &figment::error::Result<Value>) -> (Self, Vec<Fault>) {
-        let defaults = defaults.clone().expect("Settings::default() can be serialized");
+    /// Reads and merges all layers. The faults are those of files and variables that cannot be read.
+    pub(super) fn read(sources: &Sources, defaults: Value) -> (Self, Vec<Fault>) {
         let mut faults = Vec::new();
         let mut files = Vec::new();
         let mut given = Figment::new();
         for path in paths(sources, &mut faults) {
-            match read(&path) {
-                Ok((document, dict)) => {
-                    let metadata = Metadata::from(FILE, path.as_path());
-                    files.push(File { path, document });
-                    given = given.merge(Layer { metadata, dict });
+            let metadata = Metadata::from(FILE, path.as_path());
+            match ConfigFile::read(path) {
+                Ok((file, dict)) => {
+                    files.push(file);
+                    given = given.merge(LayerProvider { metadata, dict });
                 }
                 Err(fault) => faults.push(fault),
             }
         }
-        let variables = Layer { metadata: Metadata::named(VARIABLE), dict: variables(sources, &defaults, &mut faults) };
-        let given = given.merge(variables);
+        let dict = variables::settings(&sources.variables, &defaults, &mut faults);
+        given = given.merge(LayerProvider { metadata: Metadata::named(VARIABLE), dict });
         let figment = Figment::from(Serialized::defaults(&defaults)).merge(given.clone());
-        let layers = Self { tree: whole(&figment), given: whole(&given), defaults, figment, files };
+        let layers = Self { tree: merged(&figment), given: merged(&given), defaults, figment, files };
         (layers, faults)
     }
 
-    /// A mistake at a path: its file and line, or its variable.
+    /// Returns the fault of the value at a path. Its subject is the file and line, or the variable.
     pub(super) fn fault(&self, path: &[String], problem: impl Into<String>, remedy: impl Into<String>) -> Fault {
-        Fault::new(Exit::Config, self.place(path), problem, remedy)
-    }
-
-    fn place(&self, path: &[String]) -> String {
         let key = path.join(".");
-        // A missing key, or an item of a list, stands where its parent stands.
-        let found = (1..=path.len()).rev().find_map(|length| {
-            let value = self.given.find_ref(&path[..length].join("."))?;
-            Some((length, self.figment.get_metadata(value.tag())?))
-        });
-        match found {
-            Some((length, metadata)) if metadata.name == VARIABLE => {
-                let variable = path[..length].join("__").to_ascii_uppercase();
-                format!("variable APP_{variable} ({key})")
-            }
-            Some((length, metadata)) => {
-                let file = metadata.source.as_ref().and_then(|source| {
-                    let path = source.file_path()?;
-                    self.files.iter().find(|file| file.path == path)
-                });
-                match file {
-                    Some(file) => format!("{} ({key})", file.place(&path[..length])),
-                    None => key,
-                }
-            }
+        let subject = match self.source(path) {
+            Some(source) => format!("{source} ({key})"),
             None => key,
-        }
+        };
+        Fault::new(Exit::Config, subject, problem, remedy)
     }
 
-    /// The effective values as TOML, each with its origin.
+    /// Returns the file and line of the value at a path, or its variable.
+    fn source(&self, path: &[String]) -> Option<String> {
+        let (path, metadata) = self.nearest_given(path)?;
+        if metadata.name == VARIABLE {
+            return Some(format!("variable APP_{}", path.join("__").to_ascii_uppercase()));
+        }
+        let file_path = metadata.source.as_ref()?.file_path()?;
+        let file = self.files.iter().find(|file| file.path == file_path)?;
+        Some(file.place(path))
+    }
+
+    /// Returns the path of the nearest value that a file or a variable gives, and its layer. A missing key, or an item of
+    /// a list, has the place of its parent.
+    fn nearest_given<'a>(&self, path: &'a [String]) -> Option<(&'a [String], &Metadata)> {
+        for length in (1..=path.len()).rev() {
+            let path = &path[..length];
+            if let Some(value) = self.given.find_ref(&path.join("."))
+                && let Some(metadata) = self.figment.get_metadata(value.tag())
+            {
+                return Some((path, metadata));
+            }
+        }
+        None
+    }
+
+    /// Returns the effective values as TOML, each with its source.
     pub(super) fn explain(&self, effective: &Value) -> String {
         let mut text = String::new();
-        self.explain_into(&mut text, effective, &mut Vec::new());
+        if let Value::Dict(_, dict) = effective {
+            self.explain_section(&mut text, dict, &mut Vec::new());
+        }
         text
     }
 
-    fn explain_into(&self, text: &mut String, value: &Value, path: &mut Vec<String>) {
-        let Value::Dict(_, dict) = value else { return };
-        let (sections, leaves): (Vec<_>, Vec<_>) = dict.iter().partition(|(_, child)| matches!(child, Value::Dict(..)));
+    fn explain_section(&self, text: &mut String, section: &Dict, path: &mut Vec<String>) {
         if !path.is_empty() {
             let _ = writeln!(text, "\n[{}]", path.join("."));
         }
-        for (key, leaf) in leaves {
+        // The values of a section stand before its subsections.
+        for (key, value) in section {
+            if matches!(value, Value::Dict(..)) {
+                continue;
+            }
             path.push(key.clone());
-            let given = self.given.find_ref(&path.join(".")).is_some();
-            let origin = if given { self.place(path) } else { "default".into() };
-            let origin = origin.split(" (").next().unwrap_or_default();
-            let _ = match toml(leaf) {
-                Some(leaf) => writeln!(text, "{key} = {leaf}  # {origin}"),
+            let _ = match toml::value(value) {
+                Some(value) => writeln!(text, "{key} = {value}  # {}", self.source_or_default(path)),
                 None => writeln!(text, "# {key} is not set"),
             };
             path.pop();
         }
-        for (key, section) in sections {
-            path.push(key.clone());
-            self.explain_into(text, section, path);
-            path.pop();
+        for (key, value) in section {
+            if let Value::Dict(_, subsection) = value {
+                path.push(key.clone());
+                self.explain_section(text, subsection, path);
+                path.pop();
+            }
         }
+    }
+
+    fn source_or_default(&self, path: &[String]) -> String {
+        let key = path.join(".");
+        if self.given.find_ref(&key).is_none() {
+            return "default".into();
+        }
+        self.source(path).unwrap_or(key)
     }
 }
 
-fn toml(value: &Value) -> Option<String> {
-    match value {
-        Value::String(_, text) => Some(toml_edit::Value::from(text.as_str()).to_string()),
-        Value::Char(_, c) => Some(toml_edit::Value::from(c.to_string()).to_string()),
-        Value::Bool(_, bool) => Some(bool.to_string()),
-        Value::Num(_, number) => number
-            .to_u128()
-            .map(|whole| whole.to_string())
-            .or_else(|| number.to_i128().map(|whole| whole.to_string()))
-            .or_else(|| number.to_f64().map(|float| float.to_string())),
-        Value::Array(_, items) => {
-            let items: Vec<_> = items.iter().filter_map(toml).collect();
-            Some(format!("[{}]", items.join(", ")))
-        }
-        // A table in a list: every other one is a section.
-        Value::Dict(_, dict) => {
-            let pairs: Vec<_> =
-                dict.iter().filter_map(|(key, value)| Some(format!("{key} = {}", toml(value)?))).collect();
-            Some(format!("{{ {} }}", pairs.join(", ")))
-        }
-        Value::Empty(..) => None,
-    }
-}
-
-fn whole(figment: &Figment) -> Value {
-    let dict = figment.data().ok().and_then(|mut profiles| profiles.remove(&Profile::Default)).unwrap_or_default();
+fn merged(figment: &Figment) -> Value {
+    let dict = match figment.data() {
+        Ok(mut profiles) => profiles.remove(&Profile::Default).unwrap_or_default(),
+        Err(_) => Dict::new(),
+    };
     Value::from(dict)
 }
 
-impl File {
-    fn place(&self, path: &[String]) -> String {
-        match self.line(path) {
-            Some(line) => format!("{}:{line}", self.path.display()),
-            None => self.path.display().to_string(),
-        }
-    }
-
-    fn line(&self, path: &[String]) -> Option<usize> {
-        let mut table: &dyn TableLike = self.document.as_table();
-        let mut at = None;
-        for key in path {
-            let Some((key, item)) = table.get_key_value(key) else {
-                break;
-            };
-            at = key.span().or_else(|| item.span()).or(at);
-            match item.as_table_like() {
-                Some(inner) => table = inner,
-                None => break,
-            }
-        }
-        Some(line_of(self.document.raw(), at?.start))
-    }
-}
-
-fn line_of(text: &str, offset: usize) -> usize {
-    1 + text.as_bytes()[..offset.min(text.len())].iter().filter(|byte| **byte == b'\n').count()
-}
-
+/// Returns the files to read: `default.toml`, and the one of the profile.
 fn paths(sources: &Sources, faults: &mut Vec<Fault>) -> Vec<PathBuf> {
     if !sources.dir.is_dir() {
         faults.push(Fault::new(
@@ -250,104 +222,20 @@ fn paths(sources: &Sources, faults: &mut Vec<Fault>) -> Vec<PathBuf> {
     }
     let mut paths = vec![sources.dir.join("default.toml")];
     match &sources.profile {
-        Some(profile) if !profile.chars().all(is_name) => faults.push(Fault::new(
+        Some(profile) if profile.chars().all(is_allowed_in_profile) => {
+            paths.push(sources.dir.join(format!("{profile}.toml")));
+        }
+        Some(_) => faults.push(Fault::new(
             Exit::Config,
             "variable APP_PROFILE",
             "expected the name of a profile: letters, digits, - and _",
             "set it to the name of a file in the configuration folder, without .toml",
         )),
-        Some(profile) => paths.push(sources.dir.join(format!("{profile}.toml"))),
         None => {}
     }
     paths
 }
 
-fn is_name(c: char) -> bool {
+fn is_allowed_in_profile(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '-' | '_')
-}
-
-fn read(path: &Path) -> Result<(ImDocument<String>, Dict), Fault> {
-    let subject = path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        let (problem, remedy) = match error.kind() {
-            io::ErrorKind::NotFound => {
-                ("there is no such file".to_owned(), "create it, or correct APP_PROFILE or APP_CONFIG_DIR")
-            }
-            io::ErrorKind::InvalidData => ("the file is not UTF-8".into(), "save it as UTF-8"),
-            kind => (format!("the file cannot be read: {kind}"), "make it readable"),
-        };
-        Fault::new(Exit::Config, subject.clone(), problem, remedy)
-    })?;
-    let wrong = |offset: Option<usize>| {
-        let place = match offset {
-            Some(offset) => format!("{subject}:{}", line_of(&text, offset)),
-            None => subject.clone(),
-        };
-        Fault::new(
-            Exit::Config,
-            place,
-            "this is not TOML",
-            "correct the line: `key = value`, text in double quotes, each key and each [section] once",
-        )
-    };
-    let document = ImDocument::parse(text.clone()).map_err(|error| wrong(error.span().map(|span| span.start)))?;
-    let dict = Toml::from_str::<Dict>(&text).map_err(|error| wrong(error.span().map(|span| span.start)))?;
-    Ok((document, dict))
-}
-
-/// `APP_SERVER__LISTEN` is `server.listen`. Always text, which figment's own provider would take for a number where it
-/// can; where the default is a list, commas part its items.
-fn variables(sources: &Sources, defaults: &Value, faults: &mut Vec<Fault>) -> Dict {
-    let mut settings = BTreeMap::new();
-    for (name, value) in &sources.variables {
-        let shown = name.to_string_lossy();
-        let Some(key) = shown.strip_prefix("APP_").filter(|key| key.contains("__")) else {
-            continue;
-        };
-        let path: Vec<String> = key.to_ascii_lowercase().split("__").map(Into::into).collect();
-        let problem = match value.to_str() {
-            None => "the value is not UTF-8",
-            Some(_) if path.iter().any(String::is_empty) => "a level of the name is empty",
-            Some(value) => {
-                settings.insert(path, value);
-                continue;
-            }
-        };
-        faults.push(Fault::new(
-            Exit::Config,
-            format!("variable {shown}"),
-            problem,
-            "write APP_<SECTION>__<KEY>=<value>, as in APP_SERVER__LISTEN=127.0.0.1:8080",
-        ));
-    }
-    let mut dict = Dict::new();
-    for (path, text) in settings {
-        let list = matches!(defaults.find_ref(&path.join(".")), Some(Value::Array(..)));
-        let value = if list {
-            let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
-            Value::from(items.map(Value::from).collect::<Vec<_>>())
-        } else {
-            Value::from(text)
-        };
-        insert(&mut dict, &path, value);
-    }
-    dict
-}
-
-fn insert(dict: &mut Dict, path: &[String], value: Value) {
-    match path {
-        [] => {}
-        [key] => {
-            dict.insert(key.clone(), value);
-        }
-        [key, rest @ ..] => {
-            let below = dict.entry(key.clone()).or_insert_with(|| Dict::new().into());
-            if !matches!(below, Value::Dict(..)) {
-                *below = Dict::new().into();
-            }
-            if let Value::Dict(_, below) = below {
-                insert(below, rest, value);
-            }
-        }
-    }
 }

@@ -1,52 +1,60 @@
-//! `{prefix}/` at the start of a secret's id stands for `secrets.prefix`: a profile, or the service's name, then changes
-//! all ids at once.
+//! The prefix of ids. `{prefix}/` at the start of a secret's id stands for `secrets.prefix`, so that a profile, or the
+//! service's name, changes all ids at once.
 
 use crate::secrets::id::SecretId;
-use figment::value::{Dict, Value};
+use figment::value::Value;
 
-/// What the start of an id may be.
+/// The description of a valid prefix.
 pub(super) const EXPECTED: &str = "the start of a secret's id: letters, digits and /_+=.@-, without a / at either end";
 
-const PLACE: &str = "{prefix}/";
+const PLACEHOLDER: &str = "{prefix}/";
 
-/// Whether ids can begin with it.
-pub(super) fn fits(prefix: &str) -> bool {
-    SecretId::parse(&id(prefix, "x")).is_some()
+/// Returns `true` if ids can begin with this prefix.
+pub(super) fn is_valid(prefix: &str) -> bool {
+    SecretId::parse(&with_prefix(prefix, "x")).is_some()
 }
 
-/// The id of this name. Without a prefix, as in a configuration that was not loaded, it is the name.
-pub(super) fn id(prefix: &str, name: &str) -> String {
+/// Returns `<prefix>/<name>`, or the name if there is no prefix, as in a configuration that was not loaded.
+pub(super) fn with_prefix(prefix: &str, name: &str) -> String {
     match prefix {
         "" => name.into(),
         prefix => format!("{prefix}/{name}"),
     }
 }
 
-/// Puts the prefix where ids ask for it; the `service`'s name where there is none, or none that can be used: that is one
-/// mistake, and not one for each id.
+/// Puts the prefix in the place of `{prefix}/` in all ids.
+///
+/// Uses the name of the `service` if no prefix is configured, or if the configured one is invalid: that is one mistake,
+/// not one per id.
 pub(super) fn expand(tree: &mut Value, service: &str) {
     let configured = tree.find_ref("secrets.prefix").and_then(Value::as_str).unwrap_or_default();
-    let prefix = if !configured.is_empty() && fits(configured) { configured } else { service }.to_owned();
-    let expand = |value: &mut Value| {
-        if let Value::String(_, text) = value
-            && let Some(name) = text.strip_prefix(PLACE)
-        {
-            *text = id(&prefix, name);
-        }
-    };
-    let Some(tree) = dict(tree) else { return };
-    if let Some(authorities) = tree.get_mut("server").and_then(dict).and_then(|server| server.get_mut("client_ca")) {
-        expand(authorities);
+    let is_usable = !configured.is_empty() && is_valid(configured);
+    let prefix = if is_usable { configured } else { service }.to_owned();
+    if let Some(client_ca) = setting(tree, "server", "client_ca") {
+        expand_id(client_ca, &prefix);
     }
-    if let Some(ids) = tree.get_mut("secrets").and_then(dict).and_then(|secrets| secrets.get_mut("ids")).and_then(dict)
-    {
-        ids.values_mut().for_each(expand);
+    if let Some(Value::Dict(_, ids)) = setting(tree, "secrets", "ids") {
+        for id in ids.values_mut() {
+            expand_id(id, &prefix);
+        }
     }
 }
 
-fn dict(value: &mut Value) -> Option<&mut Dict> {
+fn expand_id(id: &mut Value, prefix: &str) {
+    if let Value::String(_, text) = id
+        && let Some(name) = text.strip_prefix(PLACEHOLDER)
+    {
+        *text = with_prefix(prefix, name);
+    }
+}
+
+fn setting<'a>(tree: &'a mut Value, section: &str, key: &str) -> Option<&'a mut Value> {
+    child(child(tree, section)?, key)
+}
+
+fn child<'a>(value: &'a mut Value, key: &str) -> Option<&'a mut Value> {
     match value {
-        Value::Dict(_, dict) => Some(dict),
+        Value::Dict(_, dict) => dict.get_mut(key),
         _ => None,
     }
 }

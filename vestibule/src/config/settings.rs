@@ -16,30 +16,31 @@ use std::{
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ServerConfig {
-    /// Address and port. Port 0 lets the system choose; the log says which. Changing it needs a restart.
+    /// The address and port. With port 0 the system chooses one, and the log names it. A change needs a restart.
     #[serde(with = "units::address")]
     pub listen: SocketAddr,
-    /// The longest a request may take until its response starts; then 503.
+    /// The longest time until the response to a request starts. After it, the client gets 503.
     #[serde(with = "units::positive_duration")]
     pub request_timeout: Duration,
-    /// Requests in flight, to the last byte of their bodies; one more gets 503.
+    /// The largest number of requests in flight. A request is in flight until the last byte of its response's body. One
+    /// more gets 503.
     pub max_in_flight: NonZeroU32,
-    /// The largest request body; a larger one gets 413.
+    /// The largest body of a request. A larger one gets 413.
     #[serde(with = "units::size")]
     pub body_limit: ByteSize,
-    /// How long a stopping service still accepts, unready, until load balancers have noticed.
+    /// The time for which a stopping service is unready but still accepts requests, until load balancers have noticed.
     #[serde(with = "units::duration")]
     pub linger: Duration,
-    /// How long stopping then waits for requests in flight.
+    /// The longest time for which a stopping service then waits for requests in flight.
     #[serde(with = "units::duration")]
     pub drain: Duration,
-    /// HTTPS, with the certificate of the credential `server_tls`. A change counts for new connections.
+    /// HTTPS, with the certificate of the credential `server_tls`. A change applies to new connections.
     pub tls: bool,
-    /// Names of hosts, and addresses, for which the certificate must be valid; empty: any.
+    /// The host names and addresses for which the certificate must be valid. If it is empty, any certificate is accepted.
     pub tls_names: Vec<String>,
-    /// The id of the secret with the authorities of client certificates (the credential `client_ca`). With it, a client
-    /// without such a certificate cannot connect. `{prefix}/` at its start stands for `secrets.prefix`. Empty: nobody is
-    /// asked for one.
+    /// The id of the secret with the authorities of client certificates (the credential `client_ca`). If it is set, a
+    /// client without such a certificate cannot connect. If it is empty, no client is asked for one. `{prefix}/` at its
+    /// start stands for `secrets.prefix`.
     #[serde(with = "optional_id")]
     pub client_ca: Option<SecretId>,
 }
@@ -64,10 +65,10 @@ impl Default for ServerConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AdminConfig {
-    /// Address and port. Changing it needs a restart.
+    /// The address and port. A change needs a restart.
     #[serde(with = "units::address")]
     pub listen: SocketAddr,
-    /// HTTPS, with the certificate of the credential `server_tls`; clients need none. A change counts for new
+    /// HTTPS, with the certificate of the credential `server_tls`. Clients need no certificate. A change applies to new
     /// connections.
     pub tls: bool,
 }
@@ -82,18 +83,18 @@ impl Default for AdminConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TelemetryConfig {
-    /// One JSON object a line, or text for people. Changing it needs a restart.
+    /// The format of log events. A change needs a restart.
     pub format: LogFormat,
     /// Directives of `tracing_subscriber::EnvFilter`, such as `info,sqlx=warn`.
     #[serde(with = "units::filter")]
     pub filter: String,
 }
 
-/// How log events are written.
+/// The format of log events.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// One JSON object per line.
     #[default]
     Json,
     /// Text for people.
@@ -106,32 +107,32 @@ impl Default for TelemetryConfig {
     }
 }
 
-/// `[secrets]`: where credentials come from.
+/// `[secrets]`: the secrets manager, the ids of credentials, and the times of loads.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SecretsConfig {
-    /// The secrets manager. Changing it needs a restart.
+    /// The secrets manager. A change needs a restart.
     pub provider: SecretsProvider,
-    /// What stands before a credential's name where `ids` has no id for it, and for `{prefix}` where an id begins with
-    /// `{prefix}/`; empty: the service's name.
+    /// The start of ids. A credential without an id in `ids` has the id `<prefix>/<name>`. `{prefix}/` at the start of an
+    /// id stands for it. If it is empty, the service's name counts.
     pub prefix: String,
-    /// How long the whole bootstrap, or one reload, may take.
+    /// The longest time for the whole bootstrap, and for one reload.
     #[serde(with = "units::positive_duration")]
     pub deadline: Duration,
-    /// How often the manager is asked without a signal, give or take 10 %; `"0s"`: never.
+    /// The time between polls of the manager, give or take 10 %. With `"0s"` there are no polls.
     #[serde(with = "units::duration")]
     pub refresh_every: Duration,
-    /// The longest that credentials may go unverified before the service says so.
+    /// The longest time for which credentials may go unverified before the service reports them as stale.
     #[serde(with = "units::positive_duration")]
     pub max_stale: Duration,
-    /// What readiness answers past `max_stale`.
+    /// The answer of readiness after `max_stale`.
     pub when_stale: WhenStale,
-    /// Ids at the manager, by the credential's name; `{prefix}/` at the start of one stands for `prefix`.
+    /// The ids at the manager, by the credentials' names. `{prefix}/` at the start of an id stands for `prefix`.
     pub ids: BTreeMap<String, SecretId>,
-    /// Ids of versions that are never used, wherever the manager has them: what leaked and was rotated. Which secret
-    /// they are of does not matter, and one that the manager does not know is no mistake.
+    /// The ids of versions that are never used, at any stage: versions that leaked and were rotated. They may be of any
+    /// secret, and it is no mistake if the manager does not know one.
     pub revoked: BTreeSet<VersionId>,
-    /// AWS Secrets Manager.
+    /// The settings of AWS Secrets Manager.
     pub aws: AwsConfig,
 }
 
@@ -141,24 +142,24 @@ pub struct SecretsConfig {
 pub enum SecretsProvider {
     /// AWS Secrets Manager.
     #[default]
-    AwsConfig,
+    Aws,
 }
 
-/// What readiness answers while credentials are stale.
+/// The answer of readiness while credentials are stale.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum WhenStale {
     /// 200, with `degraded` and the reason.
     #[default]
     Report,
-    /// 503. Takes a whole fleet out at once when the manager is away, and cures nothing.
+    /// 503. If the manager is away, this takes all replicas out of service at once, and cures nothing.
     Unready,
 }
 
 impl Default for SecretsConfig {
     fn default() -> Self {
         Self {
-            provider: SecretsProvider::AwsConfig,
+            provider: SecretsProvider::Aws,
             prefix: String::new(),
             deadline: Duration::from_secs(30),
             refresh_every: Duration::from_secs(5 * 60),
@@ -171,50 +172,51 @@ impl Default for SecretsConfig {
     }
 }
 
-/// `[secrets.aws]`. Changing it needs a restart.
+/// `[secrets.aws]`: AWS Secrets Manager. A change needs a restart.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AwsConfig {
-    /// The Region to ask, and after it those to which its secrets are replicated, each asked when those before it do not
-    /// answer. Empty: the SDK's own chain.
+    /// The Region to ask, then the Regions to which its secrets are replicated. Each is asked if those before it do not
+    /// answer. If it is empty, the SDK's own chain finds the Region.
     pub regions: Vec<String>,
-    /// In the `production` profile: take static keys from the environment or a profile file. An identity should come
-    /// from the platform instead (a role of the pod, task or instance).
+    /// `true` if the `production` profile may take static keys from the environment or a profile file. An identity should
+    /// come from the platform instead (a role of the pod, task or instance).
     pub allow_static_keys: bool,
-    /// In the `production` profile: talk to an endpoint without TLS.
+    /// `true` if the `production` profile may use an endpoint without TLS.
     pub allow_http_endpoint: bool,
 }
 
-/// `[database]`: PostgreSQL. What the `database` credential says of host, port and name wins.
+/// `[database]`: PostgreSQL. The host, port and name in the `database` credential win over these.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DatabaseConfig {
-    /// Host name or address.
+    /// The host name or address.
     pub host: String,
-    /// TCP port.
+    /// The TCP port.
     pub port: NonZeroU16,
-    /// Name of the database; empty: the service's name, to the letter. One with dashes is as good as any, but stands in
+    /// The name of the database. If it is empty, the service's name counts, unchanged. A name with dashes works, but needs
     /// double quotes in SQL: `CREATE DATABASE "my-service"`.
     pub name: String,
-    /// The login's user name, where the credential is a bare password.
+    /// The user name of the login, if the credential is a bare password.
     pub username: String,
-    /// The NOLOGIN role to which `migrate` grants reading and writing; empty: no grants.
+    /// The NOLOGIN role to which `migrate` grants reading and writing. If it is empty, there are no grants.
     pub access_role: String,
-    /// Connections of one process, over all generations.
+    /// The largest number of connections of one process, over all generations.
     pub max_connections: NonZeroU32,
-    /// How long a request waits for a connection; then 503.
+    /// The longest time for which a request waits for a connection. After it, the client gets 503.
     #[serde(with = "units::positive_duration")]
     pub acquire_timeout: Duration,
-    /// How the connection is protected, in the words of libpq's `sslmode`.
+    /// The protection of the connection, in the words of libpq's `sslmode`.
     pub tls: TlsMode,
-    /// PEM file of the authorities that sign the server's certificate; empty: the roots that browsers trust.
+    /// The PEM file of the authorities that sign the server's certificate. If it is empty, the roots that browsers trust
+    /// count.
     pub tls_root_cert: PathBuf,
 }
 
-/// libpq's `sslmode`.
+/// The protection of a connection: libpq's [`sslmode`](https://www.postgresql.org/docs/current/libpq-ssl.html).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-#[expect(missing_docs)]
+#[expect(missing_docs, reason = "libpq documents them")]
 pub enum TlsMode {
     Disable,
     Allow,

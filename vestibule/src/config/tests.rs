@@ -13,22 +13,22 @@ use std::{
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
-struct Own {
+struct TestSettings {
     page: usize,
     label: String,
     tags: Vec<String>,
     webhook: Option<String>,
 }
 
-const WANTED: [CredentialSpec; 2] = [
+const SPECS: [CredentialSpec; 2] = [
     CredentialSpec { name: "database", kind: Login::NAME, stages: &[Stage::Current], optional: false },
     CredentialSpec { name: "webhook", kind: "api_key", stages: &[Stage::Current], optional: true },
 ];
 
 /// A configuration folder of one test.
-struct Folder(PathBuf);
+struct ConfigFolder(PathBuf);
 
-impl Folder {
+impl ConfigFolder {
     fn new(default: &str) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
@@ -43,9 +43,9 @@ impl Folder {
         self
     }
 
-    fn load(&self, variables: &[(&str, &str)]) -> Result<Config<Own>, ConfigError> {
+    fn load(&self, variables: &[(&str, &str)]) -> Result<Config<TestSettings>, ConfigError> {
         let variables = variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
-        Config::load(&Sources::new(self.0.clone(), variables), "svc", &WANTED)
+        Config::load(&Sources::new(self.0.clone(), variables), "svc", &SPECS)
     }
 
     /// Subjects without the folder, and problems.
@@ -57,7 +57,7 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
+impl Drop for ConfigFolder {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.0);
     }
@@ -65,17 +65,17 @@ impl Drop for Folder {
 
 #[test]
 fn an_empty_file_means_the_defaults() {
-    let config = Folder::new("").load(&[]).unwrap();
+    let config = ConfigFolder::new("").load(&[]).unwrap();
     assert_eq!(config.server, ServerConfig::default());
     assert_eq!(config.secrets.prefix, "svc");
     assert_eq!(config.database.name, "svc");
-    assert_eq!(config.id(&WANTED[0]).unwrap().as_str(), "svc/database");
-    assert_eq!(config.id(&WANTED[1]), None);
+    assert_eq!(config.id(&SPECS[0]).unwrap().as_str(), "svc/database");
+    assert_eq!(config.id(&SPECS[1]), None);
 }
 
 #[test]
-fn ids_that_begin_with_prefix_in_braces_follow_the_prefix_and_the_service_s_name() {
-    let folder = Folder::new(
+fn ids_that_begin_with_prefix_in_braces_follow_the_prefix_or_the_service_s_name() {
+    let folder = ConfigFolder::new(
         "[server]\ntls = true\nclient_ca = \"{prefix}/authorities\"\n[secrets.ids]\nwebhook = \"{prefix}/hooks/key\"\n",
     )
     .with("staging.toml", "[secrets]\nprefix = \"staging/svc\"\n");
@@ -87,19 +87,19 @@ fn ids_that_begin_with_prefix_in_braces_follow_the_prefix_and_the_service_s_name
         (&[("APP_PROFILE", "staging"), ("APP_SECRETS__PREFIX", "")], "svc"),
     ] {
         let config = folder.load(variables).unwrap();
-        assert_eq!(config.id(&WANTED[1]).unwrap().as_str(), format!("{prefix}/hooks/key"));
+        assert_eq!(config.id(&SPECS[1]).unwrap().as_str(), format!("{prefix}/hooks/key"));
         assert_eq!(config.server.client_ca.unwrap().as_str(), format!("{prefix}/authorities"));
     }
     let config = folder.load(&[("APP_SECRETS__IDS__WEBHOOK", "{prefix}/x")]).unwrap();
-    assert_eq!(config.id(&WANTED[1]).unwrap().as_str(), "svc/x");
+    assert_eq!(config.id(&SPECS[1]).unwrap().as_str(), "svc/x");
 }
 
 #[test]
-fn braces_elsewhere_in_an_id_are_refused_with_what_they_may_be() {
+fn braces_elsewhere_in_an_id_are_refused_with_the_allowed_form() {
     for id in
         ["{prefix}", "{prefix}webhook", "a/{prefix}/b", "{Prefix}/a", "{name}/a", "{prefix}/{prefix}/a", "{prefix}/"]
     {
-        let folder = Folder::new(&format!("[server]\nclient_ca = \"{id}\"\n[secrets.ids]\nwebhook = \"{id}\"\n"));
+        let folder = ConfigFolder::new(&format!("[server]\nclient_ca = \"{id}\"\n[secrets.ids]\nwebhook = \"{id}\"\n"));
         let mistakes = folder.mistakes(&[]);
         let places = ["default.toml:4 (secrets.ids.webhook)", "default.toml:2 (server.client_ca)"];
         assert!(mistakes.iter().all(|(_, problem)| problem.contains("`{prefix}/` at its very start")), "{mistakes:#?}");
@@ -108,10 +108,10 @@ fn braces_elsewhere_in_an_id_are_refused_with_what_they_may_be() {
 }
 
 #[test]
-fn a_prefix_that_cannot_be_used_is_one_mistake() {
+fn an_invalid_prefix_is_one_mistake() {
     let ids = "[secrets.ids]\nwebhook = \"{prefix}/a\"\ndatabase = \"{prefix}/b\"\n";
     for prefix in ["a b", "/a", "a/", "{prefix}", "{prefix}/a"] {
-        let mistakes = Folder::new(&format!("[secrets]\nprefix = \"{prefix}\"\n{ids}")).mistakes(&[]);
+        let mistakes = ConfigFolder::new(&format!("[secrets]\nprefix = \"{prefix}\"\n{ids}")).mistakes(&[]);
         let [(place, problem)] = &mistakes[..] else { panic!("{prefix}: {mistakes:#?}") };
         assert!(
             place == "default.toml:2 (secrets.prefix)" && problem.contains("the start of a secret's id"),
@@ -122,7 +122,7 @@ fn a_prefix_that_cannot_be_used_is_one_mistake() {
 
 #[test]
 fn variables_win_over_the_profile_and_the_profile_over_the_default() {
-    let folder = Folder::new("[server]\nlisten = \"127.0.0.1:1\"\ndrain = \"1s\"\nrequest_timeout = \"1s\"\n")
+    let folder = ConfigFolder::new("[server]\nlisten = \"127.0.0.1:1\"\ndrain = \"1s\"\nrequest_timeout = \"1s\"\n")
         .with("staging.toml", "[server]\ndrain = \"2s\"\nrequest_timeout = \"2s\"\n");
     let config = folder.load(&[("APP_PROFILE", "staging"), ("APP_SERVER__REQUEST_TIMEOUT", "3s")]).unwrap();
     assert_eq!(config.server.listen.port(), 1);
@@ -131,8 +131,8 @@ fn variables_win_over_the_profile_and_the_profile_over_the_default() {
 }
 
 #[test]
-fn a_variable_that_looks_like_a_number_stays_text_where_text_is_wanted() {
-    let config = Folder::new("")
+fn a_variable_that_looks_like_a_number_stays_text_if_text_is_expected() {
+    let config = ConfigFolder::new("")
         .load(&[
             ("APP_SERVICE__LABEL", "007"),
             ("APP_SERVICE__PAGE", "7"),
@@ -153,7 +153,7 @@ fn a_variable_that_looks_like_a_number_stays_text_where_text_is_wanted() {
 
 #[test]
 fn every_mistake_is_reported_with_its_place_and_what_is_expected() {
-    let folder = Folder::new(
+    let folder = ConfigFolder::new(
         "[server]\nlisten = \"nowhere\"\nlissten = \"x\"\n\n[secrets]\ndeadline = 30\nmax_stale = \"0s\"\nrevoked = [\"v1\", \"a b\"]\n\n\
          [secrets.ids]\ndatabase = \"a b\"\ndatabsae = \"x\"\n\n[secrets.aws]\nregions = [1]\n\n\
          [database]\nport = 70000\ntls = \"maybe\"\n",
@@ -163,7 +163,7 @@ fn every_mistake_is_reported_with_its_place_and_what_is_expected() {
         ("default.toml:2 (server.listen)", "an address and a port"),
         ("default.toml:3 (server.lissten)", "not known"),
         ("default.toml:6 (secrets.deadline)", "a duration"),
-        ("default.toml:7 (secrets.max_stale)", "longer than nothing"),
+        ("default.toml:7 (secrets.max_stale)", "longer than zero"),
         ("default.toml:8 (secrets.revoked.1)", "the id of a version"),
         ("default.toml:11 (secrets.ids.database)", "the id of a secret"),
         ("default.toml:12 (secrets.ids.databsae)", "no credential"),
@@ -194,16 +194,16 @@ fn a_value_is_never_quoted() {
         format!("[telemetry]\nformat = \"{SENTINEL}\"\n[database]\ntls = \"{SENTINEL}\"\n"),
     ];
     for text in text {
-        let error = Folder::new(&text).load(&[]).expect_err("it is wrong");
+        let error = ConfigFolder::new(&text).load(&[]).expect_err("it is wrong");
         assert!(!format!("{error} {error:?}").contains(SENTINEL), "{text}");
     }
-    let error = Folder::new("").load(&[("APP_DATABASE__PASSWORD", SENTINEL)]).unwrap_err();
+    let error = ConfigFolder::new("").load(&[("APP_DATABASE__PASSWORD", SENTINEL)]).unwrap_err();
     assert!(!format!("{error} {error:?}").contains(SENTINEL));
 }
 
 #[test]
-fn what_looks_like_a_credential_is_refused_with_an_explanation() {
-    let folder = Folder::new("[service]\nlabel = \"https://u:p@host/\"\n[service.db]\napi_key = \"x\"\n");
+fn a_setting_that_looks_like_a_credential_is_refused_with_an_explanation() {
+    let folder = ConfigFolder::new("[service]\nlabel = \"https://u:p@host/\"\n[service.db]\napi_key = \"x\"\n");
     let mistakes = folder.mistakes(&[("APP_DATABASE__PASSWORD", "x")]);
     for subject in [
         "default.toml:2 (service.label)",
@@ -218,36 +218,37 @@ fn what_looks_like_a_credential_is_refused_with_an_explanation() {
 }
 
 #[test]
-fn what_is_not_toml_is_told_by_its_line() {
-    let mistakes = Folder::new("[server]\nlisten = 127.0.0.1\n").mistakes(&[]);
+fn a_file_that_is_not_toml_is_reported_with_its_line() {
+    let mistakes = ConfigFolder::new("[server]\nlisten = 127.0.0.1\n").mistakes(&[]);
     assert_eq!(mistakes.len(), 1, "{mistakes:?}");
     assert_eq!(mistakes[0].0, "default.toml:2");
 }
 
 #[test]
-fn a_folder_or_a_profile_that_is_not_there_is_a_mistake() {
+fn a_folder_or_a_profile_that_does_not_exist_is_a_mistake() {
     let missing = Sources::new("/nonexistent/config".into(), []);
-    let error = Config::<Own>::load(&missing, "svc", &WANTED).unwrap_err();
+    let error = Config::<TestSettings>::load(&missing, "svc", &SPECS).unwrap_err();
     assert!(error.to_string().contains("no such folder"), "{error}");
-    let mistakes = Folder::new("").mistakes(&[("APP_PROFILE", "prodution")]);
+    let mistakes = ConfigFolder::new("").mistakes(&[("APP_PROFILE", "prodution")]);
     assert_eq!(mistakes[0].0, "prodution.toml");
-    let mistakes = Folder::new("").mistakes(&[("APP_PROFILE", "../x")]);
+    let mistakes = ConfigFolder::new("").mistakes(&[("APP_PROFILE", "../x")]);
     assert_eq!(mistakes[0].0, "variable APP_PROFILE");
 }
 
 #[test]
-fn the_effective_configuration_says_where_each_value_came_from() {
-    let folder = Folder::new(
+fn the_effective_configuration_names_the_source_of_each_value() {
+    let folder = ConfigFolder::new(
         "[server]\ndrain = \"1s\"\nbody_limit = \"1100 KiB\"\n[secrets]\nrevoked = [\"v2\", \"v1\"]\n\
          [secrets.ids]\nwebhook = \"{prefix}/webhook\"\n",
     );
     let sources = Sources::new(folder.0.clone(), [("APP_SERVICE__PAGE".into(), "7".into())]);
-    let config = Config::<Own>::load(&sources, "svc", &WANTED).unwrap();
+    let config = Config::<TestSettings>::load(&sources, "svc", &SPECS).unwrap();
     let text = explain(&config, &sources);
     assert!(text.contains("page = 7  # variable APP_SERVICE__PAGE"), "{text}");
     assert!(text.contains("default.toml:2"), "{text}");
     assert!(text.contains("max_connections = 10  # default"), "{text}");
     assert!(text.contains("# webhook is not set"), "{text}");
+    assert!(text.contains("provider = \"aws\"  # default"), "{text}");
     assert!(text.contains("body_limit = \"1100 KiB\""), "{text}");
     assert!(text.contains("revoked = [\"v1\", \"v2\"]"), "{text}");
     let id = text.lines().find(|line| line.starts_with("webhook = \"svc/webhook\"")).expect("the id that counts");

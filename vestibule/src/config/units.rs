@@ -1,17 +1,31 @@
-//! Values that people write as text. Each refuses by saying what it expects, never what it was given.
+//! Settings that people write as text: durations, sizes, addresses. An error says what is expected, and never quotes the
+//! text.
 //!
-//! For a service's own settings too: `#[serde(with = "vestibule::config::units::duration")]`.
+//! A service uses them for its own settings too:
+//!
+//! ```
+//! use serde::{Deserialize, Serialize};
+//! use std::time::Duration;
+//! use vestibule::config::units;
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct MySettings {
+//!     /// Such as `"30s"`.
+//!     #[serde(with = "units::positive_duration")]
+//!     timeout: Duration,
+//! }
+//! ```
 
 use serde::{Deserializer, Serializer, de};
 use std::{fmt, marker::PhantomData};
 
-struct Text<T, F> {
+struct TextVisitor<T, F> {
     parse: F,
     expected: &'static str,
-    made: PhantomData<T>,
+    parsed: PhantomData<T>,
 }
 
-impl<T, F: FnOnce(&str) -> Option<T>> de::Visitor<'_> for Text<T, F> {
+impl<T, F: FnOnce(&str) -> Option<T>> de::Visitor<'_> for TextVisitor<T, F> {
     type Value = T;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -23,13 +37,16 @@ impl<T, F: FnOnce(&str) -> Option<T>> de::Visitor<'_> for Text<T, F> {
     }
 }
 
-/// Reads text with `parse`; an error says `expected`.
+/// Reads a text with `parse`, for a `deserialize_with` of a service's own.
+///
+/// # Errors
+/// An error that says `expected`, if the setting is no text or `parse` returns `None`.
 pub fn text<'de, D: Deserializer<'de>, T>(
     deserializer: D,
     expected: &'static str,
     parse: impl FnOnce(&str) -> Option<T>,
 ) -> Result<T, D::Error> {
-    deserializer.deserialize_str(Text { parse, expected, made: PhantomData })
+    deserializer.deserialize_str(TextVisitor { parse, expected, parsed: PhantomData })
 }
 
 /// A duration such as `"30s"` or `"1h 30m"`.
@@ -37,38 +54,53 @@ pub mod duration {
     use super::{Deserializer, Serializer, text};
     use std::time::Duration;
 
-    /// A clock that is asked for later than this may not know an answer.
-    const LONGEST: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+    /// The longest duration: 100 years. A clock may not be able to add a longer one.
+    const MAX: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
     const EXPECTED: &str = "a duration such as \"30s\", \"5m\" or \"1h 30m\"";
 
-    /// Parses a duration.
+    /// Reads a duration.
+    ///
+    /// # Errors
+    /// If the text is no duration, or one of more than 100 years.
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
         text(d, EXPECTED, parse)
     }
 
     pub(super) fn parse(text: &str) -> Option<Duration> {
-        humantime::parse_duration(text).ok().filter(|duration| *duration <= LONGEST)
+        let duration = humantime::parse_duration(text).ok()?;
+        if duration <= MAX { Some(duration) } else { None }
     }
 
     /// Writes a duration as people do.
+    ///
+    /// # Errors
+    /// Those of the serializer.
     pub fn serialize<S: Serializer>(duration: &Duration, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(&humantime::format_duration(*duration))
     }
 }
 
-/// A duration longer than nothing.
+/// A duration longer than zero.
 pub mod positive_duration {
     use super::{Deserializer, text};
     use std::time::Duration;
 
     pub use super::duration::serialize;
 
-    const EXPECTED: &str = "a duration longer than nothing, such as \"30s\" or \"5m\"";
+    const EXPECTED: &str = "a duration longer than zero, such as \"30s\" or \"5m\"";
 
-    /// Parses a duration and refuses zero.
+    /// Reads a duration and refuses zero.
+    ///
+    /// # Errors
+    /// If the text is no duration, or one of zero or of more than 100 years.
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
-        text(d, EXPECTED, |text| super::duration::parse(text).filter(|duration| !duration.is_zero()))
+        text(d, EXPECTED, parse)
+    }
+
+    fn parse(text: &str) -> Option<Duration> {
+        let duration = super::duration::parse(text)?;
+        if duration.is_zero() { None } else { Some(duration) }
     }
 }
 
@@ -79,21 +111,26 @@ pub mod size {
 
     const EXPECTED: &str = "a size such as \"64 KiB\" or \"1 MiB\"";
 
-    /// Parses a size in bytes.
+    /// Reads a size in bytes.
+    ///
+    /// # Errors
+    /// If the text is no size.
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<ByteSize, D::Error> {
         text(d, EXPECTED, |text| text.parse().ok())
     }
 
     /// Writes a size exactly, in the largest unit that divides it.
+    ///
+    /// # Errors
+    /// Those of the serializer.
     pub fn serialize<S: Serializer>(size: &ByteSize, s: S) -> Result<S::Ok, S::Error> {
         let bytes = size.as_u64();
-        let unit = [(30, "GiB"), (20, "MiB"), (10, "KiB")]
-            .into_iter()
-            .find(|(power, _)| bytes > 0 && bytes.trailing_zeros() >= *power);
-        match unit {
-            Some((power, unit)) => s.collect_str(&format_args!("{} {unit}", bytes >> power)),
-            None => s.collect_str(&format_args!("{bytes} B")),
+        for (power, unit) in [(30, "GiB"), (20, "MiB"), (10, "KiB")] {
+            if bytes > 0 && bytes.trailing_zeros() >= power {
+                return s.collect_str(&format_args!("{} {unit}", bytes >> power));
+            }
         }
+        s.collect_str(&format_args!("{bytes} B"))
     }
 }
 
@@ -104,12 +141,18 @@ pub mod address {
 
     const EXPECTED: &str = "an address and a port such as \"127.0.0.1:8080\" or \"[::]:8080\"";
 
-    /// Parses an address; names are not looked up.
+    /// Reads an address. Names are not looked up.
+    ///
+    /// # Errors
+    /// If the text is no IP address with a port.
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<SocketAddr, D::Error> {
         text(d, EXPECTED, |text| text.parse().ok())
     }
 
     /// Writes an address.
+    ///
+    /// # Errors
+    /// Those of the serializer.
     pub fn serialize<S: Serializer>(address: &SocketAddr, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(address)
     }
@@ -122,14 +165,25 @@ pub mod filter {
 
     const EXPECTED: &str = "log directives such as \"info\" or \"info,sqlx=warn\"";
 
-    /// Checks the directives and keeps their text.
+    /// Reads directives: checks them, and keeps their text.
+    ///
+    /// # Errors
+    /// If the text is blank, or no directives.
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {
-        text(d, EXPECTED, |text| {
-            EnvFilter::builder().parse(text).ok().filter(|_| !text.trim().is_empty()).map(|_| text.to_owned())
-        })
+        text(d, EXPECTED, check)
+    }
+
+    fn check(text: &str) -> Option<String> {
+        if text.trim().is_empty() || EnvFilter::builder().parse(text).is_err() {
+            return None;
+        }
+        Some(text.to_owned())
     }
 
     /// Writes the directives.
+    ///
+    /// # Errors
+    /// Those of the serializer.
     pub fn serialize<S: Serializer>(filter: &str, s: S) -> Result<S::Ok, S::Error> {
         s.serialize_str(filter)
     }

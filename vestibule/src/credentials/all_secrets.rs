@@ -8,7 +8,7 @@ use crate::secrets::{
     spec::CredentialSpec,
 };
 
-/// All credentials of a process.
+/// All credentials of a process: a set like that of the service, with the listeners' two added.
 pub(crate) struct AllSecrets<S> {
     pub(crate) service: S,
     pub(crate) server_tls: Option<Credential<TlsIdentity>>,
@@ -27,17 +27,13 @@ impl<S: SecretSet> SecretSet for AllSecrets<S> {
         // Resolves all before it returns, so that the resolver has every fault.
         let service = S::resolve(resolver);
         let client_ca = CredentialField::resolve(CLIENT_CA, resolver);
-        let server_tls = server_tls(resolver);
+        let server_tls = if resolver.was_fetched(SERVER_TLS) { server_tls(resolver).map(Some) } else { Some(None) };
         Some(Self { service: service?, server_tls: server_tls?, client_ca: client_ca? })
     }
 }
 
 /// Resolves the certificate of the listeners. It must be valid for `server.tls_names`.
-fn server_tls(resolver: &mut Resolver<'_>) -> Option<Option<Credential<TlsIdentity>>> {
-    if !resolver.was_fetched(SERVER_TLS) {
-        return Some(None);
-    }
+fn server_tls(resolver: &mut Resolver<'_>) -> Option<Credential<TlsIdentity>> {
     let hosts = resolver.hosts();
-    let identity = resolver.resolve_if(SERVER_TLS, |identity: &TlsIdentity| identity.check_hosts(hosts))?;
-    Some(Some(identity))
+    resolver.resolve_if(SERVER_TLS, |identity: &TlsIdentity| identity.check_hosts(hosts))
 }

@@ -8,7 +8,17 @@ use crate::secrets::{
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-/// An API key: the bare text, or `{"api_key": "…"}`.
+/// An API key. The manager has it as bare text, or as `{"api_key": "…"}`.
+///
+/// A service gives it to [`Build::client`](crate::Build::client). A client of its own kind can read it:
+///
+/// ```
+/// use vestibule::{credentials::ApiKey, secrets::ExposeSecret};
+///
+/// fn authorization(key: &ApiKey) -> String {
+///     format!("Bearer {}", key.expose_secret())
+/// }
+/// ```
 #[derive(Deserialize)]
 pub struct ApiKey {
     #[serde(rename = "api_key", deserialize_with = "unescaped")]
@@ -33,11 +43,11 @@ impl Kind for ApiKey {
         let key = if looks_like_json(text) {
             json::<Self>(text, Self::EXPECTED)?.key
         } else {
-            // A newline at the end comes from a file or an editor, and no header can carry it.
+            // Files and editors put a newline at the end, which no header can carry.
             text.trim().into()
         };
         let key = not_blank(key, Self::EXPECTED)?;
-        // What a header can carry: RFC 9110, section 5.5, less the space.
+        // A header can carry these characters, and the space: RFC 9110, section 5.5.
         if !key.expose_secret().bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(Malformed::expected(Self::EXPECTED));
         }

@@ -1,4 +1,4 @@
-//! X.509 certificates, as far as a listener must understand them.
+//! The parts of X.509 certificates that a listener must understand.
 
 use crate::secrets::kind::Malformed;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
@@ -11,55 +11,62 @@ use x509_cert::{
     time::Time,
 };
 
-/// A certificate that can be read.
+/// A certificate that could be parsed.
 pub(crate) struct Certificate {
     pub(super) der: CertificateDer<'static>,
     parsed: Parsed,
 }
 
 impl Certificate {
+    /// Parses a certificate in DER.
     pub(crate) fn parse(der: CertificateDer<'static>) -> Option<Self> {
         let parsed = Parsed::from_der(&der).ok()?;
         Some(Self { der, parsed })
     }
 
-    /// Every certificate of a PEM text, one at least.
-    pub(super) fn all(pem: &str, expected: &'static str) -> Result<Vec<Self>, Malformed> {
-        let parse = |der: Result<CertificateDer<'static>, _>| der.ok().and_then(Self::parse);
-        let all: Option<Vec<_>> = CertificateDer::pem_slice_iter(pem.as_bytes()).map(parse).collect();
-        all.filter(|all| !all.is_empty()).ok_or(Malformed::expected(expected))
+    /// Parses all certificates of a PEM text, one at least.
+    pub(super) fn parse_all(pem: &str, expected: &'static str) -> Result<Vec<Self>, Malformed> {
+        let mut all = Vec::new();
+        for der in CertificateDer::pem_slice_iter(pem.as_bytes()) {
+            let der = der.map_err(|_| Malformed::expected(expected))?;
+            all.push(Self::parse(der).ok_or(Malformed::expected(expected))?);
+        }
+        if all.is_empty() {
+            return Err(Malformed::expected(expected));
+        }
+        Ok(all)
     }
 
-    /// When it ends.
+    /// Returns the time at which it expires.
     pub(super) fn expires_at(&self) -> OffsetDateTime {
-        at(self.parsed.tbs_certificate().validity().not_after)
+        date_time(self.parsed.tbs_certificate().validity().not_after)
     }
 
-    /// Whether it may be used at this moment.
+    /// Checks that it is valid at this time.
     pub(super) fn check_date(&self, now: OffsetDateTime) -> Result<(), Malformed> {
         if now > self.expires_at() {
-            return Err(Malformed::expected("certificates that are in date: one of them has ended"));
+            return Err(Malformed::expected("certificates that are in date: one of them has expired"));
         }
-        if now < at(self.parsed.tbs_certificate().validity().not_before) {
+        if now < date_time(self.parsed.tbs_certificate().validity().not_before) {
             return Err(Malformed::expected(
-                "certificates that are in date: one of them has not begun (is this machine's clock right?)",
+                "certificates that are in date: one of them is not valid yet (is this machine's clock right?)",
             ));
         }
         Ok(())
     }
 
-    /// Whether this is the certificate of the one who signed `other`, by name.
+    /// Returns `true` if its subject is the issuer of `other`. Does not check the signature.
     pub(super) fn issued(&self, other: &Self) -> bool {
         self.parsed.tbs_certificate().subject() == other.parsed.tbs_certificate().issuer()
     }
 
-    /// Whether it may sign certificates.
+    /// Returns `true` if it may sign certificates.
     pub(super) fn is_authority(&self) -> bool {
         let constraints = self.parsed.tbs_certificate().get_extension::<BasicConstraints>();
         matches!(constraints, Ok(Some((_, BasicConstraints { ca: true, .. }))))
     }
 
-    /// Whether a server may use it: its extended key usage says so, or it has none.
+    /// Returns `true` if a server may use it: if its extended key usage says so, or if it has none.
     pub(super) fn is_for_servers(&self) -> bool {
         match self.parsed.tbs_certificate().get_extension::<ExtendedKeyUsage>() {
             Ok(Some((_, ExtendedKeyUsage(usages)))) => usages.contains(&ID_KP_SERVER_AUTH),
@@ -68,49 +75,52 @@ impl Certificate {
         }
     }
 
-    /// Whom it is for, as RFC 4514 writes it.
+    /// Returns its subject in the form of RFC 4514.
     pub(crate) fn subject(&self) -> String {
         self.parsed.tbs_certificate().subject().to_string()
     }
 
-    /// The common name in its subject.
+    /// Returns the common name of its subject.
     pub(crate) fn common_name(&self) -> Option<String> {
         let name = self.parsed.tbs_certificate().subject().common_name().ok()??;
         Some(name.value().into_owned())
     }
 
-    /// The names of hosts that it is for.
+    /// Returns the host names for which it is valid.
     pub(crate) fn dns_names(&self) -> Vec<String> {
-        self.alternatives(|name| match name {
+        self.alternative_names_of(|name| match name {
             GeneralName::DnsName(name) => Some(name),
             _ => None,
         })
     }
 
-    /// The URIs that it is for, such as SPIFFE ids.
+    /// Returns the URIs for which it is valid, such as SPIFFE ids.
     pub(crate) fn uris(&self) -> Vec<String> {
-        self.alternatives(|name| match name {
+        self.alternative_names_of(|name| match name {
             GeneralName::UniformResourceIdentifier(uri) => Some(uri),
             _ => None,
         })
     }
 
-    /// Whether it names a host or an address, where clients look for one: RFC 9525 has them ignore the common name.
+    /// Returns `true` if its subjectAltName has a host or an address. Clients ignore the common name (RFC 9525).
     pub(super) fn names_a_host(&self) -> bool {
-        let host = |name: &GeneralName| matches!(name, GeneralName::DnsName(_) | GeneralName::IpAddress(_));
-        self.alternative_names().iter().any(host)
+        let names = self.alternative_names();
+        names.iter().any(|name| matches!(name, GeneralName::DnsName(_) | GeneralName::IpAddress(_)))
     }
 
-    fn alternatives(&self, wanted: impl Fn(&GeneralName) -> Option<&Ia5String>) -> Vec<String> {
-        self.alternative_names().iter().filter_map(wanted).map(ToString::to_string).collect()
+    /// Returns the alternative names of one kind, as text.
+    fn alternative_names_of(&self, kind: impl Fn(&GeneralName) -> Option<&Ia5String>) -> Vec<String> {
+        self.alternative_names().iter().filter_map(kind).map(ToString::to_string).collect()
     }
 
     fn alternative_names(&self) -> Vec<GeneralName> {
-        let names = self.parsed.tbs_certificate().get_extension::<SubjectAltName>();
-        names.ok().flatten().map(|(_, SubjectAltName(names))| names).unwrap_or_default()
+        match self.parsed.tbs_certificate().get_extension::<SubjectAltName>() {
+            Ok(Some((_, SubjectAltName(names)))) => names,
+            Ok(None) | Err(_) => Vec::new(),
+        }
     }
 }
 
-fn at(time: Time) -> OffsetDateTime {
+fn date_time(time: Time) -> OffsetDateTime {
     OffsetDateTime::UNIX_EPOCH + time.to_unix_duration()
 }

@@ -1,4 +1,4 @@
-//! Who may vouch for clients.
+//! The certificate authorities of clients.
 
 use super::{certificate::Certificate, json, looks_like_json};
 use crate::secrets::{
@@ -15,15 +15,19 @@ use serde::Deserialize;
 use std::sync::Arc;
 use time::OffsetDateTime;
 
-/// The authorities whose certificates a TLS client must have: a bundle in PEM, bare or as `{"certificate": "…"}`, or
-/// under the name `ca.crt`. While clients move from one authority to another, both are in it.
+/// The authorities that sign the certificates of TLS clients. A client without such a certificate cannot connect.
+///
+/// The manager has a bundle in PEM: bare, or as `{"certificate": "…"}`, or under the name `ca.crt`. While clients move
+/// from one authority to another, the bundle has both.
+///
+/// The framework fetches it if `server.client_ca` is set, so it is no field of a service's `Secrets`.
 pub struct ClientCa {
     verifier: Arc<dyn ClientCertVerifier>,
     expires_at: OffsetDateTime,
 }
 
 #[derive(Deserialize)]
-struct Json {
+struct ClientCaJson {
     #[serde(alias = "ca.crt")]
     certificate: String,
 }
@@ -32,6 +36,7 @@ impl ClientCa {
     const EXPECTED: &str = "the certificates of authorities in PEM, bare or as {\"certificate\": \"<PEM>\"}, or under \
          the name ca.crt";
 
+    /// Returns the verifier of clients' certificates.
     pub(crate) fn verifier(&self) -> Arc<dyn ClientCertVerifier> {
         self.verifier.clone()
     }
@@ -44,21 +49,22 @@ impl Kind for ClientCa {
         let text = values.current().text.expose_secret();
         let unpacked;
         let pem = if looks_like_json(text) {
-            unpacked = json::<Json>(text, Self::EXPECTED)?.certificate;
+            unpacked = json::<ClientCaJson>(text, Self::EXPECTED)?.certificate;
             &unpacked
         } else {
             text
         };
-        let authorities = Certificate::all(pem, Self::EXPECTED)?;
+        let authorities = Certificate::parse_all(pem, Self::EXPECTED)?;
         if !authorities.iter().all(Certificate::is_authority) {
             return Err(Malformed::expected("certificates of authorities alone: one of them may not sign others"));
         }
-        // The verifier does not look at the dates of an authority. One that has ended vouches for nobody, and must not
-        // keep out whom the others vouch for.
+        // The verifier does not check the dates of an authority. An expired one is left out: it must not keep out the
+        // clients of the others.
         let now = OffsetDateTime::now_utc();
-        let in_date: Vec<_> = authorities.into_iter().filter(|one| one.check_date(now).is_ok()).collect();
-        let expires_at = in_date.iter().map(Certificate::expires_at).min();
-        let expires_at = expires_at.ok_or(Malformed::expected("a certificate of an authority that is in date"))?;
+        let in_date: Vec<_> = authorities.into_iter().filter(|authority| authority.check_date(now).is_ok()).collect();
+        let Some(expires_at) = in_date.iter().map(Certificate::expires_at).min() else {
+            return Err(Malformed::expected("a certificate of an authority that is in date"));
+        };
         let mut roots = RootCertStore::empty();
         for authority in in_date {
             roots.add(authority.der).map_err(|_| Malformed::expected(Self::EXPECTED))?;

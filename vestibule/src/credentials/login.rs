@@ -8,19 +8,28 @@ use crate::secrets::{
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-/// A user name and a password, as RDS writes them; or the bare password of `database.username`.
+/// A user name and a password for a database.
+///
+/// The manager has it as JSON, in the form that RDS writes, or as the bare password of `database.username`:
+///
+/// ```json
+/// { "username": "app", "password": "…", "host": "db.internal", "port": 5432, "dbname": "app" }
+/// ```
+///
+/// Host, port and database name are optional. A service gives the credential to
+/// [`Build::database`](crate::Build::database).
 #[derive(Deserialize)]
 pub struct Login {
-    /// The user name; none: `database.username`.
+    /// The user name. If there is none, `database.username` counts.
     pub username: Option<String>,
     /// The password.
     #[serde(deserialize_with = "unescaped")]
     pub password: SecretString,
-    /// Wins over `database.host`.
+    /// The host. It wins over `database.host`.
     pub host: Option<String>,
-    /// Wins over `database.port`.
+    /// The port. It wins over `database.port`.
     pub port: Option<u16>,
-    /// Wins over `database.name`.
+    /// The name of the database. It wins over `database.name`.
     pub dbname: Option<String>,
 }
 
@@ -39,15 +48,16 @@ impl Kind for Login {
         }
         let login: Self = json(text, Self::EXPECTED)?;
         let texts = [&login.username, &login.host, &login.dbname];
-        let blank = texts.into_iter().flatten().any(|text| text.trim().is_empty());
-        if blank || login.username.is_none() || login.port == Some(0) {
+        let has_blank = texts.into_iter().flatten().any(|text| text.trim().is_empty());
+        if has_blank || login.username.is_none() || login.port == Some(0) {
             return Err(Malformed::expected(Self::EXPECTED));
         }
         let password = not_blank(login.password, Self::EXPECTED)?;
         Ok(Self { password, ..login })
     }
 
-    /// Another password of the same user at the same place; anything else might be somebody else's.
+    /// Returns `true` if `pending` is another password of the same user at the same place. Any other login may be
+    /// somebody else's.
     fn can_fall_back_to(&self, pending: &Self) -> bool {
         fn place(login: &Login) -> (&Option<String>, &Option<String>, Option<u16>, &Option<String>) {
             (&login.username, &login.host, login.port, &login.dbname)

@@ -1,4 +1,4 @@
-//! Keys that sign what comes back to us: cursors, sessions, webhooks.
+//! Keys that sign messages that come back to us: cursors, sessions, webhooks.
 
 use super::{json, looks_like_json, unescaped};
 use crate::secrets::{
@@ -13,32 +13,38 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
-/// HMAC-SHA-256 keys: the current one signs; it, the pending and the previous one verify, because replicas do not turn
-/// at the same instant. A key's id is the id of its version. A service uses them through a
-/// [`Signer`](crate::resources::Signer).
+/// Keys for HMAC-SHA-256. The manager has a key as base64 of at least 32 random bytes, bare or as `{"key": "…"}`.
+///
+/// The current key signs. The current, the pending and the previous key verify, because replicas do not rotate at the
+/// same time. A key's id is the id of its version.
+///
+/// A service uses them through a [`Signer`](crate::resources::Signer), which [`Build::signer`](crate::Build::signer)
+/// makes.
 pub struct SigningKeys {
-    current: Key,
-    pending: Option<Key>,
-    previous: Option<Key>,
+    current: SigningKey,
+    pending: Option<SigningKey>,
+    previous: Option<SigningKey>,
     rotated_at: OffsetDateTime,
 }
 
-struct Key {
+/// A key, with the id of its version.
+struct SigningKey {
     id: VersionId,
-    // In a box, which does not move: aws-lc-rs wipes the place where a key is dropped, not those that it moved from, and
-    // an `Option` without one has whatever was there.
+    // In a box, so that it does not move. aws-lc-rs wipes the place where a key is dropped, not those from which it
+    // moved. Without the box, an `Option` that is `None` could carry the bytes of a key that was in its place before.
     key: Box<hmac::Key>,
 }
 
-/// The signature does not fit, its key is not held, or its time is over. Which of them is not for a client to know.
+/// A signature that does not match, has expired, or was made with a key that is not held. A client must not learn which
+/// of them it is.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the signature does not fit, or its time is over")]
+#[error("the signature does not match, or it has expired")]
 pub struct BadSignature;
 
 impl SigningKeys {
     const EXPECTED: &str = "base64 of at least 32 random bytes, bare or as {\"key\": \"…\"}";
 
-    /// RFC 2104: keys shorter than the hash weaken it.
+    /// The smallest key, in bytes. A key shorter than the hash weakens the signature (RFC 2104).
     const MIN_BYTES: usize = 32;
 
     /// Signs with the current key. Returns its id and the signature.
@@ -48,7 +54,7 @@ impl SigningKeys {
         (&self.current.id, signature)
     }
 
-    /// Verifies in constant time, with the key of this id; with the previous one only where it still counts.
+    /// Verifies in constant time, with the key of this id. The previous key verifies only if `previous_counts`.
     pub(crate) fn verify(
         &self,
         key_id: &str,
@@ -60,27 +66,39 @@ impl SigningKeys {
         hmac::verify(key, message, signature).map_err(|_| BadSignature)
     }
 
-    /// Whether no key of this id verifies here, and a manager could have given it: another replica may hold it already.
+    /// Returns `true` if no key of this id verifies here but the id is well formed. Another replica may hold the key
+    /// already.
     pub(crate) fn could_come(&self, key_id: &str, previous_counts: bool) -> bool {
         let well_formed =
             (1..=64).contains(&key_id.len()) && key_id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
         well_formed && self.key(key_id, previous_counts).is_none()
     }
 
-    /// When the current key took the place of the previous one, as far as anybody here can know: when the younger of
-    /// both came to the manager (where it does not say, when they were read), or, if that is later, when this process
-    /// saw the one make way for the other. So a version that was made long before its label moved, and one to which the
-    /// label went back, cut off nobody who is served by a process that lived through it.
+    /// Returns the time at which the current key took the place of the previous one, as far as this process can know.
+    ///
+    /// It is the latest of three times: when the manager got the current version (when it was read, if the manager does
+    /// not say), when the manager got the previous version, and when this process saw the current version replace another
+    /// one. The third counts if a version was made long before it became current, or if the manager's label moved
+    /// back to it. In both cases a process that was running at the time still verifies what the previous key signed.
     pub(crate) fn rotated_at(&self) -> OffsetDateTime {
         self.rotated_at
     }
 
     fn key(&self, id: &str, previous_counts: bool) -> Option<&hmac::Key> {
-        // The previous one first: AWS leaves AWSPENDING where it was, so a version may have both labels.
-        let previous = self.previous.iter().map(|key| (key, previous_counts));
-        let others = std::iter::once(&self.current).chain(&self.pending).map(|key| (key, true));
-        let (key, counts) = previous.chain(others).find(|(key, _)| key.id.as_str() == id)?;
-        counts.then_some(&key.key)
+        // Looks at the previous key first. A manager may leave the label of the pending version in place after a rotation,
+        // so the previous version may also be the pending one.
+        if let Some(previous) = &self.previous
+            && previous.id.as_str() == id
+        {
+            return if previous_counts { Some(&previous.key) } else { None };
+        }
+        let others = std::iter::once(&self.current).chain(&self.pending);
+        for other in others {
+            if other.id.as_str() == id {
+                return Some(&other.key);
+            }
+        }
+        None
     }
 }
 
@@ -90,40 +108,52 @@ impl Kind for SigningKeys {
 
     fn read(values: &SecretValues) -> Result<Self, Malformed> {
         let current = values.current();
-        let other = |stage| values.at(stage).filter(|value| value.version != current.version);
-        // A key that only verifies may be missing, so it may be malformed too: a rotation that began badly, or a bad
-        // version that was replaced, must not hold up the current key.
-        let key_at = |stage| other(stage).and_then(|value| key(value).ok());
-        let came = current.created.unwrap_or_else(OffsetDateTime::now_utc);
-        let before = other(Stage::Previous).and_then(|value| value.created);
+        let created = current.created.unwrap_or_else(OffsetDateTime::now_utc);
+        let previous_created = other_version(values, Stage::Previous).and_then(|value| value.created);
+        let other_times = [previous_created, values.current_since()].into_iter().flatten();
         Ok(Self {
             current: key(current)?,
-            pending: key_at(Stage::Pending),
-            previous: key_at(Stage::Previous),
-            rotated_at: [before, values.current_since()].into_iter().flatten().fold(came, OffsetDateTime::max),
+            pending: verifying_key(values, Stage::Pending),
+            previous: verifying_key(values, Stage::Previous),
+            rotated_at: other_times.fold(created, OffsetDateTime::max),
         })
     }
 }
 
-fn key(value: &SecretValue) -> Result<Key, Malformed> {
-    #[derive(Deserialize)]
-    struct Json {
-        #[serde(deserialize_with = "unescaped")]
-        key: SecretString,
+/// Returns the version at a stage, if it is another one than the current version.
+fn other_version(values: &SecretValues, stage: Stage) -> Option<&SecretValue> {
+    match values.at(stage) {
+        Some(value) if value.version != values.current().version => Some(value),
+        _ => None,
     }
-    let malformed = || Malformed::expected(SigningKeys::EXPECTED);
+}
+
+/// Returns the key at a stage that only verifies. Such a key may be missing, so a malformed one counts as missing: a
+/// rotation that began badly, or a bad version that was replaced, must not stop the current key.
+fn verifying_key(values: &SecretValues, stage: Stage) -> Option<SigningKey> {
+    key(other_version(values, stage)?).ok()
+}
+
+#[derive(Deserialize)]
+struct SigningKeyJson {
+    #[serde(deserialize_with = "unescaped")]
+    key: SecretString,
+}
+
+fn key(value: &SecretValue) -> Result<SigningKey, Malformed> {
+    let malformed = Malformed::expected(SigningKeys::EXPECTED);
     let text = value.text.expose_secret();
-    let bare;
+    let from_json;
     let encoded = if looks_like_json(text) {
-        bare = json::<Json>(text, SigningKeys::EXPECTED)?.key;
-        bare.expose_secret().trim()
+        from_json = json::<SigningKeyJson>(text, SigningKeys::EXPECTED)?.key;
+        from_json.expose_secret().trim()
     } else {
         text.trim()
     };
     let mut bytes = Zeroizing::new(vec![0; base64::decoded_len_estimate(encoded.len())]);
-    let length = STANDARD.decode_slice(encoded, &mut bytes).map_err(|_| malformed())?;
-    if length < SigningKeys::MIN_BYTES {
-        return Err(malformed());
-    }
-    Ok(Key { id: value.version.clone(), key: Box::new(hmac::Key::new(hmac::HMAC_SHA256, &bytes[..length])) })
+    let length = match STANDARD.decode_slice(encoded, &mut bytes) {
+        Ok(length) if length >= SigningKeys::MIN_BYTES => length,
+        _ => return Err(malformed),
+    };
+    Ok(SigningKey { id: value.version.clone(), key: Box::new(hmac::Key::new(hmac::HMAC_SHA256, &bytes[..length])) })
 }

@@ -11,14 +11,14 @@ fn value(text: &str, version: &str) -> SecretValue {
     SecretValue { text: text.to_owned().into(), version: VersionId::new(version), created: None }
 }
 
-fn read<K: Kind>(text: &str) -> Result<K, crate::secrets::Malformed> {
+fn read<K: Kind>(text: &str) -> Result<K, Malformed> {
     K::read(&SecretValues::new(value(text, "v1"), BTreeMap::new(), None))
 }
 
 const KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
 
 #[test]
-fn a_login_is_what_rds_writes_or_a_bare_password() {
+fn a_login_is_the_json_of_rds_or_a_bare_password() {
     let login: Login =
         read(r#"{"engine":"postgres","username":"app","password":"p","host":"db","port":6432,"dbname":"n"}"#).unwrap();
     assert_eq!(login.username.as_deref(), Some("app"));
@@ -48,7 +48,7 @@ fn a_login_that_starts_like_json_is_never_a_password() {
 }
 
 #[test]
-fn a_signing_key_has_32_bytes_at_least() {
+fn a_signing_key_has_at_least_32_bytes() {
     assert!(read::<SigningKeys>(KEY).is_ok());
     assert!(read::<SigningKeys>(&format!("{KEY}\n")).is_ok());
     assert!(read::<SigningKeys>(&format!("{{\"key\":\"{KEY}\"}}")).is_ok());
@@ -73,7 +73,7 @@ fn a_signature_is_verified_by_the_key_that_made_it() {
 }
 
 #[test]
-fn an_api_key_can_stand_in_a_header() {
+fn an_api_key_must_fit_into_a_header() {
     assert_eq!(read::<ApiKey>("abc\n").unwrap().expose_secret(), "abc");
     assert_eq!(read::<ApiKey>(r#"{"api_key":"abc"}"#).unwrap().expose_secret(), "abc");
     for text in ["a b", "a\nb", "schlüssel", r#"{"api_key":""}"#, r#"{"key":"abc"}"#, "{"] {
@@ -82,7 +82,7 @@ fn an_api_key_can_stand_in_a_header() {
 }
 
 #[test]
-fn what_is_malformed_is_not_quoted() {
+fn an_error_does_not_quote_a_malformed_value() {
     let sentinel = "hunter2-sentinel";
     for error in [
         read::<Login>(&format!("{{\"username\":\"a\",\"password\":{{\"{sentinel}\":1}}}}")).err(),

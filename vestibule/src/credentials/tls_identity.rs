@@ -1,4 +1,4 @@
-//! Who a TLS server is: a certificate chain and its key, as one credential.
+//! The certificate chain of a TLS server and its key, as one credential.
 
 use super::{certificate::Certificate, json, unescaped};
 use crate::secrets::{
@@ -17,17 +17,20 @@ use time::OffsetDateTime;
 use webpki::{EndEntityCert, KeyUsage};
 use zeroize::Zeroizing;
 
-/// A certificate chain and the private key that fits it. In one secret, so that no reader finds one half of each.
+/// A certificate chain and its private key. Both are in one secret, so that nobody reads halves of two versions.
 ///
-/// Checked when it is read: the key fits; each certificate is signed by the next; all are in date; the first is for
-/// servers, and names a host.
+/// The manager has it as `{"certificate": "…", "private_key": "…"}` in PEM, or under the names `tls.crt` and `tls.key`.
+/// It is accepted if the key matches the first certificate, if each certificate is signed by the next, if all are valid
+/// now, and if the first is for servers and names a host.
+///
+/// The framework fetches it if `server.tls` or `admin.tls` is on, so it is no field of a service's `Secrets`.
 pub struct TlsIdentity {
     key: Arc<CertifiedKey>,
     expires_at: OffsetDateTime,
 }
 
 #[derive(Deserialize)]
-struct Json {
+struct TlsIdentityJson {
     #[serde(alias = "tls.crt")]
     certificate: String,
     #[serde(alias = "tls.key", deserialize_with = "unescaped")]
@@ -38,29 +41,33 @@ impl TlsIdentity {
     const EXPECTED: &str = "the JSON of a certificate and its key, {\"certificate\": \"<PEM chain>\", \"private_key\": \
          \"<PEM>\"}, or under the names tls.crt and tls.key; the key without a passphrase";
     const ALGORITHM: &str =
-        "a private key as TLS uses them: RSA from 2048 bits, ECDSA on P-256, P-384 or P-521, or Ed25519";
-    const FITS: &str = "a private key that fits the first certificate";
+        "a private key that TLS can use: RSA of at least 2048 bits, ECDSA on P-256, P-384 or P-521, or Ed25519";
+    const MATCHING_KEY: &str = "a private key that matches the first certificate";
     const CHAIN: &str =
         "a chain in order: the server's own certificate first, each one signed by the next; without gaps";
     const FOR_SERVERS: &str = "a certificate for servers: its extended key usage has no serverAuth";
     const HOST: &str = "a certificate that names a host in its subjectAltName (clients ignore the common name)";
 
-    /// What rustls serves with.
+    /// Returns the chain and the key, for rustls.
     pub(crate) fn key(&self) -> Arc<CertifiedKey> {
         self.key.clone()
     }
 
-    /// Whether clients that ask for any of these hosts or addresses accept the certificate.
+    /// Checks that the certificate is valid for all of these hosts and addresses.
     pub(crate) fn check_hosts(&self, hosts: &[String]) -> Result<(), Malformed> {
-        let own = self.key.cert.first().and_then(|own| EndEntityCert::try_from(own).ok());
-        let valid = |host: &String| {
-            let name = ServerName::try_from(host.as_str());
-            name.is_ok_and(|name| own.as_ref().is_some_and(|own| own.verify_is_valid_for_subject_name(&name).is_ok()))
-        };
-        if hosts.iter().all(valid) {
+        if hosts.iter().all(|host| self.is_valid_for(host)) {
             return Ok(());
         }
         Err(Malformed::expected("a certificate that is valid for each of server.tls_names"))
+    }
+
+    fn is_valid_for(&self, host: &str) -> bool {
+        let Ok(name) = ServerName::try_from(host) else { return false };
+        let Some(own) = self.key.cert.first() else { return false };
+        match EndEntityCert::try_from(own) {
+            Ok(own) => own.verify_is_valid_for_subject_name(&name).is_ok(),
+            Err(_) => false,
+        }
     }
 }
 
@@ -68,17 +75,18 @@ impl Kind for TlsIdentity {
     const NAME: &'static str = "tls_identity";
 
     fn read(values: &SecretValues) -> Result<Self, Malformed> {
-        let Json { certificate, private_key } =
-            json(values.current().text.expose_secret().trim_start(), Self::EXPECTED)?;
-        let chain = Certificate::all(&certificate, Self::EXPECTED)?;
+        let text = values.current().text.expose_secret().trim_start();
+        let TlsIdentityJson { certificate, private_key } = json(text, Self::EXPECTED)?;
+        let chain = Certificate::parse_all(&certificate, Self::EXPECTED)?;
         let key = PrivateKeyDer::from_pem_slice(private_key.expose_secret().as_bytes())
             .map(Zeroizing::new)
             .map_err(|_| Malformed::expected(Self::EXPECTED))?;
         let key = any_supported_type(&key).map_err(|_| Malformed::expected(Self::ALGORITHM))?;
-        check(&chain, OffsetDateTime::now_utc())?;
+        check_chain(&chain, OffsetDateTime::now_utc())?;
         let expires_at = chain.iter().map(Certificate::expires_at).min().ok_or(Malformed::expected(Self::EXPECTED))?;
-        let key = CertifiedKey::new(chain.into_iter().map(|certificate| certificate.der).collect(), key);
-        key.keys_match().map_err(|_| Malformed::expected(Self::FITS))?;
+        let chain = chain.into_iter().map(|certificate| certificate.der).collect();
+        let key = CertifiedKey::new(chain, key);
+        key.keys_match().map_err(|_| Malformed::expected(Self::MATCHING_KEY))?;
         Ok(Self { key: Arc::new(key), expires_at })
     }
 
@@ -87,7 +95,8 @@ impl Kind for TlsIdentity {
     }
 }
 
-fn check(chain: &[Certificate], now: OffsetDateTime) -> Result<(), Malformed> {
+/// Checks a chain as a strict client does.
+fn check_chain(chain: &[Certificate], now: OffsetDateTime) -> Result<(), Malformed> {
     let (Some(own), Some(last)) = (chain.first(), chain.last()) else {
         return Err(Malformed::expected(TlsIdentity::EXPECTED));
     };
@@ -104,20 +113,26 @@ fn check(chain: &[Certificate], now: OffsetDateTime) -> Result<(), Malformed> {
     if chain.len() == 1 {
         return Ok(());
     }
-    // Signatures and constraints, as a client would see them that trusts the last of the chain.
-    let between: Vec<CertificateDer<'_>> = chain[1..chain.len() - 1].iter().map(|one| one.der.clone()).collect();
-    let verified = webpki::anchor_from_trusted_cert(&last.der).and_then(|anchor| {
-        EndEntityCert::try_from(&own.der)?
-            .verify_for_usage(
-                aws_lc_rs::default_provider().signature_verification_algorithms.all,
-                &[anchor],
-                &between,
-                UnixTime::since_unix_epoch(Duration::from_secs(now.unix_timestamp().unsigned_abs())),
-                KeyUsage::server_auth(),
-                None,
-                None,
-            )
-            .map(drop)
-    });
-    verified.map_err(|_: webpki::Error| Malformed::expected(TlsIdentity::CHAIN))
+    let between: Vec<_> = chain[1..chain.len() - 1].iter().map(|certificate| certificate.der.clone()).collect();
+    verify_signatures(&own.der, &between, &last.der, now).map_err(|_| Malformed::expected(TlsIdentity::CHAIN))
+}
+
+/// Verifies signatures and constraints, as a client does that trusts the last certificate of the chain.
+fn verify_signatures(
+    own: &CertificateDer<'_>,
+    between: &[CertificateDer<'_>],
+    last: &CertificateDer<'_>,
+    now: OffsetDateTime,
+) -> Result<(), webpki::Error> {
+    let anchor = webpki::anchor_from_trusted_cert(last)?;
+    EndEntityCert::try_from(own)?.verify_for_usage(
+        aws_lc_rs::default_provider().signature_verification_algorithms.all,
+        &[anchor],
+        between,
+        UnixTime::since_unix_epoch(Duration::from_secs(now.unix_timestamp().unsigned_abs())),
+        KeyUsage::server_auth(),
+        None,
+        None,
+    )?;
+    Ok(())
 }

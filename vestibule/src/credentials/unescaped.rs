@@ -5,34 +5,47 @@ use serde::{Deserialize, Deserializer, de};
 use serde_json::value::RawValue;
 use zeroize::Zeroizing;
 
-/// Reads a JSON string into memory that is wiped, and nowhere else: `#[serde(deserialize_with = "unescaped")]`.
-/// serde_json would unescape it in a buffer of its own. Only for [`json`](super::json), which parses borrowed text.
+/// Reads a JSON string into memory that is wiped, and nowhere else. serde_json would unescape it in a buffer of its own.
+///
+/// It works only with [`json`](super::json), which parses borrowed text.
 ///
 /// # Errors
-/// If it is no string.
+/// If the JSON value is no string.
+///
+/// ```
+/// use serde::Deserialize;
+/// use vestibule::{credentials::unescaped, secrets::SecretString};
+///
+/// #[derive(Deserialize)]
+/// struct RelayLogin {
+///     username: String,
+///     #[serde(deserialize_with = "unescaped")]
+///     password: SecretString,
+/// }
+/// ```
 pub fn unescaped<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretString, D::Error> {
     let raw = <&RawValue>::deserialize(deserializer)?;
-    let text = string(raw.get()).ok_or_else(|| de::Error::custom("a string is expected"))?;
+    let text = unescape(raw.get()).ok_or_else(|| de::Error::custom("a string is expected"))?;
     Ok(SecretString::from(text.as_str()))
 }
 
-/// The text of a JSON string, if that is what the raw value is.
-fn string(raw: &str) -> Option<Zeroizing<String>> {
+/// Returns the text of a JSON string. Returns `None` if the raw value is no string.
+fn unescape(raw: &str) -> Option<Zeroizing<String>> {
     let mut rest = raw.strip_prefix('"')?.strip_suffix('"')?;
-    // No escape is longer than what it stands for, so this does not grow: growing would leave a copy behind.
+    // No escape is shorter than its character, so the text never outgrows its capacity. Growing would leave a copy behind.
     let mut text = Zeroizing::new(String::with_capacity(rest.len()));
     while let Some(at) = rest.find('\\') {
         text.push_str(&rest[..at]);
-        let (escaped, after) = escape(&rest[at + 1..])?;
-        text.push(escaped);
+        let (character, after) = escaped_char(&rest[at + 1..])?;
+        text.push(character);
         rest = after;
     }
     text.push_str(rest);
     Some(text)
 }
 
-/// The character that an escape stands for, and what follows it. RFC 8259, section 7.
-fn escape(text: &str) -> Option<(char, &str)> {
+/// Returns the character of an escape, and the text after it (RFC 8259, section 7).
+fn escaped_char(text: &str) -> Option<(char, &str)> {
     let mut chars = text.chars();
     let plain = match chars.next()? {
         'b' => '\u{8}',
@@ -47,22 +60,27 @@ fn escape(text: &str) -> Option<(char, &str)> {
     Some((plain, chars.as_str()))
 }
 
-/// One UTF-16 unit in four hexadecimal digits, or a pair of them.
+/// Returns the character of one UTF-16 unit, or of a surrogate pair, and the text after it.
 fn code_point(text: &str) -> Option<(char, &str)> {
-    let unit = |text: &str| u16::from_str_radix(text.get(..4)?, 16).ok();
-    let (first, after) = (unit(text)?, &text[4..]);
+    let (first, after) = (utf16_unit(text)?, &text[4..]);
     if let Some(plain) = char::from_u32(first.into()) {
         return Some((plain, after));
     }
     let second = after.strip_prefix("\\u")?;
-    let pair = char::decode_utf16([first, unit(second)?]).next()?.ok()?;
+    let pair = char::decode_utf16([first, utf16_unit(second)?]).next()?.ok()?;
     Some((pair, &second[4..]))
+}
+
+/// Parses the four hexadecimal digits of a UTF-16 unit.
+fn utf16_unit(text: &str) -> Option<u16> {
+    u16::from_str_radix(text.get(..4)?, 16).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    #[expect(clippy::disallowed_methods, reason = "compares with serde's own reading; nothing is secret here")]
     #[test]
     fn a_string_is_read_as_serde_json_reads_it() {
         for raw in [
@@ -84,9 +102,9 @@ mod tests {
             "",
         ] {
             #[derive(Deserialize)]
-            struct Json(#[serde(deserialize_with = "unescaped")] SecretString);
+            struct JsonString(#[serde(deserialize_with = "unescaped")] SecretString);
             use secrecy::ExposeSecret;
-            let ours = serde_json::from_str(raw).ok().map(|Json(text)| text.expose_secret().to_owned());
+            let ours = serde_json::from_str(raw).ok().map(|JsonString(text)| text.expose_secret().to_owned());
             assert_eq!(ours, serde_json::from_str::<String>(raw).ok(), "{raw}");
         }
     }

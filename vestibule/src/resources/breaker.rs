@@ -1,5 +1,8 @@
-//! Which versions of which credentials the other side rejects, and when each may be tried again. A password that is
-//! wrong, asked for again and again, would lock the account out.
+//! Circuit breakers: which version of a credential the other side rejects, and when it may be tried again.
+//!
+//! A version that is not rejected may be tried at any time. A rejected version has a pause: 30 s after the first
+//! rejection, twice as long after each further one, 5 min at most, give or take 10 %. When the pause is over, one attempt
+//! is allowed. A wrong password that is tried again and again would lock the account out.
 
 use super::rejection::Rejection;
 use std::{
@@ -9,144 +12,173 @@ use std::{
 };
 use tokio::{sync::watch, time::Instant};
 
-/// How long a version that was rejected is closed, before one probe. Doubles with each further rejection.
+/// The pause after the first rejection of a version. It doubles with each further rejection.
 const FIRST_PAUSE: Duration = Duration::from_secs(30);
 
-/// The longest pause before a probe.
+/// The longest pause, before its jitter.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
 
-/// How often a version may have been rejected for a person to have it tried before its pause is over.
-const OPERATOR_TRIES: u32 = 3;
+/// The number of rejections from which on an operator, too, waits for the end of the pause.
+const OPERATOR_LIMIT: u32 = 3;
 
-/// Why a version is tried that was rejected before.
+/// The reason for which a load or a request wants to try a version of a credential.
+///
+/// It matters only if the other side rejected that version before. Such a version has a pause, which grows from 30 s to
+/// 5 min. At the end of the pause, one attempt is allowed for any reason. During the pause, the reason decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProbeReason {
-    /// It is time, or a request needs it: only when its pause is over.
+    /// A routine attempt: a poll, a retry, a start, or a request that needs a connection. Never allowed during the pause.
     Scheduled,
-    /// A person asked for it: before that too, three times at most.
+    /// An operator asked for a reload, or a start is half-way to its deadline. Allowed during the pause, as long as the
+    /// version was rejected fewer than three times.
     Operator,
-    /// Another version, the one in service, was accepted until now and is rejected: this one may be good by now. As often
-    /// as that happens.
+    /// The other side has just rejected the version in service, which it accepted until then. The version to try is
+    /// another one, and may be good by now. Always allowed during the pause.
     CurrentRejected,
 }
 
-/// The breaker of every version that was tried lately, whether or not a generation holds it.
+/// The breakers of all versions that were tried lately. They outlive the generations.
 #[derive(Default)]
 pub(crate) struct Breakers(Mutex<BTreeMap<String, Arc<Breaker>>>);
 
 impl Breakers {
-    /// The breaker of what has this origin: a version of a credential at one place.
+    /// Returns the breaker of one version of a credential at one place. `origin` names both.
     pub(crate) fn of(&self, origin: &str, now: Instant) -> Arc<Breaker> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.retain(|_, breaker| Arc::strong_count(breaker) > 1 || breaker.matters(now));
+        all.retain(|_, breaker| Arc::strong_count(breaker) > 1 || breaker.is_remembered(now));
         all.entry(origin.to_owned()).or_default().clone()
     }
 }
 
-/// How one version stands with the other side.
-pub(crate) struct Breaker(watch::Sender<Option<OpenBreaker>>);
+/// The circuit breaker of one version of a credential. It is open while the other side rejects that version.
+pub(crate) struct Breaker {
+    /// `None` while the breaker is closed.
+    open: watch::Sender<Option<OpenBreaker>>,
+}
 
 #[derive(Clone)]
 struct OpenBreaker {
+    /// The last rejection.
     rejection: Rejection,
-    times: u32,
-    /// When one probe may be made.
-    probe: Instant,
+    /// The number of rejections in a row.
+    rejections: u32,
+    /// The end of the pause: the time from which on one attempt is allowed for any reason.
+    next_probe: Instant,
 }
 
 impl OpenBreaker {
-    /// The pause after so many refusals, give or take 10 %.
-    fn pause(times: u32) -> Duration {
-        let pause = FIRST_PAUSE.saturating_mul(1 << times.saturating_sub(1).min(8)).min(LONGEST_PAUSE);
+    /// Returns the pause after this many rejections, give or take 10 %.
+    fn pause(rejections: u32) -> Duration {
+        let pause = FIRST_PAUSE.saturating_mul(1 << rejections.saturating_sub(1).min(8)).min(LONGEST_PAUSE);
         pause.mul_f64(0.9 + 0.2 * fastrand::f64())
     }
 }
 
 impl Default for Breaker {
     fn default() -> Self {
-        Self(watch::Sender::new(None))
+        Self { open: watch::Sender::new(None) }
     }
 }
 
 impl Breaker {
-    /// Whether the version may be tried now. Who is told so tries it: it was the one probe of its time.
+    /// Allows or denies one attempt to use the version at the other side.
+    ///
+    /// - If the version is not rejected, every attempt is allowed.
+    /// - If it is rejected and its pause is over, this attempt is allowed, and a new pause begins. So at most one caller
+    ///   per pause gets this attempt.
+    /// - During the pause, [`ProbeReason`] says who may try nevertheless. Such an attempt does not change the pause.
+    ///
+    /// A caller that is allowed must make the attempt, and report its result: [`accepted`](Self::accepted),
+    /// [`rejected`](Self::rejected) or [`inconclusive`](Self::inconclusive).
+    ///
+    /// # Errors
+    /// The last rejection, if the attempt is denied.
     pub(crate) fn allow(&self, reason: ProbeReason, now: Instant) -> Result<(), Rejection> {
-        let mut answer = Ok(());
-        self.0.send_if_modified(|rejected| {
-            if let Some(rejected) = rejected {
-                let early = match reason {
-                    ProbeReason::Scheduled => false,
-                    ProbeReason::Operator => rejected.times < OPERATOR_TRIES,
-                    ProbeReason::CurrentRejected => true,
-                };
-                if now >= rejected.probe {
-                    rejected.probe = now + OpenBreaker::pause(rejected.times + 1);
-                } else if !early {
-                    answer = Err(rejected.rejection.clone());
-                }
+        let mut result = Ok(());
+        // `false`: waiting tasks are not woken, because the version stays rejected.
+        self.open.send_if_modified(|open| {
+            let Some(open) = open else { return false };
+            let allowed_early = match reason {
+                ProbeReason::Scheduled => false,
+                ProbeReason::Operator => open.rejections < OPERATOR_LIMIT,
+                ProbeReason::CurrentRejected => true,
+            };
+            if now >= open.next_probe {
+                open.next_probe = now + OpenBreaker::pause(open.rejections + 1);
+            } else if !allowed_early {
+                result = Err(open.rejection.clone());
             }
             false
         });
-        answer
+        result
     }
 
-    /// It was tried, and rejected. `true`: for the first time.
+    /// Reports that the other side rejected the version. Begins a pause. Returns `true` if the version was not rejected
+    /// before.
     pub(crate) fn rejected(&self, rejection: Rejection, now: Instant) -> bool {
-        let mut first = false;
-        self.0.send_modify(|rejected| {
-            first = rejected.is_none();
-            let times = rejected.as_ref().map_or(0, |rejected| rejected.times) + 1;
-            *rejected = Some(OpenBreaker { rejection, times, probe: now + OpenBreaker::pause(times) });
+        let mut is_first = false;
+        self.open.send_modify(|open| {
+            is_first = open.is_none();
+            let rejections = match open {
+                Some(open) => open.rejections + 1,
+                None => 1,
+            };
+            let next_probe = now + OpenBreaker::pause(rejections);
+            *open = Some(OpenBreaker { rejection, rejections, next_probe });
         });
-        first
+        is_first
     }
 
-    /// It was tried, and the answer was neither. The next probe need not wait as long as after a rejection.
+    /// Reports an attempt that neither succeeded nor was rejected. The next attempt is allowed after 30 s at most.
     pub(crate) fn inconclusive(&self, now: Instant) {
-        self.0.send_if_modified(|rejected| {
-            if let Some(rejected) = rejected {
-                rejected.probe = rejected.probe.min(now + FIRST_PAUSE);
+        self.open.send_if_modified(|open| {
+            if let Some(open) = open {
+                open.next_probe = open.next_probe.min(now + FIRST_PAUSE);
             }
             false
         });
     }
 
-    /// Waits until it is not rejected, or not any more.
+    /// Reports that the other side accepted the version. Closes the breaker.
+    pub(crate) fn accepted(&self) {
+        self.open.send_if_modified(|open| open.take().is_some());
+    }
+
+    /// Waits until the version is not rejected.
     pub(crate) async fn accepted_again(&self) {
         // The sender is ours, so it does not fail.
-        let _ = self.0.subscribe().wait_for(Option::is_none).await;
+        let _ = self.open.subscribe().wait_for(Option::is_none).await;
     }
 
-    /// It was tried, and is good.
-    pub(crate) fn accepted(&self) {
-        self.0.send_if_modified(|rejected| rejected.take().is_some());
-    }
-
-    /// What the other side said, while it rejects this version.
+    /// Returns the last rejection, while the breaker is open.
     pub(crate) fn rejection(&self) -> Option<Rejection> {
-        self.0.borrow().as_ref().map(|rejected| rejected.rejection.clone())
+        let open = self.open.borrow();
+        Some(open.as_ref()?.rejection.clone())
     }
 
-    /// Refusals from now on.
+    /// Returns a watch of the rejections from now on.
     pub(crate) fn watch(&self) -> RejectionWatch {
-        RejectionWatch(self.0.subscribe())
+        RejectionWatch(self.open.subscribe())
     }
 
-    /// Whether it still keeps anybody from trying.
-    fn matters(&self, now: Instant) -> bool {
-        self.0.borrow().as_ref().is_some_and(|rejected| now < rejected.probe + LONGEST_PAUSE)
+    /// Returns `true` if the rejection still counts, although nobody uses the version.
+    fn is_remembered(&self, now: Instant) -> bool {
+        match &*self.open.borrow() {
+            Some(open) => now < open.next_probe + LONGEST_PAUSE,
+            None => false,
+        }
     }
 }
 
-/// Refusals since it was made.
+/// A watch of the rejections since it was made.
 pub(crate) struct RejectionWatch(watch::Receiver<Option<OpenBreaker>>);
 
 impl RejectionWatch {
-    /// Waits for the next rejection.
-    pub(crate) async fn rejected(&mut self) -> Rejection {
+    /// Waits for the next rejection, and returns it.
+    pub(crate) async fn next(&mut self) -> Rejection {
         while self.0.changed().await.is_ok() {
-            if let Some(rejected) = &*self.0.borrow_and_update() {
-                return rejected.rejection.clone();
+            if let Some(open) = &*self.0.borrow_and_update() {
+                return open.rejection.clone();
             }
         }
         std::future::pending().await
@@ -155,45 +187,46 @@ impl RejectionWatch {
 
 #[cfg(test)]
 mod tests {
-    use super::{ProbeReason::*, *};
-    use crate::secrets::VersionId;
+    use super::*;
+    use crate::secrets::id::VersionId;
 
     fn rejection() -> Rejection {
         Rejection { credential: "c", subject: "s".into(), version: VersionId::new("v"), reason: "r".into() }
     }
 
     #[test]
-    fn a_version_that_is_refused_gets_one_probe_after_ever_longer_pauses() {
+    fn a_rejected_version_gets_one_probe_after_ever_longer_pauses() {
         let (breaker, mut now) = (Breaker::default(), Instant::now());
-        assert!(breaker.allow(Scheduled, now).is_ok());
+        assert!(breaker.allow(ProbeReason::Scheduled, now).is_ok());
         assert!(breaker.rejected(rejection(), now));
-        for (closed, open) in [(26, 34), (53, 67), (107, 133), (215, 265), (269, 331), (269, 331)] {
-            assert!(breaker.allow(Scheduled, now + Duration::from_secs(closed)).is_err(), "after {closed} s");
-            now += Duration::from_secs(open);
-            assert!(breaker.allow(Scheduled, now).is_ok(), "after {open} s");
-            assert!(breaker.allow(Scheduled, now).is_err(), "one probe, and no more");
+        for (during, after) in [(26, 34), (53, 67), (107, 133), (215, 265), (269, 331), (269, 331)] {
+            let early = now + Duration::from_secs(during);
+            assert!(breaker.allow(ProbeReason::Scheduled, early).is_err(), "after {during} s");
+            now += Duration::from_secs(after);
+            assert!(breaker.allow(ProbeReason::Scheduled, now).is_ok(), "after {after} s");
+            assert!(breaker.allow(ProbeReason::Scheduled, now).is_err(), "one probe, and no more");
             assert!(!breaker.rejected(rejection(), now));
         }
         breaker.accepted();
-        assert!(breaker.allow(Scheduled, now).is_ok() && breaker.rejection().is_none());
+        assert!(breaker.allow(ProbeReason::Scheduled, now).is_ok() && breaker.rejection().is_none());
     }
 
     #[test]
-    fn a_person_may_ask_three_times_and_news_always_count() {
+    fn an_operator_may_probe_early_three_times_and_a_rejected_current_version_always_allows_it() {
         let (breaker, now) = (Breaker::default(), Instant::now());
         for _ in 0..3 {
-            assert!(breaker.allow(Operator, now).is_ok());
+            assert!(breaker.allow(ProbeReason::Operator, now).is_ok());
             breaker.rejected(rejection(), now);
         }
-        assert!(breaker.allow(Operator, now).is_err());
-        assert!(breaker.allow(CurrentRejected, now).is_ok());
+        assert!(breaker.allow(ProbeReason::Operator, now).is_err());
+        assert!(breaker.allow(ProbeReason::CurrentRejected, now).is_ok());
     }
 
     #[test]
-    fn a_refusal_is_remembered_while_it_keeps_anybody_from_trying() {
+    fn a_rejection_is_remembered_while_it_keeps_anybody_from_trying() {
         let (breakers, now) = (Breakers::default(), Instant::now());
         breakers.of("a", now).rejected(rejection(), now);
-        assert!(breakers.of("a", now).allow(Scheduled, now).is_err());
+        assert!(breakers.of("a", now).allow(ProbeReason::Scheduled, now).is_err());
         let later = now + Duration::from_secs(11 * 60);
         breakers.of("b", later);
         assert!(breakers.of("a", later).rejection().is_none());

@@ -1,15 +1,17 @@
 //! PostgreSQL, through a pool that belongs to one version of one login.
 //!
 //! ```text
-//! open: proof (one login, one look at the schema) ─► pool ─► acquire … ─► retire: idle ones close now, busy ones
-//!                                                                         as they come back
+//! open: proof (one login, one look at the schema) ─► pool ─► acquire … ─► retire: closes idle connections now,
+//!                                                                         busy ones when they come back
 //! ```
 //!
-//! sqlx's pool is hidden: the `Debug` of its options prints the password, and a pool is never altered. A new version
-//! of the login gets a new pool, and one semaphore spans both, so that the server sees no more than
-//! `database.max_connections`, plus the login that proves a new pool.
+//! sqlx's pool is hidden, because the `Debug` of its options prints the password. A pool is never changed: a new version
+//! of the login gets a new pool. One semaphore spans both pools, so the server sees no more connections than
+//! `database.max_connections`, plus one for the login that proves a new pool.
 
 mod connection;
+mod error;
+mod executor;
 mod pooled;
 mod proof;
 
@@ -21,15 +23,15 @@ use super::{
     resource::{Connections, Resource},
 };
 use crate::{
-    config::{self, settings::TlsMode},
+    config::settings::{DatabaseConfig, TlsMode},
     credentials::login::Login,
     exit::{Exit, Fault},
     secrets::credential::Credential,
 };
 pub use connection::{Connection, Transaction};
-use pooled::{CLOSING, LOGINS, Pooled, Unconnected, usable};
-pub(crate) use proof::{connect, fault, transient};
-
+pub(crate) use error::{fault, transient};
+use pooled::{CLOSE_TIMEOUT, CONCURRENT_LOGINS, ConnectError, Pooled, is_usable};
+pub(crate) use proof::connect;
 use secrecy::ExposeSecret;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
 use std::{
@@ -44,25 +46,35 @@ use tokio::{
     time::Instant,
 };
 
-/// A handle to the database, with the login of one version.
+/// A handle to the database, with one version of its login. Clones share one pool.
 ///
-/// `sqlx::query(…).fetch_one(&database)` runs one statement; [`acquire`](Self::acquire) and [`begin`](Self::begin) give
-/// a connection for more.
+/// It runs single statements itself. [`acquire`](Self::acquire) and [`begin`](Self::begin) return a connection for
+/// several statements.
+///
+/// ```
+/// use vestibule::{Database, sqlx};
+///
+/// async fn title(database: &Database, id: i64) -> Result<Option<String>, sqlx::Error> {
+///     sqlx::query_scalar("SELECT title FROM notes WHERE id = $1").bind(id).fetch_optional(database).await
+/// }
+/// ```
 #[derive(Clone)]
 pub struct Database(Arc<Pooled>);
 
-/// The database refuses this version of the login, and no other one was to be had in time.
+/// The error of a caller that waited in vain: the database rejects this version of the login, and there was no other one
+/// in time.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub(crate) struct LoginRejected(Rejection);
 
 impl From<LoginRejected> for sqlx::Error {
-    fn from(refused: LoginRejected) -> Self {
-        Self::Configuration(Box::new(refused))
+    fn from(rejected: LoginRejected) -> Self {
+        Self::Configuration(Box::new(rejected))
     }
 }
 
 impl Database {
+    /// Proves the login, and makes a pool for it. `before` is the database in service.
     pub(crate) async fn open(
         login: &Credential<Login>,
         before: Option<&Self>,
@@ -71,31 +83,29 @@ impl Database {
         let config = context.database;
         let options = options(login, config).map_err(BuildError::Fault)?;
         let breaker = context.breakers.of(&place(login, &options), Instant::now());
+        let before = before.map(|before| &before.0);
         proof::prove(login, &options, &breaker, before, context).await?;
         let max_connections = config.max_connections.get();
-        let permits = before
-            .filter(|before| before.0.max_connections == max_connections)
-            .map_or_else(|| Arc::new(Semaphore::new(max_connections as usize)), |before| before.0.permits.clone());
-        let retired = Arc::new(AtomicBool::new(false));
-        let stays = {
-            let retired = retired.clone();
-            move || !retired.load(Ordering::Acquire)
+        let permits = match before {
+            Some(before) if before.max_connections == max_connections => before.permits.clone(),
+            _ => Arc::new(Semaphore::new(max_connections as usize)),
         };
-        let logins = Arc::new(Semaphore::new(LOGINS));
-        let turns = logins.clone();
-        let accepted = breaker.clone();
+        let retired = Arc::new(AtomicBool::new(false));
+        let logins = Arc::new(Semaphore::new(CONCURRENT_LOGINS));
+        // Each hook of the pool keeps a handle of its own.
+        let (retired_in_hook, logins_in_hook, breaker_in_hook) = (retired.clone(), logins.clone(), breaker.clone());
         let pool = PgPoolOptions::new()
             .max_connections(max_connections)
             .acquire_timeout(config.acquire_timeout)
             .test_before_acquire(false)
-            .before_acquire(move |connection, meta| Box::pin(usable(connection, meta, turns.clone())))
+            .before_acquire(move |connection, meta| Box::pin(is_usable(connection, meta, logins_in_hook.clone())))
             .after_connect(move |_, _| {
-                accepted.accepted();
+                breaker_in_hook.accepted();
                 Box::pin(async { Ok(()) })
             })
             .after_release(move |_, _| {
-                let stays = stays();
-                Box::pin(async move { Ok(stays) })
+                let stays_open = !retired_in_hook.load(Ordering::Acquire);
+                Box::pin(async move { Ok(stays_open) })
             })
             .connect_lazy_with(options);
         Ok(Self(Arc::new(Pooled {
@@ -114,49 +124,54 @@ impl Database {
         })))
     }
 
-    /// A connection of the pool. If the login is refused, the manager is asked for another version, and the connection
-    /// comes from the pool of that one: the caller sees a slow call. A caller for whom there is none within 3 s, or at the
-    /// end of the trip that asks, is told to come back later.
+    /// Returns a connection of the pool.
+    ///
+    /// If the database rejects the login, this call requests a reload, which looks for another version. It waits for a
+    /// connection of that version, so its caller only sees a slow call. It gives up after 3 s, or at the end of a reload
+    /// that takes longer.
     ///
     /// # Errors
-    /// `PoolTimedOut` after `database.acquire_timeout`; `Configuration` while the login is refused; what else the login
-    /// fails with.
+    /// `PoolTimedOut` after `database.acquire_timeout`. `Configuration` if the login is rejected. Any other error of a
+    /// login.
     pub async fn acquire(&self) -> Result<Connection, sqlx::Error> {
-        tokio::time::timeout(self.0.acquire_timeout, self.connect_or_succeed()).await.unwrap_or_else(|_| {
-            Err(self
-                .0
-                .breaker
-                .rejection()
-                .map_or(sqlx::Error::PoolTimedOut, |rejection| LoginRejected(rejection).into()))
-        })
-    }
-
-    async fn connect_or_succeed(&self) -> Result<Connection, sqlx::Error> {
-        let mut database = self.clone();
-        loop {
-            let rejection = match database.0.connect().await {
-                Ok(connection) => return Ok(connection),
-                Err(Unconnected::Rejected(rejection)) => rejection,
-                Err(Unconnected::Failed(error)) => return Err(error),
-            };
-            let pooled = database.0.clone();
-            if !pooled.in_service.load(Ordering::Acquire) {
-                return Err(LoginRejected(rejection).into());
-            }
-            database = tokio::select! {
-                biased;
-                next = pooled.succeeded() => next,
-                idle = pooled.idle() => return Ok(idle),
-                () = pooled.breaker.accepted_again() => database,
-                () = pooled.patience() => return Err(LoginRejected(rejection).into()),
-            };
+        match tokio::time::timeout(self.0.acquire_timeout, self.connect_or_follow_successor()).await {
+            Ok(connected) => connected,
+            Err(_) => Err(match self.0.breaker.rejection() {
+                Some(rejection) => LoginRejected(rejection).into(),
+                None => sqlx::Error::PoolTimedOut,
+            }),
         }
     }
 
-    /// A connection with a transaction begun; dropping it rolls back.
+    /// Connects. If the login is rejected, connects through the successor as soon as there is one.
+    async fn connect_or_follow_successor(&self) -> Result<Connection, sqlx::Error> {
+        let mut pooled = self.0.clone();
+        loop {
+            let rejection = match pooled.connect().await {
+                Ok((connection, permit)) => return Ok(Connection::new(connection, permit, pooled)),
+                Err(ConnectError::Rejected(rejection)) => rejection,
+                Err(ConnectError::Failed(error)) => return Err(error),
+            };
+            if !pooled.in_service.load(Ordering::Acquire) {
+                return Err(LoginRejected(rejection).into());
+            }
+            let successor = tokio::select! {
+                biased;
+                successor = pooled.successor() => successor,
+                (connection, permit) = pooled.idle_connection() => {
+                    return Ok(Connection::new(connection, permit, pooled));
+                }
+                () = pooled.breaker.accepted_again() => continue,
+                () = pooled.caller_gives_up() => return Err(LoginRejected(rejection).into()),
+            };
+            pooled = successor;
+        }
+    }
+
+    /// Begins a transaction on a connection of the pool.
     ///
     /// # Errors
-    /// As [`acquire`](Self::acquire).
+    /// As [`acquire`](Self::acquire). The database's error if the transaction cannot begin.
     pub async fn begin(&self) -> Result<Transaction, sqlx::Error> {
         self.acquire().await?.begin().await
     }
@@ -177,7 +192,7 @@ impl Resource for Database {
 
     fn retire(&self, successor: Option<&Self>) {
         if let Some(successor) = successor {
-            self.0.successor.send_replace(Some(successor.clone()));
+            self.0.successor.send_replace(Some(successor.0.clone()));
         }
         self.0.retire();
     }
@@ -188,7 +203,7 @@ impl Resource for Database {
     }
 
     async fn close(&self) {
-        let _ = tokio::time::timeout(CLOSING, self.0.pool.close()).await;
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.0.pool.close()).await;
     }
 }
 
@@ -199,7 +214,7 @@ impl fmt::Debug for Database {
     }
 }
 
-/// Which version of which credential logs in where, how and as whom.
+/// Returns a text that names a version of a credential, the place that it logs in at, and the user.
 fn place(login: &Credential<Login>, options: &PgConnectOptions) -> String {
     let (user, host, port) = (options.get_username(), options.get_host(), options.get_port());
     let database = options.get_database().unwrap_or_default();
@@ -207,8 +222,11 @@ fn place(login: &Credential<Login>, options: &PgConnectOptions) -> String {
     format!("{} {} {user} {host} {port} {database} {mode:?}", login.subject(), login.version())
 }
 
-/// Where to connect and as whom. What the credential says of host, port and database wins.
-pub(crate) fn options(login: &Credential<Login>, config: &config::DatabaseConfig) -> Result<PgConnectOptions, Fault> {
+/// Returns the options of a connection. Host, port, database and user of the credential win over the configuration.
+///
+/// # Errors
+/// A fault with exit code 78 if neither names a user.
+pub(crate) fn options(login: &Credential<Login>, config: &DatabaseConfig) -> Result<PgConnectOptions, Fault> {
     let username = login.username.as_deref().unwrap_or(&config.username);
     if username.is_empty() {
         return Err(Fault::new(
@@ -233,5 +251,9 @@ pub(crate) fn options(login: &Credential<Login>, config: &config::DatabaseConfig
         .username(username)
         .password(login.password.expose_secret())
         .ssl_mode(mode);
-    Ok(if config.tls_root_cert.as_os_str().is_empty() { options } else { options.ssl_root_cert(&config.tls_root_cert) })
+    if config.tls_root_cert.as_os_str().is_empty() {
+        Ok(options)
+    } else {
+        Ok(options.ssl_root_cert(&config.tls_root_cert))
+    }
 }

@@ -1,4 +1,4 @@
-//! The resources of one generation.
+//! The registry: the resources of one generation, whatever their types.
 
 use super::{
     breaker::ProbeReason,
@@ -10,9 +10,9 @@ use futures_util::future::{BoxFuture, join_all};
 use std::{any::Any, collections::BTreeMap, sync::Arc};
 use tokio::time::Instant;
 
-/// [`Resource`], whatever its type.
+/// A [`Resource`] of any type. Its methods do what the methods of that trait do.
 pub(crate) trait ErasedResource: Send + Sync {
-    fn any(&self) -> &dyn Any;
+    fn as_any(&self) -> &dyn Any;
     fn publish(&self);
     fn rejection(&self) -> Option<Rejection>;
     fn probe(&self, reason: ProbeReason, deadline: Instant) -> BoxFuture<'_, ()>;
@@ -22,7 +22,7 @@ pub(crate) trait ErasedResource: Send + Sync {
 }
 
 impl<R: Resource> ErasedResource for R {
-    fn any(&self) -> &dyn Any {
+    fn as_any(&self) -> &dyn Any {
         self
     }
 
@@ -39,7 +39,11 @@ impl<R: Resource> ErasedResource for R {
     }
 
     fn retire(&self, successor: Option<&dyn Any>) {
-        Resource::retire(self, successor.and_then(|any| any.downcast_ref()));
+        let successor = match successor {
+            Some(successor) => successor.downcast_ref(),
+            None => None,
+        };
+        Resource::retire(self, successor);
     }
 
     fn connections(&self) -> Option<Connections> {
@@ -54,58 +58,66 @@ impl<R: Resource> ErasedResource for R {
 /// The resources of one generation.
 #[derive(Default)]
 pub(crate) struct ResourceRegistry {
+    /// The resources, each under the name of its credential.
     pub(crate) built: BTreeMap<Name, BuiltResource>,
 }
 
+/// A resource, and the versions and settings that it was built from.
 #[derive(Clone)]
 pub(crate) struct BuiltResource {
-    /// What it was built from: versions and settings. Equal origins make equal resources.
+    /// The versions and the settings, as text. Equal origins make equal resources.
     pub(crate) origin: String,
-    /// The same one in each generation that it was carried over to.
+    /// The resource. Generations that it was carried over to share it.
     pub(crate) resource: Arc<dyn ErasedResource>,
 }
 
 impl ResourceRegistry {
+    /// Tells all resources that their generation is in service.
     pub(crate) fn publish(&self) {
-        for made in self.built.values() {
-            made.resource.publish();
+        for built in self.built.values() {
+            built.resource.publish();
         }
     }
 
-    /// Tries what is refused again, if that is not too often.
+    /// Lets each resource try its rejected credential again, if its breaker allows that.
     pub(crate) async fn probe(&self, reason: ProbeReason, deadline: Instant) {
-        join_all(self.built.values().map(|made| made.resource.probe(reason, deadline))).await;
+        join_all(self.built.values().map(|built| built.resource.probe(reason, deadline))).await;
     }
 
-    /// What the other sides refuse at this moment.
+    /// Returns the rejections of the credentials that are rejected at this moment.
     pub(crate) fn rejections(&self) -> Vec<Rejection> {
-        self.built.values().filter_map(|made| made.resource.rejection()).collect()
+        self.built.values().filter_map(|built| built.resource.rejection()).collect()
     }
 
-    /// Retires what `successor` did not carry over.
+    /// Retires the resources that `successor` did not carry over.
     pub(crate) fn retire(&self, successor: &Self) {
-        for (name, made) in &self.built {
-            let next = successor.built.get(name);
-            if next.is_none_or(|next| next.origin != made.origin) {
-                made.resource.retire(next.map(|next| next.resource.any()));
+        for (name, built) in &self.built {
+            match successor.built.get(name) {
+                Some(next) if next.origin == built.origin => (),
+                Some(next) => built.resource.retire(Some(next.resource.as_any())),
+                None => built.resource.retire(None),
             }
         }
     }
 
-    /// The pools, each with an address that tells it from all others while this is held.
+    /// Returns the connections of each pool, with an address that is unique while this registry exists.
     pub(crate) fn pools(&self) -> impl Iterator<Item = (*const (), Connections)> {
-        let pool = |made: &BuiltResource| Some((Arc::as_ptr(&made.resource).cast(), made.resource.connections()?));
-        self.built.values().filter_map(pool)
+        self.built.values().filter_map(|built| {
+            let connections = built.resource.connections()?;
+            Some((Arc::as_ptr(&built.resource).cast(), connections))
+        })
     }
 
+    /// Closes all resources, one after the other.
     pub(crate) async fn close(&self) {
-        for made in self.built.values() {
-            made.resource.close().await;
+        for built in self.built.values() {
+            built.resource.close().await;
         }
     }
 
+    /// Returns the resource that was built from the credential `name`, if it is an `R`.
     pub(crate) fn get<R: Resource>(&self, name: Name) -> Option<(&BuiltResource, &R)> {
-        let made = self.built.get(name)?;
-        Some((made, made.resource.any().downcast_ref()?))
+        let built = self.built.get(name)?;
+        Some((built, built.resource.as_any().downcast_ref()?))
     }
 }

@@ -5,22 +5,33 @@ use crate::secrets::{
     id::VersionId,
 };
 
-/// The other side refuses one version of a credential.
+/// The other side's rejection of one version of a credential.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{subject}, version {version}, is refused: {reason}")]
+#[error("{subject}, version {version}, is rejected: {reason}")]
 pub struct Rejection {
     /// The credential's name.
     pub credential: Name,
-    /// What a report calls it: name and id.
+    /// The credential as a report names it: name and id.
     pub subject: String,
-    /// The version that was refused.
+    /// The version that is rejected.
     pub version: VersionId,
-    /// What the other side said.
+    /// The reason that the other side gave.
     pub reason: String,
 }
 
 impl Rejection {
-    /// The rejection of this version. `reason` is told to people: it must not quote the credential.
+    /// Makes the rejection of the version that is in use. People read `reason`, so it must not quote the credential.
+    ///
+    /// ```
+    /// use vestibule::{BuildError, Credential, credentials::ApiKey, resources::Rejection};
+    ///
+    /// fn check(key: &Credential<ApiKey>, status: u16) -> Result<(), BuildError> {
+    ///     match status {
+    ///         401 => Err(Rejection::of(key, "the answer was 401").into()),
+    ///         _ => Ok(()),
+    ///     }
+    /// }
+    /// ```
     pub fn of<K>(credential: &Credential<K>, reason: impl Into<String>) -> Self {
         Self {
             credential: credential.name(),

@@ -4,34 +4,64 @@ use super::{breaker::ProbeReason, rejection::Rejection};
 use std::any::Any;
 use tokio::time::Instant;
 
-/// Something built from a credential, held by the service and known to the framework. Cheap to clone: a handle.
+/// A handle to something that is built from a credential: a pool, a client, a session. Cheap to clone.
+///
+/// The service holds it and calls it; the framework carries it over, retires it and closes it.
+/// [`Build::resource`](crate::Build::resource) registers it. Every method has a default that does nothing.
+///
+/// ```
+/// use std::sync::{Arc, atomic::{AtomicBool, Ordering}};
+/// use vestibule::resources::{Rejection, Resource};
+///
+/// /// A session at a mail relay.
+/// #[derive(Clone)]
+/// struct Session(Arc<Inner>);
+///
+/// struct Inner {
+///     in_service: AtomicBool,
+///     rejection: Option<Rejection>,
+/// }
+///
+/// impl Resource for Session {
+///     fn publish(&self) {
+///         self.0.in_service.store(true, Ordering::Release);
+///     }
+///
+///     fn rejection(&self) -> Option<Rejection> {
+///         self.0.rejection.clone()
+///     }
+/// }
+/// ```
 pub trait Resource: Any + Clone + Send + Sync {
-    /// The generation that made this is in service from now on.
+    /// Runs when the generation that built this resource comes into service. From now on, the resource may act on its
+    /// own.
     fn publish(&self) {}
 
-    /// What the other side said, while it refuses the credential. Each trip then looks for another version.
+    /// Returns the rejection, while the other side rejects the credential. Each reload then looks for another version.
     fn rejection(&self) -> Option<Rejection> {
         None
     }
 
-    /// While the credential is refused: tries it again, if that is not too often.
+    /// Tries a rejected credential again, if `reason` allows it. Runs at the beginning of each reload.
     fn probe(&self, reason: ProbeReason, deadline: Instant) -> impl Future<Output = ()> + Send {
         let _ = (reason, deadline);
         async {}
     }
 
-    /// Another generation is in service, with a successor unless it has none: let go of what nobody uses. Requests may
-    /// still hold this.
+    /// Runs when a generation that did not carry this resource over comes into service. `successor` is the resource that
+    /// it has from the same credential, if there is one.
+    ///
+    /// Let go of everything that is not in use. Requests may still hold this resource.
     fn retire(&self, successor: Option<&Self>) {
         let _ = successor;
     }
 
-    /// Its connections, if it is a pool: for `/metrics`.
+    /// Returns the open connections for `/metrics`, if this resource is a pool.
     fn connections(&self) -> Option<Connections> {
         None
     }
 
-    /// The process ends: let go of everything.
+    /// Closes everything, because the process ends.
     fn close(&self) -> impl Future<Output = ()> + Send {
         async {}
     }
@@ -40,8 +70,8 @@ pub trait Resource: Any + Clone + Send + Sync {
 /// The open connections of a pool.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Connections {
-    /// Those that wait for use.
+    /// The number of connections that wait for use.
     pub idle: usize,
-    /// Those in use, or being opened.
+    /// The number of connections that are in use or being opened.
     pub used: usize,
 }

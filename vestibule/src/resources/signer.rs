@@ -1,35 +1,57 @@
-//! Signing what a client carries for us and must not change.
+//! Signers: they sign data that a client carries for us and must not change.
 
-pub use crate::credentials::BadSignature;
+pub use crate::credentials::signing_keys::BadSignature;
 use crate::{credentials::signing_keys::SigningKeys, reload_requests::ReloadRequests, secrets::id::VersionId};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 use time::OffsetDateTime;
 
-/// How far the clocks of two replicas may differ, in seconds.
-const SKEW: u64 = 60;
+/// The largest difference between the clocks of two replicas, in seconds.
+const MAX_CLOCK_SKEW: u64 = 60;
 
-/// Signs for one purpose: tokens that carry a payload and an end, and detached signatures. Both are authentic, not
-/// confidential: HMAC-SHA-256, with the current key.
+/// A signer for one purpose. It makes tokens, which carry a payload and expire, and detached signatures. Both are
+/// authentic, but not confidential: HMAC-SHA-256 with the current key.
 ///
-/// The current key and the pending one verify. The previous one, while the manager has it, verifies until all that it
-/// signed is over: from the moment at which it was replaced, as far as this process can know, for
-/// `secrets.max_stale` (so long may a replica go on with it) and then for the signer's lifetime.
+/// The current key and the pending key verify. The previous key verifies, while the manager has it, until everything that
+/// it signed has expired. That is `secrets.max_stale` plus the signer's lifetime after the key was replaced, as far as
+/// this process can know: a replica may go on with the previous key for `secrets.max_stale`.
+///
+/// ```
+/// use vestibule::{Signer, resources::signer::BadSignature};
+///
+/// /// A service with `cx.signer(&cx.secrets.keys, "session", Duration::from_secs(3600))`.
+/// struct Sessions {
+///     signer: Signer,
+/// }
+///
+/// impl Sessions {
+///     fn cookie(&self, user: &str) -> String {
+///         self.signer.seal(user.as_bytes())
+///     }
+///
+///     fn user(&self, cookie: &str) -> Result<String, BadSignature> {
+///         let user = self.signer.open(cookie)?;
+///         Ok(String::from_utf8(user).expect("a cookie holds a user's name"))
+///     }
+/// }
+/// ```
 #[derive(Clone)]
 pub struct Signer {
     keys: Arc<SigningKeys>,
     purpose: &'static str,
-    /// In seconds.
+    /// The lifetime of a token, in seconds.
     lifetime: u64,
-    /// In seconds since the epoch.
-    previous_until: u64,
+    /// The time until which the previous key verifies, in seconds since the epoch.
+    previous_valid_until: u64,
     reload_requests: Arc<ReloadRequests>,
 }
 
-/// What a signature is of. A token is no signature of its text, nor the other way round.
+/// The kind of a signature. A signature of one kind is void as the other.
 #[derive(Clone, Copy)]
-enum Form {
+enum SignatureKind {
+    /// Part of a token.
     Token,
+    /// Beside its message.
     Detached,
 }
 
@@ -43,85 +65,109 @@ impl Signer {
     ) -> Self {
         assert!(!purpose.contains('\0'), "the purpose of a signer has a zero byte");
         let lifetime = whole_seconds(lifetime);
-        let turned = since_epoch(keys.rotated_at());
-        let previous_until = turned.saturating_add(whole_seconds(max_stale)).saturating_add(lifetime);
-        Self { keys, purpose, lifetime, previous_until, reload_requests }
+        let rotated_at = seconds_since_epoch(keys.rotated_at());
+        let previous_valid_until = rotated_at.saturating_add(whole_seconds(max_stale)).saturating_add(lifetime);
+        Self { keys, purpose, lifetime, previous_valid_until, reload_requests }
     }
 
-    /// A token that carries `payload` and ends after the signer's lifetime: `<key id>.<end and payload>.<signature>`,
-    /// safe in a URL.
+    /// Returns a token that carries `payload` and expires after the signer's lifetime. It is safe in a URL:
+    /// `<key id>.<expiry and payload>.<signature>`.
     pub fn seal(&self, payload: &[u8]) -> String {
         self.seal_at(payload, now())
     }
 
-    /// The payload of a token that was sealed for this purpose, with a key that verifies, and that has not ended. One
-    /// that would live longer than this signer's lifetime (and a minute, for clocks that differ) is none of its own. A
-    /// key that is not held yet sets off a reload, once in 30 s: replicas do not turn at the same instant.
+    /// Verifies a token, and returns its payload.
+    ///
+    /// The token must have been sealed for this purpose, by a key that verifies, and must not have expired. A token that
+    /// expires later than one sealed now (plus 60 s, because clocks differ) is refused, too.
+    ///
+    /// If the key is not held, another replica may hold it already. This call then requests a reload, once in 30 s.
     ///
     /// # Errors
-    /// [`BadSignature`], whatever is wrong with it.
+    /// [`BadSignature`], whatever is wrong with the token.
     pub fn open(&self, token: &str) -> Result<Vec<u8>, BadSignature> {
         self.open_at(token, now())
     }
 
-    /// A signature that stands beside its message, in a header for example. It ends with its key: a message that must end
-    /// earlier says so itself.
+    /// Returns a signature that stands beside its message, in a header for example.
     ///
-    /// Who shares the key can verify it without this crate: it is HMAC-SHA-256 of the purpose, a zero byte, `detached`,
-    /// a zero byte, and the message.
+    /// The signature is valid as long as its key. If a message must expire earlier, put its expiry into the message.
+    ///
+    /// Anybody who shares the key can verify the signature without this crate: it is the HMAC-SHA-256 of the purpose, a
+    /// zero byte, `detached`, a zero byte, and the message.
+    ///
+    /// ```
+    /// use vestibule::{Signature, Signer, resources::signer::BadSignature};
+    ///
+    /// fn sign_header(signer: &Signer, body: &[u8]) -> String {
+    ///     signer.sign(body).to_string()
+    /// }
+    ///
+    /// fn verify_header(signer: &Signer, body: &[u8], header: &str) -> Result<(), BadSignature> {
+    ///     signer.verify(body, &header.parse::<Signature>()?)
+    /// }
+    /// ```
     pub fn sign(&self, message: &[u8]) -> Signature {
-        let (key_id, bytes) = self.keys.sign(&self.framed(Form::Detached, message));
+        let (key_id, bytes) = self.keys.sign(&self.signed_bytes(SignatureKind::Detached, message));
         Signature { key_id: key_id.clone(), bytes }
     }
 
-    /// Verifies, in constant time, that `signature` was made of this message for this purpose, with a key that verifies.
-    /// A key that is not held yet sets off a reload, as in [`open`](Self::open).
+    /// Verifies, in constant time, a signature of this message. It must have been made for this purpose, by a key that
+    /// verifies. If the key is not held, this call requests a reload, as [`open`](Self::open) does.
     ///
     /// # Errors
-    /// [`BadSignature`], whatever is wrong with it.
+    /// [`BadSignature`], whatever is wrong with the signature.
     pub fn verify(&self, message: &[u8], signature: &Signature) -> Result<(), BadSignature> {
         self.verify_at(message, signature, now())
     }
 
     fn seal_at(&self, payload: &[u8], now: u64) -> String {
-        let end = now.saturating_add(self.lifetime);
-        let content = [&end.to_be_bytes(), payload].concat();
-        let (key_id, signature) = self.keys.sign(&self.framed(Form::Token, &content));
+        let expires_at = now.saturating_add(self.lifetime);
+        let content = [&expires_at.to_be_bytes(), payload].concat();
+        let (key_id, signature) = self.keys.sign(&self.signed_bytes(SignatureKind::Token, &content));
         format!("{key_id}.{}.{}", URL_SAFE_NO_PAD.encode(content), URL_SAFE_NO_PAD.encode(signature))
     }
 
     fn open_at(&self, token: &str, now: u64) -> Result<Vec<u8>, BadSignature> {
         let (rest, signature) = split(token)?;
         let (key_id, content) = split(rest)?;
-        let (end, payload) = content.split_first_chunk().ok_or(BadSignature)?;
-        let end = u64::from_be_bytes(*end);
-        // Before the key is looked for: what has ended is worth no reload.
-        if end < now || end > now.saturating_add(self.lifetime).saturating_add(SKEW) {
+        let (expires_at, payload) = content.split_first_chunk().ok_or(BadSignature)?;
+        let expires_at = u64::from_be_bytes(*expires_at);
+        // Before the key is looked up: an expired token must not request a reload.
+        if expires_at < now || expires_at > now.saturating_add(self.lifetime).saturating_add(MAX_CLOCK_SKEW) {
             return Err(BadSignature);
         }
-        self.check(Form::Token, key_id, &content, &signature, now)?;
+        self.check(SignatureKind::Token, key_id, &content, &signature, now)?;
         Ok(payload.to_vec())
     }
 
     fn verify_at(&self, message: &[u8], signature: &Signature, now: u64) -> Result<(), BadSignature> {
-        self.check(Form::Detached, signature.key_id.as_str(), message, &signature.bytes, now)
+        self.check(SignatureKind::Detached, signature.key_id.as_str(), message, &signature.bytes, now)
     }
 
-    fn check(&self, form: Form, key_id: &str, content: &[u8], signature: &[u8], now: u64) -> Result<(), BadSignature> {
-        let previous_counts = now <= self.previous_until;
-        if self.keys.could_come(key_id, previous_counts) {
+    fn check(
+        &self,
+        kind: SignatureKind,
+        key_id: &str,
+        content: &[u8],
+        signature: &[u8],
+        now: u64,
+    ) -> Result<(), BadSignature> {
+        let previous_verifies = now <= self.previous_valid_until;
+        if self.keys.could_come(key_id, previous_verifies) {
             self.reload_requests.request_for_unknown_key();
         }
-        self.keys.verify(key_id, &self.framed(form, content), signature, previous_counts)
+        self.keys.verify(key_id, &self.signed_bytes(kind, content), signature, previous_verifies)
     }
 
-    /// What is signed. Neither the purpose nor the form's name has a zero byte, so no two triples make the same text.
-    fn framed(&self, form: Form, content: &[u8]) -> Vec<u8> {
-        let form: &[u8] = match form {
-            Form::Token => b"token",
-            Form::Detached => b"detached",
+    /// Returns the bytes to sign. Neither the purpose nor the kind contains a zero byte, so no two inputs give the same
+    /// bytes.
+    fn signed_bytes(&self, kind: SignatureKind, content: &[u8]) -> Vec<u8> {
+        let kind: &[u8] = match kind {
+            SignatureKind::Token => b"token",
+            SignatureKind::Detached => b"detached",
         };
-        [self.purpose.as_bytes(), &[0], form, &[0], content].concat()
+        [self.purpose.as_bytes(), &[0], kind, &[0], content].concat()
     }
 }
 
@@ -131,7 +177,8 @@ impl fmt::Debug for Signer {
     }
 }
 
-/// A signature that stands beside its message. As text it is `<key id>.<signature>`, safe in a URL and in a header.
+/// A detached signature: [`Signer::sign`] returns one. Its text is `<key id>.<signature>`, which is safe in a URL and in a
+/// header.
 #[derive(Clone)]
 pub struct Signature {
     key_id: VersionId,
@@ -159,21 +206,21 @@ impl fmt::Debug for Signature {
     }
 }
 
-/// What stands before the last dot, and the bytes behind it. From the right: a key id may have dots, base64 has none.
+/// Splits a text at the last dot, and decodes what follows. A key id may contain dots, but base64 does not.
 fn split(text: &str) -> Result<(&str, Vec<u8>), BadSignature> {
     let (before, encoded) = text.rsplit_once('.').ok_or(BadSignature)?;
     Ok((before, URL_SAFE_NO_PAD.decode(encoded).map_err(|_| BadSignature)?))
 }
 
 fn now() -> u64 {
-    since_epoch(OffsetDateTime::now_utc())
+    seconds_since_epoch(OffsetDateTime::now_utc())
 }
 
-fn since_epoch(at: OffsetDateTime) -> u64 {
+fn seconds_since_epoch(at: OffsetDateTime) -> u64 {
     u64::try_from(at.unix_timestamp()).unwrap_or(0)
 }
 
-/// Rounded up.
+/// Returns the seconds of a duration, rounded up.
 fn whole_seconds(duration: Duration) -> u64 {
     duration.as_secs().saturating_add((duration.subsec_nanos() > 0).into())
 }

@@ -1,4 +1,4 @@
-//! A credential as a service holds it, and its name.
+//! A credential as a service holds it, and the names of credentials.
 
 use super::{
     id::{SecretId, VersionId},
@@ -9,16 +9,27 @@ use std::{fmt, ops::Deref, sync::Arc};
 /// The name of a credential: its field in the service's `Secrets`.
 pub type Name = &'static str;
 
-/// Names that are the framework's own; no field may have them.
+/// The names of the framework's own credentials. No field may have one of them.
 pub const RESERVED: [Name; 3] = ["migrator", SERVER_TLS, CLIENT_CA];
 
-/// The certificate and key of the listeners: on with `server.tls` or `admin.tls`.
+/// The certificate and key of the listeners. It is on if `server.tls` or `admin.tls` is on.
 pub(crate) const SERVER_TLS: Name = "server_tls";
 
-/// Who may vouch for clients: on with `server.client_ca`, which is its id.
+/// The authorities of client certificates. It is on if `server.client_ca`, which is its id, is set.
 pub(crate) const CLIENT_CA: Name = "client_ca";
 
-/// A credential that was fetched and validated. Shares its value: it is the same until the version changes.
+/// A credential that was fetched and validated.
+///
+/// It dereferences to its kind. All generations with the same versions of it share one value.
+///
+/// ```
+/// use vestibule::{Credential, credentials::Login};
+///
+/// fn describe(database: &Credential<Login>) -> String {
+///     let user = database.username.as_deref().unwrap_or("the configured user");
+///     format!("{}: version {} of the login of {user}", database.name(), database.version())
+/// }
+/// ```
 pub struct Credential<T> {
     pub(super) value: Arc<T>,
     pub(crate) name: Name,
@@ -27,17 +38,17 @@ pub struct Credential<T> {
 }
 
 impl<T> Credential<T> {
-    /// The field in the service's `Secrets`.
+    /// Returns its field in the service's `Secrets`.
     pub fn name(&self) -> Name {
         self.name
     }
 
-    /// The version in use, at whichever stage.
+    /// Returns the version in use, at whichever stage the manager has it.
     pub fn version(&self) -> &VersionId {
         &self.versions[&Stage::Current]
     }
 
-    /// How a report calls it.
+    /// Returns its name and id, as reports write them.
     pub(crate) fn subject(&self) -> String {
         subject(self.name, &self.id)
     }
@@ -61,7 +72,7 @@ impl<T> fmt::Debug for Credential<T> {
     }
 }
 
-/// How a report calls a credential.
+/// Returns a credential's name and id, as reports write them.
 pub(super) fn subject(name: Name, id: &SecretId) -> String {
     format!("credential `{name}` ({id})")
 }

@@ -87,10 +87,10 @@ impl FetchOutcome {
 /// Fetches all these credentials, concurrently.
 pub(crate) async fn all(
     context: &FetchContext<'_>,
-    wanted: &[(CredentialSpec, SecretId)],
+    specs: &[(CredentialSpec, SecretId)],
 ) -> Vec<(CredentialSpec, SecretId, FetchOutcome)> {
     let fetches: Vec<BoxFuture<'_, _>> =
-        wanted.iter().map(|(spec, id)| Box::pin(credential(context, spec, id)) as _).collect();
+        specs.iter().map(|(spec, id)| Box::pin(credential(context, spec, id)) as _).collect();
     stream::iter(fetches).buffered(CONCURRENCY).collect().await
 }
 
@@ -135,8 +135,11 @@ async fn stages(
     let mut wanted: BTreeSet<Stage> = spec.stages.iter().copied().collect();
     wanted.extend(held.map(|held| held.stage));
     // A credential that must be replaced is read again even if its version is unchanged.
-    let known: Option<&Versions> = held.filter(|_| query.may_stay).map(|held| &held.fetched);
-    let known_at = |stage| known.and_then(|known| known.get(&stage));
+    let known: Option<&Versions> = match held {
+        Some(held) if query.may_stay => Some(&held.fetched),
+        _ => None,
+    };
+    let known_at = |stage| known?.get(&stage);
     let fetches = wanted.into_iter().map(async |at| {
         let fetched = stage(context, query, at, known_at(at)).await?;
         Ok::<_, FetchError>((at, fetched))

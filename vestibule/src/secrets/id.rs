@@ -13,15 +13,27 @@ impl SecretId {
     pub(crate) const EXPECTED: &str = "the id of a secret: 1 to 512 of letters, digits and /_+=.@-, or an ARN; \
         `{prefix}/` at its very start stands for secrets.prefix";
 
-    /// `None` if the manager could not know such an id.
+    /// Parses an id. Returns `None` if no manager could have a secret of this id.
+    ///
+    /// ```
+    /// use vestibule::secrets::SecretId;
+    ///
+    /// let id = SecretId::parse("my-service/database").expect("a name with one slash");
+    /// assert_eq!(id.as_str(), "my-service/database");
+    /// assert_eq!(SecretId::parse("my service"), None);
+    /// ```
     pub fn parse(text: &str) -> Option<Self> {
-        let arn = text.starts_with("arn:");
-        let allowed = |c: char| c.is_ascii_alphanumeric() || "/_+=.@-".contains(c) || (arn && c == ':');
-        let fits = (1..=512).contains(&text.len()) && text.chars().all(allowed) && !text.split('/').any(str::is_empty);
-        fits.then(|| Self(text.to_owned()))
+        let is_arn = text.starts_with("arn:");
+        let is_allowed = |c: char| c.is_ascii_alphanumeric() || "/_+=.@-".contains(c) || (is_arn && c == ':');
+        let has_empty_part = text.split('/').any(str::is_empty);
+        if (1..=512).contains(&text.len()) && text.chars().all(is_allowed) && !has_empty_part {
+            Some(Self(text.to_owned()))
+        } else {
+            None
+        }
     }
 
-    /// The id as the manager knows it.
+    /// Returns the id as the manager knows it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -39,7 +51,7 @@ impl<'de> Deserialize<'de> for SecretId {
     }
 }
 
-/// Which version of a secret: the manager's own id for it. No secret.
+/// The manager's own id of one version of a secret. It is no secret itself.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
 pub struct VersionId(String);
@@ -47,18 +59,21 @@ pub struct VersionId(String);
 impl VersionId {
     const EXPECTED: &str = "the id of a version: 1 to 128 visible ASCII characters";
 
-    /// The id as the manager gave it.
+    /// Takes an id as the manager gave it, unchecked.
     pub fn new(id: impl Into<String>) -> Self {
         Self(id.into())
     }
 
-    /// `None` if no manager could give such an id.
+    /// Parses an id that a person wrote. Returns `None` if no manager could give such an id.
     pub fn parse(text: &str) -> Option<Self> {
-        let fits = (1..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic());
-        fits.then(|| Self::new(text))
+        if (1..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic()) {
+            Some(Self::new(text))
+        } else {
+            None
+        }
     }
 
-    /// The id as the manager gave it.
+    /// Returns the id as the manager gave it.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -81,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_that_no_manager_could_know_are_refused() {
+    fn ids_that_no_manager_could_have_are_refused() {
         for id in ["svc/database", "a", "arn:aws:secretsmanager:eu-west-1:1:secret:n-AbCdEf"] {
             assert!(SecretId::parse(id).is_some(), "{id}");
         }

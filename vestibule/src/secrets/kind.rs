@@ -1,34 +1,67 @@
-//! Kinds of credential: what each accepts from the manager.
+//! The trait of all kinds of credential.
 
 use super::version::{SecretValues, Stage};
 use time::OffsetDateTime;
 
-/// A kind of credential: what is accepted, and which stages it is made of. A new kind is a type with this trait.
+/// A kind of credential: the values that it accepts, and the stages that it is made of.
+///
+/// A new kind is a type with this trait:
+///
+/// ```
+/// use vestibule::secrets::{ExposeSecret, Kind, Malformed, SecretString, SecretValues};
+///
+/// /// A code of six digits.
+/// struct Pin(SecretString);
+///
+/// impl Kind for Pin {
+///     const NAME: &'static str = "pin";
+///
+///     fn read(values: &SecretValues) -> Result<Self, Malformed> {
+///         let text = values.current().text.expose_secret();
+///         if text.len() != 6 || !text.bytes().all(|byte| byte.is_ascii_digit()) {
+///             return Err(Malformed::expected("six digits"));
+///         }
+///         Ok(Self(text.into()))
+///     }
+/// }
+/// ```
 pub trait Kind: Sized + Send + Sync + 'static {
-    /// What `config --json` calls the kind.
+    /// The name of the kind in `config --json`.
     const NAME: &'static str;
-    /// The stages that are fetched. Without a version at [`Stage::Current`] the credential is missing; at any other
-    /// it is no fault.
+    /// The stages that are fetched. The credential is missing if there is no version at [`Stage::Current`]. It is no
+    /// fault if there is none at another stage.
     const STAGES: &'static [Stage] = &[Stage::Current];
 
-    /// Parses and validates.
+    /// Parses and validates the versions of a secret.
+    ///
+    /// # Errors
+    /// [`Malformed`] if the kind does not accept the version in use.
     fn read(values: &SecretValues) -> Result<Self, Malformed>;
 
-    /// Whether `pending`, the version at [`Stage::Pending`], may be used in place of this one while the other side
-    /// refuses this one: a rotation changes the other side first, and moves the label afterwards.
+    /// Returns `true` if `pending`, the version at [`Stage::Pending`], may be used in place of this one while the other
+    /// side rejects this one. A rotation changes the other side first, and moves the manager's label afterwards. The
+    /// default is `false`.
     fn can_fall_back_to(&self, pending: &Self) -> bool {
         let _ = pending;
         false
     }
 
-    /// When it ends by itself, as a certificate does: for `/status`, `/metrics` and warnings in the log.
+    /// Returns the time at which the credential expires by itself, as a certificate does. `/status`, `/metrics` and
+    /// warnings in the log show it. The default is `None`.
     fn expires_at(&self) -> Option<OffsetDateTime> {
         None
     }
 }
 
-/// Why a credential cannot be used: what was expected, never what was there. A parser's own message often quotes its
-/// input, so there is no way to pass one on.
+/// A value that cannot be used as a credential. It says what was expected, never what was there.
+///
+/// A parser's own message often quotes its input, so this error cannot carry one.
+///
+/// ```
+/// use vestibule::secrets::Malformed;
+///
+/// assert_eq!(Malformed::expected("six digits").to_string(), "expected six digits");
+/// ```
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("expected {expected}")]
 pub struct Malformed {
@@ -36,7 +69,7 @@ pub struct Malformed {
 }
 
 impl Malformed {
-    /// What would have been accepted.
+    /// Makes the error for a value that is not `expected`.
     pub const fn expected(expected: &'static str) -> Self {
         Self { expected }
     }

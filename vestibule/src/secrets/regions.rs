@@ -21,7 +21,7 @@ const ATTEMPT: Duration = Duration::from_secs(5);
 /// The timeout of one attempt at a Region that did not answer lately, and is therefore asked after the others.
 const ATTEMPT_AT_SILENT: Duration = Duration::from_secs(1);
 
-/// How long a Region that did not answer is asked after the others.
+/// The time for which a Region that did not answer is asked after the others.
 const SILENT_FOR: Duration = Duration::from_secs(30);
 
 const NO_VALUE: &str = "no such secret, or it has no value yet";
@@ -41,7 +41,7 @@ struct Region {
 /// A secret that is asked for.
 pub(crate) struct SecretQuery<'a> {
     pub(crate) id: &'a SecretId,
-    /// Whether the secret is held, at any stage, and may stay as held.
+    /// `true` if the secret is held, at any stage, and may stay as held.
     pub(crate) may_stay: bool,
     /// The time at which the manager got the version in use.
     pub(crate) since: Option<OffsetDateTime>,
@@ -241,7 +241,7 @@ mod tests {
     use super::*;
     use futures_util::future::join_all;
 
-    /// Takes its time to say that it cannot.
+    /// A source that is slow to say that it is unavailable.
     struct Overloaded;
 
     impl Source for Overloaded {
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_answers_until_the_deadline_is_never_said_to_be_silent() {
+    async fn a_region_that_answers_until_the_deadline_is_never_called_silent() {
         let regions = Regions::new([(String::new(), Arc::new(Overloaded) as Arc<dyn Source>)]);
         let id = SecretId::parse("test/key").unwrap();
         let deadline = Instant::now() + Duration::from_secs(2);

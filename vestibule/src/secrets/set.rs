@@ -11,9 +11,10 @@ use super::{
 };
 use crate::exit::{Exit, Fault, Phase, Report};
 
-/// The credentials of a service: a struct with `#[derive(SecretSet)]`, one field per credential.
+/// The credentials of a service: a struct with `#[derive(SecretSet)]`, one field per credential. The
+/// [derive](macro@crate::SecretSet) shows an example.
 pub trait SecretSet: Sized + Send + Sync + 'static {
-    /// Returns what is to be fetched.
+    /// Returns the description of each credential that is to be fetched.
     fn specs() -> Vec<CredentialSpec>;
 
     /// Resolves every field. Returns `None` if one failed; the resolver keeps the faults.
@@ -23,7 +24,7 @@ pub trait SecretSet: Sized + Send + Sync + 'static {
 /// A field of a [`SecretSet`]: `Credential<K>`, or `Option<Credential<K>>` for a credential that is on only if its id is
 /// configured.
 pub trait CredentialField: Sized {
-    /// Returns what is to be fetched for the field `name`.
+    /// Returns the description of the credential of the field `name`.
     fn spec(name: Name) -> CredentialSpec;
 
     /// Resolves the field's credential. Returns `None` if that failed; the resolver keeps the fault.

@@ -14,7 +14,7 @@ pub trait Source: Send + Sync + 'static {
     /// credential at each read keeps that one.
     ///
     /// # Errors
-    /// Why this attempt failed. [`SourceError::is_transient`] tells whether another one may succeed.
+    /// A [`SourceError`] if this attempt failed. [`SourceError::is_transient`] tells if another one may succeed.
     fn fetch<'a>(
         &'a self,
         id: &'a SecretId,

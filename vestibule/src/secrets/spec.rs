@@ -1,17 +1,18 @@
-//! A credential that a service asks for.
+//! The description of a credential that a service asks for.
 
 use super::{credential::Name, version::Stage};
 use serde::Serialize;
 
-/// A credential that a service asks for.
+/// The description of a credential that a service asks for. The derive of [`SecretSet`](super::SecretSet) makes one per
+/// field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct CredentialSpec {
     /// The field in the service's `Secrets`.
     pub name: Name,
-    /// [`Kind::NAME`].
+    /// The name of its kind: [`Kind::NAME`](super::Kind::NAME).
     pub kind: &'static str,
-    /// [`Kind::STAGES`].
+    /// The stages that are fetched: [`Kind::STAGES`](super::Kind::STAGES).
     pub stages: &'static [Stage],
-    /// Off unless its id is configured.
+    /// `true` if the credential is off unless its id is configured.
     pub optional: bool,
 }

@@ -6,15 +6,15 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use time::OffsetDateTime;
 
-/// Where a version stands in its rotation.
+/// The place of a version in its rotation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// In use.
+    /// The version in use.
     Current,
-    /// Made by a rotation that has not ended.
+    /// The version that a rotation made, while the rotation has not ended.
     Pending,
-    /// In use before the last rotation.
+    /// The version that was in use before the last rotation.
     Previous,
 }
 
@@ -26,19 +26,25 @@ impl Stage {
 pub struct SecretValue {
     /// The bytes.
     pub text: SecretString,
-    /// Which version they are.
+    /// The id of the version.
     pub version: VersionId,
-    /// When the manager got it, if it says so. A version older than the one held counts when a second read has it too.
+    /// The time at which the manager got the version, if it says so. A version older than the one held counts only if a
+    /// second read returns it too.
     pub created: Option<OffsetDateTime>,
 }
 
 impl SecretValue {
+    /// Returns `true` if both times are known and this version is older.
     pub(super) fn older_than(&self, since: Option<OffsetDateTime>) -> bool {
-        self.created < since && self.created.is_some()
+        match (self.created, since) {
+            (Some(created), Some(since)) => created < since,
+            _ => false,
+        }
     }
 }
 
-/// The versions of one secret that its kind asked for. [`Stage::Current`] is among them.
+/// The versions of one secret at the stages that its kind asks for ([`Kind::STAGES`](super::Kind::STAGES)). There is
+/// always one at [`Stage::Current`].
 pub struct SecretValues {
     current: SecretValue,
     others: BTreeMap<Stage, SecretValue>,
@@ -54,32 +60,33 @@ impl SecretValues {
         Self { current, others, current_since }
     }
 
-    /// The version in use.
+    /// Returns the version in use.
     pub fn current(&self) -> &SecretValue {
         &self.current
     }
 
-    /// The version at another stage, where there is one.
+    /// Returns the version at a stage, if there is one.
     pub fn at(&self, stage: Stage) -> Option<&SecretValue> {
         match stage {
             Stage::Current => Some(&self.current),
-            stage => self.others.get(&stage),
+            Stage::Pending | Stage::Previous => self.others.get(&stage),
         }
     }
 
-    /// When this process first saw the current version in the place of another one. `None`: it started with this one.
+    /// Returns the time at which this process first saw the current version in place of another one. Returns `None` if
+    /// the process started with this version.
     pub fn current_since(&self) -> Option<OffsetDateTime> {
         self.current_since
     }
 
     pub(super) fn versions(&self) -> Versions {
-        let others = self.others.iter().map(|(stage, value)| (*stage, value));
-        std::iter::once((Stage::Current, &self.current))
-            .chain(others)
-            .map(|(stage, value)| (stage, value.version.clone()))
-            .collect()
+        let mut versions = Versions::from([(Stage::Current, self.current.version.clone())]);
+        for (stage, value) in &self.others {
+            versions.insert(*stage, value.version.clone());
+        }
+        versions
     }
 }
 
-/// Which version is held at which stage.
+/// The id of the version at each stage.
 pub type Versions = BTreeMap<Stage, VersionId>;

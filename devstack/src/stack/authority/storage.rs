@@ -54,18 +54,20 @@ impl Authority {
 
     fn read(folder: &Path) -> Option<Self> {
         let root = fs::read_to_string(Self::certificate_in(folder)).ok()?;
-        let issuer = fs::read_to_string(issuer_in(folder)).ok()?;
-        let (certificate, key) = issuer.split_at(issuer.find(KEY)?);
+        let text = fs::read_to_string(issuer_in(folder)).ok()?;
+        let (certificate, key) = text.split_at(text.find(KEY)?);
         let issuer = Issuer::new(intermediate_parameters(NAME, LIFETIME), KeyPair::from_pem(key).ok()?);
         Some(Self { root, intermediate: certificate.into(), issuer })
     }
 
-    /// Tells if a client that trusts the root accepts what the issuer signs, now and at the end of the longest lifetime.
+    /// Returns true if a client that trusts the root accepts what the issuer signs, now and at the end of the longest
+    /// lifetime.
     fn is_trusted(&self) -> bool {
         self.verified_at(SystemTime::now()).is_some() && self.verified_at(SystemTime::now() + DAY * DAYS).is_some()
     }
 
-    fn verified_at(&self, when: SystemTime) -> Option<()> {
+    /// Returns `None` if such a client rejects it at this time.
+    fn verified_at(&self, time: SystemTime) -> Option<()> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.root.as_bytes()).ok()?).ok()?;
         let verifier = WebPkiServerVerifier::builder_with_provider(roots.into(), Arc::new(default_provider()));
@@ -74,8 +76,8 @@ impl Authority {
         let chain = chain.ok()?;
         let (leaf, rest) = chain.split_first()?;
         let name = ServerName::try_from("localhost").ok()?;
-        let when = UnixTime::since_unix_epoch(when.duration_since(SystemTime::UNIX_EPOCH).ok()?);
-        verifier.build().ok()?.verify_server_cert(leaf, rest, &name, &[], when).ok()?;
+        let unix_time = UnixTime::since_unix_epoch(time.duration_since(SystemTime::UNIX_EPOCH).ok()?);
+        verifier.build().ok()?.verify_server_cert(leaf, rest, &name, &[], unix_time).ok()?;
         Some(())
     }
 }

@@ -27,7 +27,7 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// Tells if the request came with this key.
+    /// Returns true if the request came with this key.
     pub fn bears(&self, key: &str) -> bool {
         self.key.as_deref() == Some(key)
     }
@@ -42,7 +42,7 @@ impl Delivery {
         self.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
     }
 
-    /// Tells if the answer was a success.
+    /// Returns true if the answer was a success.
     pub(super) fn succeeded(&self) -> bool {
         self.answered.is_some_and(|status| status.is_success())
     }

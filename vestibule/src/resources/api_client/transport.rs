@@ -47,9 +47,9 @@ impl Transport {
         http.set_connect_timeout(Some(CONNECTING));
         let tls = HttpsConnectorBuilder::new();
         let connector = if url.is_https() {
-            tls.with_tls_config(trust::of_platform()?).https_only()
+            tls.with_tls_config(trust::platform_authorities()?).https_only()
         } else {
-            tls.with_tls_config(trust::of_nobody()).https_or_http()
+            tls.with_tls_config(trust::no_authorities()).https_or_http()
         };
         let connector = connector.enable_all_versions().wrap_connector(http);
         let client = Client::builder(TokioExecutor::new())

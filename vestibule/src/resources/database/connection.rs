@@ -1,35 +1,40 @@
-//! Connections that carry their permit, and a database that runs single statements.
+//! Connections and transactions that a service uses. Each holds a permit of its database.
 
-use super::{
-    Database,
-    pooled::{CLOSING, LOOK_AGAIN, Pooled},
-};
-use futures_util::{TryStreamExt, future::BoxFuture, stream::BoxStream};
-use sqlx::{
-    Describe, Either, Execute, Executor, PgConnection, Postgres, SqlStr,
-    pool::PoolConnection,
-    postgres::{PgQueryResult, PgRow, PgStatement, PgTypeInfo},
-};
+use super::pooled::{CLOSE_TIMEOUT, POLL_INTERVAL, Pooled};
+use sqlx::{PgConnection, Postgres, pool::PoolConnection};
 use std::{
     ops::{Deref, DerefMut},
     sync::{Arc, atomic::Ordering},
 };
 use tokio::{runtime::Handle, sync::OwnedSemaphorePermit, time::Instant};
 
-/// A connection of the pool; dropping it gives it back. Use it as `&mut *connection`.
+/// A connection to the database. Use it as `&mut *connection`. Dropping it gives it back to the pool.
+///
+/// ```
+/// use vestibule::{Database, sqlx};
+///
+/// /// Takes a lock and works under it: both statements must use the same connection.
+/// async fn vacuum(database: &Database) -> Result<(), sqlx::Error> {
+///     let mut connection = database.acquire().await?;
+///     sqlx::query("SELECT pg_advisory_lock(7)").execute(&mut *connection).await?;
+///     let vacuumed = sqlx::query("VACUUM notes").execute(&mut *connection).await;
+///     sqlx::query("SELECT pg_advisory_unlock(7)").execute(&mut *connection).await?;
+///     vacuumed.map(|_| ())
+/// }
+/// ```
 pub struct Connection {
-    // In this order: the pass looks at the pool before the connection goes back.
-    pass: Pass,
+    // Fields are dropped in this order. The guard must read the size of the pool before the connection goes back.
+    guard: ConnectionGuard,
     connection: PoolConnection<Postgres>,
 }
 
 impl Connection {
-    pub(super) fn new(connection: PoolConnection<Postgres>, pass: Pass) -> Self {
-        Self { pass, connection }
+    pub(super) fn new(connection: PoolConnection<Postgres>, permit: OwnedSemaphorePermit, pooled: Arc<Pooled>) -> Self {
+        Self { guard: ConnectionGuard { permit: Some(permit), pooled }, connection }
     }
 
     pub(super) async fn begin(self) -> Result<Transaction, sqlx::Error> {
-        Ok(Transaction { _pass: self.pass, transaction: sqlx::Transaction::begin(self.connection, None).await? })
+        Ok(Transaction { _guard: self.guard, transaction: sqlx::Transaction::begin(self.connection, None).await? })
     }
 }
 
@@ -47,25 +52,36 @@ impl DerefMut for Connection {
     }
 }
 
-/// A transaction; dropping it rolls back. Use it as `&mut *transaction`.
+/// A transaction. Use it as `&mut *transaction`. Dropping it rolls it back.
+///
+/// ```
+/// use vestibule::{Database, sqlx};
+///
+/// async fn rename(database: &Database, id: i64, title: &str) -> Result<(), sqlx::Error> {
+///     let mut transaction = database.begin().await?;
+///     sqlx::query("UPDATE notes SET title = $2 WHERE id = $1").bind(id).bind(title).execute(&mut *transaction).await?;
+///     sqlx::query("INSERT INTO renames (note) VALUES ($1)").bind(id).execute(&mut *transaction).await?;
+///     transaction.commit().await
+/// }
+/// ```
 pub struct Transaction {
-    _pass: Pass,
+    _guard: ConnectionGuard,
     transaction: sqlx::Transaction<'static, Postgres>,
 }
 
 impl Transaction {
-    /// Makes its changes last.
+    /// Commits the transaction.
     ///
     /// # Errors
-    /// What the database says.
+    /// The database's error.
     pub async fn commit(self) -> Result<(), sqlx::Error> {
         self.transaction.commit().await
     }
 
-    /// Undoes its changes.
+    /// Rolls the transaction back.
     ///
     /// # Errors
-    /// What the database says.
+    /// The database's error.
     pub async fn rollback(self) -> Result<(), sqlx::Error> {
         self.transaction.rollback().await
     }
@@ -85,20 +101,16 @@ impl DerefMut for Transaction {
     }
 }
 
-/// The right to use one connection. sqlx closes a connection of a retired pool after it was given back; until then the
-/// successor must not open another one in its place.
-pub(super) struct Pass {
+/// The permit to use one connection.
+///
+/// sqlx closes a connection of a retired pool only after it was given back. Until it is closed, the guard keeps the
+/// permit, so that the successor does not open another connection beside it.
+struct ConnectionGuard {
     permit: Option<OwnedSemaphorePermit>,
     pooled: Arc<Pooled>,
 }
 
-impl Pass {
-    pub(super) fn new(permit: OwnedSemaphorePermit, pooled: Arc<Pooled>) -> Self {
-        Self { permit: Some(permit), pooled }
-    }
-}
-
-impl Drop for Pass {
+impl Drop for ConnectionGuard {
     fn drop(&mut self) {
         let Ok(runtime) = Handle::try_current() else { return };
         if !self.pooled.retired.load(Ordering::Acquire) {
@@ -107,68 +119,10 @@ impl Drop for Pass {
         let (permit, pool) = (self.permit.take(), self.pooled.pool.clone());
         let (size, start) = (pool.size(), Instant::now());
         runtime.spawn(async move {
-            while pool.size() >= size && start.elapsed() < CLOSING {
-                tokio::time::sleep(LOOK_AGAIN).await;
+            while pool.size() >= size && start.elapsed() < CLOSE_TIMEOUT {
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
             drop(permit);
         });
-    }
-}
-
-impl<'p> Executor<'p> for &'_ Database {
-    type Database = Postgres;
-
-    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, Result<Either<PgQueryResult, PgRow>, sqlx::Error>>
-    where
-        'p: 'e,
-        E: 'q + Execute<'q, Postgres>,
-    {
-        let database = self.clone();
-        Box::pin(async_stream::try_stream! {
-            let mut connection = database.acquire().await?;
-            let mut rows = (&mut *connection).fetch_many(query);
-            while let Some(row) = rows.try_next().await? {
-                yield row;
-            }
-        })
-    }
-
-    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<PgRow>, sqlx::Error>>
-    where
-        'p: 'e,
-        E: 'q + Execute<'q, Postgres>,
-    {
-        let database = self.clone();
-        Box::pin(async move {
-            let mut connection = database.acquire().await?;
-            (&mut *connection).fetch_optional(query).await
-        })
-    }
-
-    fn prepare_with<'e>(
-        self,
-        sql: SqlStr,
-        parameters: &'e [PgTypeInfo],
-    ) -> BoxFuture<'e, Result<PgStatement, sqlx::Error>>
-    where
-        'p: 'e,
-    {
-        let database = self.clone();
-        Box::pin(async move {
-            let mut connection = database.acquire().await?;
-            (&mut *connection).prepare_with(sql, parameters).await
-        })
-    }
-
-    #[doc(hidden)]
-    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<Postgres>, sqlx::Error>>
-    where
-        'p: 'e,
-    {
-        let database = self.clone();
-        Box::pin(async move {
-            let mut connection = database.acquire().await?;
-            (&mut *connection).describe(sql).await
-        })
     }
 }

@@ -1,10 +1,6 @@
-//! A pool for one version of one login: who gets a connection, who may log in, and how it ends.
+//! The pool of one version of one login: its connections, its logins, and its end.
 
-use super::{
-    Database,
-    connection::{Connection, Pass},
-    proof,
-};
+use super::error;
 use crate::{
     reload_requests::ReloadRequests,
     resources::{
@@ -26,133 +22,151 @@ use std::{
 };
 use tokio::{
     runtime::Handle,
-    sync::{OwnedSemaphorePermit, Semaphore, watch},
+    sync::{AcquireError, OwnedSemaphorePermit, Semaphore, watch},
     time::Instant,
 };
 
-/// A connection that sat idle for longer is checked before it is handed out; checking each costs a quarter of a
-/// database route (HikariCP's `aliveBypassWindow` is as long).
-const TRUSTED_IDLE: Duration = Duration::from_millis(500);
+/// The longest idle time after which a connection is handed out unchecked. A check of each connection costs a quarter of
+/// a database route. HikariCP's `aliveBypassWindow` is as long.
+const MAX_UNCHECKED_IDLE: Duration = Duration::from_millis(500);
 
-/// How many logins run at once, so that no more are refused before the version is closed for logins.
-pub(super) const LOGINS: usize = 2;
+/// The number of logins that run at a time. No more than this many are rejected before the breaker opens.
+pub(super) const CONCURRENT_LOGINS: usize = 2;
 
-/// How often a request that cannot log in looks for a connection that came back.
-pub(super) const LOOK_AGAIN: Duration = Duration::from_millis(20);
+/// The interval at which the pool is checked for a connection that came back or was closed.
+pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// How long a request whose login is refused waits for a successor, or for a connection that is open already; longer
-/// while a trip is under way that may bring one.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// The time for which a caller whose login is rejected waits for a successor, or for a connection that is already open.
+/// It waits longer while a reload is under way, because that may bring a successor.
+const WAIT_FOR_SUCCESSOR: Duration = Duration::from_secs(3);
 
-/// How long stopping waits for connections that are still in use.
-pub(super) const CLOSING: Duration = Duration::from_secs(5);
+/// The longest wait for connections that are still in use, when a pool is closed.
+pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-pub(super) struct Pooled {
-    /// What a rejection says, but for the reason.
+/// The pool of one version of one login, and the limits that it shares with other versions.
+pub(crate) struct Pooled {
+    /// The rejection to report, without its reason.
     pub(super) rejection: Rejection,
     pub(super) pool: PgPool,
-    /// Connections that may be in use, over all generations of this database.
+    /// The permits for connections in use, over all generations of this database.
     pub(super) permits: Arc<Semaphore>,
-    /// Logins that may run at once.
+    /// The permits for logins at a time.
     pub(super) logins: Arc<Semaphore>,
-    /// Callers that count on an idle connection.
+    /// The number of callers that count on an idle connection.
     pub(super) claims: AtomicUsize,
     pub(super) max_connections: u32,
     pub(super) acquire_timeout: Duration,
-    /// Whether a refused login is worth a trip: not while the trip that built this is under way.
+    /// `true` from the first generation in service on. Until then a rejected login requests no reload, because the load
+    /// that built this pool is still under way.
     pub(super) in_service: AtomicBool,
     pub(super) retired: Arc<AtomicBool>,
-    /// What took this one's place.
-    pub(super) successor: watch::Sender<Option<Database>>,
+    /// The pool that took the place of this one.
+    pub(super) successor: watch::Sender<Option<Arc<Self>>>,
     pub(super) breaker: Arc<Breaker>,
     pub(super) reload_requests: Arc<ReloadRequests>,
 }
 
 tokio::task_local! {
-    /// The turn to log in of the acquire that runs sqlx's hooks.
-    static TURN: RefCell<Option<OwnedSemaphorePermit>>;
+    /// The login permit of the `acquire` that runs sqlx's hooks.
+    static LOGIN_PERMIT: RefCell<Option<OwnedSemaphorePermit>>;
 }
 
-/// Why there is no connection.
+/// The reason why there is no connection.
 #[derive(thiserror::Error, Debug)]
 #[error(transparent)]
-pub(super) enum Unconnected {
+pub(super) enum ConnectError {
     Rejected(#[from] Rejection),
     Failed(#[from] sqlx::Error),
 }
 
+impl From<AcquireError> for ConnectError {
+    fn from(_: AcquireError) -> Self {
+        Self::Failed(sqlx::Error::PoolClosed)
+    }
+}
+
+/// A connection, and the permit to use it.
+pub(super) type PermittedConnection = (PoolConnection<Postgres>, OwnedSemaphorePermit);
+
 impl Pooled {
-    /// A connection that is open, or a new one unless the login is refused.
-    pub(super) async fn connect(self: &Arc<Self>) -> Result<Connection, Unconnected> {
-        let closed = |_| sqlx::Error::PoolClosed;
-        let permit = self.permits.clone().acquire_owned().await.map_err(closed)?;
+    /// Returns a connection that is already open, or opens one. Opens none while the login is rejected.
+    pub(super) async fn connect(&self) -> Result<PermittedConnection, ConnectError> {
+        let permit = self.permits.clone().acquire_owned().await?;
         let mut rejections = self.breaker.watch();
-        // sqlx counts idle connections a moment late, and for that moment below zero.
-        let idle = Some(self.pool.num_idle()).filter(|idle| *idle <= self.max_connections as usize);
-        let claim = Claim::on(&self.claims, idle.unwrap_or(0));
-        let turn = match claim {
-            // It may turn out to be dead.
-            Some(_) => self.breaker.rejection().map_or(Ok(None), Err)?,
-            None => {
-                let turn = tokio::select! {
-                    biased;
-                    turn = self.logins.clone().acquire_owned() => turn.map_err(closed)?,
-                    connection = self.returned() => {
-                        return Ok(Connection::new(connection, Pass::new(permit, self.clone())));
-                    }
-                };
-                self.breaker.allow(ProbeReason::Scheduled, Instant::now())?;
-                Some(turn)
+        let claim = Claim::on(&self.claims, self.idle_connections());
+        let login_permit = if claim.is_some() {
+            // The idle connection may turn out to be dead. Then sqlx logs in again.
+            if let Some(rejection) = self.breaker.rejection() {
+                return Err(rejection.into());
             }
+            None
+        } else {
+            let login_permit = tokio::select! {
+                biased;
+                login_permit = self.logins.clone().acquire_owned() => login_permit?,
+                connection = self.returned_connection() => return Ok((connection, permit)),
+            };
+            self.breaker.allow(ProbeReason::Scheduled, Instant::now())?;
+            Some(login_permit)
         };
-        let admitted = turn.is_some();
-        let connecting = async {
-            self.pool.acquire().await.map_err(|error| {
-                if proof::is_rejected(&error) {
-                    Unconnected::Rejected(self.rejected(&error))
-                } else {
-                    Unconnected::Failed(error)
-                }
-            })
-        };
-        // The turn is held until a rejection is known to whoever comes next.
+        let may_log_in = login_permit.is_some();
+        // The login permit is held until the next caller can see a rejection.
         let connected = tokio::select! {
             biased;
-            rejection = rejections.rejected() => return Err(rejection.into()),
-            connected = TURN.scope(RefCell::new(turn), connecting) => connected,
+            rejection = rejections.next() => return Err(rejection.into()),
+            connected = LOGIN_PERMIT.scope(RefCell::new(login_permit), self.acquire()) => connected,
         };
-        // Only who was admitted may have used up a probe; all others are spared the lock.
-        if admitted && !matches!(connected, Err(Unconnected::Rejected(_))) {
+        // Only a caller that was allowed to log in may have used up a probe. The others need not take the lock.
+        if may_log_in && !matches!(connected, Err(ConnectError::Rejected(_))) {
             self.breaker.inconclusive(Instant::now());
         }
-        Ok(Connection::new(connected?, Pass::new(permit, self.clone())))
+        Ok((connected?, permit))
     }
 
-    /// Closes the version for logins, and asks for a trip that looks for another one.
+    /// Returns the number of idle connections. sqlx counts them a moment late, and for that moment below zero.
+    fn idle_connections(&self) -> usize {
+        let idle = self.pool.num_idle();
+        if idle <= self.max_connections as usize { idle } else { 0 }
+    }
+
+    async fn acquire(&self) -> Result<PoolConnection<Postgres>, ConnectError> {
+        match self.pool.acquire().await {
+            Ok(connection) => Ok(connection),
+            Err(error) if error::is_rejected(&error) => Err(self.rejected(&error).into()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Opens the breaker, and requests a reload that looks for another version.
     fn rejected(&self, error: &sqlx::Error) -> Rejection {
-        let rejection = Rejection { reason: proof::reason(error), ..self.rejection.clone() };
-        // With a successor of another version it is what a rotation does to the old one.
-        let news = self.breaker.rejected(rejection.clone(), Instant::now()) && self.successor.borrow().is_none();
-        if news {
+        let rejection = self.rejection_for(error);
+        let is_first = self.breaker.rejected(rejection.clone(), Instant::now());
+        // A rotation makes the database reject the old version, so that is no news once there is a successor.
+        let newly = is_first && self.successor.borrow().is_none();
+        if newly {
             tracing::warn!(
                 credential = rejection.credential,
                 credential.version = %rejection.version,
                 reason = rejection.reason,
-                "the database refuses the login"
+                "the database rejects the login"
             );
         }
         if self.in_service.load(Ordering::Acquire) {
-            self.reload_requests.request_for_rejected_login(news);
+            self.reload_requests.request_for_rejected_login(newly);
         }
         rejection
     }
 
-    /// While the login is refused: tries it again, if that is not too often.
+    fn rejection_for(&self, error: &sqlx::Error) -> Rejection {
+        Rejection { reason: error::reason(error), ..self.rejection.clone() }
+    }
+
+    /// Tries a rejected login again, if the breaker allows it.
     pub(super) async fn probe(&self, reason: ProbeReason, until: Instant) {
         if self.breaker.rejection().is_none() {
             return;
         }
-        let Ok(Ok(_turn)) = tokio::time::timeout_at(until, self.logins.acquire()).await else { return };
+        let Ok(Ok(_login_permit)) = tokio::time::timeout_at(until, self.logins.acquire()).await else { return };
         if self.breaker.allow(reason, Instant::now()).is_err() {
             return;
         }
@@ -162,85 +176,95 @@ impl Pooled {
                 self.breaker.accepted();
                 let _ = tokio::time::timeout_at(until, connection.close()).await;
             }
-            Ok(Err(error)) if proof::is_rejected(&error) => {
-                let rejection = Rejection { reason: proof::reason(&error), ..self.rejection.clone() };
-                self.breaker.rejected(rejection, Instant::now());
+            Ok(Err(error)) if error::is_rejected(&error) => {
+                self.breaker.rejected(self.rejection_for(&error), Instant::now());
             }
             _ => self.breaker.inconclusive(Instant::now()),
         }
     }
 
-    /// As long as a caller waits for another version.
-    pub(super) async fn patience(&self) {
-        tokio::time::sleep(PATIENCE).await;
+    /// Waits until a caller whose login is rejected gives up: for 3 s, and then until no reload is under way.
+    pub(super) async fn caller_gives_up(&self) {
+        tokio::time::sleep(WAIT_FOR_SUCCESSOR).await;
         self.reload_requests.no_reload_under_way().await;
     }
 
-    /// Closes an idle connection, as soon as there is one, and keeps its place.
-    pub(super) async fn give_up_one(self: &Arc<Self>) -> Option<OwnedSemaphorePermit> {
+    /// Closes one connection as soon as one is idle. Returns its permit, which keeps others from opening one in its
+    /// place.
+    pub(super) async fn close_one(&self) -> Option<OwnedSemaphorePermit> {
         let permit = self.permits.clone().acquire_owned().await.ok()?;
         while self.pool.size() > 0 {
             if let Some(connection) = self.pool.try_acquire() {
-                // A connection that cannot say goodbye is gone as well.
+                // If closing fails, the connection is gone as well.
                 let _ = connection.close().await;
                 break;
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
         Some(permit)
     }
 
-    /// A connection that came back, for whom there is a place. sqlx can wait for one only where it may open one too.
-    async fn returned(&self) -> PoolConnection<Postgres> {
+    /// Waits for a connection that comes back. The caller has a permit already. sqlx itself waits for a returned
+    /// connection only if it may also open one.
+    async fn returned_connection(&self) -> PoolConnection<Postgres> {
         loop {
-            tokio::time::sleep(LOOK_AGAIN).await;
-            if let Some(connection) = self.open_one().await {
+            tokio::time::sleep(POLL_INTERVAL).await;
+            if let Some(connection) = self.try_idle().await {
                 return connection;
             }
         }
     }
 
-    /// A connection that is open, as soon as there is one, and a place.
-    pub(super) async fn idle(self: &Arc<Self>) -> Connection {
+    /// Waits for a connection that is already open, and for a permit to use it.
+    pub(super) async fn idle_connection(&self) -> PermittedConnection {
         loop {
             if let Ok(permit) = self.permits.clone().try_acquire_owned()
-                && let Some(connection) = self.open_one().await
+                && let Some(connection) = self.try_idle().await
             {
-                return Connection::new(connection, Pass::new(permit, self.clone()));
+                return (connection, permit);
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
-    async fn open_one(&self) -> Option<PoolConnection<Postgres>> {
+    /// Returns an idle connection, if there is one and it answers.
+    async fn try_idle(&self) -> Option<PoolConnection<Postgres>> {
         let mut connection = self.pool.try_acquire()?;
-        connection.ping().await.is_ok().then_some(connection)
+        match connection.ping().await {
+            Ok(()) => Some(connection),
+            Err(_) => None,
+        }
     }
 
-    /// What took this one's place, as soon as something did.
-    pub(super) async fn succeeded(&self) -> Database {
-        let mut successor = self.successor.subscribe();
-        let next = successor.wait_for(Option::is_some).await.ok().and_then(|next| next.clone());
-        match next {
-            Some(next) => next,
+    /// Waits for a successor, and returns it.
+    pub(super) async fn successor(&self) -> Arc<Self> {
+        let mut receiver = self.successor.subscribe();
+        let successor = match receiver.wait_for(Option::is_some).await {
+            Ok(successor) => successor.clone(),
+            Err(_) => None,
+        };
+        match successor {
+            Some(successor) => successor,
             None => std::future::pending().await,
         }
     }
 
-    /// Closes idle connections, and busy ones as they come back. `Pool::close` would fail the requests that still
-    /// hold this generation. The idle ones keep their permits until they are closed, so that a successor cannot open
-    /// new ones beside them. Those that came back a moment ago become idle a moment later.
+    /// Closes idle connections now, and busy ones when they come back.
+    ///
+    /// `Pool::close` would fail the requests that still hold this generation. Each idle connection keeps a permit until
+    /// it is closed, so that the successor cannot open another one beside it. A connection that has just come back
+    /// becomes idle a moment later, so the pool is checked for 5 s.
     pub(super) fn retire(&self) {
         self.retired.store(true, Ordering::Release);
-        // Without a runtime nothing can be closed, and sqlx panics where it tries.
+        // Without a runtime nothing can be closed, and sqlx would panic.
         let Ok(runtime) = Handle::try_current() else { return };
         let idle: Vec<_> = std::iter::from_fn(|| self.pool.try_acquire())
             .map(|connection| (connection, self.permits.clone().try_acquire_owned().ok()))
             .collect();
-        let (pool, end) = (self.pool.clone(), Instant::now() + CLOSING);
+        let (pool, end) = (self.pool.clone(), Instant::now() + CLOSE_TIMEOUT);
         runtime.spawn(async move {
             for (connection, permit) in idle {
-                // A connection that cannot say goodbye is gone as well.
+                // If closing fails, the connection is gone as well.
                 let _ = connection.close().await;
                 drop(permit);
             }
@@ -248,26 +272,28 @@ impl Pooled {
                 while let Some(connection) = pool.try_acquire() {
                     let _ = connection.close().await;
                 }
-                tokio::time::sleep(LOOK_AGAIN).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         });
     }
 }
 
-/// A trip that fails after it built a pool leaves nothing behind, nor does a generation.
+/// Closes the connections of a pool that nobody holds any more: its generation has gone, or its load failed.
 impl Drop for Pooled {
     fn drop(&mut self) {
         self.retire();
     }
 }
 
-/// A caller's share in the idle connections. Who has none needs a login.
+/// A caller's claim on one of the idle connections. A caller without one needs a login.
 struct Claim<'a>(&'a AtomicUsize);
 
 impl<'a> Claim<'a> {
+    /// Returns a claim, if there are fewer claims than idle connections.
     fn on(claims: &'a AtomicUsize, idle: usize) -> Option<Self> {
         let claim = Self(claims);
-        (claims.fetch_add(1, Ordering::AcqRel) < idle).then_some(claim)
+        let others = claims.fetch_add(1, Ordering::AcqRel);
+        if others < idle { Some(claim) } else { None }
     }
 }
 
@@ -277,19 +303,19 @@ impl Drop for Claim<'_> {
     }
 }
 
-/// Whether an idle connection is still one. In the place of a dead one sqlx opens another, within the same acquire: a
-/// login like any other, which waits for its turn.
-pub(super) async fn usable(
+/// Returns `true` if an idle connection can be used. In place of a dead connection, sqlx opens another one within the
+/// same `acquire`. That is a login like any other, so it waits for a login permit.
+pub(super) async fn is_usable(
     connection: &mut PgConnection,
     meta: PoolConnectionMetadata,
-    turns: Arc<Semaphore>,
+    logins: Arc<Semaphore>,
 ) -> Result<bool, sqlx::Error> {
-    if meta.idle_for < TRUSTED_IDLE || connection.ping().await.is_ok() {
+    if meta.idle_for < MAX_UNCHECKED_IDLE || connection.ping().await.is_ok() {
         return Ok(true);
     }
-    if TURN.with(|turn| turn.borrow().is_none()) {
-        let turn = turns.acquire_owned().await.ok();
-        TURN.with(|slot| *slot.borrow_mut() = turn);
+    if LOGIN_PERMIT.with(|permit| permit.borrow().is_none()) {
+        let acquired = logins.acquire_owned().await.ok();
+        LOGIN_PERMIT.with(|permit| *permit.borrow_mut() = acquired);
     }
     Ok(false)
 }

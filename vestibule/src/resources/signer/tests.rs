@@ -15,10 +15,10 @@ const KEYS: [&str; 3] = [
 const LIFETIME: Duration = Duration::from_secs(1000);
 const MAX_STALE: Duration = Duration::from_secs(100);
 
-/// When the manager got the current key.
-const TURNED: u64 = 1_000_000;
+/// The time at which the manager got the current key.
+const ROTATED_AT: u64 = 1_000_000;
 
-/// The key of this number, which is its version too.
+/// Returns the key of this number. Its version has the same number.
 fn key(number: usize, created: Option<u64>) -> SecretValue {
     let created = created.map(at);
     SecretValue { text: KEYS[number].into(), version: VersionId::new(format!("v{number}")), created }
@@ -40,92 +40,92 @@ fn signer_of(
 }
 
 fn signer(current: usize, others: &[(Stage, usize)]) -> Signer {
-    signer_of("test", key(current, Some(TURNED)), others, None)
+    signer_of("test", key(current, Some(ROTATED_AT)), others, None)
 }
 
-fn asks_for_a_trip(signer: &Signer) -> bool {
+fn requests_a_reload(signer: &Signer) -> bool {
     signer.reload_requests.next().now_or_never().is_some()
 }
 
 #[test]
-fn a_token_ends_with_its_lifetime() {
+fn a_token_expires_after_its_lifetime() {
     let signer = signer(0, &[]);
-    let token = signer.seal_at(b"payload", TURNED);
-    assert_eq!(signer.open_at(&token, TURNED).unwrap(), b"payload");
-    assert_eq!(signer.open_at(&token, TURNED + 1000).unwrap(), b"payload");
-    assert_eq!(signer.open_at(&token, TURNED + 1001), Err(BadSignature));
-    assert_eq!(signer.open_at(&token, TURNED - 60).unwrap(), b"payload", "the clock of another replica");
-    assert_eq!(signer.open_at(&token, TURNED - 61), Err(BadSignature), "it would live for too long");
+    let token = signer.seal_at(b"payload", ROTATED_AT);
+    assert_eq!(signer.open_at(&token, ROTATED_AT).unwrap(), b"payload");
+    assert_eq!(signer.open_at(&token, ROTATED_AT + 1000).unwrap(), b"payload");
+    assert_eq!(signer.open_at(&token, ROTATED_AT + 1001), Err(BadSignature));
+    assert_eq!(signer.open_at(&token, ROTATED_AT - 60).unwrap(), b"payload", "the clock of another replica");
+    assert_eq!(signer.open_at(&token, ROTATED_AT - 61), Err(BadSignature), "it would live for too long");
 }
 
 #[test]
-fn the_end_of_a_token_is_signed() {
+fn the_expiry_of_a_token_is_signed() {
     let signer = signer(0, &[]);
-    let token = signer.seal_at(b"payload", TURNED);
-    let later = signer.seal_at(b"payload", TURNED + 1);
+    let token = signer.seal_at(b"payload", ROTATED_AT);
+    let later = signer.seal_at(b"payload", ROTATED_AT + 1);
     let (rest, _) = later.rsplit_once('.').unwrap();
     let (_, signature) = token.rsplit_once('.').unwrap();
-    assert_eq!(signer.open_at(&format!("{rest}.{signature}"), TURNED), Err(BadSignature));
+    assert_eq!(signer.open_at(&format!("{rest}.{signature}"), ROTATED_AT), Err(BadSignature));
 }
 
 #[test]
-fn the_previous_key_verifies_until_all_that_it_signed_is_over() {
+fn the_previous_key_verifies_until_everything_it_signed_has_expired() {
     let before = signer(0, &[]);
     let after = signer(1, &[(Stage::Previous, 0)]);
-    let last = TURNED + 100;
+    let last = ROTATED_AT + 100;
     let token = before.seal_at(b"p", last);
     let signature = before.sign(b"m");
     assert_eq!(after.open_at(&token, last + 1000).unwrap(), b"p");
     assert_eq!(after.verify_at(b"m", &signature, last + 1000), Ok(()));
-    // Nobody who keeps to the rules has signed this one.
+    // No replica signs with the previous key for longer than `MAX_STALE`.
     let late = before.seal_at(b"p", last + 1);
     assert_eq!(after.open_at(&late, last + 1001), Err(BadSignature));
     assert_eq!(after.verify_at(b"m", &signature, last + 1001), Err(BadSignature));
 }
 
 #[test]
-fn a_version_that_is_pending_too_is_no_better_for_it() {
+fn a_previous_version_verifies_no_longer_if_it_is_also_pending() {
     let both = signer(1, &[(Stage::Previous, 0), (Stage::Pending, 0)]);
-    let late = signer(0, &[]).seal_at(b"p", TURNED + 101);
-    assert_eq!(both.open_at(&late, TURNED + 1101), Err(BadSignature));
+    let late = signer(0, &[]).seal_at(b"p", ROTATED_AT + 101);
+    assert_eq!(both.open_at(&late, ROTATED_AT + 1101), Err(BadSignature));
 }
 
 #[test]
-fn the_time_of_the_previous_key_counts_from_when_it_was_seen_to_be_replaced() {
-    let token = signer(0, &[]).seal_at(b"p", TURNED + 5000);
+fn the_time_of_the_previous_key_begins_when_this_process_saw_it_replaced() {
+    let token = signer(0, &[]).seal_at(b"p", ROTATED_AT + 5000);
     let others = [(Stage::Previous, 0)];
-    let started_later = signer_of("test", key(1, Some(TURNED)), &others, None);
-    assert_eq!(started_later.open_at(&token, TURNED + 5000), Err(BadSignature));
-    let lived_through_it = signer_of("test", key(1, Some(TURNED)), &others, Some(TURNED + 4900));
-    assert_eq!(lived_through_it.open_at(&token, TURNED + 5000).unwrap(), b"p");
+    let started_afterwards = signer_of("test", key(1, Some(ROTATED_AT)), &others, None);
+    assert_eq!(started_afterwards.open_at(&token, ROTATED_AT + 5000), Err(BadSignature));
+    let was_running = signer_of("test", key(1, Some(ROTATED_AT)), &others, Some(ROTATED_AT + 4900));
+    assert_eq!(was_running.open_at(&token, ROTATED_AT + 5000).unwrap(), b"p");
     let rolled_back = signer_of("test", key(1, Some(3)), &others, None);
-    assert_eq!(rolled_back.previous_until, 7 + 1100, "the younger of both counts");
-    let untold = signer_of("test", key(1, None), &others, None);
-    assert!(untold.previous_until.abs_diff(now() + 1100) <= 60, "since it was read");
+    assert_eq!(rolled_back.previous_valid_until, 7 + 1100, "the later of both times counts");
+    let without_time = signer_of("test", key(1, None), &others, None);
+    assert!(without_time.previous_valid_until.abs_diff(now() + 1100) <= 60, "counted from when it was read");
 }
 
 #[test]
-fn the_pending_key_verifies_already_and_an_unknown_one_is_asked_for() {
+fn the_pending_key_verifies_and_an_unknown_key_requests_a_reload() {
     let signer = signer(0, &[(Stage::Pending, 1)]);
-    let next = signer_of("test", key(1, Some(TURNED)), &[], None).seal_at(b"p", TURNED + 9999);
-    assert_eq!(signer.open_at(&next, TURNED + 9999).unwrap(), b"p");
-    assert!(!asks_for_a_trip(&signer), "it is known");
-    let other = signer_of("test", key(2, Some(TURNED)), &[], None).seal_at(b"p", TURNED);
-    assert_eq!(signer.open_at(&other, TURNED + 1001), Err(BadSignature));
-    assert!(!asks_for_a_trip(&signer), "what has ended is worth no trip");
+    let next = signer_of("test", key(1, Some(ROTATED_AT)), &[], None).seal_at(b"p", ROTATED_AT + 9999);
+    assert_eq!(signer.open_at(&next, ROTATED_AT + 9999).unwrap(), b"p");
+    assert!(!requests_a_reload(&signer), "it is known");
+    let other = signer_of("test", key(2, Some(ROTATED_AT)), &[], None).seal_at(b"p", ROTATED_AT);
+    assert_eq!(signer.open_at(&other, ROTATED_AT + 1001), Err(BadSignature));
+    assert!(!requests_a_reload(&signer), "an expired token requests no reload");
     let made_up = format!("{}{other}", "v".repeat(64));
-    assert_eq!(signer.open_at(&made_up, TURNED), Err(BadSignature));
-    assert!(!asks_for_a_trip(&signer), "no manager has such an id");
-    assert_eq!(signer.open_at(&other, TURNED), Err(BadSignature));
-    assert!(asks_for_a_trip(&signer));
+    assert_eq!(signer.open_at(&made_up, ROTATED_AT), Err(BadSignature));
+    assert!(!requests_a_reload(&signer), "no manager has such an id");
+    assert_eq!(signer.open_at(&other, ROTATED_AT), Err(BadSignature));
+    assert!(requests_a_reload(&signer));
 }
 
 #[test]
-fn purposes_and_forms_do_not_mix() {
-    let sessions = signer_of("session", key(0, Some(TURNED)), &[], None);
-    let cursors = signer_of("cursor", key(0, Some(TURNED)), &[], None);
-    let token = sessions.seal_at(b"p", TURNED);
-    assert_eq!(cursors.open_at(&token, TURNED), Err(BadSignature));
+fn a_signature_is_void_for_another_purpose_or_kind() {
+    let sessions = signer_of("session", key(0, Some(ROTATED_AT)), &[], None);
+    let cursors = signer_of("cursor", key(0, Some(ROTATED_AT)), &[], None);
+    let token = sessions.seal_at(b"p", ROTATED_AT);
+    assert_eq!(cursors.open_at(&token, ROTATED_AT), Err(BadSignature));
     let signature = sessions.sign(b"m");
     assert_eq!(sessions.verify(b"m", &signature), Ok(()));
     assert_eq!(sessions.verify(b"n", &signature), Err(BadSignature));
@@ -138,7 +138,7 @@ fn purposes_and_forms_do_not_mix() {
 }
 
 #[test]
-fn a_signature_is_one_word_of_text() {
+fn the_text_of_a_signature_is_one_word() {
     let signer = signer(0, &[]);
     let text = signer.sign(b"m").to_string();
     assert!(text.starts_with("v0.") && text.bytes().all(|byte| byte.is_ascii_graphic()), "{text}");
@@ -149,18 +149,18 @@ fn a_signature_is_one_word_of_text() {
 }
 
 #[test]
-fn what_a_client_makes_up_is_refused() {
+fn a_token_that_a_client_made_up_is_refused() {
     let signer = signer(0, &[]);
-    let token = signer.seal_at(b"", TURNED);
-    assert_eq!(signer.open_at(&token, TURNED).unwrap(), b"");
+    let token = signer.seal_at(b"", ROTATED_AT);
+    assert_eq!(signer.open_at(&token, ROTATED_AT).unwrap(), b"");
     for bad in ["", ".", "..", "v0..", "v0.AAAA.AAAA", "v0.AAAAAAAAAAA.AAAA", &token[1..], &token[..token.len() - 1]] {
-        assert_eq!(signer.open_at(bad, TURNED), Err(BadSignature), "{bad}");
+        assert_eq!(signer.open_at(bad, ROTATED_AT), Err(BadSignature), "{bad}");
     }
 }
 
 #[test]
-fn no_length_of_time_is_too_long() {
-    let keys = SigningKeys::read(&SecretValues::new(key(0, Some(TURNED)), BTreeMap::new(), None)).unwrap();
+fn no_lifetime_is_too_long() {
+    let keys = SigningKeys::read(&SecretValues::new(key(0, Some(ROTATED_AT)), BTreeMap::new(), None)).unwrap();
     let signer = Signer::new(keys.into(), "test", Duration::MAX, Duration::MAX, Arc::default());
     let token = signer.seal_at(b"p", now());
     assert_eq!(signer.open(&token).unwrap(), b"p");

@@ -1,20 +1,20 @@
-//! `cargo dev` is the other side of an API key, too.
+//! The receivers of `cargo dev`: the other sides of API keys.
 
 use std::time::{Duration, Instant};
 
 use devstack::reqwest::Client;
-use devstack::{Emulator, Signal, free_port};
+use devstack::{Emulator, Signal, eventually_within, free_port};
 use serde_json::json;
 
 use crate::Outcome;
-use crate::dev::Workspace;
+use crate::workspace::Workspace;
 
 #[tokio::test]
-async fn a_receiver_takes_what_comes_with_a_key_that_the_manager_has_and_says_what_it_was() -> Outcome {
+async fn cargo_dev_accepts_requests_with_a_key_of_the_manager_and_prints_them() -> Outcome {
     drop(devstack::PythonEnvironment::install(&|_| ()).await?);
-    let mut workspace = Workspace::new("deliveries")?;
+    let mut workspace = Workspace::new("api_receivers")?;
     let address = format!("127.0.0.1:{}", free_port());
-    // The service has no credential of the second name: nobody listens for it.
+    // The service has no credential of the second name, so there is no receiver for it.
     let receivers = json!({ "webhook": address, "absent": address });
     workspace.variables = vec![("FAKE_METADATA", json!({ "devstack": { "receivers": receivers } }).to_string())];
     let dev = workspace.up()?;
@@ -34,12 +34,12 @@ async fn a_receiver_takes_what_comes_with_a_key_that_the_manager_has_and_says_wh
     assert_eq!(deliver(&first, "note.first").await?, 202);
     assert_eq!(deliver("sentinel-0123456789", "note.foreign").await?, 401);
 
-    let (code, said) = workspace.run(&["rotate", "webhook"])?;
-    assert!(code == Some(0) && said.contains("in service"), "{said}");
+    let (code, output) = workspace.run(&["rotate", "webhook"])?;
+    assert!(code == Some(0) && output.contains("in service"), "{output}");
     let second = key().await?;
     assert_ne!(first, second);
     assert_eq!(deliver(&second, "note.second").await?, 202);
-    assert_eq!(deliver(&first, "note.late").await?, 202, "the other side takes the one before, too");
+    assert_eq!(deliver(&first, "note.late").await?, 202, "the receiver accepts the previous key, too");
     workspace.run(&["rotate", "webhook"])?;
     let third = key().await?;
     assert_eq!(deliver(&first, "note.outdated").await?, 401);
@@ -55,8 +55,8 @@ async fn a_receiver_takes_what_comes_with_a_key_that_the_manager_has_and_says_wh
     assert_eq!(deliver(&third, "note.calm").await?, 202);
 
     devstack::send_signal(dev.child.id(), Signal::INT)?;
-    let (status, said) = dev.ends()?;
-    assert_eq!(status.code(), Some(0), "{said}");
+    let (status, output) = dev.ends()?;
+    assert_eq!(status.code(), Some(0), "{output}");
     for (kind, answer) in [
         ("note.first", "key AWSCURRENT  202 Accepted"),
         ("note.foreign", "no key of ours  401 Unauthorized"),
@@ -65,23 +65,16 @@ async fn a_receiver_takes_what_comes_with_a_key_that_the_manager_has_and_says_wh
         ("note.outdated", "no key of ours  401 Unauthorized"),
         ("note.behind", "key AWSPREVIOUS  202 Accepted"),
     ] {
-        assert!(said.contains(&format!("webhook  POST /hook  {kind}  {answer}\n")), "{said}");
+        assert!(output.contains(&format!("webhook  POST /hook  {kind}  {answer}\n")), "{output}");
     }
-    let told = said.matches("note.storm").count();
-    let more = said.lines().filter_map(|line| line.split_once("webhook  and ")?.1.strip_suffix(" more like these"));
+    let printed = output.matches("note.storm").count();
+    let more = output.lines().filter_map(|line| line.split_once("webhook  and ")?.1.strip_suffix(" more like these"));
     let more: usize = more.map(|count| count.parse::<usize>().unwrap_or(0)).sum();
-    assert!(told <= 3 * seconds && told + more == 30, "a storm is told in short: {said}");
+    assert!(printed <= 3 * seconds && printed + more == 30, "most requests of a storm are only counted: {output}");
     for key in [&first, &second, &third, "sentinel-0123456789"] {
-        assert!(!said.contains(key), "a key is in the output");
+        assert!(!output.contains(key), "a key is in the output");
     }
-    nobody_listens(&address);
+    let listens = || std::net::TcpStream::connect(&address).is_ok();
+    eventually_within(Duration::from_secs(5), "the end of the receiver", async || !listens()).await;
     Ok(())
-}
-
-fn nobody_listens(address: &str) {
-    let give_up = Instant::now() + Duration::from_secs(5);
-    while std::net::TcpStream::connect(address).is_ok() {
-        assert!(Instant::now() < give_up, "the receiver outlives cargo dev");
-        std::thread::sleep(Duration::from_millis(50));
-    }
 }

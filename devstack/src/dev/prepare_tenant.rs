@@ -1,0 +1,50 @@
+//! The database and the credentials of the service that `cargo dev` runs.
+
+use std::time::Duration;
+
+use devstack::{DeclaredCredential, Polling, Stack, Tenant};
+
+use crate::dev::error::DevError;
+use crate::dev::service_description::ServiceDescription;
+use crate::dev::service_program::ServiceProgram;
+
+/// The user may need any time to create a secret.
+const WAIT_FOR_USER: Polling = Polling { interval: Duration::from_millis(500), limit: Duration::MAX };
+
+/// Creates the database and every credential, points the service to them, and migrates.
+pub(crate) async fn prepare_tenant(
+    stack: &Stack,
+    program: &mut ServiceProgram,
+    description: &ServiceDescription,
+    progress: &impl Fn(&str),
+) -> Result<Tenant, DevError> {
+    progress("creating the database, its roles and the credentials");
+    let ids = description.credentials.iter().map(|credential| (credential.name.clone(), credential.id.clone()));
+    let tenant = stack.empty_tenant(&description.settings.database.name, ids).await?;
+    program.use_tenant(&tenant);
+    for credential in &description.credentials {
+        put_credential(&tenant, credential).await?;
+    }
+    if description.credentials.iter().any(|credential| credential.name == "migrator") {
+        progress("migrating");
+        program.migrate().await?;
+    }
+    Ok(tenant)
+}
+
+/// Gives a credential a random value. If its kind is unknown, waits until the user has created the secret.
+async fn put_credential(tenant: &Tenant, credential: &DeclaredCredential) -> Result<(), DevError> {
+    let DeclaredCredential { name, id, kind } = credential;
+    if tenant.put_random(name, kind).await?.is_some() {
+        return Ok(());
+    }
+    eprintln!(
+        "\ncargo dev cannot invent the credential `{name}`: it is of the kind `{kind}`. Waiting until you put it \
+         there:\n\n  AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_REGION=eu-west-1 \\\n  \
+         aws secretsmanager create-secret --endpoint-url {} --name {id} --secret-string file://…\n",
+        tenant.emulator().endpoint
+    );
+    let created = WAIT_FOR_USER.until_async(async || tenant.version(name, "AWSCURRENT").await.ok().flatten());
+    created.await;
+    Ok(())
+}

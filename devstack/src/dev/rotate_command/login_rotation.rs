@@ -1,0 +1,66 @@
+//! The rotation of a login in four steps, with a line about each.
+
+use std::time::Duration;
+
+use devstack::{DeclaredCredential, Emulator, LeakDetector, Rotation};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::dev::dev_state::RunningStack;
+use crate::dev::error::DevError;
+use crate::dev::status_client::StatusClient;
+
+/// Rotates a login. Stays in the window between `set` and `finish` for the given time. Returns the new version's id.
+pub(super) async fn rotate_login(
+    running: &RunningStack,
+    credential: &DeclaredCredential,
+    status_client: &StatusClient,
+    window: Option<Duration>,
+) -> Result<String, DevError> {
+    let DeclaredCredential { name, id, .. } = credential;
+    let client = Emulator::at(&running.manager).client();
+    let rotation = Rotation::new(client, name, id, running.database.clone(), LeakDetector::default());
+    let version = rotation.version().to_owned();
+    rotation.create_pending().await?;
+    println!("1 create  {id}: version {version} is AWSPENDING");
+    rotation.set().await?;
+    println!("2 set     PostgreSQL has the new password, and rejects the one that is still AWSCURRENT");
+    if let Some(window) = window {
+        stay_in_window(window, status_client, name, &version).await;
+    }
+    rotation.test().await?;
+    println!("3 test    logged in with the new password");
+    rotation.finish().await?;
+    println!("4 finish  the new version is AWSCURRENT, the old one AWSPREVIOUS");
+    Ok(version)
+}
+
+/// Waits for the time of the window, or for Ctrl-C.
+async fn stay_in_window(window: Duration, status_client: &StatusClient, name: &str, pending: &str) {
+    // Before the line that offers Ctrl-C.
+    let mut interrupts = signal(SignalKind::interrupt()).expect("it may be handled");
+    println!("          staying here for {} (Ctrl-C: no longer)", humantime::format_duration(window));
+    println!("          open connections keep working; a new login works with AWSPENDING only");
+    tokio::select! {
+        () = print_changes(status_client, name, pending) => (),
+        () = tokio::time::sleep(window) => (),
+        _ = interrupts.recv() => (),
+    }
+}
+
+/// Prints the version that the service uses, whenever it changes. An error in here must not end a rotation halfway.
+async fn print_changes(status_client: &StatusClient, name: &str, pending: &str) {
+    let mut printed = String::new();
+    loop {
+        if let Ok(status) = status_client.status().await
+            && let (Some(version), Some(stage)) = (status.version(name), status.stage(name))
+        {
+            let when = if version == pending { "already" } else { "still" };
+            let line = format!("generation {} {when} holds version {version} ({stage})", status.generation());
+            if line != printed {
+                println!("          {line}");
+                printed = line;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}

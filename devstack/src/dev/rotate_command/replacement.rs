@@ -1,0 +1,44 @@
+//! The new value of a credential.
+
+use std::time::Duration;
+
+use devstack::{Authority, DeclaredCredential, Identity, Validity, random, random_key};
+
+use crate::dev::error::DevError;
+
+/// The lifetime of a new certificate in days, unless the user chooses another.
+const DAYS: u32 = 90;
+
+/// The new value of a credential.
+pub(super) enum Replacement {
+    /// A login, whose rotation makes the new password.
+    Login,
+    /// A text.
+    Text(String),
+    /// A certificate, and its validity.
+    Certificate(Identity, Validity),
+}
+
+impl Replacement {
+    /// Makes a random value of the credential's kind. `lifetime` is the one of a certificate.
+    pub(super) fn random(
+        credential: &DeclaredCredential,
+        authority: &Authority,
+        lifetime: Option<Duration>,
+    ) -> Result<Self, DevError> {
+        match credential.kind.as_str() {
+            "login" => Ok(Self::Login),
+            "signing_keys" => Ok(Self::Text(random_key())),
+            "api_key" => Ok(Self::Text(random())),
+            "client_ca" => Ok(Self::Text(authority.certificate().into())),
+            "tls_identity" => {
+                let validity = match lifetime {
+                    Some(lifetime) => Validity::lasting(lifetime),
+                    None => Validity::days(DAYS),
+                };
+                Ok(Self::Certificate(authority.local(validity), validity))
+            }
+            other => Err(DevError::new(format!("cargo dev cannot invent a `{other}`"))),
+        }
+    }
+}

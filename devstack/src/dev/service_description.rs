@@ -1,0 +1,51 @@
+//! The description that a service gives of itself with `config --json`.
+
+use devstack::DeclaredCredential;
+use serde::Deserialize;
+
+use crate::dev::error::DevError;
+
+/// The output of `<service> config --json`.
+#[derive(Deserialize)]
+pub(crate) struct ServiceDescription {
+    pub(crate) settings: ServiceSettings,
+    pub(crate) credentials: Vec<DeclaredCredential>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct ServiceSettings {
+    pub(crate) server: ListenerSettings,
+    pub(crate) admin: ListenerSettings,
+    pub(crate) database: DatabaseSettings,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct ListenerSettings {
+    listen: String,
+    #[serde(default)]
+    tls: bool,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct DatabaseSettings {
+    pub(crate) name: String,
+}
+
+impl ListenerSettings {
+    /// Returns the URL, without a path, at which this machine reaches the listener.
+    pub(crate) fn url(&self) -> Result<String, DevError> {
+        let address = match self.listen.rsplit_once(':') {
+            Some((_, "0")) | None => {
+                return Err(DevError::new(format!(
+                    "the service listens on {}; cargo dev must know the port: set one in config/ or in \
+                     APP_SERVER__LISTEN and APP_ADMIN__LISTEN",
+                    self.listen
+                )));
+            }
+            Some(("0.0.0.0" | "[::]", port)) => format!("127.0.0.1:{port}"),
+            Some(_) => self.listen.clone(),
+        };
+        let scheme = if self.tls { "https" } else { "http" };
+        Ok(format!("{scheme}://{address}"))
+    }
+}

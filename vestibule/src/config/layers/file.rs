@@ -1,0 +1,84 @@
+//! A file of the configuration, and the lines of its keys.
+
+use crate::exit::{Exit, Fault};
+use figment::{
+    providers::{Format, Toml},
+    value::Dict,
+};
+use std::{io, ops::Range, path::PathBuf};
+use toml_edit::{ImDocument, TableLike};
+
+/// A file of the configuration. It is kept with its text, so that a mistake can be reported with its line.
+pub(super) struct ConfigFile {
+    pub(super) path: PathBuf,
+    document: ImDocument<String>,
+}
+
+impl ConfigFile {
+    /// Reads a file. Returns it with its settings.
+    pub(super) fn read(path: PathBuf) -> Result<(Self, Dict), Fault> {
+        let subject = path.display().to_string();
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) => return Err(unreadable(subject, error.kind())),
+        };
+        let document = ImDocument::parse(text.clone()).map_err(|error| not_toml(&subject, &text, error.span()))?;
+        let dict = Toml::from_str(&text).map_err(|error| not_toml(&subject, &text, error.span()))?;
+        Ok((Self { path, document }, dict))
+    }
+
+    /// Returns the path of the file, with the line of a key if it is known.
+    pub(super) fn place(&self, path: &[String]) -> String {
+        match self.line(path) {
+            Some(line) => format!("{}:{line}", self.path.display()),
+            None => self.path.display().to_string(),
+        }
+    }
+
+    /// Returns the line of a key, or of its nearest parent that has one.
+    fn line(&self, path: &[String]) -> Option<usize> {
+        let mut table: &dyn TableLike = self.document.as_table();
+        let mut nearest = None;
+        for key in path {
+            let Some((key, item)) = table.get_key_value(key) else {
+                break;
+            };
+            nearest = key.span().or_else(|| item.span()).or(nearest);
+            match item.as_table_like() {
+                Some(child) => table = child,
+                None => break,
+            }
+        }
+        Some(line_of(self.document.raw(), nearest?.start))
+    }
+}
+
+fn unreadable(subject: String, kind: io::ErrorKind) -> Fault {
+    let (problem, remedy) = match kind {
+        io::ErrorKind::NotFound => {
+            ("there is no such file".to_owned(), "create it, or correct APP_PROFILE or APP_CONFIG_DIR")
+        }
+        io::ErrorKind::InvalidData => ("the file is not UTF-8".into(), "save it as UTF-8"),
+        kind => (format!("the file cannot be read: {kind}"), "make it readable"),
+    };
+    Fault::new(Exit::Config, subject, problem, remedy)
+}
+
+/// Returns the fault of a text that is not TOML, with its line if the parser gives a span.
+fn not_toml(subject: &str, text: &str, span: Option<Range<usize>>) -> Fault {
+    let place = match span {
+        Some(span) => format!("{subject}:{}", line_of(text, span.start)),
+        None => subject.to_owned(),
+    };
+    Fault::new(
+        Exit::Config,
+        place,
+        "this is not TOML",
+        "correct the line: `key = value`, text in double quotes, each key and each [section] once",
+    )
+}
+
+/// Returns the number of the line at an offset, from 1.
+fn line_of(text: &str, offset: usize) -> usize {
+    1 + text.as_bytes()[..offset.min(text.len())].iter().filter(|byte| **byte == b'\n').count()
+}

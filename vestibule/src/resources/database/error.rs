@@ -1,0 +1,68 @@
+//! The errors of the database, and what they mean for us.
+
+use crate::exit::{Exit, Fault};
+
+/// Returns the SQLSTATE of an error that the database reported.
+pub(super) fn sqlstate(error: &sqlx::Error) -> Option<String> {
+    Some(error.as_database_error()?.code()?.into_owned())
+}
+
+/// Returns `true` if the database rejects the login: SQLSTATE class 28. Too many connections (53300) is no rejection.
+pub(super) fn is_rejected(error: &sqlx::Error) -> bool {
+    matches!(sqlstate(error).as_deref(), Some("28P01" | "28000"))
+}
+
+/// Returns `true` if the server or the role has no connection left.
+pub(super) fn is_full(error: &sqlx::Error) -> bool {
+    sqlstate(error).as_deref() == Some("53300")
+}
+
+/// Returns `true` if a later attempt may succeed: no connection, starting up or shutting down, no connection left, a
+/// lock or a deadlock.
+pub(crate) fn transient(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) => true,
+        error => matches!(
+            sqlstate(error).as_deref(),
+            Some("08001" | "08006" | "40P01" | "53300" | "55P03" | "57014" | "57P01" | "57P02" | "57P03")
+        ),
+    }
+}
+
+/// Returns the reason in a text for people. It quotes no password.
+pub(super) fn reason(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(error) => error.message().to_owned(),
+        sqlx::Error::Io(error) => format!("connecting failed: {}", error.kind()),
+        sqlx::Error::Tls(_) => "TLS could not be negotiated".into(),
+        _ => "the server does not answer as PostgreSQL does".into(),
+    }
+}
+
+/// Returns the fault that an error of the database means for a start.
+pub(crate) fn fault(error: &sqlx::Error) -> Fault {
+    let (exit, remedy) = match (error, sqlstate(error).as_deref()) {
+        (_, Some("28P01" | "28000" | "42501")) => {
+            (Exit::Denied, "give the login's role the right, or put another login at the manager")
+        }
+        (_, Some("40P01" | "55P03" | "57014")) => {
+            (Exit::Unavailable, "find out who holds the lock (pg_locks, pg_stat_activity), and try again")
+        }
+        (_, Some("3D000")) => (Exit::Unavailable, "create the database, or correct database.name"),
+        (sqlx::Error::Tls(_) | sqlx::Error::Configuration(_), _) => {
+            (Exit::Unavailable, "check database.tls and database.tls_root_cert against what the server offers")
+        }
+        _ => (Exit::Unavailable, "check database.host and database.port, and the server's health; then start again"),
+    };
+    Fault::new(exit, "database", reason(error), remedy)
+}
+
+/// Returns the fault of a database that did not answer before the deadline.
+pub(super) fn unanswered() -> Fault {
+    Fault::new(
+        Exit::Deadline,
+        "database",
+        "it did not answer before the deadline",
+        "check database.host and database.port, and the network in between (route, firewall); then start again",
+    )
+}

@@ -1,0 +1,39 @@
+//! What somebody can do about an error of AWS Secrets Manager.
+
+use crate::secrets::source::{Operation, SourceError};
+
+/// Returns the remedy of an error: for a start and a reload, or for an audit.
+pub(super) fn remedy(error: &SourceError, operation: Operation) -> &'static str {
+    match (error, operation) {
+        (SourceError::Missing(_), Operation::ReadValue) => {
+            "create the secret (restore it, if its deletion is scheduled), or correct its id"
+        }
+        (SourceError::Missing(_), Operation::ReadVersions) => {
+            "create or restore the secret, or correct its id in the configuration of the replicas"
+        }
+        (SourceError::Denied(_), Operation::ReadValue) => {
+            "allow secretsmanager:GetSecretValue on this id, and kms:Decrypt on its key if that is your own; check the \
+             id too, because a wrong id may get the same answer"
+        }
+        (SourceError::Denied(_), Operation::ReadVersions) => {
+            "allow secretsmanager:DescribeSecret on this id to the identity that audits; check the id too, because a \
+             wrong id may get the same answer"
+        }
+        (SourceError::NoIdentity(_), Operation::ReadValue) => {
+            "give the process an identity: a role of its pod, task or instance"
+        }
+        (SourceError::NoIdentity(_), Operation::ReadVersions) => {
+            "audit with an identity: a role of the pod, task or instance"
+        }
+        (SourceError::Malformed(_), Operation::ReadValue) => "put a text value at the manager, as a new version",
+        (SourceError::Unavailable(_), Operation::ReadValue) => {
+            "check the path to the manager (Region, endpoint, network) and its health; then start again"
+        }
+        (SourceError::Unavailable(_) | SourceError::Malformed(_), Operation::ReadVersions) => {
+            "check the path to the manager (Region, endpoint, network) and its health; then audit again"
+        }
+        (SourceError::Unanswered(_), _) => {
+            "check the path to the manager (route, firewall, VPC endpoint); raise secrets.deadline if it is only slow"
+        }
+    }
+}
