@@ -54,7 +54,7 @@ async fn a_start_queries_the_next_region_if_the_first_is_away() {
         let mut running = RunningService::start(launch_with_regions(&tenant, &managers), &tenant).await;
         running.create_note(how).await;
         assert!(start.elapsed() < DEFAULT_TIMEOUT);
-        let is_warning = |line: &str| line.contains("does not answer; the next one is asked") && line.contains(FIRST);
+        let is_warning = |line: &str| line.contains("does not answer; asking the next one") && line.contains(FIRST);
         running.process.wait_for_line(is_warning, DEFAULT_TIMEOUT).await;
     }
 }

@@ -42,7 +42,7 @@ async fn a_wrong_password_causes_few_rejected_logins() {
         assert!(start.elapsed() < Duration::from_millis(4500), "a request waits for 3 s, in round {round}");
     }
     assert_few_rejected_logins(&tenant);
-    let events = events_that_say(&running.process, "refuses the login");
+    let events = events_that_say(&running.process, "rejects the login");
     assert_eq!(events.len(), 1, "one event per rejected version: {events:#?}");
     let errors = events_of_level(&running.process, "ERROR");
     assert_eq!(errors.len(), 1, "one event for the reload, and none for its retries: {errors:#?}");

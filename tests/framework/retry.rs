@@ -24,7 +24,7 @@ async fn a_start_that_waited_for_a_new_version_reports_the_fault_after_it() {
     let wrong = login_with_password(&tenant, "sentinel-wrong");
     tenant.put("database", &wrong).await.unwrap();
     let mut process = SERVICE.launch(&tenant).without_polling().start();
-    process.wait_for_line(|line| line.contains("a login is refused"), DEFAULT_TIMEOUT).await;
+    process.wait_for_line(|line| line.contains("a login is rejected"), DEFAULT_TIMEOUT).await;
     tenant.put("database", &good).await.unwrap();
     let exited = process.exited(DEFAULT_TIMEOUT).await;
     assert_eq!(exited.code, Some(69), "{}", tenant.redact(&exited.stderr));
@@ -38,7 +38,7 @@ async fn a_start_with_a_rejected_login_waits_for_a_new_version() {
     let wrong = login_with_password(&tenant, "sentinel-wrong");
     tenant.put("database", &wrong).await.unwrap();
     let mut process = SERVICE.launch(&tenant).without_polling().start();
-    process.wait_for_line(|line| line.contains("a login is refused"), DEFAULT_TIMEOUT).await;
+    process.wait_for_line(|line| line.contains("a login is rejected"), DEFAULT_TIMEOUT).await;
     tenant.put("database", &good).await.unwrap();
     process.listening().await;
     assert_eq!(tenant.rejected_logins(&tenant.app_role()).unwrap(), 1);

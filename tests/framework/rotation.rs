@@ -101,7 +101,7 @@ async fn a_rotation_without_a_signal_fails_no_request() {
     let status = wait_for_last_reload(&running).await;
     assert_eq!((&status["generation"], &status["signals"]["seen"]), (&2.into(), &0.into()));
     assert_eq!(status["last_reload"]["trigger"], "refused_login");
-    let events = events_that_say(&running.process, "refuses the login");
+    let events = events_that_say(&running.process, "rejects the login");
     assert_eq!(events.len(), 1, "one event per rejected version: {events:#?}");
     assert_eq!(events_of_level(&running.process, "ERROR").len(), 0);
 }

@@ -155,8 +155,8 @@ async fn a_load_fails_with_a_certificate_that_clients_would_not_accept() {
     // An authority of the same name with another key.
     let stranger = Authority::new("devstack").local(Validity::days(90));
     let cases = [
-        (local(Validity::over()).secret(), "has ended"),
-        (local(Validity::not_yet()).secret(), "has not begun"),
+        (local(Validity::over()).secret(), "has expired"),
+        (local(Validity::not_yet()).secret(), "is not valid yet"),
         (authority.client("localhost", Validity::days(90)).secret(), "no serverAuth"),
         (with([chain[1], chain[0]].concat()).secret(), "names a host"),
         (with([chain[0], stranger.certificates()[1]].concat()).secret(), "a chain in order"),
@@ -209,7 +209,7 @@ async fn an_expired_certificate_in_service_does_not_block_a_rotated_password() {
     let short = tenant.authority().local(Validity::lasting(Duration::from_secs(8)));
     tenant.put_identity("server_tls", &short).await.unwrap();
     let mut running = RunningService::start(SERVICE.launch(&tenant).env("APP_SERVER__TLS", "true"), &tenant).await;
-    let is_error = |line: &str| line.contains("has ended, and is still in service") && line.contains("\"ERROR\"");
+    let is_error = |line: &str| line.contains("has expired and is still in service") && line.contains("\"ERROR\"");
     running.process.wait_for_line(is_error, DEFAULT_TIMEOUT).await;
     let version = tenant.rotate("database").await.unwrap();
     assert_eq!(running.reload().await["outcome"], "published");
@@ -277,7 +277,7 @@ async fn handshakes_that_stall_delay_nobody_and_are_ended() {
 fn wait_for_warnings(running: &RunningService<'_>, days_left: &[u64]) -> impl Future<Output = ()> {
     eventually("warnings of the end of a certificate", async move || {
         let mut seen = Vec::new();
-        for event in events_that_say(&running.process, "about to end") {
+        for event in events_that_say(&running.process, "expires soon") {
             seen.push(event["fields"]["credential.days_left"].clone());
         }
         if seen == days_left { Ok(()) } else { Err(format!("{seen:?}, and not {days_left:?}")) }

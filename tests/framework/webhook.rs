@@ -56,7 +56,7 @@ async fn workers_report_an_outage_of_the_database_once() {
     tenant.limit_connections(&tenant.app_role(), 0).await.unwrap();
     tenant.kill_connections(&tenant.app_role()).await.unwrap();
     let count = |text: &str| events_that_say(&running.process, text).len();
-    let counts = || (count("background work fails"), count("background work goes on"));
+    let counts = || (count("background work fails"), count("background work succeeds again"));
     let fails = async || counts() == (1, 0);
     eventually_within(2 * DEFAULT_TIMEOUT, "the report of the outage", fails).await;
     stays("the number of one report", Duration::from_secs(5), fails).await;
@@ -65,7 +65,7 @@ async fn workers_report_an_outage_of_the_database_once() {
         async || running.request(Method::DELETE, &note).send().await.unwrap().status() == StatusCode::NO_CONTENT;
     eventually("the deletion of the note", is_deleted).await;
     receiver.wait_until(|deliveries| deliveries.len() == 2).await;
-    let goes_on = async || count("background work goes on") > 0;
+    let goes_on = async || count("background work succeeds again") > 0;
     eventually_within(2 * DEFAULT_TIMEOUT, "the report of the recovery", goes_on).await;
     assert_eq!(counts(), (1, 1));
 }

@@ -291,7 +291,7 @@ async fn workers_give_up_on_a_database_that_does_not_answer_and_try_again() {
     let running = start_with_webhook(&tenant, &receiver).await;
     let mut admin = tenant.admin().await.unwrap();
     sqlx::raw_sql("BEGIN; LOCK TABLE outbox").execute(&mut admin).await.unwrap();
-    let fails = |event: &Value| event["fields"]["message"] == "background work fails; it is tried again";
+    let fails = |event: &Value| event["fields"]["message"] == "background work fails; trying again";
     eventually("a worker that gives up", async || running.process.events().iter().any(fails)).await;
     sqlx::raw_sql("ROLLBACK").execute(&mut admin).await.unwrap();
     running.create_note("a note").await;

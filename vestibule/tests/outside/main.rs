@@ -139,7 +139,11 @@ async fn a_service_that_replaced_a_key_accepts_its_tokens_however_old_the_next_k
     assert_eq!(probe.live().service().signer.open(&token).unwrap(), b"payload");
     source.put("signing", Stage::Pending, SENTINEL);
     assert!(probe.reload().await.unwrap());
-    assert_eq!(probe.live().service().signer.open(&token).unwrap(), b"payload", "the service remembers when it replaced the key");
+    assert_eq!(
+        probe.live().service().signer.open(&token).unwrap(),
+        b"payload",
+        "the service remembers when it replaced the key"
+    );
 
     let started_later = start(source).await.unwrap();
     assert!(started_later.service().signer.open(&token).is_err());

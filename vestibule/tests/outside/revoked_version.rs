@@ -77,7 +77,10 @@ async fn a_revoked_version_is_not_carried_over_although_another_one_is_rejected(
     assert!(report.to_string().contains("credential `other`"), "{report}");
     assert_eq!(service.live().generation().number, 1);
 
-    assert!(service.reload().await.unwrap(), "without `secrets.revoked`, the current version of `other` is carried over");
+    assert!(
+        service.reload().await.unwrap(),
+        "without `secrets.revoked`, the current version of `other` is carried over"
+    );
     assert_eq!(service.live().service().versions, [accepted, current]);
 }
 
