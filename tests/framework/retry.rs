@@ -13,19 +13,27 @@ use crate::{
     },
 };
 use devstack::{
-    DEFAULT_TIMEOUT, FaultRule, RunningService, ScriptedFault, Signal, eventually_within, reqwest::StatusCode,
+    DEFAULT_TIMEOUT, FaultRule, RunningService, ScriptedFault, Signal, Tenant, TestProcess, eventually_within,
+    reqwest::StatusCode,
 };
 use std::time::{Duration, Instant};
+
+/// Starts the service with a wrong password at the manager. Puts the right one there when the service has reported that
+/// the login is rejected.
+async fn start_with_a_wrong_password_first(tenant: &Tenant) -> TestProcess {
+    let good = tenant.value("database", "AWSCURRENT").await.expect("a login");
+    let wrong = login_with_password(tenant, "sentinel-wrong");
+    tenant.put("database", &wrong).await.expect("the manager stores it");
+    let mut process = SERVICE.launch(tenant).without_polling().start();
+    process.wait_for_line(|line| line.contains("a login is rejected"), DEFAULT_TIMEOUT).await;
+    tenant.put("database", &good).await.expect("the manager stores it");
+    process
+}
 
 #[tokio::test]
 async fn a_start_that_waited_for_a_new_version_reports_the_fault_after_it() {
     let tenant = SERVICE.tenant("label_schema").await;
-    let good = tenant.value("database", "AWSCURRENT").await.unwrap();
-    let wrong = login_with_password(&tenant, "sentinel-wrong");
-    tenant.put("database", &wrong).await.unwrap();
-    let mut process = SERVICE.launch(&tenant).without_polling().start();
-    process.wait_for_line(|line| line.contains("a login is rejected"), DEFAULT_TIMEOUT).await;
-    tenant.put("database", &good).await.unwrap();
+    let process = start_with_a_wrong_password_first(&tenant).await;
     let exited = process.exited(DEFAULT_TIMEOUT).await;
     assert_eq!(exited.code, Some(69), "{}", tenant.redact(&exited.stderr));
     assert!(exited.stderr.contains("migrate`"), "{}", tenant.redact(&exited.stderr));
@@ -34,12 +42,7 @@ async fn a_start_that_waited_for_a_new_version_reports_the_fault_after_it() {
 #[tokio::test]
 async fn a_start_with_a_rejected_login_waits_for_a_new_version() {
     let tenant = SERVICE.migrated("label").await;
-    let good = tenant.value("database", "AWSCURRENT").await.unwrap();
-    let wrong = login_with_password(&tenant, "sentinel-wrong");
-    tenant.put("database", &wrong).await.unwrap();
-    let mut process = SERVICE.launch(&tenant).without_polling().start();
-    process.wait_for_line(|line| line.contains("a login is rejected"), DEFAULT_TIMEOUT).await;
-    tenant.put("database", &good).await.unwrap();
+    let mut process = start_with_a_wrong_password_first(&tenant).await;
     process.listening().await;
     assert_eq!(tenant.rejected_logins(&tenant.app_role()).unwrap(), 1);
 }

@@ -242,7 +242,7 @@ async fn two_listeners_on_one_address_end_with_78() {
 }
 
 #[tokio::test]
-async fn a_report_names_every_fault_and_the_exit_code_is_of_one_that_a_restart_does_not_cure() {
+async fn a_report_names_every_fault_and_has_the_exit_code_of_one_that_no_restart_cures() {
     let tenant = SERVICE.tenant("all").await;
     let manager = scripted_manager(&tenant).await;
     tenant.put("webhook", "sentinel with spaces").await.unwrap();

@@ -133,7 +133,7 @@ async fn a_certificate_that_does_not_fit_its_key_fails_the_whole_reload() {
     tenant.put("signing", &devstack::random_key()).await.unwrap();
     let reload = running.reload().await;
     assert_kept(&reload, 65);
-    assert!(reload["error"].as_str().unwrap().contains("a private key that fits"), "{reload}");
+    assert!(reload["error"].as_str().unwrap().contains("a private key that matches"), "{reload}");
     assert_eq!(running.credential("signing").await["version"], signing["version"], "one fault keeps the whole set");
     assert_eq!(running.credential("server_tls").await["version"], server_tls["version"]);
     let connection = TlsClient::new(tenant.authority()).connect(&running.at.public).await.unwrap();

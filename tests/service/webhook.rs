@@ -189,10 +189,10 @@ async fn a_rotation_and_a_killed_replica_lose_no_event() {
     let events = delivered_events(&deliveries);
     for WrittenNote { id, deleted } in &notes {
         let is = |event: &(String, String), kind: &str| event.0 == kind && event.1 == *id;
-        let last_created = events.iter().rposition(|event| is(event, "note.created"));
-        let created = last_created.unwrap_or_else(|| panic!("no event says that {id} was created"));
+        let created = events.iter().rposition(|event| is(event, "note.created"));
+        let last_created = created.unwrap_or_else(|| panic!("no event says that {id} was created"));
         match events.iter().position(|event| is(event, "note.deleted")) {
-            Some(deleted) => assert!(created < deleted, "{id} was created after it was deleted"),
+            Some(first_deleted) => assert!(last_created < first_deleted, "{id} was created after it was deleted"),
             None => assert!(!deleted, "no event says that {id} was deleted"),
         }
     }
