@@ -1,93 +1,104 @@
-//! Client certificates, and the rotation of those who vouch for them.
+//! Client certificates, and the rotation of the authorities that issue them.
 
-use crate::{RunningService, config::Folder, migrated, service, tls_client::TlsClient};
-use devstack::{Authority, Identity, Launch, Tenant, Validity};
+use crate::{
+    SERVICE,
+    support::{configuration_folder::ConfigurationFolder, time_waits::let_time_pass, tls_client::TlsClient},
+};
+use devstack::{Authority, Identity, Launch, RunningService, Tenant, Validity, eventually_within};
 use rustls::version::{TLS12, TLS13};
 use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-/// A tenant whose clients need a certificate of `authority`.
-async fn guarded(label: &str, authority: &Authority) -> Tenant {
-    let tenant = migrated(label).await;
-    tenant.put_random("server_tls", "tls_identity").await.expect("it is planted");
-    tenant.put("client_ca", authority.certificate()).await.expect("it is planted");
+/// Creates a tenant whose clients need a certificate of `authority`.
+async fn tenant_with_client_ca(label: &str, authority: &Authority) -> Tenant {
+    let tenant = SERVICE.migrated(label).await;
+    tenant.put_random("server_tls", "tls_identity").await.expect("the manager stores it");
+    tenant.put("client_ca", authority.certificate()).await.expect("the manager stores it");
     tenant
 }
 
-fn with_clients(tenant: &Tenant) -> Launch {
-    service(tenant).env("APP_SERVER__CLIENT_CA", tenant.id("client_ca"))
+/// Prepares the service with client certificates.
+fn launch_with_client_ca(tenant: &Tenant) -> Launch {
+    SERVICE.launch(tenant).env("APP_SERVER__CLIENT_CA", tenant.id("client_ca"))
 }
 
 #[tokio::test]
-async fn only_clients_with_a_certificate_of_the_authority_come_in() {
+async fn only_clients_with_a_certificate_of_the_authority_are_accepted() {
     let clients = Authority::new("clients");
-    let tenant = guarded("clients", &clients).await;
-    let running = RunningService::start_tls(with_clients(&tenant), &tenant).await;
+    let tenant = tenant_with_client_ca("clients", &clients).await;
+    let running = RunningService::start_tls(launch_with_client_ca(&tenant), &tenant).await;
     let at = &running.at.public;
     let shows = |identity: &Identity| TlsClient::showing(tenant.authority(), identity);
-    shows(&clients.client("orders", Validity::days(9))).get(at, "/v1/notes").await.expect("it is known");
-    TlsClient::new(tenant.authority()).get(at, "/v1/notes").await.err().expect("it shows none");
-    let who = clients.client("billing", Validity::days(9)).for_client();
-    let http = tenant.authority().trusted().identity(who).build().unwrap();
+    shows(&clients.client("orders", Validity::days(9)))
+        .get(at, "/v1/notes")
+        .await
+        .expect("the authority has issued it");
+    TlsClient::new(tenant.authority()).get(at, "/v1/notes").await.err().expect("it has no certificate");
+    let identity = clients.client("billing", Validity::days(9)).for_client();
+    let http = tenant.authority().trusted().identity(identity).build().unwrap();
     let posted = http.post(format!("https://{at}/v1/notes")).json(&json!({ "body": "mine" })).send().await.unwrap();
     let note: Value = posted.json().await.unwrap();
     assert_eq!(note["created_by"], "CN=billing", "{note}");
     let stranger = Authority::new("clients").client("orders", Validity::days(9));
-    shows(&stranger).get(at, "/v1/notes").await.err().expect("it is of another authority");
-    let over = clients.client("orders", Validity::over());
-    shows(&over).get(at, "/v1/notes").await.err().expect("it has ended");
+    shows(&stranger).get(at, "/v1/notes").await.err().expect("another authority has issued it");
+    let expired = clients.client("orders", Validity::over());
+    shows(&expired).get(at, "/v1/notes").await.err().expect("the certificate has expired");
     let server = clients.local(Validity::days(9));
-    shows(&server).get(at, "/v1/notes").await.err().expect("it is for servers");
+    shows(&server).get(at, "/v1/notes").await.err().expect("the certificate is for servers");
 }
 
 #[tokio::test]
-async fn other_authorities_count_from_the_next_handshake_on() {
+async fn new_authorities_apply_from_the_next_handshake_on() {
     let (old, new) = (Authority::new("old"), Authority::new("new"));
-    let tenant = guarded("clients_rotate", &old).await;
-    let mut running = RunningService::start_tls(with_clients(&tenant), &tenant).await;
+    let tenant = tenant_with_client_ca("clients_rotate", &old).await;
+    let mut running = RunningService::start_tls(launch_with_client_ca(&tenant), &tenant).await;
     let at = running.at.public.clone();
     let client = TlsClient::showing(tenant.authority(), &old.client("orders", Validity::days(9)));
     let (mut open, _) = client.get(&at, "/v1/notes").await.unwrap();
 
-    // While clients move, both vouch.
+    // While clients move to the new authority, the service accepts both.
     tenant.put("client_ca", &[old.certificate(), new.certificate()].concat()).await.unwrap();
     assert_eq!(running.reload().await["outcome"], "published");
     client.get(&at, "/v1/notes").await.unwrap();
     let moved = TlsClient::showing(tenant.authority(), &new.client("orders", Validity::days(9)));
     moved.get(&at, "/v1/notes").await.unwrap();
 
-    // Opened before, and begun after.
+    // The connection is opened before the reload, and the handshake begins after it.
     let early = TcpStream::connect(&at).await.unwrap();
     tenant.put("client_ca", new.certificate()).await.unwrap();
     assert_eq!(running.reload().await["outcome"], "published");
-    client.get_over(early, "/v1/notes").await.expect_err("a handshake has what is in service when it begins");
-    client.get(&at, "/v1/notes").await.err().expect("nobody vouches for it any more, and no session is resumed");
+    client
+        .get_over(early, "/v1/notes")
+        .await
+        .expect_err("a handshake has the authorities that are in service when it begins");
+    client.get(&at, "/v1/notes").await.err().expect("the old authority is gone, and no session is resumed");
     moved.get(&at, "/v1/notes").await.unwrap();
-    assert!(open.get("/v1/notes").await.unwrap().starts_with("HTTP/1.1 200"), "an open connection lives on");
+    assert!(open.get("/v1/notes").await.unwrap().starts_with("HTTP/1.1 200"), "an open connection goes on");
 }
 
 #[tokio::test]
-async fn a_client_whose_certificate_has_ended_does_not_come_in_on_an_old_session() {
+async fn a_client_with_an_expired_certificate_cannot_resume_an_old_session() {
     let clients = Authority::new("clients");
-    let tenant = guarded("clients_end", &clients).await;
-    let running = RunningService::start_tls(with_clients(&tenant), &tenant).await;
+    let tenant = tenant_with_client_ca("clients_end", &clients).await;
+    let running = RunningService::start_tls(launch_with_client_ca(&tenant), &tenant).await;
     let short = clients.client("orders", Validity::lasting(Duration::from_secs(4)));
     for versions in [&[&TLS12], &[&TLS13]] {
         let client = TlsClient::speaking(tenant.authority(), versions, Some(&short), &[]);
-        client.get(&running.at.public, "/v1/notes").await.expect("it is in date");
-        let (second, _) = client.get(&running.at.public, "/v1/notes").await.expect("it is in date");
-        assert!(!second.resumed(), "each handshake looks at the certificate");
+        client.get(&running.at.public, "/v1/notes").await.expect("the certificate has not expired");
+        let (second, _) = client.get(&running.at.public, "/v1/notes").await.expect("the certificate has not expired");
+        assert!(!second.resumed(), "each handshake checks the certificate");
     }
-    tokio::time::sleep(Duration::from_secs(6)).await;
     let client = TlsClient::showing(tenant.authority(), &short);
-    client.get(&running.at.public, "/v1/notes").await.err().expect("it has ended");
+    let is_rejected = async || client.get(&running.at.public, "/v1/notes").await.is_err();
+    eventually_within(Duration::from_secs(6), "the end of the certificate", is_rejected).await;
+    client.get(&running.at.public, "/v1/notes").await.err().expect("the certificate has expired");
 }
 
 #[tokio::test]
-async fn listeners_and_client_authorities_are_switched_by_a_signal() {
+async fn a_signal_switches_tls_and_client_certificates_on_and_off() {
     let clients = Authority::new("clients");
-    let (tenant, folder) = (guarded("clients_switch", &clients).await, Folder::new());
+    let (tenant, folder) = (tenant_with_client_ca("clients_switch", &clients).await, ConfigurationFolder::new());
     let write = |server: &str, admin: &str| {
         let ports = "listen = \"127.0.0.1:0\"\n";
         folder.write(&format!("[server]\n{ports}{server}\n[admin]\n{admin}\n"));
@@ -98,12 +109,12 @@ async fn listeners_and_client_authorities_are_switched_by_a_signal() {
     let at = process.listening().await;
     let anonymous = TlsClient::new(tenant.authority());
     let known = TlsClient::showing(tenant.authority(), &clients.client("orders", Validity::days(9)));
-    let commands = |arguments: &[&str]| {
+    let run = |arguments: &[&str]| {
         let exited = folder.launch(&tenant).args(arguments).env("APP_ADMIN__LISTEN", at.admin.as_str()).run();
         assert_eq!(exited.code, Some(0), "{arguments:?}: {}", exited.stderr);
     };
-    // The commands find the listener, whichever way it speaks by now.
-    for (server, admin, anonymous_in, known_in) in [
+    // The commands find the admin listener with TLS and without it.
+    for (server, admin, anonymous_is_accepted, known_is_accepted) in [
         ("tls = true", "tls = true", true, true),
         (&client_ca, "tls = false", false, true),
         ("tls = true", "tls = false", true, true),
@@ -111,44 +122,44 @@ async fn listeners_and_client_authorities_are_switched_by_a_signal() {
         (&client_ca, "tls = true", false, true),
     ] {
         write(server, admin);
-        commands(&["health", "live"]);
-        commands(&["reload", "--wait"]);
-        commands(&["health", "ready"]);
-        assert_eq!(anonymous.get(&at.public, "/v1/notes").await.is_ok(), anonymous_in, "{server}");
-        assert_eq!(known.get(&at.public, "/v1/notes").await.is_ok(), known_in, "{server}");
+        run(&["health", "live"]);
+        run(&["reload", "--wait"]);
+        run(&["health", "ready"]);
+        assert_eq!(anonymous.get(&at.public, "/v1/notes").await.is_ok(), anonymous_is_accepted, "{server}");
+        assert_eq!(known.get(&at.public, "/v1/notes").await.is_ok(), known_is_accepted, "{server}");
         assert_eq!(anonymous.get(&at.admin, "/livez").await.is_ok(), admin == "tls = true", "{admin}");
     }
 }
 
 #[tokio::test]
-async fn a_bundle_that_vouches_for_nobody_is_refused() {
+async fn a_bundle_without_a_valid_authority_is_refused() {
     let clients = Authority::new("clients");
-    let tenant = guarded("clients_bad", &clients).await;
-    let mut running = RunningService::start_tls(with_clients(&tenant), &tenant).await;
+    let tenant = tenant_with_client_ca("clients_bad", &clients).await;
+    let mut running = RunningService::start_tls(launch_with_client_ca(&tenant), &tenant).await;
     let leaf = clients.client("orders", Validity::days(9)).certificate;
-    let over = Authority::lasting("over", Duration::from_secs(1));
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    let expired = Authority::lasting("expired", Duration::from_secs(1));
+    let_time_pass("the authority expires after 1 s", Duration::from_secs(2)).await;
     let cases = [
         ("sentinel", "in PEM"),
         ("{\"certificate\": \"\"}", "in PEM"),
         (&leaf, "authorities alone"),
-        (over.certificate(), "in date"),
+        (expired.certificate(), "in date"),
     ];
-    for (value, says) in cases {
+    for (value, problem) in cases {
         tenant.put("client_ca", value).await.unwrap();
         let reload = running.reload().await;
         assert_eq!(reload["exit_code"], 65);
-        assert!(reload["error"].as_str().unwrap().contains(says), "{reload}");
+        assert!(reload["error"].as_str().unwrap().contains(problem), "{reload}");
     }
-    // One that has ended vouches for nobody; it must not keep out those of the others.
-    let both = [clients.certificate(), over.certificate()].concat();
+    // An expired authority in a bundle does not keep out the clients of the others.
+    let both = [clients.certificate(), expired.certificate()].concat();
     let json = json!({ "ca.crt": both }).to_string();
     tenant.put("client_ca", &json).await.unwrap();
     assert_eq!(running.reload().await["outcome"], "published");
-    let comes_in = async |authority: &Authority| {
+    let is_accepted = async |authority: &Authority| {
         let identity = authority.client("orders", Validity::days(9));
         TlsClient::showing(tenant.authority(), &identity).get(&running.at.public, "/v1/notes").await.is_ok()
     };
-    assert!(comes_in(&clients).await);
-    assert!(!comes_in(&over).await);
+    assert!(is_accepted(&clients).await);
+    assert!(!is_accepted(&expired).await);
 }

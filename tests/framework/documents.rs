@@ -1,7 +1,7 @@
-//! What documents show is what is tested.
+//! Listings in documents are the code that is tested.
 
 #[test]
-fn the_fifth_kind_in_the_architecture_is_the_one_that_is_tested() {
+fn the_listing_in_the_architecture_is_the_code_that_is_tested() {
     let document = concat!(env!("CARGO_MANIFEST_DIR"), "/ARCHITECTURE.md");
     let document = std::fs::read_to_string(document).unwrap();
     let shown = document.split("```rust\n").nth(1).and_then(|rest| rest.split("```").next());

@@ -1,8 +1,12 @@
-//! Many rotations: none is noticed, and none leaves anything behind.
+//! Many rotations: no client notices one, and none leaves anything behind.
 
-use crate::{Notes, RunningService, metrics::Samples, migrated, service};
+use crate::{
+    SERVICE,
+    note_client::NoteClient,
+    support::{metrics_page::MetricsPage, secrets::login_with_password, time_waits::let_time_pass},
+};
 use devstack::{
-    Tenant,
+    RunningService, Tenant, post_json,
     reqwest::{Client, StatusCode},
 };
 use serde_json::json;
@@ -10,7 +14,7 @@ use sqlx::{AssertSqlSafe, PgConnection};
 use std::{fs, time::Duration};
 use tokio::{sync::watch, task::JoinSet};
 
-/// Requests without a pause, until told to stop.
+/// Clients that make one request after the other until they are told to stop.
 struct Load {
     stop: watch::Sender<bool>,
     clients: JoinSet<Answers>,
@@ -18,25 +22,29 @@ struct Load {
 
 #[derive(Default)]
 struct Answers {
+    /// The number of answers with success.
     served: usize,
+    /// The status or the error of each other request.
     failed: Vec<String>,
 }
 
 impl Load {
-    fn on(running: &RunningService<'_>, clients: usize) -> Self {
+    /// Starts this number of clients.
+    fn on(running: &RunningService<'_>, count: usize) -> Self {
         let (stop, stopped) = watch::channel(false);
-        let url = format!("http://{}/v1/notes", running.at.public);
-        let client = |_| Self::client(url.clone(), stopped.clone());
-        Self { stop, clients: (0..clients).map(client).collect() }
+        let mut clients = JoinSet::new();
+        for _ in 0..count {
+            clients.spawn(Self::run_client(running.url("/v1/notes"), stopped.clone()));
+        }
+        Self { stop, clients }
     }
 
-    async fn client(url: String, stopped: watch::Receiver<bool>) -> Answers {
+    async fn run_client(url: String, stopped: watch::Receiver<bool>) -> Answers {
         let client = Client::builder().no_proxy().build().expect("a client");
         let mut answers = Answers::default();
         while !*stopped.borrow() {
-            let post = answers.served % 10 == 0;
-            let request = if post {
-                client.post(&url).json(&json!({ "body": "load" }))
+            let request = if answers.served % 10 == 0 {
+                post_json(&client, &url, json!({ "body": "load" }).to_string())
             } else {
                 client.get(format!("{url}?limit=5"))
             };
@@ -49,28 +57,29 @@ impl Load {
         answers
     }
 
+    /// Stops the clients. Returns the sum of their answers.
     async fn stop(self) -> Answers {
         self.stop.send_replace(true);
-        let all = self.clients.join_all().await.into_iter();
-        all.fold(Answers::default(), |mut sum, mut one| {
-            sum.served += one.served;
-            sum.failed.append(&mut one.failed);
-            sum
-        })
+        let mut sum = Answers::default();
+        for answers in self.clients.join_all().await {
+            sum.served += answers.served;
+            sum.failed.extend(answers.failed);
+        }
+        sum
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn twenty_rotations_under_load_fail_no_request() {
-    let tenant = migrated("twenty").await;
-    let mut running = RunningService::start(service(&tenant), &tenant).await;
+    let tenant = SERVICE.migrated("twenty").await;
+    let mut running = SERVICE.start(&tenant).await;
     let load = Load::on(&running, 16);
     for round in 1..=20 {
         let rotation = tenant.rotation("database");
         rotation.create_pending().await.unwrap();
         rotation.set().await.unwrap();
-        // Longer in the window now and then: the service may take up the pending version by itself.
-        tokio::time::sleep(Duration::from_millis(10 * round)).await;
+        // In a long window the service may load the pending version by itself.
+        let_time_pass("each window is longer than the one before", Duration::from_millis(10 * round)).await;
         rotation.finish().await.unwrap();
         let reload = running.reload().await;
         assert_ne!(reload["outcome"], "kept", "{reload}");
@@ -78,11 +87,11 @@ async fn twenty_rotations_under_load_fail_no_request() {
     }
     let answers = load.stop().await;
     assert_eq!(answers.failed, Vec::<String>::new());
-    assert!(answers.served > 200, "{} requests are no load", answers.served);
+    assert!(answers.served > 200, "{} requests are not many", answers.served);
     assert!(running.status().await["generation"].as_u64() > Some(20));
 }
 
-/// What a process holds.
+/// The things that a process holds, and that could grow with each reload.
 #[derive(Debug)]
 struct Footprint {
     connections: usize,
@@ -95,11 +104,11 @@ impl Footprint {
     async fn of(running: &RunningService<'_>, tenant: &Tenant) -> Self {
         let process = format!("/proc/{}", running.process.pid());
         let status = fs::read_to_string(format!("{process}/status")).expect("it runs");
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux tells it");
+        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux reports it");
         Self {
             connections: tenant.connections(&tenant.app_role()).await.expect("a count"),
             files: fs::read_dir(format!("{process}/fd")).expect("it runs").count(),
-            tasks: Samples::of(running).await.get("tokio_alive_tasks") as u64,
+            tasks: MetricsPage::of(running).await.get("tokio_alive_tasks") as u64,
             kilobytes: resident.trim().trim_end_matches(" kB").parse().expect("a number"),
         }
     }
@@ -108,24 +117,25 @@ impl Footprint {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn five_hundred_reloads_leave_nothing_behind() {
-    let tenant = migrated("five_hundred").await;
-    let mut running = RunningService::start(service(&tenant), &tenant).await;
-    let note = running.create("a note").await;
+    let tenant = SERVICE.migrated("five_hundred").await;
+    let mut running = SERVICE.start(&tenant).await;
+    let note = running.create_note("a note").await;
     let mut admin = tenant.admin().await.unwrap();
-    // Every password begins with it: to search each page for all of them would take longer than the reloads.
+    // Every password begins with it, and only it is searched for. The search of each page for 500 passwords would take
+    // longer than the reloads.
     let sentinel = devstack::random_password();
     tenant.remember("database", &sentinel);
     let mut early = None;
-    for trip in 1..=500 {
-        renew(&tenant, &mut admin, &format!("{sentinel}{trip}")).await;
+    for number in 1..=500 {
+        set_password(&tenant, &mut admin, &format!("{sentinel}{number}")).await;
         let reload = running.reload().await;
         assert_eq!(reload["outcome"], "published", "{reload}");
         assert_eq!(running.get(&note).await.status(), StatusCode::OK);
-        if trip == 50 {
-            early = Some(settled(&running, &tenant).await);
+        if number == 50 {
+            early = Some(settled_footprint(&running, &tenant).await);
         }
     }
-    let (early, late) = (early.expect("trip 50 came"), settled(&running, &tenant).await);
+    let (early, late) = (early.expect("the 50th reload was one of them"), settled_footprint(&running, &tenant).await);
     println!("after 50 reloads {early:?}, after 500 {late:?}");
     assert_eq!(running.status().await["generation"], 501);
     assert!(running.status().await["draining"].as_array().is_some_and(Vec::is_empty));
@@ -134,28 +144,22 @@ async fn five_hundred_reloads_leave_nothing_behind() {
     assert!(late.kilobytes * 10 <= early.kilobytes * 11, "{late:?} after {early:?}");
 }
 
-/// Another password in the database and at the manager, in as few steps as there are.
-async fn renew(tenant: &Tenant, admin: &mut PgConnection, next: &str) {
+/// Sets a password in the database and at the manager, with as few requests as possible.
+async fn set_password(tenant: &Tenant, admin: &mut PgConnection, next: &str) {
     let statement: String = sqlx::query_scalar("SELECT format('ALTER ROLE %I PASSWORD %L', $1, $2)")
         .bind(tenant.app_role())
         .bind(next)
         .fetch_one(&mut *admin)
         .await
-        .expect("it is done");
-    sqlx::raw_sql(AssertSqlSafe(statement)).execute(admin).await.expect("it is done");
-    let secret = json!({ "username": tenant.app_role(), "password": next }).to_string();
-    tenant
-        .client()
-        .put_secret_value()
-        .secret_id(tenant.id("database"))
-        .secret_string(secret)
-        .send()
-        .await
-        .expect("it is done");
+        .expect("a statement");
+    sqlx::raw_sql(AssertSqlSafe(statement)).execute(admin).await.expect("the role exists");
+    let secret = login_with_password(tenant, next);
+    let put = tenant.client().put_secret_value().secret_id(tenant.id("database")).secret_string(secret);
+    put.send().await.expect("the manager stores it");
 }
 
-/// What it holds when the last generation has drained.
-async fn settled(running: &RunningService<'_>, tenant: &Tenant) -> Footprint {
-    tokio::time::sleep(Duration::from_secs(2)).await;
+/// Returns the footprint when the last generation has drained.
+async fn settled_footprint(running: &RunningService<'_>, tenant: &Tenant) -> Footprint {
+    let_time_pass("sockets and tasks of the last generation end after it", Duration::from_secs(2)).await;
     Footprint::of(running, tenant).await
 }

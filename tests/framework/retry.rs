@@ -1,73 +1,84 @@
-//! What is tried again without being asked, and what ends that.
+//! Loads that the service tries again by itself, and the events that end the retries.
 
 use crate::{
-    DEFAULT_TIMEOUT, Notes, RunningService, SHORT, config::Folder, migrated, reload::async_body, rotation::unpolled,
-    scripted,
+    SERVICE,
+    note_client::NoteClient,
+    support::{
+        configuration_folder::ConfigurationFolder,
+        launch_options::{LaunchOptions, start_without_polling},
+        reload_status::wait_for_generation,
+        secrets::{login_with_password, scripted_manager, wait_for_request},
+        slow_request::SlowRequest,
+        time_waits::stays,
+    },
 };
 use devstack::{
-    FaultRule, ScriptedFault, Signal,
-    reqwest::{Method, StatusCode},
+    DEFAULT_TIMEOUT, FaultRule, RunningService, ScriptedFault, Signal, Tenant, TestProcess, eventually_within,
+    reqwest::StatusCode,
 };
-use serde_json::Value;
 use std::time::{Duration, Instant};
 
+/// Starts the service with a wrong password at the manager. Puts the right one there when the service has reported that
+/// the login is rejected.
+async fn start_with_a_wrong_password_first(tenant: &Tenant) -> TestProcess {
+    let good = tenant.value("database", "AWSCURRENT").await.expect("a login");
+    let wrong = login_with_password(tenant, "sentinel-wrong");
+    tenant.put("database", &wrong).await.expect("the manager stores it");
+    let mut process = SERVICE.launch(tenant).without_polling().start();
+    process.wait_for_line(|line| line.contains("a login is rejected"), DEFAULT_TIMEOUT).await;
+    tenant.put("database", &good).await.expect("the manager stores it");
+    process
+}
+
 #[tokio::test]
-async fn a_start_that_waited_for_a_label_tells_what_it_met_then() {
-    let tenant = crate::tenant("label_schema").await;
-    let good = tenant.value("database", "AWSCURRENT").await.unwrap();
-    let wrong = serde_json::json!({ "username": tenant.app_role(), "password": "sentinel-wrong" });
-    tenant.put("database", &wrong.to_string()).await.unwrap();
-    let mut process = unpolled(&tenant).start();
-    process.wait_for_line(|line| line.contains("a login is refused"), DEFAULT_TIMEOUT).await;
-    tenant.put("database", &good).await.unwrap();
+async fn a_start_that_waited_for_a_new_version_reports_the_fault_after_it() {
+    let tenant = SERVICE.tenant("label_schema").await;
+    let process = start_with_a_wrong_password_first(&tenant).await;
     let exited = process.exited(DEFAULT_TIMEOUT).await;
     assert_eq!(exited.code, Some(69), "{}", tenant.redact(&exited.stderr));
     assert!(exited.stderr.contains("migrate`"), "{}", tenant.redact(&exited.stderr));
 }
 
 #[tokio::test]
-async fn a_start_that_is_refused_waits_for_the_label_to_move() {
-    let tenant = migrated("label").await;
-    let good: Value = serde_json::from_str(&tenant.value("database", "AWSCURRENT").await.unwrap()).unwrap();
-    let wrong = serde_json::json!({ "username": tenant.app_role(), "password": "sentinel-wrong" });
-    tenant.put("database", &wrong.to_string()).await.unwrap();
-    let mut process = unpolled(&tenant).start();
-    process.wait_for_line(|line| line.contains("a login is refused"), DEFAULT_TIMEOUT).await;
-    tenant.put("database", &good.to_string()).await.unwrap();
+async fn a_start_with_a_rejected_login_waits_for_a_new_version() {
+    let tenant = SERVICE.migrated("label").await;
+    let mut process = start_with_a_wrong_password_first(&tenant).await;
     process.listening().await;
     assert_eq!(tenant.rejected_logins(&tenant.app_role()).unwrap(), 1);
 }
 
 #[tokio::test]
-async fn a_manager_that_comes_back_is_asked_again_by_itself() {
-    let tenant = migrated("comes_back").await;
-    let manager = scripted(&tenant).await;
-    let launch = unpolled(&tenant)
-        .env("AWS_ENDPOINT_URL", manager.endpoint())
-        .env("APP_SECRETS__DEADLINE", SHORT)
+async fn a_failed_reload_is_tried_again_until_the_manager_is_back() {
+    let tenant = SERVICE.migrated("comes_back").await;
+    let manager = scripted_manager(&tenant).await;
+    let launch = SERVICE
+        .launch(&tenant)
+        .without_polling()
+        .with_manager(&manager)
+        .with_short_deadline()
         .env("APP_SECRETS__MAX_STALE", "2s");
     let mut running = RunningService::start(launch, &tenant).await;
-    let note = running.create("a note").await;
+    let note = running.create_note("a note").await;
     let version = tenant.rotate("database").await.unwrap();
     manager.script([FaultRule::all(ScriptedFault::Status(500, "InternalServiceError"))]);
     assert_eq!(running.reload().await["exit_code"], 69);
-    tokio::time::sleep(Duration::from_millis(2300)).await;
-    assert_eq!(running.admin("/readyz").await.1["status"], "degraded");
+    let is_degraded = async || running.admin("/readyz").await.1["status"] == "degraded";
+    eventually_within(Duration::from_millis(2300), "stale credentials", is_degraded).await;
     assert_eq!(running.get(&note).await.status(), StatusCode::OK);
     manager.clear();
-    let status = running.wait_until("the rotation", |status| status["generation"] == 2).await;
+    let status = wait_for_generation(&running, 2).await;
     assert_eq!(status["signals"]["seen"], 1);
     assert_eq!(running.credential("database").await["version"], version);
     assert_eq!(running.admin("/readyz").await.1["status"], "ready");
 }
 
 #[tokio::test]
-async fn a_broken_file_does_not_end_what_heals_by_itself() {
-    let tenant = migrated("broken_file").await;
-    let manager = scripted(&tenant).await;
-    let folder = Folder::new();
+async fn a_broken_file_does_not_end_the_retries() {
+    let tenant = SERVICE.migrated("broken_file").await;
+    let manager = scripted_manager(&tenant).await;
+    let folder = ConfigurationFolder::new();
     folder.write("[secrets]\nrefresh_every = \"0s\"\ndeadline = \"3s\"\n");
-    let launch = folder.launch(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint());
+    let launch = folder.launch(&tenant).with_manager(&manager);
     let mut running = RunningService::start(launch, &tenant).await;
     tenant.rotate("database").await.unwrap();
     manager.script([FaultRule::all(ScriptedFault::Status(500, "InternalServiceError"))]);
@@ -75,16 +86,16 @@ async fn a_broken_file_does_not_end_what_heals_by_itself() {
     folder.write("[secrets");
     assert_eq!(running.reload().await["exit_code"], 78);
     manager.clear();
-    running.wait_until("the rotation", |status| status["generation"] == 2).await;
+    wait_for_generation(&running, 2).await;
 }
 
 #[tokio::test]
-async fn a_configuration_that_came_with_a_signal_is_tried_until_the_manager_answers() {
-    let tenant = migrated("wish").await;
-    let manager = scripted(&tenant).await;
-    let folder = Folder::new();
+async fn a_new_configuration_is_tried_until_the_manager_answers() {
+    let tenant = SERVICE.migrated("wish").await;
+    let manager = scripted_manager(&tenant).await;
+    let folder = ConfigurationFolder::new();
     folder.write("[secrets]\nrefresh_every = \"1s\"\ndeadline = \"3s\"\n");
-    let launch = folder.launch(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint());
+    let launch = folder.launch(&tenant).with_manager(&manager);
     let mut running = RunningService::start(launch, &tenant).await;
     tenant.put("another", &devstack::random_key()).await.unwrap();
     let another = tenant.id("another");
@@ -93,80 +104,72 @@ async fn a_configuration_that_came_with_a_signal_is_tried_until_the_manager_answ
         "[secrets]\nrefresh_every = \"1s\"\ndeadline = \"3s\"\n[secrets.ids]\nsigning = \"{another}\"\n"
     ));
     assert_eq!(running.reload().await["exit_code"], 69);
-    // Polls go on with the configuration in service, and do not make the other one forgotten.
+    // Polls use the configuration in service. The service still retries the new one.
     running.wait_until("a poll", |status| status["last_reload"]["trigger"] == "poll").await;
     folder.write("not even TOML");
     manager.clear();
-    running.wait_until("the new id", |status| status["generation"] == 2).await;
+    wait_for_generation(&running, 2).await;
     assert_eq!(running.credential("signing").await["id"], another);
 }
 
 #[tokio::test]
-async fn a_stop_in_the_middle_of_a_reload_wins() {
-    let tenant = migrated("middle").await;
-    let manager = scripted(&tenant).await;
+async fn a_stop_does_not_wait_for_a_reload() {
+    let tenant = SERVICE.migrated("middle").await;
+    let manager = scripted_manager(&tenant).await;
     let mut running =
-        RunningService::start(unpolled(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint()), &tenant).await;
+        RunningService::start(SERVICE.launch(&tenant).without_polling().with_manager(&manager), &tenant).await;
     manager.script([FaultRule::all(ScriptedFault::BlackHole)]);
-    let asked = manager.requests(&tenant.id("database"));
+    let before = manager.requests(&tenant.id("database"));
     running.process.signal(Signal::HUP);
-    let start = Instant::now();
-    while manager.requests(&tenant.id("database")) == asked {
-        assert!(start.elapsed() < DEFAULT_TIMEOUT, "there is no trip");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    wait_for_request(&manager, &tenant.id("database"), before).await;
     let start = Instant::now();
     running.process.signal(Signal::TERM);
     assert_eq!(running.process.exited(DEFAULT_TIMEOUT).await.code, Some(0));
-    assert!(start.elapsed() < Duration::from_secs(3), "it waited for the manager");
+    assert!(start.elapsed() < Duration::from_secs(3), "the stop waited for the manager");
 }
 
 #[tokio::test]
-async fn nothing_is_published_while_stopping() {
-    let tenant = migrated("not_published").await;
-    let manager = scripted(&tenant).await;
+async fn no_generation_is_published_during_a_stop() {
+    let tenant = SERVICE.migrated("not_published").await;
+    let manager = scripted_manager(&tenant).await;
     let mut running =
-        RunningService::start(unpolled(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint()), &tenant).await;
-    running.create("opens a connection").await;
-    let (go, wait) = tokio::sync::oneshot::channel::<()>();
-    let slow = running.request(Method::POST, "/v1/notes").header("content-type", "application/json");
-    let slow = tokio::spawn(slow.body(async_body("{\"body\": \"slow", wait, "\"}")).send());
-    tokio::time::sleep(Duration::from_millis(300)).await;
+        RunningService::start(SERVICE.launch(&tenant).without_polling().with_manager(&manager), &tenant).await;
+    running.create_note("opens a connection").await;
+    let slow = SlowRequest::start(&running).await;
     tenant.rotate("database").await.unwrap();
     manager.script([FaultRule::all(ScriptedFault::Delay(Duration::from_millis(800)))]);
     running.process.signal(Signal::HUP);
-    running.wait_until("the trip", |status| status["signals"]["covered"] == 1).await;
+    running.wait_until("the start of the reload", |status| status["signals"]["covered"] == 1).await;
     running.process.signal(Signal::TERM);
-    tokio::time::sleep(Duration::from_millis(1500)).await;
-    let status = running.status().await;
-    assert_eq!((&status["generation"], &status["stopping"]), (&1.into(), &true.into()));
-    go.send(()).unwrap();
-    assert_eq!(slow.await.unwrap().unwrap().status(), StatusCode::CREATED);
+    let is_first = async || running.status().await["generation"] == 1;
+    stays("the first generation", Duration::from_millis(1500), is_first).await;
+    assert_eq!(running.status().await["stopping"], true);
+    assert_eq!(slow.finish().await, StatusCode::CREATED);
     assert_eq!(running.process.exited(DEFAULT_TIMEOUT).await.code, Some(0));
 }
 
 #[tokio::test]
-async fn a_key_that_another_replica_holds_already_is_fetched() {
-    let tenant = migrated("unknown_key").await;
-    let manager = scripted(&tenant).await;
-    let mut ahead = RunningService::start(unpolled(&tenant), &tenant).await;
-    let behind = RunningService::start(unpolled(&tenant).env("AWS_ENDPOINT_URL", manager.endpoint()), &tenant).await;
+async fn an_unknown_key_of_another_replica_is_fetched() {
+    let tenant = SERVICE.migrated("unknown_key").await;
+    let manager = scripted_manager(&tenant).await;
+    let mut ahead = start_without_polling(&tenant).await;
+    let behind = RunningService::start(SERVICE.launch(&tenant).without_polling().with_manager(&manager), &tenant).await;
     for text in ["one", "two"] {
-        ahead.create(text).await;
+        ahead.create_note(text).await;
     }
     tenant.put("signing", &devstack::random_key()).await.unwrap();
     assert_eq!(ahead.reload().await["outcome"], "published");
-    let page: Value = ahead.get("/v1/notes?limit=1").await.json().await.unwrap();
-    let next = format!("/v1/notes?limit=1&cursor={}", page["next_cursor"].as_str().unwrap());
+    let next = ahead.second_page().await;
     assert_eq!(behind.get(&next).await.status(), StatusCode::BAD_REQUEST);
-    let status = behind.wait_until("the key", |status| status["generation"] == 2).await;
+    let status = wait_for_generation(&behind, 2).await;
     assert_eq!(status["signals"]["seen"], 0);
     assert_eq!(behind.get(&next).await.status(), StatusCode::OK);
 
-    let asked = manager.requests(&tenant.id("signing"));
+    let requests = manager.requests(&tenant.id("signing"));
     for made_up in ["made-up.AAAA.AAAA", "other.AAAA.AAAA"] {
         assert_eq!(behind.get(&format!("/v1/notes?cursor={made_up}")).await.status(), StatusCode::BAD_REQUEST);
     }
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    assert_eq!(manager.requests(&tenant.id("signing")), asked, "one trip in 30 s");
+    // An unknown key causes one reload in 30 s at most.
+    let is_unchanged = async || manager.requests(&tenant.id("signing")) == requests;
+    stays("the number of requests to the manager", Duration::from_millis(500), is_unchanged).await;
 }

@@ -1,43 +1,31 @@
-//! Stopping: what is in flight is finished, and a second signal does not wait.
+//! A stop: it finishes the requests in flight, and a second signal ends it at once.
 
-use crate::{DEFAULT_TIMEOUT, Notes, RunningService, migrated, service};
-use devstack::{Signal, reqwest::StatusCode};
+use crate::{SERVICE, note_client::NoteClient, support::slow_request::SlowRequest};
+use devstack::{DEFAULT_TIMEOUT, RunningService, Signal, TestProcess, eventually, reqwest::StatusCode};
 use std::{
-    io::{Read, Write},
     net::TcpStream,
     time::{Duration, Instant},
 };
 
-/// A request whose body is still on its way.
-fn half_a_request(address: &str) -> TcpStream {
-    let mut stream = TcpStream::connect(address).expect("it listens");
-    let head = "POST /v1/notes HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 16\r\n\r\n";
-    stream.write_all(format!("{head}{{\"body\": ").as_bytes()).expect("it reads");
-    stream.set_read_timeout(Some(DEFAULT_TIMEOUT)).expect("a timeout");
-    stream
+/// Waits until the service logs that it is stopping.
+async fn wait_for_stop(process: &mut TestProcess) {
+    process.wait_for_line(|line| line.contains("\"stopping\""), DEFAULT_TIMEOUT).await;
 }
 
 #[tokio::test]
-async fn a_stop_finishes_what_is_in_flight_and_ends_with_0() {
-    let tenant = migrated("stop").await;
+async fn a_stop_finishes_the_requests_in_flight_and_ends_with_0() {
+    let tenant = SERVICE.migrated("stop").await;
     for signal in [Signal::TERM, Signal::INT] {
-        let mut running = RunningService::start(service(&tenant), &tenant).await;
-        running.create("a note").await;
-        let mut stream = half_a_request(&running.at.public);
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        let mut running = SERVICE.start(&tenant).await;
+        running.create_note("a note").await;
+        let slow = SlowRequest::start(&running).await;
         running.process.signal(signal);
-        running.process.wait_for_line(|line| line.contains("\"stopping\""), DEFAULT_TIMEOUT).await;
+        wait_for_stop(&mut running.process).await;
         let (code, ready) = running.admin("/readyz").await;
         assert_eq!((code, ready["status"].as_str()), (StatusCode::SERVICE_UNAVAILABLE, Some("unready")));
         assert_eq!(running.admin("/livez").await.0, StatusCode::OK);
-        let start = Instant::now();
-        while TcpStream::connect(&running.at.public).is_ok() {
-            assert!(start.elapsed() < DEFAULT_TIMEOUT, "it still accepts");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        stream.write_all(b"\"late\"}").unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
+        eventually("a closed port", async || TcpStream::connect(&running.at.public).is_err()).await;
+        let answer = slow.finish_and_wait_for_close().await;
         assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
         assert_eq!(running.process.exited(DEFAULT_TIMEOUT).await.code, Some(0));
         assert_eq!(tenant.connections(&tenant.app_role()).await.unwrap(), 0);
@@ -45,24 +33,23 @@ async fn a_stop_finishes_what_is_in_flight_and_ends_with_0() {
 }
 
 #[tokio::test]
-async fn a_stopping_service_lingers_for_load_balancers() {
-    let tenant = migrated("linger").await;
-    let mut running = RunningService::start(service(&tenant).env("APP_SERVER__LINGER", "4s"), &tenant).await;
+async fn a_stopping_service_lingers_until_load_balancers_have_noticed() {
+    let tenant = SERVICE.migrated("linger").await;
+    let mut running = RunningService::start(SERVICE.launch(&tenant).env("APP_SERVER__LINGER", "4s"), &tenant).await;
     let start = Instant::now();
     running.process.signal(Signal::TERM);
-    running.process.wait_for_line(|line| line.contains("\"stopping\""), DEFAULT_TIMEOUT).await;
+    wait_for_stop(&mut running.process).await;
     assert_eq!(running.admin("/readyz").await.0, StatusCode::SERVICE_UNAVAILABLE);
-    running.create("it still accepts").await;
+    running.create_note("the service still accepts requests").await;
     assert_eq!(running.process.exited(DEFAULT_TIMEOUT).await.code, Some(0));
     assert!(start.elapsed() >= Duration::from_secs(4));
 }
 
 #[tokio::test]
-async fn a_stop_waits_no_longer_than_drain() {
-    let tenant = migrated("drain").await;
-    let mut running = RunningService::start(service(&tenant).env("APP_SERVER__DRAIN", "1s"), &tenant).await;
-    let _stream = half_a_request(&running.at.public);
-    tokio::time::sleep(Duration::from_millis(200)).await;
+async fn a_stop_waits_for_requests_no_longer_than_drain() {
+    let tenant = SERVICE.migrated("drain").await;
+    let mut running = RunningService::start(SERVICE.launch(&tenant).env("APP_SERVER__DRAIN", "1s"), &tenant).await;
+    let _slow = SlowRequest::start(&running).await;
     let start = Instant::now();
     running.process.signal(Signal::TERM);
     assert_eq!(running.process.exited(DEFAULT_TIMEOUT).await.code, Some(0));
@@ -71,12 +58,11 @@ async fn a_stop_waits_no_longer_than_drain() {
 
 #[tokio::test]
 async fn a_second_signal_ends_the_process_at_once() {
-    let tenant = migrated("second").await;
-    let mut running = RunningService::start(service(&tenant), &tenant).await;
-    let _stream = half_a_request(&running.at.public);
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    let tenant = SERVICE.migrated("second").await;
+    let mut running = SERVICE.start(&tenant).await;
+    let _slow = SlowRequest::start(&running).await;
     running.process.signal(Signal::TERM);
-    running.process.wait_for_line(|line| line.contains("\"stopping\""), DEFAULT_TIMEOUT).await;
+    wait_for_stop(&mut running.process).await;
     let start = Instant::now();
     running.process.signal(Signal::TERM);
     assert_eq!(running.process.exited(DEFAULT_TIMEOUT).await.code, Some(128 + 15));

@@ -1,38 +1,47 @@
 //! HTTPS, and the rotation of its certificate.
 
 use crate::{
-    DEFAULT_TIMEOUT, Notes, RunningService, migrated, service, tenant,
-    tls_client::{TlsClient, certificates},
+    SERVICE,
+    note_client::NoteClient,
+    support::{
+        log_events::events_that_say,
+        reload_status::assert_kept,
+        tls_client::{TlsClient, certificates},
+    },
 };
-use devstack::{Authority, Identity, Tenant, Validity};
+use devstack::{
+    Authority, DEFAULT_TIMEOUT, Identity, RunningService, Tenant, Validity, eventually,
+    reqwest::{Client, Version},
+};
 use rustls::version::{TLS12, TLS13};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::{Duration, Instant, UNIX_EPOCH},
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
+    task::JoinHandle,
 };
 
 const LOCAL: [&str; 3] = ["localhost", "127.0.0.1", "::1"];
 
-/// A tenant with tables and a certificate for its service.
-async fn with_certificate(label: &str) -> (Tenant, Identity) {
-    let tenant = migrated(label).await;
+/// Creates a tenant with tables and with a certificate for its service.
+async fn tenant_with_certificate(label: &str) -> (Tenant, Identity) {
+    let tenant = SERVICE.migrated(label).await;
     let identity = tenant.authority().local(Validity::days(90));
-    tenant.put_identity("server_tls", &identity).await.expect("it is planted");
+    tenant.put_identity("server_tls", &identity).await.expect("the manager stores it");
     (tenant, identity)
 }
 
 #[tokio::test]
 async fn https_speaks_tls_1_2_and_1_3_and_both_versions_of_http() {
-    let (tenant, identity) = with_certificate("tls").await;
-    let running = RunningService::start_tls(service(&tenant), &tenant).await;
+    let (tenant, identity) = tenant_with_certificate("tls").await;
+    let running = RunningService::start_tls(SERVICE.launch(&tenant), &tenant).await;
     let own = &certificates(&identity.certificate)[0];
     for version in [&TLS12, &TLS13] {
         for protocol in [&b"h2"[..], b"http/1.1"] {
@@ -42,54 +51,64 @@ async fn https_speaks_tls_1_2_and_1_3_and_both_versions_of_http() {
             assert_eq!(connection.certificate(), *own);
         }
     }
-    let note = running.create("over h2").await;
+    let note = running.create_note("over h2").await;
     let answer = running.get(&note).await;
-    assert_eq!((answer.status().as_u16(), answer.version()), (200, devstack::reqwest::Version::HTTP_2));
+    assert_eq!((answer.status().as_u16(), answer.version()), (200, Version::HTTP_2));
     let (_, answer) = TlsClient::new(tenant.authority()).get(&running.at.public, &note).await.unwrap();
     assert!(answer.contains("over h2"), "{answer}");
 }
 
+/// Clients that make one handshake and one request after the other until they are told to stop.
+#[derive(Clone, Default)]
+struct HandshakeLoad {
+    stop: Arc<AtomicBool>,
+    handshakes: Arc<AtomicU64>,
+}
+
+impl HandshakeLoad {
+    /// Starts a client. Its task panics if a handshake or a request fails.
+    fn start_client(&self, running: &RunningService<'_>, tenant: &Tenant, path: &str) -> JoinHandle<()> {
+        let client = TlsClient::new(tenant.authority());
+        let (load, address, path) = (self.clone(), running.at.public.clone(), path.to_owned());
+        tokio::spawn(async move {
+            while !load.stop.load(Ordering::Relaxed) {
+                let (_, answer) = client.get(&address, &path).await.expect("a handshake and an answer");
+                assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+                load.handshakes.fetch_add(1, Ordering::Relaxed);
+            }
+        })
+    }
+
+    /// Returns the number of handshakes so far.
+    fn handshakes(&self) -> u64 {
+        self.handshakes.load(Ordering::Relaxed)
+    }
+}
+
 #[tokio::test]
-async fn a_certificate_is_swapped_under_load_without_a_failed_handshake() {
-    let (tenant, first) = with_certificate("tls_swap").await;
-    let mut running = RunningService::start_tls(service(&tenant), &tenant).await;
-    let note = running.create("a note").await;
+async fn a_certificate_is_rotated_under_load_without_a_failed_handshake() {
+    let (tenant, first) = tenant_with_certificate("tls_swap").await;
+    let mut running = RunningService::start_tls(SERVICE.launch(&tenant), &tenant).await;
+    let note = running.create_note("a note").await;
     let (mut old, _) = TlsClient::new(tenant.authority()).get(&running.at.public, &note).await.unwrap();
 
-    let (stop, handshakes) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-    let load: Vec<_> = (0..8)
-        .map(|_| {
-            let client = TlsClient::new(tenant.authority());
-            let (stop, handshakes) = (stop.clone(), handshakes.clone());
-            let (address, note) = (running.at.public.clone(), note.clone());
-            tokio::spawn(async move {
-                while !stop.load(Ordering::Relaxed) {
-                    let (_, answer) = client.get(&address, &note).await.expect("a handshake and an answer");
-                    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-                    handshakes.fetch_add(1, Ordering::Relaxed);
-                }
-            })
-        })
-        .collect();
+    let load = HandshakeLoad::default();
+    let clients: Vec<_> = (0..8).map(|_| load.start_client(&running, &tenant, &note)).collect();
     let mut last = first.clone();
     for _ in 0..5 {
-        let before = handshakes.load(Ordering::Relaxed);
+        let before = load.handshakes();
         last = tenant.authority().local(Validity::days(90));
         tenant.put_identity("server_tls", &last).await.unwrap();
         assert_eq!(running.reload().await["outcome"], "published");
         let (connection, _) = TlsClient::new(tenant.authority()).get(&running.at.public, &note).await.unwrap();
         assert_eq!(connection.certificate(), certificates(&last.certificate)[0]);
-        let start = Instant::now();
-        while handshakes.load(Ordering::Relaxed) < before + 20 {
-            assert!(start.elapsed() < DEFAULT_TIMEOUT, "the load stands still");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        eventually("20 more handshakes", async || load.handshakes() >= before + 20).await;
     }
-    stop.store(true, Ordering::Relaxed);
-    for task in load {
-        task.await.expect("no failed handshake");
+    load.stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.await.expect("no failed handshake");
     }
-    assert!(old.get(&note).await.unwrap().starts_with("HTTP/1.1 200"), "an open connection lives on");
+    assert!(old.get(&note).await.unwrap().starts_with("HTTP/1.1 200"), "an open connection goes on");
 
     let client = TlsClient::new(tenant.authority());
     let (first_time, _) = client.get(&running.at.public, &note).await.unwrap();
@@ -97,47 +116,47 @@ async fn a_certificate_is_swapped_under_load_without_a_failed_handshake() {
     tenant.put("signing", &devstack::random_key()).await.unwrap();
     assert_eq!(running.reload().await["outcome"], "published");
     let (again, _) = client.get(&running.at.public, &note).await.unwrap();
-    assert!(again.resumed(), "another credential is nothing to a session");
+    assert!(again.resumed(), "the rotation of another credential does not end a session");
     assert_eq!(old.certificate(), certificates(&first.certificate)[0]);
     assert_ne!(old.certificate(), certificates(&last.certificate)[0]);
 }
 
 #[tokio::test]
-async fn a_certificate_that_does_not_fit_its_key_refuses_the_whole_set() {
-    let (tenant, identity) = with_certificate("tls_torn").await;
-    let mut running = RunningService::start_tls(service(&tenant), &tenant).await;
-    let (signing, held) = (running.credential("signing").await, running.credential("server_tls").await);
+async fn a_certificate_that_does_not_fit_its_key_fails_the_whole_reload() {
+    let (tenant, identity) = tenant_with_certificate("tls_torn").await;
+    let mut running = RunningService::start_tls(SERVICE.launch(&tenant), &tenant).await;
+    let (signing, server_tls) = (running.credential("signing").await, running.credential("server_tls").await);
 
     let other = tenant.authority().local(Validity::days(90));
     let torn = Identity { private_key: other.private_key, ..identity.clone() };
     tenant.put_identity("server_tls", &torn).await.unwrap();
     tenant.put("signing", &devstack::random_key()).await.unwrap();
     let reload = running.reload().await;
-    assert_eq!((&reload["outcome"], &reload["exit_code"]), (&json!("kept"), &json!(65)), "{reload}");
-    assert!(reload["error"].as_str().unwrap().contains("a private key that fits"), "{reload}");
-    assert_eq!(running.credential("signing").await["version"], signing["version"], "all of it or nothing");
-    assert_eq!(running.credential("server_tls").await["version"], held["version"]);
+    assert_kept(&reload, 65);
+    assert!(reload["error"].as_str().unwrap().contains("a private key that matches"), "{reload}");
+    assert_eq!(running.credential("signing").await["version"], signing["version"], "one fault keeps the whole set");
+    assert_eq!(running.credential("server_tls").await["version"], server_tls["version"]);
     let connection = TlsClient::new(tenant.authority()).connect(&running.at.public).await.unwrap();
     assert_eq!(connection.certificate(), certificates(&identity.certificate)[0]);
 
-    let start = service(&tenant).env("APP_SERVER__TLS", "true").run();
+    let start = SERVICE.launch(&tenant).env("APP_SERVER__TLS", "true").run();
     assert_eq!(start.code, Some(65), "{}", start.stderr);
     assert!(start.stderr.contains("server_tls"), "{}", start.stderr);
     assert!(!start.stdout.contains("\"listening\""), "{}", start.stdout);
 }
 
 #[tokio::test]
-async fn a_certificate_that_clients_would_refuse_is_refused_at_load() {
-    let (tenant, good) = with_certificate("tls_bad").await;
-    let mut running = RunningService::start_tls(service(&tenant), &tenant).await;
+async fn a_load_fails_with_a_certificate_that_clients_would_not_accept() {
+    let (tenant, good) = tenant_with_certificate("tls_bad").await;
+    let mut running = RunningService::start_tls(SERVICE.launch(&tenant), &tenant).await;
     let authority = tenant.authority();
     let (local, chain) = (|validity| authority.local(validity), good.certificates());
     let with = |certificate: String| Identity { certificate, ..good.clone() };
-    // Of the same name, and with another key.
+    // An authority of the same name with another key.
     let stranger = Authority::new("devstack").local(Validity::days(90));
     let cases = [
-        (local(Validity::over()).secret(), "has ended"),
-        (local(Validity::not_yet()).secret(), "has not begun"),
+        (local(Validity::over()).secret(), "has expired"),
+        (local(Validity::not_yet()).secret(), "is not valid yet"),
         (authority.client("localhost", Validity::days(90)).secret(), "no serverAuth"),
         (with([chain[1], chain[0]].concat()).secret(), "names a host"),
         (with([chain[0], stranger.certificates()[1]].concat()).secret(), "a chain in order"),
@@ -147,15 +166,15 @@ async fn a_certificate_that_clients_would_refuse_is_refused_at_load() {
         ("{\"certificate\": \"sentinel\", \"private_key\": \"sentinel\"}".into(), "the JSON of a certificate"),
         ("sentinel".into(), "the JSON of a certificate"),
     ];
-    for (value, says) in cases {
+    for (value, problem) in cases {
         tenant.put("server_tls", &value).await.unwrap();
         let reload = running.reload().await;
         let error = reload["error"].as_str().unwrap_or_default();
-        assert!(reload["exit_code"] == 65 && error.contains(says), "{error:?} does not say {says:?}");
+        assert!(reload["exit_code"] == 65 && error.contains(problem), "{error:?} does not contain {problem:?}");
     }
-    // As cert-manager names them; a chain may end with its root.
-    let whole = with([chain[0], chain[1], authority.certificate()].concat());
-    let named = json!({ "tls.crt": whole.certificate, "tls.key": whole.private_key }).to_string();
+    // The field names of cert-manager, and a chain that ends with its root.
+    let with_root = with([chain[0], chain[1], authority.certificate()].concat());
+    let named = json!({ "tls.crt": with_root.certificate, "tls.key": with_root.private_key }).to_string();
     tenant.put("server_tls", &named).await.unwrap();
     assert_eq!(running.reload().await["outcome"], "published");
     TlsClient::new(authority).connect(&running.at.public).await.unwrap();
@@ -163,8 +182,8 @@ async fn a_certificate_that_clients_would_refuse_is_refused_at_load() {
 
 #[tokio::test]
 async fn the_certificate_must_be_for_the_names_that_are_configured() {
-    let (tenant, _) = with_certificate("tls_names").await;
-    let launch = || service(&tenant).env("APP_SERVER__TLS_NAMES", "localhost,127.0.0.1");
+    let (tenant, _) = tenant_with_certificate("tls_names").await;
+    let launch = || SERVICE.launch(&tenant).env("APP_SERVER__TLS_NAMES", "localhost,127.0.0.1");
     let mut running = RunningService::start_tls(launch(), &tenant).await;
     let other = tenant.authority().issue(&["localhost", "notes.example"], Validity::days(90));
     tenant.put_identity("server_tls", &other).await.unwrap();
@@ -173,10 +192,10 @@ async fn the_certificate_must_be_for_the_names_that_are_configured() {
     assert!(reload["error"].as_str().unwrap().contains("each of server.tls_names"), "{reload}");
     let start = launch().env("APP_SERVER__TLS", "true").run();
     assert_eq!(start.code, Some(65), "{}", start.stderr);
-    // It does not keep a dead password in service.
+    // The unsuitable certificate does not keep a rejected password in service.
     let version = tenant.rotate("database").await.unwrap();
     tenant.kill_connections(&tenant.app_role()).await.unwrap();
-    running.create("with the new password").await;
+    running.create_note("with the new password").await;
     assert_eq!(running.credential("database").await["version"], version.as_str());
     let carried_over = running.status().await["last_reload"]["carried_over"].clone();
     assert_eq!(carried_over[0]["credential"], "server_tls", "{carried_over}");
@@ -185,34 +204,39 @@ async fn the_certificate_must_be_for_the_names_that_are_configured() {
 }
 
 #[tokio::test]
-async fn a_certificate_that_has_ended_in_service_does_not_hold_up_a_password() {
-    let (tenant, _) = with_certificate("tls_ended").await;
+async fn an_expired_certificate_in_service_does_not_block_a_rotated_password() {
+    let (tenant, _) = tenant_with_certificate("tls_ended").await;
     let short = tenant.authority().local(Validity::lasting(Duration::from_secs(8)));
     tenant.put_identity("server_tls", &short).await.unwrap();
-    let mut running = RunningService::start(service(&tenant).env("APP_SERVER__TLS", "true"), &tenant).await;
-    let ended = |line: &str| line.contains("has ended, and is still in service") && line.contains("\"ERROR\"");
-    running.process.wait_for_line(ended, DEFAULT_TIMEOUT).await;
+    let mut running = RunningService::start(SERVICE.launch(&tenant).env("APP_SERVER__TLS", "true"), &tenant).await;
+    let is_error = |line: &str| line.contains("has expired and is still in service") && line.contains("\"ERROR\"");
+    running.process.wait_for_line(is_error, DEFAULT_TIMEOUT).await;
     let version = tenant.rotate("database").await.unwrap();
     assert_eq!(running.reload().await["outcome"], "published");
     assert_eq!(running.credential("database").await["version"], version.as_str());
-    assert_eq!(service(&tenant).env("APP_SERVER__TLS", "true").run().code, Some(65), "a start refuses it");
+    assert_eq!(
+        SERVICE.launch(&tenant).env("APP_SERVER__TLS", "true").run().code,
+        Some(65),
+        "a start does not accept it"
+    );
 }
 
 #[tokio::test]
-async fn who_forgets_the_s_of_https_is_told() {
-    let (tenant, _) = with_certificate("tls_plain").await;
-    let running = RunningService::start_tls(service(&tenant), &tenant).await;
-    let plain = devstack::reqwest::Client::builder().no_proxy().build().unwrap();
+async fn a_client_that_speaks_http_to_https_gets_an_explanation() {
+    let (tenant, _) = tenant_with_certificate("tls_plain").await;
+    let running = RunningService::start_tls(SERVICE.launch(&tenant), &tenant).await;
+    let plain = Client::builder().no_proxy().build().unwrap();
     let answer = plain.get(format!("http://{}/v1/notes", running.at.public)).send().await.expect("an answer");
     assert_eq!(answer.status(), 400);
     assert!(answer.text().await.unwrap().contains("https://"));
-    // Somebody who still sends must not be reset before the answer is read.
+    // A client that is still sending must be able to read the answer: no reset comes before it.
     let mut raw = TcpStream::connect(&running.at.public).await.unwrap();
     for _ in 0..3 {
-        raw.write_all(&[b'P'; 20_000]).await.expect("it is still listened to");
+        raw.write_all(&[b'P'; 20_000]).await.expect("the service still reads");
+        // This client is slow on purpose.
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    raw.shutdown().await.expect("it is still listened to");
+    raw.shutdown().await.expect("the service still reads");
     let mut answer = String::new();
     raw.read_to_string(&mut answer).await.expect("a clean close");
     assert!(answer.contains("https://"), "{answer}");
@@ -227,9 +251,9 @@ async fn who_forgets_the_s_of_https_is_told() {
 }
 
 #[tokio::test]
-async fn handshakes_that_never_end_hold_up_nobody_and_are_ended() {
-    let (tenant, _) = with_certificate("tls_slow").await;
-    let running = RunningService::start_tls(service(&tenant), &tenant).await;
+async fn handshakes_that_stall_delay_nobody_and_are_ended() {
+    let (tenant, _) = tenant_with_certificate("tls_slow").await;
+    let running = RunningService::start_tls(SERVICE.launch(&tenant), &tenant).await;
     let mut idle = Vec::new();
     for number in 0..100 {
         let mut socket = TcpStream::connect(&running.at.public).await.unwrap();
@@ -241,79 +265,71 @@ async fn handshakes_that_never_end_hold_up_nobody_and_are_ended() {
     }
     let start = Instant::now();
     TlsClient::new(tenant.authority()).get(&running.at.public, "/v1/notes").await.unwrap();
-    assert!(start.elapsed() < Duration::from_secs(5), "it waited for others: {:?}", start.elapsed());
+    assert!(start.elapsed() < Duration::from_secs(5), "it has waited for the other handshakes: {:?}", start.elapsed());
     for mut socket in idle {
         let ended = tokio::time::timeout(DEFAULT_TIMEOUT, socket.read_to_end(&mut Vec::new())).await;
         assert!(ended.is_ok(), "the connection is still open");
     }
 }
 
+/// Waits until the log has warned of the end of a certificate with exactly these numbers of days left.
+#[track_caller]
+fn wait_for_warnings(running: &RunningService<'_>, days_left: &[u64]) -> impl Future<Output = ()> {
+    eventually("warnings of the end of a certificate", async move || {
+        let mut seen = Vec::new();
+        for event in events_that_say(&running.process, "expires soon") {
+            seen.push(event["fields"]["credential.days_left"].clone());
+        }
+        if seen == days_left { Ok(()) } else { Err(format!("{seen:?}, and not {days_left:?}")) }
+    })
+}
+
 #[tokio::test]
-async fn the_end_of_a_certificate_is_seen_and_spoken_of() {
-    let (tenant, _) = with_certificate("tls_expiry").await;
+async fn the_end_of_a_certificate_is_shown_and_logged_in_time() {
+    let (tenant, _) = tenant_with_certificate("tls_expiry").await;
     let put = async |length: Duration| {
         let identity = tenant.authority().local(Validity::lasting(length));
         tenant.put_identity("server_tls", &identity).await.unwrap()
     };
     let day = Duration::from_secs(24 * 60 * 60);
     put(6 * day + day / 2).await;
-    let mut running = RunningService::start_tls(service(&tenant), &tenant).await;
-    let warned = |running: &RunningService<'_>| {
-        let about = |event: &serde_json::Value| {
-            event["fields"]["message"].as_str().is_some_and(|text| text.contains("about to end"))
-        };
-        running
-            .process
-            .events()
-            .into_iter()
-            .filter(about)
-            .map(|event| event["fields"]["credential.days_left"].clone())
-            .collect()
-    };
-    let until = async |running: &RunningService<'_>, wanted: Vec<serde_json::Value>| {
-        let start = Instant::now();
-        while warned(running) != wanted {
-            let seen: Vec<serde_json::Value> = warned(running);
-            assert!(start.elapsed() < DEFAULT_TIMEOUT, "{seen:?} is not {wanted:?}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    until(&running, vec![json!(6)]).await;
+    let mut running = RunningService::start_tls(SERVICE.launch(&tenant), &tenant).await;
+    wait_for_warnings(&running, &[6]).await;
     let expires = running.credential("server_tls").await["expires"].clone();
     assert!(expires.as_str().unwrap().ends_with('Z'), "{expires}");
-    let told =
+    let logged =
         running.process.events().into_iter().find_map(|event| event["fields"].get("credential.expires").cloned());
-    assert_eq!(told, Some(expires));
+    assert_eq!(logged, Some(expires));
     assert_eq!(running.credential("signing").await["expires"], json!(null));
     let (_, _, metrics) = running.page("/metrics").await;
     let expiry = metrics.lines().filter(|line| line.starts_with("vestibule_credential_expiry_timestamp_seconds{"));
     let expiry: Vec<_> = expiry.collect();
     assert_eq!(expiry.len(), 1, "{expiry:?}");
     let at = expiry[0].strip_prefix("vestibule_credential_expiry_timestamp_seconds{name=\"server_tls\"} ").unwrap();
-    let in_seconds = at.parse::<f64>().unwrap() - std::time::UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
+    let in_seconds = at.parse::<f64>().unwrap() - UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
     assert!((6.0..7.0).contains(&(in_seconds / day.as_secs_f64())), "{in_seconds}");
 
     put(60 * day).await;
     assert_eq!(running.reload().await["outcome"], "published");
-    // It crosses a notice while it is in service.
+    // The time for the last warning comes while the certificate is in service.
     put(day + Duration::from_secs(10)).await;
     assert_eq!(running.reload().await["outcome"], "published");
-    until(&running, vec![json!(6), json!(1), json!(0)]).await;
+    wait_for_warnings(&running, &[6, 1, 0]).await;
 }
 
 #[tokio::test]
 async fn the_admin_listener_speaks_tls_and_the_commands_with_it() {
-    let (tenant, _) = with_certificate("tls_admin").await;
-    let mut process = service(&tenant).env("APP_ADMIN__TLS", "true").start();
+    let (tenant, _) = tenant_with_certificate("tls_admin").await;
+    let mut process = SERVICE.launch(&tenant).env("APP_ADMIN__TLS", "true").start();
     let at = process.listening().await;
     let client = tenant.authority().trusted().build().unwrap();
     let readyz = client.get(format!("https://{}/readyz", at.admin)).send().await.unwrap();
     assert_eq!(readyz.status(), 200);
-    let public = devstack::reqwest::Client::builder().no_proxy().build().unwrap();
+    let public = Client::builder().no_proxy().build().unwrap();
     assert_eq!(public.get(format!("http://{}/v1/notes", at.public)).send().await.unwrap().status(), 200);
 
     let command = |arguments: &[&str]| {
-        let launch = service(&tenant).args(arguments).env("APP_ADMIN__TLS", "true");
+        let launch = SERVICE.launch(&tenant).args(arguments).env("APP_ADMIN__TLS", "true");
         launch.env("APP_ADMIN__LISTEN", at.admin.as_str()).run()
     };
     let health = command(&["health"]);
@@ -321,13 +337,13 @@ async fn the_admin_listener_speaks_tls_and_the_commands_with_it() {
     let reload = command(&["reload", "--wait"]);
     assert_eq!(reload.code, Some(0), "{}", reload.stderr);
     let url = format!("https://{}", at.admin);
-    assert_eq!(command(&["audit", &url]).code, Some(69), "nobody here trusts this authority");
+    assert_eq!(command(&["audit", &url]).code, Some(69), "the platform does not trust this authority");
     let file = std::env::temp_dir().join(format!("{}-ca.pem", tenant.name()));
     std::fs::write(&file, tenant.authority().certificate()).unwrap();
     let audit = command(&["audit", &url, "--ca", file.to_str().unwrap()]);
     assert_eq!(audit.code, Some(0), "{}{}", audit.stdout, audit.stderr);
     assert!(audit.stdout.contains("server_tls"), "{}", audit.stdout);
-    // As it is with most certificates: for the name that clients use, not for each replica's address.
+    // Like most certificates, this one is for the name that clients use, and not for the address of each replica.
     let named = tenant.authority().issue(&["notes.example"], Validity::days(9));
     tenant.put_identity("server_tls", &named).await.unwrap();
     assert_eq!(command(&["reload", "--wait"]).code, Some(0));
@@ -344,23 +360,19 @@ async fn the_admin_listener_speaks_tls_and_the_commands_with_it() {
 }
 
 #[tokio::test]
-async fn a_service_with_tls_needs_its_certificate_and_one_without_asks_for_none() {
-    let tenant = tenant("tls_missing").await;
-    let start = service(&tenant).env("APP_SERVER__TLS", "true").run();
+async fn a_service_needs_a_certificate_only_with_tls() {
+    let tenant = SERVICE.tenant("tls_missing").await;
+    let start = SERVICE.launch(&tenant).env("APP_SERVER__TLS", "true").run();
     assert_eq!(start.code, Some(66), "{}", start.stderr);
     assert!(start.stderr.contains(&tenant.id("server_tls")), "{}", start.stderr);
-    let config = |tls: &str| {
-        let launch = service(&tenant).args(["config", "--json"]).env("APP_SERVER__TLS", tls);
-        let json: serde_json::Value = serde_json::from_str(&launch.run().stdout).unwrap();
+    let declares_certificate = |tls: &str| {
+        let launch = SERVICE.launch(&tenant).args(["config", "--json"]).env("APP_SERVER__TLS", tls);
+        let json: Value = serde_json::from_str(&launch.run().stdout).unwrap();
         json["credentials"].as_array().unwrap().iter().any(|one| one["kind"] == "tls_identity")
     };
-    assert!(config("true") && !config("false"));
-    let bare = crate::SERVICE
-        .launch_without_tenant()
-        .await
-        .args(["check"])
-        .env("APP_SERVER__CLIENT_CA", "notes/clients")
-        .run();
-    assert_eq!(bare.code, Some(78), "{}", bare.stderr);
-    assert!(bare.stderr.contains("server.tls = true"), "{}", bare.stderr);
+    assert!(declares_certificate("true") && !declares_certificate("false"));
+    let without_tls =
+        SERVICE.launch_without_tenant().await.args(["check"]).env("APP_SERVER__CLIENT_CA", "notes/clients").run();
+    assert_eq!(without_tls.code, Some(78), "{}", without_tls.stderr);
+    assert!(without_tls.stderr.contains("server.tls = true"), "{}", without_tls.stderr);
 }

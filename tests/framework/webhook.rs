@@ -1,84 +1,78 @@
-//! What the webhook of the example shows of the framework: workers, URLs of APIs, answers that do not come.
+//! The webhook of the example as a test of the framework: workers, URLs of API clients, and answers that do not come.
 
-mod keys;
+mod rejected_key;
 mod tls;
 
 use crate::{
-    DEFAULT_TIMEOUT, Notes, RunningService,
-    hook::{counted, hooked, id, telling, told, until_rows},
-    rotation::unpolled,
-    service, tenant,
+    SERVICE,
+    note_client::{NoteClient, note_id},
+    support::{launch_options::LaunchOptions, log_events::events_that_say, time_waits::stays},
+    webhook_setup::{
+        delivered_events, delivery_count, launch_with_webhook, tenant_with_receiver, wait_for_outbox_rows,
+    },
 };
 use devstack::{
-    AnswerRule, Delivery, ScriptedAnswer,
+    AnswerRule, DEFAULT_TIMEOUT, Delivery, RunningService, ScriptedAnswer, eventually, eventually_within,
     reqwest::{Method, StatusCode},
 };
-use std::{
-    collections::BTreeSet,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, time::Duration};
+
+/// Returns the ids of the notes in the deliveries.
+fn notes_of(deliveries: &[Delivery]) -> BTreeSet<String> {
+    delivered_events(deliveries).into_iter().map(|(_, note)| note).collect()
+}
 
 #[tokio::test]
-async fn what_hangs_and_what_breaks_hold_up_nobody_else() {
-    let (tenant, receiver) = hooked("hook_hangs").await;
+async fn deliveries_that_hang_or_break_delay_no_others() {
+    let (tenant, receiver) = tenant_with_receiver("hook_hangs").await;
     let on = |text: &'static str| move |body: &[u8]| String::from_utf8_lossy(body).contains(text);
     receiver.script([
         AnswerRule::on(on("hangs"), ScriptedAnswer::BlackHole),
         AnswerRule::on(on("breaks"), ScriptedAnswer::Reset),
     ]);
-    let launch = telling(receiver.address(), service(&tenant), &tenant).env("APP_SERVICE__WEBHOOK_TIMEOUT", "1s");
+    let launch = launch_with_webhook(&tenant, receiver.address()).env("APP_SERVICE__WEBHOOK_TIMEOUT", "1s");
     let running = RunningService::start(launch, &tenant).await;
-    let (hangs, breaks) = (running.create("hangs").await, running.create("breaks").await);
+    let (hangs, breaks) = (running.create_note("hangs").await, running.create_note("breaks").await);
     let mut others = BTreeSet::new();
     for number in 0..10 {
-        others.insert(id(&running.create(&number.to_string()).await));
+        others.insert(note_id(&running.create_note(&number.to_string()).await));
     }
-    let notes = |deliveries: &[Delivery]| told(deliveries).into_iter().map(|(_, note)| note).collect::<BTreeSet<_>>();
-    receiver.wait_until(|deliveries| notes(deliveries) == others).await;
-    until_rows(&tenant, "last_error LIKE 'no answer came within 1s'", 1).await;
-    until_rows(&tenant, "last_error LIKE 'the connection to % broke: %'", 1).await;
+    receiver.wait_until(|deliveries| notes_of(deliveries) == others).await;
+    wait_for_outbox_rows(&tenant, "last_error LIKE 'no answer came within 1s'", 1).await;
+    wait_for_outbox_rows(&tenant, "last_error LIKE 'the connection to % broke: %'", 1).await;
     receiver.clear();
-    others.extend([id(&hangs), id(&breaks)]);
-    receiver.wait_until(|deliveries| notes(deliveries) == others).await;
-    assert_eq!(counted(&running, "set_aside").await, 0.0);
+    others.extend([note_id(&hangs), note_id(&breaks)]);
+    receiver.wait_until(|deliveries| notes_of(deliveries) == others).await;
+    assert_eq!(delivery_count(&running, "set_aside").await, 0.0);
 }
 
 #[tokio::test]
-async fn a_database_that_is_away_is_told_of_once() {
-    let (tenant, receiver) = hooked("hook_database").await;
-    let running = RunningService::start(telling(receiver.address(), unpolled(&tenant), &tenant), &tenant).await;
-    let note = running.create("before").await;
+async fn workers_report_an_outage_of_the_database_once() {
+    let (tenant, receiver) = tenant_with_receiver("hook_database").await;
+    let running =
+        RunningService::start(launch_with_webhook(&tenant, receiver.address()).without_polling(), &tenant).await;
+    let note = running.create_note("before").await;
     receiver.wait_until(|deliveries| deliveries.len() == 1).await;
     tenant.limit_connections(&tenant.app_role(), 0).await.unwrap();
     tenant.kill_connections(&tenant.app_role()).await.unwrap();
-    let said = |text: &str| {
-        let says = |event: &serde_json::Value| event["fields"]["message"].as_str().is_some_and(|m| m.contains(text));
-        running.process.events().into_iter().filter(says).count()
-    };
-    let until_said = async |text: &str| {
-        let start = Instant::now();
-        while said(text) == 0 {
-            assert!(start.elapsed() < 2 * DEFAULT_TIMEOUT, "nobody said that {text}");
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-    };
-    until_said("background work fails").await;
-    tokio::time::sleep(Duration::from_secs(5)).await;
-    assert_eq!((said("background work fails"), said("background work goes on")), (1, 0));
+    let count = |text: &str| events_that_say(&running.process, text).len();
+    let counts = || (count("background work fails"), count("background work succeeds again"));
+    let fails = async || counts() == (1, 0);
+    eventually_within(2 * DEFAULT_TIMEOUT, "the report of the outage", fails).await;
+    stays("the number of one report", Duration::from_secs(5), fails).await;
     tenant.limit_connections(&tenant.app_role(), -1).await.unwrap();
-    let start = Instant::now();
-    while running.request(Method::DELETE, &note).send().await.unwrap().status() != StatusCode::NO_CONTENT {
-        assert!(start.elapsed() < DEFAULT_TIMEOUT);
-        tokio::time::sleep(Duration::from_millis(100)).await;
-    }
+    let is_deleted =
+        async || running.request(Method::DELETE, &note).send().await.unwrap().status() == StatusCode::NO_CONTENT;
+    eventually("the deletion of the note", is_deleted).await;
     receiver.wait_until(|deliveries| deliveries.len() == 2).await;
-    until_said("background work goes on").await;
-    assert_eq!((said("background work fails"), said("background work goes on")), (1, 1));
+    let goes_on = async || count("background work succeeds again") > 0;
+    eventually_within(2 * DEFAULT_TIMEOUT, "the report of the recovery", goes_on).await;
+    assert_eq!(counts(), (1, 1));
 }
 
 #[tokio::test]
-async fn a_url_that_a_key_must_not_travel_by_ends_with_78_and_is_not_quoted() {
-    let tenant = tenant("hook_urls").await;
+async fn a_url_that_is_not_safe_for_a_key_ends_with_78_and_is_not_quoted() {
+    let tenant = SERVICE.tenant("hook_urls").await;
     for url in [
         "http://example.com/quoted",
         "https://quoted@example.com/",
@@ -88,7 +82,7 @@ async fn a_url_that_a_key_must_not_travel_by_ends_with_78_and_is_not_quoted() {
         "ftp://example.com/quoted",
         "quoted",
     ] {
-        let exited = service(&tenant).args(["check"]).env("APP_SERVICE__WEBHOOK_URL", url).run();
+        let exited = SERVICE.launch(&tenant).args(["check"]).env("APP_SERVICE__WEBHOOK_URL", url).run();
         assert_eq!(exited.code, Some(78), "{url}");
         assert!(exited.stderr.contains("APP_SERVICE__WEBHOOK_URL"), "{}", exited.stderr);
         assert!(!format!("{}{}", exited.stdout, exited.stderr).contains("quoted"), "{url}: {}", exited.stderr);

@@ -1,4 +1,4 @@
-//! What a service that holds secrets owes to those who run it.
+//! Tests of every service that holds secrets: its start, a rotation and its migrations.
 
 use crate::{ROUTE, SERVICE};
 use devstack::{
@@ -29,21 +29,24 @@ async fn no_request_fails_while_the_password_of_the_database_is_rotated() {
     let mut running = SERVICE.start(&tenant).await;
     let url = running.url(ROUTE);
     let (stop, stopped) = watch::channel(false);
-    let clients: JoinSet<usize> = (0..4).map(|_| keep_asking(url.clone(), stopped.clone())).collect();
+    let clients: JoinSet<usize> = (0..4).map(|_| keep_requesting(url.clone(), stopped.clone())).collect();
     for generation in 2..=3 {
         let version = tenant.rotate("database").await.unwrap();
         assert_eq!(running.reload().await["exit_code"], 0);
         assert_eq!(running.status().await["generation"], generation);
-        let held = running.credential("database").await;
-        assert_eq!((held["version"].as_str(), held["stage"].as_str()), (Some(version.as_str()), Some("current")));
+        let loaded = running.credential("database").await;
+        assert_eq!((loaded["version"].as_str(), loaded["stage"].as_str()), (Some(version.as_str()), Some("current")));
     }
     stop.send(true).unwrap();
     let served = clients.join_all().await;
     assert!(served.iter().all(|served| *served > 10), "{served:?}");
 }
 
-/// Asks again and again, and counts the answers. One that is not 200 is a panic.
-async fn keep_asking(url: String, stopped: watch::Receiver<bool>) -> usize {
+/// Gets `url` until it is told to stop. Returns the number of answers.
+///
+/// # Panics
+/// If an answer is not 200.
+async fn keep_requesting(url: String, stopped: watch::Receiver<bool>) -> usize {
     let client = Client::builder().no_proxy().build().expect("a client");
     let mut served = 0;
     while !*stopped.borrow() {
@@ -54,11 +57,11 @@ async fn keep_asking(url: String, stopped: watch::Receiver<bool>) -> usize {
 }
 
 #[tokio::test]
-async fn a_schema_behind_the_binary_is_no_start_until_it_is_migrated() {
+async fn a_service_starts_only_after_its_schema_is_migrated() {
     let tenant = SERVICE.tenant("migrate").await;
-    let behind = SERVICE.launch(&tenant).start().exited(DEFAULT_TIMEOUT).await;
-    assert_eq!(behind.code, Some(69), "{}", behind.stderr);
-    assert!(behind.stderr.contains("migrate`"), "{}", behind.stderr);
+    let not_migrated = SERVICE.launch(&tenant).start().exited(DEFAULT_TIMEOUT).await;
+    assert_eq!(not_migrated.code, Some(69), "{}", not_migrated.stderr);
+    assert!(not_migrated.stderr.contains("migrate`"), "{}", not_migrated.stderr);
     for round in ["the first time", "again"] {
         let migrate = SERVICE.launch(&tenant).args(["migrate"]).run();
         assert_eq!(migrate.code, Some(0), "{round}: {}", migrate.stderr);

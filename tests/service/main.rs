@@ -1,17 +1,18 @@
-//! The service: the real binary, with real signals, on a real PostgreSQL and a real Secrets Manager emulator.
+//! The service: the real binary, with real signals, on a real PostgreSQL and a real emulator of AWS Secrets Manager.
 //!
-//! Each test has a tenant of its own: a database, roles and secret names. After each process its output is searched for
-//! every secret that was planted.
+//! Each test has a tenant of its own: a database, roles and secrets. At the end of each process its output is searched
+//! for every secret of the tenant.
 
-mod client;
-mod hook;
 mod life;
 mod notes;
 mod webhook;
+
+mod note_client;
+mod webhook_setup;
 
 use devstack::Binary;
 
 static SERVICE: Binary = Binary::at(env!(concat!("CARGO_BIN_EXE_", env!("CARGO_PKG_NAME"))));
 
-/// One that reads from the database.
+/// A path whose answer is read from the database.
 const ROUTE: &str = "/v1/notes";

@@ -1,6 +1,6 @@
 //! The notes, as a client sees them.
 
-use crate::{SERVICE, client::Notes};
+use crate::{SERVICE, note_client::NoteClient};
 use devstack::{
     RunningService, problem, random_key,
     reqwest::{Method, StatusCode},
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 async fn a_note_is_created_read_and_deleted() {
     let tenant = SERVICE.migrated("crud").await;
     let running = SERVICE.start(&tenant).await;
-    let answer = running.post("{\"body\": \"Grüße, 'notes'; DROP TABLE notes\"}").await;
+    let answer = running.post_json("/v1/notes", "{\"body\": \"Grüße, 'notes'; DROP TABLE notes\"}").await;
     assert_eq!(answer.status(), StatusCode::CREATED);
     let path = answer.headers()["location"].to_str().unwrap().to_owned();
     let created: Value = answer.json().await.unwrap();
@@ -26,11 +26,11 @@ async fn a_note_is_created_read_and_deleted() {
 }
 
 #[tokio::test]
-async fn lists_are_newest_first_and_cursors_lead_through_all_of_them() {
+async fn a_list_is_newest_first_and_its_cursors_lead_through_all_pages() {
     let tenant = SERVICE.migrated("lists").await;
     let running = SERVICE.start(&tenant).await;
     for number in 0..5 {
-        running.create(&number.to_string()).await;
+        running.create_note(&number.to_string()).await;
     }
     let mut seen = Vec::new();
     let mut path = "/v1/notes?limit=2".to_owned();
@@ -49,11 +49,11 @@ async fn lists_are_newest_first_and_cursors_lead_through_all_of_them() {
 }
 
 #[tokio::test]
-async fn bad_input_is_told_what_to_change() {
+async fn the_answer_to_bad_input_says_what_to_change() {
     let tenant = SERVICE.migrated("input").await;
     let launch = SERVICE.launch(&tenant).env("APP_SERVICE__MAX_LENGTH", "10").env("APP_SERVER__BODY_LIMIT", "1 KiB");
     let running = RunningService::start(launch, &tenant).await;
-    running.create("ten is ok!").await;
+    running.create_note("ten is ok!").await;
     let bodies: [(&[u8], u16, &str); 10] = [
         (b"{\"body\": \"\"}", 422, "empty"),
         (b"{\"body\": \" \\n\"}", 422, "empty"),
@@ -67,8 +67,8 @@ async fn bad_input_is_told_what_to_change() {
         (&[b' '; 2000], 413, "length limit"),
     ];
     for (body, status, says) in bodies {
-        let detail = problem(running.post(body.to_vec()).await, status).await;
-        assert!(detail.contains(says), "{detail:?} does not say {says:?}");
+        let detail = problem(running.post_json("/v1/notes", body.to_vec()).await, status).await;
+        assert!(detail.contains(says), "{detail:?} does not contain {says:?}");
     }
     let untyped = running.request(Method::POST, "/v1/notes").body("{\"body\": \"x\"}").send().await.unwrap();
     assert!(problem(untyped, 415).await.contains("application/json"));
@@ -83,7 +83,7 @@ async fn bad_input_is_told_what_to_change() {
     ];
     for (path, status, says) in paths {
         let detail = problem(running.get(path).await, status).await;
-        assert!(detail.contains(says), "{path}: {detail:?} does not say {says:?}");
+        assert!(detail.contains(says), "{path}: {detail:?} does not contain {says:?}");
     }
     let put = running.request(Method::PUT, "/v1/notes").send().await.unwrap();
     assert_eq!(put.headers()["allow"], "POST,GET,HEAD");
@@ -91,11 +91,11 @@ async fn bad_input_is_told_what_to_change() {
 }
 
 #[tokio::test]
-async fn a_cursor_survives_one_rotation_of_its_key_and_no_tampering() {
+async fn a_cursor_stays_valid_over_one_rotation_and_tampering_makes_it_invalid() {
     let tenant = SERVICE.migrated("cursor").await;
     let mut running = SERVICE.start(&tenant).await;
     for number in 0..3 {
-        running.create(&number.to_string()).await;
+        running.create_note(&number.to_string()).await;
     }
     let path = running.second_page().await;
     let (_, cursor) = path.rsplit_once('=').unwrap();

@@ -1,16 +1,16 @@
-//! Nothing that the allocator gets back holds a credential that was let go of.
+//! No block of memory that is freed holds a credential that was rotated away.
 //!
-//! What an allocator cannot see is not looked at: stacks, and registers.
+//! An allocator cannot see stacks and registers, so these are not searched.
 
-#![allow(unsafe_code)] // an allocator that looks at memory cannot be written without it
+#![expect(unsafe_code, reason = "an allocator that reads memory needs it")]
 
-#[path = "outside/memory.rs"]
-#[expect(dead_code)] // other tests use all of it
-mod memory;
+#[path = "outside/memory_manager.rs"]
+#[expect(dead_code, reason = "other tests use the rest")]
+mod memory_manager;
 
 use aws_lc_rs::hmac;
 use axum::Router;
-use memory::Memory;
+use memory_manager::MemoryManager;
 use sqlx::migrate::Migrator;
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -29,34 +29,37 @@ use vestibule::{
     secrets::Stage,
 };
 
-/// Looks through each block that is given back. A block that is to grow or shrink moves, so that its old place is seen
-/// too: `realloc` is left to the default, which copies.
-struct Searching;
+/// An allocator that searches each block that is freed. It does not have a `realloc` of its own: the default copies a
+/// block that grows or shrinks and frees the old one, so the old one is searched too.
+struct SearchingAllocator;
 
 #[global_allocator]
-static SEARCHING: Searching = Searching;
+static ALLOCATOR: SearchingAllocator = SearchingAllocator;
 
-static SEARCHES: AtomicBool = AtomicBool::new(false);
+/// `true` while blocks are searched.
+static IS_SEARCHING: AtomicBool = AtomicBool::new(false);
 
-/// How often each of [`TRACES`] was seen.
-static SEEN: [AtomicUsize; TRACES.len()] = [const { AtomicUsize::new(0) }; TRACES.len()];
+/// The number of blocks in which each of [`TRACES`] was found.
+static FOUND: [AtomicUsize; TRACES.len()] = [const { AtomicUsize::new(0) }; TRACES.len()];
 
-/// The private key of a certificate, which is made anew each time: its number on the curve, and of its text in PEM what
-/// lies around the end of a line (rustls-pki-types' decoder leaves lines). And how often one of both was seen.
+/// Two traces of the private key of a certificate, which each run creates: the number that is the key, and the part of
+/// the PEM text around the end of a line (the decoder of rustls-pki-types leaves lines behind).
 static PRIVATE_KEY: OnceLock<[[u8; 32]; 2]> = OnceLock::new();
-static PRIVATE_KEY_SEEN: AtomicUsize = AtomicUsize::new(0);
+
+/// The number of blocks in which a trace of the private key was found.
+static PRIVATE_KEY_FOUND: AtomicUsize = AtomicUsize::new(0);
 
 // SAFETY: it allocates and frees as `System` does.
-unsafe impl GlobalAlloc for Searching {
+unsafe impl GlobalAlloc for SearchingAllocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        // Zeroed, so that all of a block may be read when it comes back.
+        // Zeroed, so that the whole block may be read when it is freed.
         // SAFETY: the caller's promises are `System`'s.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
-        if SEARCHES.load(Ordering::SeqCst) {
-            // SAFETY: the block is the caller's until it is given back below, and was initialized when it was allocated.
+        if IS_SEARCHING.load(Ordering::SeqCst) {
+            // SAFETY: the block belongs to the caller until it is freed below, and was initialized when it was allocated.
             search(unsafe { slice::from_raw_parts(block, layout.size()) });
         }
         // SAFETY: the caller's promises are `System`'s.
@@ -64,21 +67,21 @@ unsafe impl GlobalAlloc for Searching {
     }
 }
 
-/// Allocates nothing.
+/// Counts the traces in a block. It must not allocate.
 fn search(block: &[u8]) {
-    for (trace, seen) in TRACES.iter().zip(&SEEN) {
+    for (trace, found) in TRACES.iter().zip(&FOUND) {
         if block.windows(trace.len()).any(|window| window == *trace) {
-            seen.fetch_add(1, Ordering::SeqCst);
+            found.fetch_add(1, Ordering::SeqCst);
         }
     }
-    let traces = PRIVATE_KEY.get().into_iter().flatten();
-    if traces.into_iter().any(|trace| block.windows(trace.len()).any(|window| window == trace)) {
-        PRIVATE_KEY_SEEN.fetch_add(1, Ordering::SeqCst);
+    let mut traces = PRIVATE_KEY.get().into_iter().flatten();
+    if traces.any(|trace| block.windows(trace.len()).any(|window| window == trace)) {
+        PRIVATE_KEY_FOUND.fetch_add(1, Ordering::SeqCst);
     }
 }
 
-/// A certificate and its key, as the manager has them. The key is [`PRIVATE_KEY`].
-fn identity() -> &'static str {
+/// Creates a certificate and its key, as the manager stores them. Sets [`PRIVATE_KEY`].
+fn create_identity() -> &'static str {
     let key = rcgen::KeyPair::generate().expect("a key");
     let certificate =
         rcgen::CertificateParams::new(["localhost".to_owned()]).and_then(|params| params.self_signed(&key));
@@ -89,7 +92,7 @@ fn identity() -> &'static str {
     let second_line = pem.match_indices('\n').nth(1).expect("several lines").0;
     let around = &pem.as_bytes()[second_line - 16..second_line + 16];
     let traces = [&der[at..at + 32], around].map(|trace| trace.try_into().expect("32 bytes"));
-    PRIVATE_KEY.set(traces).expect("it is set once");
+    PRIVATE_KEY.set(traces).expect("one test sets it");
     let certificate = certificate.expect("a certificate").pem();
     let secret = serde_json::json!({ "certificate": certificate, "private_key": pem });
     secret.to_string().leak()
@@ -106,13 +109,13 @@ const API_KEY: &str = "sentinel-api-key";
 const API_KEY_JSON: &str = r#"{"api_key":"sentinel-api-key-in-json"}"#;
 const ESCAPED_API_KEY_JSON: &str = r#"{"api_key":"sentinel-\/escaped\/-api-key"}"#;
 
-/// Base64 of the three below.
+/// Base64 of the signing keys in [`TRACES`].
 const KEY: &str = "c2VudGluZWwtMS1vZi1hLXNpZ25pbmcta2V5LW9mLTMyLWJ5dGVz";
 const KEY_JSON: &str = r#"{"key":"c2VudGluZWwtMi1vZi1hLXNpZ25pbmcta2V5LW9mLTMyLWJ5dGVz"}"#;
 const ESCAPED_KEY_JSON: &str = r#"{"key":"\u0063\u0032VudGluZWwtMy1vZi1hLXNpZ25pbmcta2V5LW9mLTMyLWJ5dGVz"}"#;
 const BROKEN_KEY: &str = "c2VudGluZWwtNC1vZi1hLXNpZ25pbmcta2V5LW9mLTMyLWJ5dGVz*";
 
-/// What no block may hold. The first three are the controls'.
+/// The bytes that no block may hold. [`check_the_search`] uses the first three.
 const TRACES: [&[u8]; 19] = [
     CONTROL.as_bytes(),
     CONTROL_GROWS.as_bytes(),
@@ -132,12 +135,12 @@ const TRACES: [&[u8]; 19] = [
     b"VudGluZWwtMi1vZi1hLXNpZ25pbmcta2V5",
     b"VudGluZWwtMy1vZi1hLXNpZ25pbmcta2V5",
     b"VudGluZWwtNC1vZi1hLXNpZ25pbmcta2V5",
-    // As HMAC mixes it into its first block: RFC 2104's ipad.
+    // The key as HMAC mixes it into its first block, with the ipad of RFC 2104.
     &mixed(*b"sentinel-1-of-a-signing-key"),
 ];
 
-/// What HMAC keeps of the first key, whose holder can sign: SHA-256's state after the block in which the key is mixed
-/// with the ipad. Its first four words.
+/// The first four words of the state that HMAC keeps of the first key: SHA-256 after the block in which the key is mixed
+/// with the ipad. With this state one can sign.
 const EXPANDED_KEY: [u8; 16] = {
     let words: [u32; 4] = [0xa61d_04b6, 0x90ea_ced5, 0x2388_526f, 0x02e1_7dc5];
     let mut bytes = [0; 16];
@@ -149,6 +152,7 @@ const EXPANDED_KEY: [u8; 16] = {
     bytes
 };
 
+/// Mixes a key with the ipad.
 const fn mixed<const N: usize>(mut key: [u8; N]) -> [u8; N] {
     let mut at = 0;
     while at < N {
@@ -159,7 +163,7 @@ const fn mixed<const N: usize>(mut key: [u8; N]) -> [u8; N] {
 }
 
 #[derive(SecretSet)]
-#[expect(dead_code)] // they are held, and that is all
+#[expect(dead_code, reason = "the service only holds them")]
 struct Secrets {
     login: Credential<Login>,
     api: Credential<ApiKey>,
@@ -167,6 +171,7 @@ struct Secrets {
     identity: Credential<TlsIdentity>,
 }
 
+/// A service that holds a credential of each kind.
 struct Holder {
     signer: Signer,
 }
@@ -187,46 +192,48 @@ impl Application for Holder {
     }
 }
 
-/// Runs `work` and asserts that nothing was left behind.
-async fn searched<T>(what: &str, work: impl Future<Output = T>) -> T {
-    SEARCHES.store(true, Ordering::SeqCst);
+/// Runs `work`, and checks that no freed block holds a trace.
+async fn search_during<T>(what: &str, work: impl Future<Output = T>) -> T {
+    IS_SEARCHING.store(true, Ordering::SeqCst);
     let done = work.await;
-    SEARCHES.store(false, Ordering::SeqCst);
-    for (trace, seen) in TRACES.iter().zip(&SEEN) {
-        let seen = seen.swap(0, Ordering::SeqCst);
-        assert_eq!(seen, 0, "{what}: {} was left behind", trace.escape_ascii());
+    IS_SEARCHING.store(false, Ordering::SeqCst);
+    for (trace, found) in TRACES.iter().zip(&FOUND) {
+        let count = found.swap(0, Ordering::SeqCst);
+        assert_eq!(count, 0, "{what}: {} was left behind", trace.escape_ascii());
     }
-    assert_eq!(PRIVATE_KEY_SEEN.swap(0, Ordering::SeqCst), 0, "{what}: a certificate's key was left behind");
+    assert_eq!(PRIVATE_KEY_FOUND.swap(0, Ordering::SeqCst), 0, "{what}: a certificate's key was left behind");
     done
 }
 
-fn controls() {
-    SEARCHES.store(true, Ordering::SeqCst);
+/// Checks that the search finds each kind of trace.
+fn check_the_search() {
+    IS_SEARCHING.store(true, Ordering::SeqCst);
     drop(CONTROL.to_owned());
     let mut grows = CONTROL_GROWS.to_owned();
     grows.reserve(4096);
     drop(bytes_of(&hmac::Key::new(hmac::HMAC_SHA256, b"sentinel-1-of-a-signing-key-of-32-bytes")));
     PRIVATE_KEY.get().expect("it is set").iter().for_each(|trace| drop(trace.to_vec()));
-    SEARCHES.store(false, Ordering::SeqCst);
+    IS_SEARCHING.store(false, Ordering::SeqCst);
     assert!(grows.starts_with("sentinel"));
-    assert_eq!(PRIVATE_KEY_SEEN.swap(0, Ordering::SeqCst), 2);
-    assert_eq!(SEEN.each_ref().map(|seen| seen.swap(0, Ordering::SeqCst))[..4], [1, 1, 1, 0]);
+    assert_eq!(PRIVATE_KEY_FOUND.swap(0, Ordering::SeqCst), 2);
+    assert_eq!(FOUND.each_ref().map(|found| found.swap(0, Ordering::SeqCst))[..4], [1, 1, 1, 0]);
 }
 
-/// The key as it lies in memory, in a block that is not wiped.
+/// Returns a copy of the memory of a key. The copy is not wiped.
 fn bytes_of(key: &hmac::Key) -> Vec<u8> {
     let mut bytes = vec![0; size_of_val(key)];
-    // SAFETY: both are as long, and they do not overlap.
+    // SAFETY: both have this length, and they do not overlap.
     unsafe { std::ptr::copy_nonoverlapping(std::ptr::from_ref(key).cast(), bytes.as_mut_ptr(), bytes.len()) };
     bytes
 }
 
 #[tokio::test]
-async fn what_was_rotated_away_is_wiped() {
-    let identity = identity();
-    controls();
-    let memory = Memory::with([("login", BARE_PASSWORD), ("api", API_KEY), ("signing", KEY), ("identity", identity)]);
-    let holder = searched("a start", Harness::<Holder>::start(memory.clone(), Config::default())).await.unwrap();
+async fn a_credential_that_was_rotated_away_is_wiped() {
+    let identity = create_identity();
+    check_the_search();
+    let manager =
+        MemoryManager::with([("login", BARE_PASSWORD), ("api", API_KEY), ("signing", KEY), ("identity", identity)]);
+    let holder = search_during("a start", Harness::<Holder>::start(manager.clone(), Config::default())).await.unwrap();
     let old = Arc::downgrade(&holder.live().generation());
     assert!(!holder.live().service().signer.seal(b"payload").is_empty());
 
@@ -236,15 +243,15 @@ async fn what_was_rotated_away_is_wiped() {
         ("the last rotation", BARE_PASSWORD, API_KEY, KEY),
     ];
     for (what, login, api, signing) in values {
-        memory.rotate("login", login);
-        memory.rotate("api", api);
-        memory.put("signing", Stage::Pending, signing);
-        assert!(searched(what, holder.reload()).await.unwrap());
-        memory.rotate("signing", signing);
-        memory.rotate("identity", identity);
-        assert!(searched(what, holder.reload()).await.unwrap());
+        manager.rotate("login", login);
+        manager.rotate("api", api);
+        manager.put("signing", Stage::Pending, signing);
+        assert!(search_during(what, holder.reload()).await.unwrap());
+        manager.rotate("signing", signing);
+        manager.rotate("identity", identity);
+        assert!(search_during(what, holder.reload()).await.unwrap());
     }
-    assert!(old.upgrade().is_none(), "it was let go of");
+    assert!(old.upgrade().is_none(), "nobody holds the first generation");
 
     for (what, login, api, signing) in [
         ("a broken key", BARE_PASSWORD, API_KEY, BROKEN_KEY),
@@ -252,10 +259,10 @@ async fn what_was_rotated_away_is_wiped() {
         ("a login that is cut off", &ESCAPED_PASSWORD_JSON[..60], API_KEY, KEY),
         ("a key with a space in it", BARE_PASSWORD, r#"{"api_key":"sentinel-\/escaped\/-api-key "}"#, KEY),
     ] {
-        memory.rotate("login", login);
-        memory.rotate("api", api);
-        memory.rotate("signing", signing);
-        searched(what, holder.reload()).await.unwrap_err();
+        manager.rotate("login", login);
+        manager.rotate("api", api);
+        manager.rotate("signing", signing);
+        search_during(what, holder.reload()).await.unwrap_err();
     }
-    searched("a stop", holder.stop()).await;
+    search_during("a stop", holder.stop()).await;
 }

@@ -1,46 +1,76 @@
-//! Deliveries by TLS, and their connections.
+//! Deliveries over TLS, and their connections.
 
-use crate::hook::{hooked, key, telling, until_rows};
-use crate::{DEFAULT_TIMEOUT, Notes, RunningService, migrated, service};
-use devstack::{Authority, Receiver, Signal, Validity};
-use std::{net::SocketAddr, sync::Arc};
+use crate::{
+    SERVICE,
+    note_client::NoteClient,
+    webhook_setup::{current_key, launch_with_webhook, tenant_with_receiver, wait_for_outbox_rows},
+};
+use devstack::{Authority, DEFAULT_TIMEOUT, Receiver, RunningService, Signal, Validity};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Notify,
 };
 
+/// A file with the authorities that a platform trusts. It is deleted when this is dropped.
+struct TrustedRoots(PathBuf);
+
+impl TrustedRoots {
+    /// Writes a file with these certificates in PEM.
+    fn new(certificates: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("roots-{}.pem", devstack::random()));
+        fs::write(&path, certificates).expect("a file");
+        Self(path)
+    }
+
+    /// Returns the path of the file, for the variable `SSL_CERT_FILE`.
+    fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TrustedRoots {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
 #[tokio::test]
-async fn a_webhook_is_trusted_by_the_authorities_of_the_platform() {
-    let tenant = migrated("hook_tls").await;
+async fn a_webhook_needs_a_certificate_of_an_authority_that_the_platform_trusts() {
+    let tenant = SERVICE.migrated("hook_tls").await;
     tenant.put_random("webhook", "api_key").await.unwrap();
     let (trusted, other) = (Authority::new("trusted"), Authority::new("other"));
-    let roots = std::env::temp_dir().join(format!("roots-{}.pem", devstack::random()));
-    std::fs::write(&roots, trusted.certificate()).unwrap();
+    let roots = TrustedRoots::new(trusted.certificate());
     let start = async |receiver: &Receiver| {
-        let launch = telling(receiver.address(), service(&tenant), &tenant);
-        let launch = launch.env("APP_SERVICE__WEBHOOK_URL", receiver.url()).env("SSL_CERT_FILE", &roots);
-        // Whatever the libraries say of requests, keys are not in it: the output is searched at the end.
+        let launch = launch_with_webhook(&tenant, receiver.address());
+        let launch = launch.env("APP_SERVICE__WEBHOOK_URL", receiver.url()).env("SSL_CERT_FILE", roots.path());
+        // The libraries log requests, but no keys: the output is searched at the end.
         let launch = launch.env("APP_TELEMETRY__FILTER", "trace");
         let running = RunningService::start(launch, &tenant).await;
-        running.create("a note").await;
+        running.create_note("a note").await;
         running
     };
     let receiver = Receiver::with_tls(&other.local(Validity::days(1))).unwrap();
     let mut running = start(&receiver).await;
-    until_rows(&tenant, "last_error LIKE '%invalid peer certificate: UnknownIssuer%'", 1).await;
+    wait_for_outbox_rows(&tenant, "last_error LIKE '%invalid peer certificate: UnknownIssuer%'", 1).await;
     assert_eq!(receiver.requests().len(), 0);
     running.process.signal(Signal::TERM);
     assert_eq!(running.process.exited(DEFAULT_TIMEOUT).await.code, Some(0));
 
     let receiver = Receiver::with_tls(&trusted.local(Validity::days(1))).unwrap();
-    receiver.accept([key(&tenant).await]);
+    receiver.accept([current_key(&tenant).await]);
     let _running = start(&receiver).await;
     receiver.wait_until(|deliveries| deliveries.len() == 2).await;
-    std::fs::remove_file(roots).unwrap();
 }
 
-/// Passes connections on. The first goes dead when told so, without a word to either side.
-async fn relay(to: SocketAddr, dead: Arc<Notify>) -> SocketAddr {
+/// Starts a relay to an address. At `dead` the first connection goes silent, and neither side is told. Returns the
+/// address of the relay.
+async fn start_relay(to: SocketAddr, dead: Arc<Notify>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("it is bound");
     tokio::spawn(async move {
@@ -64,38 +94,34 @@ async fn relay(to: SocketAddr, dead: Arc<Notify>) -> SocketAddr {
 }
 
 #[tokio::test]
-async fn a_connection_that_died_without_a_word_is_given_up() {
-    let tenant = migrated("hook_dead_h2").await;
+async fn a_connection_that_goes_silent_is_given_up() {
+    let tenant = SERVICE.migrated("hook_dead_h2").await;
     tenant.put_random("webhook", "api_key").await.unwrap();
     let authority = Authority::new("trusted");
-    let roots = std::env::temp_dir().join(format!("roots-{}.pem", devstack::random()));
-    std::fs::write(&roots, authority.certificate()).unwrap();
+    let roots = TrustedRoots::new(authority.certificate());
     let receiver = Receiver::with_tls(&authority.local(Validity::days(1))).unwrap();
-    receiver.accept([key(&tenant).await]);
+    receiver.accept([current_key(&tenant).await]);
     let dead = Arc::new(Notify::new());
-    let address = relay(receiver.address(), dead.clone()).await;
-    let launch = telling(address, service(&tenant), &tenant).env("SSL_CERT_FILE", &roots);
+    let address = start_relay(receiver.address(), dead.clone()).await;
+    let launch = launch_with_webhook(&tenant, address).env("SSL_CERT_FILE", roots.path());
     let launch = launch.env("APP_SERVICE__WEBHOOK_URL", format!("https://{address}/hook"));
     let running = RunningService::start(launch, &tenant).await;
-    running.create("before").await;
+    running.create_note("before").await;
     receiver.wait_until(|deliveries| deliveries.len() == 1).await;
     dead.notify_one();
-    running.create("after").await;
+    running.create_note("after").await;
     let deliveries = receiver.wait_until(|deliveries| deliveries.len() == 2).await;
     assert_ne!(deliveries[0].header("idempotency-key"), deliveries[1].header("idempotency-key"));
-    std::fs::remove_file(roots).unwrap();
 }
 
 #[tokio::test]
-async fn a_platform_that_trusts_nobody_ends_with_78() {
-    let (tenant, _receiver) = hooked("hook_roots").await;
-    let none = std::env::temp_dir().join(format!("no-roots-{}.pem", devstack::random()));
-    std::fs::write(&none, "").unwrap();
-    let launch = telling(([127, 0, 0, 1], 1).into(), service(&tenant), &tenant)
+async fn a_platform_without_trusted_authorities_ends_with_78() {
+    let (tenant, _receiver) = tenant_with_receiver("hook_roots").await;
+    let roots = TrustedRoots::new("");
+    let launch = launch_with_webhook(&tenant, ([127, 0, 0, 1], 1).into())
         .env("APP_SERVICE__WEBHOOK_URL", "https://127.0.0.1:1/hook")
-        .env("SSL_CERT_FILE", &none);
+        .env("SSL_CERT_FILE", roots.path());
     let exited = launch.run();
-    std::fs::remove_file(none).unwrap();
     assert_eq!(exited.code, Some(78), "{} {}", exited.stdout, exited.stderr);
     assert!(exited.stderr.contains("SSL_CERT_FILE"), "{}", exited.stderr);
 }

@@ -1,16 +1,15 @@
-//! A service with a kind of credential of its own: proven, carried over, replaced, refused and let go of as the four.
+//! A service with a kind of credential of its own. Like the four kinds of the framework, it is proven, carried over,
+//! replaced, rejected and closed.
 
 use crate::{
     NO_MIGRATIONS,
-    memory::Memory,
+    eventually::eventually,
+    memory_manager::MemoryManager,
     relay::{Relay, RelayLogin},
 };
 use axum::Router;
 use serde::{Deserialize, Serialize};
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
@@ -27,10 +26,13 @@ struct Secrets {
 
 #[derive(Default, Serialize, Deserialize)]
 struct Settings {
+    /// The address of the relay.
     relay: String,
+    /// A setting that does not concern the session. A reload with another greeting builds another generation.
     greeting: String,
 }
 
+/// A service that sends mail.
 struct Mailer {
     relay: Relay,
     version: String,
@@ -45,8 +47,8 @@ impl Application for Mailer {
         let login = &cx.secrets.relay;
         let relay = Relay::open(cx, login, &cx.settings.relay).await?;
         let early = relay.send("too early").await;
-        // What was carried over is in service already.
-        assert!(early.is_err() || !cx.settings.greeting.is_empty(), "it is not in service yet");
+        // Only a session that was carried over is in service already.
+        assert!(early.is_err() || !cx.settings.greeting.is_empty(), "a new session is not in service yet");
         Ok(Self { relay, version: login.version().to_string() })
     }
 
@@ -55,12 +57,19 @@ impl Application for Mailer {
     }
 }
 
-/// A mail relay that knows one login, and what it was told.
+/// A mail relay that accepts one login and records the lines that it gets.
 #[derive(Clone, Default)]
-struct Server(Arc<Mutex<(String, Vec<String>)>>);
+struct RelayServer(Arc<Mutex<RelayState>>);
 
-impl Server {
-    /// One that listens; with the configuration that leads there.
+#[derive(Default)]
+struct RelayState {
+    accepted_login: String,
+    /// The lines of mail so far, and a line for each connection that has closed.
+    lines: Vec<String>,
+}
+
+impl RelayServer {
+    /// Starts a relay that accepts `login`. Returns it with the settings for a service that uses it.
     async fn start(login: &str) -> (Self, Settings) {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
         let relay = listener.local_addr().expect("it is bound").to_string();
@@ -75,48 +84,46 @@ impl Server {
         (server, Settings { relay, greeting: String::new() })
     }
 
+    /// Accepts only this login from now on: a username, a space and a password.
     fn accept_only(&self, login: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0 = login.to_owned();
+        login.clone_into(&mut self.state().accepted_login);
     }
 
     async fn serve(self, stream: TcpStream) {
         let (lines, mut answers) = stream.into_split();
         let mut lines = BufReader::new(lines).lines();
-        let mut user = None;
+        let mut login = None;
         while let Ok(Some(line)) = lines.next_line().await {
-            let known = self.0.lock().unwrap_or_else(PoisonError::into_inner).0 == line;
-            let answer = match &user {
-                None if known => "welcome\n",
-                None => "who?\n",
-                Some(_) => "sent\n",
-            };
-            if user.is_none() {
-                user = Some(line)
+            let answer = if login.is_some() {
+                self.record(line);
+                "sent\n"
             } else {
-                self.note(line)
-            }
-            answers.write_all(answer.as_bytes()).await.expect("it reads");
+                let is_accepted = self.state().accepted_login == line;
+                login = Some(line);
+                if is_accepted { "welcome\n" } else { "who?\n" }
+            };
+            answers.write_all(answer.as_bytes()).await.expect("the client reads");
         }
-        self.note(format!("{} is gone", user.unwrap_or_default()));
+        self.record(format!("{} is gone", login.unwrap_or_default()));
     }
 
-    fn note(&self, line: String) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.push(line);
+    fn record(&self, line: String) {
+        self.state().lines.push(line);
     }
 
-    /// Waits until it was told all this, and forgets it.
-    async fn told(&self, wanted: &[&str]) {
-        let start = std::time::Instant::now();
-        loop {
-            let mut told = self.0.lock().unwrap_or_else(PoisonError::into_inner).1.clone();
-            told.sort();
-            if told == wanted {
-                self.0.lock().unwrap_or_else(PoisonError::into_inner).1.clear();
-                return;
-            }
-            assert!(start.elapsed() < Duration::from_secs(60), "{told:?} is not {wanted:?}");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+    fn state(&self) -> MutexGuard<'_, RelayState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until the relay has recorded exactly these lines, in any order. `wanted` is sorted. Forgets the lines.
+    async fn wait_for_lines(&self, wanted: &[&str]) {
+        let has_lines = || {
+            let mut lines = self.state().lines.clone();
+            lines.sort();
+            if lines == wanted { Ok(()) } else { Err(lines) }
+        };
+        eventually(&format!("{wanted:?}"), has_lines).await;
+        self.state().lines.clear();
     }
 }
 
@@ -127,76 +134,76 @@ fn config(settings: Settings) -> Config<Settings> {
 const FIRST: &str = r#"{"username": "app", "password": "sentinel one"}"#;
 const SECOND: &str = r#"{"username": "app", "password": "sentinel \"two\""}"#;
 
-/// A service that has sent one mail.
-async fn mailer(login: &str) -> (Server, Arc<Memory>, Harness<Mailer>, String) {
-    let (server, settings) = Server::start(login).await;
-    let memory = Memory::with([("relay", FIRST)]);
+/// Starts a service, which sends one mail.
+async fn start_mailer(login: &str) -> (RelayServer, Arc<MemoryManager>, Harness<Mailer>, String) {
+    let (server, settings) = RelayServer::start(login).await;
+    let manager = MemoryManager::with([("relay", FIRST)]);
     let address = settings.relay.clone();
-    let mailer = Harness::<Mailer>::start(memory.clone(), config(settings)).await.expect("it starts");
-    mailer.live().service().relay.send("one").await.expect("it is in service");
-    server.told(&["one"]).await;
-    (server, memory, mailer, address)
+    let mailer = Harness::<Mailer>::start(manager.clone(), config(settings)).await.expect("the login is accepted");
+    mailer.live().service().relay.send("one").await.expect("the session is in service");
+    server.wait_for_lines(&["one"]).await;
+    (server, manager, mailer, address)
 }
 
 #[tokio::test]
 async fn a_session_is_carried_over_while_its_login_is_the_same() {
-    let (server, _, mailer, relay) = mailer("app sentinel one").await;
-    assert!(!mailer.reload().await.unwrap(), "there is nothing new");
+    let (server, _, mailer, relay) = start_mailer("app sentinel one").await;
+    assert!(!mailer.reload().await.unwrap(), "nothing has changed");
     let greeting = "hello".to_owned();
     assert!(mailer.reload_with(config(Settings { relay, greeting })).await.unwrap());
     assert_eq!(mailer.live().generation().number, 2);
     mailer.live().service().relay.send("two").await.unwrap();
-    server.told(&["too early", "two"]).await;
+    server.wait_for_lines(&["too early", "two"]).await;
     mailer.stop().await;
-    server.told(&["app sentinel one is gone"]).await;
+    server.wait_for_lines(&["app sentinel one is gone"]).await;
 }
 
 #[tokio::test]
-async fn a_new_version_gets_a_session_of_its_own_and_the_old_one_ends() {
-    let (server, memory, mailer, _) = mailer("app sentinel one").await;
+async fn a_new_version_opens_a_new_session_and_the_old_one_closes() {
+    let (server, manager, mailer, _) = start_mailer("app sentinel one").await;
     let before = mailer.live().service();
     server.accept_only("app sentinel \"two\"");
-    memory.rotate("relay", SECOND);
+    manager.rotate("relay", SECOND);
     assert!(mailer.reload().await.unwrap());
-    server.told(&["app sentinel one is gone"]).await;
+    server.wait_for_lines(&["app sentinel one is gone"]).await;
     assert!(before.relay.send("late").await.is_err());
     mailer.live().service().relay.send("two").await.unwrap();
-    server.told(&["two"]).await;
+    server.wait_for_lines(&["two"]).await;
     assert_eq!(mailer.live().service().version, "v2");
 }
 
 #[tokio::test]
 async fn a_malformed_version_is_refused_and_not_quoted() {
-    let (server, memory, mailer, _) = mailer("app sentinel one").await;
+    let (server, manager, mailer, _) = start_mailer("app sentinel one").await;
     for malformed in [
         r#"{"username": "app", "password": {"sentinel": 1}}"#,
         r#"{"username": "app", "password": "sentinel\ud83d"}"#,
         r#"{"username": "sentinel", "password": " "}"#,
         "sentinel",
     ] {
-        memory.rotate("relay", malformed);
+        manager.rotate("relay", malformed);
         let report = mailer.reload().await.unwrap_err();
         assert_eq!(report.exit(), Exit::Malformed);
         assert!(report.to_string().contains("the JSON of a login"), "{report}");
-        assert!(!format!("{report} {report:?}").contains("sentinel"), "it is quoted");
+        assert!(!format!("{report} {report:?}").contains("sentinel"), "the report quotes the secret");
     }
     mailer.live().service().relay.send("two").await.unwrap();
-    server.told(&["two"]).await;
+    server.wait_for_lines(&["two"]).await;
 }
 
 #[tokio::test]
-async fn a_refused_version_yields_to_the_pending_one() {
-    let (server, memory, mailer, _) = mailer("app sentinel one").await;
+async fn a_pending_version_replaces_a_rejected_one() {
+    let (server, manager, mailer, _) = start_mailer("app sentinel one").await;
     server.accept_only("app sentinel \"two\"");
-    memory.rotate("relay", r#"{"username": "app", "password": "never set"}"#);
+    manager.rotate("relay", r#"{"username": "app", "password": "never set"}"#);
     let report = mailer.reload().await.unwrap_err();
     assert_eq!(report.exit(), Exit::Denied);
-    server.told(&["app never set is gone"]).await;
-    memory.put("relay", Stage::Pending, r#"{"username": "somebody else", "password": "x"}"#);
+    server.wait_for_lines(&["app never set is gone"]).await;
+    manager.put("relay", Stage::Pending, r#"{"username": "somebody else", "password": "x"}"#);
     assert_eq!(mailer.reload().await.unwrap_err().exit(), Exit::Denied);
-    server.told(&["app never set is gone"]).await;
-    let pending = memory.put("relay", Stage::Pending, SECOND);
+    server.wait_for_lines(&["app never set is gone"]).await;
+    let pending = manager.put("relay", Stage::Pending, SECOND);
     assert!(mailer.reload().await.unwrap());
     assert_eq!(mailer.live().service().version, pending);
-    server.told(&["app never set is gone", "app sentinel one is gone"]).await;
+    server.wait_for_lines(&["app never set is gone", "app sentinel one is gone"]).await;
 }

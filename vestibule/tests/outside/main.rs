@@ -1,9 +1,11 @@
-//! The framework as a service's crate sees it, with a secrets manager in memory.
+//! The framework as the crate of a service uses it, with a secrets manager in memory.
 
 mod fifth_kind;
-mod memory;
+mod revoked_version;
+
+mod eventually;
+mod memory_manager;
 mod relay;
-mod revoked;
 
 use axum::{
     Router,
@@ -11,7 +13,7 @@ use axum::{
     extract::{Request, State},
     routing::get,
 };
-use memory::Memory;
+use memory_manager::MemoryManager;
 use sqlx::migrate::Migrator;
 use std::{sync::Arc, time::Duration};
 use time::OffsetDateTime;
@@ -37,6 +39,7 @@ struct Secrets {
     off: Option<Credential<ApiKey>>,
 }
 
+/// A service with credentials of all kinds, that shows as much of them as it can.
 struct Probe {
     signer: Signer,
     credentials: String,
@@ -51,7 +54,7 @@ impl Application for Probe {
 
     async fn build(cx: &Build<'_, Self>) -> Result<Self, BuildError> {
         let Secrets { api, login, other, signing, off } = cx.secrets;
-        assert!(off.is_none(), "it has no id");
+        assert!(off.is_none(), "it has no id in the configuration");
         Ok(Self {
             signer: cx.signer(signing, "probe", Duration::from_secs(60)),
             credentials: format!("{api:?} {login:?} {other:?} {signing:?}"),
@@ -66,17 +69,19 @@ impl Application for Probe {
     }
 }
 
-fn good() -> Arc<Memory> {
-    Memory::with([("api", SENTINEL), ("login", SENTINEL), ("other", SENTINEL), ("signing", SENTINEL)])
+/// Returns a manager with good secrets.
+fn good_secrets() -> Arc<MemoryManager> {
+    MemoryManager::with([("api", SENTINEL), ("login", SENTINEL), ("other", SENTINEL), ("signing", SENTINEL)])
 }
 
-async fn enter(source: Arc<Memory>) -> Result<Live<Probe>, Report> {
+/// Starts the service. Returns the generation in service.
+async fn start(source: Arc<MemoryManager>) -> Result<Live<Probe>, Report> {
     Ok(Harness::start(source, Config::default()).await?.live())
 }
 
 #[tokio::test]
 async fn nothing_that_holds_a_credential_shows_it() {
-    let live = enter(good()).await.unwrap();
+    let live = start(good_secrets()).await.unwrap();
     let generation = live.generation();
     let mut door = Door::new(live.clone());
     let request = Request::get("/panic").body(Body::empty()).unwrap();
@@ -90,26 +95,26 @@ async fn nothing_that_holds_a_credential_shows_it() {
         String::from_utf8_lossy(&body)
     );
     assert!(!shown.contains(SENTINEL) && !shown.contains("sentinel"), "a credential is shown");
-    assert!(shown.contains("v1"), "its version is: {shown}");
+    assert!(shown.contains("v1"), "the version is shown: {shown}");
 }
 
 #[tokio::test]
-async fn a_response_holds_its_generation_to_the_last_byte() {
-    let live = enter(good()).await.unwrap();
+async fn a_response_holds_its_generation_until_its_last_byte() {
+    let live = start(good_secrets()).await.unwrap();
     let generation = live.generation();
-    let at_rest = Arc::strong_count(&generation);
+    let idle_count = Arc::strong_count(&generation);
     let request = Request::get("/").body(Body::empty()).unwrap();
     let response = Door::new(live.clone()).call(request).await.unwrap();
-    assert_eq!(Arc::strong_count(&generation), at_rest + 1);
+    assert_eq!(Arc::strong_count(&generation), idle_count + 1);
     let body = axum::body::to_bytes(response.into_body(), 4096).await.unwrap();
     assert_eq!(body, "hello");
-    assert_eq!(Arc::strong_count(&generation), at_rest);
+    assert_eq!(Arc::strong_count(&generation), idle_count);
 }
 
 #[tokio::test]
-async fn all_faults_of_all_credentials_come_back_together() {
-    let source = Memory::with([("api", "two words"), ("login", "{"), ("other", " "), ("nothing", "")]);
-    let report = enter(source).await.unwrap_err();
+async fn a_report_has_the_faults_of_all_credentials() {
+    let source = MemoryManager::with([("api", "two words"), ("login", "{"), ("other", " "), ("nothing", "")]);
+    let report = start(source).await.unwrap_err();
     let faults: Vec<_> = report.faults().iter().map(|fault| (fault.subject.as_str(), fault.exit)).collect();
     assert_eq!(
         faults,
@@ -124,9 +129,9 @@ async fn all_faults_of_all_credentials_come_back_together() {
 }
 
 #[tokio::test]
-async fn who_saw_a_key_make_way_accepts_what_it_signed_however_old_the_next_one_is() {
-    let source = good();
-    source.created_at(OffsetDateTime::UNIX_EPOCH);
+async fn a_service_that_replaced_a_key_accepts_its_tokens_however_old_the_next_key_is() {
+    let source = good_secrets();
+    source.set_creation_time(OffsetDateTime::UNIX_EPOCH);
     let probe = Harness::<Probe>::start(source.clone(), Config::default()).await.unwrap();
     let token = probe.live().service().signer.seal(b"payload");
     source.rotate("signing", "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXphYmNkZWY=");
@@ -134,12 +139,17 @@ async fn who_saw_a_key_make_way_accepts_what_it_signed_however_old_the_next_one_
     assert_eq!(probe.live().service().signer.open(&token).unwrap(), b"payload");
     source.put("signing", Stage::Pending, SENTINEL);
     assert!(probe.reload().await.unwrap());
-    assert_eq!(probe.live().service().signer.open(&token).unwrap(), b"payload", "it still knows");
+    assert_eq!(
+        probe.live().service().signer.open(&token).unwrap(),
+        b"payload",
+        "the service remembers when it replaced the key"
+    );
 
-    let started_later = enter(source).await.unwrap();
+    let started_later = start(source).await.unwrap();
     assert!(started_later.service().signer.open(&token).is_err());
 }
 
+/// A service whose build panics with a credential in the message.
 struct Careless;
 
 impl Application for Careless {
@@ -157,16 +167,16 @@ impl Application for Careless {
 }
 
 #[tokio::test]
-async fn a_build_that_panics_is_a_report() {
-    let report = Harness::<Careless>::start(good(), Config::default()).await.unwrap_err();
+async fn a_build_that_panics_ends_with_a_report() {
+    let report = Harness::<Careless>::start(good_secrets(), Config::default()).await.unwrap_err();
     assert_eq!(report.exit(), Exit::Bug);
     assert!(report.to_string().contains("panicked"), "{report}");
 }
 
 #[tokio::test]
-async fn credentials_are_fetched_at_once() {
-    let source = good();
-    enter(source.clone()).await.unwrap();
-    // Three of one stage, and the three stages of the signing keys.
-    assert_eq!(source.most_at_once(), 6);
+async fn credentials_are_fetched_concurrently() {
+    let source = good_secrets();
+    start(source.clone()).await.unwrap();
+    // The current stage of three credentials, and the three stages of the signing keys.
+    assert_eq!(source.highest_concurrency(), 6);
 }

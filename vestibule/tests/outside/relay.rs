@@ -1,4 +1,4 @@
-//! A fifth kind of credential in one file: the login at a mail relay, and the session that it opens.
+//! A fifth kind of credential in one file: the login for a mail relay, and the session that it opens.
 
 use serde::Deserialize;
 use std::{
@@ -21,7 +21,7 @@ use vestibule::{
     secrets::{ExposeSecret, Kind, Malformed, SecretString, SecretValues},
 };
 
-/// `{"username": "…", "password": "…"}`.
+/// The login for a mail relay. The secret is `{"username": "…", "password": "…"}`.
 #[derive(Deserialize)]
 pub(crate) struct RelayLogin {
     username: String,
@@ -43,54 +43,64 @@ impl Kind for RelayLogin {
     }
 }
 
-/// A session at the relay, with one version of the login.
+/// A session at the relay. It belongs to one version of the login.
 #[derive(Clone)]
 pub(crate) struct Relay(Arc<Session>);
 
 struct Session {
     in_service: AtomicBool,
     retired: AtomicBool,
+    /// `None` if the session is closed.
     stream: Mutex<Option<BufStream<TcpStream>>>,
 }
 
 impl Relay {
+    /// Carries the session over if the address and the version of the login are the same. Opens a new one otherwise.
     pub(crate) async fn open<A: Application>(
         cx: &Build<'_, A>,
         login: &Credential<RelayLogin>,
         address: &str,
     ) -> Result<Self, BuildError> {
         cx.resource(login, &address, async |_| {
-            let away = |error: io::Error| {
-                BuildError::Fault(Fault {
-                    exit: Exit::Unavailable,
-                    subject: format!("the mail relay at {address}"),
-                    problem: error.kind().to_string(),
-                    remedy: "check service.relay, and the way there".into(),
-                })
-            };
-            let mut stream = BufStream::new(TcpStream::connect(address).await.map_err(away)?);
-            let hello = [&login.username, " ", login.password.expose_secret()];
-            match ask(&mut stream, &hello).await.map_err(away)?.as_str() {
-                "welcome" => Ok(Self(Arc::new(Session {
-                    in_service: AtomicBool::new(false),
-                    retired: AtomicBool::new(false),
-                    stream: Mutex::new(Some(stream)),
-                }))),
-                _ => Err(Rejection::of(login, "the relay does not know this login").into()),
+            let opened = Session::open(login, address).await;
+            match opened.map_err(|error| unavailable(address, &error))? {
+                Some(session) => Ok(Self(Arc::new(session))),
+                None => Err(Rejection::of(login, "the relay does not know this login").into()),
             }
         })
         .await
     }
 
-    /// Gives the relay one line of mail. Nothing is sent for a generation that may never be in service.
+    /// Sends one line of mail. Returns an error if the generation is not yet in service, because it may never be.
     pub(crate) async fn send(&self, mail: &str) -> io::Result<()> {
-        let mut stream = self.0.stream.lock().await;
-        let session = stream.as_mut().filter(|_| self.0.in_service.load(Ordering::Acquire));
-        ask(session.ok_or(ErrorKind::NotConnected)?, &[mail]).await?;
+        let mut guard = self.0.stream.lock().await;
+        if !self.0.in_service.load(Ordering::Acquire) {
+            return Err(ErrorKind::NotConnected.into());
+        }
+        let Some(stream) = guard.as_mut() else {
+            return Err(ErrorKind::NotConnected.into());
+        };
+        exchange(stream, &[mail]).await?;
         if self.0.retired.load(Ordering::Acquire) {
-            stream.take();
+            guard.take();
         }
         Ok(())
+    }
+}
+
+impl Session {
+    /// Connects and logs in. Returns `None` if the relay rejects the login.
+    async fn open(login: &RelayLogin, address: &str) -> io::Result<Option<Self>> {
+        let mut stream = BufStream::new(TcpStream::connect(address).await?);
+        let hello = [&login.username, " ", login.password.expose_secret()];
+        if exchange(&mut stream, &hello).await? != "welcome" {
+            return Ok(None);
+        }
+        Ok(Some(Self {
+            in_service: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
+            stream: Mutex::new(Some(stream)),
+        }))
     }
 }
 
@@ -101,7 +111,7 @@ impl Resource for Relay {
 
     fn retire(&self, _successor: Option<&Self>) {
         self.0.retired.store(true, Ordering::Release);
-        // Whoever sends at this moment ends the session when that is done.
+        // If a request is sending now, that request closes the session when it has finished.
         if let Ok(mut stream) = self.0.stream.try_lock() {
             stream.take();
         }
@@ -112,11 +122,21 @@ impl Resource for Relay {
     }
 }
 
-/// In parts: a line put together would be one more copy of the password.
-async fn ask(stream: &mut BufStream<TcpStream>, line: &[&str]) -> io::Result<String> {
-    for part in line.iter().chain(&["\n"]) {
+fn unavailable(address: &str, error: &io::Error) -> BuildError {
+    BuildError::Fault(Fault {
+        exit: Exit::Unavailable,
+        subject: format!("the mail relay at {address}"),
+        problem: error.kind().to_string(),
+        remedy: "check service.relay and the network".into(),
+    })
+}
+
+/// Sends a line and returns the answer. The line comes in parts: joined, it would be one more copy of the password.
+async fn exchange(stream: &mut BufStream<TcpStream>, parts: &[&str]) -> io::Result<String> {
+    for part in parts {
         stream.write_all(part.as_bytes()).await?;
     }
+    stream.write_all(b"\n").await?;
     stream.flush().await?;
     let mut answer = String::new();
     stream.read_line(&mut answer).await?;

@@ -1,4 +1,4 @@
-//! A TLS client that shows what others hide: the certificate it was shown, and whether a session was resumed.
+//! A TLS client that shows the details of a handshake: the certificate of the server, and if a session was resumed.
 
 use devstack::{Authority, Identity};
 use rustls::{
@@ -14,19 +14,21 @@ use tokio::{
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-/// Keeps sessions, to resume them.
+/// A TLS client that keeps its sessions, to resume them.
 pub(crate) struct TlsClient(Arc<ClientConfig>);
 
 impl TlsClient {
+    /// Creates a client that trusts an authority.
     pub(crate) fn new(authority: &Authority) -> Self {
         Self::speaking(authority, &[&TLS13, &TLS12], None, &[])
     }
 
-    /// One that shows a certificate.
+    /// Creates a client that shows a certificate of its own.
     pub(crate) fn showing(authority: &Authority, identity: &Identity) -> Self {
         Self::speaking(authority, &[&TLS13, &TLS12], Some(identity), &[])
     }
 
+    /// Creates a client with these versions of TLS, and with these protocols for ALPN.
     pub(crate) fn speaking(
         authority: &Authority,
         versions: &[&'static SupportedProtocolVersion],
@@ -50,6 +52,7 @@ impl TlsClient {
         Self(Arc::new(config))
     }
 
+    /// Connects to an address.
     pub(crate) async fn connect(&self, address: &str) -> io::Result<Connection> {
         self.connect_over(TcpStream::connect(address).await?).await
     }
@@ -59,36 +62,39 @@ impl TlsClient {
         Ok(Connection(TlsConnector::from(self.0.clone()).connect(name, socket).await?))
     }
 
-    /// A connection of its own, and one request.
+    /// Makes one request on a new connection. Returns the connection and the answer.
     pub(crate) async fn get(&self, address: &str, path: &str) -> io::Result<(Connection, String)> {
         let mut connection = self.connect(address).await?;
         let answer = connection.get(path).await?;
         Ok((connection, answer))
     }
 
-    /// One request on a connection that is open already, and has not begun its handshake.
+    /// Makes one request on a TCP connection that is open, and on which no handshake has begun.
     pub(crate) async fn get_over(&self, socket: TcpStream, path: &str) -> io::Result<String> {
         self.connect_over(socket).await?.get(path).await
     }
 }
 
+/// A connection after its handshake.
 pub(crate) struct Connection(TlsStream<TcpStream>);
 
 impl Connection {
-    /// The certificate that the server has shown.
+    /// Returns the certificate that the server has shown.
     pub(crate) fn certificate(&self) -> CertificateDer<'static> {
         self.0.get_ref().1.peer_certificates().expect("it has shown one")[0].clone()
     }
 
+    /// Returns the protocol that ALPN has chosen.
     pub(crate) fn protocol(&self) -> Option<&[u8]> {
         self.0.get_ref().1.alpn_protocol()
     }
 
+    /// Returns `true` if the handshake has resumed a session.
     pub(crate) fn resumed(&self) -> bool {
         self.0.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
-    /// The answer to a request in HTTP/1.1, head and body. The connection stays open.
+    /// Makes a request in HTTP/1.1. Returns the head and the body of the answer. The connection stays open.
     pub(crate) async fn get(&mut self, path: &str) -> io::Result<String> {
         self.0.write_all(format!("GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n").as_bytes()).await?;
         let mut answer = Vec::new();
@@ -107,7 +113,7 @@ impl Connection {
     }
 }
 
-/// The certificates of a chain in PEM.
+/// Returns the certificates of a chain in PEM.
 pub(crate) fn certificates(pem: &str) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_slice_iter(pem.as_bytes()).map(|one| one.expect("a certificate")).collect()
 }

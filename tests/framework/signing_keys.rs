@@ -1,27 +1,32 @@
-//! Signing keys: what a rotation leaves valid, and what the configuration cuts off.
+//! Signing keys: the tokens that stay valid after a rotation, and the keys that the configuration revokes.
 
-use crate::{DEFAULT_TIMEOUT, Notes, RunningService, config::Folder, migrated, service};
-use devstack::{Tenant, problem, random_key, reqwest::StatusCode};
+use crate::{
+    SERVICE,
+    note_client::NoteClient,
+    support::{configuration_folder::ConfigurationFolder, reload_status::assert_kept, secrets::current_version},
+};
+use devstack::{DEFAULT_TIMEOUT, RunningService, Tenant, problem, random_key, reqwest::StatusCode};
 use serde_json::{Value, json};
 
-/// The service with two notes, and the configuration that it reads.
-async fn with_notes<'a>(tenant: &'a Tenant, folder: &Folder) -> RunningService<'a> {
+/// Starts the service with this configuration, and creates two notes.
+async fn start_with_notes<'a>(tenant: &'a Tenant, folder: &ConfigurationFolder) -> RunningService<'a> {
     let running = RunningService::start(folder.launch(tenant), tenant).await;
-    running.create("one").await;
-    running.create("two").await;
+    running.create_note("one").await;
+    running.create_note("two").await;
     running
 }
 
-fn revoke(folder: &Folder, versions: &[&str]) {
+/// Writes a configuration that revokes these versions.
+fn revoke(folder: &ConfigurationFolder, versions: &[&str]) {
     folder.write(&format!("[secrets]\nrevoked = {}\n", json!(versions)));
 }
 
 #[tokio::test]
-async fn a_leaked_key_that_was_rotated_is_cut_off_by_the_configuration_and_a_signal() {
-    let (tenant, folder) = (migrated("leaked").await, Folder::new());
-    let mut running = with_notes(&tenant, &folder).await;
+async fn the_configuration_and_a_signal_revoke_a_leaked_key_after_its_rotation() {
+    let (tenant, folder) = (SERVICE.migrated("leaked").await, ConfigurationFolder::new());
+    let mut running = start_with_notes(&tenant, &folder).await;
     let path = running.second_page().await;
-    let leaked = tenant.version("signing", "AWSCURRENT").await.unwrap().unwrap();
+    let leaked = current_version(&tenant, "signing").await;
     tenant.put("signing", &random_key()).await.unwrap();
     assert_eq!(running.reload().await["outcome"], "published");
     let good = running.second_page().await;
@@ -36,9 +41,9 @@ async fn a_leaked_key_that_was_rotated_is_cut_off_by_the_configuration_and_a_sig
     assert_eq!(
         tenant.version("signing", "AWSPREVIOUS").await.unwrap().unwrap(),
         leaked,
-        "it has the label all the same"
+        "the revoked version keeps its label"
     );
-    assert_eq!(running.reload().await["outcome"], "unchanged", "a revoked version is no news");
+    assert_eq!(running.reload().await["outcome"], "unchanged", "a revoked version is not a change");
 
     let restarted = RunningService::start(folder.launch(&tenant), &tenant).await;
     problem(restarted.get(&path).await, 400).await;
@@ -46,11 +51,11 @@ async fn a_leaked_key_that_was_rotated_is_cut_off_by_the_configuration_and_a_sig
 }
 
 #[tokio::test]
-async fn one_signal_takes_up_the_new_key_and_cuts_off_the_leaked_one() {
-    let (tenant, folder) = (migrated("at_once").await, Folder::new());
-    let mut running = with_notes(&tenant, &folder).await;
+async fn one_signal_loads_the_new_key_and_revokes_the_leaked_one() {
+    let (tenant, folder) = (SERVICE.migrated("at_once").await, ConfigurationFolder::new());
+    let mut running = start_with_notes(&tenant, &folder).await;
     let path = running.second_page().await;
-    let leaked = tenant.version("signing", "AWSCURRENT").await.unwrap().unwrap();
+    let leaked = current_version(&tenant, "signing").await;
     tenant.put("signing", &random_key()).await.unwrap();
     revoke(&folder, &[&leaked]);
     assert_eq!(running.reload().await["outcome"], "published");
@@ -60,11 +65,11 @@ async fn one_signal_takes_up_the_new_key_and_cuts_off_the_leaked_one() {
 }
 
 #[tokio::test]
-async fn a_leaked_key_is_cut_off_beside_a_sibling_that_is_broken() {
-    let (tenant, folder) = (migrated("beside").await, Folder::new());
-    let mut running = with_notes(&tenant, &folder).await;
+async fn a_leaked_key_is_revoked_although_another_credential_is_malformed() {
+    let (tenant, folder) = (SERVICE.migrated("beside").await, ConfigurationFolder::new());
+    let mut running = start_with_notes(&tenant, &folder).await;
     let path = running.second_page().await;
-    let leaked = tenant.version("signing", "AWSCURRENT").await.unwrap().unwrap();
+    let leaked = current_version(&tenant, "signing").await;
     tenant.put("signing", &random_key()).await.unwrap();
     assert_eq!(running.reload().await["outcome"], "published");
     tenant.put("database", "{").await.unwrap();
@@ -75,18 +80,22 @@ async fn a_leaked_key_is_cut_off_beside_a_sibling_that_is_broken() {
         (&json!("published"), &json!("database"))
     );
     problem(running.get(&path).await, 400).await;
-    assert_eq!(running.reload().await["outcome"], "kept", "it is told of again, now that nothing is to be cut off");
+    assert_eq!(
+        running.reload().await["outcome"],
+        "kept",
+        "without a version to revoke, the malformed credential fails the reload"
+    );
 }
 
 #[tokio::test]
-async fn the_current_version_is_not_revoked_before_it_is_rotated() {
-    let (tenant, folder) = (migrated("not_yet").await, Folder::new());
-    let mut running = with_notes(&tenant, &folder).await;
+async fn the_current_version_cannot_be_revoked_before_a_rotation() {
+    let (tenant, folder) = (SERVICE.migrated("not_yet").await, ConfigurationFolder::new());
+    let mut running = start_with_notes(&tenant, &folder).await;
     let path = running.second_page().await;
-    let leaked = tenant.version("signing", "AWSCURRENT").await.unwrap().unwrap();
+    let leaked = current_version(&tenant, "signing").await;
     revoke(&folder, &[&leaked]);
     let reload = running.reload().await;
-    assert_eq!((&reload["outcome"], &reload["exit_code"]), (&json!("kept"), &json!(65)));
+    assert_kept(&reload, 65);
     let error = reload["error"].as_str().unwrap();
     for part in ["credential `signing`", &leaked, "secrets.revoked", "rotate first"] {
         assert!(error.contains(part), "{part} is missing in {error}");
@@ -94,7 +103,7 @@ async fn the_current_version_is_not_revoked_before_it_is_rotated() {
     assert_eq!(running.status().await["generation"], 1);
     assert_eq!(running.get(&path).await.status(), StatusCode::OK);
 
-    let exited = service(&tenant).env("APP_SECRETS__REVOKED", &leaked).start().exited(DEFAULT_TIMEOUT).await;
+    let exited = SERVICE.launch(&tenant).env("APP_SECRETS__REVOKED", &leaked).start().exited(DEFAULT_TIMEOUT).await;
     assert_eq!(exited.code, Some(65));
     assert!(exited.stderr.contains("rotate first"), "{}", exited.stderr);
 
@@ -105,23 +114,27 @@ async fn the_current_version_is_not_revoked_before_it_is_rotated() {
 
 #[tokio::test]
 async fn a_revoked_password_never_logs_in() {
-    let (tenant, folder) = (migrated("no_stand_in").await, Folder::new());
+    let (tenant, folder) = (SERVICE.migrated("no_stand_in").await, ConfigurationFolder::new());
     let rotation = tenant.rotation("database");
     revoke(&folder, &[rotation.version()]);
-    let mut running = with_notes(&tenant, &folder).await;
-    let held = running.credential("database").await["version"].clone();
+    let mut running = start_with_notes(&tenant, &folder).await;
+    let before = running.credential("database").await["version"].clone();
     rotation.create_pending().await.unwrap();
     rotation.set().await.unwrap();
     let reload = running.reload().await;
-    assert_eq!(reload["outcome"], "unchanged", "nothing was refused yet");
-    // Another pool size asks for a new pool, and so for a login.
+    assert_eq!(reload["outcome"], "unchanged", "the database has rejected no login yet");
+    // Another pool size needs a new pool, and so a login.
     folder.write(&format!("[secrets]\nrevoked = [\"{}\"]\n[database]\nmax_connections = 3\n", rotation.version()));
     let reload = running.reload().await;
-    assert_eq!((&reload["outcome"], &reload["exit_code"]), (&json!("kept"), &json!(77)), "no pending one stands in");
+    assert_eq!(
+        (&reload["outcome"], &reload["exit_code"]),
+        (&json!("kept"), &json!(77)),
+        "a pending version does not replace it"
+    );
     rotation.finish().await.unwrap();
     let reload = running.reload().await;
-    assert_eq!((&reload["outcome"], &reload["exit_code"]), (&json!("kept"), &json!(65)));
-    assert_eq!(running.credential("database").await["version"], held);
+    assert_kept(&reload, 65);
+    assert_eq!(running.credential("database").await["version"], before);
 
     folder.write("");
     assert_eq!(running.reload().await["outcome"], "published");

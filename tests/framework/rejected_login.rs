@@ -1,0 +1,270 @@
+//! A login that the database rejects: how often it is tried, and which version replaces it.
+
+use crate::{
+    SERVICE,
+    note_client::NoteClient,
+    support::{
+        configuration_folder::ConfigurationFolder,
+        database::{
+            TableLock, assert_few_rejected_logins, cut_connections, open_rotation_window, replace_password,
+            wait_for_connections,
+        },
+        launch_options::{LaunchOptions, start_without_polling},
+        log_events::{events_of_level, events_that_say},
+        reload_status::{assert_kept, wait_for_generation, wait_for_last_reload},
+        requests::{assert_statuses, begin_get, get_at_once},
+        secrets::{current_password, current_version, login_with_password, scripted_manager},
+        time_waits::let_time_pass,
+    },
+};
+use devstack::{FaultRule, RunningService, ScriptedFault, eventually, reqwest::StatusCode};
+use serde_json::{Value, json};
+use std::{
+    io::ErrorKind,
+    net::TcpListener,
+    time::{Duration, Instant},
+};
+
+#[tokio::test]
+async fn a_wrong_password_causes_few_rejected_logins() {
+    let tenant = SERVICE.migrated("hammers").await;
+    let running = start_without_polling(&tenant).await;
+    let note = running.create_note("a note").await;
+    // Ten idle connections, which will all be found dead.
+    get_at_once(&running, &note, 64).await;
+    tenant.set_password(&tenant.app_role(), "sentinel-elsewhere").await.unwrap();
+    cut_connections(&tenant).await;
+    for round in 0..2 {
+        let start = Instant::now();
+        let answers = get_at_once(&running, &note, 64).await;
+        assert_statuses(&answers, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(answers.iter().all(|answer| answer.headers()["retry-after"] == "1"));
+        assert!(start.elapsed() < Duration::from_millis(4500), "a request waits for 3 s, in round {round}");
+    }
+    assert_few_rejected_logins(&tenant);
+    let events = events_that_say(&running.process, "rejects the login");
+    assert_eq!(events.len(), 1, "one event per rejected version: {events:#?}");
+    let errors = events_of_level(&running.process, "ERROR");
+    assert_eq!(errors.len(), 1, "one event for the reload, and none for its retries: {errors:#?}");
+}
+
+#[tokio::test]
+async fn a_busy_pool_without_connections_causes_few_rejected_logins() {
+    let tenant = SERVICE.migrated("busy_hammers").await;
+    let running = start_without_polling(&tenant).await;
+    let note = running.create_note("a note").await;
+    let lock = TableLock::on(&tenant, "notes").await;
+    let requests: Vec<_> = (0..64).map(|_| begin_get(&running, &note)).collect();
+    wait_for_connections(&tenant, 10).await;
+    tenant.set_password(&tenant.app_role(), "sentinel-elsewhere").await.unwrap();
+    tenant.kill_connections(&tenant.app_role()).await.unwrap();
+    for request in requests {
+        let status = request.await.unwrap().status();
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    }
+    lock.release().await;
+    assert_few_rejected_logins(&tenant);
+}
+
+#[tokio::test]
+async fn open_connections_serve_requests_while_the_login_is_rejected() {
+    let tenant = SERVICE.migrated("serve_on").await;
+    let running = start_without_polling(&tenant).await;
+    let note = running.create_note("opens a connection").await;
+    let rotation = open_rotation_window(&tenant).await;
+    // A pending version that cannot replace the current one: it is for another port.
+    let elsewhere = json!({ "username": tenant.app_role(), "password": "sentinel-other", "port": 1 });
+    tenant.put_pending("database", &elsewhere.to_string()).await.unwrap();
+    drop(rotation);
+    for _ in 0..3 {
+        assert_statuses(&get_at_once(&running, &note, 20).await, StatusCode::OK);
+    }
+    assert_eq!(running.status().await["generation"], 1);
+    assert_few_rejected_logins(&tenant);
+}
+
+#[tokio::test]
+async fn signals_try_a_rejected_new_version_only_three_times() {
+    let tenant = SERVICE.migrated("insist").await;
+    let mut running = start_without_polling(&tenant).await;
+    let note = running.create_note("a note").await;
+    let wrong = login_with_password(&tenant, "sentinel-wrong");
+    tenant.put("database", &wrong).await.unwrap();
+    let database_before = running.status().await["credentials"][0].clone();
+    let signing_before = running.credential("signing").await;
+    for _ in 0..8 {
+        let reload = running.reload().await;
+        assert_kept(&reload, 77);
+    }
+    assert_eq!(tenant.rejected_logins(&tenant.app_role()).unwrap(), 3);
+    let database = running.credential("database").await;
+    assert_eq!(database["stage"], "unlabelled");
+    assert_eq!(database["verified"], database_before["verified"], "the manager has another current version");
+    let signing = running.credential("signing").await;
+    assert_ne!(signing["verified"], signing_before["verified"], "the manager has confirmed this version");
+    assert_eq!(running.get(&note).await.status(), StatusCode::OK);
+    // Only the rejected version must wait. The next version is tried at once.
+    replace_password(&tenant).await;
+    assert_eq!(running.reload().await["exit_code"], 0, "this reload publishes, or a retry of the one before did");
+    let loaded = running.credential("database").await;
+    assert_eq!(loaded["version"], current_version(&tenant, "database").await);
+    assert_eq!(loaded["stage"], "current");
+    assert_eq!(running.status().await["generation"], 2);
+}
+
+#[tokio::test]
+async fn a_signal_tries_a_rejected_version_again_after_its_password_is_restored() {
+    let tenant = SERVICE.migrated("changed_back").await;
+    let mut running = start_without_polling(&tenant).await;
+    let note = running.create_note("a note").await;
+    let password = current_password(&tenant).await;
+    tenant.set_password(&tenant.app_role(), "sentinel-elsewhere").await.unwrap();
+    cut_connections(&tenant).await;
+    assert_eq!(running.get(&note).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(running.reload().await["exit_code"], 77, "the database still rejects the login");
+    let waiting = begin_get(&running, &note);
+    let_time_pass("the request waits for a login by now", Duration::from_millis(300)).await;
+    tenant.set_password(&tenant.app_role(), &password).await.unwrap();
+    assert_eq!(running.reload().await["outcome"], "unchanged");
+    assert_eq!(waiting.await.unwrap().status(), StatusCode::OK);
+    assert_eq!(tenant.rejected_logins(&tenant.app_role()).unwrap(), 2);
+}
+
+#[tokio::test]
+async fn a_rejected_login_is_replaced_although_another_credential_is_malformed() {
+    let tenant = SERVICE.migrated("heals").await;
+    let mut running = start_without_polling(&tenant).await;
+    let note = running.create_note("a note").await;
+    let signing = running.credential("signing").await;
+    let version = tenant.rotate("database").await.unwrap();
+    tenant.put("signing", "sentinel, and no key").await.unwrap();
+    cut_connections(&tenant).await;
+    assert_eq!(running.get(&note).await.status(), StatusCode::OK);
+    assert_eq!(running.credential("database").await["version"], version);
+    let status = wait_for_last_reload(&running).await;
+    assert_eq!(status["last_reload"]["outcome"], "published");
+    let carried = &status["last_reload"]["carried_over"];
+    assert_eq!((&carried[0]["credential"], carried.as_array().unwrap().len()), (&"signing".into(), 1), "{status:#}");
+    assert!(carried[0]["problem"].as_str().unwrap().contains("malformed"), "{carried}");
+    let after = running.credential("signing").await;
+    assert_eq!((&after["version"], &after["loaded"]), (&signing["version"], &signing["loaded"]));
+    assert_eq!(after["stage"], "unlabelled");
+    assert_eq!(after["verified"], signing["verified"]);
+
+    // If no login is rejected, the malformed credential fails the whole reload.
+    let version = running.credential("database").await["version"].clone();
+    tenant.rotate("database").await.unwrap();
+    assert_eq!(running.reload().await["exit_code"], 65);
+    assert_eq!(running.credential("database").await["version"], version);
+}
+
+#[tokio::test]
+async fn a_rejected_login_is_replaced_although_another_credential_cannot_be_fetched() {
+    let tenant = SERVICE.migrated("beside_silence").await;
+    let manager = scripted_manager(&tenant).await;
+    let running =
+        RunningService::start(SERVICE.launch(&tenant).without_polling().with_manager(&manager), &tenant).await;
+    let note = running.create_note("a note").await;
+    tenant.rotate("database").await.unwrap();
+    let signing = tenant.put("signing", &devstack::random_key()).await.unwrap();
+    manager.script([FaultRule::on(tenant.id("signing"), ScriptedFault::BlackHole)]);
+    cut_connections(&tenant).await;
+    assert_eq!(running.get(&note).await.status(), StatusCode::OK);
+    let status = wait_for_last_reload(&running).await;
+    assert_eq!(status["last_reload"]["carried_over"][0]["credential"], "signing");
+    manager.clear();
+    wait_for_generation(&running, 3).await;
+    assert_eq!(running.credential("signing").await["version"], signing);
+}
+
+#[tokio::test]
+async fn a_malformed_credential_does_not_end_the_retries_for_a_rejected_login() {
+    let tenant = SERVICE.migrated("search").await;
+    let manager = scripted_manager(&tenant).await;
+    let launch = SERVICE.launch(&tenant).without_polling().with_manager(&manager).with_short_deadline();
+    let running = RunningService::start(launch, &tenant).await;
+    let note = running.create_note("a note").await;
+    tenant.rotate("database").await.unwrap();
+    tenant.put("signing", "sentinel, and no key").await.unwrap();
+    manager.script([FaultRule::on(tenant.id("database"), ScriptedFault::Status(500, "InternalServiceError"))]);
+    cut_connections(&tenant).await;
+    assert_eq!(running.get(&note).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    let status = wait_for_last_reload(&running).await;
+    let error = status["last_reload"]["error"].as_str().unwrap();
+    assert!(error.contains("credential `database`") && error.contains("credential `signing`"), "{error}");
+    manager.clear();
+    wait_for_generation(&running, 2).await;
+}
+
+#[tokio::test]
+async fn a_new_setting_does_not_publish_a_rejected_login() {
+    let tenant = SERVICE.migrated("setting").await;
+    let folder = ConfigurationFolder::new();
+    folder.write("[secrets]\nrefresh_every = \"0s\"\n");
+    let mut running = RunningService::start(folder.launch(&tenant), &tenant).await;
+    let note = running.create_note("a note").await;
+    tenant.set_password(&tenant.app_role(), "sentinel-elsewhere").await.unwrap();
+    cut_connections(&tenant).await;
+    assert_eq!(running.get(&note).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    folder.write("[secrets]\nrefresh_every = \"0s\"\n[service]\nmax_length = 10\n");
+    assert_eq!(running.reload().await["exit_code"], 77);
+    assert_eq!(running.status().await["generation"], 1);
+    // The new setting is applied as soon as there is a good password. Before that, a retry may publish this password with
+    // the old setting.
+    let pending = json!({ "engine": "postgres", "username": tenant.app_role(), "password": "sentinel-elsewhere" });
+    tenant.put_pending("database", &pending.to_string()).await.unwrap();
+    let is_too_long = async || {
+        let status = running.post_json("/v1/notes", "{\"body\": \"12345678901\"}").await.status();
+        status == StatusCode::UNPROCESSABLE_ENTITY
+    };
+    eventually("the new setting", is_too_long).await;
+    assert_eq!(running.credential("database").await["stage"], "pending");
+}
+
+#[tokio::test]
+async fn a_login_without_privileges_is_not_published() {
+    let tenant = SERVICE.migrated("reads_nothing").await;
+    let mut running = start_without_polling(&tenant).await;
+    let note = running.create_note("a note").await;
+    tenant.rotate_users("database").await.unwrap();
+    let mut admin = tenant.admin().await.unwrap();
+    let (access, user, name) = (tenant.access_role(), format!("{}_clone", tenant.app_role()), tenant.name());
+    let revoke = format!("REVOKE {access} FROM {user}; GRANT CONNECT ON DATABASE {name} TO {user}");
+    sqlx::raw_sql(sqlx::AssertSqlSafe(revoke)).execute(&mut admin).await.unwrap();
+    assert_eq!(running.reload().await["exit_code"], 77);
+    assert_eq!(running.get(&note).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_pending_version_for_another_user_or_server_is_never_tried() {
+    let tenant = SERVICE.migrated("elsewhere").await;
+    let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap();
+    elsewhere.set_nonblocking(true).unwrap();
+    let port = elsewhere.local_addr().unwrap().port();
+    let mut running = start_without_polling(&tenant).await;
+    let note = running.create_note("a note").await;
+    let good = devstack::random_password();
+    tenant.set_password(&tenant.app_role(), &good).await.unwrap();
+    let migrator_login: Value = serde_json::from_str(&tenant.value("migrator", "AWSCURRENT").await.unwrap()).unwrap();
+    cut_connections(&tenant).await;
+    assert_eq!(running.get(&note).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+    for pending in [
+        json!({ "username": tenant.app_role(), "password": good, "host": "127.0.0.1", "port": port }),
+        json!({ "username": tenant.app_role(), "password": good, "port": port }),
+        json!({ "username": tenant.app_role(), "password": good, "dbname": "postgres" }),
+        migrator_login,
+        json!("sentinel: not JSON, but no bare password beside JSON either"),
+    ] {
+        tenant.put_pending("database", &pending.to_string()).await.unwrap();
+        assert_eq!(running.reload().await["exit_code"], 77);
+    }
+    assert_eq!(elsewhere.accept().unwrap_err().kind(), ErrorKind::WouldBlock, "somebody has connected");
+    assert_eq!(tenant.connections(&tenant.migrator_role()).await.unwrap(), 0);
+    assert_eq!(running.status().await["generation"], 1);
+
+    // A pending version that differs only in the password replaces the current one.
+    let pending = json!({ "engine": "postgres", "username": tenant.app_role(), "password": good });
+    tenant.put_pending("database", &pending.to_string()).await.unwrap();
+    wait_for_generation(&running, 2).await;
+    assert_eq!(running.get(&note).await.status(), StatusCode::OK);
+}

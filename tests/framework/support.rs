@@ -1,0 +1,13 @@
+//! Helpers that several test files share.
+
+pub(crate) mod configuration_folder;
+pub(crate) mod database;
+pub(crate) mod launch_options;
+pub(crate) mod log_events;
+pub(crate) mod metrics_page;
+pub(crate) mod reload_status;
+pub(crate) mod requests;
+pub(crate) mod secrets;
+pub(crate) mod slow_request;
+pub(crate) mod time_waits;
+pub(crate) mod tls_client;

@@ -1,0 +1,28 @@
+//! Waits for something on `/status`, and a check of a reload there.
+
+use devstack::RunningService;
+use serde_json::Value;
+
+/// Waits until this generation is in service. Returns `/status`.
+#[track_caller]
+pub(crate) fn wait_for_generation(running: &RunningService<'_>, number: u64) -> impl Future<Output = Value> {
+    running.wait_until("another generation", move |status| status["generation"] == number)
+}
+
+/// Waits until `/status` shows a reload. Returns `/status`.
+#[track_caller]
+pub(crate) fn wait_for_last_reload(running: &RunningService<'_>) -> impl Future<Output = Value> {
+    running.wait_until("the report of a reload", |status| !status["last_reload"].is_null())
+}
+
+/// Waits until no generation drains. Returns `/status`.
+#[track_caller]
+pub(crate) fn wait_until_drained(running: &RunningService<'_>) -> impl Future<Output = Value> {
+    running.wait_until("the end of draining", |status| status["draining"].as_array().is_some_and(Vec::is_empty))
+}
+
+/// Checks that a reload has failed with this exit code, and that the generation before it stays in service.
+#[track_caller]
+pub(crate) fn assert_kept(reload: &Value, exit_code: i64) {
+    assert_eq!((&reload["outcome"], &reload["exit_code"]), (&"kept".into(), &exit_code.into()), "{reload}");
+}
