@@ -4,7 +4,7 @@
 mod workers;
 
 use crate::{
-    config::{Config, Settings},
+    config::{Config, ServiceSettings},
     counters::Counter,
     credentials::{api_key::ApiKey, login::Login, signing_keys::SigningKeys},
     http::tls::Tls,
@@ -39,7 +39,7 @@ pub trait Application: Sized + Send + Sync + 'static {
     const PACKAGE: Package;
 
     /// The `[service]` section of the configuration.
-    type Settings: Settings;
+    type Settings: ServiceSettings;
 
     /// The credentials: a struct with `#[derive(SecretSet)]`, one field per credential.
     type Secrets: SecretSet;

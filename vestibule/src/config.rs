@@ -46,7 +46,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 /// ```
 /// use serde::{Deserialize, Serialize};
 /// use std::time::Duration;
-/// use vestibule::config::{BaseUrl, Settings, units};
+/// use vestibule::config::{BaseUrl, ServiceSettings, units};
 ///
 /// #[derive(Serialize, Deserialize)]
 /// #[serde(default)]
@@ -62,12 +62,12 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 ///     }
 /// }
 ///
-/// fn settings_of_a_service() -> impl Settings {
+/// fn settings_of_a_service() -> impl ServiceSettings {
 ///     MySettings::default()
 /// }
 /// ```
-pub trait Settings: Serialize + DeserializeOwned + Default + Send + Sync + 'static {}
-impl<T: Serialize + DeserializeOwned + Default + Send + Sync + 'static> Settings for T {}
+pub trait ServiceSettings: Serialize + DeserializeOwned + Default + Send + Sync + 'static {}
+impl<T: Serialize + DeserializeOwned + Default + Send + Sync + 'static> ServiceSettings for T {}
 
 /// The whole configuration, checked.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -101,7 +101,7 @@ pub struct ConfigError {
     pub secrets: Option<Box<SecretsConfig>>,
 }
 
-impl<T: Settings> Config<T> {
+impl<T: ServiceSettings> Config<T> {
     /// Reads and checks the whole configuration. `service` is the name of the service, `specs` are its credentials.
     ///
     /// # Errors
@@ -187,8 +187,8 @@ impl<T: Settings> Config<T> {
     }
 }
 
-fn defaults<T: Settings>() -> Value {
-    Value::serialize(Config::<T>::default()).expect("Settings::default() can be serialized")
+fn defaults<T: ServiceSettings>() -> Value {
+    Value::serialize(Config::<T>::default()).expect("the default settings can be serialized")
 }
 
 fn has_mistake_in(section: &str, mistakes: &[Mistake]) -> bool {
@@ -196,7 +196,7 @@ fn has_mistake_in(section: &str, mistakes: &[Mistake]) -> bool {
 }
 
 /// Returns the effective configuration as TOML, each value with its source.
-pub(crate) fn explain<T: Settings>(config: &Config<T>, sources: &Sources) -> String {
+pub(crate) fn explain<T: ServiceSettings>(config: &Config<T>, sources: &Sources) -> String {
     let (layers, _) = Layers::read(sources, defaults::<T>());
     let effective = Value::serialize(config).expect("a configuration was read from such a tree");
     layers.explain(&effective)

@@ -51,7 +51,7 @@ struct ActorState<A: Application> {
 }
 
 /// An event that the actor waits for.
-enum Event {
+enum ActorEvent {
     Stop,
     Reload(Trigger, ProbeReason),
     /// Another service rejects keys, but none of them is in service any more.
@@ -78,18 +78,18 @@ impl<A: Application> Reloader<A> {
         };
         loop {
             let (trigger, probe_reason) = match self.next_event(&mut state, &mut hups, stopping).await {
-                Event::Stop => return,
-                Event::LookAtReplaced => {
+                ActorEvent::Stop => return,
+                ActorEvent::LookAtReplaced => {
                     state.replaced.warn_if_held();
                     continue;
                 }
-                Event::OutdatedKeys => {
+                ActorEvent::OutdatedKeys => {
                     // A reload has already brought the successors, so end the waits of those who reported the keys.
                     requests.reload_started();
                     requests.reload_ended();
                     continue;
                 }
-                Event::Reload(trigger, probe_reason) => (trigger, probe_reason),
+                ActorEvent::Reload(trigger, probe_reason) => (trigger, probe_reason),
             };
             let in_service = self.live.borrow().clone();
             // The login was of an older generation, or is accepted again.
@@ -115,37 +115,37 @@ impl<A: Application> Reloader<A> {
         state: &mut ActorState<A>,
         hups: &mut watch::Receiver<u64>,
         stopping: &CancellationToken,
-    ) -> Event {
+    ) -> ActorEvent {
         tokio::select! {
             biased;
-            () = stopping.cancelled() => Event::Stop,
+            () = stopping.cancelled() => ActorEvent::Stop,
             seen = hups.wait_for(|seen| *seen > state.signals_covered) => match seen {
                 Ok(seen) => {
                     state.signals_covered = *seen;
-                    Event::Reload(Trigger::Signal, ProbeReason::Operator)
+                    ActorEvent::Reload(Trigger::Signal, ProbeReason::Operator)
                 }
-                Err(_) => Event::Stop,
+                Err(_) => ActorEvent::Stop,
             },
             request = self.loader.reload_requests.next() => self.event_for(&request),
-            () = sleep_until(state.retries.next()) => Event::Reload(Trigger::Retry, ProbeReason::Scheduled),
-            () = sleep_until(state.poll.0) => Event::Reload(Trigger::Poll, ProbeReason::Scheduled),
-            () = sleep_until(state.replaced.next()) => Event::LookAtReplaced,
+            () = sleep_until(state.retries.next()) => ActorEvent::Reload(Trigger::Retry, ProbeReason::Scheduled),
+            () = sleep_until(state.poll.0) => ActorEvent::Reload(Trigger::Poll, ProbeReason::Scheduled),
+            () = sleep_until(state.replaced.next()) => ActorEvent::LookAtReplaced,
         }
     }
 
-    fn event_for(&self, request: &ReloadRequest) -> Event {
+    fn event_for(&self, request: &ReloadRequest) -> ActorEvent {
         match request {
             ReloadRequest::RejectedLogin { newly: true } => {
-                Event::Reload(Trigger::RejectedLogin, ProbeReason::CurrentRejected)
+                ActorEvent::Reload(Trigger::RejectedLogin, ProbeReason::CurrentRejected)
             }
             ReloadRequest::RejectedLogin { newly: false } => {
-                Event::Reload(Trigger::RejectedLogin, ProbeReason::Scheduled)
+                ActorEvent::Reload(Trigger::RejectedLogin, ProbeReason::Scheduled)
             }
             ReloadRequest::RejectedKeys(keys) if self.holds_any(keys) => {
-                Event::Reload(Trigger::RejectedKey, ProbeReason::Scheduled)
+                ActorEvent::Reload(Trigger::RejectedKey, ProbeReason::Scheduled)
             }
-            ReloadRequest::RejectedKeys(_) => Event::OutdatedKeys,
-            ReloadRequest::UnknownKey => Event::Reload(Trigger::UnknownKey, ProbeReason::Scheduled),
+            ReloadRequest::RejectedKeys(_) => ActorEvent::OutdatedKeys,
+            ReloadRequest::UnknownKey => ActorEvent::Reload(Trigger::UnknownKey, ProbeReason::Scheduled),
         }
     }
 

@@ -5,7 +5,7 @@ mod schema;
 use crate::{
     application::Application,
     bootstrap::{self, command_error::CommandError},
-    config::{Config, Settings, layers::Sources},
+    config::{Config, ServiceSettings, layers::Sources},
     credentials::login::Login,
     exit::{Phase, Report},
     resources::{build_error::BuildError, database},
@@ -74,7 +74,7 @@ async fn migrate<A: Application>(sources: &Sources, config: &Config<A::Settings>
 }
 
 /// Logs in as the migrator. If the current version is rejected, logs in with the pending one.
-async fn log_in<T: Settings>(regions: &Regions, config: &Config<T>, deadline: Instant) -> Result<PgConnection, Report> {
+async fn log_in<T: ServiceSettings>(regions: &Regions, config: &Config<T>, deadline: Instant) -> Result<PgConnection, Report> {
     let of_command = |fault| Report::of(Phase::Command, fault);
     let nothing = HeldCredentials::default();
     let context = FetchContext {
