@@ -8,12 +8,12 @@ use crate::dev::error::DevError;
 /// The output of `<service> config --json`.
 #[derive(Deserialize)]
 pub(crate) struct ServiceDescription {
-    pub(crate) settings: ServiceSettings,
+    pub(crate) settings: DescribedSettings,
     pub(crate) credentials: Vec<DeclaredCredential>,
 }
 
 #[derive(Deserialize)]
-pub(crate) struct ServiceSettings {
+pub(crate) struct DescribedSettings {
     pub(crate) server: ListenerSettings,
     pub(crate) admin: ListenerSettings,
     pub(crate) database: DatabaseSettings,
