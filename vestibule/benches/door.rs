@@ -1,7 +1,8 @@
-//! What the door costs: the same routes, called as a static router and through the door.
+//! The cost of the door: calls the same routes as a static router and through the door.
 //!
-//! `cargo bench --bench door` prints times; read their ratio. For instructions, run the binary that it names under
-//! callgrind with `--exact door::door --sample-count 1 --sample-size N` for two values of N, and divide the difference.
+//! `cargo bench --bench door` prints times; compare their ratio. To count instructions, run the binary that it names
+//! under callgrind with `--exact door::door --sample-count 1 --sample-size N`. Do it for two values of N, and divide
+//! the difference of the counts by the difference of the two.
 
 use axum::{
     Json, Router,
@@ -11,7 +12,7 @@ use axum::{
 };
 use divan::Bencher;
 use futures_util::future::BoxFuture;
-use serde_json::{Value as Json_, json};
+use serde_json::{Value, json};
 use sqlx::migrate::Migrator;
 use std::sync::Arc;
 use vestibule::testing::Harness;
@@ -26,14 +27,15 @@ fn main() {
     divan::main();
 }
 
-struct Hello;
+/// A service of one route and no credentials.
+struct HelloService;
 
 #[derive(SecretSet)]
 struct NoSecrets {}
 
 static NO_MIGRATIONS: Migrator = Migrator::DEFAULT;
 
-impl Application for Hello {
+impl Application for HelloService {
     const PACKAGE: Package = Package { name: "hello", version: "0", migrations: &NO_MIGRATIONS };
     type Settings = ();
     type Secrets = NoSecrets;
@@ -43,16 +45,17 @@ impl Application for Hello {
     }
 
     fn routes() -> Router<Arc<Self>> {
-        async fn hello(_: State<Arc<Hello>>) -> Json<Json_> {
+        async fn hello(_: State<Arc<HelloService>>) -> Json<Value> {
             Json(json!({ "hello": "world" }))
         }
         Router::new().route("/", get(hello))
     }
 }
 
-struct Empty;
+/// A secrets manager without secrets.
+struct NoManager;
 
-impl Source for Empty {
+impl Source for NoManager {
     fn fetch<'a>(
         &'a self,
         _: &'a SecretId,
@@ -71,11 +74,13 @@ fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
-async fn live() -> Live<Hello> {
-    Harness::start(Arc::new(Empty), Config::default()).await.expect("nothing can be missing").live()
+/// Starts the service, and returns a handle to its generation.
+async fn live() -> Live<HelloService> {
+    Harness::start(Arc::new(NoManager), Config::default()).await.expect("nothing can be missing").live()
 }
 
-async fn answer<S>(service: &mut S)
+/// Calls the service, and reads the whole response.
+async fn call<S>(service: &mut S)
 where
     S: tower::Service<Request, Response = axum::response::Response, Error = std::convert::Infallible>,
 {
@@ -89,12 +94,12 @@ where
 fn static_router(bencher: Bencher<'_, '_>) {
     let runtime = runtime();
     let mut router = runtime.block_on(live()).generation().router.clone();
-    bencher.bench_local(|| runtime.block_on(answer(&mut router)));
+    bencher.bench_local(|| runtime.block_on(call(&mut router)));
 }
 
 #[divan::bench]
 fn door(bencher: Bencher<'_, '_>) {
     let runtime = runtime();
     let mut door = Door::new(runtime.block_on(live()));
-    bencher.bench_local(|| runtime.block_on(answer(&mut door)));
+    bencher.bench_local(|| runtime.block_on(call(&mut door)));
 }

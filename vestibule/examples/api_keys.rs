@@ -1,10 +1,13 @@
-//! A small service: five API keys, one route, no database. `check --live` fetches and validates the five.
+//! A service without a database. It holds five API keys, and its one route shows their versions.
+//!
+//! Its command `check --live` fetches and validates the keys.
 
 use axum::{Router, extract::State, routing::get};
 use sqlx::migrate::Migrator;
 use std::{process::ExitCode, sync::Arc};
 use vestibule::{Application, Build, BuildError, Credential, Package, SecretSet, credentials::ApiKey};
 
+/// The credentials. A field's name is the credential's name.
 #[derive(SecretSet)]
 struct Secrets {
     first: Credential<ApiKey>,
@@ -14,14 +17,16 @@ struct Secrets {
     fifth: Credential<ApiKey>,
 }
 
-struct Five {
+/// The service.
+struct ApiKeys {
+    /// A line per key, with its name and version.
     versions: String,
 }
 
 static NO_MIGRATIONS: Migrator = Migrator::DEFAULT;
 
-impl Application for Five {
-    const PACKAGE: Package = Package { name: "five", version: "0.1.0", migrations: &NO_MIGRATIONS };
+impl Application for ApiKeys {
+    const PACKAGE: Package = Package { name: "api-keys", version: "0.1.0", migrations: &NO_MIGRATIONS };
     type Settings = ();
     type Secrets = Secrets;
 
@@ -32,10 +37,10 @@ impl Application for Five {
     }
 
     fn routes() -> Router<Arc<Self>> {
-        Router::new().route("/", get(async |State(five): State<Arc<Self>>| five.versions.clone()))
+        Router::new().route("/", get(async |State(service): State<Arc<Self>>| service.versions.clone()))
     }
 }
 
 fn main() -> ExitCode {
-    vestibule::main::<Five>()
+    vestibule::main::<ApiKeys>()
 }

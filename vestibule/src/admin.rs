@@ -1,4 +1,4 @@
-//! The admin listener: probes for machines, the status for people. Never for the public.
+//! The routes of the admin listener: probes, the status and the metrics. They are not for the public.
 
 use crate::status::{
     Status, metrics,
@@ -15,29 +15,30 @@ use axum::{
 use serde_json::json;
 use tokio::sync::watch;
 
+/// The state of the admin routes.
 #[derive(Clone)]
-struct Admin {
+struct AdminState {
     status: watch::Receiver<Status>,
     hups: watch::Receiver<u64>,
 }
 
-impl Admin {
-    fn now(&self) -> Status {
-        self.status.borrow().now(*self.hups.borrow())
+impl AdminState {
+    fn snapshot(&self) -> Status {
+        self.status.borrow().snapshot(*self.hups.borrow())
     }
 }
 
-/// The routes of the admin listener.
+/// Returns the routes of the admin listener.
 pub(crate) fn router(writer: &StatusWriter, hups: watch::Receiver<u64>) -> Router {
     Router::new()
         .route("/livez", get(async || Json(json!({ "status": "live" }))))
         .route("/readyz", get(readyz))
         .route("/status", get(status))
-        .route("/metrics", get(scrape))
-        .with_state(Admin { status: writer.read(), hups })
+        .route("/metrics", get(openmetrics))
+        .with_state(AdminState { status: writer.read(), hups })
 }
 
-async fn readyz(State(admin): State<Admin>) -> (StatusCode, Json<Readiness>) {
+async fn readyz(State(admin): State<AdminState>) -> (StatusCode, Json<Readiness>) {
     let readiness = admin.status.borrow().readiness();
     let code = match readiness.status {
         ReadinessState::Ready | ReadinessState::Degraded => StatusCode::OK,
@@ -46,10 +47,10 @@ async fn readyz(State(admin): State<Admin>) -> (StatusCode, Json<Readiness>) {
     (code, Json(readiness))
 }
 
-async fn status(State(admin): State<Admin>) -> Response {
-    Json(admin.now()).into_response()
+async fn status(State(admin): State<AdminState>) -> Response {
+    Json(admin.snapshot()).into_response()
 }
 
-async fn scrape(State(admin): State<Admin>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::text(admin.now()))
+async fn openmetrics(State(admin): State<AdminState>) -> impl IntoResponse {
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::encode(admin.snapshot()))
 }

@@ -10,7 +10,7 @@ use crate::{
     http::tls::Tls,
     package::Package,
     resources::{
-        api_client::{ApiClient, ApiEndpoint},
+        api_client::{ApiClient, endpoint::ApiEndpoint},
         build_error::BuildError,
         context::LoadContext,
         database::Database,

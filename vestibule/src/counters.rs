@@ -10,7 +10,7 @@ use std::{
 };
 
 /// The names and values of a series' labels.
-type Labels = Vec<(&'static str, &'static str)>;
+type LabelPairs = Vec<(&'static str, &'static str)>;
 
 /// A counter on `/metrics`, from 0. Clones count the same. [`Build::counter`](crate::Build::counter) returns one.
 ///
@@ -57,7 +57,7 @@ pub(crate) struct Counters(Mutex<BTreeMap<String, Family>>);
 #[derive(Clone)]
 pub(crate) struct Family {
     pub(crate) help: &'static str,
-    pub(crate) series: BTreeMap<Labels, Counter>,
+    pub(crate) series: BTreeMap<LabelPairs, Counter>,
 }
 
 impl Counters {

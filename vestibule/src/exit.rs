@@ -1,11 +1,12 @@
-//! How a process ends: the documented exit codes, and the report that names every fault.
+//! The documented exit codes, and the report that names every fault.
 
 use std::fmt;
 
-/// Exit codes, after BSD's `sysexits.h`. Each fault has one; a report ends with the first that applies.
+/// An exit code, after BSD's `sysexits.h`. Each fault has one. If the faults of a report have several, the process ends
+/// with the one that comes first in the order of precedence.
 ///
-/// A supervisor restarts only what a restart can mend: [`Unavailable`](Exit::Unavailable) and
-/// [`Deadline`](Exit::Deadline).
+/// A restart can mend only [`Unavailable`](Exit::Unavailable) and [`Deadline`](Exit::Deadline), so a supervisor
+/// restarts the process only after these.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Exit {
@@ -15,23 +16,23 @@ pub enum Exit {
     Malformed = 65,
     /// 66: a credential does not exist.
     Missing = 66,
-    /// 69: the secrets manager or the database is unavailable, or the schema is behind; an audit found a rotation that
+    /// 69: the secrets manager or the database is unavailable, the schema is behind, or an audit found a rotation that
     /// is not complete.
     Unavailable = 69,
     /// 70: a bug in the service or the framework.
     Bug = 70,
     /// 71: a listen address cannot be bound.
     Bind = 71,
-    /// 75: the deadline passed while the last attempt was still unanswered.
+    /// 75: the deadline passed before the last attempt was answered.
     Deadline = 75,
-    /// 77: the manager refuses us, or the database refuses the login.
+    /// 77: the manager denies access, or the database rejects the login.
     Denied = 77,
     /// 78: the configuration is wrong.
     Config = 78,
 }
 
 impl Exit {
-    /// Which code a report ends with when its faults differ, the first that occurs.
+    /// The order of precedence. A restart can mend the last two, so every other code comes before them.
     const PRECEDENCE: [Self; 9] = [
         Self::Usage,
         Self::Config,
@@ -43,10 +44,8 @@ impl Exit {
         Self::Unavailable,
         Self::Deadline,
     ];
-}
 
-impl Exit {
-    /// The exit of this code, if it is one.
+    /// Returns the exit of this code, if there is one.
     pub(crate) fn from_code(code: u8) -> Option<Self> {
         Self::PRECEDENCE.into_iter().find(|exit| *exit as u8 == code)
     }
@@ -58,16 +57,28 @@ impl From<Exit> for std::process::ExitCode {
     }
 }
 
-/// One thing that is wrong: where, what, and what to do about it. Carries names and ids, never a secret's value.
+/// One mistake or failure: its place, the problem and the remedy. It contains names and ids, never a secret's value.
+///
+/// ```
+/// use vestibule::exit::{Exit, Fault};
+///
+/// let fault = Fault {
+///     exit: Exit::Config,
+///     subject: "config/default.toml:3".into(),
+///     problem: "server.listen is not an address".into(),
+///     remedy: "give an address and a port, such as 0.0.0.0:8080".into(),
+/// };
+/// assert_eq!(fault.exit as u8, 78);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// The code a process ends with if this is its only fault.
+    /// The exit code of the process if this is its only fault.
     pub exit: Exit,
-    /// Where: a credential with its id, a file with its line, an environment variable.
+    /// The place: a credential with its id, a file with its line, an environment variable.
     pub subject: String,
-    /// What is wrong.
+    /// The problem: what is wrong.
     pub problem: String,
-    /// What to do.
+    /// The remedy: what to do about it.
     pub remedy: String,
 }
 
@@ -82,7 +93,7 @@ impl Fault {
     }
 }
 
-/// The part of the road on which faults were met.
+/// The phase of a load or a command in which faults occurred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Phase {
     /// Reading the configuration.
@@ -112,31 +123,48 @@ impl fmt::Display for Phase {
     }
 }
 
-/// Every fault of the phase that failed, one at least. Its `Display` is the text for people.
+/// All faults of the phase that failed. There is at least one. `Display` writes the text for people.
+///
+/// ```
+/// use vestibule::exit::{Exit, Fault, Phase, Report};
+///
+/// let fault = Fault {
+///     exit: Exit::Missing,
+///     subject: "credential `database` (svc/database)".into(),
+///     problem: "there is no such secret".into(),
+///     remedy: "create it at the manager".into(),
+/// };
+/// let report = Report::of(Phase::Secrets, fault);
+/// assert_eq!(report.exit(), Exit::Missing);
+/// assert!(report.to_string().starts_with("1 fault while fetching the credentials (exit code 66):"));
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub struct Report {
-    /// Where the road ended.
+    /// The phase that failed.
     pub phase: Phase,
     pub(crate) faults: Vec<Fault>,
 }
 
 impl Report {
-    /// A report of one fault.
+    /// Returns a report of one fault.
     pub fn of(phase: Phase, fault: Fault) -> Self {
         Self { phase, faults: vec![fault] }
     }
 
-    /// `Ok` where there is no fault to report.
+    /// Returns `Ok` if there is no fault.
+    ///
+    /// # Errors
+    /// A report of these faults.
     pub(crate) fn unless_clean(phase: Phase, faults: Vec<Fault>) -> Result<(), Self> {
         if faults.is_empty() { Ok(()) } else { Err(Self { phase, faults }) }
     }
 
-    /// All faults, in the order in which they were met.
+    /// Returns all faults, in the order in which they occurred.
     pub fn faults(&self) -> &[Fault] {
         &self.faults
     }
 
-    /// The code of the process that this report ends.
+    /// Returns the exit code of the process that this report ends.
     pub fn exit(&self) -> Exit {
         Exit::PRECEDENCE
             .into_iter()
@@ -167,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_restart_cannot_mend_decides_the_code() {
+    fn a_fault_that_a_restart_cannot_mend_decides_the_exit_code() {
         assert_eq!(report(&[Exit::Deadline, Exit::Malformed, Exit::Denied, Exit::Missing]).exit(), Exit::Denied);
         assert_eq!(report(&[Exit::Malformed, Exit::Missing]).exit(), Exit::Missing);
         assert_eq!(report(&[Exit::Unavailable, Exit::Malformed]).exit(), Exit::Malformed);

@@ -40,12 +40,12 @@ use std::{
 };
 use tokio::{sync::Semaphore, time::Instant};
 
-/// How long `build` may run past the deadline. The steps that it takes through its context end by the deadline, and
+/// The time that `build` may run past the deadline. The steps that it takes through its context end by the deadline, and
 /// their errors say more than a timeout does.
 const BUILD_GRACE: Duration = Duration::from_millis(250);
 
-/// How long a load that replaces a rejected credential waits for the others, which can stay as held. Requests wait for
-/// this load.
+/// The time that a load which replaces a rejected credential waits for the others. They can stay as held, and requests
+/// wait for this load.
 const SIBLINGS: Duration = Duration::from_secs(2);
 
 /// The parts that all loads of a process share.
@@ -89,7 +89,7 @@ impl<A: Application> LoadRequest<'_, A> {
 
 /// The result of one load.
 pub(crate) struct FinishedLoad<A: Application> {
-    /// Where the manager has each version in service now. A name is absent if the manager did not say.
+    /// The place where the manager has each version in service now. A name is absent if the manager did not say.
     pub(crate) seen: BTreeMap<Name, ManagerStage>,
     pub(crate) result: Result<LoadOutcome<A>, LoadError>,
 }

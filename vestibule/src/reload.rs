@@ -234,7 +234,7 @@ impl<A: Application> Reloader<A> {
                 "changed settings need a restart; everything else applies"
             );
         }
-        self.telemetry.filter(&generation.config.telemetry.filter);
+        self.telemetry.set_filter(&generation.config.telemetry.filter);
         generation.replace(replaced, &self.live);
         self.status.published(&generation, replaced, seen, needs_restart);
     }

@@ -14,7 +14,7 @@ use tokio::{
     time::Instant,
 };
 
-/// How long one unknown key id keeps other ones from requesting a reload: any client can invent an id.
+/// The time that one unknown key id keeps other ones from requesting a reload: any client can invent an id.
 const UNKNOWN_KEY_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Requests for a reload. Resources make them and the reload actor takes them. Any number of requests that are made
@@ -34,7 +34,7 @@ pub(crate) struct ReloadRequests {
 pub(crate) enum ReloadRequest {
     /// The other side rejects a credential in service.
     RejectedLogin {
-        /// Whether it accepted that credential until now.
+        /// `true` if it accepted that credential until now.
         newly: bool,
     },
     /// Other services reject these versions of API keys.
@@ -94,12 +94,12 @@ impl ReloadRequests {
         }
     }
 
-    /// Notes that a reload starts.
+    /// Records that a reload starts.
     pub(crate) fn reload_started(&self) {
         self.reloads.send_modify(|count| count.started += 1);
     }
 
-    /// Notes that the reload that is under way has ended.
+    /// Records that the reload that is under way has ended.
     pub(crate) fn reload_ended(&self) {
         self.reloads.send_modify(|count| count.ended = count.started);
     }

@@ -1,4 +1,4 @@
-//! The things that a service builds from its credentials: databases, API clients, signers, and kinds of its own.
+//! The things that a service builds from its credentials: databases, API clients, signers, and resources of its own.
 //!
 //! A [`Resource`] is carried over to the next generation while its credential and its settings stay the same. Otherwise
 //! the next generation builds another one, and this one is retired. A [`Signer`] is no resource, because it has nothing

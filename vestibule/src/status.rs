@@ -1,5 +1,5 @@
-//! The status of the process, for `/status`, `/metrics`, readiness and systemd. It has names, ids and versions, never a
-//! value.
+//! The status of the process, for `/status`, `/metrics` and readiness. It contains names, ids and versions, never a
+//! secret's value.
 
 pub(crate) mod metrics;
 pub(crate) mod readiness;
@@ -25,18 +25,19 @@ use crate::{
         version::{Stage, Versions},
     },
 };
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use std::{
     collections::BTreeMap,
+    fmt,
     sync::{Arc, Weak},
 };
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// The process's status.
+/// The status of the process.
 #[derive(Clone, Serialize)]
 pub(crate) struct Status {
-    /// Differs between any two processes.
+    /// An id that no other process has.
     pub(crate) instance: Uuid,
     pub(crate) pid: u32,
     pub(crate) service: &'static str,
@@ -48,60 +49,59 @@ pub(crate) struct Status {
     pub(crate) generation: u64,
     pub(crate) credentials: Vec<CredentialStatus>,
     pub(crate) signals: SignalStatus,
-    /// The last trip that ended.
+    /// The last reload that ended.
     pub(crate) last_reload: Option<ReloadRecord>,
-    /// Keys of the configuration whose new values only a restart takes up.
+    /// Changed keys of the configuration that take effect only after a restart.
     pub(crate) needs_restart: Vec<&'static str>,
     pub(crate) draining: Vec<DrainingGeneration>,
     #[serde(skip)]
     staleness: Staleness,
     #[serde(skip)]
     reload_counts: ReloadCounts,
-    /// What the service counts.
     #[serde(skip)]
     counters: Arc<Counters>,
-    /// The generation in service. Never keeps it alive.
+    /// The generation in service. This handle does not keep it alive.
     #[serde(skip)]
     in_service: Weak<dyn ErasedGeneration>,
 }
 
-/// One credential of the generation in service.
+/// A credential of the generation in service.
 #[derive(Clone, Serialize)]
 pub(crate) struct CredentialStatus {
     name: &'static str,
     id: SecretId,
     /// The version in use.
     version: VersionId,
-    /// Where the manager has it.
+    /// The stage at which the manager has it.
     stage: HeldStage,
-    /// Versions that it has beside, such as keys that verify and do not sign.
+    /// Further versions in use, such as keys that verify and do not sign.
     #[serde(skip_serializing_if = "Versions::is_empty")]
     others: Versions,
-    /// When this version was fetched.
+    /// The time at which this version was fetched.
     #[serde(with = "time::serde::rfc3339")]
     loaded: OffsetDateTime,
-    /// When the manager last said that it may be used.
+    /// The time at which the manager last confirmed that it may be used.
     #[serde(with = "time::serde::rfc3339")]
     verified: OffsetDateTime,
-    /// When this version ends by itself, as a certificate does.
+    /// The time at which this version expires, as a certificate does.
     #[serde(with = "time::serde::rfc3339::option")]
     expires: Option<OffsetDateTime>,
 }
 
-/// Where the manager has a version that is in use.
+/// The stage at which the manager has a version that is in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum HeldStage {
     Current,
-    /// A rotation has not ended, and the other side refuses the current version.
+    /// A rotation has not ended, and the other side rejects the current version.
     Pending,
-    /// Another version has taken its place, and could not be put in service.
+    /// Another version has replaced it at the manager, and that version could not be put in service.
     Unlabelled,
 }
 
 impl From<ManagerStage> for HeldStage {
-    fn from(seen: ManagerStage) -> Self {
-        match seen {
+    fn from(stage: ManagerStage) -> Self {
+        match stage {
             ManagerStage::At(Stage::Current) => Self::Current,
             ManagerStage::At(Stage::Pending) => Self::Pending,
             ManagerStage::At(Stage::Previous) | ManagerStage::Unlabelled => Self::Unlabelled,
@@ -109,36 +109,43 @@ impl From<ManagerStage> for HeldStage {
     }
 }
 
-/// SignalStatus that ask for a reload. A trip covers all that were seen before it started.
+impl fmt::Display for HeldStage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+/// The signals that ask for a reload. A reload covers all that were received before it started.
 #[derive(Clone, Default, Serialize)]
 pub(crate) struct SignalStatus {
     pub(crate) seen: u64,
     pub(crate) covered: u64,
-    /// The last trip that a signal set off; others may have followed.
+    /// The last reload that a signal triggered. Others may have followed.
     pub(crate) last_reload: Option<ReloadRecord>,
 }
 
-/// A generation that is no longer in service and still held.
+/// A generation that was replaced and is still in use.
 #[derive(Clone, Serialize)]
 pub(crate) struct DrainingGeneration {
     generation: u64,
     #[serde(with = "time::serde::rfc3339")]
     since: OffsetDateTime,
-    #[serde(rename = "reason", serialize_with = "holders")]
-    held: Weak<dyn ErasedGeneration>,
+    /// A handle that does not keep the generation alive.
+    #[serde(rename = "reason", serialize_with = "serialize_users")]
+    weak: Weak<dyn ErasedGeneration>,
 }
 
-fn holders<Z: serde::Serializer>(held: &Weak<dyn ErasedGeneration>, serializer: Z) -> Result<Z::Ok, Z::Error> {
-    let count = held.strong_count();
-    serializer.collect_str(&format_args!(
-        "{count} in use: requests in flight, or tasks that have not turned to the successor"
-    ))
+/// Writes the number of users of a generation, as text for people.
+fn serialize_users<S: Serializer>(generation: &Weak<dyn ErasedGeneration>, serializer: S) -> Result<S::Ok, S::Error> {
+    let count = generation.strong_count();
+    serializer
+        .collect_str(&format_args!("{count} in use: requests in flight, or tasks that have not moved to the successor"))
 }
 
 impl Status {
-    /// The status of a process with its first generation.
-    pub(crate) fn first<A: Application>(
-        app: &Package,
+    /// Returns the status of a process with its first generation.
+    pub(crate) fn new<A: Application>(
+        package: &Package,
         generation: &Arc<Generation<A>>,
         counters: Arc<Counters>,
     ) -> Self {
@@ -146,8 +153,8 @@ impl Status {
         let mut status = Self {
             instance: Uuid::new_v4(),
             pid: std::process::id(),
-            service: app.name,
-            version: app.version,
+            service: package.name,
+            version: package.version,
             started: now,
             stopping: false,
             generation: generation.number,
@@ -161,63 +168,74 @@ impl Status {
             counters,
             in_service: erased(generation),
         };
-        status.hold(generation, now);
+        status.set_generation(generation, now);
         status
     }
 
-    /// The generation in service is now this one.
-    fn hold<A: Application>(&mut self, generation: &Arc<Generation<A>>, now: OffsetDateTime) {
+    /// Records that this generation is in service.
+    fn set_generation<A: Application>(&mut self, generation: &Arc<Generation<A>>, now: OffsetDateTime) {
         self.generation = generation.number;
         self.in_service = erased(generation);
         self.staleness.configure(generation);
         let before = std::mem::take(&mut self.credentials);
-        let credential = |(name, held): (Name, &HeldCredential)| {
-            let same = |one: &&CredentialStatus| one.name == name && one.id == held.id && one.version == *held.in_use();
-            let known = before.iter().find(same).cloned();
-            let known = known.unwrap_or_else(|| CredentialStatus {
-                name,
-                id: held.id.clone(),
-                version: held.in_use().clone(),
-                stage: ManagerStage::At(held.stage).into(),
-                others: Versions::new(),
-                loaded: held.loaded,
-                verified: now,
-                expires: held.expires_at,
-            });
-            CredentialStatus { others: held.others(), ..known }
-        };
-        self.credentials = generation.credentials.iter().map(credential).collect();
+        for (name, held) in generation.credentials.iter() {
+            let status = match before.iter().find(|status| status.is_of(name, held)) {
+                Some(status) => CredentialStatus { others: held.others(), ..status.clone() },
+                None => CredentialStatus::new(name, held, now),
+            };
+            self.credentials.push(status);
+        }
     }
 
-    /// What the manager said of the versions in service.
-    fn see(&mut self, seen: &BTreeMap<Name, ManagerStage>, now: OffsetDateTime) {
+    /// Records the stages at which the manager has the versions in service.
+    fn note_manager_stages(&mut self, stages: &BTreeMap<Name, ManagerStage>, now: OffsetDateTime) {
         for credential in &mut self.credentials {
-            let Some(seen) = seen.get(credential.name) else { continue };
-            credential.stage = (*seen).into();
-            if let ManagerStage::At(_) = seen {
+            let Some(stage) = stages.get(credential.name) else { continue };
+            credential.stage = (*stage).into();
+            if let ManagerStage::At(_) = stage {
                 credential.verified = now;
             }
         }
     }
 
-    /// As it is at this moment: with the signals seen, without the generations that nobody holds any more.
-    pub(crate) fn now(&self, signals_seen: u64) -> Self {
+    /// Returns a copy for this moment: with the number of signals seen, without generations that are no longer in use.
+    pub(crate) fn snapshot(&self, signals_seen: u64) -> Self {
         let mut status = self.clone();
         status.signals.seen = signals_seen;
-        status.draining.retain(DrainingGeneration::held);
+        status.draining.retain(DrainingGeneration::is_in_use);
         status
     }
 
-    /// Returns whether requests should come, and why not.
+    /// Returns the readiness for requests.
     pub(crate) fn readiness(&self) -> Readiness {
         let verified = self.credentials.iter().map(|credential| (credential.name, credential.verified));
         self.staleness.readiness(verified, self.stopping)
     }
 }
 
+impl CredentialStatus {
+    fn new(name: Name, held: &HeldCredential, now: OffsetDateTime) -> Self {
+        Self {
+            name,
+            id: held.id.clone(),
+            version: held.in_use().clone(),
+            stage: ManagerStage::At(held.stage).into(),
+            others: held.others(),
+            loaded: held.loaded,
+            verified: now,
+            expires: held.expires_at,
+        }
+    }
+
+    /// Returns `true` if this is the status of the version that is held.
+    fn is_of(&self, name: Name, held: &HeldCredential) -> bool {
+        self.name == name && self.id == held.id && self.version == *held.in_use()
+    }
+}
+
 impl DrainingGeneration {
-    fn held(&self) -> bool {
-        self.held.strong_count() > 0
+    fn is_in_use(&self) -> bool {
+        self.weak.strong_count() > 0
     }
 }
 

@@ -1,21 +1,21 @@
-//! What systemd is told, where it started us (`Type=notify-reload`). Elsewhere each call does nothing.
+//! Notifications to systemd (`Type=notify-reload`). Each call does nothing if systemd did not start the process.
 
 use crate::status::reload_record::ReloadOutcome;
 use sd_notify::NotifyState;
 
-/// The listeners are bound.
+/// Notifies systemd that the service is ready.
 pub(crate) fn ready() {
-    tell(&[NotifyState::Ready]);
+    notify(&[NotifyState::Ready]);
 }
 
-/// A reload began. systemd wants both in one message, or `systemctl reload` hangs.
+/// Notifies systemd that a reload starts. `RELOADING` and the time must be in one message, or `systemctl reload` hangs.
 pub(crate) fn reloading() {
     if let Ok(now) = NotifyState::monotonic_usec_now() {
-        tell(&[NotifyState::Reloading, now]);
+        notify(&[NotifyState::Reloading, now]);
     }
 }
 
-/// A reload ended, well or not: `READY=1` says only that it ended, so the status says how.
+/// Notifies systemd that a reload ended. `READY=1` does not say how it ended, so the status text does.
 pub(crate) fn reloaded(generation: u64, outcome: ReloadOutcome) {
     let status = match outcome {
         ReloadOutcome::Published => format!("generation {generation} is in service"),
@@ -24,16 +24,16 @@ pub(crate) fn reloaded(generation: u64, outcome: ReloadOutcome) {
             format!("the last reload FAILED; generation {generation} stays in service")
         }
     };
-    tell(&[NotifyState::Ready, NotifyState::Status(&status)]);
+    notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
 }
 
-/// Stopping began.
+/// Notifies systemd that the process is stopping.
 pub(crate) fn stopping() {
-    tell(&[NotifyState::Stopping]);
+    notify(&[NotifyState::Stopping]);
 }
 
-fn tell(state: &[NotifyState<'_>]) {
+fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(%error, "systemd could not be told");
+        tracing::warn!(%error, "could not notify systemd");
     }
 }

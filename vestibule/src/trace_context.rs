@@ -71,7 +71,9 @@ impl TraceContext {
     pub fn put_on(&self, headers: &mut HeaderMap) {
         for (name, text) in [(TRACEPARENT, &self.parent), (TRACESTATE, &self.state)] {
             headers.remove(&name);
-            if let Some(value) = text.as_deref().and_then(|text| HeaderValue::from_str(text).ok()) {
+            if let Some(text) = text
+                && let Ok(value) = HeaderValue::from_str(text)
+            {
                 headers.insert(name, value);
             }
         }

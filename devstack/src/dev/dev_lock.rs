@@ -44,9 +44,8 @@ impl Drop for DevLock {
 /// Returns the state of the `cargo dev` that runs in this workspace.
 pub(crate) fn find_running() -> Result<DevState, DevError> {
     // A killed process could not remove its state, but no longer has the lock.
-    if let Err(TryLockError::WouldBlock) = open()?.try_lock()
-        && let Some(state) = DevState::read()
-    {
+    let is_locked = matches!(open()?.try_lock(), Err(TryLockError::WouldBlock));
+    if is_locked && let Some(state) = DevState::read() {
         return Ok(state);
     }
     Err(DevError::new("none runs in this workspace; start one with `cargo dev`"))

@@ -38,10 +38,12 @@ impl Hints {
         let mut text = String::new();
         for template in TEMPLATE.trim_end().lines() {
             for mut line in self.fill(template) {
-                if line.contains("https://") {
-                    // The admin listener asks nobody for a certificate.
-                    let with_tls = if line.contains(&self.public) { &curl_public } else { &curl };
-                    line = line.replacen("curl", with_tls, 1).replacen("audit", &audit, 1);
+                let needs_tls = line.contains("https://");
+                // The admin listener asks nobody for a certificate.
+                if needs_tls && line.contains(&self.public) {
+                    line = line.replacen("curl", &curl_public, 1).replacen("audit", &audit, 1);
+                } else if needs_tls {
+                    line = line.replacen("curl", &curl, 1).replacen("audit", &audit, 1);
                 }
                 text += &(line + "\n");
             }

@@ -26,6 +26,9 @@ use crate::dev::project::Project;
 use crate::dev::status_client::StatusClient;
 use crate::dev::stop_signals::stop_signals;
 
+/// The number of finished requests that may wait to be counted.
+const FINISHED_CAPACITY: usize = 4096;
+
 const SECOND: Duration = Duration::from_secs(1);
 
 /// A steady load: requests are sent when they are due, even if the service is still busy with earlier ones.
@@ -47,7 +50,7 @@ struct RunningLoad {
     schedule: Arc<Schedule>,
     /// The time of the end, if it is known already.
     end: watch::Sender<Option<Instant>>,
-    finished: mpsc::UnboundedReceiver<FinishedRequest>,
+    finished: mpsc::Receiver<FinishedRequest>,
     generations: watch::Receiver<SeenGenerations>,
     ticks: Interval,
     signals: watch::Receiver<u32>,
@@ -76,7 +79,7 @@ impl LoadCommand {
         let start = Instant::now();
         let schedule = Arc::new(Schedule::new(start, self.rate));
         let (end, ends) = watch::channel(self.length.and_then(|length| start.checked_add(*length)));
-        let (sender, finished) = mpsc::unbounded_channel();
+        let (sender, finished) = mpsc::channel(FINISHED_CAPACITY);
         let mut clients = JoinSet::new();
         for _ in 0..self.clients {
             let client = LoadClient {

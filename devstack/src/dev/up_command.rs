@@ -140,6 +140,7 @@ async fn wait_until_ready(
 }
 
 /// Ends everything at once when a second signal comes: the service and this process here, the rest by its watchdogs.
+#[expect(clippy::exit, reason = "the second signal ends the process at once, with nothing left to wait for")]
 async fn kill_at_second_signal(mut signals: watch::Receiver<u32>, service_pid: watch::Receiver<Option<u32>>) {
     if signals.wait_for(|count| *count >= 2).await.is_err() {
         return;

@@ -48,6 +48,7 @@ impl Polling {
     }
 
     /// Does the same as [`Self::until`], and blocks this thread.
+    #[expect(clippy::disallowed_methods, reason = "this is the one place where a thread waits")]
     pub fn until_blocking<T>(self, mut probe: impl FnMut() -> Option<T>) -> Option<T> {
         let start = Instant::now();
         loop {

@@ -225,7 +225,7 @@ impl ReceiverState {
     }
 
     async fn answer(&self, check: KeyCheck, body: &[u8]) -> Response {
-        if let KeyCheck::Rejected = check {
+        if matches!(check, KeyCheck::Rejected) {
             return StatusCode::UNAUTHORIZED.into_response();
         }
         let scripted = lock(&self.rules).iter_mut().find_map(|rule| rule.apply(body));

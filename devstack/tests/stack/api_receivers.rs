@@ -44,14 +44,15 @@ async fn cargo_dev_accepts_requests_with_a_key_of_the_manager_and_prints_them() 
     let third = key().await?;
     assert_eq!(deliver(&first, "note.outdated").await?, 401);
 
-    std::thread::sleep(Duration::from_secs(1));
+    // The receiver prints at most some lines per second: this begins another second.
+    tokio::time::sleep(Duration::from_secs(1)).await;
     let storm = Instant::now();
     for _ in 0..30 {
         assert_eq!(deliver(&third, "note.storm").await?, 202);
     }
     assert_eq!(deliver(&second, "note.behind").await?, 202);
     let seconds = storm.elapsed().as_secs() as usize + 2;
-    std::thread::sleep(Duration::from_secs(1));
+    tokio::time::sleep(Duration::from_secs(1)).await;
     assert_eq!(deliver(&third, "note.calm").await?, 202);
 
     devstack::send_signal(dev.child.id(), Signal::INT)?;

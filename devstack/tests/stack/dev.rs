@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use devstack::Signal;
+use devstack::{Polling, Signal};
 use serde_json::Value;
 
 use crate::Outcome;
@@ -227,8 +227,9 @@ fn the_second_signal_ends_everything_at_once(workspace: &Workspace) -> Outcome {
     let dev = Workspace::up_as(command)?;
     let (pids, ports) = pids_and_ports(&workspace.state().expect("it is ready"));
     devstack::send_signal(dev.child.id(), Signal::HUP)?;
-    std::thread::sleep(Duration::from_secs(1));
-    assert!(alive(pids[0]), "the service ignores SIGTERM, and has time for that");
+    let ended = Polling { interval: Duration::from_millis(50), limit: Duration::from_secs(1) }
+        .until_blocking(|| if alive(pids[0]) { None } else { Some(()) });
+    assert!(ended.is_none(), "the service ignores SIGTERM, and has time for that");
     devstack::send_signal(dev.child.id(), Signal::INT)?;
     let (status, output) = dev.ends()?;
     assert_eq!(status.code(), Some(130), "{output}");

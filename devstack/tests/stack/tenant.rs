@@ -198,17 +198,15 @@ async fn a_replica_has_the_same_versions_under_the_same_labels() -> Outcome {
     let replica = tenant.emulator().client_in("eu-west-2");
     let same = async || -> Outcome {
         tenant.replicate_to(tenant.emulator(), "eu-west-2").await?;
-        for credential in ["database", "migrator", "signing"] {
-            for stage in STAGES {
-                let asked =
-                    replica.get_secret_value().secret_id(tenant.id(credential)).version_stage(stage).send().await;
-                let (here, there) = (tenant.version(credential, stage).await?, asked.ok());
-                let version = there.as_ref().and_then(|answer| answer.version_id.clone());
-                assert_eq!(here, version, "{stage} of {credential}");
-                if let Some(answer) = there {
-                    let value = tenant.value(credential, stage).await?;
-                    assert!(answer.secret_string == Some(value), "{stage} of {credential} is another value");
-                }
+        let pairs = ["database", "migrator", "signing"].into_iter().flat_map(|name| STAGES.map(|stage| (name, stage)));
+        for (credential, stage) in pairs {
+            let asked = replica.get_secret_value().secret_id(tenant.id(credential)).version_stage(stage).send().await;
+            let (here, there) = (tenant.version(credential, stage).await?, asked.ok());
+            let version = there.as_ref().and_then(|answer| answer.version_id.clone());
+            assert_eq!(here, version, "{stage} of {credential}");
+            if let Some(answer) = there {
+                let value = tenant.value(credential, stage).await?;
+                assert!(answer.secret_string == Some(value), "{stage} of {credential} is another value");
             }
         }
         Ok(())

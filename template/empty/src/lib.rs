@@ -4,10 +4,10 @@
 //! secrets.rs ─► Hello::build ─► routes ─► hello.rs
 //! ```
 //!
-//! - To add a credential, add a field to [`Secrets`]; its id is `<prefix>/<field>` unless `[secrets.ids]` says otherwise.
+//! - To add a credential, add a field to [`Secrets`]. Its id is `<package>/<field>`, unless `[secrets.ids]` says otherwise.
 //! - To add a setting, add a field to [`Settings`]: it is a key of `[service]` in `config/`.
 //! - To add a route, add it to [`Hello::routes`](vestibule::Application::routes).
-//! - To work beside requests, add [`Hello::background`](vestibule::Application::background).
+//! - To work in the background, add [`Hello::background`](vestibule::Application::background).
 //! - To change the schema, add a file to `migrations/`.
 
 mod hello;
@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use vestibule::{Application, Build, BuildError, Database, Package};
 
-/// What a request works with: everything that is built from credentials or settings.
+/// The service: everything that is built from credentials or settings. Requests work with it.
 pub struct Hello {
     database: Database,
     language: String,

@@ -1,9 +1,9 @@
-//! The admin listener of a running service, as the commands see it.
+//! A client of the admin listener of a running service.
 
 use super::trust::{self, Connector};
 use crate::{
     application::Application,
-    bootstrap::Failed,
+    bootstrap::command_error::CommandError,
     config::{Config, ConfigError, layers::Sources, settings::LogFormat},
     exit::{Exit, Fault, Phase, Report},
     secrets::set::SecretSet,
@@ -19,81 +19,103 @@ use std::{
     time::Duration,
 };
 
-/// Docker's default for a health check is 30 s; a question that hangs that long has failed.
+/// The timeout of a request. It is shorter than the timeout of a health check, which is 30 s by default in Docker.
 const TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Where the service of this configuration listens for probes and people.
+/// The largest answer, in bytes.
+const MAX_BODY: usize = 1024 * 1024;
+
+/// A client of the admin listener of this configuration.
 pub(super) struct AdminClient {
     address: SocketAddr,
-    /// As it is configured now, and the other way: the service may not have taken up a change of `admin.tls`.
+    /// The scheme of this configuration, then the other one: a change of `admin.tls` may not be in effect yet.
     schemes: [&'static str; 2],
 }
 
 impl AdminClient {
-    /// The service goes on serving while its files are half edited: only mistakes that concern the address count.
-    pub(super) fn of<A: Application>(sources: &Sources) -> Result<Self, Failed> {
+    /// Reads the configuration. Ignores mistakes outside of `[admin]`, because the service goes on serving while its
+    /// files are half edited.
+    ///
+    /// # Errors
+    /// If `[admin]` is wrong.
+    pub(super) fn of<A: Application>(sources: &Sources) -> Result<Self, CommandError> {
         let admin = match Config::<A::Settings>::load(sources, A::PACKAGE.name, &A::Secrets::specs()) {
             Ok(config) => config.admin,
             Err(ConfigError { admin: Some(admin), .. }) => admin,
-            Err(ConfigError { report, telemetry, .. }) => return Err(Failed { report, format: telemetry.format }),
+            Err(ConfigError { report, telemetry, .. }) => {
+                return Err(CommandError { report, format: telemetry.format });
+            }
         };
         let schemes = if admin.tls { ["https", "http"] } else { ["http", "https"] };
         Ok(Self { address: reachable(admin.listen), schemes })
     }
 
-    /// The answer, with its status.
-    pub(super) async fn get(&self, path: &str) -> Result<(StatusCode, String), Failed> {
-        let [now, other] = self.schemes.map(async |scheme| {
-            let uri = format!("{scheme}://{}{path}", self.address).parse().expect("these make a URI");
-            ask(uri, trust::anyone()).await
-        });
-        let answer = now.await;
-        let answer = match &answer {
-            Ok((status, _)) if *status != StatusCode::BAD_REQUEST => answer,
-            _ => other.await.or(answer),
+    /// Gets a path. Returns the answer's status and body.
+    ///
+    /// # Errors
+    /// If the listener answers over neither scheme.
+    pub(super) async fn get(&self, path: &str) -> Result<(StatusCode, String), CommandError> {
+        let [configured, other] = self.schemes;
+        let answer = match self.get_over(configured, path).await {
+            Ok((status, body)) if status != StatusCode::BAD_REQUEST => Ok((status, body)),
+            // A listener that uses TLS answers plain HTTP with 400.
+            first => self.get_over(other, path).await.or(first),
         };
-        answer.map_err(|silence| {
-            self.failed(silence.to_string(), "start the service; check that [admin] here is what it was started with")
+        answer.map_err(|unreachable| {
+            let remedy =
+                "start the service, or check that [admin] in this configuration is what the service was started with";
+            self.error(unreachable.to_string(), remedy)
         })
     }
 
-    /// A failure of the service behind the listener.
-    pub(super) fn failed(&self, problem: String, remedy: &str) -> Failed {
-        failed(Exit::Unavailable, format!("admin listener {}", self.address), problem, remedy)
+    async fn get_over(&self, scheme: &str, path: &str) -> Result<(StatusCode, String), AdminUnreachable> {
+        let uri = format!("{scheme}://{}{path}", self.address).parse().expect("these make a URI");
+        get(uri, trust::accept_any_certificate()).await
+    }
+
+    /// Returns the error of a command that the service behind the listener makes fail.
+    pub(super) fn error(&self, problem: String, remedy: &str) -> CommandError {
+        command_error(Exit::Unavailable, format!("admin listener {}", self.address), problem, remedy)
     }
 }
 
-/// Why there is no answer.
+/// An admin listener that does not answer.
 #[derive(Debug, thiserror::Error)]
 #[error("it does not answer: {0}")]
 pub(super) struct AdminUnreachable(String);
 
-/// Asks a listener, for 3 s at most: the answer, with its status.
-pub(super) async fn ask(uri: Uri, connector: Connector) -> Result<(StatusCode, String), AdminUnreachable> {
+/// Gets a URI, for 3 s at most. Returns the answer's status and body.
+///
+/// # Errors
+/// If there is no answer.
+pub(super) async fn get(uri: Uri, connector: Connector) -> Result<(StatusCode, String), AdminUnreachable> {
     let client = Client::builder(TokioExecutor::new()).build::<_, Body>(connector);
-    let asking = async {
-        let answer = client.get(uri).await.map_err(|error| root(&error))?;
+    let request = async {
+        let answer = client.get(uri).await.map_err(|error| unreachable(&error))?;
         let status = answer.status();
         let body =
-            axum::body::to_bytes(Body::new(answer.into_body()), 1024 * 1024).await.map_err(|error| root(&error))?;
+            axum::body::to_bytes(Body::new(answer.into_body()), MAX_BODY).await.map_err(|error| unreachable(&error))?;
         Ok((status, String::from_utf8_lossy(&body).into_owned()))
     };
-    tokio::time::timeout(TIMEOUT, asking).await.unwrap_or_else(|_| Err(AdminUnreachable("the time is up".into())))
+    match tokio::time::timeout(TIMEOUT, request).await {
+        Ok(result) => result,
+        Err(_) => Err(AdminUnreachable(format!("timeout after {} s", TIMEOUT.as_secs()))),
+    }
 }
 
-/// The innermost cause says what the others only wrap.
-fn root(error: &(dyn Error + 'static)) -> AdminUnreachable {
+/// Returns the innermost cause, which the other errors only wrap.
+fn unreachable(error: &(dyn Error + 'static)) -> AdminUnreachable {
     let cause = std::iter::successors(Some(error), |error| (*error).source()).last();
     AdminUnreachable(cause.unwrap_or(error).to_string())
 }
 
-/// A failure of a command.
-pub(super) fn failed(exit: Exit, subject: String, problem: String, remedy: &str) -> Failed {
+/// Returns the error of a command.
+pub(super) fn command_error(exit: Exit, subject: String, problem: String, remedy: &str) -> CommandError {
     let report = Report::of(Phase::Command, Fault::new(exit, subject, problem, remedy));
-    Failed { report, format: LogFormat::Pretty }
+    CommandError { report, format: LogFormat::Pretty }
 }
 
-/// What listens on every address is asked on this machine's own.
+/// Returns the address to connect to. A listener on all addresses is reachable at this machine's own.
 fn reachable(listen: SocketAddr) -> SocketAddr {
     let ip = match listen.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -1,32 +1,29 @@
-//! `audit URL… [--expect N]`: is the rotation complete? What each replica holds, beside what the manager has now.
+//! `audit URL… [--expect N]`: checks that a rotation is complete. Compares the versions that each replica holds with
+//! those that the manager has now.
 //!
 //! ```text
 //! URLs ─► /status of each ─► ids ─► versions at the manager ─► table, findings
 //! ```
 //!
-//! Reads no value of a secret.
+//! It reads no secret's value.
 
+mod address;
+mod comparison;
 mod findings;
 mod replica;
 mod table;
 
-use super::trust;
+use self::{address::ReplicaAddress, comparison::Audit, replica::ReplicaStatus};
+use super::trust as cli_trust;
 use crate::{
     application::Application,
-    bootstrap::{self, Failed},
+    bootstrap::{self, command_error::CommandError},
     config::{Config, ConfigError, layers::Sources, settings::LogFormat},
     exit::{Exit, Fault, Phase, Report},
-    secrets::{
-        id::SecretId,
-        regions::Regions,
-        set::SecretSet,
-        source::{Operation, SourceError},
-        version::Versions,
-    },
+    secrets::{id::SecretId, regions::Regions, set::SecretSet, source::SourceError, version::Versions},
+    trust,
 };
-use findings::Audit;
 use futures_util::{StreamExt, future::join_all, stream};
-use replica::{Address, ReplicaStatus};
 use rustls::pki_types::ServerName;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -35,7 +32,7 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// How many replicas are asked at a time.
+/// The number of replicas that are asked at the same time.
 const CONCURRENCY: usize = 32;
 
 pub(super) async fn run<A: Application>(
@@ -44,81 +41,89 @@ pub(super) async fn run<A: Application>(
     expect: Option<NonZeroUsize>,
     ca: Option<&Path>,
     name: Option<ServerName<'static>>,
-) -> Result<(), Failed> {
-    let addresses = addresses(urls)?;
+) -> Result<(), CommandError> {
+    let addresses = parse_addresses(urls)?;
     let config = configure::<A>(sources)?;
     let deadline = Instant::now() + config.secrets.deadline;
-    let told = |report| Failed { report, format: LogFormat::Pretty };
-    let trust = match ca {
-        Some(file) => trust::of_file(file),
-        None if addresses.iter().any(Address::is_https) => crate::trust::platform_authorities(),
-        None => Ok(crate::trust::no_authorities()),
+    let tls = match ca {
+        Some(file) => cli_trust::of_file(file),
+        None if addresses.iter().any(ReplicaAddress::is_https) => trust::platform_authorities(),
+        None => Ok(trust::no_authorities()),
     };
-    let connector = trust::connector(trust.map_err(|fault| told(Report::of(Phase::Command, fault)))?, name);
-    let regions = bootstrap::regions(sources, &config, deadline).await.map_err(told)?;
+    let tls = tls.map_err(|fault| failed(Report::of(Phase::Command, fault)))?;
+    let connector = cli_trust::connector(tls, name);
+    let regions = bootstrap::regions(sources, &config, deadline).await.map_err(failed)?;
 
-    let asked = addresses.into_iter().map(async |address| {
-        let said = address.ask(connector.clone()).await;
-        (address, said)
+    let statuses = addresses.into_iter().map(async |address| {
+        let status = address.status(connector.clone()).await;
+        (address, status)
     });
-    let replicas: Vec<_> = stream::iter(asked).buffered(CONCURRENCY).collect().await;
-    // After the replicas: a version that became current in between must not pass as held.
+    let replicas: Vec<_> = stream::iter(statuses).buffered(CONCURRENCY).collect().await;
+    // The manager comes last: if a version becomes current in between, a replica without it counts as behind.
     let deadline = Instant::now() + config.secrets.deadline;
     let manager = versions_at_manager(&regions, &replicas, deadline).await;
 
-    let expected = expect.map_or(urls.len(), NonZeroUsize::get);
+    let expected = match expect {
+        Some(expected) => expected.get(),
+        None => urls.len(),
+    };
     let audit = Audit { replicas, manager, regions, expected, revoked: config.secrets.revoked };
     say!("{}\n{}", audit.table(), audit.summary());
-    Report::unless_clean(Phase::Command, audit.faults()).map_err(told)
+    Report::unless_clean(Phase::Command, audit.faults()).map_err(failed)
 }
 
-/// Every mistake in the URLs, by their place: they may hold what must not be shown.
-fn addresses(urls: &[String]) -> Result<Vec<Address>, Failed> {
+fn failed(report: Report) -> CommandError {
+    CommandError { report, format: LogFormat::Pretty }
+}
+
+/// Parses the URLs.
+///
+/// # Errors
+/// Every mistake. A fault names a URL by its position and does not quote it, because it may contain a password.
+fn parse_addresses(urls: &[String]) -> Result<Vec<ReplicaAddress>, CommandError> {
     let (mut addresses, mut faults) = (Vec::new(), Vec::new());
-    for (place, url) in urls.iter().enumerate() {
-        match Address::parse(url) {
+    for (position, url) in urls.iter().enumerate() {
+        match ReplicaAddress::parse(url) {
             Ok(address) => addresses.push(address),
             Err(problem) => faults.push(Fault::new(
                 Exit::Usage,
-                format!("URL {}", place + 1),
+                format!("URL {}", position + 1),
                 problem,
                 "give the admin listener of a replica, as http://10.0.0.7:9090 or https://10.0.0.7:9090",
             )),
         }
     }
-    let report = Report::unless_clean(Phase::Command, faults);
-    report.map(|()| addresses).map_err(|report| Failed { report, format: LogFormat::Pretty })
+    Report::unless_clean(Phase::Command, faults).map_err(failed)?;
+    Ok(addresses)
 }
 
-/// Only mistakes in how to reach the manager count.
-fn configure<A: Application>(sources: &Sources) -> Result<Config<A::Settings>, Failed> {
+/// Reads the configuration. Ignores mistakes outside of `[secrets]`, which this command does not need.
+///
+/// # Errors
+/// If `[secrets]` is wrong.
+fn configure<A: Application>(sources: &Sources) -> Result<Config<A::Settings>, CommandError> {
     match Config::load(sources, A::PACKAGE.name, &A::Secrets::specs()) {
         Ok(config) => Ok(config),
         Err(ConfigError { secrets: Some(secrets), .. }) => Ok(Config { secrets: *secrets, ..Config::default() }),
-        Err(ConfigError { report, telemetry, .. }) => Err(Failed { report, format: telemetry.format }),
+        Err(ConfigError { report, telemetry, .. }) => Err(CommandError { report, format: telemetry.format }),
     }
 }
 
-/// What the manager has of each secret that a replica names: the current version at least, or why it is not known.
+/// Returns the versions that the manager has of each secret that a replica names. They include the current one.
 async fn versions_at_manager(
     regions: &Regions,
-    replicas: &[(Address, Result<ReplicaStatus, String>)],
+    replicas: &[(ReplicaAddress, Result<ReplicaStatus, String>)],
     deadline: Instant,
 ) -> BTreeMap<SecretId, Result<Versions, SourceError>> {
-    let held = replicas.iter().filter_map(|(_, said)| said.as_ref().ok()).flat_map(|status| &status.credentials);
-    let ids: BTreeSet<_> = held.map(|held| held.id.clone()).collect();
-    let asked = ids.into_iter().map(|id| async move {
+    let mut ids = BTreeSet::new();
+    for (_, status) in replicas {
+        if let Ok(status) = status {
+            ids.extend(status.credentials.iter().map(|held| held.id.clone()));
+        }
+    }
+    let queries = ids.into_iter().map(|id| async move {
         let versions = regions.versions(&id, deadline).await;
         (id, versions)
     });
-    join_all(asked).await.into_iter().collect()
-}
-
-/// Returns the fault of a secret of which the manager did not say what is current.
-fn fault(id: &SecretId, error: &SourceError, regions: &Regions) -> Fault {
-    let exit = match error {
-        SourceError::Malformed(_) => Exit::Unavailable,
-        error => error.exit(),
-    };
-    Fault::new(exit, format!("secret {id}"), error.to_string(), regions.remedy(error, Operation::ReadVersions))
+    join_all(queries).await.into_iter().collect()
 }

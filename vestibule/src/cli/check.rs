@@ -1,31 +1,31 @@
-//! `check [--live]`: would a start succeed?
+//! `check [--live]`: checks whether a start would succeed.
 
 use crate::{
     application::Application,
-    bootstrap::{self, Failed},
+    bootstrap::{self, command_error::CommandError},
     config::layers::Sources,
     credentials::all_secrets::AllSecrets,
     secrets::set::SecretSet,
 };
 
-pub(super) async fn run<A: Application>(sources: &Sources, live: bool) -> Result<(), Failed> {
+pub(super) async fn run<A: Application>(sources: &Sources, live: bool) -> Result<(), CommandError> {
     let config = bootstrap::configure::<A>(sources)?;
-    say!("The configuration is right.");
+    say!("The configuration is valid.");
     if !live {
-        for wanted in AllSecrets::<A::Secrets>::specs() {
-            if let Some(id) = config.id(&wanted) {
-                say!("  credential {} will be fetched as {id}", wanted.name)
+        for spec in AllSecrets::<A::Secrets>::specs() {
+            if let Some(id) = config.id(&spec) {
+                say!("  credential {} will be fetched as {id}", spec.name);
             } else {
-                say!("  credential {} is off: no id is configured for it", wanted.name)
+                say!("  credential {} is off: no id is configured for it", spec.name);
             }
         }
         return Ok(());
     }
     let format = config.telemetry.format;
     let (_, generation) =
-        bootstrap::first_generation::<A>(sources, config).await.map_err(|report| Failed { report, format })?;
+        bootstrap::first_generation::<A>(sources, config).await.map_err(|report| CommandError { report, format })?;
     for (name, held) in generation.credentials.iter() {
-        say!("  credential {name} ({}) is held, version {}", held.id, held.in_use());
+        say!("  credential {name} ({}) was loaded, version {}", held.id, held.in_use());
     }
     generation.resources.close().await;
     say!("A start would succeed.");

@@ -1,34 +1,33 @@
-//! `config [--json]`: what counts, and where it came from.
+//! `config [--json]`: prints the effective configuration and the source of each value.
 
+use super::migrate::MIGRATOR;
 use crate::{
     application::Application,
-    bootstrap::{self, Failed},
+    bootstrap::{self, command_error::CommandError},
     config::{self, layers::Sources},
     credentials::all_secrets::AllSecrets,
     secrets::set::SecretSet,
 };
 use serde_json::json;
 
-pub(super) fn run<A: Application>(sources: &Sources, json: bool) -> Result<(), Failed> {
+pub(super) fn run<A: Application>(sources: &Sources, json: bool) -> Result<(), CommandError> {
     let config = bootstrap::configure::<A>(sources)?;
     if !json {
         say!("{}", config::explain(&config, sources).trim());
         return Ok(());
     }
-    let credentials: Vec<_> = AllSecrets::<A::Secrets>::specs()
-        .into_iter()
-        .chain([super::migrate::MIGRATOR])
-        .filter_map(|wanted| {
-            let id = config.id(&wanted)?;
-            Some(json!({
-                "name": wanted.name,
+    let mut credentials = Vec::new();
+    for spec in AllSecrets::<A::Secrets>::specs().into_iter().chain([MIGRATOR]) {
+        if let Some(id) = config.id(&spec) {
+            credentials.push(json!({
+                "name": spec.name,
                 "id": id,
-                "kind": wanted.kind,
-                "optional": wanted.optional,
-            }))
-        })
-        .collect();
-    let all = json!({ "settings": config.tree(), "credentials": credentials });
-    say!("{all:#}");
+                "kind": spec.kind,
+                "optional": spec.optional,
+            }));
+        }
+    }
+    let output = json!({ "settings": config.tree(), "credentials": credentials });
+    say!("{output:#}");
     Ok(())
 }

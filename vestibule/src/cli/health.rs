@@ -1,21 +1,22 @@
-//! `health [live|ready]`: for images without a shell or curl.
+//! `health [live|ready]`: asks the admin listener. For health checks in images without a shell or curl.
 
 use super::admin::AdminClient;
-use crate::{application::Application, bootstrap::Failed, config::layers::Sources};
+use crate::{application::Application, bootstrap::command_error::CommandError, config::layers::Sources};
 
+/// The argument of `health`.
 #[derive(Clone, Copy, clap::ValueEnum)]
-pub(super) enum Probe {
-    /// The process lives.
+pub(super) enum HealthProbe {
+    /// The process is alive.
     Live,
-    /// Requests should come.
+    /// The service is ready for requests.
     Ready,
 }
 
-pub(super) async fn run<A: Application>(sources: &Sources, probe: Probe) -> Result<(), Failed> {
+pub(super) async fn run<A: Application>(sources: &Sources, probe: HealthProbe) -> Result<(), CommandError> {
     let admin = AdminClient::of::<A>(sources)?;
     let path = match probe {
-        Probe::Live => "/livez",
-        Probe::Ready => "/readyz",
+        HealthProbe::Live => "/livez",
+        HealthProbe::Ready => "/readyz",
     };
     let (status, body) = admin.get(path).await?;
     if status.is_success() {
@@ -23,6 +24,6 @@ pub(super) async fn run<A: Application>(sources: &Sources, probe: Probe) -> Resu
         Ok(())
     } else {
         let problem = format!("it answers {status}: {body}");
-        Err(admin.failed(problem, "see the reasons in its answer, and the log of the service"))
+        Err(admin.error(problem, "see the reasons in the answer, and the log of the service"))
     }
 }

@@ -1,7 +1,7 @@
-//! `reload [--pid N] [--wait]`: SIGHUP from where there is no `kill`, and what came of it.
+//! `reload [--pid N] [--wait]`: sends SIGHUP, also in a container that has no `kill`, and waits for the outcome.
 
-use super::admin::{AdminClient, failed};
-use crate::{application::Application, bootstrap::Failed, config::layers::Sources, exit::Exit};
+use super::admin::{AdminClient, command_error};
+use crate::{application::Application, bootstrap::command_error::CommandError, config::layers::Sources, exit::Exit};
 use rustix::{
     io::Errno,
     process::{Pid, Signal, kill_process},
@@ -9,10 +9,10 @@ use rustix::{
 use serde::Deserialize;
 use std::time::Duration;
 
-/// How often `--wait` looks.
-const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// The pause between two requests for the status.
+const STATUS_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The part of `/status` that matters here.
+/// The part of `/status` that this command reads.
 #[derive(Deserialize)]
 struct ReloadStatus {
     instance: String,
@@ -24,76 +24,89 @@ struct ReloadStatus {
 #[derive(Deserialize)]
 struct ReloadSignals {
     seen: u64,
-    last_reload: Option<Reload>,
+    last_reload: Option<SignalledReload>,
 }
 
+/// The last reload that a signal triggered.
 #[derive(Deserialize)]
-struct Reload {
+struct SignalledReload {
     signals_covered: u64,
     outcome: String,
     error: Option<String>,
     exit_code: u8,
 }
 
-pub(super) async fn run<A: Application>(sources: &Sources, pid: Option<i32>, wait: bool) -> Result<(), Failed> {
-    if let (Some(pid), false) = (pid, wait) {
-        return signal(pid);
+pub(super) async fn run<A: Application>(sources: &Sources, pid: Option<i32>, wait: bool) -> Result<(), CommandError> {
+    if let Some(pid) = pid
+        && !wait
+    {
+        return send_signal(pid);
     }
     let admin = AdminClient::of::<A>(sources)?;
     let before = status(&admin).await?;
-    signal(pid.unwrap_or(before.pid))?;
-    if !wait {
-        return Ok(());
-    }
-    // A trip has a deadline of its own, and one that was under way comes first. It ends by itself.
+    send_signal(pid.unwrap_or(before.pid))?;
+    if wait { wait_for_reload(&admin, &before).await } else { Ok(()) }
+}
+
+/// Waits until a reload has covered a signal that came after `before`.
+///
+/// There is no timeout: a reload ends by its own deadline. A reload that was under way at the signal ends first.
+async fn wait_for_reload(admin: &AdminClient, before: &ReloadStatus) -> Result<(), CommandError> {
     loop {
-        tokio::time::sleep(LOOK_AGAIN).await;
-        let now = status(&admin).await?;
+        tokio::time::sleep(STATUS_INTERVAL).await;
+        let now = status(admin).await?;
         if now.instance != before.instance {
-            return Err(admin.failed("the process ended, and another one answers".into(), "see the log of the service"));
+            return Err(admin.error("the process ended, and another one answers".into(), "see the log of the service"));
         }
-        if let Some(reload) = now.signals.last_reload.filter(|reload| reload.signals_covered > before.signals.seen) {
-            return told(reload, now.generation);
+        if let Some(reload) = now.signals.last_reload
+            && reload.signals_covered > before.signals.seen
+        {
+            return outcome(reload, now.generation);
         }
     }
 }
 
-fn told(reload: Reload, generation: u64) -> Result<(), Failed> {
+/// Prints the outcome of a reload that succeeded, or returns the error of one that failed.
+fn outcome(reload: SignalledReload, generation: u64) -> Result<(), CommandError> {
     match reload.error {
         None => {
             say!("{}: generation {generation} is in service", reload.outcome);
             Ok(())
         }
-        Some(error) => Err(failed(
+        Some(error) => Err(command_error(
             Exit::from_code(reload.exit_code).unwrap_or(Exit::Bug),
             "the reload".into(),
             format!("it failed, and generation {generation} stays in service: {error}"),
-            "mend what is named, and reload again",
+            "mend what the report names, and reload again",
         )),
     }
 }
 
-async fn status(admin: &AdminClient) -> Result<ReloadStatus, Failed> {
+#[expect(clippy::disallowed_methods, reason = "a status has no secret, and serde's message is dropped")]
+async fn status(admin: &AdminClient) -> Result<ReloadStatus, CommandError> {
     let (_, body) = admin.get("/status").await?;
-    serde_json::from_str(&body)
-        .map_err(|_| admin.failed("what answers there is no service of this framework".into(), "check admin.listen"))
+    serde_json::from_str(&body).map_err(|_| {
+        admin.error("the program that answers there is not a service of this framework".into(), "check admin.listen")
+    })
 }
 
-fn signal(pid: i32) -> Result<(), Failed> {
-    let subject = || format!("process {pid}");
-    let Some(process) = Pid::from_raw(pid).filter(|_| pid > 0) else {
-        return Err(failed(Exit::Usage, subject(), "this is no process id".into(), "give a number from 1 on"));
+/// Sends SIGHUP to a process.
+fn send_signal(pid: i32) -> Result<(), CommandError> {
+    let subject = format!("process {pid}");
+    // A negative number would name a group of processes.
+    let process = if pid > 0 { Pid::from_raw(pid) } else { None };
+    let Some(process) = process else {
+        return Err(command_error(Exit::Usage, subject, "it is not a process id".into(), "give a number from 1 on"));
     };
-    kill_process(process, Signal::HUP).map_err(|error| match error {
-        Errno::SRCH => {
+    match kill_process(process, Signal::HUP) {
+        Ok(()) => Ok(()),
+        Err(Errno::SRCH) => {
             let remedy = "run the command where the service runs: in its container, or on its host";
-            failed(Exit::Unavailable, subject(), "there is no such process".into(), remedy)
+            Err(command_error(Exit::Unavailable, subject, "there is no such process".into(), remedy))
         }
-        _ => failed(
-            Exit::Denied,
-            subject(),
-            "this user may not send it a signal".into(),
-            "run the command as the user of the service",
-        ),
-    })
+        Err(_) => {
+            let remedy = "run the command as the user of the service";
+            Err(command_error(Exit::Denied, subject, "this user may not send it a signal".into(), remedy))
+        }
+    }
 }

@@ -1,4 +1,4 @@
-//! Which certificates of admin listeners the commands believe.
+//! The certificates of admin listeners that the commands trust.
 
 use crate::{
     exit::{Exit, Fault},
@@ -14,10 +14,11 @@ use rustls::{
 };
 use std::{path::Path, sync::Arc};
 
-/// How a listener is asked.
+/// A connector to admin listeners, over HTTP or HTTPS.
 pub(super) type Connector = HttpsConnector<HttpConnector>;
 
-/// In the clear, or by TLS as `config` says; then `name` is what certificates must be for, in place of the host of a URL.
+/// Returns a connector that uses `config` for HTTPS. Certificates must be for `name`, or for the host of the URL if
+/// there is none.
 pub(super) fn connector(config: ClientConfig, name: Option<ServerName<'static>>) -> Connector {
     let builder = HttpsConnectorBuilder::new().with_tls_config(config).https_or_http();
     let builder = match name {
@@ -27,18 +28,20 @@ pub(super) fn connector(config: ClientConfig, name: Option<ServerName<'static>>)
     builder.enable_http1().build()
 }
 
-/// Whoever listens there. For probes of this machine's own listener, as the kubelet does it: its certificate is for the
-/// name that clients use, not for the address that a probe asks.
-pub(super) fn anyone() -> Connector {
-    let verifier = Arc::new(Anyone(aws_lc_rs::default_provider()));
+/// Returns a connector that accepts any certificate: it verifies nothing.
+///
+/// It is only for probes of this machine's own listener. Its certificate is for the name that clients use, not for the
+/// address that a probe asks. The kubelet does the same.
+pub(super) fn accept_any_certificate() -> Connector {
+    let verifier = Arc::new(AcceptAnyCertificate(aws_lc_rs::default_provider()));
     let config = trust::builder().dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
     connector(config, None)
 }
 
-/// Whom the authorities in this PEM file vouch for.
+/// Returns a configuration that trusts the authorities in this PEM file.
 ///
 /// # Errors
-/// If there is none in it.
+/// If no certificate can be read from the file.
 pub(super) fn of_file(path: &Path) -> Result<ClientConfig, Fault> {
     let mut roots = RootCertStore::empty();
     let certificates = CertificateDer::pem_file_iter(path).into_iter().flatten().flatten();
@@ -54,11 +57,11 @@ pub(super) fn of_file(path: &Path) -> Result<ClientConfig, Fault> {
     Ok(trust::builder().with_root_certificates(roots).with_no_client_auth())
 }
 
-/// Believes every certificate; that its holder has the key is verified all the same.
+/// A verifier that accepts any certificate. It only verifies that the other side has the certificate's private key.
 #[derive(Debug)]
-struct Anyone(CryptoProvider);
+struct AcceptAnyCertificate(CryptoProvider);
 
-impl ServerCertVerifier for Anyone {
+impl ServerCertVerifier for AcceptAnyCertificate {
     fn verify_server_cert(
         &self,
         _: &CertificateDer<'_>,

@@ -54,24 +54,24 @@ impl SigningKeys {
         (&self.current.id, signature)
     }
 
-    /// Verifies in constant time, with the key of this id. The previous key verifies only if `previous_counts`.
+    /// Verifies in constant time, with the key of this id. The previous key verifies only if `previous_verifies`.
     pub(crate) fn verify(
         &self,
         key_id: &str,
         message: &[u8],
         signature: &[u8],
-        previous_counts: bool,
+        previous_verifies: bool,
     ) -> Result<(), BadSignature> {
-        let key = self.key(key_id, previous_counts).ok_or(BadSignature)?;
+        let key = self.key(key_id, previous_verifies).ok_or(BadSignature)?;
         hmac::verify(key, message, signature).map_err(|_| BadSignature)
     }
 
     /// Returns `true` if no key of this id verifies here but the id is well formed. Another replica may hold the key
     /// already.
-    pub(crate) fn could_come(&self, key_id: &str, previous_counts: bool) -> bool {
+    pub(crate) fn may_exist_elsewhere(&self, key_id: &str, previous_verifies: bool) -> bool {
         let well_formed =
             (1..=64).contains(&key_id.len()) && key_id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
-        well_formed && self.key(key_id, previous_counts).is_none()
+        well_formed && self.key(key_id, previous_verifies).is_none()
     }
 
     /// Returns the time at which the current key took the place of the previous one, as far as this process can know.
@@ -84,13 +84,13 @@ impl SigningKeys {
         self.rotated_at
     }
 
-    fn key(&self, id: &str, previous_counts: bool) -> Option<&hmac::Key> {
+    fn key(&self, id: &str, previous_verifies: bool) -> Option<&hmac::Key> {
         // Looks at the previous key first. A manager may leave the label of the pending version in place after a rotation,
         // so the previous version may also be the pending one.
         if let Some(previous) = &self.previous
             && previous.id.as_str() == id
         {
-            return if previous_counts { Some(&previous.key) } else { None };
+            return if previous_verifies { Some(&previous.key) } else { None };
         }
         let others = std::iter::once(&self.current).chain(&self.pending);
         for other in others {

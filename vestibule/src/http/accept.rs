@@ -1,5 +1,5 @@
-//! From an accepted socket to a connection that speaks HTTP: in the clear, or through a handshake with the certificate
-//! that is in service at that moment.
+//! Accepts connections: turns a socket into a connection that speaks HTTP. The connection is plain, or it begins with a
+//! TLS handshake that uses the certificate in service at that moment.
 
 use super::client::ClientCertificate;
 use axum::http::Request;
@@ -20,24 +20,25 @@ use tokio::{
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::either::Either;
 
-/// How long a client may take for its handshake. It has a task of its own, so that others do not wait for it.
-const HANDSHAKE: Duration = Duration::from_secs(10);
+/// The timeout of a handshake. Each handshake has a task of its own, so other connections do not wait for it.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The first byte of a TLS connection: a record with a handshake message (RFC 8446, section 5.1).
 const HANDSHAKE_RECORD: u8 = 22;
 
-/// What somebody reads who forgot the `s` of `https`.
-const SPEAK_TLS: &str = r#"{"type":"about:blank","title":"Bad Request","status":400,"detail":"this port speaks HTTPS: use https:// in place of http://"}"#;
+/// The problem for a client that used `http` in place of `https`.
+const USE_HTTPS: &str = r#"{"type":"about:blank","title":"Bad Request","status":400,"detail":"this port speaks HTTPS: use https:// in place of http://"}"#;
 
-/// The TLS configuration of the generation in service; `None`: it speaks none.
-type InService = Arc<dyn Fn() -> Option<Arc<ServerConfig>> + Send + Sync>;
+/// A function that returns the TLS configuration of the generation in service, or `None` if the listener does not use
+/// TLS.
+type TlsInService = Arc<dyn Fn() -> Option<Arc<ServerConfig>> + Send + Sync>;
 
-/// Accepts the connections of one listener.
+/// The acceptor of one listener's connections.
 #[derive(Clone)]
-pub(super) struct Acceptor(InService);
+pub(super) struct Acceptor(TlsInService);
 
 impl Acceptor {
-    /// `in_service` is asked anew for each connection.
+    /// Makes an acceptor. It calls `in_service` for each connection.
     pub(super) fn new(in_service: impl Fn() -> Option<Arc<ServerConfig>> + Send + Sync + 'static) -> Self {
         Self(Arc::new(in_service))
     }
@@ -58,21 +59,29 @@ impl<S: Send + 'static> Accept<TcpStream, S> for Acceptor {
         let in_service = self.0.clone();
         Box::pin(async move {
             stream.set_nodelay(true)?;
-            let stream = timeout(HANDSHAKE, begin(stream, in_service)).await??;
+            let stream = timeout(HANDSHAKE_TIMEOUT, handshake(stream, in_service)).await??;
             let chain = match &stream {
                 Either::Left(_) => None,
                 Either::Right(stream) => stream.get_ref().1.peer_certificates(),
             };
-            let unknown = io::Error::new(io::ErrorKind::InvalidData, "nobody can tell whose certificate it is");
-            let client = chain.map(|chain| ClientCertificate::of(chain).ok_or(unknown)).transpose()?;
+            let client = match chain {
+                None => None,
+                Some(chain) => Some(ClientCertificate::of(chain).ok_or_else(unreadable_certificate)?),
+            };
             Ok((stream, Identified { service, client }))
         })
     }
 }
 
+/// A connection: plain, or TLS.
 type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
-async fn begin(mut stream: TcpStream, in_service: InService) -> io::Result<Stream> {
+fn unreadable_certificate() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the client's certificate cannot be read")
+}
+
+/// Does the TLS handshake, if TLS is on. A client that speaks plain HTTP gets a 400 that says so.
+async fn handshake(mut stream: TcpStream, in_service: TlsInService) -> io::Result<Stream> {
     if in_service().is_none() {
         return Ok(Either::Left(stream));
     }
@@ -80,21 +89,21 @@ async fn begin(mut stream: TcpStream, in_service: InService) -> io::Result<Strea
     if stream.peek(&mut first).await? == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
-    // Asked when the handshake begins: the connection may have been opened long before.
+    // Asks again now that the handshake begins: the client may have opened the connection long before.
     let Some(config) = in_service() else { return Ok(Either::Left(stream)) };
     if first[0] != HANDSHAKE_RECORD {
         let head = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\nconnection: close\r\n";
-        let answer = format!("{head}content-length: {}\r\n\r\n{SPEAK_TLS}", SPEAK_TLS.len());
-        stream.write_all(answer.as_bytes()).await?;
+        let response = format!("{head}content-length: {}\r\n\r\n{USE_HTTPS}", USE_HTTPS.len());
+        stream.write_all(response.as_bytes()).await?;
         stream.shutdown().await?;
-        // What is left unread when a socket is closed resets the connection, and the answer with it.
+        // Unread bytes would reset the connection at its close, and the client would lose the response.
         tokio::io::copy(&mut stream.take(64 * 1024), &mut tokio::io::sink()).await?;
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "it does not speak TLS"));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "the client does not speak TLS"));
     }
     Ok(Either::Right(Box::new(TlsAcceptor::from(config).accept(stream).await?)))
 }
 
-/// A service, and the client that its requests come from.
+/// A service whose requests carry the certificate of their client.
 #[derive(Clone, Debug)]
 pub(super) struct Identified<S> {
     service: S,

@@ -1,4 +1,4 @@
-//! Who the client is, where clients must show certificates.
+//! The client's certificate, if `server.client_ca` makes clients show one.
 
 use super::problem::Problem;
 use crate::credentials::certificate::Certificate;
@@ -10,59 +10,69 @@ use rustls::pki_types::CertificateDer;
 use std::{convert::Infallible, sync::Arc};
 
 /// The certificate that the client of this connection has shown, verified against the authorities of
-/// `server.client_ca`. An extractor: where a handler takes it, a request without one gets 403; where it takes an
-/// `Option` of it, `None`.
+/// `server.client_ca`.
 ///
-/// It was verified when the connection began. A connection that is open stays open when the authorities change, or the
-/// certificate ends.
+/// It is an extractor. A handler that takes it answers a request without a certificate with 403. A handler that takes
+/// `Option<ClientCertificate>` gets `None`.
+///
+/// It was verified when the connection began. An open connection stays open when the authorities change or the
+/// certificate expires.
 ///
 /// ```
-/// use vestibule::{ClientCertificate, Problem};
+/// use vestibule::ClientCertificate;
 ///
 /// async fn whoami(client: ClientCertificate) -> String {
 ///     client.subject().to_owned()
 /// }
+///
+/// async fn greet(client: Option<ClientCertificate>) -> String {
+///     match client {
+///         Some(client) => format!("hello, {}", client.subject()),
+///         None => "hello".to_owned(),
+///     }
+/// }
 /// ```
 #[derive(Clone, Debug)]
-pub struct ClientCertificate(Arc<Subject>);
+pub struct ClientCertificate(Arc<ClientNames>);
 
+/// The names in a client's certificate.
 #[derive(Debug)]
-struct Subject {
-    name: String,
+struct ClientNames {
+    subject: String,
     common_name: Option<String>,
     dns_names: Vec<String>,
     uris: Vec<String>,
 }
 
 impl ClientCertificate {
-    /// The first of a chain that was verified. `None`: nobody can tell whose it is.
+    /// Returns the first certificate of a chain that was verified. `None` if it cannot be read.
     pub(super) fn of(chain: &[CertificateDer<'static>]) -> Option<Self> {
         let own = Certificate::parse(chain.first()?.clone())?;
-        Some(Self(Arc::new(Subject {
-            name: own.subject(),
+        Some(Self(Arc::new(ClientNames {
+            subject: own.subject(),
             common_name: own.common_name(),
             dns_names: own.dns_names(),
             uris: own.uris(),
         })))
     }
 
-    /// The subject's distinguished name, as RFC 4514 writes it: `CN=orders,O=Example`. Empty where the certificate names
-    /// its holder in the subjectAltName alone, as SPIFFE's may.
+    /// Returns the subject's distinguished name, as RFC 4514 writes it: `CN=orders,O=Example`. It is empty if the
+    /// certificate names its holder only in the subjectAltName, as a certificate of SPIFFE may do.
     pub fn subject(&self) -> &str {
-        &self.0.name
+        &self.0.subject
     }
 
-    /// The common name in the subject.
+    /// Returns the common name in the subject.
     pub fn common_name(&self) -> Option<&str> {
         self.0.common_name.as_deref()
     }
 
-    /// The DNS names in the subjectAltName.
+    /// Returns the DNS names in the subjectAltName.
     pub fn dns_names(&self) -> &[String] {
         &self.0.dns_names
     }
 
-    /// The URIs in the subjectAltName, such as SPIFFE ids.
+    /// Returns the URIs in the subjectAltName, such as SPIFFE ids.
     pub fn uris(&self) -> &[String] {
         &self.0.uris
     }

@@ -1,4 +1,4 @@
-//! The door: all that the listener knows of a service.
+//! The door: a tower service that sends each request to the generation in service.
 
 use super::problem::Problem;
 use crate::application::{Application, Generation, Live};
@@ -18,12 +18,15 @@ use std::{
 };
 use tokio::sync::OwnedSemaphorePermit;
 
-/// Sends each request to the generation in service, which lives until the response's last byte. Costs a borrow of the
-/// watch channel and a clone of an `Arc`, a permit, and a box around the body: `benches/door.rs` measures it.
+/// The tower service behind the public listener. It sends each request to the generation in service. The request holds
+/// that generation until the last byte of its response.
+///
+/// A request costs a borrow of the watch channel, a clone of an `Arc`, a permit, and a box around the body:
+/// `benches/door.rs` measures it.
 pub struct Door<A: Application>(Live<A>);
 
 impl<A: Application> Door<A> {
-    /// A door to what `live` holds.
+    /// Makes a door to the generation that `live` holds.
     pub fn new(live: Live<A>) -> Self {
         Self(live)
     }
@@ -49,71 +52,72 @@ where
 {
     type Response = Response;
     type Error = Infallible;
-    type Future = Answer<A>;
+    type Future = ResponseFuture<A>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<B>) -> Answer<A> {
+    fn call(&mut self, request: http::Request<B>) -> ResponseFuture<A> {
         let generation = self.0.generation();
         let Ok(permit) = generation.in_flight.clone().try_acquire_owned() else {
-            return Answer::Full;
+            return ResponseFuture::Full;
         };
         let request = request.map(Body::new);
         let routed = tower::Service::<Request>::call(&mut generation.router.clone(), request);
-        Answer::Routed { routed, pass: Some(Pass { _generation: generation, _permit: permit }) }
+        ResponseFuture::Routed { routed, guard: Some(InFlightGuard { _generation: generation, _permit: permit }) }
     }
 }
 
-/// What a request holds from routing to its last byte.
-struct Pass<A: Application> {
+/// The generation and the place that a request holds, from routing to the last byte of its response.
+struct InFlightGuard<A: Application> {
     _generation: Arc<Generation<A>>,
     _permit: OwnedSemaphorePermit,
 }
 
 pin_project_lite::pin_project! {
-    /// The response of a generation, or 503 where too many requests are in flight.
-    #[project = AnswerProjection]
+    /// The future of a generation's response, or of a 503 if too many requests are in flight.
+    #[project = ResponseFutureProjection]
     #[allow(missing_docs)]
-    pub enum Answer<A: Application> {
+    pub enum ResponseFuture<A: Application> {
         #[doc(hidden)]
         Full,
         #[doc(hidden)]
         Routed {
             #[pin]
             routed: axum::routing::future::RouteFuture<Infallible>,
-            pass: Option<Pass<A>>,
+            guard: Option<InFlightGuard<A>>,
         },
     }
 }
 
-impl<A: Application> Future for Answer<A> {
+impl<A: Application> Future for ResponseFuture<A> {
     type Output = Result<Response, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
-            AnswerProjection::Full => {
+            ResponseFutureProjection::Full => {
                 Poll::Ready(Ok(Problem::busy("too many requests are in flight; try again soon").into_response()))
             }
-            AnswerProjection::Routed { routed, pass } => {
+            ResponseFutureProjection::Routed { routed, guard } => {
                 let response = ready!(routed.poll(cx))?;
-                let pass = pass.take();
-                Poll::Ready(Ok(response.map(|body| Body::new(Held { body, _pass: pass }))))
+                let guard = guard.take();
+                Poll::Ready(Ok(response.map(|body| Body::new(GuardedBody { body, _guard: guard }))))
             }
         }
     }
 }
 
 pin_project_lite::pin_project! {
-    struct Held<P> {
+    /// A response body that holds a guard until it is dropped.
+    struct GuardedBody<G> {
         #[pin]
         body: Body,
-        _pass: P,
+        _guard: G,
     }
 }
 
-impl<P> http_body::Body for Held<P> {
+impl<G> http_body::Body for GuardedBody<G> {
     type Data = Bytes;
     type Error = axum::Error;
 

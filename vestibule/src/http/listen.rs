@@ -1,4 +1,4 @@
-//! Listeners: bound when there is a generation to serve, and not before.
+//! The listeners. They are bound only when there is a generation to serve.
 
 use super::accept::Acceptor;
 use crate::{
@@ -19,66 +19,65 @@ use std::{
 use tokio::{net::TcpSocket, sync::watch, task::JoinHandle};
 use tower::make::Shared;
 
-/// How long a client may take to send the head of its first request.
-const FIRST_REQUEST: Duration = Duration::from_secs(10);
+/// The timeout for the head of a connection's first request.
+const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a client may take from there to the end of the head of the next request, waiting included: longer than load
-/// balancers keep an idle connection (AWS's ALB: 60 s), or they would send requests into one that is just closing.
-const NEXT_REQUEST: Duration = Duration::from_secs(75);
+/// The timeout from one request to the end of the next request's head, idle time included. It is longer than load
+/// balancers keep an idle connection (AWS's ALB: 60 s). Otherwise they would send requests into a connection that is
+/// just closing.
+const NEXT_REQUEST_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// How often an HTTP/2 connection is asked whether its client is still there.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// The interval at which HTTP/2 pings check that the client is still there.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 
-/// Connections that may wait to be accepted; the kernel's own limit (`net.core.somaxconn`) counts too.
+/// The largest number of connections that wait to be accepted. The kernel's own limit (`net.core.somaxconn`) applies
+/// too.
 const BACKLOG: u32 = 1024;
 
-/// Both listeners, and the generation they serve.
-pub(crate) struct Bound<A: Application> {
+/// Both listeners, bound, and the generation that they serve.
+pub(crate) struct BoundListeners<A: Application> {
     pub(crate) public: TcpListener,
     pub(crate) admin: TcpListener,
     pub(crate) live: watch::Sender<Arc<Generation<A>>>,
 }
 
-/// Binds both listeners. Takes the first generation: without credentials there is nothing to serve. Neither listens
-/// unless both can.
+/// Binds both listeners. Takes the first generation, because without credentials there is nothing to serve. Neither
+/// listens unless both can.
 ///
 /// # Errors
-/// Every address that cannot be bound.
-pub(crate) fn bind<A: Application>(first: Arc<Generation<A>>) -> Result<Bound<A>, Report> {
+/// A report of every address that cannot be bound.
+pub(crate) fn bind<A: Application>(first: Arc<Generation<A>>) -> Result<BoundListeners<A>, Report> {
     let config = &first.config;
-    let public = Reserved::bind("server.listen", config.server.listen);
-    let admin = Reserved::bind("admin.listen", config.admin.listen);
-    both(public, admin)
-        .and_then(|(public, admin)| both(public.listen(), admin.listen()))
-        .map(|(public, admin)| Bound { public, admin, live: watch::Sender::new(first) })
-        .map_err(|faults| Report { phase: Phase::Bind, faults })
+    let public = BoundSocket::bind("server.listen", config.server.listen);
+    let admin = BoundSocket::bind("admin.listen", config.admin.listen);
+    let (public, admin) = both(public, admin)?;
+    let (public, admin) = both(public.listen(), admin.listen())?;
+    Ok(BoundListeners { public, admin, live: watch::Sender::new(first) })
 }
 
-fn both<T>(public: Result<T, Fault>, admin: Result<T, Fault>) -> Result<(T, T), Vec<Fault>> {
+/// Returns both results, or the faults of those that failed.
+fn both<T>(public: Result<T, Fault>, admin: Result<T, Fault>) -> Result<(T, T), Report> {
     match (public, admin) {
         (Ok(public), Ok(admin)) => Ok((public, admin)),
-        (public, admin) => Err([public.err(), admin.err()].into_iter().flatten().collect()),
+        (public, admin) => {
+            let faults = [public.err(), admin.err()].into_iter().flatten().collect();
+            Err(Report { phase: Phase::Bind, faults })
+        }
     }
 }
 
-/// An address that is ours, on which nobody can connect yet.
-struct Reserved {
+/// An address that the process has bound, and on which nobody can connect yet.
+struct BoundSocket {
     key: &'static str,
     address: SocketAddr,
     socket: TcpSocket,
 }
 
-impl Reserved {
+impl BoundSocket {
     fn bind(key: &'static str, address: SocketAddr) -> Result<Self, Fault> {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
-        let bound = socket.and_then(|socket| {
-            socket.set_reuseaddr(true)?;
-            socket.bind(address)?;
-            Ok(socket)
-        });
-        match bound {
+        match bound_socket(address) {
             Ok(socket) => Ok(Self { key, address, socket }),
-            Err(error) => Err(fault(key, address, &error)),
+            Err(error) => Err(bind_fault(key, address, &error)),
         }
     }
 
@@ -86,11 +85,18 @@ impl Reserved {
         self.socket
             .listen(BACKLOG)
             .and_then(tokio::net::TcpListener::into_std)
-            .map_err(|error| fault(self.key, self.address, &error))
+            .map_err(|error| bind_fault(self.key, self.address, &error))
     }
 }
 
-fn fault(key: &str, address: SocketAddr, error: &io::Error) -> Fault {
+fn bound_socket(address: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
+}
+
+fn bind_fault(key: &str, address: SocketAddr, error: &io::Error) -> Fault {
     let remedy = match error.kind() {
         io::ErrorKind::AddrInUse => "stop the process that listens there, or configure another port",
         io::ErrorKind::PermissionDenied => "configure a port from 1024 on, or grant CAP_NET_BIND_SERVICE",
@@ -99,14 +105,14 @@ fn fault(key: &str, address: SocketAddr, error: &io::Error) -> Fault {
     Fault::new(Exit::Bind, format!("{key} = {address}"), format!("cannot be bound: {}", error.kind()), remedy)
 }
 
-/// A listener that accepts.
-pub(crate) struct Serving {
+/// A listener that accepts connections.
+pub(crate) struct HttpServer {
     handle: Handle<SocketAddr>,
     task: JoinHandle<io::Result<()>>,
 }
 
-impl Serving {
-    /// Stops accepting, and finishes what is in flight within `grace`.
+impl HttpServer {
+    /// Stops accepting, and lets the requests in flight finish within `grace`.
     pub(crate) async fn stop(mut self, grace: Duration) {
         self.handle.graceful_shutdown(Some(grace));
         if !self.task.is_finished() {
@@ -114,7 +120,7 @@ impl Serving {
         }
     }
 
-    /// Ends when the listener fails. Cancel-safe.
+    /// Waits until the listener fails, and returns the error. Cancel-safe.
     pub(crate) async fn failed(&mut self) -> io::Error {
         match (&mut self.task).await {
             Ok(Err(error)) => error,
@@ -123,8 +129,8 @@ impl Serving {
     }
 }
 
-/// Accepts connections for `service`; each speaks TLS as `tls` says when it begins, and counts as `failed` if nothing
-/// comes of it.
+/// Accepts connections for `service`. Calls `tls` when a connection begins, for the TLS configuration of that moment.
+/// `failed` counts the connections whose handshake failed.
 ///
 /// # Errors
 /// If the listener cannot be registered with the runtime.
@@ -133,7 +139,7 @@ pub(crate) fn serve<T>(
     tls: impl Fn() -> Option<Arc<ServerConfig>> + Send + Sync + 'static,
     failed: Counter,
     service: T,
-) -> io::Result<Serving>
+) -> io::Result<HttpServer>
 where
     T: tower::Service<
             Request<hyper::body::Incoming>,
@@ -149,19 +155,18 @@ where
     let mut server = axum_server::from_tcp(listener)?
         .acceptor(Acceptor::new(tls))
         .handle(handle.clone())
-        .first_request_timeout(FIRST_REQUEST)
+        .first_request_timeout(FIRST_REQUEST_TIMEOUT)
         .accept_error_handler(move |client, error| {
-            match client {
-                Some(client) => {
-                    failed.increment();
-                    tracing::debug!(client.address = %client, %error, "a handshake failed");
-                }
-                // The listener's own trouble, such as too many open files.
-                None => tracing::warn!(%error, "a connection could not be accepted"),
+            if let Some(client) = client {
+                failed.increment();
+                tracing::debug!(client.address = %client, %error, "a handshake failed");
+            } else {
+                // An error of the listener itself, such as too many open files.
+                tracing::warn!(%error, "could not accept a connection");
             }
         });
-    server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(NEXT_REQUEST);
-    server.http_builder().http2().keep_alive_interval(KEEP_ALIVE);
+    server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(NEXT_REQUEST_TIMEOUT);
+    server.http_builder().http2().keep_alive_interval(KEEP_ALIVE_INTERVAL);
     let task = tokio::spawn(server.serve(Shared::new(service)));
-    Ok(Serving { handle, task })
+    Ok(HttpServer { handle, task })
 }

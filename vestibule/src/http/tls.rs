@@ -1,7 +1,7 @@
-//! What a TLS handshake needs, made of the credentials of one generation.
+//! The TLS configuration of the listeners, made of the credentials of one generation.
 
 use crate::{
-    config,
+    config::settings,
     credentials::{all_secrets::AllSecrets, client_ca::ClientCa, tls_identity::TlsIdentity},
     secrets::credential::Credential,
 };
@@ -13,71 +13,77 @@ use rustls::{
 };
 use std::sync::Arc;
 
-/// The configurations of both listeners. `None`: no TLS.
+/// The TLS configurations of both listeners. `None` if a listener does not use TLS.
 #[derive(Default)]
 pub(crate) struct Tls {
     pub(crate) public: Option<Arc<ServerConfig>>,
     pub(crate) admin: Option<Arc<ServerConfig>>,
-    made_of: Option<MadeOf>,
+    inputs: Option<TlsInputs>,
 }
 
-/// What it is the same for. Sessions are resumed within one [`ServerConfig`] and not beyond.
-struct MadeOf {
+/// The inputs of [`Tls`]. While they stay the same, so does the [`ServerConfig`]: sessions are resumed only within one.
+struct TlsInputs {
     identity: Arc<TlsIdentity>,
     clients: Option<Arc<ClientCa>>,
-    listeners: (bool, bool),
+    public: bool,
+    admin: bool,
 }
 
-impl MadeOf {
+impl TlsInputs {
     fn same_as(&self, other: &Self) -> bool {
-        let clients = match (&self.clients, &other.clients) {
+        let same_clients = match (&self.clients, &other.clients) {
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),
-            (one, other) => one.is_none() && other.is_none(),
+            (None, None) => true,
+            _ => false,
         };
-        clients && Arc::ptr_eq(&self.identity, &other.identity) && self.listeners == other.listeners
+        let same_listeners = self.public == other.public && self.admin == other.admin;
+        same_clients && same_listeners && Arc::ptr_eq(&self.identity, &other.identity)
     }
 }
 
 impl Tls {
-    /// The configurations of `before`, where nothing that they are made of has changed.
+    /// Returns the configurations of `before` if their inputs are the same, and new ones otherwise.
     pub(crate) fn build<S>(
         secrets: &AllSecrets<S>,
-        server: &config::ServerConfig,
-        admin: &config::AdminConfig,
+        server: &settings::ServerConfig,
+        admin: &settings::AdminConfig,
         before: Option<&Arc<Self>>,
     ) -> Arc<Self> {
         let Some(credential) = &secrets.server_tls else { return Arc::default() };
-        let made_of = MadeOf {
+        let inputs = TlsInputs {
             identity: credential.shared(),
             clients: secrets.client_ca.as_ref().map(Credential::shared),
-            listeners: (server.tls, admin.tls),
+            public: server.tls,
+            admin: admin.tls,
         };
-        let same = |before: &&Arc<Self>| before.made_of.as_ref().is_some_and(|before| before.same_as(&made_of));
-        if let Some(before) = before.filter(same) {
+        if let Some(before) = before
+            && let Some(inputs_before) = &before.inputs
+            && inputs_before.same_as(&inputs)
+        {
             return before.clone();
         }
-        let clients = made_of.clients.as_ref().map(|clients| clients.verifier());
-        Arc::new(Self {
-            public: server.tls.then(|| config(&made_of.identity, clients)),
-            admin: admin.tls.then(|| config(&made_of.identity, None)),
-            made_of: Some(made_of),
-        })
+        let verifier = inputs.clients.as_ref().map(|clients| clients.verifier());
+        let public = if server.tls { Some(config(&inputs.identity, verifier)) } else { None };
+        let admin = if admin.tls { Some(config(&inputs.identity, None)) } else { None };
+        Arc::new(Self { public, admin, inputs: Some(inputs) })
     }
 }
 
-fn config(identity: &TlsIdentity, clients: Option<Arc<dyn ClientCertVerifier>>) -> Arc<ServerConfig> {
+/// Returns the configuration of a listener that shows `identity`. If there is a verifier, clients must show a
+/// certificate.
+fn config(identity: &TlsIdentity, verifier: Option<Arc<dyn ClientCertVerifier>>) -> Arc<ServerConfig> {
     let versions = [&rustls::version::TLS13, &rustls::version::TLS12];
     let builder = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&versions)
         .expect("the provider has cipher suites for both versions");
-    let verifies = clients.is_some();
-    let builder = match clients {
-        Some(clients) => builder.with_client_cert_verifier(clients),
+    let verifies_clients = verifier.is_some();
+    let builder = match verifier {
+        Some(verifier) => builder.with_client_cert_verifier(verifier),
         None => builder.with_no_client_auth(),
     };
     let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(identity.key())));
-    if verifies {
-        // Nobody looks at the certificate of a session that is resumed, and it may have ended.
+    if verifies_clients {
+        // Nobody verifies the certificate of a resumed session again, and it may have expired since.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
     }

@@ -8,7 +8,7 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// How long a generation may be held after it was replaced before the log says so.
+/// The time that a generation may be held after it was replaced before the log says so.
 const LONG_HELD: Duration = Duration::from_secs(60);
 
 /// Generations that were replaced less than a minute ago, oldest first, each with the time at which to look at it.

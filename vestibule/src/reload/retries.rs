@@ -4,7 +4,7 @@ use crate::{backoff::Backoff, loader::RetryClass, status::reload_record::Trigger
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
-/// How long reloads follow one that met a rejected login. AWS documents about a minute between the change in the
+/// The time for which reloads follow one that met a rejected login. AWS documents about a minute between the change in the
 /// database and the move of the label.
 const ROTATION_WINDOW: Duration = Duration::from_secs(75);
 

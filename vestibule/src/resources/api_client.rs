@@ -1,42 +1,38 @@
 //! Calls to another service, with a key that rotates while they run.
 //!
 //! ```text
-//! send ─► timeout ─► renew: a 401 asks for a trip ─► retry ─► limit ─► the key in service ─► transport
+//! send ─► timeout ─► refresh on 401: requests a reload ─► retry ─► limit ─► add the key in service ─► transport
 //! ```
 //!
-//! One key is shared by the clients of all generations, so a call that was begun on an older one goes on with the new
-//! key.
+//! The clients of all generations share one key. So a call that began on an older generation goes on with the new key.
 
-mod deliver;
+mod add_key;
+mod delivery;
+pub(crate) mod endpoint;
 mod error;
 mod key;
 mod refresh_on_401;
 mod retry;
 mod transport;
 
-pub use deliver::DeliveryError;
+pub use delivery::DeliveryError;
+pub use endpoint::{ApiEndpoint, KeyHeader};
 pub use error::CallError;
 
 use super::{build_error::BuildError, context::LoadContext, resource::Resource};
 use crate::{
-    config::base_url::BaseUrl,
     credentials::api_key::ApiKey,
     secrets::credential::{Credential, Name},
 };
+use add_key::AddKey;
 use axum::{
     body::Bytes,
     http::{HeaderName, HeaderValue, Request, Response, header},
 };
-use key::{AddKey, Keys};
+use key::{ClientKey, VersionedKey};
 use refresh_on_401::RefreshOn401;
 use retry::RetryPolicy;
-use serde::Serialize;
-use std::{
-    fmt,
-    num::{NonZeroU32, NonZeroUsize},
-    sync::Arc,
-    time::Duration,
-};
+use std::{fmt, sync::Arc};
 use tokio::{sync::Semaphore, time::Instant};
 use tower::{
     ServiceBuilder, ServiceExt, layer::layer_fn, limit::GlobalConcurrencyLimitLayer, retry::RetryLayer,
@@ -44,139 +40,150 @@ use tower::{
 };
 use transport::Transport;
 
-/// The other side of an API key: where it is, and how it is called.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct ApiEndpoint {
-    /// What paths are joined to. The key goes to no other host.
-    pub url: BaseUrl,
-    /// How long a call may take, with all attempts and the pauses between them.
-    pub timeout: Duration,
-    /// How often a call is tried at most; once more after a 401, with another key.
-    pub attempts: NonZeroU32,
-    /// How many attempts are under way at a time, over all generations.
-    pub concurrency: NonZeroUsize,
-    /// What bears the key.
-    pub key_header: KeyHeader,
-}
-
-/// The header that bears an API key.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-pub enum KeyHeader {
-    /// `Authorization: Bearer <key>`.
-    #[default]
-    Bearer,
-    /// This header, the key alone: `x-api-key`, say.
-    Named(&'static str),
-}
-
-impl ApiEndpoint {
-    /// The service at `url`: 10 s, 3 attempts, 32 at once, `Authorization: Bearer`.
-    pub fn at(url: BaseUrl) -> Self {
-        Self {
-            url,
-            timeout: Duration::from_secs(10),
-            attempts: NonZeroU32::new(3).expect("3 is not zero"),
-            concurrency: NonZeroUsize::new(32).expect("32 is not zero"),
-            key_header: KeyHeader::default(),
-        }
-    }
-}
-
-/// A client of one other service, with the key of one credential. A handle: clones are the same client.
+/// A client of one other service, with the key of one credential. Clones are the same client.
+/// [`Build::client`](crate::Build::client) makes one.
+///
+/// ```
+/// use axum::{body::Bytes, http::Request};
+/// use vestibule::{ApiClient, CallError};
+///
+/// async fn charge(payments: &ApiClient, charge: String) -> Result<bool, CallError> {
+///     let request = Request::post("/charges")
+///         .header("content-type", "application/json")
+///         .header("idempotency-key", "the charge's id")
+///         .body(Bytes::from(charge))
+///         .expect("it is a request");
+///     Ok(payments.send(request).await?.status().is_success())
+/// }
+/// ```
 #[derive(Clone)]
-pub struct ApiClient(Arc<Client>);
+pub struct ApiClient(Arc<ClientInner>);
 
-struct Client {
+struct ClientInner {
     credential: Name,
-    api: ApiEndpoint,
-    keys: Arc<Keys>,
+    endpoint: ApiEndpoint,
+    key: Arc<ClientKey>,
     permits: Arc<Semaphore>,
     transport: Transport,
     user_agent: HeaderValue,
 }
 
 impl ApiClient {
-    /// A client whose key comes into service when it is published. It shares key, connections and places with the one
-    /// before it while the key goes to the same place: a new key must not follow an old URL.
+    /// Makes a client. Its key comes into service when the client is published.
+    ///
+    /// It shares the key with `before`, the client in service, if both send it to the same place: a new key must not go
+    /// to an old URL. It shares connections and permits if the settings for these are the same.
     pub(crate) fn open(
         credential: &Credential<ApiKey>,
-        api: &ApiEndpoint,
+        endpoint: &ApiEndpoint,
         before: Option<&Self>,
         context: &LoadContext<'_>,
     ) -> Result<Self, BuildError> {
-        let header = match api.key_header {
+        let header = match endpoint.key_header {
             KeyHeader::Bearer => header::AUTHORIZATION,
             KeyHeader::Named(name) => HeaderName::try_from(name)
-                .map_err(|_| BuildError::bug("the name of the header that bears an API key is none"))?,
+                .map_err(|_| BuildError::bug("the name of the header for an API key is not valid"))?,
         };
         let before = before.map(|before| &*before.0);
-        let same_place = before.filter(|before| before.api.url == api.url && before.api.key_header == api.key_header);
-        let transport = match before.filter(|before| before.api.url.is_https() == api.url.is_https()) {
-            Some(before) => before.transport.clone(),
-            None => Transport::new(&api.url).map_err(BuildError::Fault)?,
+        let transport = match before {
+            Some(before) if before.endpoint.url.is_https() == endpoint.url.is_https() => before.transport.clone(),
+            _ => Transport::new(&endpoint.url).map_err(BuildError::Fault)?,
         };
-        let same_limit = before.filter(|before| before.api.concurrency == api.concurrency);
-        let user_agent = HeaderValue::try_from(format!("{}/{}", context.package.name, context.package.version))
-            .unwrap_or(HeaderValue::from_static("vestibule"));
-        Ok(Self(Arc::new(Client {
+        let key_before = match before {
+            Some(before) if before.sends_key_to(endpoint) => Some(&*before.key),
+            _ => None,
+        };
+        let key = VersionedKey::new(credential.version().clone(), credential, endpoint.key_header, header);
+        let permits = match before {
+            Some(before) if before.endpoint.concurrency == endpoint.concurrency => before.permits.clone(),
+            _ => Arc::new(Semaphore::new(endpoint.concurrency.get())),
+        };
+        Ok(Self(Arc::new(ClientInner {
             credential: credential.name(),
-            api: api.clone(),
-            keys: Arc::new(Keys::new(
-                key::VersionedKey::new(credential.version().clone(), credential, api.key_header, header),
-                same_place.map(|before| &*before.keys),
-                context.reload_requests,
-                credential.name(),
-            )),
-            permits: same_limit
-                .map_or_else(|| Arc::new(Semaphore::new(api.concurrency.get())), |before| before.permits.clone()),
+            endpoint: endpoint.clone(),
+            key: Arc::new(ClientKey::new(key, key_before, context.reload_requests, credential.name())),
+            permits,
             transport,
-            user_agent,
+            user_agent: HeaderValue::try_from(format!("{}/{}", context.package.name, context.package.version))
+                .unwrap_or(HeaderValue::from_static("vestibule")),
         })))
     }
 
-    /// Sends a request and returns the whole answer, of 1 MiB at most, whatever its status.
+    /// Sends a request, and returns the response, whatever its status. The body of the response has 1 MiB at most.
     ///
-    /// - The request's URI is a path, and perhaps a query; it is joined to the base URL, and `/` is that itself.
-    /// - Tried again, after pauses with full jitter that also keep to `Retry-After`: what cannot do harm twice (GET, HEAD,
-    ///   PUT, DELETE, OPTIONS, TRACE, or anything with an `Idempotency-Key`) after 408, 429, 502, 503, 504 or a broken
-    ///   connection; and anything that could not be sent at all.
-    /// - A 401 asks for a reload, once in 30 s for one version of the key. If that brings another version, the call is
-    ///   made again with it; otherwise the 401 is returned.
-    /// - A redirect is returned, never followed: the key must not go where another host points.
+    /// - **URI.** The URI of the request is a path, with a query if needed. It is joined to the base URL. `/` is the base
+    ///   URL itself.
+    /// - **Retries.** A request that could not be sent is tried again. An idempotent request (GET, HEAD, PUT, DELETE,
+    ///   OPTIONS, TRACE, or any with an `Idempotency-Key`) is also tried again after 408, 429, 502, 503, 504 or a broken
+    ///   connection. The pauses have full jitter, and are no shorter than `Retry-After`.
+    /// - **401.** A 401 requests a reload, once in 30 s per version of the key. If that brings another version, the call is
+    ///   made again with it. Otherwise the 401 is returned.
+    /// - **Redirects.** A redirect is returned and never followed: the key must not go to a place that another host names.
     ///
     /// # Errors
-    /// [`CallError`], which quotes neither the URL's query nor a header or body.
+    /// [`CallError`] if there is no complete response. It quotes no query, header or body.
     pub async fn send(&self, mut request: Request<Bytes>) -> Result<Response<Bytes>, CallError> {
-        let Client { api, keys, permits, transport, user_agent, .. } = &*self.0;
-        *request.uri_mut() = api.url.join(request.uri()).ok_or(CallError::Elsewhere)?;
-        // Another name for the host would be another host where several share an address.
+        let ClientInner { endpoint, key, permits, transport, user_agent, .. } = &*self.0;
+        *request.uri_mut() = endpoint.url.join(request.uri()).ok_or(CallError::OutsideBaseUrl)?;
+        // If several hosts share an address, another `Host` would be another host.
         request.headers_mut().remove(header::HOST);
         request.headers_mut().entry(header::USER_AGENT).or_insert_with(|| user_agent.clone());
-        let deadline = Instant::now() + api.timeout;
+        let deadline = Instant::now() + endpoint.timeout;
         let stack = ServiceBuilder::new()
-            .layer(TimeoutLayer::new(api.timeout))
-            .layer(layer_fn(|inner| RefreshOn401::new(inner, keys.clone(), deadline)))
-            .layer(RetryLayer::new(RetryPolicy::new(api.attempts, deadline)))
+            .layer(TimeoutLayer::new(endpoint.timeout))
+            .layer(layer_fn(|inner| RefreshOn401::new(inner, key.clone(), deadline)))
+            .layer(RetryLayer::new(RetryPolicy::new(endpoint.attempts, deadline)))
             .layer(GlobalConcurrencyLimitLayer::with_semaphore(permits.clone()))
-            .layer(layer_fn(|inner| AddKey::new(inner, keys.clone())))
-            .service(transport.until(deadline));
+            .layer(layer_fn(|inner| AddKey::new(inner, key.clone())))
+            .service(transport.for_call(deadline));
         stack.oneshot(request).await.map_err(|error| match error.downcast() {
             Ok(error) => *error,
-            Err(_) => CallError::Timeout(api.timeout),
+            Err(_) => CallError::Timeout(endpoint.timeout),
         })
+    }
+
+    /// Sends a message as [`send`](Self::send) does. Returns `Ok` if the status of the response is a 2xx, even if its body
+    /// is incomplete.
+    ///
+    /// ```
+    /// use axum::{body::Bytes, http::Request};
+    /// use std::time::Duration;
+    /// use vestibule::ApiClient;
+    ///
+    /// /// Returns the pause before the next attempt, or `None` if there need not be another one.
+    /// async fn deliver(client: &ApiClient, message: Request<Bytes>, attempts: u32) -> Option<Duration> {
+    ///     match client.deliver(message).await {
+    ///         Ok(()) => None,
+    ///         Err(error) if error.permanent => None,
+    ///         Err(error) => Some(error.pause(attempts)),
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// [`DeliveryError`] if the message was not accepted. Its text quotes as little as that of a [`CallError`].
+    pub async fn deliver(&self, message: Request<Bytes>) -> Result<(), DeliveryError> {
+        delivery::accepted(self.send(message).await)
+    }
+}
+
+impl ClientInner {
+    /// Returns `true` if both send the key to the same place, in the same header.
+    fn sends_key_to(&self, endpoint: &ApiEndpoint) -> bool {
+        self.endpoint.url == endpoint.url && self.endpoint.key_header == endpoint.key_header
     }
 }
 
 impl Resource for ApiClient {
     fn publish(&self) {
-        self.0.keys.publish();
+        self.0.key.publish();
     }
 }
 
 impl fmt::Debug for ApiClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Client { credential, api, .. } = &*self.0;
-        f.debug_struct("ApiClient").field("credential", credential).field("url", &api.url).finish_non_exhaustive()
+        let ClientInner { credential, endpoint, .. } = &*self.0;
+        f.debug_struct("ApiClient").field("credential", credential).field("url", &endpoint.url).finish_non_exhaustive()
     }
 }
 

@@ -55,7 +55,7 @@ use tokio::{
 /// use vestibule::{Database, sqlx};
 ///
 /// async fn title(database: &Database, id: i64) -> Result<Option<String>, sqlx::Error> {
-///     sqlx::query_scalar("SELECT title FROM notes WHERE id = $1").bind(id).fetch_optional(database).await
+///     sqlx::query_scalar("SELECT title FROM books WHERE id = $1").bind(id).fetch_optional(database).await
 /// }
 /// ```
 #[derive(Clone)]

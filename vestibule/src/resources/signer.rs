@@ -154,7 +154,7 @@ impl Signer {
         now: u64,
     ) -> Result<(), BadSignature> {
         let previous_verifies = now <= self.previous_valid_until;
-        if self.keys.could_come(key_id, previous_verifies) {
+        if self.keys.may_exist_elsewhere(key_id, previous_verifies) {
             self.reload_requests.request_for_unknown_key();
         }
         self.keys.verify(key_id, &self.signed_bytes(kind, content), signature, previous_verifies)

@@ -223,7 +223,7 @@ impl Region {
         *self.silent_since.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// Notes that the Region did not answer. Logs it the first time, if there are other Regions to ask.
+    /// Records that the Region did not answer. Logs it the first time, if there are other Regions to ask.
     fn did_not_answer(&self, error: &SourceError, others: usize) {
         let before = self.silent_since.lock().unwrap_or_else(PoisonError::into_inner).replace(Instant::now());
         if before.is_none() && others > 0 {

@@ -1,10 +1,10 @@
-//! `/metrics`: the status as OpenMetrics text, which Prometheus reads. Written from the status at each scrape, so that no
-//! series of a version that is no longer held lingers.
+//! `/metrics`: the status as OpenMetrics text, which Prometheus reads. Each scrape writes it from the status, so no
+//! series remains of a version that is no longer held.
 
 #[cfg(target_os = "linux")]
 mod process;
 
-use super::{CredentialStatus, Status};
+use super::Status;
 use crate::{counters::Family, resources::resource::Connections};
 use prometheus_client::{
     collector::Collector,
@@ -12,72 +12,74 @@ use prometheus_client::{
     metrics::{MetricType, exemplar::Exemplar},
     registry::Registry,
 };
-use serde::Serialize;
-use std::{collections::HashSet, fmt, iter};
+use std::{collections::HashSet, fmt};
 use time::OffsetDateTime;
 
-/// OpenMetrics 1.0.0, *Protocol Negotiation*. Older scrapers read it too: what they do not know are comments.
+/// The content type of OpenMetrics 1.0.0 (section *Protocol Negotiation*). Older scrapers can read the text too: the
+/// parts that they do not know are comments.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// The page. Labels are names, ids of versions and words of a fixed list.
-pub(crate) fn text(status: Status) -> String {
+/// Returns the text for a scrape. MetricLabels are names, ids of versions, and words of a fixed list.
+pub(crate) fn encode(status: Status) -> String {
     let mut registry = Registry::default();
-    registry.register_collector(Box::new(Scrape(status)));
-    let mut page = String::new();
-    text::encode(&mut page, &registry).expect("a String takes everything");
-    page
+    registry.register_collector(Box::new(StatusCollector(status)));
+    let mut metrics = String::new();
+    text::encode(&mut metrics, &registry).expect("writing to a String does not fail");
+    metrics
 }
 
-struct Scrape(Status);
+/// The collector of all metrics of a status.
+struct StatusCollector(Status);
 
-impl fmt::Debug for Scrape {
+impl fmt::Debug for StatusCollector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Scrape")
+        f.write_str("StatusCollector")
     }
 }
 
-impl Collector for Scrape {
+impl Collector for StatusCollector {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let Self(status) = self;
-        let mut page = Page(encoder);
-        page.about(status)?;
-        page.reloads(status)?;
-        page.credentials(status)?;
-        page.connections(status)?;
-        page.counters(status)?;
+        let mut encoder = MetricsEncoder(encoder);
+        encoder.service(status)?;
+        encoder.reloads(status)?;
+        encoder.credentials(status)?;
+        encoder.connections(status)?;
+        encoder.counters(status)?;
         let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
-        page.gauge("tokio_alive_tasks", "Tasks of the runtime that have not ended", tasks)?;
+        encoder.gauge("tokio_alive_tasks", "Tasks of the runtime that have not ended", tasks)?;
         #[cfg(target_os = "linux")]
-        page.process()?;
+        encoder.process()?;
         Ok(())
     }
 }
 
-struct Page<'a>(DescriptorEncoder<'a>);
+/// An encoder with a method per group of metrics, and one per type of metric.
+struct MetricsEncoder<'a>(DescriptorEncoder<'a>);
 
-type Labels<const N: usize> = [(&'static str, String); N];
+type MetricLabels<const N: usize> = [(&'static str, String); N];
 
-impl Page<'_> {
-    fn about(&mut self, status: &Status) -> fmt::Result {
+impl MetricsEncoder<'_> {
+    fn service(&mut self, status: &Status) -> fmt::Result {
         let labels = [
             ("service_name", status.service.to_owned()),
             ("service_version", status.version.to_owned()),
             ("service_instance_id", status.instance.to_string()),
         ];
-        self.infos("vestibule_build", "The service, and the process as /status names it", [labels])?;
+        self.infos("vestibule_build", "The service, and the id of the process as in /status", [labels])?;
         self.gauge("vestibule_generation", "The number of the generation in service, from 1", status.generation)?;
         let draining = status.draining.len();
         self.gauge("vestibule_draining_generations", "Older generations that are still held", draining)
     }
 
     fn reloads(&mut self, status: &Status) -> fmt::Result {
-        let (name, help) = ("vestibule_reloads", "Reloads that ended, by what set them off and what came of them");
+        let (name, help) = ("vestibule_reloads", "Reloads that ended, by trigger and outcome");
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
         for ((trigger, outcome), count) in &status.reload_counts.counts {
             let labels = [("trigger", trigger.to_string()), ("outcome", outcome.to_string())];
             family.encode_family(&labels)?.encode_counter(count, NO_EXEMPLAR)?;
         }
-        let (name, help) = ("vestibule_reload_duration_seconds", "How long reloads took, whatever came of them");
+        let (name, help) = ("vestibule_reload_duration_seconds", "The duration of reloads, of every outcome");
         let buckets = status.reload_counts.buckets();
         let count = buckets.iter().map(|(_, count)| count).sum();
         self.0.encode_descriptor(name, help, None, MetricType::Histogram)?.encode_histogram::<NoLabelSet>(
@@ -89,43 +91,46 @@ impl Page<'_> {
     }
 
     fn credentials(&mut self, status: &Status) -> fmt::Result {
-        let held = status.credentials.iter().map(|one| {
-            [
-                ("name", one.name.to_owned()),
-                ("version", one.version.to_string()),
-                ("stage", Word(&one.stage).to_string()),
-            ]
-        });
-        self.infos("vestibule_credential", "The credentials of the generation in service", held)?;
-        let verified = status.credentials.iter().map(|one| ([("name", one.name.to_owned())], seconds(one.verified)));
-        let help = "When the manager last said that the version held is current";
+        let (mut infos, mut verified, mut expiry) = (Vec::new(), Vec::new(), Vec::new());
+        for credential in &status.credentials {
+            let name = ("name", credential.name.to_owned());
+            verified.push(([name.clone()], seconds(credential.verified)));
+            if let Some(expires) = credential.expires {
+                expiry.push(([name.clone()], seconds(expires)));
+            }
+            infos.push([name, ("version", credential.version.to_string()), ("stage", credential.stage.to_string())]);
+        }
+        self.infos("vestibule_credential", "The credentials of the generation in service", infos)?;
+        let help = "The time at which the manager last confirmed the version held";
         self.gauges("vestibule_credential_verified_timestamp_seconds", help, verified)?;
-        let ends = |one: &CredentialStatus| Some(([("name", one.name.to_owned())], seconds(one.expires?)));
-        let help = "When the version held ends by itself, where it does";
-        self.gauges("vestibule_credential_expiry_timestamp_seconds", help, status.credentials.iter().filter_map(ends))
+        let help = "The time at which the version held expires; absent if it does not expire";
+        self.gauges("vestibule_credential_expiry_timestamp_seconds", help, expiry)
     }
 
-    /// A pool that was carried over is counted once, under the generation in service.
+    /// Counts a pool that was carried over once, under the younger generation.
     fn connections(&mut self, status: &Status) -> fmt::Result {
-        let in_service = (status.generation, &status.in_service);
-        let draining = status.draining.iter().rev().map(|draining| (draining.generation, &draining.held));
-        let held: Vec<_> = iter::once(in_service)
-            .chain(draining)
-            .filter_map(|(number, generation)| Some((number, generation.upgrade()?)))
-            .collect();
+        // All generations are held until the end: another pool could get the address of one that is gone.
+        let mut generations = Vec::new();
+        generations.extend(status.in_service.upgrade().map(|generation| (status.generation, generation)));
+        for draining in status.draining.iter().rev() {
+            generations.extend(draining.weak.upgrade().map(|generation| (draining.generation, generation)));
+        }
         let mut counted = HashSet::new();
-        let samples = held.iter().flat_map(|(number, generation)| {
-            let own = generation.resources().pools().filter(|(pool, _)| counted.insert(*pool));
-            let sum = own.map(|(_, connections)| connections).reduce(plus);
-            sum.into_iter().flat_map(move |Connections { idle, used }| {
-                [("idle", idle), ("used", used)]
-                    .map(|(state, count)| ([("generation", number.to_string()), ("state", state.to_owned())], count))
-            })
-        });
-        self.gauges("db_client_connection_count", "Connections to the database; those being opened are used", samples)
+        let mut samples = Vec::new();
+        for (number, generation) in &generations {
+            let own_pools = generation.resources().pools().filter(|(pool, _)| counted.insert(*pool));
+            let total = own_pools.map(|(_, connections)| connections).reduce(sum);
+            if let Some(Connections { idle, used }) = total {
+                for (state, count) in [("idle", idle), ("used", used)] {
+                    samples.push(([("generation", number.to_string()), ("state", state.to_owned())], count));
+                }
+            }
+        }
+        let help = "Connections to the database; one that is being opened counts as used";
+        self.gauges("db_client_connection_count", help, samples)
     }
 
-    /// The service's own.
+    /// Encodes the counters of the service and of the framework.
     fn counters(&mut self, status: &Status) -> fmt::Result {
         for (name, Family { help, series }) in status.counters.families() {
             let mut family = self.0.encode_descriptor(&name, help, None, MetricType::Counter)?;
@@ -144,39 +149,37 @@ impl Page<'_> {
         &mut self,
         name: &str,
         help: &str,
-        samples: impl IntoIterator<Item = (Labels<N>, impl EncodeGaugeValue)>,
+        samples: impl IntoIterator<Item = (MetricLabels<N>, impl EncodeGaugeValue)>,
     ) -> fmt::Result {
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        samples.into_iter().try_for_each(|(labels, value)| family.encode_family(&labels)?.encode_gauge(&value))
+        for (labels, value) in samples {
+            family.encode_family(&labels)?.encode_gauge(&value)?;
+        }
+        Ok(())
     }
 
-    /// Without the `_info` that its samples' name ends with.
+    /// Encodes a family of type info. `name` is without `_info`, with which the names of its samples end.
     fn infos<const N: usize>(
         &mut self,
         name: &str,
         help: &str,
-        samples: impl IntoIterator<Item = Labels<N>>,
+        samples: impl IntoIterator<Item = MetricLabels<N>>,
     ) -> fmt::Result {
         let mut family = self.0.encode_descriptor(name, help, None, MetricType::Info)?;
-        samples.into_iter().try_for_each(|labels| family.encode_info(&labels))
+        for labels in samples {
+            family.encode_info(&labels)?;
+        }
+        Ok(())
     }
 }
 
 const NO_EXEMPLAR: Option<&Exemplar<NoLabelSet, f64>> = None;
 
-/// What `/status` calls one of a list.
-struct Word<'a, T>(&'a T);
-
-impl<T: Serialize> fmt::Display for Word<'_, T> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.serialize(f)
-    }
-}
-
-fn plus(a: Connections, b: Connections) -> Connections {
+fn sum(a: Connections, b: Connections) -> Connections {
     Connections { idle: a.idle + b.idle, used: a.used + b.used }
 }
 
-fn seconds(at: OffsetDateTime) -> f64 {
-    at.unix_timestamp_nanos() as f64 / 1e9
+/// Returns a time in seconds since 1970, as Prometheus has it.
+fn seconds(time: OffsetDateTime) -> f64 {
+    time.unix_timestamp_nanos() as f64 / 1e9
 }

@@ -1,4 +1,4 @@
-//! Readiness, and the staleness of credentials that it depends on.
+//! Readiness, which depends on the staleness of credentials.
 
 use crate::{
     application::{Application, Generation},
@@ -9,14 +9,14 @@ use serde::Serialize;
 use std::time::Duration;
 use time::OffsetDateTime;
 
-/// The answer of `/readyz`: whether requests should come, and why not.
+/// The answer of `/readyz`: the readiness for requests, and the reasons if it is not `ready`.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Readiness {
     pub(crate) status: ReadinessState,
     pub(crate) reasons: Vec<String>,
 }
 
-/// The state in the answer of `/readyz`.
+/// The status in the answer of `/readyz`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ReadinessState {
@@ -25,20 +25,22 @@ pub(crate) enum ReadinessState {
     Unready,
 }
 
-/// The settings that say when a credential is stale, and what follows from it.
+/// The settings for stale credentials, which were not verified for longer than `secrets.max_stale`.
 #[derive(Clone, Copy)]
 pub(super) struct Staleness {
     max_stale: Duration,
     when_stale: WhenStale,
-    /// A factor on `max_stale`, from 0.9 to 1.1: a fleet that started together must not become unready together.
+    /// A factor on `max_stale`, from 0.9 to 1.1: replicas that started together must not become unready together.
     jitter: f64,
 }
 
 impl Staleness {
+    /// Returns settings with a random jitter. Nothing is stale until [`configure`](Self::configure) is called.
     pub(super) fn jittered() -> Self {
         Self { max_stale: Duration::MAX, when_stale: WhenStale::Report, jitter: 0.9 + 0.2 * fastrand::f64() }
     }
 
+    /// Takes the settings of this generation. Keeps the jitter.
     pub(super) fn configure<A: Application>(&mut self, generation: &Generation<A>) {
         let secrets = &generation.config.secrets;
         self.max_stale = secrets.max_stale;

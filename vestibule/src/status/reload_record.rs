@@ -1,29 +1,29 @@
-//! A reload that ended: its trigger, its outcome, its faults.
+//! Records of reloads: trigger, outcome, faults.
 
 use crate::{exit::Fault, secrets::credential::Name};
 use serde::Serialize;
 use std::fmt;
 use time::OffsetDateTime;
 
-/// A trip that ended.
+/// The record of a reload.
 #[derive(Clone, Serialize)]
 pub(crate) struct ReloadRecord {
     pub(crate) trigger: Trigger,
     pub(crate) outcome: ReloadOutcome,
-    /// All signals up to this one are covered.
+    /// The number of the last signal that it covers. It covers all signals before that one too.
     pub(crate) signals_covered: u64,
     #[serde(with = "time::serde::rfc3339")]
     pub(crate) started: OffsetDateTime,
     pub(crate) duration_ms: u64,
-    /// Every fault, when the outcome is `kept`.
+    /// The report of every fault, if the outcome is `kept`.
     pub(crate) error: Option<String>,
-    /// The code with which a start would have ended.
+    /// The exit code that a start would have ended with.
     pub(crate) exit_code: u8,
-    /// What could not be used, and was left as it was, so that a refused login could be replaced.
+    /// The credentials that stay at the version held, so that a rejected login could be replaced all the same.
     pub(crate) carried_over: Vec<CarriedOver>,
 }
 
-/// A credential that stays at the version held, because it could not be used, or not be had in time.
+/// A credential that stays at the version held, because the new version could not be used or not be fetched in time.
 #[derive(Clone, Serialize)]
 pub(crate) struct CarriedOver {
     pub(crate) credential: Name,
@@ -36,35 +36,35 @@ impl From<(Name, Fault)> for CarriedOver {
     }
 }
 
-/// What set off a trip.
+/// The trigger of a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Trigger {
-    /// SIGHUP: the configuration is read again too.
+    /// SIGHUP. The configuration is read again too.
     Signal,
-    /// `secrets.refresh_every` passed.
+    /// `secrets.refresh_every` has passed.
     Poll,
-    /// The database refused the login in service.
+    /// The database rejects the login in service.
     #[serde(rename = "refused_login")]
     RejectedLogin,
-    /// Another service refused the API key in service.
+    /// Another service rejects the API key in service.
     #[serde(rename = "refused_key")]
     RejectedKey,
-    /// A client brought what a key has signed that is not held.
+    /// A client brought a signature of a key that is not held.
     UnknownKey,
-    /// A trip before it was kept for a reason that may pass.
+    /// A reload before it failed for a reason that may pass.
     Retry,
 }
 
-/// How a trip ended.
+/// The outcome of a reload.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ReloadOutcome {
     /// A new generation is in service.
     Published,
-    /// Everything was as held.
+    /// Everything is as held.
     Unchanged,
-    /// The trip failed; the generation in service stays.
+    /// The reload failed. The generation in service stays.
     Kept,
 }
 
@@ -90,7 +90,7 @@ impl fmt::Display for ReloadOutcome {
 }
 
 impl ReloadRecord {
-    /// A trip that has not ended well, yet.
+    /// Returns the record of a reload that has just started. Its outcome is `Kept` until the reload succeeds.
     pub(crate) fn new(trigger: Trigger, signals_covered: u64, started: OffsetDateTime) -> Self {
         Self {
             trigger,

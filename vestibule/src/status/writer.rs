@@ -21,14 +21,17 @@ impl StatusWriter {
         Self(Arc::new(watch::Sender::new(status)))
     }
 
+    /// Returns a reader of the status.
     pub(crate) fn read(&self) -> watch::Receiver<Status> {
         self.0.subscribe()
     }
 
+    /// Records that a reload starts, which covers this number of signals.
     pub(crate) fn reload_started(&self, signals_covered: u64) {
         self.0.send_modify(|status| status.signals.covered = signals_covered);
     }
 
+    /// Records that this generation is in service, in place of `replaced`.
     pub(crate) fn published<A: Application>(
         &self,
         generation: &Arc<Generation<A>>,
@@ -38,28 +41,29 @@ impl StatusWriter {
     ) {
         let now = OffsetDateTime::now_utc();
         self.0.send_modify(|status| {
-            status.see(seen, now);
-            status.hold(generation, now);
+            status.note_manager_stages(seen, now);
+            status.set_generation(generation, now);
             status.needs_restart = needs_restart;
-            status.draining.retain(DrainingGeneration::held);
+            status.draining.retain(DrainingGeneration::is_in_use);
             status.draining.push(DrainingGeneration {
                 generation: replaced.number,
                 since: now,
-                held: erased(replaced),
+                weak: erased(replaced),
             });
         });
     }
 
-    /// Notes what the manager said in a reload that published nothing.
+    /// Records the stages that the manager gave in a reload that published nothing.
     pub(crate) fn seen(&self, seen: &BTreeMap<Name, ManagerStage>) {
-        self.0.send_modify(|status| status.see(seen, OffsetDateTime::now_utc()));
+        self.0.send_modify(|status| status.note_manager_stages(seen, OffsetDateTime::now_utc()));
     }
 
-    /// Returns the error of the last reload.
+    /// Returns the error of the last reload, if it failed.
     pub(crate) fn last_error(&self) -> Option<String> {
         self.0.borrow().last_reload.as_ref()?.error.clone()
     }
 
+    /// Records that a reload ended.
     pub(crate) fn reload_ended(&self, reload: ReloadRecord) {
         self.0.send_modify(|status| {
             status.reload_counts.add(&reload);
@@ -70,6 +74,7 @@ impl StatusWriter {
         });
     }
 
+    /// Records that the process is stopping.
     pub(crate) fn stopping(&self) {
         self.0.send_modify(|status| status.stopping = true);
     }

@@ -27,7 +27,7 @@ pub(super) struct LoadClient {
     pub(super) dev_client: Arc<DevClient>,
     pub(super) schedule: Arc<Schedule>,
     pub(super) ends: watch::Receiver<Option<Instant>>,
-    pub(super) finished: mpsc::UnboundedSender<FinishedRequest>,
+    pub(super) finished: mpsc::Sender<FinishedRequest>,
 }
 
 impl LoadClient {
@@ -44,7 +44,7 @@ impl LoadClient {
             let opens_connection = number % CONNECT_EVERY == CONNECT_EVERY / 2;
             let client = if opens_connection { self.new_client() } else { kept_client.clone() };
             let outcome = send(self.requests.request(number, &client)).await;
-            let _ = self.finished.send(FinishedRequest { took: due.elapsed(), outcome });
+            let _ = self.finished.send(FinishedRequest { took: due.elapsed(), outcome }).await;
         }
     }
 

@@ -1,8 +1,8 @@
-//! Text in columns.
+//! A table of text.
 
 use std::fmt;
 
-/// Rows of cells. Each column is as wide as its widest cell.
+/// A table: rows of cells. Each column is as wide as its widest cell.
 pub(super) struct Table<const N: usize>(pub(super) Vec<[String; N]>);
 
 impl<const N: usize> fmt::Display for Table<N> {

@@ -1,6 +1,6 @@
-//! The key in service, shared by the clients of all generations that send it to the same place.
+//! The key that a client sends: one version of it, and the cell with the version in service.
 
-use super::KeyHeader;
+use super::endpoint::KeyHeader;
 use crate::{
     credentials::api_key::ApiKey,
     reload_requests::ReloadRequests,
@@ -8,26 +8,23 @@ use crate::{
 };
 use axum::{
     body::Bytes,
-    http::{HeaderName, HeaderValue, Request, Response},
+    http::{HeaderMap, HeaderName, HeaderValue},
 };
-use futures_util::future::BoxFuture;
 use secrecy::ExposeSecret;
 use std::{
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
     time::Duration,
 };
 use tokio::{sync::watch, time::Instant};
-use tower::Service;
 use zeroize::Zeroizing;
 
-/// How long a trip for one refused version keeps others from being asked for: the manager has no other one, or it will
-/// take a while.
-const ASKED: Duration = Duration::from_secs(30);
+/// The time for which one rejected version requests no further reload. The manager has no other version, or it will take
+/// a while until it has.
+const RELOAD_INTERVAL: Duration = Duration::from_secs(30);
 
-/// One version of a key, as it is sent. Wiped when the last request that bears it is done.
+/// One version of a key, in the form in which it is sent. It is wiped when the last request with it is done.
 pub(super) struct VersionedKey {
-    version: VersionId,
+    pub(super) version: VersionId,
     name: HeaderName,
     value: HeaderValue,
 }
@@ -38,152 +35,126 @@ impl VersionedKey {
             KeyHeader::Bearer => "Bearer ",
             KeyHeader::Named(_) => "",
         };
-        // Of its final size from the start: what grows leaves copies behind.
+        // Has its final size from the start, because a vector that grows leaves copies behind.
         let mut text = Zeroizing::new(Vec::with_capacity(scheme.len() + key.expose_secret().len()));
         text.extend_from_slice(scheme.as_bytes());
         text.extend_from_slice(key.expose_secret().as_bytes());
         let mut value =
-            HeaderValue::from_maybe_shared(Bytes::from_owner(text)).expect("an ApiKey is what a header can carry");
+            HeaderValue::from_maybe_shared(Bytes::from_owner(text)).expect("an ApiKey is valid in a header");
         value.set_sensitive(true);
         Arc::new(Self { version, name, value })
     }
+
+    /// Sets the header that carries the key.
+    pub(super) fn put_on(&self, headers: &mut HeaderMap) {
+        headers.insert(self.name.clone(), self.value.clone());
+    }
 }
 
-/// What a client bears: the key in service, once it is published.
-pub(super) struct Keys {
-    shared: Arc<Shared>,
-    /// Not in service yet.
-    next: Mutex<Option<Arc<VersionedKey>>>,
+/// The key of one client. Until the client is published, that is its own version. Afterwards it is the version in
+/// service, which it shares with the clients of all generations that send it to the same place.
+pub(super) struct ClientKey {
+    in_service: Arc<KeyInService>,
+    /// The version of a client that is not published yet.
+    unpublished: Mutex<Option<Arc<VersionedKey>>>,
 }
 
-struct Shared {
+/// The key in service, shared by clients of several generations.
+struct KeyInService {
     credential: Name,
-    held: watch::Sender<Arc<VersionedKey>>,
-    asked: Mutex<Option<PendingRequest>>,
+    key: watch::Sender<Arc<VersionedKey>>,
+    last_request: Mutex<Option<RequestedReload>>,
     reload_requests: Arc<ReloadRequests>,
 }
 
-/// A trip that was asked for.
-struct PendingRequest {
-    refused: VersionId,
+/// A reload that was requested because the other side rejects a version of the key.
+struct RequestedReload {
+    rejected: VersionId,
     at: Instant,
-    trip: u64,
+    /// The number of the reload.
+    number: u64,
 }
 
-impl Keys {
-    /// `before` is who shares what is in service with this one from now on.
+impl ClientKey {
+    /// Makes the key of a client that is not published yet. `before` is the key of a client that sends to the same
+    /// place: both share the key in service.
     pub(super) fn new(
-        held: Arc<VersionedKey>,
+        key: Arc<VersionedKey>,
         before: Option<&Self>,
         reload_requests: &Arc<ReloadRequests>,
         credential: Name,
     ) -> Self {
-        let shared = before.map_or_else(
-            || {
-                let (held, asked, reload_requests) =
-                    (watch::Sender::new(held.clone()), Mutex::default(), reload_requests.clone());
-                Arc::new(Shared { credential, held, asked, reload_requests })
-            },
-            |before| before.shared.clone(),
-        );
-        Self { shared, next: Mutex::new(Some(held)) }
+        let in_service = match before {
+            Some(before) => before.in_service.clone(),
+            None => Arc::new(KeyInService {
+                credential,
+                key: watch::Sender::new(key.clone()),
+                last_request: Mutex::default(),
+                reload_requests: reload_requests.clone(),
+            }),
+        };
+        Self { in_service, unpublished: Mutex::new(Some(key)) }
     }
 
+    /// Puts this client's version in service.
     pub(super) fn publish(&self) {
-        if let Some(held) = self.next.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            self.shared.held.send_replace(held);
+        if let Some(key) = self.unpublished.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            self.in_service.key.send_replace(key);
         }
     }
 
-    fn next(&self) -> Option<Arc<VersionedKey>> {
-        self.next.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    fn unpublished(&self) -> Option<Arc<VersionedKey>> {
+        self.unpublished.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn current(&self) -> Arc<VersionedKey> {
-        self.next().unwrap_or_else(|| self.shared.held.borrow().clone())
+    /// Returns the version to send now.
+    pub(super) fn current(&self) -> Arc<VersionedKey> {
+        match self.unpublished() {
+            Some(key) => key,
+            None => self.in_service.key.borrow().clone(),
+        }
     }
 
-    /// Waits until another version than the one that was refused is in service: for the end of a trip, and `until` then
-    /// at most. `false`: there is none.
-    pub(super) async fn renewed(&self, refused: &VersionId, until: Instant) -> bool {
-        // The trip that builds this client cannot wait for another.
-        if self.next().is_some() {
+    /// Waits until another version than `rejected` is in service, and returns `true`. Returns `false` if the reload that
+    /// it requests ends without one, or at `until`.
+    pub(super) async fn replaced(&self, rejected: &VersionId, until: Instant) -> bool {
+        // The load that builds this client cannot wait for a reload.
+        if self.unpublished().is_some() {
             return false;
         }
-        let mut held = self.shared.held.subscribe();
-        let is_other = |held: &Arc<VersionedKey>| held.version != *refused;
-        if is_other(&held.borrow()) {
+        let mut key = self.in_service.key.subscribe();
+        let is_other = |key: &Arc<VersionedKey>| key.version != *rejected;
+        if is_other(&key.borrow()) {
             return true;
         }
-        let trip = self.shared.ask(refused);
+        let reload = self.in_service.request_reload(rejected);
         tokio::select! {
             biased;
-            changed = held.wait_for(is_other) => return changed.is_ok(),
-            () = self.shared.reload_requests.end_of_reload(trip) => (),
+            changed = key.wait_for(is_other) => return changed.is_ok(),
+            () = self.in_service.reload_requests.end_of_reload(reload) => (),
             () = tokio::time::sleep_until(until) => (),
         }
-        is_other(&held.borrow())
+        is_other(&key.borrow())
     }
 }
 
-impl Shared {
-    /// Asks for a trip, unless one was asked for a moment ago. Returns which one to wait for.
-    fn ask(&self, refused: &VersionId) -> u64 {
-        let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*asked {
-            Some(asked) if asked.refused == *refused && asked.at.elapsed() < ASKED => asked.trip,
-            _ => {
-                tracing::warn!(
-                    credential = self.credential,
-                    credential.version = %refused,
-                    "the other side refuses the key: asking the manager for another version"
-                );
-                let trip = self.reload_requests.request_for_rejected_key(self.credential, refused.clone());
-                *asked = Some(PendingRequest { refused: refused.clone(), at: Instant::now(), trip });
-                trip
-            }
+impl KeyInService {
+    /// Requests a reload, unless one was requested for this version in the last 30 s. Returns the number of the reload.
+    fn request_reload(&self, rejected: &VersionId) -> u64 {
+        let mut last = self.last_request.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = &*last
+            && last.rejected == *rejected
+            && last.at.elapsed() < RELOAD_INTERVAL
+        {
+            return last.number;
         }
-    }
-}
-
-/// The version that a request was sent with: an extension of its response.
-#[derive(Clone)]
-pub(super) struct SentVersion(pub(super) VersionId);
-
-/// Puts the key in service on each attempt.
-#[derive(Clone)]
-pub(super) struct AddKey<S> {
-    inner: S,
-    keys: Arc<Keys>,
-}
-
-impl<S> AddKey<S> {
-    pub(super) fn new(inner: S, keys: Arc<Keys>) -> Self {
-        Self { inner, keys }
-    }
-}
-
-impl<S> Service<Request<Bytes>> for AddKey<S>
-where
-    S: Service<Request<Bytes>, Response = Response<Bytes>, Future: Send + 'static>,
-{
-    type Response = Response<Bytes>;
-    type Error = S::Error;
-    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.inner.poll_ready(cx)
-    }
-
-    fn call(&mut self, mut request: Request<Bytes>) -> Self::Future {
-        let held = self.keys.current();
-        request.headers_mut().insert(held.name.clone(), held.value.clone());
-        let bore = SentVersion(held.version.clone());
-        let answer = self.inner.call(request);
-        Box::pin(async move {
-            let mut response = answer.await?;
-            response.extensions_mut().insert(bore);
-            Ok(response)
-        })
+        tracing::warn!(
+            credential = self.credential,
+            credential.version = %rejected,
+            "the other side rejects the key; asking the manager for another version"
+        );
+        let number = self.reload_requests.request_for_rejected_key(self.credential, rejected.clone());
+        *last = Some(RequestedReload { rejected: rejected.clone(), at: Instant::now(), number });
+        number
     }
 }

@@ -1,9 +1,6 @@
-//! What follows a 401.
+//! The layer that handles a 401: it requests a reload, and makes the call again if that brings another key.
 
-use super::{
-    error::CallError,
-    key::{Keys, SentVersion},
-};
+use super::{add_key::SentVersion, error::CallError, key::ClientKey};
 use axum::{
     body::Bytes,
     http::{Request, Response, StatusCode},
@@ -16,17 +13,17 @@ use std::{
 use tokio::time::Instant;
 use tower::{Service, ServiceExt};
 
-/// Makes a call once more if it was refused, and another version of the key than the one that it bore is to be had.
+/// A layer that makes a call once more if the response is a 401 and another version of the key comes into service.
 #[derive(Clone)]
 pub(super) struct RefreshOn401<S> {
     inner: S,
-    keys: Arc<Keys>,
+    key: Arc<ClientKey>,
     deadline: Instant,
 }
 
 impl<S> RefreshOn401<S> {
-    pub(super) fn new(inner: S, keys: Arc<Keys>, deadline: Instant) -> Self {
-        Self { inner, keys, deadline }
+    pub(super) fn new(inner: S, key: Arc<ClientKey>, deadline: Instant) -> Self {
+        Self { inner, key, deadline }
     }
 }
 
@@ -38,23 +35,23 @@ where
     type Error = CallError;
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
-    /// Always: what is below is waited for in the call, where the timeout sees it.
+    /// Is always ready. The call itself waits for the inner layers, because the timeout covers only the call.
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), CallError>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Bytes>) -> Self::Future {
-        let Self { inner, keys, deadline } = self.clone();
+        let Self { inner, key, deadline } = self.clone();
         Box::pin(async move {
             let response = inner.clone().oneshot(request.clone()).await?;
-            let refused = match response.extensions().get::<SentVersion>() {
+            let rejected = match response.extensions().get::<SentVersion>() {
                 Some(SentVersion(version)) if response.status() == StatusCode::UNAUTHORIZED => version,
                 _ => return Ok(response),
             };
-            // Half of what is left, so that time is left for the call.
+            // Waits for half of the time that is left. The other half is for the second call.
             let now = Instant::now();
             let until = now + deadline.saturating_duration_since(now) / 2;
-            if keys.renewed(refused, until).await { inner.oneshot(request).await } else { Ok(response) }
+            if key.replaced(rejected, until).await { inner.oneshot(request).await } else { Ok(response) }
         })
     }
 }

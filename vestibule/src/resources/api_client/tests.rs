@@ -1,4 +1,4 @@
-//! The whole stack, on a loader of its own, against a server of its own.
+//! Tests of the whole stack, with a loader and a server of their own.
 
 mod rejected;
 mod retry;
@@ -6,39 +6,43 @@ mod retry;
 use super::*;
 use crate::{
     application::{Application, Build, Generation},
-    config::Config,
+    config::{Config, base_url::BaseUrl},
     loader::{LoadOutcome, LoadRequest, Loader},
     package::Package,
     resources::breaker::ProbeReason,
     secrets::{
         id::{SecretId, VersionId},
+        kind::Kind,
         resolver::Resolver,
         set::{CredentialField, SecretSet},
         source::{Fetched, Source, SourceError},
         spec::CredentialSpec,
-        version::{SecretValue, Stage, Versions},
+        version::{SecretValue, SecretValues, Stage, Versions},
     },
 };
 use axum::{Router, body::Body, extract::State, http::StatusCode, response::IntoResponse};
 use futures_util::future::BoxFuture;
+use serde::Serialize;
 use sqlx::migrate::Migrator;
 use std::{
     collections::VecDeque,
+    num::{NonZeroU32, NonZeroUsize},
     sync::{Mutex, RwLock},
+    time::Duration,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// The manager has this version of the key.
+/// A manager with one version of the key: its id and its value.
 #[derive(Default)]
-struct Manager(RwLock<(String, String)>);
+struct KeyManager(RwLock<(String, String)>);
 
-impl Manager {
+impl KeyManager {
     fn put(&self, version: &str, key: &str) {
         *self.0.write().unwrap() = (version.into(), key.into());
     }
 }
 
-impl Source for Manager {
+impl Source for KeyManager {
     fn fetch<'a>(
         &'a self,
         _: &'a SecretId,
@@ -68,7 +72,7 @@ struct Secrets {
     remote: Credential<ApiKey>,
 }
 
-/// By hand: the derived one names this crate from outside.
+/// Written by hand, because the derived code names this crate as others do.
 impl SecretSet for Secrets {
     fn specs() -> Vec<CredentialSpec> {
         vec![<Credential<ApiKey> as CredentialField>::spec("remote")]
@@ -79,10 +83,10 @@ impl SecretSet for Secrets {
     }
 }
 
-/// A service that has nothing but a client.
-struct Caller(ApiClient);
+/// A service with nothing but a client.
+struct CallingService(ApiClient);
 
-/// JSON cannot say everything that an `ApiEndpoint` can: the rest is asked for by name.
+/// The settings of an `ApiEndpoint`, which itself cannot be deserialized.
 #[derive(Clone, Default, Serialize, serde::Deserialize)]
 #[serde(default)]
 struct Settings {
@@ -95,7 +99,7 @@ struct Settings {
 
 static NO_MIGRATIONS: Migrator = Migrator::DEFAULT;
 
-impl Application for Caller {
+impl Application for CallingService {
     const PACKAGE: Package = Package { name: "caller", version: "1", migrations: &NO_MIGRATIONS };
     type Settings = Settings;
     type Secrets = Secrets;
@@ -104,7 +108,7 @@ impl Application for Caller {
         let Settings { url, timeout_ms, attempts, concurrency, x_api_key } = cx.settings.clone();
         let api = ApiEndpoint::at(url.ok_or_else(|| BuildError::setting("url", "a URL"))?);
         let api = ApiEndpoint {
-            timeout: timeout_ms.map_or(api.timeout, Duration::from_millis),
+            timeout: timeout_ms.map(Duration::from_millis).unwrap_or(api.timeout),
             attempts: attempts.unwrap_or(api.attempts),
             concurrency: concurrency.unwrap_or(api.concurrency),
             key_header: if x_api_key { KeyHeader::Named("x-api-key") } else { api.key_header },
@@ -118,103 +122,123 @@ impl Application for Caller {
     }
 }
 
-/// The other side: answers from a list, then 200; keeps what it got.
+/// The other service. It sends the responses of a list, and then 200. It keeps the requests.
 #[derive(Clone, Default)]
-struct Other {
-    answers: Arc<Mutex<VecDeque<Response<Body>>>>,
-    got: Arc<Mutex<Vec<Request<()>>>>,
-    /// Not this key.
-    refuses: Arc<Mutex<Option<&'static str>>>,
-    /// How long each answer takes, and how many are under way: now, and at most.
-    takes: Duration,
-    busy: Arc<Mutex<(usize, usize)>>,
+struct RemoteApi {
+    responses: Arc<Mutex<VecDeque<Response<Body>>>>,
+    requests: Arc<Mutex<Vec<Request<()>>>>,
+    rejected_key: Arc<Mutex<Option<&'static str>>>,
+    /// The time that each response takes.
+    delay: Duration,
+    in_flight: Arc<Mutex<InFlight>>,
 }
 
-impl Other {
+/// The number of requests in flight: now, and at most so far.
+#[derive(Default)]
+struct InFlight {
+    now: usize,
+    most: usize,
+}
+
+impl RemoteApi {
     async fn listen(self) -> (Self, String) {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("it is bound"));
-        let router = Router::new().fallback(Self::answer).with_state(self.clone());
+        let router = Router::new().fallback(Self::respond).with_state(self.clone());
         tokio::spawn(axum::serve(listener, router).into_future());
         (self, url)
     }
 
-    async fn answer(State(other): State<Self>, request: Request<Body>) -> Response<Body> {
+    async fn respond(State(remote): State<Self>, request: Request<Body>) -> Response<Body> {
         let request = request.map(|_| ());
-        let borne = |name: &str| Some(request.headers().get(name)?.to_str().expect("text").to_owned());
-        let key = borne("authorization").or(borne("x-api-key")).expect("a key");
-        let refused = other.refuses.lock().unwrap().is_some_and(|refused| key.ends_with(refused));
-        other.got.lock().unwrap().push(request);
+        let key = header_text(&request, "authorization").or(header_text(&request, "x-api-key")).expect("a key");
+        let is_rejected = remote.rejected_key.lock().unwrap().is_some_and(|rejected| key.ends_with(rejected));
+        remote.requests.lock().unwrap().push(request);
         {
-            let mut busy = other.busy.lock().unwrap();
-            busy.0 += 1;
-            busy.1 = busy.1.max(busy.0);
+            let mut in_flight = remote.in_flight.lock().unwrap();
+            in_flight.now += 1;
+            in_flight.most = in_flight.most.max(in_flight.now);
         }
-        tokio::time::sleep(other.takes).await;
-        other.busy.lock().unwrap().0 -= 1;
-        if refused {
+        tokio::time::sleep(remote.delay).await;
+        remote.in_flight.lock().unwrap().now -= 1;
+        if is_rejected {
             return StatusCode::UNAUTHORIZED.into_response();
         }
-        other.answers.lock().unwrap().pop_front().unwrap_or_default()
+        remote.responses.lock().unwrap().pop_front().unwrap_or_default()
     }
 
-    fn answers(&self, answers: impl IntoIterator<Item = impl IntoResponse>) {
-        *self.answers.lock().unwrap() = answers.into_iter().map(IntoResponse::into_response).collect();
+    fn respond_with(&self, responses: impl IntoIterator<Item = impl IntoResponse>) {
+        *self.responses.lock().unwrap() = responses.into_iter().map(IntoResponse::into_response).collect();
+    }
+
+    fn reject(&self, key: &'static str) {
+        *self.rejected_key.lock().unwrap() = Some(key);
     }
 
     fn calls(&self) -> usize {
-        self.got.lock().unwrap().len()
+        self.requests.lock().unwrap().len()
     }
 
-    /// The header of each request.
-    fn got(&self, header: &str) -> Vec<String> {
-        let text = |request: &Request<()>| Some(request.headers().get(header)?.to_str().expect("text").to_owned());
-        self.got.lock().unwrap().iter().filter_map(text).collect()
+    /// Returns this header of each request that has it.
+    fn headers(&self, name: &str) -> Vec<String> {
+        self.requests.lock().unwrap().iter().filter_map(|request| header_text(request, name)).collect()
     }
 }
 
-/// A loader, and what a reload actor does on it when a key is refused.
-struct Process {
-    loader: Arc<Loader<Caller>>,
-    manager: Arc<Manager>,
+fn header_text(request: &Request<()>, name: &str) -> Option<String> {
+    Some(request.headers().get(name)?.to_str().expect("text").to_owned())
+}
+
+/// A loader, and a task that reloads if a key is rejected, as the reload actor does.
+struct ReloadingProcess {
+    loader: Arc<Loader<CallingService>>,
+    manager: Arc<KeyManager>,
     config: Arc<Config<Settings>>,
-    live: tokio::sync::watch::Sender<Arc<Generation<Caller>>>,
-    trips: Arc<Mutex<usize>>,
+    live: tokio::sync::watch::Sender<Arc<Generation<CallingService>>>,
+    reloads: Arc<Mutex<usize>>,
 }
 
-impl Process {
+impl ReloadingProcess {
     async fn start(settings: Settings) -> Arc<Self> {
-        let manager = Arc::new(Manager::default());
+        let manager = Arc::new(KeyManager::default());
         manager.put("v1", "key-one");
-        let loader = Arc::new(Loader::<Caller>::new(manager.clone()));
+        let loader = Arc::new(Loader::<CallingService>::new(manager.clone()));
         let config = Arc::new(Config { service: settings, ..Config::default() });
         let first = loader.first_load(config.clone(), Instant::now() + Duration::from_secs(5)).await;
         let first = Arc::new(first.unwrap_or_else(|report| panic!("{report}")));
         first.resources.publish();
         let live = tokio::sync::watch::Sender::new(first);
-        let process = Arc::new(Self { loader, manager, config, live, trips: Arc::default() });
-        tokio::spawn(process.clone().act());
+        let process = Arc::new(Self { loader, manager, config, live, reloads: Arc::default() });
+        tokio::spawn(process.clone().reload_on_request());
         process
     }
 
-    async fn act(self: Arc<Self>) {
+    async fn reload_on_request(self: Arc<Self>) {
         loop {
             self.loader.reload_requests.next().await;
             self.loader.reload_requests.reload_started();
-            *self.trips.lock().unwrap() += 1;
+            *self.reloads.lock().unwrap() += 1;
             self.reload(self.config.clone()).await;
             self.loader.reload_requests.reload_ended();
         }
     }
 
     async fn reload(&self, config: Arc<Config<Settings>>) {
-        let held = self.live.borrow().clone();
-        let deadline = Instant::now() + Duration::from_secs(5);
-        let load_request =
-            LoadRequest { config, in_service: Some(&held), deadline, probe_reason: ProbeReason::Scheduled };
-        if let Ok(LoadOutcome::Built { generation, .. }) = self.loader.load(load_request).await.result {
+        if let Some(generation) = self.load(config).await {
             generation.resources.publish();
-            self.live.send_replace(Arc::new(*generation));
+            self.live.send_replace(Arc::new(generation));
+        }
+    }
+
+    /// Loads once. Returns the generation, if there is something new. It is not published.
+    async fn load(&self, config: Arc<Config<Settings>>) -> Option<Generation<CallingService>> {
+        let in_service = self.live.borrow().clone();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        let request =
+            LoadRequest { config, in_service: Some(&in_service), deadline, probe_reason: ProbeReason::Scheduled };
+        match self.loader.load(request).await.result {
+            Ok(LoadOutcome::Built { generation, .. }) => Some(*generation),
+            _ => None,
         }
     }
 
@@ -222,17 +246,27 @@ impl Process {
         self.live.borrow().service.0.clone()
     }
 
-    fn trips(&self) -> usize {
-        *self.trips.lock().unwrap()
+    fn reloads(&self) -> usize {
+        *self.reloads.lock().unwrap()
     }
+}
+
+/// Waits until a condition is met, for 30 s at most.
+async fn eventually(condition: impl Fn() -> bool) {
+    let met = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), met).await.expect("the condition is met in time");
 }
 
 fn at(url: &str) -> Settings {
     Settings { url: BaseUrl::parse(url), ..Settings::default() }
 }
 
-async fn other() -> (Other, String) {
-    Other::default().listen().await
+async fn remote_api() -> (RemoteApi, String) {
+    RemoteApi::default().listen().await
 }
 
 fn request(method: &str, uri: &str) -> Request<Bytes> {
@@ -247,113 +281,127 @@ fn idempotent_post() -> Request<Bytes> {
 
 #[tokio::test]
 async fn the_key_goes_to_the_base_url_and_nowhere_else() {
-    let (other, url) = other().await;
-    let client = Process::start(at(&format!("{url}/base"))).await.client();
+    let (remote, url) = remote_api().await;
+    let client = ReloadingProcess::start(at(&format!("{url}/base"))).await.client();
     let mut call = request("GET", "/v1/items?page=2");
     call.headers_mut().insert("host", HeaderValue::from_static("elsewhere.example"));
     assert_eq!(client.send(call).await.unwrap().status(), StatusCode::OK);
-    assert_eq!(other.got("authorization"), ["Bearer key-one"]);
-    assert_eq!(other.got("user-agent"), ["caller/1"]);
-    assert_eq!(other.got("host"), [url.trim_start_matches("http://")]);
-    assert_eq!(other.got.lock().unwrap()[0].uri(), "/base/v1/items?page=2");
+    assert_eq!(remote.headers("authorization"), ["Bearer key-one"]);
+    assert_eq!(remote.headers("user-agent"), ["caller/1"]);
+    assert_eq!(remote.headers("host"), [url.trim_start_matches("http://")]);
+    assert_eq!(remote.requests.lock().unwrap()[0].uri(), "/base/v1/items?page=2");
 
     let error = client.send(request("GET", "https://elsewhere.example/?q=private")).await.unwrap_err();
-    assert!(matches!(error, CallError::Elsewhere), "{error:?}");
+    assert!(matches!(error, CallError::OutsideBaseUrl), "{error:?}");
     assert!(!format!("{error} {error:?}").contains("private"));
     let shown = format!("{client:?}");
     assert!(shown.contains("127.0.0.1") && !shown.contains("base") && !shown.contains("key-one"), "{shown}");
 }
 
 #[tokio::test]
-async fn a_header_of_its_own_bears_the_key_alone() {
-    let (other, url) = other().await;
-    let client = Process::start(Settings { x_api_key: true, ..at(&url) }).await.client();
+async fn a_named_header_carries_the_key_alone() {
+    let (remote, url) = remote_api().await;
+    let client = ReloadingProcess::start(Settings { x_api_key: true, ..at(&url) }).await.client();
     client.send(request("GET", "/")).await.unwrap();
-    assert_eq!((other.got("x-api-key"), other.got("authorization")), (vec!["key-one".to_owned()], vec![]));
+    assert_eq!((remote.headers("x-api-key"), remote.headers("authorization")), (vec!["key-one".to_owned()], vec![]));
 }
 
 #[tokio::test]
 async fn the_header_is_marked_as_sensitive() {
     let version = VersionId::new("v1");
-    let values = crate::secrets::SecretValues::new(
+    let values = SecretValues::new(
         SecretValue { text: "key-one".into(), version: version.clone(), created: None },
         Default::default(),
         None,
     );
-    let key = <ApiKey as crate::secrets::Kind>::read(&values).unwrap();
-    let held = key::VersionedKey::new(version, &key, KeyHeader::Bearer, header::AUTHORIZATION);
-    let keys = Arc::new(Keys::new(held, None, &Arc::default(), "remote"));
-    let seen = tower::service_fn(async |request: Request<Bytes>| {
+    let key = <ApiKey as Kind>::read(&values).unwrap();
+    let key_to_send = VersionedKey::new(version, &key, KeyHeader::Bearer, header::AUTHORIZATION);
+    let client_key = Arc::new(ClientKey::new(key_to_send, None, &Arc::default(), "remote"));
+    let inner = tower::service_fn(async |request: Request<Bytes>| {
         let value = &request.headers()["authorization"];
         assert!(value.is_sensitive(), "HTTP/2 would keep it in its table");
         assert!(!format!("{request:?}").contains("key-one"));
         Ok::<_, CallError>(Response::new(Bytes::copy_from_slice(value.as_bytes())))
     });
-    let seen = tower::util::BoxService::new(seen);
-    let answer = AddKey::new(seen, keys).oneshot(request("GET", "/")).await.unwrap();
+    let inner = tower::util::BoxService::new(inner);
+    let answer = AddKey::new(inner, client_key).oneshot(request("GET", "/")).await.unwrap();
     assert_eq!(answer.body(), "Bearer key-one");
 }
 
 #[tokio::test]
-async fn who_does_not_answer_or_is_not_there_is_named_without_the_query() {
-    let (_, url) = Other { takes: Duration::from_secs(60), ..Other::default() }.listen().await;
-    let client = Process::start(Settings { timeout_ms: Some(200), ..at(&url) }).await.client();
+async fn the_error_of_a_failed_call_names_the_host_but_not_the_query() {
+    let (_, url) = RemoteApi { delay: Duration::from_secs(60), ..RemoteApi::default() }.listen().await;
+    let client = ReloadingProcess::start(Settings { timeout_ms: Some(200), ..at(&url) }).await.client();
     let error = client.send(request("GET", "/?q=private")).await.unwrap_err();
     assert!(matches!(error, CallError::Timeout(_)), "{error:?}");
 
-    let client = Process::start(at("http://127.0.0.1:1")).await.client();
+    let client = ReloadingProcess::start(at("http://127.0.0.1:1")).await.client();
     let error = client.send(request("GET", "/?q=private")).await.unwrap_err();
-    assert!(matches!(error, CallError::Unconnected { .. }), "{error:?}");
+    assert!(matches!(error, CallError::NotConnected { .. }), "{error:?}");
     let shown = format!("{error} {error:?}");
     assert!(shown.contains("127.0.0.1:1") && !shown.contains("private") && !shown.contains("key-one"), "{shown}");
 }
 
 #[tokio::test]
-async fn an_answer_is_bounded_and_a_redirect_is_not_followed() {
-    let (other, url) = other().await;
-    let (there, elsewhere) = self::other().await;
-    let client = Process::start(at(&url)).await.client();
-    other.answers(["x".repeat(1024 * 1024), "x".repeat(1024 * 1024 + 1)]);
+async fn a_response_is_bounded_and_a_redirect_is_not_followed() {
+    let (remote, url) = remote_api().await;
+    let (redirect_target, target_url) = remote_api().await;
+    let client = ReloadingProcess::start(at(&url)).await.client();
+    remote.respond_with(["x".repeat(1024 * 1024), "x".repeat(1024 * 1024 + 1)]);
     assert_eq!(client.send(request("GET", "/")).await.unwrap().body().len(), 1024 * 1024);
     let error = client.send(request("GET", "/")).await.unwrap_err();
-    assert!(matches!(error, CallError::Unread { status: StatusCode::OK, .. }), "{error:?}");
-    other.answers([(StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, elsewhere)])]);
+    assert!(matches!(error, CallError::BodyIncomplete { status: StatusCode::OK, .. }), "{error:?}");
+    remote.respond_with([(StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, target_url)])]);
     assert_eq!(client.send(request("GET", "/")).await.unwrap().status(), StatusCode::TEMPORARY_REDIRECT);
-    assert_eq!(there.calls(), 0);
+    assert_eq!(redirect_target.calls(), 0);
 }
 
 #[tokio::test]
-async fn what_was_answered_counts_though_the_answer_breaks_or_is_late() {
-    for (head, hangs, taken) in [("200 OK", false, true), ("200 OK", true, true), ("500 Oh", false, false)] {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
-        let calls = Arc::new(Mutex::new(0));
-        let count = calls.clone();
-        tokio::spawn(async move {
-            let mut open = Vec::new();
-            while let Ok((mut connection, _)) = listener.accept().await {
-                let read = connection.read(&mut [0; 1024]).await.expect("a request comes");
-                *count.lock().unwrap() += usize::from(read > 0);
-                let answer = format!("HTTP/1.1 {head}\r\ncontent-length: 10\r\n\r\nhalf");
-                connection.write_all(answer.as_bytes()).await.expect("somebody reads");
-                open.extend(hangs.then_some(connection));
-            }
-        });
-        let client = Process::start(Settings { timeout_ms: Some(500), ..at(&url) }).await.client();
+async fn the_status_of_a_response_counts_though_its_body_breaks_off_or_is_late() {
+    for (status_line, stays_open, accepted) in
+        [("200 OK", false, true), ("200 OK", true, true), ("500 Oh", false, false)]
+    {
+        let (url, calls) = half_responses(status_line, stays_open).await;
+        let client = ReloadingProcess::start(Settings { timeout_ms: Some(500), ..at(&url) }).await.client();
         let error = client.send(idempotent_post()).await.unwrap_err();
-        assert!(matches!(&error, CallError::Unread { status, .. } if status.is_success() == taken), "{error:?}");
-        assert_eq!(*calls.lock().unwrap(), 1, "{head}");
+        assert!(
+            matches!(&error, CallError::BodyIncomplete { status, .. } if status.is_success() == accepted),
+            "{error:?}"
+        );
+        assert_eq!(*calls.lock().unwrap(), 1, "{status_line}");
         match client.deliver(idempotent_post()).await {
-            Ok(()) => assert!(taken),
-            Err(error) => assert!(error.permanent && !taken, "{error}"),
+            Ok(()) => assert!(accepted),
+            Err(error) => assert!(error.permanent && !accepted, "{error}"),
         }
     }
 }
 
+/// Starts a server that sends half of each response, and then closes the connection or goes silent. Returns its URL and
+/// the number of requests so far.
+async fn half_responses(status_line: &'static str, stays_open: bool) -> (String, Arc<Mutex<usize>>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let calls = Arc::new(Mutex::new(0));
+    let count = calls.clone();
+    tokio::spawn(async move {
+        let mut open = Vec::new();
+        while let Ok((mut connection, _)) = listener.accept().await {
+            let read = connection.read(&mut [0; 1024]).await.expect("a request comes");
+            *count.lock().unwrap() += usize::from(read > 0);
+            let response = format!("HTTP/1.1 {status_line}\r\ncontent-length: 10\r\n\r\nhalf");
+            connection.write_all(response.as_bytes()).await.expect("the client reads");
+            if stays_open {
+                open.push(connection);
+            }
+        }
+    });
+    (url, calls)
+}
+
 #[tokio::test]
 async fn no_more_calls_than_allowed_are_under_way_over_all_generations() {
-    let (other, url) = Other { takes: Duration::from_millis(50), ..Other::default() }.listen().await;
-    let process = Process::start(Settings { concurrency: NonZeroUsize::new(2), ..at(&url) }).await;
+    let (remote, url) = RemoteApi { delay: Duration::from_millis(50), ..RemoteApi::default() }.listen().await;
+    let process = ReloadingProcess::start(Settings { concurrency: NonZeroUsize::new(2), ..at(&url) }).await;
     let old = process.client();
     process.manager.put("v2", "key-two");
     process.reload(process.config.clone()).await;
@@ -362,70 +410,58 @@ async fn no_more_calls_than_allowed_are_under_way_over_all_generations() {
     let calls = calls.map(|client| async move { client.send(request("GET", "/")).await.unwrap().status() });
     let answered = futures_util::future::join_all(calls).await;
     assert!(answered.iter().all(|status| *status == StatusCode::OK));
-    assert_eq!(other.busy.lock().unwrap().1, 2);
+    assert_eq!(remote.in_flight.lock().unwrap().most, 2);
 }
 
 #[tokio::test]
-async fn waiting_for_a_place_counts_against_the_timeout() {
-    let (other, url) = Other { takes: Duration::from_secs(60), ..Other::default() }.listen().await;
-    let one_place = Settings { concurrency: NonZeroUsize::new(1), timeout_ms: Some(60_000), ..at(&url) };
-    let process = Process::start(one_place.clone()).await;
-    let patient = process.client();
-    let holder = tokio::spawn(async move { patient.send(request("GET", "/")).await });
-    while other.calls() == 0 {
-        tokio::task::yield_now().await;
-    }
-    let hasty = Settings { timeout_ms: Some(200), ..one_place };
-    process.reload(Arc::new(Config { service: hasty, ..Config::default() })).await;
+async fn waiting_for_a_permit_counts_against_the_timeout() {
+    let (remote, url) = RemoteApi { delay: Duration::from_secs(60), ..RemoteApi::default() }.listen().await;
+    let one_permit = Settings { concurrency: NonZeroUsize::new(1), timeout_ms: Some(60_000), ..at(&url) };
+    let process = ReloadingProcess::start(one_permit.clone()).await;
+    let first_client = process.client();
+    let holder = tokio::spawn(async move { first_client.send(request("GET", "/")).await });
+    eventually(|| remote.calls() > 0).await;
+    let short_timeout = Settings { timeout_ms: Some(200), ..one_permit };
+    process.reload(Arc::new(Config { service: short_timeout, ..Config::default() })).await;
     let error = process.client().send(request("GET", "/")).await.unwrap_err();
     assert!(matches!(error, CallError::Timeout(_)), "{error:?}");
-    assert_eq!(other.calls(), 1, "it had a place");
+    assert_eq!(remote.calls(), 1, "it had a permit");
     holder.abort();
 }
 
 #[tokio::test]
 async fn a_client_of_an_old_generation_sends_the_new_key() {
-    let (other, url) = other().await;
-    let process = Process::start(at(&url)).await;
+    let (remote, url) = remote_api().await;
+    let process = ReloadingProcess::start(at(&url)).await;
     let old = process.client();
     process.manager.put("v2", "key-two");
     process.reload(process.config.clone()).await;
     old.send(request("GET", "/")).await.unwrap();
     process.client().send(request("GET", "/")).await.unwrap();
-    assert_eq!(other.got("authorization"), ["Bearer key-two", "Bearer key-two"]);
+    assert_eq!(remote.headers("authorization"), ["Bearer key-two", "Bearer key-two"]);
 }
 
 #[tokio::test]
-async fn a_key_is_tried_in_a_build_before_the_others_have_it() {
-    let (other, url) = other().await;
-    let process = Process::start(at(&url)).await;
+async fn a_build_uses_the_new_key_before_other_clients_do() {
+    let (remote, url) = remote_api().await;
+    let process = ReloadingProcess::start(at(&url)).await;
     process.manager.put("v2", "key-two");
-    let held = process.live.borrow().clone();
-    let deadline = Instant::now() + Duration::from_secs(5);
-    let load_request = LoadRequest {
-        config: process.config.clone(),
-        in_service: Some(&held),
-        deadline,
-        probe_reason: ProbeReason::Scheduled,
-    };
-    let Ok(LoadOutcome::Built { generation, .. }) = process.loader.load(load_request).await.result else {
-        panic!("it is built")
-    };
+    let generation = process.load(process.config.clone()).await.expect("there is a new key");
     generation.service.0.send(request("GET", "/")).await.unwrap();
     process.client().send(request("GET", "/")).await.unwrap();
-    assert_eq!(other.got("authorization"), ["Bearer key-two", "Bearer key-one"]);
+    assert_eq!(remote.headers("authorization"), ["Bearer key-two", "Bearer key-one"]);
 }
 
 #[tokio::test]
 async fn a_new_key_does_not_follow_an_old_url() {
-    let (old_place, old_url) = other().await;
-    let (new_place, new_url) = other().await;
-    let process = Process::start(at(&old_url)).await;
+    let (old_place, old_url) = remote_api().await;
+    let (new_place, new_url) = remote_api().await;
+    let process = ReloadingProcess::start(at(&old_url)).await;
     let old = process.client();
     process.manager.put("v2", "key-two");
     process.reload(Arc::new(Config { service: at(&new_url), ..Config::default() })).await;
     old.send(request("GET", "/")).await.unwrap();
     process.client().send(request("GET", "/")).await.unwrap();
-    assert_eq!(old_place.got("authorization"), ["Bearer key-one"]);
-    assert_eq!(new_place.got("authorization"), ["Bearer key-two"]);
+    assert_eq!(old_place.headers("authorization"), ["Bearer key-one"]);
+    assert_eq!(new_place.headers("authorization"), ["Bearer key-two"]);
 }

@@ -1,4 +1,4 @@
-//! Connections: HTTP/1.1 and HTTP/2, TLS by the platform's certificate authorities.
+//! The transport: HTTP/1.1 and HTTP/2 connections. TLS trusts the platform's certificate authorities.
 
 use super::error::{CallError, reasons};
 use crate::{config::base_url::BaseUrl, exit::Fault, trust};
@@ -22,20 +22,21 @@ use std::{
 use tokio::time::Instant;
 use tower::Service;
 
-/// The largest answer, in bytes.
-const MOST: usize = 1024 * 1024;
+/// The largest body of a response, in bytes.
+const MAX_BODY: usize = 1024 * 1024;
 
-/// How long the other side may take to accept a connection, less than a call may take, so that there is another attempt.
-const CONNECTING: Duration = Duration::from_secs(3);
+/// The timeout of a connection attempt. It is shorter than the default timeout of a call, so there is time for another
+/// attempt.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// How long a connection waits for use; load balancers close theirs after 60 s.
-const IDLE: Duration = Duration::from_secs(50);
+/// The longest time for which an unused connection stays open. Load balancers close theirs after 60 s.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 
-/// How long HTTP/2 is silent before a ping, and how long an answer to that may take: a connection that died without a
-/// word would fail every call for as long as TCP tries, about 15 min.
+/// The silence after which HTTP/2 sends a ping, and the timeout of its response. Without pings, a connection that died
+/// silently would fail every call until TCP gives up, after about 15 min.
 const PING: Duration = Duration::from_secs(5);
 
-/// A pool of connections, without a key. Clones share it.
+/// A pool of connections. It adds no key. Clones share it.
 #[derive(Clone)]
 pub(super) struct Transport(Client<HttpsConnector<HttpConnector>, Body>);
 
@@ -44,7 +45,7 @@ impl Transport {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
-        http.set_connect_timeout(Some(CONNECTING));
+        http.set_connect_timeout(Some(CONNECT_TIMEOUT));
         let tls = HttpsConnectorBuilder::new();
         let connector = if url.is_https() {
             tls.with_tls_config(trust::platform_authorities()?).https_only()
@@ -55,27 +56,27 @@ impl Transport {
         let client = Client::builder(TokioExecutor::new())
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(IDLE)
+            .pool_idle_timeout(IDLE_TIMEOUT)
             .http2_keep_alive_interval(PING)
             .http2_keep_alive_timeout(PING)
             .build(connector);
         Ok(Self(client))
     }
 
-    /// For one call, whose answer must have come whole by then.
-    pub(super) fn until(&self, deadline: Instant) -> Call {
-        Call { transport: self.clone(), deadline }
+    /// Returns the transport for the attempts of one call. The whole response must have come by the deadline.
+    pub(super) fn for_call(&self, deadline: Instant) -> CallTransport {
+        CallTransport { transport: self.clone(), deadline }
     }
 }
 
-/// The transport for the attempts at one call.
+/// The transport for the attempts of one call.
 #[derive(Clone)]
-pub(super) struct Call {
+pub(super) struct CallTransport {
     transport: Transport,
     deadline: Instant,
 }
 
-impl Service<Request<Bytes>> for Call {
+impl Service<Request<Bytes>> for CallTransport {
     type Response = Response<Bytes>;
     type Error = CallError;
     type Future = BoxFuture<'static, Result<Response<Bytes>, CallError>>;
@@ -86,32 +87,38 @@ impl Service<Request<Bytes>> for Call {
 
     fn call(&mut self, request: Request<Bytes>) -> Self::Future {
         let host = request.uri().authority().map(ToString::to_string).unwrap_or_default();
-        let answer = self.transport.0.request(request.map(Body::from));
+        let response = self.transport.0.request(request.map(Body::from));
         let deadline = self.deadline;
         Box::pin(async move {
-            let answer = answer.await.map_err(|error| {
-                if error.is_connect() {
-                    CallError::Unconnected { host: host.clone(), why: reasons(&error) }
-                } else {
-                    CallError::Broken { host: host.clone(), why: reasons(&error) }
+            let (head, body) = match response.await {
+                Ok(response) => response.into_parts(),
+                Err(error) if error.is_connect() => {
+                    return Err(CallError::NotConnected { host, reason: reasons(&error) });
                 }
-            })?;
-            let (head, body) = answer.into_parts();
-            let body =
-                tokio::time::timeout_at(deadline, whole(body)).await.unwrap_or_else(|_| Err("it was late".into()));
-            let body = body.map_err(|why| CallError::Unread { host, status: head.status, why })?;
-            Ok(Response::from_parts(head, body))
+                Err(error) => return Err(CallError::ConnectionBroken { host, reason: reasons(&error) }),
+            };
+            let body = match tokio::time::timeout_at(deadline, read_body(body)).await {
+                Ok(body) => body,
+                Err(_) => Err("it was late".into()),
+            };
+            match body {
+                Ok(body) => Ok(Response::from_parts(head, body)),
+                Err(reason) => Err(CallError::BodyIncomplete { host, status: head.status, reason }),
+            }
         })
     }
 }
 
-/// The body to its end, unless it is too large.
-async fn whole(mut body: Incoming) -> Result<Bytes, String> {
+/// Reads a body to its end.
+///
+/// # Errors
+/// The reason, if the body is larger than 1 MiB or breaks off.
+async fn read_body(mut body: Incoming) -> Result<Bytes, String> {
     let mut bytes = Vec::new();
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let frame = frame.map_err(|error| reasons(&error))?;
         let Ok(data) = frame.into_data() else { continue };
-        if bytes.len() + data.len() > MOST {
+        if bytes.len() + data.len() > MAX_BODY {
             return Err("it is larger than 1 MiB".into());
         }
         bytes.extend_from_slice(&data);

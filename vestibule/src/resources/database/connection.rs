@@ -17,7 +17,7 @@ use tokio::{runtime::Handle, sync::OwnedSemaphorePermit, time::Instant};
 /// async fn vacuum(database: &Database) -> Result<(), sqlx::Error> {
 ///     let mut connection = database.acquire().await?;
 ///     sqlx::query("SELECT pg_advisory_lock(7)").execute(&mut *connection).await?;
-///     let vacuumed = sqlx::query("VACUUM notes").execute(&mut *connection).await;
+///     let vacuumed = sqlx::query("VACUUM books").execute(&mut *connection).await;
 ///     sqlx::query("SELECT pg_advisory_unlock(7)").execute(&mut *connection).await?;
 ///     vacuumed.map(|_| ())
 /// }
@@ -59,8 +59,8 @@ impl DerefMut for Connection {
 ///
 /// async fn rename(database: &Database, id: i64, title: &str) -> Result<(), sqlx::Error> {
 ///     let mut transaction = database.begin().await?;
-///     sqlx::query("UPDATE notes SET title = $2 WHERE id = $1").bind(id).bind(title).execute(&mut *transaction).await?;
-///     sqlx::query("INSERT INTO renames (note) VALUES ($1)").bind(id).execute(&mut *transaction).await?;
+///     sqlx::query("UPDATE books SET title = $2 WHERE id = $1").bind(id).bind(title).execute(&mut *transaction).await?;
+///     sqlx::query("INSERT INTO renames (book) VALUES ($1)").bind(id).execute(&mut *transaction).await?;
 ///     transaction.commit().await
 /// }
 /// ```

@@ -56,8 +56,8 @@ pub(crate) struct Pooled {
     pub(super) claims: AtomicUsize,
     pub(super) max_connections: u32,
     pub(super) acquire_timeout: Duration,
-    /// `true` from the first generation in service on. Until then a rejected login requests no reload, because the load
-    /// that built this pool is still under way.
+    /// `true` once a generation with this pool is in service. Until then a rejected login requests no reload, because the
+    /// load that built this pool is still under way.
     pub(super) in_service: AtomicBool,
     pub(super) retired: Arc<AtomicBool>,
     /// The pool that took the place of this one.

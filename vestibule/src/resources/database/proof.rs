@@ -61,24 +61,21 @@ pub(super) async fn prove(
 
 /// Checks that every migration of this binary was applied.
 async fn check_schema(connection: &mut PgConnection, package: &Package) -> Result<(), Fault> {
-    let needed = || package.migrations.iter().filter(|migration| !migration.migration_type.is_down_migration());
-    if needed().next().is_none() {
+    let needed: Vec<i64> = package
+        .migrations
+        .iter()
+        .filter(|migration| !migration.migration_type.is_down_migration())
+        .map(|migration| migration.version)
+        .collect();
+    if needed.is_empty() {
         return Ok(());
     }
-    let behind = |problem: String| {
-        Fault::new(
-            Exit::Unavailable,
-            "database schema",
-            problem,
-            format!("run `{} migrate`, then start again", package.name),
-        )
-    };
     let applied = sqlx::query_as("SELECT version, success FROM _sqlx_migrations").fetch_all(connection).await;
     let applied: Vec<(i64, bool)> = match applied {
         Ok(applied) => applied,
         Err(error) => {
             return Err(match sqlstate(&error).as_deref() {
-                Some("42P01") => behind("no migration was applied".into()),
+                Some("42P01") => behind(package, "no migration was applied".into()),
                 Some("42501") => Fault::new(
                     Exit::Denied,
                     "database schema",
@@ -93,18 +90,25 @@ async fn check_schema(connection: &mut PgConnection, package: &Package) -> Resul
         }
     };
     if let Some((version, _)) = applied.iter().find(|(_, success)| !success) {
-        return Err(behind(format!("migration {version} failed halfway")));
+        return Err(behind(package, format!("migration {version} failed halfway")));
     }
-    let missing: Vec<_> = needed()
-        .map(|migration| migration.version)
+    let missing: Vec<_> = needed
+        .into_iter()
         .filter(|version| !applied.iter().any(|(applied, _)| applied == version))
         .map(|version| version.to_string())
         .collect();
     if missing.is_empty() {
         Ok(())
     } else {
-        Err(behind(format!("this binary needs migrations that were not applied: {}", missing.join(", "))))
+        let problem = format!("this binary needs migrations that were not applied: {}", missing.join(", "));
+        Err(behind(package, problem))
     }
+}
+
+/// Returns the fault of a schema that is behind this binary.
+fn behind(package: &Package, problem: String) -> Fault {
+    let remedy = format!("run `{} migrate`, then start again", package.name);
+    Fault::new(Exit::Unavailable, "database schema", problem, remedy)
 }
 
 /// Logs in once. Repeats attempts that may succeed later (no answer, starting up, too many connections) until the

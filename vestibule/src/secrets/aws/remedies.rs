@@ -1,4 +1,4 @@
-//! What somebody can do about an error of AWS Secrets Manager.
+//! Remedies: the actions that help against an error of AWS Secrets Manager.
 
 use crate::secrets::source::{Operation, SourceError};
 

@@ -1,12 +1,12 @@
-//! What Linux knows of the process, under the names that Prometheus' client libraries share.
+//! Metrics of the process from Linux, under the names that Prometheus' client libraries share.
 
-use super::{NO_EXEMPLAR, Page};
+use super::{MetricsEncoder, NO_EXEMPLAR};
 use prometheus_client::metrics::MetricType;
 use rustix::process::{Resource, getrlimit};
 use std::fmt;
 
-impl Page<'_> {
-    /// Leaves out what the kernel does not tell.
+impl MetricsEncoder<'_> {
+    /// Encodes the metrics of the process. Leaves out those that the kernel does not tell.
     pub(super) fn process(&mut self) -> fmt::Result {
         let Ok(process) = procfs::process::Process::myself() else { return Ok(()) };
         if let Ok(stat) = process.stat() {
@@ -14,19 +14,19 @@ impl Page<'_> {
             let (name, help) = ("process_cpu_seconds", "Time on a CPU, in user and kernel mode");
             let mut cpu = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
             cpu.encode_counter(&seconds(stat.utime + stat.stime), NO_EXEMPLAR)?;
-            self.gauge("process_resident_memory_bytes", "Memory that is resident", stat.rss * procfs::page_size())?;
-            self.gauge("process_virtual_memory_bytes", "Memory that is mapped", stat.vsize)?;
+            self.gauge("process_resident_memory_bytes", "Resident memory", stat.rss * procfs::page_size())?;
+            self.gauge("process_virtual_memory_bytes", "Mapped memory", stat.vsize)?;
             self.gauge("process_threads", "Threads", stat.num_threads)?;
             if let Ok(boot) = procfs::boot_time_secs() {
                 let start = boot as f64 + seconds(stat.starttime);
-                self.gauge("process_start_time_seconds", "When the process started", start)?;
+                self.gauge("process_start_time_seconds", "The time at which the process started", start)?;
             }
         }
         if let Ok(open) = process.fd_count() {
-            self.gauge("process_open_fds", "File descriptors that are open", open)?;
+            self.gauge("process_open_fds", "Open file descriptors", open)?;
         }
         match getrlimit(Resource::Nofile).current {
-            Some(most) => self.gauge("process_max_fds", "File descriptors that may be open", most),
+            Some(limit) => self.gauge("process_max_fds", "The largest number of open file descriptors", limit),
             None => Ok(()),
         }
     }

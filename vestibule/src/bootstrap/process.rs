@@ -1,0 +1,153 @@
+//! A process that serves, from the start of its listeners to its stop.
+
+use super::command_error::CommandError;
+use crate::{
+    admin,
+    application::{Application, Background, Live},
+    config::{Config, layers::Sources},
+    counters::{Counter, Counters},
+    exit::{Exit, Fault, Phase, Report},
+    expiry,
+    http::{
+        door::Door,
+        listen::{self, BoundListeners, HttpServer},
+    },
+    loader::Loader,
+    reload::Reloader,
+    signals::Signals,
+    status::writer::StatusWriter,
+    systemd,
+    telemetry::Telemetry,
+};
+use std::{io, sync::Arc, time::Duration};
+use tokio::{task::JoinHandle, time::Instant};
+use tokio_util::sync::CancellationToken;
+
+/// The time that the admin listener has to finish after everything else has ended.
+const ADMIN_GRACE: Duration = Duration::from_millis(500);
+
+/// The parts of the start that the reload actor goes on with.
+pub(super) struct ReloaderParts<A: Application> {
+    pub(super) loader: Loader<A>,
+    pub(super) sources: Sources,
+    pub(super) telemetry: Telemetry,
+    pub(super) config: Arc<Config<A::Settings>>,
+}
+
+/// A process that serves.
+pub(super) struct ServingProcess<A: Application> {
+    public: HttpServer,
+    admin: HttpServer,
+    reloader: JoinHandle<()>,
+    live: Live<A>,
+    status: StatusWriter,
+    background: Background<A>,
+    stopping: CancellationToken,
+}
+
+impl<A: Application> ServingProcess<A> {
+    /// Starts the listeners, the service's background tasks and the reload actor.
+    ///
+    /// # Errors
+    /// If a listener cannot be registered with the runtime.
+    pub(super) fn start(
+        listeners: BoundListeners<A>,
+        status: StatusWriter,
+        signals: Signals,
+        parts: ReloaderParts<A>,
+    ) -> io::Result<Self> {
+        tracing::info!(
+            server.address = %listeners.public.local_addr()?,
+            admin.address = %listeners.admin.local_addr()?,
+            "listening"
+        );
+        listeners.live.borrow().resources.publish();
+        let live = Live::new(listeners.live.subscribe());
+        let counters = &parts.loader.counters;
+
+        let in_service = live.clone();
+        let admin_tls = move || in_service.generation().tls.admin.clone();
+        let admin_routes = admin::router(&status, signals.hups.clone());
+        let admin = listen::serve(listeners.admin, admin_tls, failed_handshakes(counters, "admin"), admin_routes)?;
+
+        let in_service = live.clone();
+        let public_tls = move || in_service.generation().tls.public.clone();
+        let door = Door::new(live.clone());
+        let public = listen::serve(listeners.public, public_tls, failed_handshakes(counters, "public"), door)?;
+
+        tokio::spawn(expiry::watch(live.clone(), signals.stopping.clone()));
+        let background = Background::new(live.clone(), signals.stopping.clone());
+        A::background(&background);
+        let reloader = Reloader {
+            loader: parts.loader,
+            sources: parts.sources,
+            telemetry: parts.telemetry,
+            live: listeners.live,
+            status: status.clone(),
+            started_with: parts.config,
+        };
+        let reloader = tokio::spawn(reloader.run(signals.hups, signals.stopping.clone()));
+        Ok(Self { public, admin, reloader, live, status, background, stopping: signals.stopping })
+    }
+
+    /// Waits until the process is asked to stop, then stops it.
+    ///
+    /// # Errors
+    /// If a listener or the reload actor ends before that. The process stops then too.
+    pub(super) async fn run_until_stopped(mut self) -> Result<(), CommandError> {
+        let failure = tokio::select! {
+            () = self.stopping.cancelled() => None,
+            error = self.public.failed() => Some(unexpected_end("the public listener", &error.to_string())),
+            error = self.admin.failed() => Some(unexpected_end("the admin listener", &error.to_string())),
+            _ = &mut self.reloader => {
+                // The reload actor also ends when the process is asked to stop.
+                if self.stopping.is_cancelled() {
+                    None
+                } else {
+                    Some(unexpected_end("the reload actor", "it panicked"))
+                }
+            }
+        };
+        let format = self.live.generation().config.telemetry.format;
+        self.stop().await;
+        match failure {
+            None => Ok(()),
+            Some(report) => Err(CommandError { report, format }),
+        }
+    }
+
+    /// Stops in this order: readiness goes off; after `server.linger` the public listener stops accepting; requests in
+    /// flight and background tasks finish; the pools close. The admin listener answers to the end.
+    async fn stop(self) {
+        tracing::info!("stopping");
+        systemd::stopping();
+        self.stopping.cancel();
+        self.status.stopping();
+        let last = self.live.generation();
+        let drain = last.config.server.drain;
+        tokio::time::sleep(last.config.server.linger).await;
+        let deadline = Instant::now() + drain;
+        self.public.stop(drain).await;
+        if tokio::time::timeout_at(deadline, self.background.join()).await.is_err() {
+            tracing::warn!("background tasks did not end within server.drain");
+        }
+        last.resources.close().await;
+        self.admin.stop(ADMIN_GRACE).await;
+        tracing::info!("stopped");
+    }
+}
+
+/// Returns the counter of a listener's connections whose handshake failed.
+fn failed_handshakes(counters: &Counters, listener: &'static str) -> Counter {
+    let help = "Connections that ended before their handshake was complete";
+    counters
+        .own("vestibule_tls_handshakes_failed", help, &[("listener", listener)])
+        .expect("the name and the label are valid, and nothing else uses this name")
+}
+
+/// Returns the report of a part that ended while the process served. It must run as long as the process does.
+fn unexpected_end(part: &str, problem: &str) -> Report {
+    let fault =
+        Fault::new(Exit::Bug, part, format!("it ended: {problem}"), "see the log before this event; this is a bug");
+    Report::of(Phase::Serve, fault)
+}

@@ -1,0 +1,79 @@
+//! The arguments of the command line. The doc comments are the help texts.
+
+use super::health::HealthProbe;
+use clap::{Parser, Subcommand};
+use rustls::pki_types::ServerName;
+use std::{num::NonZeroUsize, path::PathBuf};
+
+#[derive(Parser)]
+#[command(
+    after_help = "Exit codes: 0 stopped as asked, 64 usage, 65 a credential is malformed, 66 a credential does not \
+                  exist, 69 the manager or the database is unavailable, 70 bug, 71 cannot bind, 75 deadline passed, \
+                  77 denied, 78 configuration."
+)]
+pub(super) struct Cli {
+    /// The folder that contains default.toml and the profiles.
+    #[arg(long, global = true, env = "APP_CONFIG_DIR", default_value = "config", value_name = "FOLDER")]
+    pub(super) config_dir: PathBuf,
+    #[command(subcommand)]
+    pub(super) command: Option<CliCommand>,
+}
+
+#[derive(Subcommand)]
+pub(super) enum CliCommand {
+    /// Fetch every credential, then serve; reload on SIGHUP (the default).
+    Serve,
+    /// Check the configuration, and report all mistakes at once.
+    Check {
+        /// Also fetch every credential and prove it, as a start does.
+        #[arg(long)]
+        live: bool,
+    },
+    /// Apply the migrations with the `migrator` credential.
+    Migrate,
+    /// Print the effective configuration, and the source of each value.
+    Config {
+        /// Print JSON, with the credentials that the service needs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Send SIGHUP to the running service. Works in a container that has no `kill`.
+    Reload {
+        /// The process to signal. By default, the one that the admin listener names.
+        #[arg(long, value_name = "PID")]
+        pid: Option<i32>,
+        /// Wait for the reload, and end with the exit code that a start would have ended with.
+        #[arg(long)]
+        wait: bool,
+    },
+    /// Compare the versions that each replica holds with those that the secrets manager has now.
+    ///
+    /// Ends with 0 if every replica holds the current version of every credential, and nothing older. Ends with 69 if a
+    /// replica is behind, drains or does not answer, or if the number of replicas is not the expected one.
+    Audit {
+        /// Admin listeners: http://10.0.0.7:9090, or 10.0.0.7:9090; with admin.tls, https://10.0.0.7:9090.
+        #[arg(required = true, value_name = "URL")]
+        urls: Vec<String>,
+        /// The expected number of different replicas. By default, the number of URLs.
+        #[arg(long, value_name = "N")]
+        expect: Option<NonZeroUsize>,
+        /// PEM file of the authorities to trust for the replicas' certificates, in place of those that the platform
+        /// trusts.
+        #[arg(long, value_name = "FILE")]
+        ca: Option<PathBuf>,
+        /// The host that the replicas' certificates must be for, in place of the hosts of the URLs.
+        #[arg(long, value_name = "HOST", value_parser = host)]
+        name: Option<ServerName<'static>>,
+    },
+    /// Ask the admin listener, for a container's health check.
+    Health {
+        /// The probe to ask for.
+        #[arg(value_enum, default_value = "ready")]
+        probe: HealthProbe,
+    },
+}
+
+/// Parses the value of `--name`.
+fn host(text: &str) -> Result<ServerName<'static>, &'static str> {
+    ServerName::try_from(text.to_owned()).map_err(|_| "give the name of a host, or an IP address")
+}

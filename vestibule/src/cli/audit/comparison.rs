@@ -1,0 +1,100 @@
+//! The comparison of what the replicas hold with what the manager has.
+
+use super::{
+    address::ReplicaAddress,
+    replica::{ReplicaCredential, ReplicaStatus},
+    table::Table,
+};
+use crate::secrets::{
+    id::{SecretId, VersionId},
+    regions::Regions,
+    source::SourceError,
+    version::{Stage, Versions},
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The answers of the replicas and of the manager.
+pub(super) struct Audit {
+    /// The replicas in the order of the command line, each with its status or the reason why there is none.
+    pub(super) replicas: Vec<(ReplicaAddress, Result<ReplicaStatus, String>)>,
+    /// The versions of each secret: the current one and those with another label.
+    pub(super) manager: BTreeMap<SecretId, Result<Versions, SourceError>>,
+    pub(super) regions: Regions,
+    /// The expected number of different replicas.
+    pub(super) expected: usize,
+    /// `secrets.revoked` of this command's configuration.
+    pub(super) revoked: BTreeSet<VersionId>,
+}
+
+/// The verdict on a credential that a replica holds.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    Current,
+    /// The replica holds the pending version of a rotation that has not ended.
+    Pending,
+    Behind,
+    /// The replica holds a version that is revoked.
+    Revoked,
+    /// The manager did not give the versions.
+    Unknown,
+}
+
+impl Audit {
+    /// Returns a row per replica and credential.
+    pub(super) fn table(&self) -> Table<8> {
+        let head = ["REPLICA", "CREDENTIAL", "HELD", "STAGE", "CURRENT", "SINCE", "DRAINING", "VERDICT"];
+        let mut rows = vec![head.map(str::to_owned)];
+        for (address, status) in &self.replicas {
+            match status {
+                Ok(status) => rows.extend(status.credentials.iter().map(|held| self.row(address, status, held))),
+                Err(_) => {
+                    rows.push([&address.to_string(), "-", "-", "-", "-", "-", "-", "unreachable"].map(str::to_owned));
+                }
+            }
+        }
+        Table(rows)
+    }
+
+    fn row(&self, address: &ReplicaAddress, status: &ReplicaStatus, held: &ReplicaCredential) -> [String; 8] {
+        let verdict = match self.verdict(held) {
+            Verdict::Current if !status.draining.is_empty() => "draining",
+            Verdict::Current => "current",
+            Verdict::Pending => "pending",
+            Verdict::Behind => "behind",
+            Verdict::Revoked => "revoked",
+            Verdict::Unknown => "unknown",
+        };
+        let current = match self.versions(held) {
+            Some(versions) => versions[&Stage::Current].as_str(),
+            None => "?",
+        };
+        let draining = if status.draining.is_empty() { "-".into() } else { status.draining_generations() };
+        let (name, version, stage) = (held.name.as_str(), held.version.as_str(), held.stage.as_str());
+        [&address.to_string(), name, version, stage, current, &held.loaded_at(), &draining, verdict].map(str::to_owned)
+    }
+
+    /// Returns the versions that the manager has of this credential, if it gave them.
+    fn versions(&self, held: &ReplicaCredential) -> Option<&Versions> {
+        self.manager.get(&held.id)?.as_ref().ok()
+    }
+
+    pub(super) fn verdict(&self, held: &ReplicaCredential) -> Verdict {
+        if held.versions().any(|version| self.revoked.iter().any(|revoked| revoked.as_str() == version)) {
+            return Verdict::Revoked;
+        }
+        let Some(versions) = self.versions(held) else { return Verdict::Unknown };
+        let is_at = |stage| versions.get(&stage).is_some_and(|version| version.as_str() == held.version);
+        if is_at(Stage::Current) {
+            Verdict::Current
+        } else if is_at(Stage::Pending) {
+            Verdict::Pending
+        } else {
+            Verdict::Behind
+        }
+    }
+
+    /// Returns the replicas that answered.
+    pub(super) fn reachable(&self) -> impl Iterator<Item = (&ReplicaAddress, &ReplicaStatus)> {
+        self.replicas.iter().filter_map(|(address, status)| Some((address, status.as_ref().ok()?)))
+    }
+}

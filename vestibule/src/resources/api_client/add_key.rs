@@ -1,0 +1,56 @@
+//! The layer that adds the key to each attempt.
+
+use super::key::ClientKey;
+use crate::secrets::id::VersionId;
+use axum::{
+    body::Bytes,
+    http::{Request, Response},
+};
+use futures_util::future::BoxFuture;
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+};
+use tower::Service;
+
+/// The version of the key that a request was sent with. It is an extension of the response.
+#[derive(Clone)]
+pub(super) struct SentVersion(pub(super) VersionId);
+
+/// A layer that adds the key in service to each attempt.
+#[derive(Clone)]
+pub(super) struct AddKey<S> {
+    inner: S,
+    key: Arc<ClientKey>,
+}
+
+impl<S> AddKey<S> {
+    pub(super) fn new(inner: S, key: Arc<ClientKey>) -> Self {
+        Self { inner, key }
+    }
+}
+
+impl<S> Service<Request<Bytes>> for AddKey<S>
+where
+    S: Service<Request<Bytes>, Response = Response<Bytes>, Future: Send + 'static>,
+{
+    type Response = Response<Bytes>;
+    type Error = S::Error;
+    type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<Bytes>) -> Self::Future {
+        let key = self.key.current();
+        key.put_on(request.headers_mut());
+        let sent = SentVersion(key.version.clone());
+        let response = self.inner.call(request);
+        Box::pin(async move {
+            let mut response = response.await?;
+            response.extensions_mut().insert(sent);
+            Ok(response)
+        })
+    }
+}
