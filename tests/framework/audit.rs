@@ -55,7 +55,11 @@ async fn an_audit_names_the_replicas_that_are_behind_until_none_is() {
     let columns = table.iter().map(|line| line.rfind("  ").unwrap());
     assert_eq!(columns.collect::<std::collections::BTreeSet<_>>().len(), 1, "not aligned:\n{}", clean.stdout);
     assert!(table[0].starts_with("REPLICA") && table[1].starts_with(&format!("http://{} ", one.at.admin)));
-    assert!(last_line(&clean).starts_with("2 of 2 replicas hold what is current"), "{}", clean.stdout);
+    assert!(
+        last_line(&clean).starts_with("2 of 2 replicas hold the current version of every credential"),
+        "{}",
+        clean.stdout
+    );
 
     let new = tenant.rotate("database").await.unwrap();
     one.reload().await;
@@ -67,7 +71,10 @@ async fn an_audit_names_the_replicas_that_are_behind_until_none_is() {
     assert_eq!(row(&half, &other.at.admin, "signing")[7], "current");
     let reason = format!("behind: http://{} (database)", other.at.admin);
     assert!(half.stderr.contains(&reason) && half.stderr.contains("reload --wait"), "{}", half.stderr);
-    assert_eq!(last_line(&half), format!("1 of 2 replicas hold what is current, and nothing older; {reason}"));
+    assert_eq!(
+        last_line(&half),
+        format!("1 of 2 replicas hold the current version of every credential, and nothing older; {reason}")
+    );
 
     other.reload().await;
     assert_eq!(audit(&tenant, &urls).code, Some(0));
@@ -118,7 +125,7 @@ async fn an_audit_counts_instances_and_not_urls() {
         let arguments: Vec<&str> = arguments.into_iter().map(String::as_str).chain(["--expect", expect]).collect();
         let other_number = audit(&tenant, &arguments);
         assert_eq!(other_number.code, Some(69), "{}", other_number.stdout);
-        assert!(other_number.stderr.contains(&format!("where {expect} are expected")), "{}", other_number.stderr);
+        assert!(other_number.stderr.contains(&format!("but {expect} are expected")), "{}", other_number.stderr);
     }
 }
 

@@ -5,7 +5,7 @@ use devstack::{RunningService, problem, reqwest::StatusCode};
 use serde_json::{Value, json};
 
 #[tokio::test]
-async fn hello_greets_in_the_language_that_is_configured() {
+async fn hello_greets_in_the_configured_language() {
     let tenant = SERVICE.migrated("hello").await;
     let running = SERVICE.start(&tenant).await;
     let answer = running.get("/v1/hello").await;
