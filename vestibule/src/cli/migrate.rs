@@ -74,7 +74,11 @@ async fn migrate<A: Application>(sources: &Sources, config: &Config<A::Settings>
 }
 
 /// Logs in as the migrator. If the current version is rejected, logs in with the pending one.
-async fn log_in<T: ServiceSettings>(regions: &Regions, config: &Config<T>, deadline: Instant) -> Result<PgConnection, Report> {
+async fn log_in<T: ServiceSettings>(
+    regions: &Regions,
+    config: &Config<T>,
+    deadline: Instant,
+) -> Result<PgConnection, Report> {
     let of_command = |fault| Report::of(Phase::Command, fault);
     let nothing = HeldCredentials::default();
     let context = FetchContext {
