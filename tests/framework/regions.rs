@@ -27,7 +27,7 @@ fn outages() -> [(&'static str, ScriptedFault); 4] {
 async fn two_regions(tenant: &Tenant) -> (SecondRegion, ScriptedManager) {
     let second = Stack::shared().await.second_region().await.expect("another emulator");
     let both = [(FIRST, tenant.emulator()), (SECOND, second.emulator())];
-    let managers = ScriptedManager::regions(both).await.expect("a scripted manager");
+    let managers = ScriptedManager::regions(both).expect("a scripted manager");
     (second, managers)
 }
 
@@ -141,7 +141,7 @@ async fn a_secret_that_is_not_replicated_does_not_count_as_missing() {
 #[tokio::test]
 async fn a_start_without_any_region_has_the_exit_code_of_a_start_without_a_manager() {
     let tenant = SERVICE.migrated("region_none").await;
-    let managers = ScriptedManager::before(tenant.emulator()).await.unwrap();
+    let managers = ScriptedManager::before(tenant.emulator()).unwrap();
     for (fault, code) in [(ScriptedFault::Status(503, "ServiceUnavailable"), 69), (ScriptedFault::BlackHole, 75)] {
         managers.script([FaultRule::all(fault)]);
         let start = Instant::now();

@@ -45,12 +45,12 @@ enum Upstream {
 
 impl ScriptedManager {
     /// Starts in front of an emulator, without rules.
-    pub async fn before(emulator: &Emulator) -> Result<Self, Error> {
+    pub fn before(emulator: &Emulator) -> Result<Self, Error> {
         Self::start(Upstream::One(emulator.endpoint.clone()))
     }
 
     /// Starts in front of one emulator per Region. Requests to other Regions are answered with 502.
-    pub async fn regions<'a>(emulators: impl IntoIterator<Item = (&'a str, &'a Emulator)>) -> Result<Self, Error> {
+    pub fn regions<'a>(emulators: impl IntoIterator<Item = (&'a str, &'a Emulator)>) -> Result<Self, Error> {
         let mut endpoints = BTreeMap::new();
         for (region, emulator) in emulators {
             endpoints.insert(region.to_owned(), emulator.endpoint.clone());
@@ -115,13 +115,13 @@ async fn answer(State(script): State<Arc<ManagerScript>>, headers: HeaderMap, bo
         Some(ScriptedFault::BlackHole) => std::future::pending().await,
         // The server sends the head with the first part of the body. An error in place of that part leaves nothing to
         // send.
-        Some(ScriptedFault::Reset) => Body::from_stream(stream::once(connection_reset())).into_response(),
+        Some(ScriptedFault::Reset) => Body::from_stream(stream::once(async { connection_reset() })).into_response(),
         Some(ScriptedFault::CutBody) => {
             let start = stream::once(async { Ok(r#"{"ARN": "arn:aws:"#) });
             let end = stream::once(async {
                 // Without a pause the start would not be sent at all.
                 tokio::time::sleep(Duration::from_millis(20)).await;
-                connection_reset().await
+                connection_reset()
             });
             ([("content-length", "1000"), JSON], Body::from_stream(start.chain(end))).into_response()
         }
@@ -129,7 +129,7 @@ async fn answer(State(script): State<Arc<ManagerScript>>, headers: HeaderMap, bo
     }
 }
 
-async fn connection_reset() -> io::Result<&'static str> {
+fn connection_reset() -> io::Result<&'static str> {
     Err(io::ErrorKind::ConnectionReset.into())
 }
 

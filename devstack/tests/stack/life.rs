@@ -1,6 +1,8 @@
 //! The end of a stack: nothing is left behind.
 
-use devstack::{Stack, eventually, free_port};
+use std::time::Duration;
+
+use devstack::{Stack, eventually_within, free_port};
 
 use crate::Outcome;
 use crate::processes::{alive, gone, kill, listens};
@@ -34,7 +36,8 @@ async fn a_part_that_crashes_is_named() -> Outcome {
     for (part, name) in ["PostgreSQL", "the secrets manager"].into_iter().enumerate() {
         let stack = Stack::start(&|_| ()).await?;
         kill(stack.pids()[part]);
-        let error = eventually("the end of the killed part", async || stack.exited()).await.to_string();
+        let exited = eventually_within(Duration::from_secs(5), "the end of the killed part", async || stack.exited());
+        let error = exited.await.to_string();
         assert!(error.starts_with(&format!("{name} stopped by itself (signal: 9")), "{error}");
         stack.stop().await;
     }

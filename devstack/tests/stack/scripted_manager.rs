@@ -31,7 +31,7 @@ async fn get_secret_in(
 
 async fn scripted(label: &str) -> Result<(Tenant, ScriptedManager), devstack::Error> {
     let stack = Stack::shared().await;
-    Ok((stack.tenant(label).await?, ScriptedManager::before(stack.emulator()).await?))
+    Ok((stack.tenant(label).await?, ScriptedManager::before(stack.emulator())?))
 }
 
 #[tokio::test]
@@ -122,7 +122,7 @@ async fn a_fault_can_hit_one_region() -> Outcome {
 async fn each_region_can_have_an_emulator_of_its_own() -> Outcome {
     let stack = Stack::shared().await;
     let (tenant, second) = tokio::try_join!(stack.tenant("two emulators"), stack.second_region())?;
-    let manager = ScriptedManager::regions([("eu-west-1", stack.emulator()), ("eu-west-2", second.emulator())]).await?;
+    let manager = ScriptedManager::regions([("eu-west-1", stack.emulator()), ("eu-west-2", second.emulator())])?;
     let id = tenant.id("database");
     assert_eq!(get_secret_in("eu-west-2", &manager, &id).await?.status(), 404, "its store is empty");
 

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 /// Starts a scripted manager in front of the tenant's emulator.
 pub(crate) async fn scripted_manager(tenant: &Tenant) -> ScriptedManager {
-    ScriptedManager::before(tenant.emulator()).await.expect("a scripted manager")
+    ScriptedManager::before(tenant.emulator()).expect("a scripted manager")
 }
 
 /// Waits until the scripted manager has had more than `before` requests for a secret.

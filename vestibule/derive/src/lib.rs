@@ -1,8 +1,9 @@
 //! The derive macro `#[derive(SecretSet)]`.
 
 use proc_macro::TokenStream;
+use proc_macro2::Span;
 use quote::{quote, quote_spanned};
-use syn::{Data, DeriveInput, Error, Field, Fields, ext::IdentExt, parse_macro_input, spanned::Spanned};
+use syn::{Data, DeriveInput, Error, Field, Fields, Ident, ext::IdentExt, parse_macro_input, spanned::Spanned};
 
 /// The names of the framework's own credentials: `vestibule::secrets::RESERVED`.
 const RESERVED: [&str; 3] = ["migrator", "server_tls", "client_ca"];
@@ -23,9 +24,11 @@ fn expand(input: &DeriveInput) -> Result<proc_macro2::TokenStream, Error> {
         let ty = &field.ty;
         quote_spanned!(ty.span()=> <#ty as ::vestibule::secrets::CredentialField>::spec(#name))
     });
+    // A field may have this name, too.
+    let resolver = Ident::new("resolver", Span::mixed_site());
     let resolved = fields.iter().zip(&names).map(|(field, name)| {
         let ty = &field.ty;
-        quote_spanned!(ty.span()=> <#ty as ::vestibule::secrets::CredentialField>::resolve(#name, resolver))
+        quote_spanned!(ty.span()=> <#ty as ::vestibule::secrets::CredentialField>::resolve(#name, #resolver))
     });
     Ok(quote! {
         impl ::vestibule::secrets::SecretSet for #set {
@@ -33,7 +36,7 @@ fn expand(input: &DeriveInput) -> Result<proc_macro2::TokenStream, Error> {
                 ::std::vec![#(#specs),*]
             }
 
-            fn resolve(resolver: &mut ::vestibule::secrets::Resolver<'_>) -> ::std::option::Option<Self> {
+            fn resolve(#resolver: &mut ::vestibule::secrets::Resolver<'_>) -> ::std::option::Option<Self> {
                 // Resolves all before it returns, so that the resolver has every fault.
                 #(let #idents = #resolved;)*
                 ::std::option::Option::Some(Self { #(#idents: #idents?),* })

@@ -180,3 +180,17 @@ async fn credentials_are_fetched_concurrently() {
     // The current stage of three credentials, and the three stages of the signing keys.
     assert_eq!(source.highest_concurrency(), 6);
 }
+
+#[derive(SecretSet)]
+#[expect(dead_code, reason = "only the names of its fields are read")]
+struct UnusualNames {
+    resolver: Credential<ApiKey>,
+    name: Credential<ApiKey>,
+    r#type: Credential<ApiKey>,
+}
+
+#[test]
+fn a_credential_may_have_a_name_that_the_derive_uses_itself() {
+    let names: Vec<_> = <UnusualNames as vestibule::secrets::SecretSet>::specs().into_iter().map(|spec| spec.name).collect();
+    assert_eq!(names, ["resolver", "name", "type"]);
+}
