@@ -46,7 +46,8 @@ impl Webhook {
         let set_aside = counter(cx, "set_aside")?;
         let Some(url) = &cx.settings.webhook_url else { return Ok(None) };
         let Some(key) = &cx.secrets.webhook else {
-            let expected = "a key of the webhook too: set webhook = \"{prefix}/webhook\", or its id, in [secrets.ids]";
+            let expected =
+                "the webhook's key as well: set webhook = \"<id>\" in [secrets.ids], such as \"{prefix}/webhook\"";
             return Err(BuildError::setting("service.webhook_url", expected));
         };
         let endpoint = ApiEndpoint { timeout: cx.settings.webhook_timeout, ..ApiEndpoint::at(url.clone()) };

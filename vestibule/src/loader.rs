@@ -302,7 +302,7 @@ impl<A: Application> Loader<A> {
         }
     }
 
-    /// Builds the service and proves its credentials.
+    /// Builds the service. The database proves its login on the way.
     async fn build(
         &self,
         request: &LoadRequest<'_, A>,

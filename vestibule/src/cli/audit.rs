@@ -1,4 +1,4 @@
-//! `audit URL… [--expect N]`: checks that a rotation is complete. Compares the versions that each replica holds with
+//! `audit URL… [--expect N] [--ca FILE] [--name HOST]`: checks that a rotation is complete. Compares the versions that each replica holds with
 //! those that the manager has now.
 //!
 //! ```text

@@ -56,9 +56,7 @@ impl Kind for ClientCa {
         };
         let authorities = Certificate::parse_all(pem, Self::EXPECTED)?;
         if !authorities.iter().all(Certificate::is_authority) {
-            return Err(Malformed::expected(
-                "only certificates of authorities, which may sign others (CA:TRUE in basicConstraints)",
-            ));
+            return Err(Malformed::expected("only certificates of authorities, but one of them may not sign others"));
         }
         // The verifier does not check the dates of an authority. An expired one is left out: it must not keep out the
         // clients of the others.

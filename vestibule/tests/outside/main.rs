@@ -191,6 +191,7 @@ struct UnusualNames {
 
 #[test]
 fn a_credential_may_have_a_name_that_the_derive_uses_itself() {
-    let names: Vec<_> = <UnusualNames as vestibule::secrets::SecretSet>::specs().into_iter().map(|spec| spec.name).collect();
+    let names: Vec<_> =
+        <UnusualNames as vestibule::secrets::SecretSet>::specs().into_iter().map(|spec| spec.name).collect();
     assert_eq!(names, ["resolver", "name", "type"]);
 }
