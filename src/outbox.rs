@@ -46,8 +46,7 @@ impl Webhook {
         let set_aside = counter(cx, "set_aside")?;
         let Some(url) = &cx.settings.webhook_url else { return Ok(None) };
         let Some(key) = &cx.secrets.webhook else {
-            let expected =
-                "the webhook's key as well: set webhook = \"<id>\" in [secrets.ids], such as \"{prefix}/webhook\"";
+            let expected = "the webhook's key too: webhook = \"<id>\", such as \"{prefix}/webhook\", in [secrets.ids]";
             return Err(BuildError::setting("service.webhook_url", expected));
         };
         let endpoint = ApiEndpoint { timeout: cx.settings.webhook_timeout, ..ApiEndpoint::at(url.clone()) };
