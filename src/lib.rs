@@ -4,7 +4,7 @@
 //! secrets.rs ─► Notes::build ─► routes ─► notes.rs ─► outbox.rs ─► the webhook
 //! ```
 //!
-//! - To add a credential, add a field to [`Secrets`]. Its id is `<package>/<field>`, unless `[secrets.ids]` says otherwise.
+//! - To add a credential, add a field to [`Secrets`]. Its id is `<secrets.prefix>/<field>`, unless `[secrets.ids]` has one.
 //! - To add a setting, add a field to [`Settings`]: it is a key of `[service]` in `config/`.
 //! - To add a route, add it to [`Notes::routes`](vestibule::Application::routes).
 //! - To work in the background, see `outbox.rs`. Delete it if you have no webhook.

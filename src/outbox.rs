@@ -46,8 +46,8 @@ impl Webhook {
         let set_aside = counter(cx, "set_aside")?;
         let Some(url) = &cx.settings.webhook_url else { return Ok(None) };
         let Some(key) = &cx.secrets.webhook else {
-            let line = "its key beside it: webhook = \"{prefix}/webhook\", or its id there, in [secrets.ids]";
-            return Err(BuildError::setting("service.webhook_url", line));
+            let expected = "the webhook's key too: webhook = \"<id>\", such as \"{prefix}/webhook\", in [secrets.ids]";
+            return Err(BuildError::setting("service.webhook_url", expected));
         };
         let endpoint = ApiEndpoint { timeout: cx.settings.webhook_timeout, ..ApiEndpoint::at(url.clone()) };
         Ok(Some(Self {
@@ -137,7 +137,7 @@ fn counter(cx: &Build<'_, Notes>, outcome: &'static str) -> Result<Counter, Buil
     cx.counter("webhook_deliveries", help, &[("outcome", outcome)])
 }
 
-/// An event that nobody else delivers until the claim expires. Changes to its row count only while the claim is ours.
+/// An event that nobody else delivers until the claim expires. Its row is changed only while the claim is ours.
 #[derive(FromRow)]
 struct ClaimedEvent {
     position: i64,
@@ -151,13 +151,14 @@ struct ClaimedEvent {
     blamed: i32,
     last_error: Option<String>,
     given_up: bool,
+    /// The id of this claim. A later claim of the event has another one.
     claim: Uuid,
 }
 
 impl ClaimedEvent {
     /// Claims the event that has been due for longest. An event waits for the earlier ones of the same note.
     async fn next(webhook: &Webhook, database: &Database) -> Result<Option<Self>, sqlx::Error> {
-        let claim = sqlx::query_as(
+        let update = sqlx::query_as(
             "UPDATE outbox SET claim = $1, attempts = attempts + 1, due_at = now() + make_interval(secs => $2)
              WHERE position = (
                  SELECT position FROM outbox AS next
@@ -169,9 +170,9 @@ impl ClaimedEvent {
              RETURNING position, id, payload, traceparent, tracestate, attempts, blamed, last_error, claim,
                  attempts > $3 AND created_at < now() - make_interval(secs => $4) AS given_up",
         );
-        let claim = claim.bind(Uuid::new_v4()).bind((webhook.timeout + CLAIM_MARGIN).as_secs_f64());
-        let claim = claim.bind(webhook.max_failures).bind(webhook.give_up_after.as_secs_f64());
-        within_margin(claim.fetch_optional(database)).await
+        let update = update.bind(Uuid::new_v4()).bind((webhook.timeout + CLAIM_MARGIN).as_secs_f64());
+        let update = update.bind(webhook.max_failures).bind(webhook.give_up_after.as_secs_f64());
+        within_margin(update.fetch_optional(database)).await
     }
 
     fn request(&self) -> Request<Bytes> {

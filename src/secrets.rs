@@ -5,7 +5,7 @@ use vestibule::{
     credentials::{ApiKey, Login, SigningKeys},
 };
 
-/// The credentials. All of them are fetched before the service starts, and again at each rotation.
+/// The credentials. All of them are fetched before the service starts, and again in each reload.
 #[derive(SecretSet)]
 pub struct Secrets {
     /// The login of the role that reads and writes notes.

@@ -142,8 +142,8 @@ async fn a_bundle_without_a_valid_authority_is_refused() {
     let cases = [
         ("sentinel", "in PEM"),
         ("{\"certificate\": \"\"}", "in PEM"),
-        (&leaf, "authorities alone"),
-        (expired.certificate(), "in date"),
+        (&leaf, "only certificates of authorities"),
+        (expired.certificate(), "at least one authority that is valid now"),
     ];
     for (value, problem) in cases {
         tenant.put("client_ca", value).await.unwrap();

@@ -157,7 +157,7 @@ async fn a_load_fails_with_a_certificate_that_clients_would_not_accept() {
     let cases = [
         (local(Validity::over()).secret(), "has expired"),
         (local(Validity::not_yet()).secret(), "is not valid yet"),
-        (authority.client("localhost", Validity::days(90)).secret(), "no serverAuth"),
+        (authority.client("localhost", Validity::days(90)).secret(), "serverAuth in its extended key usage"),
         (with([chain[1], chain[0]].concat()).secret(), "names a host"),
         (with([chain[0], stranger.certificates()[1]].concat()).secret(), "a chain in order"),
         (with([chain[0], authority.certificate(), chain[1]].concat()).secret(), "a chain in order"),

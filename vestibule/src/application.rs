@@ -58,8 +58,9 @@ pub trait Application: Sized + Send + Sync + 'static {
 
 /// The context that [`Application::build`] builds from.
 ///
-/// Every resource that is built through it is proven before it counts. It is carried over to the next generation while
-/// its credential and its settings stay the same, and retired when they change.
+/// A database is proven by a login before the generation is published. Nothing proves API keys and signing keys. A resource
+/// is carried over to the next generation while its credential and its settings stay the same, and retired when they
+/// change.
 pub struct Build<'a, A: Application> {
     /// The `[service]` section.
     pub settings: &'a A::Settings,
@@ -92,7 +93,7 @@ impl<'a, A: Application> Build<'a, A> {
     /// }
     /// ```
     pub async fn database(&self, login: &Credential<Login>) -> Result<Database, BuildError> {
-        let open = async |before: Option<&Database>| Database::open(login, before, self.context).await;
+        let open = async |predecessor: Option<&Database>| Database::open(login, predecessor, self.context).await;
         self.resource(login, self.context.database, open).await
     }
 
@@ -186,6 +187,7 @@ impl<'a, A: Application> Build<'a, A> {
                 }
                 (resource.clone(), built.clone())
             }
+            // None is in service, or one of another origin: another version or other settings.
             predecessor => {
                 let resource = make(predecessor.map(|(_, resource)| resource)).await?;
                 (resource.clone(), BuiltResource { origin, resource: Arc::new(resource) })

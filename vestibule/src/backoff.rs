@@ -1,9 +1,11 @@
 //! Pauses between attempts: exponential, capped, with full jitter, until a deadline.
+//!
+//! Full jitter: each pause is random, from zero to a ceiling. The ceiling doubles after each pause, up to a cap.
 
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The time that is left for the last attempt. Whoever answers at all answers within it.
+/// The time that is left for the last attempt. Most answers arrive within it.
 const LAST_ATTEMPT: Duration = Duration::from_millis(500);
 
 /// The pauses between repeated attempts.
@@ -11,12 +13,13 @@ const LAST_ATTEMPT: Duration = Duration::from_millis(500);
 pub(crate) struct Backoff {
     /// The longest that the next pause may be.
     ceiling: Duration,
+    /// The longest ceiling.
     cap: Duration,
     deadline: Option<Instant>,
 }
 
 impl Backoff {
-    /// Makes pauses from 0.1 s to 5 s, for an attempt that a caller waits for.
+    /// Makes pauses that end before `deadline`. The ceiling is 0.1 s at first, and 5 s at most.
     ///
     /// Leaves time for the last attempt to finish: a timeout would hide the more useful error before it.
     pub(crate) fn until(deadline: Instant) -> Self {
@@ -25,7 +28,7 @@ impl Backoff {
         Self { ceiling: Duration::from_millis(100), cap: Duration::from_secs(5), deadline: Some(deadline) }
     }
 
-    /// Makes pauses from 1 s to `cap`, without an end, for an attempt that no caller waits for.
+    /// Makes pauses without an end. The ceiling is 1 s at first, and `cap` at most.
     pub(crate) fn capped_at(cap: Duration) -> Self {
         Self { ceiling: Duration::from_secs(1), cap, deadline: None }
     }

@@ -77,6 +77,7 @@ mod bootstrap;
 mod cli;
 mod counters;
 mod expiry;
+mod jitter;
 mod loader;
 mod package;
 mod reload;

@@ -22,12 +22,14 @@ use crate::{
     },
     secrets::{
         credential::Name,
-        fetch::{self, FetchContext, ManagerStage},
+        fetch::{self, FetchContext, FetchOutcome, ManagerStage},
         held::HeldCredentials,
+        id::SecretId,
         regions::Regions,
         resolver::Resolver,
         set::{self, Resolved, SecretSet},
         source::Source,
+        spec::CredentialSpec,
     },
 };
 use futures_util::FutureExt;
@@ -44,9 +46,9 @@ use tokio::{sync::Semaphore, time::Instant};
 /// their errors say more than a timeout does.
 const BUILD_GRACE: Duration = Duration::from_millis(250);
 
-/// The time that a load which replaces a rejected credential waits for the others. They can stay as held, and requests
+/// The time that a load which replaces a rejected credential waits for the other ones. They can stay as held, and requests
 /// wait for this load.
-const SIBLINGS: Duration = Duration::from_secs(2);
+const WAIT_FOR_OTHERS: Duration = Duration::from_secs(2);
 
 /// The parts that all loads of a process share.
 pub(crate) struct Loader<A> {
@@ -67,12 +69,12 @@ pub(crate) struct LoadRequest<'a, A: Application> {
 }
 
 impl<A: Application> LoadRequest<'_, A> {
-    /// Returns the time by which credentials that can stay as held must be fetched, if another one has to be replaced.
-    fn sibling_deadline(&self) -> Instant {
+    /// Returns the deadline of the other credentials, if one has to be replaced. The others can stay as held.
+    fn deadline_of_others(&self) -> Instant {
         let now = Instant::now();
         match self.probe_reason {
             ProbeReason::Operator => now + self.deadline.saturating_duration_since(now) / 2,
-            ProbeReason::Scheduled | ProbeReason::CurrentRejected => now + SIBLINGS,
+            ProbeReason::Scheduled | ProbeReason::CurrentRejected => now + WAIT_FOR_OTHERS,
         }
     }
 
@@ -81,9 +83,14 @@ impl<A: Application> LoadRequest<'_, A> {
     fn to_replace(&self) -> BTreeSet<Name> {
         let Some(in_service) = self.in_service else { return BTreeSet::new() };
         let revoked = &self.config.secrets.revoked;
-        let rejected = in_service.resources.rejections().into_iter().map(|rejection| rejection.credential);
-        let revoked = in_service.credentials.iter().filter(|(_, held)| held.has_any(revoked)).map(|(name, _)| name);
-        rejected.chain(revoked).collect()
+        let mut names: BTreeSet<Name> =
+            in_service.resources.rejections().into_iter().map(|rejection| rejection.credential).collect();
+        for (name, held) in in_service.credentials.iter() {
+            if held.has_any(revoked) {
+                names.insert(name);
+            }
+        }
+        names
     }
 }
 
@@ -178,32 +185,41 @@ impl<A: Application> Loader<A> {
         config: Arc<Config<A::Settings>>,
         deadline: Instant,
     ) -> Result<Generation<A>, Report> {
-        let mut half_way = Some(Instant::now() + deadline.saturating_duration_since(Instant::now()) / 2);
+        let start = Instant::now();
+        let half_way = start + deadline.saturating_duration_since(start) / 2;
+        let mut tried_early = false;
         let mut pauses = Backoff::until(deadline);
-        let mut rejected: Option<Report> = None;
+        let mut last_rejection: Option<Report> = None;
         loop {
-            let probe_reason = match half_way.take_if(|half_way| Instant::now() >= *half_way) {
-                Some(_) => ProbeReason::Operator,
-                None => ProbeReason::Scheduled,
-            };
+            let mut probe_reason = ProbeReason::Scheduled;
+            if !tried_early && Instant::now() >= half_way {
+                tried_early = true;
+                probe_reason = ProbeReason::Operator;
+            }
             let request = LoadRequest { config: config.clone(), in_service: None, deadline, probe_reason };
-            match self.load(request).await.result {
+            let LoadError { report, retry } = match self.load(request).await.result {
                 Ok(LoadOutcome::Built { generation, .. }) => return Ok(*generation),
                 Ok(LoadOutcome::Unchanged) => unreachable!("nothing was held that could be unchanged"),
-                Err(LoadError { report, retry: RetryClass::Rejected }) => {
-                    if rejected.is_none() {
+                Err(error) => error,
+            };
+            match retry {
+                RetryClass::Rejected => {
+                    if last_rejection.is_none() {
                         tracing::warn!("a login is rejected; a rotation may be under way, so this start waits for it");
                     }
                     if !pauses.wait().await {
                         return Err(report);
                     }
-                    rejected = Some(report);
+                    last_rejection = Some(report);
                 }
-                // The deadline cut this attempt off, so the report of the one before it says more.
-                Err(LoadError { report, retry: RetryClass::Unavailable }) if Instant::now() >= deadline => {
-                    return Err(rejected.unwrap_or(report));
+                RetryClass::Unavailable => {
+                    // If the deadline cut this attempt off, the report of the one before it says more.
+                    return match last_rejection {
+                        Some(rejection) if Instant::now() >= deadline => Err(rejection),
+                        _ => Err(report),
+                    };
                 }
-                Err(LoadError { report, .. }) => return Err(report),
+                RetryClass::Permanent => return Err(report),
             }
         }
     }
@@ -222,29 +238,32 @@ impl<A: Application> Loader<A> {
         let context = FetchContext {
             regions: &self.regions,
             revoked: &request.config.secrets.revoked,
-            held: request.in_service.map_or(&nothing, |in_service| &in_service.credentials),
+            held: match request.in_service {
+                Some(in_service) => &in_service.credentials,
+                None => &nothing,
+            },
             to_replace: request.to_replace(),
-            sibling_deadline: request.sibling_deadline(),
+            deadline_of_others: request.deadline_of_others(),
             deadline: request.deadline,
         };
-        let wanted: Vec<_> = AllSecrets::<A::Secrets>::specs()
-            .into_iter()
-            .filter_map(|spec| Some((spec, request.config.id(&spec)?)))
-            .collect();
+        let mut wanted = Vec::new();
+        for spec in AllSecrets::<A::Secrets>::specs() {
+            if let Some(id) = request.config.id(&spec) {
+                wanted.push((spec, id));
+            }
+        }
         let fetched = fetch::all(&context, &wanted).await;
-        let seen = fetched
-            .iter()
-            .filter_map(|(spec, id, outcome)| Some((spec.name, outcome.seen(context.held.get(spec.name, id)?)?)))
-            .collect();
-        // A revoked version is not kept in use because a sibling is broken.
-        let may_stay = context.held.without(context.revoked);
+        let seen = stages_seen(&fetched, context.held);
+        // A revoked version must not stay in use, not even while the others are replaced.
+        let not_revoked = context.held.without(context.revoked);
         let resolver =
-            Resolver::new(fetched, &may_stay, &context.to_replace).for_hosts(&request.config.server.tls_names);
+            Resolver::new(fetched, &not_revoked, &context.to_replace).for_hosts(&request.config.server.tls_names);
         // A panic of the service's code becomes a report: in a reload it must not end the reload actor.
-        let result = AssertUnwindSafe(self.resolve_and_build(&request, &context, resolver))
-            .catch_unwind()
-            .await
-            .unwrap_or_else(|_| Err(Report::of(Phase::Build, panicked()).into()));
+        let building = AssertUnwindSafe(self.resolve_and_build(&request, &context, resolver)).catch_unwind();
+        let result = match building.await {
+            Ok(result) => result,
+            Err(_) => Err(LoadError::from(Report::of(Phase::Build, panicked()))),
+        };
         FinishedLoad { seen, result }
     }
 
@@ -255,9 +274,12 @@ impl<A: Application> Loader<A> {
         context: &FetchContext<'_>,
         resolver: Resolver<'_>,
     ) -> Result<LoadOutcome<A>, LoadError> {
-        let mut resolved: Resolved<AllSecrets<A::Secrets>> = set::resolve(resolver, context.held)
-            .map_err(|error| LoadError::from(error.report).with_carried_over(error.carried_over))?;
+        let mut resolved: Resolved<AllSecrets<A::Secrets>> = match set::resolve(resolver, context.held) {
+            Ok(resolved) => resolved,
+            Err(error) => return Err(LoadError::from(error.report).with_carried_over(error.carried_over)),
+        };
         let carried_over = std::mem::take(&mut resolved.carried_over);
+        // A reload that changes no setting gets the same `Arc` as the generation in service.
         let same_config = request.in_service.is_some_and(|in_service| Arc::ptr_eq(&in_service.config, &request.config));
         loop {
             if same_config && context.to_replace.is_empty() && resolved.credentials.same_as(context.held) {
@@ -267,18 +289,20 @@ impl<A: Application> Loader<A> {
                 Ok(generation) => return Ok(LoadOutcome::Built { generation: Box::new(generation), carried_over }),
                 Err(error) => error,
             };
-            let with_pending = match &error {
-                BuildError::Rejected(rejection) => set::with_pending(&resolved, rejection.credential, context).await,
+            let fallback = match &error {
+                BuildError::Rejected(rejection) => {
+                    set::resolve_with_pending(&resolved, rejection.credential, context).await
+                }
                 BuildError::Fault(_) => None,
             };
-            match with_pending {
-                Some(with_pending) => resolved = with_pending,
+            match fallback {
+                Some(fallback) => resolved = fallback,
                 None => return Err(LoadError::from(error).with_carried_over(carried_over)),
             }
         }
     }
 
-    /// Builds the service and proves its credentials.
+    /// Builds the service. The database proves its login on the way.
     async fn build(
         &self,
         request: &LoadRequest<'_, A>,
@@ -299,7 +323,10 @@ impl<A: Application> Loader<A> {
         };
         let cx = Build::<A>::new(&config.service, &resolved.secrets.service, &context);
         let building = tokio::time::timeout_at(*deadline + BUILD_GRACE, A::build(&cx));
-        let service = Arc::new(building.await.unwrap_or_else(|_| Err(BuildError::Fault(overdue())))?);
+        let service = match building.await {
+            Ok(result) => Arc::new(result?),
+            Err(_) => return Err(BuildError::Fault(overdue())),
+        };
         let resources = cx.into_resources();
 
         let max_in_flight = config.server.max_in_flight;
@@ -318,6 +345,22 @@ impl<A: Application> Loader<A> {
             resources,
         })
     }
+}
+
+/// Returns where the manager has each version that is held. A name is absent if the manager did not say.
+fn stages_seen(
+    fetched: &[(CredentialSpec, SecretId, FetchOutcome)],
+    in_service: &HeldCredentials,
+) -> BTreeMap<Name, ManagerStage> {
+    let mut seen = BTreeMap::new();
+    for (spec, id, outcome) in fetched {
+        if let Some(held) = in_service.get(spec.name, id)
+            && let Some(stage) = outcome.seen(held)
+        {
+            seen.insert(spec.name, stage);
+        }
+    }
+    seen
 }
 
 fn panicked() -> Fault {

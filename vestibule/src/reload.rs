@@ -99,13 +99,13 @@ impl<A: Application> Reloader<A> {
             self.status.reload_started(state.signals_covered);
             requests.reload_started();
             let config = self.config_for(trigger, &state.retries, &in_service);
-            let failed = tokio::select! {
+            let retry = tokio::select! {
                 biased;
                 () = stopping.cancelled() => return,
-                failed = self.reload(trigger, probe_reason, state.signals_covered, &in_service, &config) => failed,
+                retry = self.reload(trigger, probe_reason, state.signals_covered, &in_service, &config) => retry,
             };
             requests.reload_ended();
-            self.schedule(&mut state, trigger, config, failed, &in_service);
+            self.schedule(&mut state, trigger, config, retry, &in_service);
         }
     }
 
@@ -119,9 +119,9 @@ impl<A: Application> Reloader<A> {
         tokio::select! {
             biased;
             () = stopping.cancelled() => ActorEvent::Stop,
-            seen = hups.wait_for(|seen| *seen > state.signals_covered) => match seen {
-                Ok(seen) => {
-                    state.signals_covered = *seen;
+            signals = hups.wait_for(|count| *count > state.signals_covered) => match signals {
+                Ok(count) => {
+                    state.signals_covered = *count;
                     ActorEvent::Reload(Trigger::Signal, ProbeReason::Operator)
                 }
                 Err(_) => ActorEvent::Stop,
@@ -177,11 +177,12 @@ impl<A: Application> Reloader<A> {
     fn read_config(&self, in_service: &Arc<Config<A::Settings>>) -> Result<Arc<Config<A::Settings>>, Report> {
         let config = Config::load(&self.sources, A::PACKAGE.name, &A::Secrets::specs());
         let config = config.map_err(|error| error.report)?;
+        // The same `Arc` tells everybody that no setting changed.
         Ok(if config.tree() == in_service.tree() { in_service.clone() } else { Arc::new(config) })
     }
 
-    /// Reloads once: loads, publishes if there is something new, and reports the outcome. Returns why not everything
-    /// was published.
+    /// Reloads once: loads, publishes if there is something new, and reports the outcome. Returns the class of the retry
+    /// if the reload failed, or if it published with a credential that could not be fetched.
     async fn reload(
         &self,
         trigger: Trigger,
@@ -202,27 +203,28 @@ impl<A: Application> Reloader<A> {
             Err(report) => FinishedLoad { seen: BTreeMap::new(), result: Err(report.clone().into()) },
         };
         let mut record = ReloadRecord::new(trigger, signals_covered, started);
-        let mut failed = None;
-        match result {
+        let retry = match result {
             Ok(LoadOutcome::Built { generation, carried_over }) => {
+                let retry = retry_of(&carried_over);
                 record.outcome = ReloadOutcome::Published;
-                failed = retry_of(&carried_over);
                 record.carried_over = carried_over.into_iter().map(Into::into).collect();
                 self.publish(*generation, in_service, &seen);
+                retry
             }
             Ok(LoadOutcome::Unchanged) => {
                 record.outcome = ReloadOutcome::Unchanged;
-                self.status.seen(&seen);
+                self.status.manager_stages_seen(&seen);
+                None
             }
             Err(LoadError { report, retry }) => {
                 (record.error, record.exit_code) = (Some(report.to_string()), report.exit() as u8);
-                self.status.seen(&seen);
-                failed = Some(retry);
+                self.status.manager_stages_seen(&seen);
+                Some(retry)
             }
-        }
+        };
         record.duration_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.report(record);
-        failed
+        retry
     }
 
     fn publish(&self, generation: Generation<A>, replaced: &Arc<Generation<A>>, seen: &BTreeMap<Name, ManagerStage>) {
@@ -239,14 +241,15 @@ impl<A: Application> Reloader<A> {
         self.status.published(&generation, replaced, seen, needs_restart);
     }
 
-    /// Reports a reload to systemd, the log and the status. A retry that fails as before is not logged again.
+    /// Reports a reload to systemd, the log and the status. Retries and rejections may trigger reloads that fail in the
+    /// same way again and again, so the log has only the first one as an error, and the repeats at the level debug.
     fn report(&self, record: ReloadRecord) {
         let generation = self.live.borrow().number;
         systemd::reloaded(generation, record.outcome);
-        let by_itself = matches!(record.trigger, Trigger::Retry | Trigger::RejectedLogin | Trigger::RejectedKey);
+        let may_repeat = matches!(record.trigger, Trigger::Retry | Trigger::RejectedLogin | Trigger::RejectedKey);
         let ReloadRecord { trigger, outcome, duration_ms, exit_code, .. } = record;
         match &record.error {
-            Some(error) if by_itself && self.status.last_error().as_ref() == Some(error) => {
+            Some(error) if may_repeat && self.status.last_error().as_ref() == Some(error) => {
                 tracing::debug!(reload.trigger = %trigger, generation, "the reload failed as the one before it");
             }
             Some(error) => tracing::error!(
@@ -267,7 +270,7 @@ impl<A: Application> Reloader<A> {
             ),
         }
         for CarriedOver { credential, problem } in &record.carried_over {
-            tracing::warn!(credential, problem, "could not refresh a credential; keeping the current version");
+            tracing::warn!(credential, problem, "could not refresh a credential; keeping the version held");
         }
         self.status.reload_ended(record);
     }
@@ -278,7 +281,7 @@ impl<A: Application> Reloader<A> {
         state: &mut ActorState<A>,
         trigger: Trigger,
         config: Result<Arc<Config<A::Settings>>, Report>,
-        failed: Option<RetryClass>,
+        retry: Option<RetryClass>,
         before: &Arc<Generation<A>>,
     ) {
         let in_service = self.live.borrow().clone();
@@ -287,14 +290,15 @@ impl<A: Application> Reloader<A> {
         if Arc::ptr_eq(&config, &in_service.config) {
             state.poll = Poll::next(self.interval());
         }
-        state.retries.schedule(trigger, config, failed, &in_service.config);
+        state.retries.schedule(trigger, config, retry, &in_service.config);
     }
 }
 
-/// Returns the retry that carried-over credentials need. One that only did not answer in time is asked for again.
+/// Returns the class of the retry that carried-over credentials need. A credential is fetched again if the manager only
+/// did not answer in time.
 fn retry_of(carried_over: &[(Name, Fault)]) -> Option<RetryClass> {
-    let unanswered = |(_, fault): &(Name, Fault)| matches!(fault.exit, Exit::Unavailable | Exit::Deadline);
-    carried_over.iter().any(unanswered).then_some(RetryClass::Unavailable)
+    let is_unanswered = carried_over.iter().any(|(_, fault)| matches!(fault.exit, Exit::Unavailable | Exit::Deadline));
+    if is_unanswered { Some(RetryClass::Unavailable) } else { None }
 }
 
 /// Sleeps until then, or for ever.

@@ -14,7 +14,7 @@ use tokio::{
     time::Instant,
 };
 
-/// The time that one unknown key id keeps other ones from requesting a reload: any client can invent an id.
+/// The shortest time between two reload requests for unknown keys. Any client can invent the id of a key.
 const UNKNOWN_KEY_INTERVAL: Duration = Duration::from_secs(30);
 
 /// Requests for a reload. Resources make them and the reload actor takes them. Any number of requests that are made

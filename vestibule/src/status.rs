@@ -130,7 +130,8 @@ pub(crate) struct DrainingGeneration {
     generation: u64,
     #[serde(with = "time::serde::rfc3339")]
     since: OffsetDateTime,
-    /// A handle that does not keep the generation alive.
+    /// A handle that does not keep the generation alive. `/status` has its number of users under the key `reason`: they
+    /// are the reason for which the generation is still there.
     #[serde(rename = "reason", serialize_with = "serialize_users")]
     weak: Weak<dyn ErasedGeneration>,
 }

@@ -84,7 +84,7 @@ impl<S: Sync> FromRequestParts<S> for TraceContext {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        // Section 3.2: several `traceparent` headers count as none.
+        // Section 3.2: several `traceparent` headers are treated as none.
         let parent = match texts(&parts.headers, TRACEPARENT).as_deref() {
             Some([parent]) => Some(*parent),
             _ => None,

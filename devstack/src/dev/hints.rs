@@ -25,7 +25,7 @@ pub(crate) struct Hints {
 }
 
 impl Hints {
-    /// Returns `try.txt` with the values of now. A line appears once per value of its placeholder, or not at all. curl
+    /// Returns `try.txt` with these values. A line appears once per value of its placeholder, or not at all. curl
     /// gets the local authority if a URL needs it.
     pub(crate) fn text(&self) -> Result<String, DevError> {
         let authority = relative_to_workspace(Authority::certificate_in(&home()?));

@@ -8,7 +8,7 @@ use crate::dev::error::DevError;
 use crate::dev::service_description::ServiceDescription;
 use crate::dev::service_program::ServiceProgram;
 
-/// The user may need any time to create a secret.
+/// The wait for a secret that the user creates. It has no limit, because the user may need any time.
 const WAIT_FOR_USER: Polling = Polling { interval: Duration::from_millis(500), limit: Duration::MAX };
 
 /// Creates the database and every credential, points the service to them, and migrates.

@@ -13,7 +13,7 @@ use crate::dev::error::DevError;
 use crate::dev::run_command::run_command;
 use crate::dev::service_description::ServiceDescription;
 
-/// The grace time is longer than a service takes to drain.
+/// The signal that stops the service, and the time until it is killed. A service drains in less time.
 const STOP: StopSignal = StopSignal { signal: Signal::TERM, grace: Duration::from_secs(45) };
 
 /// The service's binary, and the environment in which it runs.

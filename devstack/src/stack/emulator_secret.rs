@@ -47,8 +47,8 @@ impl EmulatorSecret {
     pub(crate) async fn put(&self, content: impl Into<SecretContent>) -> Result<String, Error> {
         let version = random();
         self.create().await?;
-        // A version that is put as AWSCURRENT takes this label, in moto, from the last version that was put in this
-        // way. After a rotation that is not the version that has it.
+        // Puts the version first and moves the label then, because of a bug in moto: a put with AWSCURRENT takes the
+        // label from the version that was put last, and not from the version that has the label.
         self.add(&version, content, NEW).await?;
         self.label("AWSCURRENT", &version).await?;
         Ok(version)

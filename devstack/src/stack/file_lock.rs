@@ -7,7 +7,8 @@ use std::time::Duration;
 use crate::stack::error::Error;
 use crate::stack::polling::Polling;
 
-/// The owner may compile or download for minutes, and its end frees the lock in any case.
+/// The wait for the lock. It has no limit: the owner may compile or download for minutes, and the lock is free again when
+/// the owner ends.
 const WAIT: Polling = Polling { interval: Duration::from_millis(50), limit: Duration::MAX };
 
 /// Waits for the lock on the file at `path`. Calls `waiting` once if another process holds it. The lock is free again

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use crate::stack::polling::Polling;
 
-/// A child of the process can hold the stream open after the process has ended.
+/// The wait for the end of a stream. It has a limit, because a child of the process can hold the stream open after the
+/// process has ended.
 const END: Polling = Polling { interval: Duration::from_millis(5), limit: Duration::from_secs(5) };
 
 /// The lines of one stream. A thread reads them.

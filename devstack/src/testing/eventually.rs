@@ -1,4 +1,5 @@
-//! The one way in which a test waits for something.
+//! The wait of tests. The tests of the framework itself have one of their own, because the framework must not depend on
+//! this crate.
 
 use std::fmt::Display;
 use std::panic::Location;

@@ -4,7 +4,7 @@
 //! secrets.rs ─► Hello::build ─► routes ─► hello.rs
 //! ```
 //!
-//! - To add a credential, add a field to [`Secrets`]. Its id is `<package>/<field>`, unless `[secrets.ids]` says otherwise.
+//! - To add a credential, add a field to [`Secrets`]. Its id is `<secrets.prefix>/<field>`, unless `[secrets.ids]` has one.
 //! - To add a setting, add a field to [`Settings`]: it is a key of `[service]` in `config/`.
 //! - To add a route, add it to [`Hello::routes`](vestibule::Application::routes).
 //! - To work in the background, add [`Hello::background`](vestibule::Application::background).

@@ -1,10 +1,10 @@
-//! The credentials that this service holds: one field each.
+//! The credentials that this service holds: one field per credential.
 
 use vestibule::{Credential, SecretSet, credentials::Login};
 
-/// Fetched at the start, all of them or none, and again at each rotation.
+/// The credentials. All of them are fetched before the service starts, and again in each reload.
 #[derive(SecretSet)]
 pub struct Secrets {
-    /// Login of the role that reads and writes the tables.
+    /// The login of the role that reads and writes the tables.
     pub database: Credential<Login>,
 }

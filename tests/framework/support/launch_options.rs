@@ -3,7 +3,7 @@
 use crate::SERVICE;
 use devstack::{Launch, RunningService, ScriptedManager, Tenant};
 
-/// A deadline that passes soon, and that a machine still keeps if it stands still for a moment.
+/// A short deadline. A load still meets it on a machine that is busy for a moment.
 pub(crate) const SHORT_DEADLINE: &str = "3s";
 
 /// The options with which several tests start the service.

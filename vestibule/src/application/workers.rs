@@ -1,7 +1,7 @@
 //! Workers: background tasks that do one piece of work after the other, from a table for example.
 
 use super::{Application, Background, Live};
-use crate::backoff::Backoff;
+use crate::{backoff::Backoff, jitter};
 use futures_util::FutureExt;
 use std::{
     fmt,
@@ -82,7 +82,7 @@ impl<A: Application> Worker<A> {
                     if did_something {
                         continue;
                     }
-                    Instant::now() + IDLE.mul_f64(0.5 + fastrand::f64())
+                    Instant::now() + IDLE.mul_f64(jitter::factor(0.5))
                 }
                 Err(_) => pauses.next().expect("these pauses have no end"),
             };

@@ -59,7 +59,10 @@ impl AdminClient {
         let answer = match self.get_over(configured, path).await {
             Ok((status, body)) if status != StatusCode::BAD_REQUEST => Ok((status, body)),
             // A listener that uses TLS answers plain HTTP with 400.
-            first => self.get_over(other, path).await.or(first),
+            first => match self.get_over(other, path).await {
+                Ok(answer) => Ok(answer),
+                Err(_) => first,
+            },
         };
         answer.map_err(|unreachable| {
             let remedy =

@@ -25,7 +25,7 @@ pub(super) enum CliCommand {
     Serve,
     /// Check the configuration, and report all mistakes at once.
     Check {
-        /// Also fetch every credential and prove it, as a start does.
+        /// Also fetch every credential and build the service, as a start does.
         #[arg(long)]
         live: bool,
     },

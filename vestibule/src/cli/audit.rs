@@ -1,5 +1,5 @@
-//! `audit URL… [--expect N]`: checks that a rotation is complete. Compares the versions that each replica holds with
-//! those that the manager has now.
+//! `audit URL… [--expect N] [--ca FILE] [--name HOST]`: checks that a rotation is complete. Compares the versions that
+//! each replica holds with those that the manager has now.
 //!
 //! ```text
 //! URLs ─► /status of each ─► ids ─► versions at the manager ─► table, findings

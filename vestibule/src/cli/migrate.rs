@@ -86,7 +86,7 @@ async fn log_in<T: ServiceSettings>(
         revoked: &config.secrets.revoked,
         held: &nothing,
         to_replace: BTreeSet::new(),
-        sibling_deadline: deadline,
+        deadline_of_others: deadline,
         deadline,
     };
     let mut specs = Vec::new();
@@ -104,7 +104,7 @@ async fn log_in<T: ServiceSettings>(
             Err(rejected @ BuildError::Rejected(_)) => rejected,
             Err(fault) => return Err(of_command(fault.into_fault())),
         };
-        match set::with_pending(&resolved, MIGRATOR.name, &context).await {
+        match set::resolve_with_pending(&resolved, MIGRATOR.name, &context).await {
             Some(with_pending) => resolved = with_pending,
             None => return Err(of_command(rejected.into_fault())),
         }

@@ -3,7 +3,7 @@
 use super::units;
 use axum::http::{
     Uri,
-    uri::{PathAndQuery, Scheme},
+    uri::{Authority, PathAndQuery, Scheme},
 };
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{fmt, net::IpAddr};
@@ -37,25 +37,16 @@ impl BaseUrl {
         let uri: Uri = text.parse().ok()?;
         let authority = uri.authority()?;
         let host = authority.host();
-        let name = host.trim_start_matches('[').trim_end_matches(']');
-        let address = name.parse::<IpAddr>().ok();
-        let is_this_machine = match address {
-            Some(address) => address.is_loopback(),
-            None => name.eq_ignore_ascii_case("localhost"),
-        };
         let is_safe = match uri.scheme_str()? {
             "https" => true,
-            "http" => is_this_machine,
+            "http" => is_this_machine(host),
             _ => false,
         };
-        let is_address = host.starts_with('[') && address.is_some();
-        let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c));
-        // An authority with a user does not begin with the host, or has no port after it.
-        let is_port = match authority.as_str().strip_prefix(host)? {
-            "" => true,
-            port => port.strip_prefix(':')?.parse::<u16>().is_ok_and(|port| port > 0),
-        };
-        if is_safe && (is_address || is_name) && is_port && uri.query().is_none() { Some(Self(uri)) } else { None }
+        if is_safe && is_valid_host(host) && has_valid_port(authority, host) && uri.query().is_none() {
+            Some(Self(uri))
+        } else {
+            None
+        }
     }
 
     /// Returns the host, and the port if the URL names one: for messages.
@@ -86,6 +77,40 @@ impl BaseUrl {
         parts.path_and_query = Some(PathAndQuery::try_from(path).ok()?);
         Uri::from_parts(parts).ok()
     }
+}
+
+/// Returns `true` if a host is this machine.
+fn is_this_machine(host: &str) -> bool {
+    let name = without_brackets(host);
+    match name.parse::<IpAddr>() {
+        Ok(address) => address.is_loopback(),
+        Err(_) => name.eq_ignore_ascii_case("localhost"),
+    }
+}
+
+/// Returns `true` if a host is a name or an address that a client can connect to.
+fn is_valid_host(host: &str) -> bool {
+    let name = without_brackets(host);
+    if host.starts_with('[') && name.parse::<IpAddr>().is_ok() {
+        return true;
+    }
+    !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
+}
+
+/// Returns `true` if nothing but a valid port, or nothing at all, is around the host. So a user is refused too:
+/// `user@host` does not begin with the host, and after the first `host` of `host@host` comes no port.
+fn has_valid_port(authority: &Authority, host: &str) -> bool {
+    let Some(rest) = authority.as_str().strip_prefix(host) else { return false };
+    if rest.is_empty() {
+        return true;
+    }
+    let Some(port) = rest.strip_prefix(':') else { return false };
+    port.parse::<u16>().is_ok_and(|port| port > 0)
+}
+
+/// Returns a host without the brackets of an IPv6 address.
+fn without_brackets(host: &str) -> &str {
+    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 /// Leaves out the path, because some people keep a secret there.

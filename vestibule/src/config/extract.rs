@@ -41,7 +41,8 @@ pub(super) fn extract<T: DeserializeOwned + Default>(layers: &Layers) -> (T, Vec
         for error in errors {
             let fault = layers.fault(&error.path, problem(&error.kind), "correct the value");
             mistakes.push(Mistake { path: error.path.clone(), fault });
-            // A second mistake at the same path is one of the default itself: a bug in the service's `Settings`.
+            // At the second mistake, the path has its default already. So the default is wrong: a bug in the service's
+            // `Settings`.
             let is_first = replaced.insert(error.path.clone());
             if !is_first || !replace_by_default(&mut tree, &layers.defaults, &error.path) {
                 return (T::default(), mistakes);

@@ -135,24 +135,24 @@ impl Layers {
 
     /// Returns the file and line of the value at a path, or its variable.
     fn source(&self, path: &[String]) -> Option<String> {
-        let (path, metadata) = self.nearest_given(path)?;
+        let (given_path, metadata) = self.nearest_given(path)?;
         if metadata.name == VARIABLE {
-            return Some(format!("variable APP_{}", path.join("__").to_ascii_uppercase()));
+            return Some(format!("variable APP_{}", given_path.join("__").to_ascii_uppercase()));
         }
         let file_path = metadata.source.as_ref()?.file_path()?;
         let file = self.files.iter().find(|file| file.path == file_path)?;
-        Some(file.place(path))
+        Some(file.place(given_path))
     }
 
     /// Returns the path of the nearest value that a file or a variable gives, and its layer. A missing key, or an item of
     /// a list, has the place of its parent.
     fn nearest_given<'a>(&self, path: &'a [String]) -> Option<(&'a [String], &Metadata)> {
         for length in (1..=path.len()).rev() {
-            let path = &path[..length];
-            if let Some(value) = self.given.find_ref(&path.join("."))
+            let start = &path[..length];
+            if let Some(value) = self.given.find_ref(&start.join("."))
                 && let Some(metadata) = self.figment.get_metadata(value.tag())
             {
-                return Some((path, metadata));
+                return Some((start, metadata));
             }
         }
         None

@@ -114,7 +114,7 @@ pub struct SecretsConfig {
     /// The secrets manager. A change needs a restart.
     pub provider: SecretsProvider,
     /// The start of ids. A credential without an id in `ids` has the id `<prefix>/<name>`. `{prefix}/` at the start of an
-    /// id stands for it. If it is empty, the service's name counts.
+    /// id stands for it. If it is empty, the service's name is used.
     pub prefix: String,
     /// The longest time for the whole bootstrap, and for one reload.
     #[serde(with = "units::positive_duration")]
@@ -194,8 +194,8 @@ pub struct DatabaseConfig {
     pub host: String,
     /// The TCP port.
     pub port: NonZeroU16,
-    /// The name of the database. If it is empty, the service's name counts, unchanged. A name with dashes works, but needs
-    /// double quotes in SQL: `CREATE DATABASE "my-service"`.
+    /// The name of the database. If it is empty, the service's name is used, unchanged. A name with dashes works, but
+    /// needs double quotes in SQL: `CREATE DATABASE "my-service"`.
     pub name: String,
     /// The user name of the login, if the credential is a bare password.
     pub username: String,
@@ -209,7 +209,7 @@ pub struct DatabaseConfig {
     /// The protection of the connection, in the words of libpq's `sslmode`.
     pub tls: TlsMode,
     /// The PEM file of the authorities that sign the server's certificate. If it is empty, the roots that browsers trust
-    /// count.
+    /// are used.
     pub tls_root_cert: PathBuf,
 }
 

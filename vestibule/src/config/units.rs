@@ -33,6 +33,7 @@ impl<T, F: FnOnce(&str) -> Option<T>> de::Visitor<'_> for TextVisitor<T, F> {
     }
 
     fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
+        // serde wants to be told what it got instead. The text itself may be a secret in the wrong place.
         (self.parse)(text).ok_or_else(|| E::invalid_value(de::Unexpected::Other("this"), &self.expected))
     }
 }

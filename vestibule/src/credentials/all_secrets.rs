@@ -27,8 +27,12 @@ impl<S: SecretSet> SecretSet for AllSecrets<S> {
         // Resolves all before it returns, so that the resolver has every fault.
         let service = S::resolve(resolver);
         let client_ca = CredentialField::resolve(CLIENT_CA, resolver);
-        let server_tls = if resolver.was_fetched(SERVER_TLS) { server_tls(resolver).map(Some) } else { Some(None) };
-        Some(Self { service: service?, server_tls: server_tls?, client_ca: client_ca? })
+        let tls_is_on = resolver.was_fetched(SERVER_TLS);
+        let server_tls = if tls_is_on { server_tls(resolver) } else { None };
+        if tls_is_on && server_tls.is_none() {
+            return None;
+        }
+        Some(Self { service: service?, server_tls, client_ca: client_ca? })
     }
 }
 

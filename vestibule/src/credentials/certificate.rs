@@ -45,11 +45,11 @@ impl Certificate {
     /// Checks that it is valid at this time.
     pub(super) fn check_date(&self, now: OffsetDateTime) -> Result<(), Malformed> {
         if now > self.expires_at() {
-            return Err(Malformed::expected("certificates that are in date: one of them has expired"));
+            return Err(Malformed::expected("certificates that are all valid now, but one of them has expired"));
         }
         if now < date_time(self.parsed.tbs_certificate().validity().not_before) {
             return Err(Malformed::expected(
-                "certificates that are in date: one of them is not valid yet (is this machine's clock right?)",
+                "certificates that are all valid now, but one of them is not valid yet (is this machine's clock right?)",
             ));
         }
         Ok(())

@@ -56,14 +56,14 @@ impl Kind for ClientCa {
         };
         let authorities = Certificate::parse_all(pem, Self::EXPECTED)?;
         if !authorities.iter().all(Certificate::is_authority) {
-            return Err(Malformed::expected("certificates of authorities alone: one of them may not sign others"));
+            return Err(Malformed::expected("only certificates of authorities, but one of them may not sign others"));
         }
         // The verifier does not check the dates of an authority. An expired one is left out: it must not keep out the
         // clients of the others.
         let now = OffsetDateTime::now_utc();
         let in_date: Vec<_> = authorities.into_iter().filter(|authority| authority.check_date(now).is_ok()).collect();
         let Some(expires_at) = in_date.iter().map(Certificate::expires_at).min() else {
-            return Err(Malformed::expected("a certificate of an authority that is in date"));
+            return Err(Malformed::expected("the certificate of at least one authority that is valid now"));
         };
         let mut roots = RootCertStore::empty();
         for authority in in_date {

@@ -20,7 +20,7 @@ use serde::Deserialize;
 /// [`Build::database`](crate::Build::database).
 #[derive(Deserialize)]
 pub struct Login {
-    /// The user name. If there is none, `database.username` counts.
+    /// The user name. If there is none, `database.username` is used.
     pub username: Option<String>,
     /// The password.
     #[serde(deserialize_with = "unescaped")]

@@ -76,10 +76,14 @@ impl SigningKeys {
 
     /// Returns the time at which the current key took the place of the previous one, as far as this process can know.
     ///
-    /// It is the latest of three times: when the manager got the current version (when it was read, if the manager does
-    /// not say), when the manager got the previous version, and when this process saw the current version replace another
-    /// one. The third counts if a version was made long before it became current, or if the manager's label moved
-    /// back to it. In both cases a process that was running at the time still verifies what the previous key signed.
+    /// It is the latest of three times:
+    ///
+    /// - The manager got the current version. If the manager does not say when, the time at which it was read.
+    /// - The manager got the previous version.
+    /// - This process saw the current version replace another one.
+    ///
+    /// The third time is the latest if a version was made long before it became current, or if the manager's label moved
+    /// back to it. Then a process that was running at the time still verifies what the previous key signed.
     pub(crate) fn rotated_at(&self) -> OffsetDateTime {
         self.rotated_at
     }
@@ -128,7 +132,7 @@ fn other_version(values: &SecretValues, stage: Stage) -> Option<&SecretValue> {
     }
 }
 
-/// Returns the key at a stage that only verifies. Such a key may be missing, so a malformed one counts as missing: a
+/// Returns the key at a stage that only verifies. Such a key may be missing, so a malformed one is treated as missing: a
 /// rotation that began badly, or a bad version that was replaced, must not stop the current key.
 fn verifying_key(values: &SecretValues, stage: Stage) -> Option<SigningKey> {
     key(other_version(values, stage)?).ok()

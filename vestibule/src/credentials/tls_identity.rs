@@ -45,7 +45,8 @@ impl TlsIdentity {
     const MATCHING_KEY: &str = "a private key that matches the first certificate";
     const CHAIN: &str =
         "a chain in order: the server's own certificate first, each one signed by the next; without gaps";
-    const FOR_SERVERS: &str = "a certificate for servers: its extended key usage has no serverAuth";
+    const FOR_SERVERS: &str =
+        "a first certificate with serverAuth in its extended key usage, or without an extended key usage";
     const HOST: &str = "a certificate that names a host in its subjectAltName (clients ignore the common name)";
 
     /// Returns the chain and the key, for rustls.

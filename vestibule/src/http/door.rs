@@ -78,6 +78,7 @@ struct InFlightGuard<A: Application> {
 pin_project_lite::pin_project! {
     /// The future of a generation's response, or of a 503 if too many requests are in flight.
     #[project = ResponseFutureProjection]
+    // For the variants, which are hidden. `expect` would complain about the types that the macro makes.
     #[allow(missing_docs)]
     pub enum ResponseFuture<A: Application> {
         #[doc(hidden)]

@@ -85,7 +85,8 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Logs the cause. The client gets 503 if the database is not available, and 500 for any other error.
+/// Logs the cause, because this conversion is where the error of a route ends. The client gets 503 if the database is not
+/// available, and 500 for any other error.
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
         use sqlx::Error::{Configuration, Io, PoolClosed, PoolTimedOut, Tls, WorkerCrashed};
@@ -95,7 +96,7 @@ impl From<sqlx::Error> for Problem {
             matches!(error, Configuration(_) | PoolTimedOut | PoolClosed | Io(_) | Tls(_) | WorkerCrashed)
                 || matches!(class, Some("08" | "28" | "53" | "57"));
         match &error {
-            // The proof of the login has logged the rejection, once per version.
+            // The pool has logged the rejection, once per version.
             Configuration(cause) if cause.is::<LoginRejected>() => {
                 tracing::debug!(error = %error, "a database call failed: its login is rejected");
             }
@@ -150,6 +151,7 @@ fn default_detail(status: StatusCode) -> &'static str {
     match status {
         StatusCode::NOT_FOUND => "there is nothing at this path",
         StatusCode::METHOD_NOT_ALLOWED => "this path does not take this method; see the Allow header",
+        // The 503 of the timeout layer has no text. A 503 of a route should have one: `Problem::busy`.
         StatusCode::SERVICE_UNAVAILABLE => "the request took too long; try again soon",
         status if status.is_server_error() => "the request failed on our side",
         status => status.canonical_reason().unwrap_or("the request is wrong"),

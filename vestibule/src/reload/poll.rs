@@ -1,5 +1,6 @@
 //! The poll: a reload without a signal, once in an interval. Replicas that started together drift apart.
 
+use crate::jitter;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -14,7 +15,7 @@ impl Poll {
 
     /// Schedules the next poll: after the interval, with a jitter of 10 %.
     pub(super) fn next(interval: Duration) -> Self {
-        Self::after(interval, 0.9 + 0.2 * fastrand::f64())
+        Self::after(interval, jitter::factor(0.1))
     }
 
     fn after(interval: Duration, factor: f64) -> Self {

@@ -11,11 +11,13 @@ const ROTATION_WINDOW: Duration = Duration::from_secs(75);
 /// The longest pause between reloads while the manager or the database does not answer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// The retries that are due, for the configuration in service and for one that could not be put in service yet.
+/// The retries that are due: one for the configuration in service, and one for a configuration that is not in service yet.
+///
+/// Two configurations are the same if they are one `Arc`: a reload that changes no setting gets the `Arc` in service.
 pub(super) struct Retries<C> {
     in_service: Option<Retry>,
-    /// The configuration that a signal brought, and its retry.
-    pending: Option<(Retry, Arc<C>)>,
+    /// The configuration that a signal brought and that could not be published yet, with its retry.
+    unpublished: Option<(Retry, Arc<C>)>,
 }
 
 struct Retry {
@@ -26,47 +28,52 @@ struct Retry {
 
 impl<C> Retries<C> {
     pub(super) fn new() -> Self {
-        Self { in_service: None, pending: None }
+        Self { in_service: None, unpublished: None }
     }
 
     /// Returns the time of the next retry.
     pub(super) fn next(&self) -> Option<Instant> {
         let in_service = self.in_service.as_ref().map(|retry| retry.at);
-        let pending = self.pending.as_ref().map(|(retry, _)| retry.at);
-        in_service.into_iter().chain(pending).min()
+        let unpublished = self.unpublished.as_ref().map(|(retry, _)| retry.at);
+        in_service.into_iter().chain(unpublished).min()
     }
 
     /// Returns the configuration of the next retry, if it is not the one in service.
     pub(super) fn next_config(&self) -> Option<Arc<C>> {
-        let (retry, config) = self.pending.as_ref()?;
+        let (retry, config) = self.unpublished.as_ref()?;
         if Some(retry.at) == self.next() { Some(config.clone()) } else { None }
     }
 
-    /// Schedules what follows a reload with this configuration. `failed` says why not everything was published.
+    /// Schedules the retry that follows a reload with this configuration. `class` is `None` if none is needed. It may be
+    /// `Some` after a reload that published, because a credential that was carried over is fetched again.
     pub(super) fn schedule(
         &mut self,
         trigger: Trigger,
         config: Arc<C>,
-        failed: Option<RetryClass>,
+        class: Option<RetryClass>,
         in_service: &Arc<C>,
     ) {
-        if Arc::ptr_eq(&config, in_service) {
-            self.in_service = follow(trigger, failed, self.in_service.take());
-            if let Some((_, pending)) = &self.pending
-                && (trigger == Trigger::Signal || Arc::ptr_eq(pending, in_service))
-            {
-                self.pending = None;
+        if !Arc::ptr_eq(&config, in_service) {
+            let before = self.unpublished.take().map(|(retry, _)| retry);
+            self.unpublished = follow(trigger, class, before).map(|retry| (retry, config));
+            return;
+        }
+        self.in_service = follow(trigger, class, self.in_service.take());
+        if let Some((_, unpublished)) = &self.unpublished {
+            // A signal that brings the configuration in service takes the unpublished one back.
+            let was_taken_back = trigger == Trigger::Signal;
+            let was_published = Arc::ptr_eq(unpublished, in_service);
+            if was_taken_back || was_published {
+                self.unpublished = None;
             }
-        } else {
-            let before = self.pending.take().map(|(retry, _)| retry);
-            self.pending = follow(trigger, failed, before).map(|retry| (retry, config));
         }
     }
 }
 
-/// Returns the retry after a reload that failed. Its pauses go on from those of `before` if that reload was a retry too.
-fn follow(trigger: Trigger, failed: Option<RetryClass>, before: Option<Retry>) -> Option<Retry> {
-    let class = failed?;
+/// Returns the retry that follows a reload, if one may help. Its pauses go on from those of `before` if that reload was a
+/// retry too.
+fn follow(trigger: Trigger, class: Option<RetryClass>, before: Option<Retry>) -> Option<Retry> {
+    let class = class?;
     let mut pauses = match before {
         Some(before) if trigger == Trigger::Retry && before.class == class => before.pauses,
         _ => first_pauses(class)?,

@@ -5,6 +5,7 @@
 //! is allowed. A wrong password that is tried again and again would lock the account out.
 
 use super::rejection::Rejection;
+use crate::jitter;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
@@ -18,7 +19,7 @@ const FIRST_PAUSE: Duration = Duration::from_secs(30);
 /// The longest pause, before its jitter.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
 
-/// The number of rejections from which on an operator, too, waits for the end of the pause.
+/// The number of rejections after which an operator's reload waits for the end of the pause, as a scheduled attempt does.
 const OPERATOR_LIMIT: u32 = 3;
 
 /// The reason for which a load or a request wants to try a version of a credential.
@@ -70,7 +71,21 @@ impl OpenBreaker {
     /// Returns the pause after this many rejections, give or take 10 %.
     fn pause(rejections: u32) -> Duration {
         let pause = FIRST_PAUSE.saturating_mul(1 << rejections.saturating_sub(1).min(8)).min(LONGEST_PAUSE);
-        pause.mul_f64(0.9 + 0.2 * fastrand::f64())
+        pause.mul_f64(jitter::factor(0.1))
+    }
+
+    /// Allows or denies one attempt. Begins a new pause if the pause is over.
+    fn allow(&mut self, reason: ProbeReason, now: Instant) -> Result<(), Rejection> {
+        if now >= self.next_probe {
+            self.next_probe = now + Self::pause(self.rejections + 1);
+            return Ok(());
+        }
+        let allowed_early = match reason {
+            ProbeReason::Scheduled => false,
+            ProbeReason::Operator => self.rejections < OPERATOR_LIMIT,
+            ProbeReason::CurrentRejected => true,
+        };
+        if allowed_early { Ok(()) } else { Err(self.rejection.clone()) }
     }
 }
 
@@ -81,33 +96,27 @@ impl Default for Breaker {
 }
 
 impl Breaker {
-    /// Allows or denies one attempt to use the version at the other side.
+    /// Allows or denies one attempt to use the version at the other side. The attempt at the end of a pause begins a new
+    /// pause.
     ///
     /// - If the version is not rejected, every attempt is allowed.
-    /// - If it is rejected and its pause is over, this attempt is allowed, and a new pause begins. So at most one caller
+    /// - If it is rejected and its pause is over, this attempt is allowed. Because a new pause begins, at most one caller
     ///   per pause gets this attempt.
     /// - During the pause, [`ProbeReason`] says who may try nevertheless. Such an attempt does not change the pause.
     ///
-    /// A caller that is allowed must make the attempt, and report its result: [`accepted`](Self::accepted),
-    /// [`rejected`](Self::rejected) or [`inconclusive`](Self::inconclusive).
+    /// A caller that is allowed makes the attempt, and reports its result: [`accepted`](Self::accepted),
+    /// [`rejected`](Self::rejected) or [`inconclusive`](Self::inconclusive). Without a report, the new pause takes its
+    /// whole time.
     ///
     /// # Errors
     /// The last rejection, if the attempt is denied.
     pub(crate) fn allow(&self, reason: ProbeReason, now: Instant) -> Result<(), Rejection> {
         let mut result = Ok(());
-        // `false`: waiting tasks are not woken, because the version stays rejected.
         self.open.send_if_modified(|open| {
-            let Some(open) = open else { return false };
-            let allowed_early = match reason {
-                ProbeReason::Scheduled => false,
-                ProbeReason::Operator => open.rejections < OPERATOR_LIMIT,
-                ProbeReason::CurrentRejected => true,
-            };
-            if now >= open.next_probe {
-                open.next_probe = now + OpenBreaker::pause(open.rejections + 1);
-            } else if !allowed_early {
-                result = Err(open.rejection.clone());
+            if let Some(open) = open {
+                result = open.allow(reason, now);
             }
+            // `false`: waiting tasks are not woken, because the version stays rejected.
             false
         });
         result
@@ -161,7 +170,7 @@ impl Breaker {
         RejectionWatch(self.open.subscribe())
     }
 
-    /// Returns `true` if the rejection still counts, although nobody uses the version.
+    /// Returns `true` if the rejection is still kept, although nobody uses the version.
     fn is_remembered(&self, now: Instant) -> bool {
         match &*self.open.borrow() {
             Some(open) => now < open.next_probe + LONGEST_PAUSE,

@@ -16,7 +16,7 @@ mod pooled;
 mod proof;
 
 use super::{
-    breaker::ProbeReason,
+    breaker::{Breaker, ProbeReason},
     build_error::BuildError,
     context::LoadContext,
     rejection::Rejection,
@@ -33,7 +33,10 @@ pub(crate) use error::{fault, transient};
 use pooled::{CLOSE_TIMEOUT, CONCURRENT_LOGINS, ConnectError, Pooled, is_usable};
 pub(crate) use proof::connect;
 use secrecy::ExposeSecret;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgSslMode};
+use sqlx::{
+    PgPool,
+    postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
+};
 use std::{
     fmt,
     sync::{
@@ -74,40 +77,25 @@ impl From<LoginRejected> for sqlx::Error {
 }
 
 impl Database {
-    /// Proves the login, and makes a pool for it. `before` is the database in service.
+    /// Proves the login, and makes a pool for it. `predecessor` is the database in service.
     pub(crate) async fn open(
         login: &Credential<Login>,
-        before: Option<&Self>,
+        predecessor: Option<&Self>,
         context: &LoadContext<'_>,
     ) -> Result<Self, BuildError> {
         let config = context.database;
-        let options = options(login, config).map_err(BuildError::Fault)?;
-        let breaker = context.breakers.of(&place(login, &options), Instant::now());
-        let before = before.map(|before| &before.0);
-        proof::prove(login, &options, &breaker, before, context).await?;
+        let connect_options = options(login, config).map_err(BuildError::Fault)?;
+        let breaker = context.breakers.of(&place(login, &connect_options), Instant::now());
+        let old_pool = predecessor.map(|database| &database.0);
+        proof::prove(login, &connect_options, &breaker, old_pool, context).await?;
         let max_connections = config.max_connections.get();
-        let permits = match before {
-            Some(before) if before.max_connections == max_connections => before.permits.clone(),
+        let permits = match old_pool {
+            Some(old_pool) if old_pool.max_connections == max_connections => old_pool.permits.clone(),
             _ => Arc::new(Semaphore::new(max_connections as usize)),
         };
         let retired = Arc::new(AtomicBool::new(false));
         let logins = Arc::new(Semaphore::new(CONCURRENT_LOGINS));
-        // Each hook of the pool keeps a handle of its own.
-        let (retired_in_hook, logins_in_hook, breaker_in_hook) = (retired.clone(), logins.clone(), breaker.clone());
-        let pool = PgPoolOptions::new()
-            .max_connections(max_connections)
-            .acquire_timeout(config.acquire_timeout)
-            .test_before_acquire(false)
-            .before_acquire(move |connection, meta| Box::pin(is_usable(connection, meta, logins_in_hook.clone())))
-            .after_connect(move |_, _| {
-                breaker_in_hook.accepted();
-                Box::pin(async { Ok(()) })
-            })
-            .after_release(move |_, _| {
-                let stays_open = !retired_in_hook.load(Ordering::Acquire);
-                Box::pin(async move { Ok(stays_open) })
-            })
-            .connect_lazy_with(options);
+        let pool = new_pool(config, connect_options, retired.clone(), logins.clone(), breaker.clone());
         Ok(Self(Arc::new(Pooled {
             rejection: Rejection::of(login, ""),
             pool,
@@ -127,8 +115,8 @@ impl Database {
     /// Returns a connection of the pool.
     ///
     /// If the database rejects the login, this call requests a reload, which looks for another version. It waits for a
-    /// connection of that version, so its caller only sees a slow call. It gives up after 3 s, or at the end of a reload
-    /// that takes longer.
+    /// connection of that version, so its caller only sees a slow call. It gives up after 3 s if no reload is under way
+    /// then, and otherwise at the end of that reload.
     ///
     /// # Errors
     /// `PoolTimedOut` after `database.acquire_timeout`. `Configuration` if the login is rejected. Any other error of a
@@ -212,6 +200,31 @@ impl fmt::Debug for Database {
         let Rejection { credential, version, .. } = &self.0.rejection;
         f.debug_struct("Database").field("credential", credential).field("version", version).finish_non_exhaustive()
     }
+}
+
+/// Makes a pool without a connection. Its hooks check idle connections, report each login that was accepted to the
+/// breaker, and close the connections that come back after the pool was retired.
+fn new_pool(
+    config: &DatabaseConfig,
+    connect_options: PgConnectOptions,
+    retired: Arc<AtomicBool>,
+    logins: Arc<Semaphore>,
+    breaker: Arc<Breaker>,
+) -> PgPool {
+    PgPoolOptions::new()
+        .max_connections(config.max_connections.get())
+        .acquire_timeout(config.acquire_timeout)
+        .test_before_acquire(false)
+        .before_acquire(move |connection, meta| Box::pin(is_usable(connection, meta, logins.clone())))
+        .after_connect(move |_, _| {
+            breaker.accepted();
+            Box::pin(async { Ok(()) })
+        })
+        .after_release(move |_, _| {
+            let stays_open = !retired.load(Ordering::Acquire);
+            Box::pin(async move { Ok(stays_open) })
+        })
+        .connect_lazy_with(connect_options)
 }
 
 /// Returns a text that names a version of a credential, the place that it logs in at, and the user.

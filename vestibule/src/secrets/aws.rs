@@ -70,10 +70,8 @@ impl Source for SecretsManager {
             let answer = self.client.get_secret_value().secret_id(id.as_str()).version_stage(label(stage)).send().await;
             match answer {
                 Ok(output) => fetched(output, held),
-                Err(error) => match errors::source_error(&error) {
-                    Some(error) => Err(error),
-                    None => Ok(Fetched::Absent),
-                },
+                Err(error) if errors::is_not_found(&error) => Ok(Fetched::Absent),
+                Err(error) => Err(errors::source_error(&error)),
             }
         })
     }
@@ -82,10 +80,8 @@ impl Source for SecretsManager {
         Box::pin(async move {
             match self.client.describe_secret().secret_id(id.as_str()).send().await {
                 Ok(output) => by_stage(output),
-                Err(error) => match errors::source_error(&error) {
-                    Some(error) => Err(error),
-                    None => Ok(Versions::new()),
-                },
+                Err(error) if errors::is_not_found(&error) => Ok(Versions::new()),
+                Err(error) => Err(errors::source_error(&error)),
             }
         })
     }

@@ -43,8 +43,9 @@ impl<T> Credential<T> {
         self.name
     }
 
-    /// Returns the version in use, at whichever stage the manager has it.
+    /// Returns the version in use. During a rotation it may be the manager's pending version.
     pub fn version(&self) -> &VersionId {
+        // The key `Current` always has the version in use, even if the manager has it at another stage.
         &self.versions[&Stage::Current]
     }
 

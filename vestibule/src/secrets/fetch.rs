@@ -1,4 +1,4 @@
-//! Fetching: all credentials concurrently, each retried until the deadline.
+//! Fetching: all credentials concurrently, compared with what is held. [`Regions`] retries until the deadline.
 
 use super::{
     credential::{Name, subject},
@@ -25,7 +25,7 @@ use tokio::time::Instant;
 /// The number of secrets that are fetched at a time.
 const CONCURRENCY: usize = 16;
 
-/// The pause before an older version is read for the second time.
+/// The pause before the current version is read for the second time, if the first answer was an older or a revoked one.
 const SECOND_READ: Duration = Duration::from_secs(1);
 
 /// The values that the fetches of one load share.
@@ -38,8 +38,8 @@ pub(crate) struct FetchContext<'a> {
     /// The credentials whose version in use is rejected or revoked. They are read again even if their version is
     /// unchanged.
     pub(crate) to_replace: BTreeSet<Name>,
-    /// The deadline of credentials that can stay as held, if another one has to be replaced.
-    pub(crate) sibling_deadline: Instant,
+    /// The deadline of the other credentials, if one has to be replaced. The others can stay as held.
+    pub(crate) deadline_of_others: Instant,
     pub(crate) deadline: Instant,
 }
 
@@ -90,81 +90,61 @@ pub(crate) async fn all(
     specs: &[(CredentialSpec, SecretId)],
 ) -> Vec<(CredentialSpec, SecretId, FetchOutcome)> {
     let fetches: Vec<BoxFuture<'_, _>> =
-        specs.iter().map(|(spec, id)| Box::pin(credential(context, spec, id)) as _).collect();
+        specs.iter().map(|(spec, id)| Box::pin(fetch_credential(context, spec, id)) as _).collect();
     stream::iter(fetches).buffered(CONCURRENCY).collect().await
 }
 
 /// Fetches the pending version of a secret. Returns `None` if there is none that can be read.
 pub(crate) async fn pending(context: &FetchContext<'_>, id: &SecretId) -> Option<SecretValue> {
     let query = SecretQuery { id, may_stay: false, since: None, deadline: context.deadline };
-    match stage(context, &query, Stage::Pending, None).await {
+    match fetch_stage(context, &query, Stage::Pending, None).await {
         Ok(Fetched::New(value)) => Some(value),
         _ => None,
     }
 }
 
-async fn credential(
+async fn fetch_credential(
     context: &FetchContext<'_>,
     spec: &CredentialSpec,
     id: &SecretId,
 ) -> (CredentialSpec, SecretId, FetchOutcome) {
     let held = context.held.get(spec.name, id);
-    let must_replace = context.to_replace.contains(spec.name);
-    let may_stay = held.is_some() && !must_replace;
-    let is_sibling = may_stay && !context.to_replace.is_empty();
+    let may_stay = held.is_some() && !context.to_replace.contains(spec.name);
+    let another_is_replaced = may_stay && !context.to_replace.is_empty();
     let query = SecretQuery {
         id,
         may_stay,
         since: held.and_then(|held| held.created),
-        deadline: if is_sibling { context.sibling_deadline.min(context.deadline) } else { context.deadline },
+        deadline: if another_is_replaced { context.deadline.min(context.deadline_of_others) } else { context.deadline },
     };
-    let outcome = match stages(context, &query, spec, held).await {
+    let outcome = match compare_with_held(context, &query, spec, held).await {
         Ok(outcome) => outcome,
         Err(error) => FetchOutcome::Failed(fault(context, spec, id, &error)),
     };
     (*spec, id.clone(), outcome)
 }
 
-/// Fetches every stage that the credential is made of, and the stage from which it is held.
-async fn stages(
+/// Fetches every stage that the credential is made of, and the stage from which it is held. Returns the values if a stage
+/// is not as held.
+async fn compare_with_held(
     context: &FetchContext<'_>,
     query: &SecretQuery<'_>,
     spec: &CredentialSpec,
     held: Option<&HeldCredential>,
 ) -> Result<FetchOutcome, FetchError> {
-    let mut wanted: BTreeSet<Stage> = spec.stages.iter().copied().collect();
-    wanted.extend(held.map(|held| held.stage));
-    // A credential that must be replaced is read again even if its version is unchanged.
-    let known: Option<&Versions> = match held {
-        Some(held) if query.may_stay => Some(&held.fetched),
-        _ => None,
+    let mut stages: BTreeSet<Stage> = spec.stages.iter().copied().collect();
+    stages.extend(held.map(|held| held.stage));
+    let unknown = Versions::new();
+    let known = match held {
+        Some(held) if query.may_stay => &held.fetched,
+        // A credential that must be replaced is read again even if its version is unchanged.
+        _ => &unknown,
     };
-    let known_at = |stage| known?.get(&stage);
-    let fetches = wanted.into_iter().map(async |at| {
-        let fetched = stage(context, query, at, known_at(at)).await?;
-        Ok::<_, FetchError>((at, fetched))
-    });
-    let mut fetched: BTreeMap<Stage, Fetched> = try_join_all(fetches).await?.into_iter().collect();
-    if let Fetched::New(value) = &fetched[&Stage::Current]
-        && (value.older_than(query.since) || context.is_revoked(value))
-    {
-        let again = second_read(context, query, known_at(Stage::Current)).await?;
-        fetched.insert(Stage::Current, again);
-    }
-    if known.is_some() && fetched.iter().all(|(stage, fetched)| is_as_held(*stage, fetched, known_at(*stage))) {
+    let answers = fetch_stages(context, query, stages, known).await?;
+    if query.may_stay && answers.iter().all(|(stage, answer)| is_as_held(*stage, answer, known)) {
         return Ok(FetchOutcome::Same);
     }
-    let mut values = BTreeMap::new();
-    for (at, one) in fetched {
-        // One stage moved, so the credential is read again from all of them.
-        let one = match one {
-            Fetched::Same => stage(context, query, at, None).await?,
-            one => one,
-        };
-        if let Fetched::New(value) = one {
-            values.insert(at, value);
-        }
-    }
+    let mut values = read_values(context, query, answers).await?;
     let Some(current) = values.remove(&Stage::Current) else {
         return Err(SourceError::Unavailable("it did not say which version is current".into()).into());
     };
@@ -173,10 +153,33 @@ async fn stages(
     }
     let current_since = match held {
         Some(held) if *held.in_use() == current.version => held.current_since,
+        // This process sees the current version replace another one.
         Some(_) => Some(OffsetDateTime::now_utc()),
         None => None,
     };
     Ok(FetchOutcome::New(SecretValues::new(current, values, current_since)))
+}
+
+/// Fetches these stages, all at the same time. `known` has the versions that need not be read again. If the current
+/// version is older than the one held, or revoked, reads it for the second time.
+async fn fetch_stages(
+    context: &FetchContext<'_>,
+    query: &SecretQuery<'_>,
+    stages: BTreeSet<Stage>,
+    known: &Versions,
+) -> Result<BTreeMap<Stage, Fetched>, FetchError> {
+    let fetches = stages.into_iter().map(async |stage| {
+        let answer = fetch_stage(context, query, stage, known.get(&stage)).await?;
+        Ok::<_, FetchError>((stage, answer))
+    });
+    let mut answers: BTreeMap<Stage, Fetched> = try_join_all(fetches).await?.into_iter().collect();
+    if let Fetched::New(current) = &answers[&Stage::Current]
+        && (current.older_than(query.since) || context.is_revoked(current))
+    {
+        let second = second_read(context, query, known.get(&Stage::Current)).await?;
+        answers.insert(Stage::Current, second);
+    }
+    Ok(answers)
 }
 
 /// Reads the current version for the second time. AWS does not promise that a read sees the last write: an older version
@@ -187,38 +190,58 @@ async fn second_read(
     known: Option<&VersionId>,
 ) -> Result<Fetched, FetchError> {
     if Instant::now() + SECOND_READ >= query.deadline {
-        let problem = "no second time, and the first answer is an older version, or a revoked one";
+        let problem = "its first answer was an old or a revoked version, and there was no time to ask again";
         return Err(SourceError::Unanswered(problem.into()).into());
     }
     tokio::time::sleep(SECOND_READ).await;
-    stage(context, query, Stage::Current, known).await
+    fetch_stage(context, query, Stage::Current, known).await
+}
+
+/// Returns the value at each stage that has one. A credential is read from all of its stages if one of them moved, so this
+/// reads the values of unchanged stages too.
+async fn read_values(
+    context: &FetchContext<'_>,
+    query: &SecretQuery<'_>,
+    answers: BTreeMap<Stage, Fetched>,
+) -> Result<BTreeMap<Stage, SecretValue>, FetchError> {
+    let mut values = BTreeMap::new();
+    for (stage, answer) in answers {
+        let answer_with_value = match answer {
+            Fetched::Same => fetch_stage(context, query, stage, None).await?,
+            Fetched::New(_) | Fetched::Absent => answer,
+        };
+        if let Fetched::New(value) = answer_with_value {
+            values.insert(stage, value);
+        }
+    }
+    Ok(values)
 }
 
 /// Returns `true` if a stage is as it is held.
-fn is_as_held(stage: Stage, fetched: &Fetched, known: Option<&VersionId>) -> bool {
-    match fetched {
+fn is_as_held(stage: Stage, answer: &Fetched, known: &Versions) -> bool {
+    match answer {
         Fetched::Same => true,
         Fetched::New(_) => false,
-        Fetched::Absent => stage != Stage::Current && known.is_none(),
+        Fetched::Absent => stage != Stage::Current && !known.contains_key(&stage),
     }
 }
 
-/// Fetches one stage. A version that cannot be used at another stage than the current one counts as absent: a rotation
+/// Fetches one stage. A version that cannot be used at another stage than the current one is treated as absent: a rotation
 /// that failed leaves a pending version without a value, and a revoked version is used at no stage.
-async fn stage(
+async fn fetch_stage(
     context: &FetchContext<'_>,
     query: &SecretQuery<'_>,
     stage: Stage,
     known: Option<&VersionId>,
 ) -> Result<Fetched, FetchError> {
-    let result = context.regions.fetch(query, stage, known).await;
+    let answer = context.regions.fetch(query, stage, known).await;
     if stage == Stage::Current {
-        return Ok(result?);
+        return Ok(answer?);
     }
-    match result {
+    match answer {
         Ok(Fetched::New(value)) if context.is_revoked(&value) => Ok(Fetched::Absent),
         Err(SourceError::Malformed(_) | SourceError::Missing(_)) => Ok(Fetched::Absent),
-        result => Ok(result?),
+        other => Ok(other?),
     }
 }
 
@@ -234,7 +257,7 @@ enum FetchError {
 fn fault(context: &FetchContext<'_>, spec: &CredentialSpec, id: &SecretId, error: &FetchError) -> Fault {
     let subject = subject(spec.name, id);
     let source_error = match error {
-        FetchError::Source(error) => error,
+        FetchError::Source(source_error) => source_error,
         FetchError::Revoked(_) => {
             let remedy =
                 "rotate first: put a new version at the manager and reload; or take the version out of the list";

@@ -16,8 +16,8 @@ use time::OffsetDateTime;
 #[derive(Clone)]
 pub(crate) struct HeldCredential {
     pub(crate) id: SecretId,
-    /// The versions that it is made of. The version in use stands at [`Stage::Current`], at whichever stage the manager
-    /// has it.
+    /// The versions that it is made of. The key [`Stage::Current`] always has the version in use, even if the manager has
+    /// it at another stage.
     pub(crate) versions: Versions,
     /// The stage at which the manager had the version in use.
     pub(crate) stage: Stage,

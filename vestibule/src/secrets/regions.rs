@@ -51,14 +51,14 @@ pub(crate) struct SecretQuery<'a> {
 /// An answer of one Region.
 enum RegionAnswer<T> {
     Final(T),
-    /// The first Region may know better.
+    /// The first Region may know better. Used only if the first Region does not answer.
     Tentative(T),
 }
 
 /// The result of asking each Region once.
 enum Round<T> {
     Done(Result<T, SourceError>),
-    /// No Region gave an answer that counts. The error is the one to report.
+    /// No Region gave an answer that can be used. The error is the one to report; there is none if no Region was asked.
     Failed(Option<SourceError>),
 }
 
@@ -74,8 +74,8 @@ impl Regions {
 
     /// Fetches the version of a secret at one stage. `held` is the version that is held at that stage.
     ///
-    /// Another Region than the first may lag behind it. Its answer does not count if it may only be due to that lag,
-    /// unless the first Region does not answer. A version older than `query.since` does not count even then.
+    /// Another Region than the first may lag behind it. An answer that may only be due to that lag is used only if the
+    /// first Region does not answer. A version older than `query.since` is not used even then.
     pub(crate) async fn fetch(
         &self,
         query: &SecretQuery<'_>,
@@ -105,7 +105,7 @@ impl Regions {
         &*self.0.first().expect("a manager has one Region at least").source
     }
 
-    /// Asks until an answer counts or the deadline is near: each Region once, then all again after a pause.
+    /// Asks until an answer can be used or the deadline is near: each Region once, then all again after a pause.
     async fn ask<'a, T>(
         &'a self,
         id: &SecretId,
@@ -115,12 +115,13 @@ impl Regions {
     ) -> Result<T, SourceError> {
         let mut backoff = Backoff::until(deadline);
         loop {
-            let failed = match ask_each(id, deadline, &order(), &attempt).await {
+            let error = match ask_each(id, deadline, &order(), &attempt).await {
                 Round::Done(result) => return result,
-                Round::Failed(error) => error,
+                Round::Failed(Some(error)) => error,
+                Round::Failed(None) => SourceError::Unanswered("there was no time to ask".into()),
             };
             if !backoff.wait().await {
-                return Err(failed.unwrap_or_else(|| SourceError::Unanswered("there was no time to ask".into())));
+                return Err(error);
             }
         }
     }
@@ -133,15 +134,16 @@ impl Regions {
     }
 }
 
-/// Asks each Region once, until an answer counts. If the first Region says no, the others are not asked. A no of another
-/// Region does not count: a secret may not be replicated.
+/// Asks each Region once, until an answer can be used. If the first Region says no, the others are not asked. If another
+/// Region says no, the next one is asked, because that Region may not have the secret.
 async fn ask_each<'a, T>(
     id: &SecretId,
     deadline: Instant,
     regions: &[&'a Region],
     attempt: &impl Fn(&'a Region) -> BoxFuture<'a, Result<RegionAnswer<T>, SourceError>>,
 ) -> Round<T> {
-    let (mut tentative, mut failed) = (None, None);
+    let mut tentative = None;
+    let mut to_report: Option<SourceError> = None;
     for (asked, region) in regions.iter().enumerate() {
         let others = regions.len() - asked - 1;
         // A Region that swallows requests must leave time for the next one.
@@ -150,38 +152,33 @@ async fn ask_each<'a, T>(
             break;
         }
         let timeout = if asked > 0 && region.is_silent() { ATTEMPT_AT_SILENT } else { ATTEMPT };
-        let answer = tokio::time::timeout(share.min(timeout), attempt(region)).await;
-        let error = match answer.unwrap_or_else(|_| Err(SourceError::Unanswered("no answer in time".into()))) {
-            Ok(RegionAnswer::Final(answer)) => {
-                region.answered();
-                return Round::Done(Ok(answer));
-            }
+        let result = match tokio::time::timeout(share.min(timeout), attempt(region)).await {
+            Ok(result) => result,
+            Err(_) => Err(SourceError::Unanswered("no answer in time".into())),
+        };
+        match &result {
+            Err(error) if error.is_transient() => region.did_not_answer(error, others),
+            _ => region.answered(),
+        }
+        let error = match result {
+            Ok(RegionAnswer::Final(answer)) => return Round::Done(Ok(answer)),
             Ok(RegionAnswer::Tentative(answer)) => {
-                region.answered();
                 tentative = Some(answer);
                 continue;
             }
-            Err(error) if error.is_transient() => {
-                region.did_not_answer(&error, others);
-                error
-            }
-            Err(error) => {
-                region.answered();
-                if region.is_first {
-                    return Round::Done(Err(error));
-                }
-                error
-            }
+            Err(error) if region.is_first && !error.is_transient() => return Round::Done(Err(error)),
+            Err(error) => error,
         };
         tracing::debug!(secret.id = %id, region = region.name, %error, "an attempt failed");
-        // A transient error says more than the no of a Region that may not have the secret.
-        if !failed.as_ref().is_some_and(SourceError::is_transient) {
-            failed = Some(error);
+        // Reports a transient error rather than the no of a Region that may not have the secret.
+        match &to_report {
+            Some(earlier) if earlier.is_transient() => (),
+            _ => to_report = Some(error),
         }
     }
     match tentative {
         Some(answer) => Round::Done(Ok(answer)),
-        None => Round::Failed(failed),
+        None => Round::Failed(to_report),
     }
 }
 
@@ -193,15 +190,23 @@ impl Region {
         held: Option<&VersionId>,
     ) -> Result<RegionAnswer<Fetched>, SourceError> {
         let fetched = self.source.fetch(query.id, stage, held).await?;
+        if stage == Stage::Current && matches!(fetched, Fetched::Absent) {
+            return Err(SourceError::Missing(NO_VALUE.into()));
+        }
+        if self.is_first {
+            return Ok(RegionAnswer::Final(fetched));
+        }
         match fetched {
-            Fetched::Absent if stage == Stage::Current => Err(SourceError::Missing(NO_VALUE.into())),
-            fetched if self.is_first => Ok(RegionAnswer::Final(fetched)),
+            // The version that is held may be gone, or this Region has not heard of it yet. Keeping it is safe in both cases.
             Fetched::Absent if held.is_some() => Ok(RegionAnswer::Final(Fetched::Same)),
+            // The secret is new, or must be replaced. The first Region may have a version that is not here yet.
             Fetched::Absent if !query.may_stay => Ok(RegionAnswer::Tentative(Fetched::Absent)),
+            // The first Region had a newer version already, so this one lags behind. As an error, because the next Region
+            // is asked after an error.
             Fetched::New(value) if stage == Stage::Current && value.older_than(query.since) => {
                 Err(SourceError::Missing("this Region has an older version than the one held".into()))
             }
-            fetched => Ok(RegionAnswer::Final(fetched)),
+            Fetched::Same | Fetched::New(_) | Fetched::Absent => Ok(RegionAnswer::Final(fetched)),
         }
     }
 

@@ -27,8 +27,7 @@ pub struct Resolver<'a> {
     pending: Option<(Name, SecretValue)>,
     /// The credentials that may stay as held.
     held: &'a HeldCredentials,
-    /// The credentials that must be replaced. If there are any, a fault of another one does not count while that one
-    /// can stay as held.
+    /// The credentials that must be replaced. If there are any, another one with a fault stays as held, if it can.
     to_replace: &'a BTreeSet<Name>,
     /// `server.tls_names`.
     hosts: &'a [String],
@@ -92,23 +91,27 @@ impl<'a> Resolver<'a> {
     ) -> Option<Credential<K>> {
         let (id, outcome) = self.fetched.remove(name)?;
         let held = self.held.get(name, &id);
-        let new = match outcome {
+        let read_or_held = match outcome {
             FetchOutcome::Failed(fault) => Err(fault),
+            // The manager's answer was compared with this one, so there is one.
             FetchOutcome::Same => Ok(held?.clone()),
             FetchOutcome::New(values) => read::<K>(name, &id, &values),
         };
-        let checked = new.and_then(|new| match check(&new.value::<K>()) {
-            Ok(()) => Ok(new),
-            Err(expected) => Err(malformed(name, &id, &expected)),
-        });
+        let checked = match read_or_held {
+            Ok(credential) => match check(&credential.value::<K>()) {
+                Ok(()) => Ok(credential),
+                Err(expected) => Err(malformed(name, &id, &expected)),
+            },
+            Err(fault) => Err(fault),
+        };
         let mut resolved = match checked {
-            Ok(new) => new,
+            Ok(credential) => credential,
             Err(fault) => self.carry_over_or_fail(name, held, fault)?,
         };
-        if let Some((_, pending)) = self.pending.take_if(|(pending, _)| *pending == name)
-            && let Some(pending) = fall_back_to::<K>(&resolved, pending)
+        if let Some((_, pending)) = self.pending.take_if(|(of, _)| *of == name)
+            && let Some(fallback) = fall_back_to::<K>(&resolved, pending)
         {
-            resolved = pending;
+            resolved = fallback;
         }
         let credential = Credential { value: resolved.value(), name, id, versions: resolved.versions.clone() };
         self.resolved.insert(name, resolved);
@@ -167,14 +170,14 @@ fn read<K: Kind>(name: Name, id: &SecretId, values: &SecretValues) -> Result<Hel
 /// Returns the pending version, if it can be read and its kind allows to use it in place of the current one.
 fn fall_back_to<K: Kind>(current: &HeldCredential, pending: SecretValue) -> Option<HeldCredential> {
     let version = pending.version.clone();
-    let pending = read::<K>("", &current.id, &SecretValues::new(pending, BTreeMap::new(), None)).ok()?;
-    let allowed = version != *current.in_use() && current.value::<K>().can_fall_back_to(&pending.value());
+    let fallback = read::<K>("", &current.id, &SecretValues::new(pending, BTreeMap::new(), None)).ok()?;
+    let allowed = version != *current.in_use() && current.value::<K>().can_fall_back_to(&fallback.value());
     if !allowed {
         return None;
     }
     let mut fetched = current.fetched.clone();
     fetched.insert(Stage::Pending, version);
-    Some(HeldCredential { stage: Stage::Pending, fetched, ..pending })
+    Some(HeldCredential { stage: Stage::Pending, fetched, ..fallback })
 }
 
 /// Refuses an empty, blank or too large value. Managers accept all three.

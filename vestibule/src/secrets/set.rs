@@ -47,7 +47,11 @@ impl<K: Kind> CredentialField for Option<Credential<K>> {
     }
 
     fn resolve(name: Name, resolver: &mut Resolver<'_>) -> Option<Self> {
-        if resolver.was_fetched(name) { resolver.resolve::<K>(name).map(Some) } else { Some(None) }
+        if !resolver.was_fetched(name) {
+            return Some(None);
+        }
+        let credential = resolver.resolve::<K>(name)?;
+        Some(Some(credential))
     }
 }
 
@@ -94,7 +98,7 @@ pub(crate) fn resolve<S: SecretSet>(
 
 /// Resolves the set again with the pending version of one credential. Returns `None` if there is no pending version that
 /// can be used in place of the current one.
-pub(crate) async fn with_pending<S: SecretSet>(
+pub(crate) async fn resolve_with_pending<S: SecretSet>(
     resolved: &Resolved<S>,
     name: Name,
     context: &FetchContext<'_>,

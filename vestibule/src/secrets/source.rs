@@ -8,7 +8,7 @@ use crate::exit::Exit;
 use futures_util::future::BoxFuture;
 use std::borrow::Cow;
 
-/// A secrets manager. Each call is one attempt: the loader retries and keeps the deadline.
+/// A secrets manager. Each call is one attempt. The framework retries, and keeps the deadline.
 pub trait Source: Send + Sync + 'static {
     /// Fetches the version of `id` at `stage`. `held` is the version that is already held: a manager that mints a
     /// credential at each read keeps that one.

@@ -10,11 +10,11 @@ use time::OffsetDateTime;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
-    /// The version in use.
+    /// The version that the manager gives to everybody who names no other one.
     Current,
     /// The version that a rotation made, while the rotation has not ended.
     Pending,
-    /// The version that was in use before the last rotation.
+    /// The version that was current before the last rotation.
     Previous,
 }
 
@@ -28,8 +28,8 @@ pub struct SecretValue {
     pub text: SecretString,
     /// The id of the version.
     pub version: VersionId,
-    /// The time at which the manager got the version, if it says so. A version older than the one held counts only if a
-    /// second read returns it too.
+    /// The time at which the manager got the version, if it says so. A version older than the one held is used only
+    /// if a second read returns it too.
     pub created: Option<OffsetDateTime>,
 }
 

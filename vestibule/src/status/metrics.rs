@@ -19,7 +19,7 @@ use time::OffsetDateTime;
 /// parts that they do not know are comments.
 pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Returns the text for a scrape. MetricLabels are names, ids of versions, and words of a fixed list.
+/// Returns the text for a scrape. Labels are names, ids of versions, and words of a fixed list.
 pub(crate) fn encode(status: Status) -> String {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(StatusCollector(status)));

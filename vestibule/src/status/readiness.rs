@@ -3,6 +3,7 @@
 use crate::{
     application::{Application, Generation},
     config::settings::WhenStale,
+    jitter,
     secrets::credential::Name,
 };
 use serde::Serialize;
@@ -37,7 +38,7 @@ pub(super) struct Staleness {
 impl Staleness {
     /// Returns settings with a random jitter. Nothing is stale until [`configure`](Self::configure) is called.
     pub(super) fn jittered() -> Self {
-        Self { max_stale: Duration::MAX, when_stale: WhenStale::Report, jitter: 0.9 + 0.2 * fastrand::f64() }
+        Self { max_stale: Duration::MAX, when_stale: WhenStale::Report, jitter: jitter::factor(0.1) }
     }
 
     /// Takes the settings of this generation. Keeps the jitter.

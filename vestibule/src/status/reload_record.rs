@@ -36,7 +36,8 @@ impl From<(Name, Fault)> for CarriedOver {
     }
 }
 
-/// The trigger of a reload.
+/// The trigger of a reload. Two words differ from ours: in `/status`, in the log and in metrics, a login or key that the
+/// other side rejects is `refused`. Others rely on these words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Trigger {

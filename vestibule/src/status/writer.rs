@@ -54,7 +54,7 @@ impl StatusWriter {
     }
 
     /// Records the stages that the manager gave in a reload that published nothing.
-    pub(crate) fn seen(&self, seen: &BTreeMap<Name, ManagerStage>) {
+    pub(crate) fn manager_stages_seen(&self, seen: &BTreeMap<Name, ManagerStage>) {
         self.0.send_modify(|status| status.note_manager_stages(seen, OffsetDateTime::now_utc()));
     }
 

@@ -36,7 +36,7 @@ pub(super) async fn rotate_login(
 
 /// Waits for the time of the window, or for Ctrl-C.
 async fn stay_in_window(window: Duration, status_client: &StatusClient, name: &str, pending: &str) {
-    // Before the line that offers Ctrl-C.
+    // Handles Ctrl-C before a line offers it. Otherwise a quick Ctrl-C would end the rotation halfway.
     let mut interrupts = signal(SignalKind::interrupt()).expect("it may be handled");
     println!("          staying here for {} (Ctrl-C: no longer)", humantime::format_duration(window));
     println!("          open connections keep working; a new login works with AWSPENDING only");

@@ -1,6 +1,7 @@
 //! The error of a message that was not delivered.
 
 use super::{error::CallError, retry};
+use crate::jitter;
 use axum::{
     body::Bytes,
     http::{Response, StatusCode},
@@ -26,10 +27,10 @@ impl DeliveryError {
     /// Returns the pause after this many attempts.
     ///
     /// It is 1 s after the first attempt and doubles up to 10 min, give or take 20 %. It is no shorter than the
-    /// response's `Retry-After`, of which at most 10 min count.
+    /// response's `Retry-After`, but a `Retry-After` of more than 10 min is treated as 10 min.
     pub fn pause(&self, attempts: u32) -> Duration {
         let doubled = Duration::from_secs(1 << attempts.saturating_sub(1).min(20)).min(MAX_PAUSE);
-        doubled.mul_f64(0.8 + 0.4 * fastrand::f64()).max(self.retry_after.min(MAX_PAUSE))
+        doubled.mul_f64(jitter::factor(0.2)).max(self.retry_after.min(MAX_PAUSE))
     }
 }
 

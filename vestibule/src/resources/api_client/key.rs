@@ -115,9 +115,9 @@ impl ClientKey {
         }
     }
 
-    /// Waits until another version than `rejected` is in service, and returns `true`. Returns `false` if the reload that
-    /// it requests ends without one, or at `until`.
-    pub(super) async fn replaced(&self, rejected: &VersionId, until: Instant) -> bool {
+    /// Requests a reload, and waits until another version than `rejected` is in service. Returns `false` if the reload
+    /// ends without one, or at `until`.
+    pub(super) async fn wait_for_other_version(&self, rejected: &VersionId, until: Instant) -> bool {
         // The load that builds this client cannot wait for a reload.
         if self.unpublished().is_some() {
             return false;

@@ -51,7 +51,7 @@ where
             // Waits for half of the time that is left. The other half is for the second call.
             let now = Instant::now();
             let until = now + deadline.saturating_duration_since(now) / 2;
-            if key.replaced(rejected, until).await { inner.oneshot(request).await } else { Ok(response) }
+            if key.wait_for_other_version(rejected, until).await { inner.oneshot(request).await } else { Ok(response) }
         })
     }
 }

@@ -251,7 +251,8 @@ impl ReloadingProcess {
     }
 }
 
-/// Waits until a condition is met, for 30 s at most.
+/// Waits until a condition is met, for 30 s at most. The local stack has such a wait too, but the framework does not depend
+/// on the stack.
 async fn eventually(condition: impl Fn() -> bool) {
     let met = async {
         while !condition() {

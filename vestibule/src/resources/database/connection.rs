@@ -23,7 +23,8 @@ use tokio::{runtime::Handle, sync::OwnedSemaphorePermit, time::Instant};
 /// }
 /// ```
 pub struct Connection {
-    // Fields are dropped in this order. The guard must read the size of the pool before the connection goes back.
+    // The fields are dropped from top to bottom. The guard is dropped first, because it reads the size of the pool while
+    // the connection still belongs to it.
     guard: ConnectionGuard,
     connection: PoolConnection<Postgres>,
 }

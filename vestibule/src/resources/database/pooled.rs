@@ -52,7 +52,7 @@ pub(crate) struct Pooled {
     pub(super) permits: Arc<Semaphore>,
     /// The permits for logins at a time.
     pub(super) logins: Arc<Semaphore>,
-    /// The number of callers that count on an idle connection.
+    /// The number of callers that expect an idle connection.
     pub(super) claims: AtomicUsize,
     pub(super) max_connections: u32,
     pub(super) acquire_timeout: Duration,
@@ -110,13 +110,13 @@ impl Pooled {
             Some(login_permit)
         };
         let may_log_in = login_permit.is_some();
-        // The login permit is held until the next caller can see a rejection.
+        // Keeps the login permit until the breaker is open after a rejection, so that the next caller does not log in too.
         let connected = tokio::select! {
             biased;
             rejection = rejections.next() => return Err(rejection.into()),
             connected = LOGIN_PERMIT.scope(RefCell::new(login_permit), self.acquire()) => connected,
         };
-        // Only a caller that was allowed to log in may have used up a probe. The others need not take the lock.
+        // Only a caller with a login permit can have used the one attempt at the end of a pause. The others need not report.
         if may_log_in && !matches!(connected, Err(ConnectError::Rejected(_))) {
             self.breaker.inconclusive(Instant::now());
         }

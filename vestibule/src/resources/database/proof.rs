@@ -20,24 +20,26 @@ use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 /// The timeout of one login.
 pub(super) const ATTEMPT: Duration = Duration::from_secs(5);
 
-/// Proves that the database accepts the login, and that the schema is new enough. `before` is the pool in service.
+/// Proves that the database accepts the login, and that the schema is new enough. `old_pool` is the pool in service.
 pub(super) async fn prove(
     login: &Credential<Login>,
     options: &PgConnectOptions,
     breaker: &Breaker,
-    before: Option<&Arc<Pooled>>,
+    old_pool: Option<&Arc<Pooled>>,
     context: &LoadContext<'_>,
 ) -> Result<(), BuildError> {
     let deadline = context.deadline;
     breaker.allow(context.probe_reason, Instant::now())?;
-    let mut room = None;
-    let connecting = connect(login, options, context.database, deadline, before, &mut room);
+    // Keeps the place of a connection that was closed for this one, until the proof ends.
+    let mut freed_permit = None;
+    let connecting = connect(login, options, context.database, deadline, old_pool, &mut freed_permit);
     let mut connection = match connecting.await {
         Ok(connection) => connection,
         Err(BuildError::Rejected(rejection)) => {
             breaker.rejected(rejection.clone(), Instant::now());
             return Err(rejection.into());
         }
+        // Reports nothing to the breaker. A version that was rejected before waits for the whole new pause.
         Err(fault) => return Err(fault),
     };
     breaker.accepted();
@@ -112,14 +114,17 @@ fn behind(package: &Package, problem: String) -> Fault {
 }
 
 /// Logs in once. Repeats attempts that may succeed later (no answer, starting up, too many connections) until the
-/// deadline. If the server has no connection left, closes one of `before`, and keeps its permit in `room`.
+/// deadline.
+///
+/// If the server has no connection left, closes one connection of `old_pool`, once. The permit of that connection goes to
+/// `freed_permit`: while the caller keeps it, nobody opens another connection in its place.
 pub(crate) async fn connect(
     login: &Credential<Login>,
     options: &PgConnectOptions,
     config: &DatabaseConfig,
     deadline: Instant,
-    before: Option<&Arc<Pooled>>,
-    room: &mut Option<OwnedSemaphorePermit>,
+    old_pool: Option<&Arc<Pooled>>,
+    freed_permit: &mut Option<OwnedSemaphorePermit>,
 ) -> Result<PgConnection, BuildError> {
     let mut backoff = Backoff::until(deadline);
     loop {
@@ -132,11 +137,11 @@ pub(crate) async fn connect(
             }
             Ok(Err(error)) if !transient(&error) => return Err(BuildError::Fault(fault(&error))),
             Ok(Err(error)) => {
-                if let Some(before) = before
-                    && room.is_none()
+                if let Some(old_pool) = old_pool
+                    && freed_permit.is_none()
                     && is_full(&error)
                 {
-                    *room = tokio::time::timeout_at(deadline, before.close_one()).await.ok().flatten();
+                    *freed_permit = tokio::time::timeout_at(deadline, old_pool.close_one()).await.ok().flatten();
                 }
                 fault(&error)
             }

@@ -26,45 +26,48 @@ const DENIALS: [&str; 13] = [
 /// The largest part of the manager's own message that an error quotes, in characters.
 const MAX_QUOTED: usize = 300;
 
-/// Returns the error of a call that failed. Returns `None` if the manager says that there is no such secret or version.
-pub(super) fn source_error<E>(error: &SdkError<E>) -> Option<SourceError>
+/// Returns `true` if the manager says that there is no such secret or version.
+pub(super) fn is_not_found<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
+    match error {
+        SdkError::ServiceError(answer) => answer.err().meta().code() == Some("ResourceNotFoundException"),
+        _ => false,
+    }
+}
+
+/// Returns the error of any other call that failed.
+pub(super) fn source_error<E>(error: &SdkError<E>) -> SourceError
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
     match error {
         SdkError::ServiceError(answer) => service_error(answer.err().meta(), answer.raw().status().as_u16()),
-        SdkError::DispatchFailure(failure) => Some(match find_cause(error) {
+        SdkError::DispatchFailure(failure) => match find_cause(error) {
             Some(cause) => identity_error(cause),
             None if failure.is_timeout() => SourceError::Unanswered("connecting timed out".into()),
             None => SourceError::Unavailable(format!("connecting failed: {}", io_kind(error))),
-        }),
-        SdkError::TimeoutError(_) => Some(SourceError::Unanswered("the request timed out".into())),
-        SdkError::ResponseError(_) => {
-            Some(SourceError::Unavailable("its answer was cut off or cannot be understood".into()))
-        }
-        _ => Some(SourceError::Unavailable("the request could not be made".into())),
+        },
+        SdkError::TimeoutError(_) => SourceError::Unanswered("the request timed out".into()),
+        SdkError::ResponseError(_) => SourceError::Unavailable("its answer was cut off or cannot be understood".into()),
+        _ => SourceError::Unavailable("the request could not be made".into()),
     }
 }
 
-/// Returns the error of an answer with an error code. Returns `None` if there is no such secret or version.
-fn service_error(meta: &ErrorMetadata, status: u16) -> Option<SourceError> {
+/// Returns the error of an answer with an error code.
+fn service_error(meta: &ErrorMetadata, status: u16) -> SourceError {
     let code = meta.code().unwrap_or("no code");
-    if code == "ResourceNotFoundException" {
-        return None;
-    }
     // The message of a signing error quotes the request that was signed, with its headers. Only its code may be shown.
     let may_quote = code.starts_with("AccessDenied") || code == "InvalidRequestException";
     let message = if may_quote { meta.message().unwrap_or_default() } else { "" };
     let quoted: String = message.chars().take(MAX_QUOTED).collect();
     let text = format!("{code} {quoted}").trim_end().to_owned();
-    Some(match code {
+    match code {
         code if DENIALS.contains(&code) => SourceError::Denied(text),
         "InvalidRequestException" if message.contains("delet") => SourceError::Missing(text),
         "InvalidParameterException" | "ValidationException" => SourceError::Missing(text),
         "InvalidRequestException" => SourceError::Malformed(text),
         _ if status == 403 || status == 401 => SourceError::Denied(text),
         _ => SourceError::Unavailable(format!("{text} (HTTP {status})")),
-    })
+    }
 }
 
 /// Returns the error of a call for which the platform gave no identity.

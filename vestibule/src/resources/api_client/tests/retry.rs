@@ -63,6 +63,7 @@ async fn a_request_that_was_not_sent_is_always_tried_again() {
     let settings = Settings { url: BaseUrl::parse(&format!("http://{address}")), ..settings };
     let client = ReloadingProcess::start(settings.clone()).await.client();
     let calling = tokio::spawn(async move { client.send(request("POST", "/")).await });
+    // Time for some attempts that fail. Without any, the call would succeed all the same.
     tokio::time::sleep(Duration::from_millis(200)).await;
     let listener = tokio::net::TcpListener::bind(address).await.unwrap();
     let router = Router::new().fallback(async || "here");
