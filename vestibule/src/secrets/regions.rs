@@ -201,8 +201,8 @@ impl Region {
             Fetched::Absent if held.is_some() => Ok(RegionAnswer::Final(Fetched::Same)),
             // The secret is new, or must be replaced. The first Region may have a version that is not here yet.
             Fetched::Absent if !query.may_stay => Ok(RegionAnswer::Tentative(Fetched::Absent)),
-            // The first Region had a newer version already, so this one lags behind. As an error, because the next Region
-            // is asked after an error.
+            // The version that is held is newer, so this Region lags behind. As an error, because the next Region is asked
+            // after an error.
             Fetched::New(value) if stage == Stage::Current && value.older_than(query.since) => {
                 Err(SourceError::Missing("this Region has an older version than the one held".into()))
             }
