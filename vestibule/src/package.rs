@@ -5,8 +5,8 @@ use sqlx::migrate::Migrator;
 /// The name, version and migrations of a service. [`package!`](crate::package!) makes it.
 #[derive(Debug)]
 pub struct Package {
-    /// The package's name. The binary has this name. So have the database and the prefix of secrets' ids, unless the
-    /// configuration says otherwise.
+    /// The package's name. The binary has the same name. The database and the prefix of secrets' ids have it too, unless
+    /// the configuration says otherwise.
     pub name: &'static str,
     /// The package's version.
     pub version: &'static str,

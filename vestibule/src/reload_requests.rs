@@ -1,4 +1,4 @@
-//! Requests for a reload, from what a generation holds to the reload actor. They know no generation, so any may hold them.
+//! Requests for a reload: how resources ask the reload actor for one. They belong to the process, and to no generation.
 
 use crate::secrets::{credential::Name, id::VersionId};
 use std::{

@@ -42,7 +42,7 @@ pub(super) enum CliCommand {
         /// The process to signal. By default, the one that the admin listener names.
         #[arg(long, value_name = "PID")]
         pid: Option<i32>,
-        /// Wait for the reload, and end with the exit code that a start would have ended with.
+        /// Wait for the reload, and end with 0 or the code of its report.
         #[arg(long)]
         wait: bool,
     },

@@ -36,7 +36,8 @@ pub struct ServerConfig {
     pub drain: Duration,
     /// HTTPS, with the certificate of the credential `server_tls`. A change applies to new connections.
     pub tls: bool,
-    /// The host names and addresses for which the certificate must be valid. If it is empty, any certificate is accepted.
+    /// The host names and addresses for which the certificate must be valid. If it is empty, a valid
+    /// certificate for any host is accepted.
     pub tls_names: Vec<String>,
     /// The id of the secret with the authorities of client certificates (the credential `client_ca`). If it is set, a
     /// client without such a certificate cannot connect. If it is empty, no client is asked for one. `{prefix}/` at its

@@ -1,4 +1,4 @@
-//! The parts of X.509 certificates that a listener must understand.
+//! X.509 certificates: their dates, names, issuer and usage.
 
 use crate::secrets::kind::Malformed;
 use rustls::pki_types::{CertificateDer, pem::PemObject};

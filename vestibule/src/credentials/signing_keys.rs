@@ -1,4 +1,4 @@
-//! Keys that sign messages that come back to us: cursors, sessions, webhooks.
+//! The keys that sign the tokens and the messages of this service.
 
 use super::{json, looks_like_json, unescaped};
 use crate::secrets::{

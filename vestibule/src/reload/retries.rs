@@ -11,7 +11,8 @@ const ROTATION_WINDOW: Duration = Duration::from_secs(75);
 /// The longest pause between reloads while the manager or the database does not answer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
-/// The retries that are due: one for the configuration in service, and one for a configuration that is not in service yet.
+/// The retries that are due. The configuration in service has one. A new configuration that a signal brought has its own
+/// until it is published.
 ///
 /// Two configurations are the same if they are one `Arc`: a reload that changes no setting gets the `Arc` in service.
 pub(super) struct Retries<C> {

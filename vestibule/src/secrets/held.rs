@@ -28,7 +28,7 @@ pub(crate) struct HeldCredential {
     pub(crate) created: Option<OffsetDateTime>,
     /// The time at which the version in use expires.
     pub(crate) expires_at: Option<OffsetDateTime>,
-    /// As [`SecretValues::current_since`](super::SecretValues::current_since).
+    /// The time at which this process first saw the version in use replace another one. `None` if it started with it.
     pub(crate) current_since: Option<OffsetDateTime>,
     pub(super) value: Arc<dyn Any + Send + Sync>,
 }

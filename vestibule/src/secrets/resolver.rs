@@ -1,4 +1,4 @@
-//! The resolver: from fetched values to typed credentials.
+//! The resolver: it makes one credential of what was fetched, or keeps what is held, or records the fault.
 
 use super::{
     credential::{Credential, Name, subject},

@@ -1,4 +1,4 @@
-//! The set of credentials of a service, and how it is resolved from what was fetched.
+//! The traits of a set of credentials and of its fields. Resolves all fields, and all of them again with a pending version.
 
 use super::{
     credential::{Credential, Name},

@@ -17,7 +17,7 @@ pub(crate) struct ReloadRecord {
     pub(crate) duration_ms: u64,
     /// The report of every fault, if the outcome is `kept`.
     pub(crate) error: Option<String>,
-    /// The exit code that a start would have ended with.
+    /// 0, or the code of the report in `error`.
     pub(crate) exit_code: u8,
     /// The credentials that stay at the version held, so that a rejected login could be replaced all the same.
     pub(crate) carried_over: Vec<CarriedOver>,

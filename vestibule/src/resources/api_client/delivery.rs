@@ -1,4 +1,4 @@
-//! The error of a message that was not delivered.
+//! The result of a delivery: whether the message was accepted, and whether a failure is permanent.
 
 use super::{error::CallError, retry};
 use crate::jitter;

@@ -1,4 +1,4 @@
-//! The pool of one version of one login: its connections, its logins, and its end.
+//! The pool of one version of a login: its connections, its attempts to log in, and its end.
 
 use super::error;
 use crate::{
