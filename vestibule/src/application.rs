@@ -230,7 +230,7 @@ impl<A: Application> Generation<A> {
     /// Puts this generation in service, in place of `replaced`.
     pub(crate) fn replace(self: &Arc<Self>, replaced: &Self, live: &watch::Sender<Arc<Self>>) {
         self.resources.publish();
-        // Retires before anybody sees the new generation: it must not open a connection beside an idle one of the old.
+        // Closes the idle connections of the old pool before requests can open some of the new one.
         replaced.resources.retire(&self.resources);
         live.send_replace(self.clone());
     }

@@ -226,7 +226,7 @@ fn is_as_held(stage: Stage, answer: &Fetched, known: &Versions) -> bool {
     }
 }
 
-/// Fetches one stage. A version that cannot be used at another stage than the current one is treated as absent: a rotation
+/// Fetches one stage. At another stage than the current one, a version that cannot be used is treated as absent: a rotation
 /// that failed leaves a pending version without a value, and a revoked version is used at no stage.
 async fn fetch_stage(
     context: &FetchContext<'_>,

@@ -170,7 +170,7 @@ async fn ask_each<'a, T>(
             Err(error) => error,
         };
         tracing::debug!(secret.id = %id, region = region.name, %error, "an attempt failed");
-        // Reports a transient error rather than the no of a Region that may not have the secret.
+        // Prefers a transient error to a "no" of a Region that may not have the secret.
         match &to_report {
             Some(earlier) if earlier.is_transient() => (),
             _ => to_report = Some(error),

@@ -1,4 +1,4 @@
-//! A fifth kind of credential in one file: the login for a mail relay, and the session that it opens.
+//! A kind of credential of a service's own, in one file: the login for a mail relay, and the session that it opens.
 
 use serde::Deserialize;
 use std::{
