@@ -172,11 +172,12 @@ async fn a_manager_that_never_answers_ends_with_75() {
 async fn a_wrong_password_ends_with_77() {
     let tenant = SERVICE.migrated("wrong").await;
     tenant.set_password(&tenant.app_role(), "sentinel-another").await.unwrap();
-    assert_fails(launch_with_short_deadline(&tenant), 77, &["credential `database`", "the login is rejected"]).await;
+    assert_fails(launch_with_short_deadline(&tenant), 77, &["credential `database`", "the other side rejects it"])
+        .await;
     // A bare password. The variables that libpq reads do not replace it.
     tenant.put("database", "sentinel-bare").await.unwrap();
     let bare = || launch_with_short_deadline(&tenant).env("APP_DATABASE__USERNAME", tenant.app_role());
-    assert_fails(bare().env("PGPASSWORD", "sentinel-another"), 77, &["the login is rejected"]).await;
+    assert_fails(bare().env("PGPASSWORD", "sentinel-another"), 77, &["the other side rejects it"]).await;
     tenant.put("database", "sentinel-another").await.unwrap();
     assert_fails(SERVICE.launch(&tenant), 78, &["database.username"]).await;
     let libpq = [("PGSSLMODE", "verify-full"), ("PGOPTIONS", "-c role=nobody"), ("PGSSLKEY", "/nonexistent")];

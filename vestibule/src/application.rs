@@ -18,7 +18,11 @@ use crate::{
         resource::Resource,
         signer::Signer,
     },
-    secrets::{credential::Credential, held::HeldCredentials, set::SecretSet},
+    secrets::{
+        credential::{Credential, Name},
+        held::HeldCredentials,
+        set::SecretSet,
+    },
 };
 use axum::Router;
 use serde::Serialize;
@@ -68,11 +72,18 @@ pub struct Build<'a, A: Application> {
     pub secrets: &'a A::Secrets,
     context: &'a LoadContext<'a>,
     built: Mutex<ResourceRegistry>,
+    /// The credential whose resource could not be made.
+    failed: Mutex<Option<Name>>,
 }
 
 impl<'a, A: Application> Build<'a, A> {
     pub(crate) fn new(settings: &'a A::Settings, secrets: &'a A::Secrets, context: &'a LoadContext<'a>) -> Self {
-        Self { settings, secrets, context, built: Mutex::default() }
+        Self { settings, secrets, context, built: Mutex::default(), failed: Mutex::default() }
+    }
+
+    /// Returns the credential whose resource could not be made.
+    pub(crate) fn failed(&self) -> Option<Name> {
+        *self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(crate) fn into_resources(self) -> ResourceRegistry {
@@ -180,24 +191,41 @@ impl<'a, A: Application> Build<'a, A> {
         let origin = origin(credential, settings)?;
         let in_service = self.context.in_service.and_then(|registry| registry.get::<R>(credential.name));
         let (resource, built) = match in_service {
-            Some((built, resource)) if built.origin == origin => {
-                // A rejected resource is not carried over as if it were proven.
-                if let Some(rejection) = resource.rejection() {
-                    return Err(rejection.into());
-                }
-                (resource.clone(), built.clone())
-            }
+            // Carried over as it is. If it is rejected, it stays rejected: only new versions are judged.
+            Some((built, resource)) if built.origin == origin => (resource.clone(), built.clone()),
             // None is in service, or one of another origin: another version or other settings.
-            predecessor => {
-                let resource = make(predecessor.map(|(_, resource)| resource)).await?;
-                (resource.clone(), BuiltResource { origin, resource: Arc::new(resource) })
-            }
+            predecessor => match self.made_before::<R>(credential.name, &origin) {
+                Some(made) => made,
+                None => {
+                    let made = make(predecessor.map(|(_, resource)| resource)).await;
+                    let resource = made.inspect_err(|_| self.record_failure(credential.name))?;
+                    let built = BuiltResource { origin, resource: Arc::new(resource.clone()) };
+                    let mut made = self.context.made.lock().unwrap_or_else(PoisonError::into_inner);
+                    made.built.insert(credential.name, built.clone());
+                    (resource, built)
+                }
+            },
         };
         let mut registry = self.built.lock().unwrap_or_else(PoisonError::into_inner);
         match registry.built.insert(credential.name, built) {
             None => Ok(resource),
             Some(_) => Err(BuildError::bug("it makes two resources from one credential: clone the first")),
         }
+    }
+}
+
+impl<A: Application> Build<'_, A> {
+    /// Returns the resource of this origin, if an earlier attempt of the load has made it.
+    fn made_before<R: Resource>(&self, name: Name, origin: &str) -> Option<(R, BuiltResource)> {
+        let made = self.context.made.lock().unwrap_or_else(PoisonError::into_inner);
+        match made.get::<R>(name) {
+            Some((built, resource)) if built.origin == origin => Some((resource.clone(), built.clone())),
+            _ => None,
+        }
+    }
+
+    fn record_failure(&self, name: Name) {
+        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(name);
     }
 }
 

@@ -30,7 +30,12 @@ impl Backoff {
 
     /// Makes pauses without an end. The ceiling is 1 s at first, and `cap` at most.
     pub(crate) fn capped_at(cap: Duration) -> Self {
-        Self { ceiling: Duration::from_secs(1), cap, deadline: None }
+        Self::from_to(Duration::from_secs(1), cap)
+    }
+
+    /// Makes pauses without an end. The ceiling is `first` at first, and `cap` at most.
+    pub(crate) fn from_to(first: Duration, cap: Duration) -> Self {
+        Self { ceiling: first, cap, deadline: None }
     }
 
     /// Returns the time of the next attempt, or `None` if there is no time left for one.

@@ -19,6 +19,8 @@ use crate::{
         breaker::{Breakers, ProbeReason},
         build_error::BuildError,
         context::LoadContext,
+        registry::ResourceRegistry,
+        rejection::Rejection,
     },
     secrets::{
         credential::Name,
@@ -37,9 +39,10 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     marker::PhantomData,
     panic::AssertUnwindSafe,
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::Duration,
 };
+use time::OffsetDateTime;
 use tokio::{sync::Semaphore, time::Instant};
 
 /// The time that `build` may run past the deadline. The steps that it takes through its context end by the deadline, and
@@ -49,6 +52,9 @@ const BUILD_GRACE: Duration = Duration::from_millis(250);
 /// The time that a load which replaces a rejected credential waits for the other ones. They can stay as held, and requests
 /// wait for this load.
 const WAIT_FOR_OTHERS: Duration = Duration::from_secs(2);
+
+/// The time before the end of a version in which to replace it waits for no other credential.
+const LAST_DAYS: time::Duration = time::Duration::days(7);
 
 /// The parts that all loads of a process share.
 pub(crate) struct Loader<A> {
@@ -68,8 +74,28 @@ pub(crate) struct LoadRequest<'a, A: Application> {
     pub(crate) probe_reason: ProbeReason,
 }
 
+/// The credentials of the generation in service that are not good any more.
+#[derive(Default)]
+struct Doubts {
+    /// The other side rejects the version in service.
+    rejected: Vec<Rejection>,
+    /// The credentials whose version in service is rejected or revoked.
+    names: BTreeSet<Name>,
+    /// Those, and the ones that expire in the next seven days. To replace one of these never waits for another credential.
+    must_be_replaced: BTreeSet<Name>,
+}
+
+/// A credential that stays as held, because its new version has a fault or because the held one is rejected.
+pub(crate) struct Unrefreshed {
+    pub(crate) name: Name,
+    pub(crate) fault: Fault,
+    pub(crate) retry: RetryClass,
+    /// `true` if the version in service is rejected, revoked, or in its last days.
+    pub(crate) must_be_replaced: bool,
+}
+
 impl<A: Application> LoadRequest<'_, A> {
-    /// Returns the deadline of the other credentials, if one has to be replaced. The others can stay as held.
+    /// Returns the deadline of the other credentials, if one is doubted. The others can stay as held.
     fn deadline_of_others(&self) -> Instant {
         let now = Instant::now();
         match self.probe_reason {
@@ -78,19 +104,21 @@ impl<A: Application> LoadRequest<'_, A> {
         }
     }
 
-    /// Returns the names of the credentials that must be replaced: the other side rejects the version in service, or
-    /// `secrets.revoked` names it.
-    fn to_replace(&self) -> BTreeSet<Name> {
-        let Some(in_service) = self.in_service else { return BTreeSet::new() };
-        let revoked = &self.config.secrets.revoked;
-        let mut names: BTreeSet<Name> =
-            in_service.resources.rejections().into_iter().map(|rejection| rejection.credential).collect();
+    fn doubts(&self) -> Doubts {
+        let Some(in_service) = self.in_service else { return Doubts::default() };
+        let rejected = in_service.resources.rejections();
+        let mut names: BTreeSet<Name> = rejected.iter().map(|rejection| rejection.credential).collect();
+        let mut ending = BTreeSet::new();
         for (name, held) in in_service.credentials.iter() {
-            if held.has_any(revoked) {
+            if held.has_any(&self.config.secrets.revoked) {
                 names.insert(name);
             }
+            if held.expires_at.is_some_and(|end| end - OffsetDateTime::now_utc() < LAST_DAYS) {
+                ending.insert(name);
+            }
         }
-        names
+        let must_be_replaced = names.union(&ending).copied().collect();
+        Doubts { rejected, names, must_be_replaced }
     }
 }
 
@@ -106,8 +134,8 @@ pub(crate) enum LoadOutcome<A: Application> {
     /// There is something new. Nobody has seen the generation yet.
     Built {
         generation: Box<Generation<A>>,
-        /// The faults of credentials that the generation holds as before.
-        carried_over: Vec<(Name, Fault)>,
+        /// The credentials that the generation holds as before, although they have a fault.
+        carried_over: Vec<Unrefreshed>,
     },
     /// Everything is as held, and was verified.
     Unchanged,
@@ -130,13 +158,32 @@ pub(crate) enum RetryClass {
     Permanent,
 }
 
+impl RetryClass {
+    fn of(exit: Exit) -> Self {
+        match exit {
+            Exit::Unavailable | Exit::Deadline => Self::Unavailable,
+            _ => Self::Permanent,
+        }
+    }
+}
+
 impl From<Report> for LoadError {
     fn from(report: Report) -> Self {
-        let retry = match report.exit() {
-            Exit::Unavailable | Exit::Deadline => RetryClass::Unavailable,
-            _ => RetryClass::Permanent,
-        };
+        let retry = RetryClass::of(report.exit());
         Self { report, retry }
+    }
+}
+
+impl From<(Name, Fault)> for Unrefreshed {
+    fn from((name, fault): (Name, Fault)) -> Self {
+        Self { name, retry: RetryClass::of(fault.exit), fault, must_be_replaced: false }
+    }
+}
+
+impl From<Rejection> for Unrefreshed {
+    fn from(rejection: Rejection) -> Self {
+        let name = rejection.credential;
+        Self { name, fault: rejection.into_fault(), retry: RetryClass::Rejected, must_be_replaced: false }
     }
 }
 
@@ -152,9 +199,17 @@ impl From<BuildError> for LoadError {
 }
 
 impl LoadError {
-    /// Adds the faults of credentials that would have been carried over.
-    fn with_carried_over(mut self, others: Vec<(Name, Fault)>) -> Self {
-        self.report.faults.extend(others.into_iter().map(|(_, fault)| fault));
+    /// Makes the error of a load that brings nothing which is worth publishing. There is one fault at least.
+    fn of_unrefreshed(phase: Phase, unrefreshed: Vec<Unrefreshed>) -> Self {
+        // A rejection ends by itself soonest, so its retries are the ones to make.
+        let classes = [RetryClass::Rejected, RetryClass::Unavailable];
+        let retry = classes.into_iter().find(|class| unrefreshed.iter().any(|stays| stays.retry == *class));
+        let faults = unrefreshed.into_iter().map(|stays| stays.fault).collect();
+        Self { report: Report { phase, faults }, retry: retry.unwrap_or(RetryClass::Permanent) }
+    }
+
+    fn with_unrefreshed(mut self, others: Vec<Unrefreshed>) -> Self {
+        self.report.faults.extend(others.into_iter().map(|stays| stays.fault));
         self
     }
 }
@@ -235,6 +290,7 @@ impl<A: Application> Loader<A> {
             in_service.resources.probe(reason, request.deadline).await;
         }
         let nothing = HeldCredentials::default();
+        let doubts = request.doubts();
         let context = FetchContext {
             regions: &self.regions,
             revoked: &request.config.secrets.revoked,
@@ -242,7 +298,7 @@ impl<A: Application> Loader<A> {
                 Some(in_service) => &in_service.credentials,
                 None => &nothing,
             },
-            to_replace: request.to_replace(),
+            doubted: doubts.names.clone(),
             deadline_of_others: request.deadline_of_others(),
             deadline: request.deadline,
         };
@@ -254,12 +310,11 @@ impl<A: Application> Loader<A> {
         }
         let fetched = fetch::all(&context, &wanted).await;
         let seen = stages_seen(&fetched, context.held);
-        // A revoked version must not stay in use, not even while the others are replaced.
-        let not_revoked = context.held.without(context.revoked);
-        let resolver =
-            Resolver::new(fetched, &not_revoked, &context.to_replace).for_hosts(&request.config.server.tls_names);
+        let hosts = &request.config.server.tls_names;
+        let are_hosts_new = request.in_service.is_none_or(|held| held.config.server.tls_names != *hosts);
+        let resolver = Resolver::new(fetched, context.held).for_hosts(hosts, are_hosts_new);
         // A panic of the service's code becomes a report: in a reload it must not end the reload actor.
-        let building = AssertUnwindSafe(self.resolve_and_build(&request, &context, resolver)).catch_unwind();
+        let building = AssertUnwindSafe(self.resolve_and_build(&request, &context, &doubts, resolver)).catch_unwind();
         let result = match building.await {
             Ok(result) => result,
             Err(_) => Err(LoadError::from(Report::of(Phase::Build, panicked()))),
@@ -267,37 +322,70 @@ impl<A: Application> Loader<A> {
         FinishedLoad { seen, result }
     }
 
-    /// Resolves what was fetched and builds from it. If the other side rejects a current version, tries the pending one.
+    /// Resolves what was fetched and builds from it. A credential whose new version has a fault stays as held, if another
+    /// one that must be replaced has a new version.
     async fn resolve_and_build(
         &self,
         request: &LoadRequest<'_, A>,
         context: &FetchContext<'_>,
+        doubts: &Doubts,
         resolver: Resolver<'_>,
     ) -> Result<LoadOutcome<A>, LoadError> {
         let mut resolved: Resolved<AllSecrets<A::Secrets>> = match set::resolve(resolver, context.held) {
             Ok(resolved) => resolved,
-            Err(error) => return Err(LoadError::from(error.report).with_carried_over(error.carried_over)),
+            Err(error) => {
+                let others = error.carried_over.into_iter().map(Into::into).collect();
+                return Err(LoadError::from(error.report).with_unrefreshed(others));
+            }
         };
-        let carried_over = std::mem::take(&mut resolved.carried_over);
+        let mut unrefreshed: Vec<Unrefreshed> =
+            std::mem::take(&mut resolved.carried_over).into_iter().map(Into::into).collect();
+        if !unrefreshed.is_empty() && !brings_a_replacement(&resolved.credentials, context.held, doubts) {
+            let unrefreshed = doubts.add_still_rejected(unrefreshed, &resolved.credentials, context.held);
+            return Err(LoadError::of_unrefreshed(Phase::Secrets, unrefreshed));
+        }
+        for rejection in &doubts.rejected {
+            if has_new_version(rejection.credential, &resolved.credentials, context.held) {
+                continue;
+            }
+            if let Some(fallback) = set::resolve_with_pending(&resolved, rejection.credential, context).await {
+                resolved = fallback;
+            }
+        }
         // A reload that changes no setting gets the same `Arc` as the generation in service.
         let same_config = request.in_service.is_some_and(|in_service| Arc::ptr_eq(&in_service.config, &request.config));
+        let made = Mutex::default();
         loop {
-            if same_config && context.to_replace.is_empty() && resolved.credentials.same_as(context.held) {
-                return Ok(LoadOutcome::Unchanged);
-            }
-            let error = match self.build(request, &resolved).await {
-                Ok(generation) => return Ok(LoadOutcome::Built { generation: Box::new(generation), carried_over }),
-                Err(error) => error,
-            };
-            let fallback = match &error {
-                BuildError::Rejected(rejection) => {
-                    set::resolve_with_pending(&resolved, rejection.credential, context).await
+            if same_config && resolved.credentials.same_as(context.held) {
+                unrefreshed = doubts.add_still_rejected(unrefreshed, &resolved.credentials, context.held);
+                if unrefreshed.is_empty() {
+                    return Ok(LoadOutcome::Unchanged);
                 }
-                BuildError::Fault(_) => None,
+                return Err(LoadError::of_unrefreshed(Phase::Build, unrefreshed));
+            }
+            let failure = match self.build(request, &resolved, &made).await {
+                Ok(generation) => {
+                    let carried_over = doubts.add_still_rejected(unrefreshed, &resolved.credentials, context.held);
+                    return Ok(LoadOutcome::Built { generation: Box::new(generation), carried_over });
+                }
+                Err(failure) => failure,
             };
-            match fallback {
-                Some(fallback) => resolved = fallback,
-                None => return Err(LoadError::from(error).with_carried_over(carried_over)),
+            if let BuildError::Rejected(rejection) = &failure.error
+                && let Some(fallback) = set::resolve_with_pending(&resolved, rejection.credential, context).await
+            {
+                resolved = fallback;
+                continue;
+            }
+            // With the version that is held, `build` gets the resource in service.
+            let Some((name, as_held)) = failure.as_held(&resolved, context.held) else {
+                return Err(LoadError::from(failure.error).with_unrefreshed(unrefreshed));
+            };
+            resolved = as_held;
+            unrefreshed.push(failure.unrefreshed(name));
+            // The rest of `build` is judged too, if it may still bring a replacement.
+            if !brings_a_replacement(&resolved.credentials, context.held, doubts) {
+                let unrefreshed = doubts.add_still_rejected(unrefreshed, &resolved.credentials, context.held);
+                return Err(LoadError::of_unrefreshed(Phase::Build, unrefreshed));
             }
         }
     }
@@ -307,7 +395,8 @@ impl<A: Application> Loader<A> {
         &self,
         request: &LoadRequest<'_, A>,
         resolved: &Resolved<AllSecrets<A::Secrets>>,
-    ) -> Result<Generation<A>, BuildError> {
+        made: &Mutex<ResourceRegistry>,
+    ) -> Result<Generation<A>, BuildFailure> {
         let LoadRequest { config, in_service, deadline, probe_reason } = request;
         let tls = Tls::build(&resolved.secrets, &config.server, &config.admin, in_service.map(|held| &held.tls));
         let context = LoadContext {
@@ -315,6 +404,7 @@ impl<A: Application> Loader<A> {
             secrets: &config.secrets,
             database: &config.database,
             in_service: in_service.map(|in_service| &in_service.resources),
+            made,
             deadline: *deadline,
             probe_reason: *probe_reason,
             counters: &self.counters,
@@ -324,8 +414,9 @@ impl<A: Application> Loader<A> {
         let cx = Build::<A>::new(&config.service, &resolved.secrets.service, &context);
         let building = tokio::time::timeout_at(*deadline + BUILD_GRACE, A::build(&cx));
         let service = match building.await {
-            Ok(result) => Arc::new(result?),
-            Err(_) => return Err(BuildError::Fault(overdue())),
+            Ok(Ok(service)) => Arc::new(service),
+            Ok(Err(error)) => return Err(BuildFailure { error, credential: cx.failed() }),
+            Err(_) => return Err(BuildFailure { error: BuildError::Fault(overdue()), credential: None }),
         };
         let resources = cx.into_resources();
 
@@ -347,6 +438,69 @@ impl<A: Application> Loader<A> {
     }
 }
 
+/// A build that failed.
+struct BuildFailure {
+    error: BuildError,
+    /// The credential whose resource could not be made. `None` if something else failed.
+    credential: Option<Name>,
+}
+
+impl BuildFailure {
+    /// Returns the credential that failed, and the set with the version of it that is held. Returns `None` if there is no
+    /// other version to go on with.
+    fn as_held<S: SecretSet>(&self, resolved: &Resolved<S>, held: &HeldCredentials) -> Option<(Name, Resolved<S>)> {
+        let name = match &self.error {
+            BuildError::Rejected(rejection) => rejection.credential,
+            BuildError::Fault(_) => self.credential?,
+        };
+        Some((name, set::resolve_with_held(resolved, name, held)?))
+    }
+
+    fn unrefreshed(self, name: Name) -> Unrefreshed {
+        match self.error {
+            BuildError::Rejected(rejection) => rejection.into(),
+            BuildError::Fault(fault) => (name, fault).into(),
+        }
+    }
+}
+
+/// Returns `true` if a credential that must be replaced has a new version in `resolved`.
+fn brings_a_replacement(resolved: &HeldCredentials, held: &HeldCredentials, doubts: &Doubts) -> bool {
+    doubts.must_be_replaced.iter().any(|name| has_new_version(name, resolved, held))
+}
+
+impl Doubts {
+    /// Adds the credentials that are rejected and have no new version in `resolved`, and marks all that must be replaced.
+    fn add_still_rejected(
+        &self,
+        mut unrefreshed: Vec<Unrefreshed>,
+        resolved: &HeldCredentials,
+        held: &HeldCredentials,
+    ) -> Vec<Unrefreshed> {
+        for rejection in &self.rejected {
+            if has_new_version(rejection.credential, resolved, held) {
+                continue;
+            }
+            // The fault of the new version says more than the rejection of the held one. Retries follow all the same.
+            match unrefreshed.iter_mut().find(|stays| stays.name == rejection.credential) {
+                Some(stays) => stays.retry = RetryClass::Rejected,
+                None => unrefreshed.push(rejection.clone().into()),
+            }
+        }
+        for stays in &mut unrefreshed {
+            stays.must_be_replaced = self.must_be_replaced.contains(stays.name);
+        }
+        unrefreshed
+    }
+}
+
+fn has_new_version(name: Name, resolved: &HeldCredentials, held: &HeldCredentials) -> bool {
+    match (resolved.named(name), held.named(name)) {
+        (Some(resolved), Some(held)) => !resolved.same_as(held),
+        _ => false,
+    }
+}
+
 /// Returns where the manager has each version that is held. A name is absent if the manager did not say.
 fn stages_seen(
     fetched: &[(CredentialSpec, SecretId, FetchOutcome)],
@@ -363,7 +517,8 @@ fn stages_seen(
     seen
 }
 
-fn panicked() -> Fault {
+/// Returns the fault of a panic in the code of the service.
+pub(crate) fn panicked() -> Fault {
     Fault::new(Exit::Bug, "the service's code", "it panicked", "see the panic's event in the log: this is a bug")
 }
 
@@ -375,3 +530,6 @@ fn overdue() -> Fault {
         "find out what it waits for; raise secrets.deadline if it is only slow",
     )
 }
+
+#[cfg(test)]
+mod tests;

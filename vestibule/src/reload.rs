@@ -13,8 +13,8 @@ use self::{poll::Poll, replaced::ReplacedGenerations, retries::Retries};
 use crate::{
     application::{Application, Generation},
     config::{Config, layers::Sources},
-    exit::{Exit, Fault, Report},
-    loader::{FinishedLoad, LoadError, LoadOutcome, LoadRequest, Loader, RetryClass},
+    exit::{Phase, Report},
+    loader::{FinishedLoad, LoadError, LoadOutcome, LoadRequest, Loader, RetryClass, Unrefreshed, panicked},
     reload_requests::ReloadRequest,
     resources::breaker::ProbeReason,
     secrets::{credential::Name, fetch::ManagerStage, id::VersionId, set::SecretSet},
@@ -25,7 +25,12 @@ use crate::{
     systemd,
     telemetry::Telemetry,
 };
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 use time::OffsetDateTime;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -175,7 +180,11 @@ impl<A: Application> Reloader<A> {
     }
 
     fn read_config(&self, in_service: &Arc<Config<A::Settings>>) -> Result<Arc<Config<A::Settings>>, Report> {
-        let config = Config::load(&self.sources, A::PACKAGE.name, &A::Secrets::specs());
+        let load = || Config::load(&self.sources, A::PACKAGE.name, &A::Secrets::specs());
+        // The service's own code reads its settings. A panic there must not end the reload actor.
+        let Ok(config) = catch_unwind(AssertUnwindSafe(load)) else {
+            return Err(Report::of(Phase::Config, panicked()));
+        };
         let config = config.map_err(|error| error.report)?;
         // The same `Arc` tells everybody that no setting changed.
         Ok(if config.tree() == in_service.tree() { in_service.clone() } else { Arc::new(config) })
@@ -207,6 +216,7 @@ impl<A: Application> Reloader<A> {
             Ok(LoadOutcome::Built { generation, carried_over }) => {
                 let retry = retry_of(&carried_over);
                 record.outcome = ReloadOutcome::Published;
+                record.exit_code = exit_code_of(&carried_over);
                 record.carried_over = carried_over.into_iter().map(Into::into).collect();
                 self.publish(*generation, in_service, &seen);
                 retry
@@ -218,6 +228,7 @@ impl<A: Application> Reloader<A> {
             }
             Err(LoadError { report, retry }) => {
                 (record.error, record.exit_code) = (Some(report.to_string()), report.exit() as u8);
+                record.faults = report.faults().iter().map(|fault| (fault.subject.clone(), fault.exit)).collect();
                 self.status.manager_stages_seen(&seen);
                 Some(retry)
             }
@@ -249,7 +260,7 @@ impl<A: Application> Reloader<A> {
         let may_repeat = matches!(record.trigger, Trigger::Retry | Trigger::RejectedLogin | Trigger::RejectedKey);
         let ReloadRecord { trigger, outcome, duration_ms, exit_code, .. } = record;
         match &record.error {
-            Some(error) if may_repeat && self.status.last_error().as_ref() == Some(error) => {
+            Some(_) if may_repeat && self.status.last_faults() == record.faults => {
                 tracing::debug!(reload.trigger = %trigger, generation, "the reload failed as the one before it");
             }
             Some(error) => tracing::error!(
@@ -286,7 +297,11 @@ impl<A: Application> Reloader<A> {
     ) {
         let in_service = self.live.borrow().clone();
         state.replaced.add(before, &in_service);
-        let Ok(config) = config else { return };
+        let Ok(config) = config else {
+            // A signal takes back what an earlier one brought, also if the configuration cannot be read now.
+            state.retries.forget_unpublished();
+            return;
+        };
         if Arc::ptr_eq(&config, &in_service.config) {
             state.poll = Poll::next(self.interval());
         }
@@ -294,11 +309,25 @@ impl<A: Application> Reloader<A> {
     }
 }
 
-/// Returns the class of the retry that carried-over credentials need. A credential is fetched again if the manager only
-/// did not answer in time.
-fn retry_of(carried_over: &[(Name, Fault)]) -> Option<RetryClass> {
-    let is_unanswered = carried_over.iter().any(|(_, fault)| matches!(fault.exit, Exit::Unavailable | Exit::Deadline));
-    if is_unanswered { Some(RetryClass::Unavailable) } else { None }
+/// Returns the class of the retry that carried-over credentials need: if one is rejected, or if the manager or the other
+/// side only did not answer in time.
+fn retry_of(carried_over: &[Unrefreshed]) -> Option<RetryClass> {
+    let classes = [RetryClass::Rejected, RetryClass::Unavailable];
+    classes.into_iter().find(|class| carried_over.iter().any(|stays| stays.retry == *class))
+}
+
+/// Returns the exit code of a reload that published: 0, unless a credential that must be replaced stays as held.
+fn exit_code_of(carried_over: &[Unrefreshed]) -> u8 {
+    let mut faults = Vec::new();
+    for stays in carried_over {
+        if stays.must_be_replaced {
+            faults.push(stays.fault.clone());
+        }
+    }
+    match Report::unless_clean(Phase::Build, faults) {
+        Ok(()) => 0,
+        Err(report) => report.exit() as u8,
+    }
 }
 
 /// Sleeps until then, or for ever.

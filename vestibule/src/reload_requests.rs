@@ -17,17 +17,43 @@ use tokio::{
 /// The shortest time between two reload requests for unknown keys. Any client can invent the id of a key.
 const UNKNOWN_KEY_INTERVAL: Duration = Duration::from_secs(30);
 
+/// The shortest time between two reloads of one cause.
+const SAME_CAUSE_INTERVAL: Duration = Duration::from_secs(1);
+
 /// Requests for a reload. Resources make them and the reload actor takes them. Any number of requests that are made
 /// before the actor takes them costs one reload.
 #[derive(Default)]
 pub(crate) struct ReloadRequests {
-    rejected_login: Notify,
+    rejected_login: Cause,
     newly_rejected: AtomicBool,
     unknown_key: Notify,
     last_unknown_key: Mutex<Option<Instant>>,
-    rejected_key: Notify,
+    rejected_key: Cause,
     rejected_keys: Mutex<BTreeMap<Name, VersionId>>,
     reloads: watch::Sender<ReloadCount>,
+}
+
+/// A cause of reloads. A login that two back ends disagree about would otherwise cause one reload after the other.
+#[derive(Default)]
+struct Cause {
+    requested: Notify,
+    last_taken: Mutex<Option<Instant>>,
+}
+
+impl Cause {
+    fn request(&self) {
+        self.requested.notify_one();
+    }
+
+    /// Waits for a request, and until [`SAME_CAUSE_INTERVAL`] has passed since the last one was taken. Cancel-safe.
+    async fn requested(&self) {
+        let last = *self.last_taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = last {
+            tokio::time::sleep_until(last + SAME_CAUSE_INTERVAL).await;
+        }
+        self.requested.notified().await;
+        *self.last_taken.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
 }
 
 /// A request that the reload actor takes.
@@ -57,7 +83,7 @@ impl ReloadRequests {
     /// the credential until now.
     pub(crate) fn request_for_rejected_login(&self, newly: bool) {
         self.newly_rejected.fetch_or(newly, Ordering::AcqRel);
-        self.rejected_login.notify_one();
+        self.rejected_login.request();
     }
 
     /// Requests a reload because a client brought a signature of a key that is not held: another replica may hold that
@@ -75,7 +101,7 @@ impl ReloadRequests {
     pub(crate) fn request_for_rejected_key(&self, credential: Name, version: VersionId) -> u64 {
         let number = self.reloads.borrow().started + 1;
         self.rejected_keys.lock().unwrap_or_else(PoisonError::into_inner).insert(credential, version);
-        self.rejected_key.notify_one();
+        self.rejected_key.request();
         number
     }
 
@@ -83,10 +109,10 @@ impl ReloadRequests {
     pub(crate) async fn next(&self) -> ReloadRequest {
         tokio::select! {
             biased;
-            () = self.rejected_login.notified() => {
+            () = self.rejected_login.requested() => {
                 ReloadRequest::RejectedLogin { newly: self.newly_rejected.swap(false, Ordering::AcqRel) }
             }
-            () = self.rejected_key.notified() => {
+            () = self.rejected_key.requested() => {
                 let mut keys = self.rejected_keys.lock().unwrap_or_else(PoisonError::into_inner);
                 ReloadRequest::RejectedKeys(std::mem::take(&mut keys))
             }
@@ -107,12 +133,6 @@ impl ReloadRequests {
     /// Ends all waiting: there will be no more reloads.
     pub(crate) fn close(&self) {
         self.reloads.send_modify(|count| count.closed = true);
-    }
-
-    /// Waits while a reload is under way.
-    pub(crate) async fn no_reload_under_way(&self) {
-        // The sender is ours, so it does not fail.
-        let _ = self.reloads.subscribe().wait_for(|count| count.closed || count.ended == count.started).await;
     }
 
     /// Waits for the end of the reload of this number.

@@ -118,11 +118,15 @@ impl<A: Application> ServingProcess<A> {
 
     /// Stops in this order: readiness goes off; after `server.linger` the public listener stops accepting; requests in
     /// flight and background tasks finish; the pools close. The admin listener answers to the end.
-    async fn stop(self) {
+    async fn stop(mut self) {
         tracing::info!("stopping");
         systemd::stopping();
         self.stopping.cancel();
         self.status.stopping();
+        // The reload actor may still be publishing. It ends at its next await.
+        if !self.reloader.is_finished() {
+            let _ = (&mut self.reloader).await;
+        }
         let last = self.live.generation();
         let drain = last.config.server.drain;
         tokio::time::sleep(last.config.server.linger).await;

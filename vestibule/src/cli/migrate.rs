@@ -85,7 +85,7 @@ async fn log_in<T: ServiceSettings>(
         regions,
         revoked: &config.secrets.revoked,
         held: &nothing,
-        to_replace: BTreeSet::new(),
+        doubted: BTreeSet::new(),
         deadline_of_others: deadline,
         deadline,
     };
@@ -94,7 +94,7 @@ async fn log_in<T: ServiceSettings>(
         specs.push((MIGRATOR, id));
     }
     let fetched = fetch::all(&context, &specs).await;
-    let resolver = Resolver::new(fetched, &nothing, &context.to_replace);
+    let resolver = Resolver::new(fetched, &nothing);
     let mut resolved: Resolved<MigratorSecret> = set::resolve(resolver, &nothing).map_err(|error| error.report)?;
     loop {
         let login = &resolved.secrets.migrator;

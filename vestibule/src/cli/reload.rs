@@ -34,6 +34,14 @@ struct SignalledReload {
     outcome: String,
     error: Option<String>,
     exit_code: u8,
+    carried_over: Vec<CarriedOverCredential>,
+}
+
+/// A credential that stays at the version held.
+#[derive(Deserialize)]
+struct CarriedOverCredential {
+    credential: String,
+    problem: String,
 }
 
 pub(super) async fn run<A: Application>(sources: &Sources, pid: Option<i32>, wait: bool) -> Result<(), CommandError> {
@@ -66,15 +74,27 @@ async fn wait_for_reload(admin: &AdminClient, before: &ReloadStatus) -> Result<(
     }
 }
 
-/// Prints the outcome of a reload that succeeded, or returns the error of one that failed.
+/// Prints the outcome of a reload. Returns an error if it failed, or if a credential that must be replaced stays.
 fn outcome(reload: SignalledReload, generation: u64) -> Result<(), CommandError> {
+    let exit = Exit::from_code(reload.exit_code).unwrap_or(Exit::Bug);
     match reload.error {
         None => {
             say!("{}: generation {generation} is in service", reload.outcome);
-            Ok(())
+            for CarriedOverCredential { credential, problem } in &reload.carried_over {
+                say!("`{credential}` stays at the version held: {problem}");
+            }
+            if reload.exit_code == 0 {
+                return Ok(());
+            }
+            Err(command_error(
+                exit,
+                "the reload".into(),
+                "it published, but a credential that must be replaced stays at the version held".into(),
+                "mend the credential that is named above, and reload again",
+            ))
         }
         Some(error) => Err(command_error(
-            Exit::from_code(reload.exit_code).unwrap_or(Exit::Bug),
+            exit,
             "the reload".into(),
             format!("it failed, and generation {generation} stays in service: {error}"),
             "mend what the report names, and reload again",

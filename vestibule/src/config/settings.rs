@@ -123,6 +123,10 @@ pub struct SecretsConfig {
     /// The time between polls of the manager, give or take 10 %. With `"0s"` there are no polls.
     #[serde(with = "units::duration")]
     pub refresh_every: Duration,
+    /// The pause before a version that the other side rejected is tried again. A short pause heals sooner. A long one
+    /// locks no account out.
+    #[serde(with = "units::positive_duration")]
+    pub probe_every: Duration,
     /// The longest time for which credentials may go unverified before the service reports them as stale.
     #[serde(with = "units::positive_duration")]
     pub max_stale: Duration,
@@ -164,6 +168,7 @@ impl Default for SecretsConfig {
             prefix: String::new(),
             deadline: Duration::from_secs(30),
             refresh_every: Duration::from_secs(5 * 60),
+            probe_every: Duration::from_secs(15),
             max_stale: Duration::from_secs(24 * 60 * 60),
             when_stale: WhenStale::Report,
             ids: BTreeMap::new(),

@@ -92,23 +92,27 @@ impl From<sqlx::Error> for Problem {
         use sqlx::Error::{Configuration, Io, PoolClosed, PoolTimedOut, Tls, WorkerCrashed};
         let sqlstate = error.as_database_error().and_then(sqlx::error::DatabaseError::code).map(Cow::into_owned);
         let class = sqlstate.as_deref().and_then(|code| code.get(..2));
+        if let Configuration(cause) = &error
+            && let Some(rejected) = cause.downcast_ref::<LoginRejected>()
+        {
+            // The pool has logged the rejection, once per version.
+            tracing::debug!(%error, "a database call failed: its login is rejected");
+            let seconds = u16::try_from(rejected.retry_after.as_secs() + 1).unwrap_or(u16::MAX);
+            return Self { retry_after: Some(seconds), ..Self::busy(NOT_AVAILABLE) };
+        }
         let is_unavailable =
             matches!(error, Configuration(_) | PoolTimedOut | PoolClosed | Io(_) | Tls(_) | WorkerCrashed)
-                || matches!(class, Some("08" | "28" | "53" | "57"));
-        match &error {
-            // The pool has logged the rejection, once per version.
-            Configuration(cause) if cause.is::<LoginRejected>() => {
-                tracing::debug!(error = %error, "a database call failed: its login is rejected");
-            }
-            error => tracing::error!(error = %error, db.response.status_code = sqlstate, "a database call failed"),
-        }
+                || matches!(class, Some("08" | "28" | "40" | "53" | "57"));
+        tracing::error!(error = %error, db.response.status_code = sqlstate, "a database call failed");
         if is_unavailable {
-            Self::busy("the database is not available; try again soon")
+            Self::busy(NOT_AVAILABLE)
         } else {
             Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the request failed on our side")
         }
     }
 }
+
+const NOT_AVAILABLE: &str = "the database is not available; try again soon";
 
 /// The largest plain error text that becomes a detail, in bytes.
 const MAX_DETAIL: usize = 4096;

@@ -4,9 +4,11 @@ use crate::{backoff::Backoff, loader::RetryClass, status::reload_record::Trigger
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
-/// The time for which reloads follow one that met a rejected login. AWS documents about a minute between the change in the
-/// database and the move of the label.
-const ROTATION_WINDOW: Duration = Duration::from_secs(75);
+/// The first pause between reloads that look for the successor of a rejected version. Requests wait for it.
+const FIRST_PAUSE_OF_REJECTED: Duration = Duration::from_millis(250);
+
+/// The longest pause between these reloads.
+const LONGEST_PAUSE_OF_REJECTED: Duration = Duration::from_secs(15);
 
 /// The longest pause between reloads while the manager or the database does not answer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
@@ -43,6 +45,11 @@ impl<C> Retries<C> {
     pub(super) fn next_config(&self) -> Option<Arc<C>> {
         let (retry, config) = self.unpublished.as_ref()?;
         if Some(retry.at) == self.next() { Some(config.clone()) } else { None }
+    }
+
+    /// Forgets the configuration that could not be published.
+    pub(super) fn forget_unpublished(&mut self) {
+        self.unpublished = None;
     }
 
     /// Schedules the retry that follows a reload with this configuration. `class` is `None` if none is needed. It may be
@@ -84,7 +91,7 @@ fn follow(trigger: Trigger, class: Option<RetryClass>, before: Option<Retry>) ->
 
 fn first_pauses(class: RetryClass) -> Option<Backoff> {
     match class {
-        RetryClass::Rejected => Some(Backoff::until(Instant::now() + ROTATION_WINDOW)),
+        RetryClass::Rejected => Some(Backoff::from_to(FIRST_PAUSE_OF_REJECTED, LONGEST_PAUSE_OF_REJECTED)),
         RetryClass::Unavailable => Some(Backoff::capped_at(LONGEST_PAUSE)),
         RetryClass::Permanent => None,
     }

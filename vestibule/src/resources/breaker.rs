@@ -1,37 +1,34 @@
 //! Circuit breakers: which version of a credential the other side rejects, and when it may be tried again.
 //!
-//! A version that is not rejected may be tried at any time. A rejected version has a pause: 30 s after the first
-//! rejection, twice as long after each further one, 5 min at most, give or take 10 %. When the pause is over, one attempt
-//! is allowed. A wrong password that is tried again and again would lock the account out.
+//! A version that is not rejected may be tried at any time. After a rejection, one attempt is allowed at the end of each
+//! pause, `secrets.probe_every`. Operators have a budget of their own. A wrong password that is tried again and again would
+//! lock the account out.
 
 use super::rejection::Rejection;
-use crate::jitter;
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{sync::watch, time::Instant};
 
-/// The pause after the first rejection of a version. It doubles with each further rejection.
-const FIRST_PAUSE: Duration = Duration::from_secs(30);
+/// The number of attempts that operators have at once. One more comes with each pause.
+const OPERATOR_BUDGET: f64 = 2.0;
 
-/// The longest pause, before its jitter.
-const LONGEST_PAUSE: Duration = Duration::from_secs(5 * 60);
-
-/// The number of rejections after which an operator's reload waits for the end of the pause, as a scheduled attempt does.
-const OPERATOR_LIMIT: u32 = 3;
+/// The time for which a rejection is kept although nobody uses the version. It is counted from the end of the pause.
+const REMEMBERED: Duration = Duration::from_secs(5 * 60);
 
 /// The reason for which a load or a request wants to try a version of a credential.
 ///
-/// It matters only if the other side rejected that version before. Such a version has a pause, which grows from 30 s to
-/// 5 min. At the end of the pause, one attempt is allowed for any reason. During the pause, the reason decides.
+/// It matters only if the other side rejected that version before. At the end of a pause, one attempt is allowed for any
+/// reason. During the pause, the reason decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProbeReason {
     /// A routine attempt: a poll, a retry, a start, or a request that needs a connection. Never allowed during the pause.
     Scheduled,
-    /// An operator asked for a reload, or a start is half-way to its deadline. Allowed during the pause, as long as the
-    /// version was rejected fewer than three times.
+    /// An operator asked for a reload, or a start is half-way to its deadline. Allowed during the pause while the
+    /// operators' budget lasts: two attempts, and one more per pause. No other reason uses it up.
     Operator,
     /// The other side has just rejected the version in service, which it accepted until then. The version to try is
     /// another one, and may be good by now. Always allowed during the pause.
@@ -43,11 +40,14 @@ pub enum ProbeReason {
 pub(crate) struct Breakers(Mutex<BTreeMap<String, Arc<Breaker>>>);
 
 impl Breakers {
-    /// Returns the breaker of one version of a credential at one place. `origin` names both.
-    pub(crate) fn of(&self, origin: &str, now: Instant) -> Arc<Breaker> {
+    /// Returns the breaker of one version of a credential at one place. `origin` names both. `pause` is
+    /// `secrets.probe_every`.
+    pub(crate) fn of(&self, origin: &str, pause: Duration, now: Instant) -> Arc<Breaker> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, breaker| Arc::strong_count(breaker) > 1 || breaker.is_remembered(now));
-        all.entry(origin.to_owned()).or_default().clone()
+        let breaker = all.entry(origin.to_owned()).or_default().clone();
+        *breaker.pause.lock().unwrap_or_else(PoisonError::into_inner) = pause;
+        breaker
     }
 }
 
@@ -55,102 +55,131 @@ impl Breakers {
 pub(crate) struct Breaker {
     /// `None` while the breaker is closed.
     open: watch::Sender<Option<OpenBreaker>>,
+    /// The pause after a rejection: `secrets.probe_every`.
+    pause: Mutex<Duration>,
 }
 
 #[derive(Clone)]
 struct OpenBreaker {
     /// The last rejection.
     rejection: Rejection,
-    /// The number of rejections in a row.
-    rejections: u32,
+    /// The time of the first rejection.
+    since: Instant,
+    /// The time of the last rejection.
+    last: Instant,
     /// The end of the pause: the time from which on one attempt is allowed for any reason.
     next_probe: Instant,
+    /// The attempts that operators have left.
+    operator_budget: f64,
+    /// The time at which the operators' budget was counted.
+    budget_at: Instant,
+}
+
+/// The permission to try a version once. The caller reports the result: [`accepted`](Self::accepted) or
+/// [`rejected`](Self::rejected). An attempt that is dropped without one is inconclusive, and takes no pause.
+pub(crate) struct Attempt {
+    breaker: Arc<Breaker>,
+    begun: Instant,
+    /// The end of the pause before this attempt began a new one. `None` if the breaker was closed.
+    pause_before: Option<Instant>,
+    is_reported: bool,
+}
+
+/// Returns the rejection for a caller whose attempt was denied. Its reason says when the next try is.
+fn not_tried(rejection: &Rejection, wait: Duration) -> Rejection {
+    let next = OffsetDateTime::now_utc() + wait;
+    let next = next.replace_millisecond(0).unwrap_or(next).format(&Rfc3339).unwrap_or_default();
+    let reason = format!("{}; not tried now, the next try is at {next}", rejection.reason);
+    Rejection { reason, ..rejection.clone() }
 }
 
 impl OpenBreaker {
-    /// Returns the pause after this many rejections, give or take 10 %.
-    fn pause(rejections: u32) -> Duration {
-        let pause = FIRST_PAUSE.saturating_mul(1 << rejections.saturating_sub(1).min(8)).min(LONGEST_PAUSE);
-        pause.mul_f64(jitter::factor(0.1))
+    /// Allows or denies one attempt. Begins a new pause if the pause is over.
+    fn allow(&mut self, reason: ProbeReason, pause: Duration, now: Instant) -> bool {
+        if now >= self.next_probe {
+            self.next_probe = now + pause;
+            return true;
+        }
+        match reason {
+            ProbeReason::Scheduled => false,
+            ProbeReason::Operator => self.take_from_budget(pause, now),
+            ProbeReason::CurrentRejected => true,
+        }
     }
 
-    /// Allows or denies one attempt. Begins a new pause if the pause is over.
-    fn allow(&mut self, reason: ProbeReason, now: Instant) -> Result<(), Rejection> {
-        if now >= self.next_probe {
-            self.next_probe = now + Self::pause(self.rejections + 1);
-            return Ok(());
+    fn take_from_budget(&mut self, pause: Duration, now: Instant) -> bool {
+        let pauses = (now - self.budget_at).as_secs_f64() / pause.as_secs_f64();
+        self.operator_budget = OPERATOR_BUDGET.min(self.operator_budget + pauses);
+        self.budget_at = now;
+        let has_one = self.operator_budget >= 1.0;
+        if has_one {
+            self.operator_budget -= 1.0;
         }
-        let allowed_early = match reason {
-            ProbeReason::Scheduled => false,
-            ProbeReason::Operator => self.rejections < OPERATOR_LIMIT,
-            ProbeReason::CurrentRejected => true,
-        };
-        if allowed_early { Ok(()) } else { Err(self.rejection.clone()) }
+        has_one
     }
 }
 
 impl Default for Breaker {
     fn default() -> Self {
-        Self { open: watch::Sender::new(None) }
+        Self { open: watch::Sender::new(None), pause: Mutex::new(Duration::from_secs(15)) }
     }
 }
 
 impl Breaker {
-    /// Allows or denies one attempt to use the version at the other side. The attempt at the end of a pause begins a new
-    /// pause.
+    /// Allows or denies one attempt to use the version at the other side.
     ///
     /// - If the version is not rejected, every attempt is allowed.
     /// - If it is rejected and its pause is over, this attempt is allowed. Because a new pause begins, at most one caller
     ///   per pause gets this attempt.
-    /// - During the pause, [`ProbeReason`] says who may try nevertheless. Such an attempt does not change the pause.
-    ///
-    /// A caller that is allowed makes the attempt, and reports its result: [`accepted`](Self::accepted),
-    /// [`rejected`](Self::rejected) or [`inconclusive`](Self::inconclusive). Without a report, the new pause takes its
-    /// whole time.
+    /// - During the pause, [`ProbeReason`] says who may try nevertheless.
     ///
     /// # Errors
-    /// The last rejection, if the attempt is denied.
-    pub(crate) fn allow(&self, reason: ProbeReason, now: Instant) -> Result<(), Rejection> {
-        let mut result = Ok(());
+    /// The last rejection, if the attempt is denied. Its reason says when the next try is.
+    pub(crate) fn allow(self: &Arc<Self>, reason: ProbeReason, now: Instant) -> Result<Attempt, Rejection> {
+        let pause = self.pause();
+        let (mut pause_before, mut denied) = (None, None);
         self.open.send_if_modified(|open| {
             if let Some(open) = open {
-                result = open.allow(reason, now);
+                pause_before = Some(open.next_probe);
+                if !open.allow(reason, pause, now) {
+                    let wait = open.next_probe.saturating_duration_since(now);
+                    denied = Some(not_tried(&open.rejection, wait));
+                }
             }
             // `false`: waiting tasks are not woken, because the version stays rejected.
             false
         });
-        result
+        match denied {
+            Some(denied) => Err(denied),
+            None => Ok(Attempt { breaker: self.clone(), begun: now, pause_before, is_reported: false }),
+        }
     }
 
-    /// Reports that the other side rejected the version. Begins a pause. Returns `true` if the version was not rejected
-    /// before.
-    pub(crate) fn rejected(&self, rejection: Rejection, now: Instant) -> bool {
+    fn pause(&self) -> Duration {
+        *self.pause.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records a rejection, and begins a pause. Returns `true` if the version was not rejected before.
+    fn open(&self, rejection: Rejection, now: Instant) -> bool {
+        let next_probe = now + self.pause();
         let mut is_first = false;
-        self.open.send_modify(|open| {
-            is_first = open.is_none();
-            let rejections = match open {
-                Some(open) => open.rejections + 1,
-                None => 1,
-            };
-            let next_probe = now + OpenBreaker::pause(rejections);
-            *open = Some(OpenBreaker { rejection, rejections, next_probe });
+        self.open.send_modify(|open| match open {
+            Some(open) => {
+                (open.rejection, open.last, open.next_probe) = (rejection, now, next_probe);
+            }
+            None => {
+                is_first = true;
+                *open = Some(OpenBreaker {
+                    rejection,
+                    since: now,
+                    last: now,
+                    next_probe,
+                    operator_budget: OPERATOR_BUDGET,
+                    budget_at: now,
+                });
+            }
         });
         is_first
-    }
-
-    /// Reports an attempt that neither succeeded nor was rejected. The next attempt is allowed after 30 s at most.
-    pub(crate) fn inconclusive(&self, now: Instant) {
-        self.open.send_if_modified(|open| {
-            if let Some(open) = open {
-                open.next_probe = open.next_probe.min(now + FIRST_PAUSE);
-            }
-            false
-        });
-    }
-
-    /// Reports that the other side accepted the version. Closes the breaker.
-    pub(crate) fn accepted(&self) {
-        self.open.send_if_modified(|open| open.take().is_some());
     }
 
     /// Waits until the version is not rejected.
@@ -165,6 +194,20 @@ impl Breaker {
         Some(open.as_ref()?.rejection.clone())
     }
 
+    /// Returns the time since the first rejection, while the breaker is open.
+    pub(crate) fn rejected_for(&self, now: Instant) -> Option<Duration> {
+        let open = self.open.borrow();
+        Some(now.saturating_duration_since(open.as_ref()?.since))
+    }
+
+    /// Returns the time until an attempt is allowed for any reason. It is zero if the version is not rejected.
+    pub(crate) fn time_to_next_probe(&self, now: Instant) -> Duration {
+        match &*self.open.borrow() {
+            Some(open) => open.next_probe.saturating_duration_since(now),
+            None => Duration::ZERO,
+        }
+    }
+
     /// Returns a watch of the rejections from now on.
     pub(crate) fn watch(&self) -> RejectionWatch {
         RejectionWatch(self.open.subscribe())
@@ -173,9 +216,53 @@ impl Breaker {
     /// Returns `true` if the rejection is still kept, although nobody uses the version.
     fn is_remembered(&self, now: Instant) -> bool {
         match &*self.open.borrow() {
-            Some(open) => now < open.next_probe + LONGEST_PAUSE,
+            Some(open) => now < open.next_probe + REMEMBERED,
             None => false,
         }
+    }
+}
+
+impl Attempt {
+    /// Reports that the other side accepted the version. Closes the breaker, unless the version was rejected after this
+    /// attempt began: two back ends may disagree.
+    pub(crate) fn accepted(mut self) {
+        self.is_reported = true;
+        let begun = self.begun;
+        self.breaker.open.send_if_modified(|open| {
+            let is_outdated = open.as_ref().is_some_and(|open| open.last > begun);
+            if is_outdated {
+                return false;
+            }
+            open.take().is_some()
+        });
+    }
+
+    /// Reports that the other side rejected the version. Begins a pause. Returns `true` if the version was not rejected
+    /// before.
+    pub(crate) fn rejected(mut self, rejection: Rejection, now: Instant) -> bool {
+        self.is_reported = true;
+        self.breaker.open(rejection, now)
+    }
+}
+
+impl Drop for Attempt {
+    /// Gives the pause back that an inconclusive attempt has begun, so that the next attempt need not wait for its end.
+    fn drop(&mut self) {
+        let Some(pause_before) = self.pause_before else { return };
+        if self.is_reported {
+            return;
+        }
+        let begun = self.begun;
+        self.breaker.open.send_if_modified(|open| {
+            if let Some(open) = open
+                && open.last <= begun
+            {
+                // One second, so that a database that does not answer is not asked without a pause.
+                let next = pause_before.max(Instant::now() + Duration::from_secs(1));
+                open.next_probe = open.next_probe.min(next);
+            }
+            false
+        });
     }
 }
 
@@ -203,41 +290,73 @@ mod tests {
         Rejection { credential: "c", subject: "s".into(), version: VersionId::new("v"), reason: "r".into() }
     }
 
+    const PAUSE: Duration = Duration::from_secs(15);
+
+    fn reject(breaker: &Arc<Breaker>, reason: ProbeReason, now: Instant) {
+        breaker.allow(reason, now).ok().expect("it is allowed").rejected(rejection(), now);
+    }
+
     #[test]
-    fn a_rejected_version_gets_one_probe_after_ever_longer_pauses() {
-        let (breaker, mut now) = (Breaker::default(), Instant::now());
-        assert!(breaker.allow(ProbeReason::Scheduled, now).is_ok());
-        assert!(breaker.rejected(rejection(), now));
-        for (during, after) in [(26, 34), (53, 67), (107, 133), (215, 265), (269, 331), (269, 331)] {
-            let early = now + Duration::from_secs(during);
-            assert!(breaker.allow(ProbeReason::Scheduled, early).is_err(), "after {during} s");
-            now += Duration::from_secs(after);
-            assert!(breaker.allow(ProbeReason::Scheduled, now).is_ok(), "after {after} s");
+    fn a_rejected_version_gets_one_probe_per_pause() {
+        let (breaker, mut now) = (Arc::new(Breaker::default()), Instant::now());
+        reject(&breaker, ProbeReason::Scheduled, now);
+        for _ in 0..4 {
+            assert!(breaker.allow(ProbeReason::Scheduled, now + PAUSE - Duration::from_secs(1)).is_err());
+            now += PAUSE;
+            let probe = breaker.allow(ProbeReason::Scheduled, now).ok().expect("the pause is over");
             assert!(breaker.allow(ProbeReason::Scheduled, now).is_err(), "one probe, and no more");
-            assert!(!breaker.rejected(rejection(), now));
+            assert!(!probe.rejected(rejection(), now));
         }
-        breaker.accepted();
+        now += PAUSE;
+        breaker.allow(ProbeReason::Scheduled, now).ok().expect("the pause is over").accepted();
         assert!(breaker.allow(ProbeReason::Scheduled, now).is_ok() && breaker.rejection().is_none());
     }
 
     #[test]
-    fn an_operator_may_probe_early_three_times_and_a_rejected_current_version_always_allows_it() {
-        let (breaker, now) = (Breaker::default(), Instant::now());
-        for _ in 0..3 {
-            assert!(breaker.allow(ProbeReason::Operator, now).is_ok());
-            breaker.rejected(rejection(), now);
+    fn operators_have_a_budget_that_probes_do_not_use_up() {
+        let (breaker, mut now) = (Arc::new(Breaker::default()), Instant::now());
+        reject(&breaker, ProbeReason::Scheduled, now);
+        for _ in 0..10 {
+            now += PAUSE;
+            reject(&breaker, ProbeReason::Scheduled, now);
+            reject(&breaker, ProbeReason::CurrentRejected, now);
         }
-        assert!(breaker.allow(ProbeReason::Operator, now).is_err());
+        for _ in 0..2 {
+            reject(&breaker, ProbeReason::Operator, now);
+        }
+        let Err(denied) = breaker.allow(ProbeReason::Operator, now) else { panic!("the budget is used up") };
+        assert!(denied.into_fault().problem.contains("not tried now, the next try is at 20"));
         assert!(breaker.allow(ProbeReason::CurrentRejected, now).is_ok());
+        now += PAUSE - Duration::from_millis(1);
+        assert!(breaker.allow(ProbeReason::Operator, now).is_err());
+        breaker.open(rejection(), now);
+        assert!(breaker.allow(ProbeReason::Operator, now + Duration::from_millis(2)).is_ok(), "one more per pause");
+    }
+
+    #[test]
+    fn an_inconclusive_attempt_takes_no_pause() {
+        let (breaker, now) = (Arc::new(Breaker::default()), Instant::now() - 2 * PAUSE);
+        reject(&breaker, ProbeReason::Scheduled, now);
+        drop(breaker.allow(ProbeReason::Scheduled, now + PAUSE).ok().expect("the pause is over"));
+        assert!(breaker.allow(ProbeReason::Scheduled, Instant::now() + Duration::from_secs(2)).is_ok());
+    }
+
+    #[test]
+    fn an_attempt_that_began_before_a_rejection_does_not_close_the_breaker() {
+        let (breaker, now) = (Arc::new(Breaker::default()), Instant::now());
+        let slow = breaker.allow(ProbeReason::Scheduled, now).ok().expect("nothing is rejected");
+        reject(&breaker, ProbeReason::Scheduled, now + Duration::from_millis(1));
+        slow.accepted();
+        assert!(breaker.rejection().is_some(), "two back ends disagree");
     }
 
     #[test]
     fn a_rejection_is_remembered_while_it_keeps_anybody_from_trying() {
         let (breakers, now) = (Breakers::default(), Instant::now());
-        breakers.of("a", now).rejected(rejection(), now);
-        assert!(breakers.of("a", now).allow(ProbeReason::Scheduled, now).is_err());
+        reject(&breakers.of("a", PAUSE, now), ProbeReason::Scheduled, now);
+        assert!(breakers.of("a", PAUSE, now).allow(ProbeReason::Scheduled, now).is_err());
         let later = now + Duration::from_secs(11 * 60);
-        breakers.of("b", later);
-        assert!(breakers.of("a", later).rejection().is_none());
+        breakers.of("b", PAUSE, later);
+        assert!(breakers.of("a", PAUSE, later).rejection().is_none());
     }
 }

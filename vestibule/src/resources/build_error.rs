@@ -48,14 +48,7 @@ impl BuildError {
     pub(crate) fn into_fault(self) -> Fault {
         match self {
             Self::Fault(fault) => fault,
-            Self::Rejected(Rejection { subject, version, reason, .. }) => Fault::new(
-                Exit::Denied,
-                subject,
-                // A rejection does not know its kind, so this says "login" for a key too.
-                format!("the login is rejected, in version {version}: {reason}"),
-                "put the version that the other side accepts at the manager, or make the other side accept the version \
-                 at the manager: for a database, set that password",
-            ),
+            Self::Rejected(rejection) => rejection.into_fault(),
         }
     }
 }

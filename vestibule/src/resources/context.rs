@@ -10,7 +10,7 @@ use crate::{
     package::Package,
     reload_requests::ReloadRequests,
 };
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use tokio::time::Instant;
 
 /// The values that every step of one load shares.
@@ -20,6 +20,8 @@ pub(crate) struct LoadContext<'a> {
     pub(crate) database: &'a DatabaseConfig,
     /// The resources of the generation in service. `None` during a start.
     pub(crate) in_service: Option<&'a ResourceRegistry>,
+    /// The resources that earlier attempts of this load have made. `build` may run again with other versions.
+    pub(crate) made: &'a Mutex<ResourceRegistry>,
     /// The time at which the load must have ended.
     pub(crate) deadline: Instant,
     /// The reason for which the load may try a rejected version again.

@@ -16,7 +16,7 @@ mod pooled;
 mod proof;
 
 use super::{
-    breaker::{Breaker, ProbeReason},
+    breaker::ProbeReason,
     build_error::BuildError,
     context::LoadContext,
     rejection::Rejection,
@@ -30,7 +30,7 @@ use crate::{
 };
 pub use connection::{Connection, Transaction};
 pub(crate) use error::{fault, transient};
-use pooled::{CLOSE_TIMEOUT, CONCURRENT_LOGINS, ConnectError, Pooled, is_usable};
+use pooled::{CLOSE_TIMEOUT, CONCURRENT_LOGINS, ConnectError, LOGIN, Pooled, is_usable};
 pub(crate) use proof::connect;
 use secrecy::ExposeSecret;
 use sqlx::{
@@ -43,6 +43,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 use tokio::{
     sync::{Semaphore, watch},
@@ -67,8 +68,12 @@ pub struct Database(Arc<Pooled>);
 /// The error of a caller that waited in vain: the database rejects this version of the login, and there was no other one
 /// in time.
 #[derive(Debug, thiserror::Error)]
-#[error(transparent)]
-pub(crate) struct LoginRejected(Rejection);
+#[error("{rejection}")]
+pub(crate) struct LoginRejected {
+    rejection: Rejection,
+    /// The time until the login is tried again.
+    pub(crate) retry_after: Duration,
+}
 
 impl From<LoginRejected> for sqlx::Error {
     fn from(rejected: LoginRejected) -> Self {
@@ -85,7 +90,7 @@ impl Database {
     ) -> Result<Self, BuildError> {
         let config = context.database;
         let connect_options = options(login, config).map_err(BuildError::Fault)?;
-        let breaker = context.breakers.of(&place(login, &connect_options), Instant::now());
+        let breaker = context.breakers.of(&place(login, &connect_options), context.secrets.probe_every, Instant::now());
         let old_pool = predecessor.map(|database| &database.0);
         proof::prove(login, &connect_options, &breaker, old_pool, context).await?;
         let max_connections = config.max_connections.get();
@@ -95,7 +100,7 @@ impl Database {
         };
         let retired = Arc::new(AtomicBool::new(false));
         let logins = Arc::new(Semaphore::new(CONCURRENT_LOGINS));
-        let pool = new_pool(config, connect_options, retired.clone(), logins.clone(), breaker.clone());
+        let pool = new_pool(config, connect_options, retired.clone(), logins.clone());
         Ok(Self(Arc::new(Pooled {
             rejection: Rejection::of(login, ""),
             pool,
@@ -115,8 +120,8 @@ impl Database {
     /// Returns a connection of the pool.
     ///
     /// If the database rejects the login, this call requests a reload, which looks for another version. It waits for a
-    /// connection of that version, so its caller only sees a slow call. It gives up after 3 s if no reload is under way
-    /// then, and otherwise at the end of that reload.
+    /// connection of that version, so its caller only sees a slow call. It fails at once if the login has been rejected for
+    /// longer than `database.acquire_timeout` and no connection is open.
     ///
     /// # Errors
     /// `PoolTimedOut` after `database.acquire_timeout`. `Configuration` if the login is rejected. Any other error of a
@@ -125,7 +130,7 @@ impl Database {
         match tokio::time::timeout(self.0.acquire_timeout, self.connect_or_follow_successor()).await {
             Ok(connected) => connected,
             Err(_) => Err(match self.0.breaker.rejection() {
-                Some(rejection) => LoginRejected(rejection).into(),
+                Some(rejection) => self.0.login_rejected(rejection).into(),
                 None => sqlx::Error::PoolTimedOut,
             }),
         }
@@ -140,8 +145,8 @@ impl Database {
                 Err(ConnectError::Rejected(rejection)) => rejection,
                 Err(ConnectError::Failed(error)) => return Err(error),
             };
-            if !pooled.in_service.load(Ordering::Acquire) {
-                return Err(LoginRejected(rejection).into());
+            if !pooled.in_service.load(Ordering::Acquire) || pooled.fails_fast() {
+                return Err(pooled.login_rejected(rejection).into());
             }
             let successor = tokio::select! {
                 biased;
@@ -150,7 +155,6 @@ impl Database {
                     return Ok(Connection::new(connection, permit, pooled));
                 }
                 () = pooled.breaker.accepted_again() => continue,
-                () = pooled.caller_gives_up() => return Err(LoginRejected(rejection).into()),
             };
             pooled = successor;
         }
@@ -202,14 +206,13 @@ impl fmt::Debug for Database {
     }
 }
 
-/// Makes a pool without a connection. Its hooks check idle connections, report each login that was accepted to the
-/// breaker, and close the connections that come back after the pool was retired.
+/// Makes a pool without a connection. Its hooks check idle connections, tell the caller of each login that was accepted,
+/// and close the connections that come back after the pool was retired.
 fn new_pool(
     config: &DatabaseConfig,
     connect_options: PgConnectOptions,
     retired: Arc<AtomicBool>,
     logins: Arc<Semaphore>,
-    breaker: Arc<Breaker>,
 ) -> PgPool {
     PgPoolOptions::new()
         .max_connections(config.max_connections.get())
@@ -217,7 +220,8 @@ fn new_pool(
         .test_before_acquire(false)
         .before_acquire(move |connection, meta| Box::pin(is_usable(connection, meta, logins.clone())))
         .after_connect(move |_, _| {
-            breaker.accepted();
+            // The callers outside of `connect` open no connection.
+            let _ = LOGIN.try_with(|login| login.logged_in.set(true));
             Box::pin(async { Ok(()) })
         })
         .after_release(move |_, _| {

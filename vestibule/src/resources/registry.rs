@@ -6,9 +6,18 @@ use super::{
     resource::{Connections, Resource},
 };
 use crate::secrets::credential::Name;
-use futures_util::future::{BoxFuture, join_all};
-use std::{any::Any, collections::BTreeMap, sync::Arc};
-use tokio::time::Instant;
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, join_all},
+};
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// A [`Resource`] of any type. Its methods do what the methods of that trait do.
 pub(crate) trait ErasedResource: Send + Sync {
@@ -55,6 +64,15 @@ impl<R: Resource> ErasedResource for R {
     }
 }
 
+/// The longest time for which a stop waits for a resource to close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(6);
+
+/// Calls a method of a resource, which may be of a service's own. A panic must not end the caller in the middle of a
+/// publication. The panic hook logs it.
+fn caught(call: impl FnOnce()) {
+    let _ = catch_unwind(AssertUnwindSafe(call));
+}
+
 /// The resources of one generation.
 #[derive(Default)]
 pub(crate) struct ResourceRegistry {
@@ -75,13 +93,18 @@ impl ResourceRegistry {
     /// Tells all resources that their generation is in service.
     pub(crate) fn publish(&self) {
         for built in self.built.values() {
-            built.resource.publish();
+            caught(|| built.resource.publish());
         }
     }
 
-    /// Lets each resource try its rejected credential again, if its breaker allows that.
+    /// Lets each resource try its rejected credential again, if its breaker allows that. A resource that does not end by
+    /// the deadline is not waited for.
     pub(crate) async fn probe(&self, reason: ProbeReason, deadline: Instant) {
-        join_all(self.built.values().map(|built| built.resource.probe(reason, deadline))).await;
+        let probes = self.built.values().map(|built| {
+            let probe = async { built.resource.probe(reason, deadline).await };
+            timeout_at(deadline, AssertUnwindSafe(probe).catch_unwind())
+        });
+        join_all(probes).await;
     }
 
     /// Returns the rejections of the credentials that are rejected at this moment.
@@ -94,8 +117,8 @@ impl ResourceRegistry {
         for (name, built) in &self.built {
             match successor.built.get(name) {
                 Some(next) if next.origin == built.origin => (),
-                Some(next) => built.resource.retire(Some(next.resource.as_any())),
-                None => built.resource.retire(None),
+                Some(next) => caught(|| built.resource.retire(Some(next.resource.as_any()))),
+                None => caught(|| built.resource.retire(None)),
             }
         }
     }
@@ -108,11 +131,15 @@ impl ResourceRegistry {
         })
     }
 
-    /// Closes all resources, one after the other.
+    /// Closes all resources at the same time. A resource that takes longer than [`CLOSE_TIMEOUT`] is not waited for.
     pub(crate) async fn close(&self) {
-        for built in self.built.values() {
-            built.resource.close().await;
-        }
+        let closing = self.built.iter().map(|(name, built)| async move {
+            let close = AssertUnwindSafe(async { built.resource.close().await }).catch_unwind();
+            if timeout(CLOSE_TIMEOUT, close).await.is_err() {
+                tracing::warn!(credential = name, "a resource did not close in time; stopping without it");
+            }
+        });
+        join_all(closing).await;
     }
 
     /// Returns the resource that was built from the credential `name`, if it is an `R`.

@@ -1,8 +1,11 @@
 //! A version of a credential that the other side rejects.
 
-use crate::secrets::{
-    credential::{Credential, Name},
-    id::VersionId,
+use crate::{
+    exit::{Exit, Fault},
+    secrets::{
+        credential::{Credential, Name},
+        id::VersionId,
+    },
 };
 
 /// The other side's rejection of one version of a credential.
@@ -39,5 +42,17 @@ impl Rejection {
             version: credential.version().clone(),
             reason: reason.into(),
         }
+    }
+
+    /// Returns the fault of a load that met the rejection. Its exit code is 77.
+    pub(crate) fn into_fault(self) -> Fault {
+        let Self { subject, version, reason, .. } = self;
+        Fault::new(
+            Exit::Denied,
+            subject,
+            format!("the other side rejects it, in version {version}: {reason}"),
+            "put the version that the other side accepts at the manager, or make the other side accept the version \
+             at the manager: for a database, set that password",
+        )
     }
 }

@@ -37,8 +37,8 @@ pub(crate) struct FetchContext<'a> {
     pub(crate) held: &'a HeldCredentials,
     /// The credentials whose version in use is rejected or revoked. They are read again even if their version is
     /// unchanged.
-    pub(crate) to_replace: BTreeSet<Name>,
-    /// The deadline of the other credentials, if one has to be replaced. The others can stay as held.
+    pub(crate) doubted: BTreeSet<Name>,
+    /// The deadline of the other credentials, if one is doubted. The others can stay as held.
     pub(crate) deadline_of_others: Instant,
     pub(crate) deadline: Instant,
 }
@@ -109,13 +109,13 @@ async fn fetch_credential(
     id: &SecretId,
 ) -> (CredentialSpec, SecretId, FetchOutcome) {
     let held = context.held.get(spec.name, id);
-    let may_stay = held.is_some() && !context.to_replace.contains(spec.name);
-    let another_is_replaced = may_stay && !context.to_replace.is_empty();
+    let may_stay = held.is_some() && !context.doubted.contains(spec.name);
+    let another_is_doubted = may_stay && !context.doubted.is_empty();
     let query = SecretQuery {
         id,
         may_stay,
         since: held.and_then(|held| held.created),
-        deadline: if another_is_replaced { context.deadline.min(context.deadline_of_others) } else { context.deadline },
+        deadline: if another_is_doubted { context.deadline.min(context.deadline_of_others) } else { context.deadline },
     };
     let outcome = match compare_with_held(context, &query, spec, held).await {
         Ok(outcome) => outcome,
@@ -137,7 +137,7 @@ async fn compare_with_held(
     let unknown = Versions::new();
     let known = match held {
         Some(held) if query.may_stay => &held.fetched,
-        // A credential that must be replaced is read again even if its version is unchanged.
+        // A credential that is doubted is read again even if its version is unchanged.
         _ => &unknown,
     };
     let answers = fetch_stages(context, query, stages, known).await?;

@@ -56,7 +56,7 @@ impl HeldCredential {
         self.value.clone().downcast().expect("a name has one kind in one service")
     }
 
-    fn same_as(&self, other: &Self) -> bool {
+    pub(crate) fn same_as(&self, other: &Self) -> bool {
         self.id == other.id && self.versions == other.versions
     }
 }
@@ -83,13 +83,6 @@ impl HeldCredentials {
 
     pub(super) fn insert(&mut self, name: Name, held: HeldCredential) {
         self.held.insert(name, held);
-    }
-
-    /// Returns the credentials that have none of these versions.
-    pub(crate) fn without(&self, revoked: &BTreeSet<VersionId>) -> Self {
-        let mut left = self.clone();
-        left.held.retain(|_, held| !held.has_any(revoked));
-        left
     }
 
     /// Returns `true` if both hold the same versions of the same secrets.

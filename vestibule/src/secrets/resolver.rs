@@ -11,10 +11,7 @@ use super::{
 };
 use crate::exit::{Exit, Fault};
 use secrecy::ExposeSecret;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 use time::OffsetDateTime;
 
 /// The largest secret, in bytes. AWS has the same limit (`GetSecretValue`, *SecretString*).
@@ -25,49 +22,46 @@ pub struct Resolver<'a> {
     fetched: BTreeMap<Name, (SecretId, FetchOutcome)>,
     /// A pending version that may be used in place of the current one.
     pending: Option<(Name, SecretValue)>,
-    /// The credentials that may stay as held.
+    /// A credential that is held stays as it is if its new version has a fault. The loader decides if that is good enough.
     held: &'a HeldCredentials,
-    /// The credentials that must be replaced. If there are any, another one with a fault stays as held, if it can.
-    to_replace: &'a BTreeSet<Name>,
     /// `server.tls_names`.
     hosts: &'a [String],
+    /// `true` if the hosts changed, so that the held certificate is compared with them too.
+    are_hosts_new: bool,
     pub(super) resolved: HeldCredentials,
     pub(super) faults: Vec<Fault>,
     pub(super) carried_over: Vec<(Name, Fault)>,
 }
 
 impl<'a> Resolver<'a> {
-    pub(crate) fn new(
-        fetched: Vec<(CredentialSpec, SecretId, FetchOutcome)>,
-        held: &'a HeldCredentials,
-        to_replace: &'a BTreeSet<Name>,
-    ) -> Self {
+    pub(crate) fn new(fetched: Vec<(CredentialSpec, SecretId, FetchOutcome)>, held: &'a HeldCredentials) -> Self {
         Self {
             fetched: fetched.into_iter().map(|(spec, id, outcome)| (spec.name, (id, outcome))).collect(),
             pending: None,
             held,
-            to_replace,
             hosts: &[],
+            are_hosts_new: false,
             resolved: HeldCredentials::default(),
             faults: Vec::new(),
             carried_over: Vec::new(),
         }
     }
 
-    /// Sets the hosts for which the listeners' certificate must be valid.
-    pub(crate) fn for_hosts(self, hosts: &'a [String]) -> Self {
-        Self { hosts, ..self }
+    /// Sets the hosts for which the listeners' certificate must be valid. A certificate that is held is compared with them
+    /// only if `are_new`.
+    pub(crate) fn for_hosts(self, hosts: &'a [String], are_new: bool) -> Self {
+        Self { hosts, are_hosts_new: are_new, ..self }
     }
 
-    /// Makes a resolver of the same credentials, but with the pending version of one of them.
-    pub(super) fn with_pending(
-        credentials: &'a HeldCredentials,
-        name: Name,
-        pending: SecretValue,
-        to_replace: &'a BTreeSet<Name>,
-    ) -> Self {
+    /// Makes a resolver of credentials that were resolved already.
+    pub(super) fn of_resolved(credentials: &'a HeldCredentials) -> Self {
         let fetched = credentials.iter().map(|(name, held)| (name, (held.id.clone(), FetchOutcome::Same))).collect();
-        Self { fetched, pending: Some((name, pending)), ..Self::new(Vec::new(), credentials, to_replace) }
+        Self { fetched, ..Self::new(Vec::new(), credentials) }
+    }
+
+    /// Uses the pending version of a credential in place of the current one, if its kind allows that.
+    pub(super) fn with_pending(self, name: Name, pending: SecretValue) -> Self {
+        Self { pending: Some((name, pending)), ..self }
     }
 
     pub(crate) fn was_fetched(&self, name: Name) -> bool {
@@ -91,18 +85,18 @@ impl<'a> Resolver<'a> {
     ) -> Option<Credential<K>> {
         let (id, outcome) = self.fetched.remove(name)?;
         let held = self.held.get(name, &id);
-        let read_or_held = match outcome {
-            FetchOutcome::Failed(fault) => Err(fault),
+        let (read_or_held, is_judged) = match outcome {
+            FetchOutcome::Failed(fault) => (Err(fault), false),
             // The manager's answer was compared with this one, so there is one.
-            FetchOutcome::Same => Ok(held?.clone()),
-            FetchOutcome::New(values) => read::<K>(name, &id, &values),
+            FetchOutcome::Same => (Ok(held?.clone()), self.are_hosts_new),
+            FetchOutcome::New(values) => (read::<K>(name, &id, &values), true),
         };
         let checked = match read_or_held {
-            Ok(credential) => match check(&credential.value::<K>()) {
+            Ok(credential) if is_judged => match check(&credential.value::<K>()) {
                 Ok(()) => Ok(credential),
                 Err(expected) => Err(malformed(name, &id, &expected)),
             },
-            Err(fault) => Err(fault),
+            other => other,
         };
         let mut resolved = match checked {
             Ok(credential) => credential,
@@ -118,20 +112,19 @@ impl<'a> Resolver<'a> {
         Some(credential)
     }
 
-    /// Returns what is held, if another credential must be replaced and this one can stay. Otherwise keeps the fault.
+    /// Returns what is held, if there is something. Keeps the fault either way.
     fn carry_over_or_fail(
         &mut self,
         name: Name,
         held: Option<&HeldCredential>,
         fault: Fault,
     ) -> Option<HeldCredential> {
-        let may_stay = !self.to_replace.is_empty() && !self.to_replace.contains(name);
         match held {
-            Some(held) if may_stay => {
+            Some(held) => {
                 self.carried_over.push((name, fault));
                 Some(held.clone())
             }
-            _ => {
+            None => {
                 self.faults.push(fault);
                 None
             }

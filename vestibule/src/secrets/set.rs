@@ -96,6 +96,23 @@ pub(crate) fn resolve<S: SecretSet>(
     Ok(Resolved { secrets, credentials, carried_over })
 }
 
+/// Resolves the set again with the version of one credential that is held. Returns `None` if none is held, or if that is
+/// the version that was resolved.
+pub(crate) fn resolve_with_held<S: SecretSet>(
+    resolved: &Resolved<S>,
+    name: Name,
+    held: &HeldCredentials,
+) -> Option<Resolved<S>> {
+    let new = resolved.credentials.named(name)?;
+    let before = held.get(name, &new.id)?;
+    if new.same_as(before) {
+        return None;
+    }
+    let mut credentials = resolved.credentials.clone();
+    credentials.insert(name, before.clone());
+    resolve(Resolver::of_resolved(&credentials), held).ok()
+}
+
 /// Resolves the set again with the pending version of one credential. Returns `None` if there is no pending version that
 /// can be used in place of the current one.
 pub(crate) async fn resolve_with_pending<S: SecretSet>(
@@ -108,7 +125,7 @@ pub(crate) async fn resolve_with_pending<S: SecretSet>(
         return None;
     }
     let pending = fetch::pending(context, &current.id).await?;
-    let resolver = Resolver::with_pending(&resolved.credentials, name, pending, &context.to_replace);
+    let resolver = Resolver::of_resolved(&resolved.credentials).with_pending(name, pending);
     let set: Resolved<S> = resolve(resolver, context.held).ok()?;
     let is_pending = set.credentials.named(name)?.stage == Stage::Pending;
     if is_pending { Some(set) } else { None }

@@ -1,6 +1,6 @@
 //! Records of reloads: trigger, outcome, faults.
 
-use crate::{exit::Fault, secrets::credential::Name};
+use crate::{exit::Exit, loader::Unrefreshed, secrets::credential::Name};
 use serde::Serialize;
 use std::fmt;
 use time::OffsetDateTime;
@@ -17,22 +17,26 @@ pub(crate) struct ReloadRecord {
     pub(crate) duration_ms: u64,
     /// The report of every fault, if the outcome is `kept`.
     pub(crate) error: Option<String>,
-    /// 0, or the code of the report in `error`.
+    /// 0, or the code of the report in `error`, or the code of a credential in `carried_over` that must be replaced.
     pub(crate) exit_code: u8,
-    /// The credentials that stay at the version held, so that a rejected login could be replaced all the same.
+    /// The subject and the code of each fault. The text of a fault also has times, so it is no use to compare reports.
+    #[serde(skip)]
+    pub(crate) faults: Vec<(String, Exit)>,
+    /// The credentials that stay at the version held although something is wrong with them.
     pub(crate) carried_over: Vec<CarriedOver>,
 }
 
-/// A credential that stays at the version held, because the new version could not be used or not be fetched in time.
+/// A credential that stays at the version held: the new version could not be used or not be fetched in time, or the held
+/// one is rejected and there is no other.
 #[derive(Clone, Serialize)]
 pub(crate) struct CarriedOver {
     pub(crate) credential: Name,
     pub(crate) problem: String,
 }
 
-impl From<(Name, Fault)> for CarriedOver {
-    fn from((credential, fault): (Name, Fault)) -> Self {
-        Self { credential, problem: fault.problem }
+impl From<Unrefreshed> for CarriedOver {
+    fn from(Unrefreshed { name, fault, .. }: Unrefreshed) -> Self {
+        Self { credential: name, problem: fault.problem }
     }
 }
 
@@ -101,6 +105,7 @@ impl ReloadRecord {
             duration_ms: 0,
             error: None,
             exit_code: 0,
+            faults: Vec::new(),
             carried_over: Vec::new(),
         }
     }

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     application::{Application, Generation},
+    exit::Exit,
     secrets::{credential::Name, fetch::ManagerStage},
 };
 use std::{collections::BTreeMap, sync::Arc};
@@ -58,9 +59,12 @@ impl StatusWriter {
         self.0.send_modify(|status| status.note_manager_stages(seen, OffsetDateTime::now_utc()));
     }
 
-    /// Returns the error of the last reload, if it failed.
-    pub(crate) fn last_error(&self) -> Option<String> {
-        self.0.borrow().last_reload.as_ref()?.error.clone()
+    /// Returns the faults of the last reload. There are none if it did not fail.
+    pub(crate) fn last_faults(&self) -> Vec<(String, Exit)> {
+        match &self.0.borrow().last_reload {
+            Some(last) => last.faults.clone(),
+            None => Vec::new(),
+        }
     }
 
     /// Records that a reload ended.

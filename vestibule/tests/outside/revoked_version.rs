@@ -1,4 +1,4 @@
-//! A version that the configuration revokes. Nothing keeps it in service.
+//! A version that the configuration revokes.
 
 use crate::{NO_MIGRATIONS, memory_manager::MemoryManager};
 use axum::Router;
@@ -63,7 +63,7 @@ impl Application for TwoKeys {
 }
 
 #[tokio::test]
-async fn a_revoked_version_is_not_carried_over_although_another_one_is_rejected() {
+async fn a_revoked_version_that_cannot_be_replaced_holds_up_no_rejected_one() {
     let manager = MemoryManager::with([("checked", "rejected"), ("other", "first")]);
     let current = manager.rotate("other", "second");
     let service = Harness::<TwoKeys>::start(manager.clone(), Config::default()).await.unwrap();
@@ -72,16 +72,14 @@ async fn a_revoked_version_is_not_carried_over_although_another_one_is_rejected(
 
     let revoked = [VersionId::new(current.clone())].into();
     let secrets = SecretsConfig { revoked, ..SecretsConfig::default() };
-    let report = service.reload_with(Config { secrets, ..Config::default() }).await.unwrap_err();
-    assert_eq!(report.exit(), Exit::Malformed);
-    assert!(report.to_string().contains("credential `other`"), "{report}");
-    assert_eq!(service.live().generation().number, 1);
-
-    assert!(
-        service.reload().await.unwrap(),
-        "without `secrets.revoked`, the current version of `other` is carried over"
-    );
+    assert!(service.reload_with(Config { secrets, ..Config::default() }).await.unwrap());
     assert_eq!(service.live().service().versions, [accepted, current]);
+
+    manager.rotate("checked", "accepted too");
+    let report = service.reload().await.unwrap_err();
+    assert_eq!(report.exit(), Exit::Malformed, "nothing else must be replaced: {report}");
+    assert!(report.to_string().contains("credential `other`"), "{report}");
+    assert_eq!(service.live().generation().number, 2);
 }
 
 /// A manager that can give an answer from before a rotation.

@@ -1,10 +1,10 @@
 //! The pool of one version of a login: its connections, its attempts to log in, and its end.
 
-use super::error;
+use super::{LoginRejected, error};
 use crate::{
     reload_requests::ReloadRequests,
     resources::{
-        breaker::{Breaker, ProbeReason},
+        breaker::{Attempt, Breaker, ProbeReason},
         rejection::Rejection,
     },
 };
@@ -13,7 +13,7 @@ use sqlx::{
     pool::{PoolConnection, PoolConnectionMetadata},
 };
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -30,15 +30,15 @@ use tokio::{
 /// a database route. HikariCP's `aliveBypassWindow` is as long.
 const MAX_UNCHECKED_IDLE: Duration = Duration::from_millis(500);
 
+/// The timeout of a check. It is short, because several idle connections may be dead, and a request checks them one after
+/// the other.
+const PING_TIMEOUT: Duration = Duration::from_millis(300);
+
 /// The number of logins that run at a time. No more than this many are rejected before the breaker opens.
 pub(super) const CONCURRENT_LOGINS: usize = 2;
 
 /// The interval at which the pool is checked for a connection that came back or was closed.
 pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(20);
-
-/// The time for which a caller whose login is rejected waits for a successor, or for a connection that is already open.
-/// It waits longer while a reload is under way, because that may bring a successor.
-const WAIT_FOR_SUCCESSOR: Duration = Duration::from_secs(3);
 
 /// The longest wait for connections that are still in use, when a pool is closed.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -67,8 +67,21 @@ pub(crate) struct Pooled {
 }
 
 tokio::task_local! {
-    /// The login permit of the `acquire` that runs sqlx's hooks.
-    static LOGIN_PERMIT: RefCell<Option<OwnedSemaphorePermit>>;
+    /// The login of the `acquire` that runs sqlx's hooks.
+    pub(super) static LOGIN: LoginOfCaller;
+}
+
+/// The link between sqlx's hooks and the caller that they run for.
+pub(super) struct LoginOfCaller {
+    permit: RefCell<Option<OwnedSemaphorePermit>>,
+    /// `true` if sqlx opened a connection.
+    pub(super) logged_in: Cell<bool>,
+}
+
+impl LoginOfCaller {
+    fn new(permit: Option<OwnedSemaphorePermit>) -> Self {
+        Self { permit: RefCell::new(permit), logged_in: Cell::new(false) }
+    }
 }
 
 /// The reason why there is no connection.
@@ -106,20 +119,15 @@ impl Pooled {
                 login_permit = self.logins.clone().acquire_owned() => login_permit?,
                 connection = self.returned_connection() => return Ok((connection, permit)),
             };
-            self.breaker.allow(ProbeReason::Scheduled, Instant::now())?;
             Some(login_permit)
         };
-        let may_log_in = login_permit.is_some();
+        let attempt = self.breaker.allow(ProbeReason::Scheduled, Instant::now())?;
         // Keeps the login permit until the breaker is open after a rejection, so that the next caller does not log in too.
         let connected = tokio::select! {
             biased;
             rejection = rejections.next() => return Err(rejection.into()),
-            connected = LOGIN_PERMIT.scope(RefCell::new(login_permit), self.acquire()) => connected,
+            connected = LOGIN.scope(LoginOfCaller::new(login_permit), self.acquire(attempt)) => connected,
         };
-        // Only a caller with a login permit can have used the one attempt at the end of a pause. The others need not report.
-        if may_log_in && !matches!(connected, Err(ConnectError::Rejected(_))) {
-            self.breaker.inconclusive(Instant::now());
-        }
         Ok((connected?, permit))
     }
 
@@ -129,18 +137,23 @@ impl Pooled {
         if idle <= self.max_connections as usize { idle } else { 0 }
     }
 
-    async fn acquire(&self) -> Result<PoolConnection<Postgres>, ConnectError> {
+    async fn acquire(&self, attempt: Attempt) -> Result<PoolConnection<Postgres>, ConnectError> {
         match self.pool.acquire().await {
-            Ok(connection) => Ok(connection),
-            Err(error) if error::is_rejected(&error) => Err(self.rejected(&error).into()),
+            Ok(connection) => {
+                if LOGIN.with(|login| login.logged_in.get()) {
+                    attempt.accepted();
+                }
+                Ok(connection)
+            }
+            Err(error) if error::is_rejected(&error) => Err(self.rejected(attempt, &error).into()),
             Err(error) => Err(error.into()),
         }
     }
 
     /// Opens the breaker, and requests a reload that looks for another version.
-    fn rejected(&self, error: &sqlx::Error) -> Rejection {
+    fn rejected(&self, attempt: Attempt, error: &sqlx::Error) -> Rejection {
         let rejection = self.rejection_for(error);
-        let is_first = self.breaker.rejected(rejection.clone(), Instant::now());
+        let is_first = attempt.rejected(rejection.clone(), Instant::now());
         // A rotation makes the database reject the old version, so that is no news once there is a successor.
         let newly = is_first && self.successor.borrow().is_none();
         if newly {
@@ -167,26 +180,31 @@ impl Pooled {
             return;
         }
         let Ok(Ok(_login_permit)) = tokio::time::timeout_at(until, self.logins.acquire()).await else { return };
-        if self.breaker.allow(reason, Instant::now()).is_err() {
-            return;
-        }
+        let Ok(attempt) = self.breaker.allow(reason, Instant::now()) else { return };
         let options = self.pool.connect_options();
         match tokio::time::timeout_at(until, PgConnection::connect_with(&options)).await {
             Ok(Ok(connection)) => {
-                self.breaker.accepted();
+                attempt.accepted();
                 let _ = tokio::time::timeout_at(until, connection.close()).await;
             }
             Ok(Err(error)) if error::is_rejected(&error) => {
-                self.breaker.rejected(self.rejection_for(&error), Instant::now());
+                attempt.rejected(self.rejection_for(&error), Instant::now());
             }
-            _ => self.breaker.inconclusive(Instant::now()),
+            // Dropped, and so inconclusive.
+            _ => (),
         }
     }
 
-    /// Waits until a caller whose login is rejected gives up: for 3 s, and then until no reload is under way.
-    pub(super) async fn caller_gives_up(&self) {
-        tokio::time::sleep(WAIT_FOR_SUCCESSOR).await;
-        self.reload_requests.no_reload_under_way().await;
+    pub(super) fn login_rejected(&self, rejection: Rejection) -> LoginRejected {
+        LoginRejected { rejection, retry_after: self.breaker.time_to_next_probe(Instant::now()) }
+    }
+
+    /// Returns `true` if a caller whose login is rejected fails at once. While the rejection is younger than
+    /// `database.acquire_timeout`, a rotation may be under way, and the caller waits for the successor. A caller also waits
+    /// while a connection is open, because that may come back.
+    pub(super) fn fails_fast(&self) -> bool {
+        let rejected_for = self.breaker.rejected_for(Instant::now());
+        rejected_for.is_some_and(|time| time >= self.acquire_timeout) && self.pool.size() == 0
     }
 
     /// Closes one connection as soon as one is idle. Returns its permit, which keeps others from opening one in its
@@ -196,7 +214,7 @@ impl Pooled {
         while self.pool.size() > 0 {
             if let Some(connection) = self.pool.try_acquire() {
                 // If closing fails, the connection is gone as well.
-                let _ = connection.close().await;
+                let _ = tokio::time::timeout(CLOSE_TIMEOUT, connection.close()).await;
                 break;
             }
             tokio::time::sleep(POLL_INTERVAL).await;
@@ -230,10 +248,7 @@ impl Pooled {
     /// Returns an idle connection, if there is one and it answers.
     async fn try_idle(&self) -> Option<PoolConnection<Postgres>> {
         let mut connection = self.pool.try_acquire()?;
-        match connection.ping().await {
-            Ok(()) => Some(connection),
-            Err(_) => None,
-        }
+        if answers(&mut connection).await { Some(connection) } else { None }
     }
 
     /// Waits for a successor, and returns it.
@@ -265,12 +280,12 @@ impl Pooled {
         runtime.spawn(async move {
             for (connection, permit) in idle {
                 // If closing fails, the connection is gone as well.
-                let _ = connection.close().await;
+                let _ = tokio::time::timeout(CLOSE_TIMEOUT, connection.close()).await;
                 drop(permit);
             }
             while pool.size() > 0 && Instant::now() < end {
                 while let Some(connection) = pool.try_acquire() {
-                    let _ = connection.close().await;
+                    let _ = tokio::time::timeout(CLOSE_TIMEOUT, connection.close()).await;
                 }
                 tokio::time::sleep(POLL_INTERVAL).await;
             }
@@ -303,6 +318,11 @@ impl Drop for Claim<'_> {
     }
 }
 
+/// Returns `true` if the server answers on this connection in time.
+async fn answers(connection: &mut PgConnection) -> bool {
+    matches!(tokio::time::timeout(PING_TIMEOUT, connection.ping()).await, Ok(Ok(())))
+}
+
 /// Returns `true` if an idle connection can be used. In place of a dead connection, sqlx opens another one within the
 /// same `acquire`. That is a login like any other, so it waits for a login permit.
 pub(super) async fn is_usable(
@@ -310,12 +330,12 @@ pub(super) async fn is_usable(
     meta: PoolConnectionMetadata,
     logins: Arc<Semaphore>,
 ) -> Result<bool, sqlx::Error> {
-    if meta.idle_for < MAX_UNCHECKED_IDLE || connection.ping().await.is_ok() {
+    if meta.idle_for < MAX_UNCHECKED_IDLE || answers(connection).await {
         return Ok(true);
     }
-    if LOGIN_PERMIT.with(|permit| permit.borrow().is_none()) {
+    if LOGIN.with(|login| login.permit.borrow().is_none()) {
         let acquired = logins.acquire_owned().await.ok();
-        LOGIN_PERMIT.with(|permit| *permit.borrow_mut() = acquired);
+        LOGIN.with(|login| *login.permit.borrow_mut() = acquired);
     }
     Ok(false)
 }

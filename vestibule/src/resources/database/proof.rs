@@ -24,25 +24,24 @@ pub(super) const ATTEMPT: Duration = Duration::from_secs(5);
 pub(super) async fn prove(
     login: &Credential<Login>,
     options: &PgConnectOptions,
-    breaker: &Breaker,
+    breaker: &Arc<Breaker>,
     old_pool: Option<&Arc<Pooled>>,
     context: &LoadContext<'_>,
 ) -> Result<(), BuildError> {
     let deadline = context.deadline;
-    breaker.allow(context.probe_reason, Instant::now())?;
+    let attempt = breaker.allow(context.probe_reason, Instant::now())?;
     // Keeps the place of a connection that was closed for this one, until the proof ends.
     let mut freed_permit = None;
     let connecting = connect(login, options, context.database, deadline, old_pool, &mut freed_permit);
     let mut connection = match connecting.await {
         Ok(connection) => connection,
         Err(BuildError::Rejected(rejection)) => {
-            breaker.rejected(rejection.clone(), Instant::now());
+            attempt.rejected(rejection.clone(), Instant::now());
             return Err(rejection.into());
         }
-        // Reports nothing to the breaker. A version that was rejected before waits for the whole new pause.
         Err(fault) => return Err(fault),
     };
-    breaker.accepted();
+    attempt.accepted();
     let checking = async {
         let checked = check_schema(&mut connection, context.package).await;
         // The pool opens its own connections.

@@ -1,0 +1,262 @@
+//! All combinations of two credentials in a reload, from the tables in ARCHITECTURE.md, *Two rules for a reload*.
+
+use super::*;
+use crate::{
+    package::Package,
+    resources::resource::Resource,
+    secrets::{
+        credential::Credential,
+        id::VersionId,
+        kind::{Kind, Malformed},
+        source::{Fetched, SourceError},
+        version::{SecretValue, SecretValues, Stage, Versions},
+    },
+};
+use axum::Router;
+use futures_util::future::{BoxFuture, join_all};
+use secrecy::ExposeSecret;
+use sqlx::migrate::Migrator;
+use std::{fs, num::NonZeroU32};
+
+/// A credential whose value says how it behaves.
+struct Scripted(String);
+
+impl Kind for Scripted {
+    const NAME: &'static str = "scripted";
+
+    fn read(values: &SecretValues) -> Result<Self, Malformed> {
+        match values.current().text.expose_secret() {
+            "malformed" => Err(Malformed::expected("another value")),
+            value => Ok(Self(value.to_owned())),
+        }
+    }
+
+    fn expires_at(&self) -> Option<OffsetDateTime> {
+        if self.0 == "ending" { Some(OffsetDateTime::now_utc() + LAST_DAYS / 2) } else { None }
+    }
+}
+
+/// A user of a credential, which the other side may reject later.
+#[derive(Clone)]
+struct User(Option<Rejection>);
+
+impl Resource for User {
+    fn rejection(&self) -> Option<Rejection> {
+        self.0.clone()
+    }
+}
+
+async fn user(cx: &Build<'_, Pair>, credential: &Credential<Scripted>) -> Result<User, BuildError> {
+    cx.resource(credential, &(), async |_| match credential.0.as_str() {
+        "rejected" => Err(Rejection::of(credential, "as a wrong password").into()),
+        "unreachable when proven" => {
+            Err(BuildError::Fault(Fault::new(Exit::Unavailable, "the other side", "it is away", "wait")))
+        }
+        "rejected later" => Ok(User(Some(Rejection::of(credential, "as a password that was changed")))),
+        _ => Ok(User(None)),
+    })
+    .await
+}
+
+struct PairOfSecrets {
+    first: Credential<Scripted>,
+    second: Credential<Scripted>,
+}
+
+impl SecretSet for PairOfSecrets {
+    fn specs() -> Vec<CredentialSpec> {
+        ["first", "second"]
+            .map(|name| CredentialSpec { name, kind: "scripted", stages: Scripted::STAGES, optional: false })
+            .into()
+    }
+
+    fn resolve(resolver: &mut Resolver<'_>) -> Option<Self> {
+        let (first, second) = (resolver.resolve("first"), resolver.resolve("second"));
+        Some(Self { first: first?, second: second? })
+    }
+}
+
+/// A service with two credentials.
+struct Pair;
+
+impl Application for Pair {
+    const PACKAGE: Package = Package { name: "pair", version: "0", migrations: &Migrator::DEFAULT };
+    type Settings = ();
+    type Secrets = PairOfSecrets;
+
+    async fn build(cx: &Build<'_, Self>) -> Result<Self, BuildError> {
+        user(cx, &cx.secrets.first).await?;
+        user(cx, &cx.secrets.second).await?;
+        Ok(Self)
+    }
+
+    fn routes() -> Router<Arc<Self>> {
+        Router::new()
+    }
+}
+
+/// A manager with one version of each secret: its id and its value.
+#[derive(Clone, Default)]
+struct OneVersionEach(Arc<Mutex<BTreeMap<&'static str, (String, &'static str)>>>);
+
+impl OneVersionEach {
+    fn put(&self, name: &'static str, version: String, value: &'static str) {
+        self.0.lock().unwrap().insert(name, (version, value));
+    }
+}
+
+impl Source for OneVersionEach {
+    fn fetch<'a>(
+        &'a self,
+        id: &'a SecretId,
+        stage: Stage,
+        held: Option<&'a VersionId>,
+    ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
+        let name = id.as_str().trim_start_matches("pair/");
+        let (version, value) = self.0.lock().unwrap()[name].clone();
+        let answer = if stage != Stage::Current {
+            Ok(Fetched::Absent)
+        } else if value == "unreachable when fetched" {
+            Err(SourceError::Unavailable("it is away".into()))
+        } else if held.is_some_and(|held| held.as_str() == version) {
+            Ok(Fetched::Same)
+        } else {
+            Ok(Fetched::New(SecretValue { text: value.into(), version: VersionId::new(version), created: None }))
+        };
+        Box::pin(async { answer })
+    }
+
+    fn versions<'a>(&'a self, _: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>> {
+        Box::pin(async { Ok(Versions::new()) })
+    }
+}
+
+/// A row of the first table.
+#[derive(Clone, Debug)]
+struct Case {
+    held: String,
+    new: String,
+    class: String,
+}
+
+/// Returns the rows of the first table whose head begins with `head`, without the head.
+fn table(document: &str, head: &str) -> Vec<Vec<String>> {
+    let table = &document[document.find(head).expect("the table is there")..];
+    let rows = table.lines().take_while(|line| line.starts_with('|'));
+    let cells = |row: &str| row.trim_matches('|').split('|').map(|cell| cell.trim().replace('*', "")).collect();
+    rows.skip(2).map(cells).collect()
+}
+
+fn value_held(case: &Case) -> &'static str {
+    match case.held.as_str() {
+        "good" | "revoked" => "good",
+        "rejected" => "rejected later",
+        "ending" => "ending",
+        other => panic!("no such state: {other}"),
+    }
+}
+
+fn value_new(name: &str, case: &Case) -> Option<&'static str> {
+    match case.new.as_str() {
+        "none" => None,
+        "good" => Some("good too"),
+        "malformed" => Some("malformed"),
+        "rejected" => Some("rejected"),
+        // A start can fail to reach the manager, and to reach the other side.
+        "unreachable" if name == "first" => Some("unreachable when fetched"),
+        "unreachable" => Some("unreachable when proven"),
+        other => panic!("no such version: {other}"),
+    }
+}
+
+/// Reloads two credentials, and compares the result with the tables.
+async fn try_combination(cases: [Case; 2], expected: String) {
+    let (manager, names) = (OneVersionEach::default(), ["first", "second"]);
+    for (name, case) in names.iter().zip(&cases) {
+        manager.put(name, format!("{name}-held"), value_held(case));
+    }
+    let loader = Loader::<Pair>::new(Arc::new(manager.clone()));
+    let mut config = Config::<()>::default();
+    config.secrets.prefix = "pair".into();
+    config.secrets.deadline = Duration::from_secs(2);
+    config.server.max_in_flight = NonZeroU32::MIN;
+    let start = Instant::now() + config.secrets.deadline;
+    let held = loader.first_load(Arc::new(config), start).await.expect("all held versions are accepted at first");
+    held.resources.publish();
+
+    // A reload without another setting has the same `Arc` as the generation in service, but `revoked` is a setting. So
+    // it is in both here, as after a reload that could not replace the version.
+    let mut held = held;
+    let mut config = Config::<()>::default();
+    config.secrets = held.config.secrets.clone();
+    config.server = held.config.server.clone();
+    for (name, case) in names.iter().zip(&cases) {
+        if case.held == "revoked" {
+            config.secrets.revoked.insert(VersionId::new(format!("{name}-held")));
+        }
+        if let Some(value) = value_new(name, case) {
+            manager.put(name, format!("{name}-new"), value);
+        }
+    }
+    held.config = Arc::new(config);
+    let request = LoadRequest {
+        config: held.config.clone(),
+        in_service: Some(&held),
+        deadline: Instant::now() + Duration::from_millis(1500),
+        probe_reason: ProbeReason::Scheduled,
+    };
+    let result = loader.load(request).await.result;
+    let is_wrong = |case: &Case| ["faulty", "still rejected"].contains(&case.class.as_str());
+    let mut wrong = Vec::new();
+    for (name, case) in names.iter().zip(&cases) {
+        if is_wrong(case) {
+            wrong.push(*name);
+        }
+    }
+    let seen = match result {
+        Ok(LoadOutcome::Unchanged) => "unchanged",
+        Ok(LoadOutcome::Built { generation, carried_over }) => {
+            let mut named: Vec<_> = carried_over.iter().map(|stays| stays.name).collect();
+            named.sort_unstable();
+            assert_eq!(named, wrong, "{cases:?}");
+            for (name, case) in names.iter().zip(&cases) {
+                let is_replaced = ["new", "due"].contains(&case.class.as_str());
+                let version = if is_replaced { format!("{name}-new") } else { format!("{name}-held") };
+                assert_eq!(generation.credentials.named(name).unwrap().in_use().as_str(), version, "{cases:?}");
+            }
+            "published"
+        }
+        Err(error) => {
+            let report = error.report.to_string();
+            let is_named =
+                |name: &&str| report.contains(&format!("credential `{name}`")) || report.contains("it is away");
+            assert!(wrong.iter().any(is_named), "{cases:?}: {report}");
+            let has_rejected = cases.iter().any(|case| case.held == "rejected" && is_wrong(case));
+            assert!(!has_rejected || error.retry == RetryClass::Rejected, "{cases:?}: a retry looks for a successor");
+            "kept"
+        }
+    };
+    assert_eq!(seen, expected, "{cases:?}");
+}
+
+#[tokio::test]
+async fn a_reload_does_what_the_tables_in_the_architecture_say() {
+    let document = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../ARCHITECTURE.md")).unwrap();
+    let cases: Vec<Case> = table(&document, "| held | new |")
+        .into_iter()
+        .map(|row| Case { held: row[0].clone(), new: row[1].clone(), class: row[2].clone() })
+        .collect();
+    let outcomes = table(&document, "| | same |");
+    let classes: Vec<String> = outcomes.iter().map(|row| row[0].clone()).collect();
+    let position = |case: &Case| classes.iter().position(|class| *class == case.class).expect("a class of the table");
+    assert_eq!((cases.len(), classes.len()), (20, 5));
+    let mut combinations = Vec::new();
+    for first in &cases {
+        for second in &cases {
+            let expected = outcomes[position(first)][position(second) + 1].clone();
+            combinations.push(try_combination([first.clone(), second.clone()], expected));
+        }
+    }
+    assert_eq!(combinations.len(), 400);
+    join_all(combinations).await;
+}
