@@ -14,11 +14,11 @@ use axum::{
     http::{Request, header::CONTENT_TYPE},
 };
 use serde::Serialize;
-use sqlx::{FromRow, PgConnection};
+use sqlx::FromRow;
 use std::{io, sync::Arc, time::Duration};
 use uuid::Uuid;
 use vestibule::{
-    ApiClient, ApiEndpoint, Background, Build, BuildError, Counter, Database, DeliveryError, TraceContext,
+    ApiClient, ApiEndpoint, Background, Build, BuildError, Counter, Database, DeliveryError, Session, TraceContext,
 };
 
 /// The number of deliveries at a time.
@@ -68,7 +68,7 @@ impl Webhook {
         note_id: Uuid,
         note: impl Serialize,
         trace: &TraceContext,
-        transaction: &mut PgConnection,
+        transaction: &mut Session,
     ) -> Result<(), sqlx::Error> {
         #[derive(Serialize)]
         struct Event<N> {

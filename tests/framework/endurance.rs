@@ -129,7 +129,8 @@ async fn five_hundred_reloads_leave_nothing_behind() {
     for number in 1..=500 {
         set_password(&tenant, &mut admin, &format!("{sentinel}{number}")).await;
         let reload = running.reload().await;
-        assert_eq!(reload["outcome"], "published", "{reload}");
+        // A reload for the old password, which is rejected by now, may have published the new one before this reload.
+        assert_ne!(reload["outcome"], "kept", "{reload}");
         assert_eq!(running.get(&note).await.status(), StatusCode::OK);
         if number == 50 {
             early = Some(settled_footprint(&running, &tenant).await);

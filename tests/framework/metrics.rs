@@ -47,7 +47,7 @@ async fn a_scrape_shows_the_build_the_credentials_and_the_process() {
             );
         }
     }
-    assert_eq!(page.connections(1), Some((0.0, 0.0)));
+    assert_eq!(page.connections(1), Some((1.0, 0.0)), "the connection that proved the login");
     assert!(page.get("tokio_alive_tasks") >= 1.0);
     if cfg!(target_os = "linux") {
         let started = page.get("process_start_time_seconds");
@@ -115,14 +115,14 @@ async fn connections_are_counted_for_the_generation_that_holds_them() {
     tenant.rotate("database").await.unwrap();
     assert_eq!(running.reload().await["outcome"], "published");
     let both = MetricsPage::of(&running).await;
-    assert_eq!((both.connections(1), both.connections(2)), (Some((0.0, 1.0)), Some((0.0, 0.0))));
+    assert_eq!((both.connections(1), both.connections(2)), (Some((0.0, 1.0)), Some((1.0, 0.0))));
     assert_eq!(both.get("vestibule_draining_generations"), 1.0);
 
     lock.release().await;
     assert_eq!(waiting.await.unwrap(), StatusCode::CREATED);
     wait_until_drained(&running).await;
     let after = MetricsPage::of(&running).await;
-    assert_eq!((after.connections(1), after.connections(2)), (None, Some((0.0, 0.0))));
+    assert_eq!((after.connections(1), after.connections(2)), (None, Some((1.0, 0.0))));
 }
 
 #[tokio::test]

@@ -14,7 +14,6 @@ use crate::{
         reload_status::{assert_kept, wait_for_generation, wait_for_last_reload},
         requests::{assert_statuses, begin_get, get_at_once},
         secrets::{current_password, current_version, login_with_password, scripted_manager},
-        time_waits::let_time_pass,
     },
 };
 use devstack::{FaultRule, RunningService, ScriptedFault, eventually, reqwest::StatusCode};

@@ -5,7 +5,7 @@ use crate::{
     note_client::NoteClient,
     support::{
         configuration_folder::ConfigurationFolder,
-        database::{TableLock, wait_for_connections, wait_until_disconnected},
+        database::{TableLock, wait_for_connections, wait_until_connections_are},
         launch_options::LaunchOptions,
         log_events::events_of_level,
         reload_status::{assert_kept, wait_for_generation, wait_until_drained},
@@ -58,7 +58,7 @@ async fn two_generations_together_stay_within_max_connections() {
     assert_eq!(running.reload().await["outcome"], "published");
     waiting.extend((0..3).map(|_| begin_create(&running, "waits for a connection")));
     let has_three = async || tenant.connections(&tenant.app_role()).await.unwrap() == 3;
-    // The reload logs in once, on a connection that it closes.
+    // The connection that proves the new login is the fourth. It is closed at its publication.
     eventually("three connections", has_three).await;
     stays("the number of three connections", Duration::from_millis(500), has_three).await;
     lock.release().await;
@@ -165,8 +165,9 @@ async fn a_request_finishes_on_the_generation_that_it_started_on() {
     assert_eq!(draining[0]["generation"], 1, "{draining}");
     assert!(draining[0]["reason"].as_str().unwrap().starts_with("1 in use"), "{draining}");
 
-    // The idle connections of the old generation close at once, although a request still holds it.
-    wait_until_disconnected(&tenant).await;
+    // The idle connections of the old generation close, although a request still holds it. The one that is left proved
+    // the new login.
+    wait_until_connections_are(&tenant, 1).await;
 
     assert_eq!(slow.finish().await, StatusCode::CREATED);
     wait_until_drained(&running).await;
@@ -183,10 +184,11 @@ async fn a_busy_connection_of_an_old_generation_closes_after_its_request() {
     wait_for_connections(&tenant, 1).await;
     tenant.rotate("database").await.unwrap();
     assert_eq!(running.reload().await["outcome"], "published");
-    assert_eq!(tenant.connections(&tenant.app_role()).await.unwrap(), 1, "a busy connection stays open");
+    let connections = tenant.connections(&tenant.app_role()).await.unwrap();
+    assert_eq!(connections, 2, "a busy connection stays open, beside the one that proved the new login");
     lock.release().await;
     assert_eq!(waiting.await.unwrap(), StatusCode::CREATED);
-    wait_until_disconnected(&tenant).await;
+    wait_until_connections_are(&tenant, 1).await;
     assert_eq!(running.status().await["draining"][0]["generation"], 1);
     assert_eq!(slow.finish().await, StatusCode::CREATED);
 }

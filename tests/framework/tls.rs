@@ -4,6 +4,7 @@ use crate::{
     SERVICE,
     note_client::NoteClient,
     support::{
+        database::cut_connections,
         log_events::events_that_say,
         reload_status::assert_kept,
         tls_client::{TlsClient, certificates},
@@ -194,7 +195,7 @@ async fn the_certificate_must_be_for_the_names_that_are_configured() {
     assert_eq!(start.code, Some(65), "{}", start.stderr);
     // The unsuitable certificate does not keep a rejected password in service.
     let version = tenant.rotate("database").await.unwrap();
-    tenant.kill_connections(&tenant.app_role()).await.unwrap();
+    cut_connections(&tenant).await;
     running.create_note("with the new password").await;
     assert_eq!(running.credential("database").await["version"], version.as_str());
     let carried_over = running.status().await["last_reload"]["carried_over"].clone();

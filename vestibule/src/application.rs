@@ -105,7 +105,8 @@ impl<'a, A: Application> Build<'a, A> {
     /// ```
     pub async fn database(&self, login: &Credential<Login>) -> Result<Database, BuildError> {
         let open = async |predecessor: Option<&Database>| Database::open(login, predecessor, self.context).await;
-        self.resource(login, self.context.database, open).await
+        let settings = (self.context.database, self.context.request_timeout);
+        self.resource(login, &settings, open).await
     }
 
     /// Returns a signer for one purpose. What it signs is void for any other purpose.
@@ -194,17 +195,10 @@ impl<'a, A: Application> Build<'a, A> {
             // Carried over as it is. If it is rejected, it stays rejected: only new versions are judged.
             Some((built, resource)) if built.origin == origin => (resource.clone(), built.clone()),
             // None is in service, or one of another origin: another version or other settings.
-            predecessor => match self.made_before::<R>(credential.name, &origin) {
-                Some(made) => made,
-                None => {
-                    let made = make(predecessor.map(|(_, resource)| resource)).await;
-                    let resource = made.inspect_err(|_| self.record_failure(credential.name))?;
-                    let built = BuiltResource { origin, resource: Arc::new(resource.clone()) };
-                    let mut made = self.context.made.lock().unwrap_or_else(PoisonError::into_inner);
-                    made.built.insert(credential.name, built.clone());
-                    (resource, built)
-                }
-            },
+            predecessor => {
+                let predecessor = predecessor.map(|(_, resource)| resource);
+                self.make_once(credential.name, origin, predecessor, make).await?
+            }
         };
         let mut registry = self.built.lock().unwrap_or_else(PoisonError::into_inner);
         match registry.built.insert(credential.name, built) {
@@ -215,7 +209,24 @@ impl<'a, A: Application> Build<'a, A> {
 }
 
 impl<A: Application> Build<'_, A> {
-    /// Returns the resource of this origin, if an earlier attempt of the load has made it.
+    /// Returns the resource of this origin. Makes it, unless an earlier attempt of the load has made it.
+    async fn make_once<R: Resource>(
+        &self,
+        name: Name,
+        origin: String,
+        predecessor: Option<&R>,
+        make: impl AsyncFnOnce(Option<&R>) -> Result<R, BuildError>,
+    ) -> Result<(R, BuiltResource), BuildError> {
+        if let Some(made) = self.made_before::<R>(name, &origin) {
+            return Ok(made);
+        }
+        let resource = make(predecessor).await.inspect_err(|_| self.record_failure(name))?;
+        let built = BuiltResource { origin, resource: Arc::new(resource.clone()) };
+        let mut made = self.context.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.built.insert(name, built.clone());
+        Ok((resource, built))
+    }
+
     fn made_before<R: Resource>(&self, name: Name, origin: &str) -> Option<(R, BuiltResource)> {
         let made = self.context.made.lock().unwrap_or_else(PoisonError::into_inner);
         match made.get::<R>(name) {

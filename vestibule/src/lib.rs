@@ -94,7 +94,7 @@ pub use counters::Counter;
 pub use http::{ClientCertificate, Problem};
 pub use package::Package;
 pub use resources::{
-    ApiClient, ApiEndpoint, BuildError, CallError, Database, DeliveryError, KeyHeader, Signature, Signer,
+    ApiClient, ApiEndpoint, BuildError, CallError, Database, DeliveryError, KeyHeader, Session, Signature, Signer,
 };
 pub use secrets::Credential;
 /// The framework's sqlx, for [`package!`].

@@ -403,6 +403,7 @@ impl<A: Application> Loader<A> {
             package: &A::PACKAGE,
             secrets: &config.secrets,
             database: &config.database,
+            request_timeout: config.server.request_timeout,
             in_service: in_service.map(|in_service| &in_service.resources),
             made,
             deadline: *deadline,

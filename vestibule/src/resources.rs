@@ -18,7 +18,7 @@ pub(crate) mod resource;
 pub use api_client::{ApiClient, ApiEndpoint, CallError, DeliveryError, KeyHeader};
 pub use breaker::ProbeReason;
 pub use build_error::BuildError;
-pub use database::Database;
+pub use database::{Database, Session};
 pub use rejection::Rejection;
 pub use resource::{Connections, Resource};
 pub use signer::{Signature, Signer};

@@ -14,12 +14,12 @@ pub(crate) fn wait_for_connections(tenant: &Tenant, at_least: usize) -> impl Fut
     })
 }
 
-/// Waits until the service has no connection.
+/// Waits until the service has exactly this many connections.
 #[track_caller]
-pub(crate) fn wait_until_disconnected(tenant: &Tenant) -> impl Future<Output = ()> {
-    eventually("the end of all connections of the service", async || {
+pub(crate) fn wait_until_connections_are(tenant: &Tenant, wanted: usize) -> impl Future<Output = ()> {
+    eventually("connections of the service", async move || {
         let count = tenant.connections(&tenant.app_role()).await.expect("a count");
-        if count == 0 { Ok(()) } else { Err(format!("{count} connections")) }
+        if count == wanted { Ok(()) } else { Err(format!("{count}, and not {wanted}")) }
     })
 }
 

@@ -8,7 +8,10 @@ use crate::{
     config::{Config, ServiceSettings, layers::Sources},
     credentials::login::Login,
     exit::{Phase, Report},
-    resources::{build_error::BuildError, database},
+    resources::{
+        database::{self, ConnectError},
+        rejection::Rejection,
+    },
     secrets::{
         credential::{Credential, Name},
         fetch::{self, FetchContext},
@@ -99,10 +102,10 @@ async fn log_in<T: ServiceSettings>(
     loop {
         let login = &resolved.secrets.migrator;
         let options = database::options(login, &config.database).map_err(of_command)?;
-        let rejected = match database::connect(login, &options, &config.database, deadline, None, &mut None).await {
+        let rejected = match database::connect(&options, deadline, None).await {
             Ok(connection) => return Ok(connection),
-            Err(rejected @ BuildError::Rejected(_)) => rejected,
-            Err(fault) => return Err(of_command(fault.into_fault())),
+            Err(ConnectError::Rejected(error)) => Rejection::of(login, database::reason(&error)),
+            Err(ConnectError::Fault(fault)) => return Err(of_command(fault)),
         };
         match set::resolve_with_pending(&resolved, MIGRATOR.name, &context).await {
             Some(with_pending) => resolved = with_pending,

@@ -212,6 +212,20 @@ pub struct DatabaseConfig {
     /// The longest time for which a request waits for a connection. After it, the client gets 503.
     #[serde(with = "units::positive_duration")]
     pub acquire_timeout: Duration,
+    /// The longest time of a statement. The server ends a longer one. With `"0s"`, it is `server.request_timeout`.
+    /// `Transaction::set_statement_timeout` raises it for background work.
+    #[serde(with = "units::duration")]
+    pub statement_timeout: Duration,
+    /// The longest time for which a transaction may wait for its next statement. After it, the server ends the
+    /// connection. With `"0s"`, it is `server.request_timeout`.
+    #[serde(with = "units::duration")]
+    pub idle_in_transaction_timeout: Duration,
+    /// The age at which a connection is closed when it comes back, give or take 10 %.
+    #[serde(with = "units::positive_duration")]
+    pub max_lifetime: Duration,
+    /// The time after which an idle connection is closed.
+    #[serde(with = "units::positive_duration")]
+    pub idle_timeout: Duration,
     /// The protection of the connection, in the words of libpq's `sslmode`.
     pub tls: TlsMode,
     /// The PEM file of the authorities that sign the server's certificate. If it is empty, the roots that browsers trust
@@ -243,6 +257,10 @@ impl Default for DatabaseConfig {
             access_role: String::new(),
             max_connections: NonZeroU32::new(10).expect("10 is not zero"),
             acquire_timeout: Duration::from_secs(5),
+            statement_timeout: Duration::ZERO,
+            idle_in_transaction_timeout: Duration::ZERO,
+            max_lifetime: Duration::from_secs(30 * 60),
+            idle_timeout: Duration::from_secs(10 * 60),
             tls: TlsMode::VerifyFull,
             tls_root_cert: PathBuf::new(),
         }

@@ -1,6 +1,6 @@
 //! Errors as a client sees them: problem+json (RFC 9457). The client gets a public text. The log gets the cause.
 
-use crate::resources::database::LoginRejected;
+use crate::resources::database::DatabaseUnavailable;
 use axum::{
     Json,
     body::{Body, Bytes},
@@ -92,12 +92,12 @@ impl From<sqlx::Error> for Problem {
         use sqlx::Error::{Configuration, Io, PoolClosed, PoolTimedOut, Tls, WorkerCrashed};
         let sqlstate = error.as_database_error().and_then(sqlx::error::DatabaseError::code).map(Cow::into_owned);
         let class = sqlstate.as_deref().and_then(|code| code.get(..2));
-        if let Configuration(cause) = &error
-            && let Some(rejected) = cause.downcast_ref::<LoginRejected>()
+        if let Io(cause) = &error
+            && let Some(unavailable) = cause.get_ref().and_then(|cause| cause.downcast_ref::<DatabaseUnavailable>())
         {
-            // The pool has logged the rejection, once per version.
-            tracing::debug!(%error, "a database call failed: its login is rejected");
-            let seconds = u16::try_from(rejected.retry_after.as_secs() + 1).unwrap_or(u16::MAX);
+            // The reload that follows logs a rejection, once per version.
+            tracing::debug!(%error, "a database call failed: no log-in succeeds");
+            let seconds = u16::try_from(unavailable.retry_after.as_secs() + 1).unwrap_or(u16::MAX);
             return Self { retry_after: Some(seconds), ..Self::busy(NOT_AVAILABLE) };
         }
         let is_unavailable =

@@ -7,11 +7,12 @@
 use super::rejection::Rejection;
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 
 /// The number of attempts that operators have at once. One more comes with each pause.
 const OPERATOR_BUDGET: f64 = 2.0;
@@ -54,17 +55,14 @@ impl Breakers {
 /// The circuit breaker of one version of a credential. It is open while the other side rejects that version.
 pub(crate) struct Breaker {
     /// `None` while the breaker is closed.
-    open: watch::Sender<Option<OpenBreaker>>,
+    open: Mutex<Option<OpenBreaker>>,
     /// The pause after a rejection: `secrets.probe_every`.
     pause: Mutex<Duration>,
 }
 
-#[derive(Clone)]
 struct OpenBreaker {
     /// The last rejection.
     rejection: Rejection,
-    /// The time of the first rejection.
-    since: Instant,
     /// The time of the last rejection.
     last: Instant,
     /// The end of the pause: the time from which on one attempt is allowed for any reason.
@@ -73,6 +71,12 @@ struct OpenBreaker {
     operator_budget: f64,
     /// The time at which the operators' budget was counted.
     budget_at: Instant,
+}
+
+impl fmt::Debug for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Attempt")
+    }
 }
 
 /// The permission to try a version once. The caller reports the result: [`accepted`](Self::accepted) or
@@ -121,7 +125,7 @@ impl OpenBreaker {
 
 impl Default for Breaker {
     fn default() -> Self {
-        Self { open: watch::Sender::new(None), pause: Mutex::new(Duration::from_secs(15)) }
+        Self { open: Mutex::default(), pause: Mutex::new(Duration::from_secs(15)) }
     }
 }
 
@@ -137,22 +141,18 @@ impl Breaker {
     /// The last rejection, if the attempt is denied. Its reason says when the next try is.
     pub(crate) fn allow(self: &Arc<Self>, reason: ProbeReason, now: Instant) -> Result<Attempt, Rejection> {
         let pause = self.pause();
-        let (mut pause_before, mut denied) = (None, None);
-        self.open.send_if_modified(|open| {
-            if let Some(open) = open {
-                pause_before = Some(open.next_probe);
-                if !open.allow(reason, pause, now) {
-                    let wait = open.next_probe.saturating_duration_since(now);
-                    denied = Some(not_tried(&open.rejection, wait));
-                }
+        let mut pause_before = None;
+        if let Some(open) = &mut *self.open() {
+            pause_before = Some(open.next_probe);
+            if !open.allow(reason, pause, now) {
+                return Err(not_tried(&open.rejection, open.next_probe.saturating_duration_since(now)));
             }
-            // `false`: waiting tasks are not woken, because the version stays rejected.
-            false
-        });
-        match denied {
-            Some(denied) => Err(denied),
-            None => Ok(Attempt { breaker: self.clone(), begun: now, pause_before, is_reported: false }),
         }
+        Ok(Attempt { breaker: self.clone(), begun: now, pause_before, is_reported: false })
+    }
+
+    fn open(&self) -> MutexGuard<'_, Option<OpenBreaker>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn pause(&self) -> Duration {
@@ -160,62 +160,34 @@ impl Breaker {
     }
 
     /// Records a rejection, and begins a pause. Returns `true` if the version was not rejected before.
-    fn open(&self, rejection: Rejection, now: Instant) -> bool {
+    fn reject(&self, rejection: Rejection, now: Instant) -> bool {
         let next_probe = now + self.pause();
-        let mut is_first = false;
-        self.open.send_modify(|open| match open {
-            Some(open) => {
-                (open.rejection, open.last, open.next_probe) = (rejection, now, next_probe);
-            }
-            None => {
-                is_first = true;
-                *open = Some(OpenBreaker {
-                    rejection,
-                    since: now,
-                    last: now,
-                    next_probe,
-                    operator_budget: OPERATOR_BUDGET,
-                    budget_at: now,
-                });
-            }
-        });
-        is_first
-    }
-
-    /// Waits until the version is not rejected.
-    pub(crate) async fn accepted_again(&self) {
-        // The sender is ours, so it does not fail.
-        let _ = self.open.subscribe().wait_for(Option::is_none).await;
+        let mut open = self.open();
+        if let Some(open) = &mut *open {
+            (open.rejection, open.last, open.next_probe) = (rejection, now, next_probe);
+            return false;
+        }
+        *open =
+            Some(OpenBreaker { rejection, last: now, next_probe, operator_budget: OPERATOR_BUDGET, budget_at: now });
+        true
     }
 
     /// Returns the last rejection, while the breaker is open.
     pub(crate) fn rejection(&self) -> Option<Rejection> {
-        let open = self.open.borrow();
-        Some(open.as_ref()?.rejection.clone())
-    }
-
-    /// Returns the time since the first rejection, while the breaker is open.
-    pub(crate) fn rejected_for(&self, now: Instant) -> Option<Duration> {
-        let open = self.open.borrow();
-        Some(now.saturating_duration_since(open.as_ref()?.since))
+        Some(self.open().as_ref()?.rejection.clone())
     }
 
     /// Returns the time until an attempt is allowed for any reason. It is zero if the version is not rejected.
     pub(crate) fn time_to_next_probe(&self, now: Instant) -> Duration {
-        match &*self.open.borrow() {
+        match &*self.open() {
             Some(open) => open.next_probe.saturating_duration_since(now),
             None => Duration::ZERO,
         }
     }
 
-    /// Returns a watch of the rejections from now on.
-    pub(crate) fn watch(&self) -> RejectionWatch {
-        RejectionWatch(self.open.subscribe())
-    }
-
     /// Returns `true` if the rejection is still kept, although nobody uses the version.
     fn is_remembered(&self, now: Instant) -> bool {
-        match &*self.open.borrow() {
+        match &*self.open() {
             Some(open) => now < open.next_probe + REMEMBERED,
             None => false,
         }
@@ -227,21 +199,18 @@ impl Attempt {
     /// attempt began: two back ends may disagree.
     pub(crate) fn accepted(mut self) {
         self.is_reported = true;
-        let begun = self.begun;
-        self.breaker.open.send_if_modified(|open| {
-            let is_outdated = open.as_ref().is_some_and(|open| open.last > begun);
-            if is_outdated {
-                return false;
-            }
-            open.take().is_some()
-        });
+        let mut open = self.breaker.open();
+        let is_outdated = open.as_ref().is_some_and(|open| open.last > self.begun);
+        if !is_outdated {
+            *open = None;
+        }
     }
 
     /// Reports that the other side rejected the version. Begins a pause. Returns `true` if the version was not rejected
     /// before.
     pub(crate) fn rejected(mut self, rejection: Rejection, now: Instant) -> bool {
         self.is_reported = true;
-        self.breaker.open(rejection, now)
+        self.breaker.reject(rejection, now)
     }
 }
 
@@ -252,32 +221,13 @@ impl Drop for Attempt {
         if self.is_reported {
             return;
         }
-        let begun = self.begun;
-        self.breaker.open.send_if_modified(|open| {
-            if let Some(open) = open
-                && open.last <= begun
-            {
-                // One second, so that a database that does not answer is not asked without a pause.
-                let next = pause_before.max(Instant::now() + Duration::from_secs(1));
-                open.next_probe = open.next_probe.min(next);
-            }
-            false
-        });
-    }
-}
-
-/// A watch of the rejections since it was made.
-pub(crate) struct RejectionWatch(watch::Receiver<Option<OpenBreaker>>);
-
-impl RejectionWatch {
-    /// Waits for the next rejection, and returns it.
-    pub(crate) async fn next(&mut self) -> Rejection {
-        while self.0.changed().await.is_ok() {
-            if let Some(open) = &*self.0.borrow_and_update() {
-                return open.rejection.clone();
-            }
+        if let Some(open) = &mut *self.breaker.open()
+            && open.last <= self.begun
+        {
+            // One second, so that a database that does not answer is not asked without a pause.
+            let next = pause_before.max(Instant::now() + Duration::from_secs(1));
+            open.next_probe = open.next_probe.min(next);
         }
-        std::future::pending().await
     }
 }
 
@@ -293,7 +243,7 @@ mod tests {
     const PAUSE: Duration = Duration::from_secs(15);
 
     fn reject(breaker: &Arc<Breaker>, reason: ProbeReason, now: Instant) {
-        breaker.allow(reason, now).ok().expect("it is allowed").rejected(rejection(), now);
+        breaker.allow(reason, now).expect("it is allowed").rejected(rejection(), now);
     }
 
     #[test]
@@ -303,12 +253,12 @@ mod tests {
         for _ in 0..4 {
             assert!(breaker.allow(ProbeReason::Scheduled, now + PAUSE - Duration::from_secs(1)).is_err());
             now += PAUSE;
-            let probe = breaker.allow(ProbeReason::Scheduled, now).ok().expect("the pause is over");
+            let probe = breaker.allow(ProbeReason::Scheduled, now).expect("the pause is over");
             assert!(breaker.allow(ProbeReason::Scheduled, now).is_err(), "one probe, and no more");
             assert!(!probe.rejected(rejection(), now));
         }
         now += PAUSE;
-        breaker.allow(ProbeReason::Scheduled, now).ok().expect("the pause is over").accepted();
+        breaker.allow(ProbeReason::Scheduled, now).expect("the pause is over").accepted();
         assert!(breaker.allow(ProbeReason::Scheduled, now).is_ok() && breaker.rejection().is_none());
     }
 
@@ -329,7 +279,7 @@ mod tests {
         assert!(breaker.allow(ProbeReason::CurrentRejected, now).is_ok());
         now += PAUSE - Duration::from_millis(1);
         assert!(breaker.allow(ProbeReason::Operator, now).is_err());
-        breaker.open(rejection(), now);
+        breaker.reject(rejection(), now);
         assert!(breaker.allow(ProbeReason::Operator, now + Duration::from_millis(2)).is_ok(), "one more per pause");
     }
 
@@ -337,14 +287,14 @@ mod tests {
     fn an_inconclusive_attempt_takes_no_pause() {
         let (breaker, now) = (Arc::new(Breaker::default()), Instant::now() - 2 * PAUSE);
         reject(&breaker, ProbeReason::Scheduled, now);
-        drop(breaker.allow(ProbeReason::Scheduled, now + PAUSE).ok().expect("the pause is over"));
+        drop(breaker.allow(ProbeReason::Scheduled, now + PAUSE).expect("the pause is over"));
         assert!(breaker.allow(ProbeReason::Scheduled, Instant::now() + Duration::from_secs(2)).is_ok());
     }
 
     #[test]
     fn an_attempt_that_began_before_a_rejection_does_not_close_the_breaker() {
         let (breaker, now) = (Arc::new(Breaker::default()), Instant::now());
-        let slow = breaker.allow(ProbeReason::Scheduled, now).ok().expect("nothing is rejected");
+        let slow = breaker.allow(ProbeReason::Scheduled, now).expect("nothing is rejected");
         reject(&breaker, ProbeReason::Scheduled, now + Duration::from_millis(1));
         slow.accepted();
         assert!(breaker.rejection().is_some(), "two back ends disagree");

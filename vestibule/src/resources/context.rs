@@ -10,7 +10,10 @@ use crate::{
     package::Package,
     reload_requests::ReloadRequests,
 };
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// The values that every step of one load shares.
@@ -18,6 +21,8 @@ pub(crate) struct LoadContext<'a> {
     pub(crate) package: &'a Package,
     pub(crate) secrets: &'a SecretsConfig,
     pub(crate) database: &'a DatabaseConfig,
+    /// `server.request_timeout`.
+    pub(crate) request_timeout: Duration,
     /// The resources of the generation in service. `None` during a start.
     pub(crate) in_service: Option<&'a ResourceRegistry>,
     /// The resources that earlier attempts of this load have made. `build` may run again with other versions.

@@ -1,18 +1,19 @@
-//! PostgreSQL, through a pool that belongs to one version of one login.
+//! PostgreSQL, through one pool per place.
 //!
 //! ```text
-//! open: proof (one login, one look at the schema) ─► pool ─► acquire … ─► retire: closes idle connections now,
-//!                                                                         busy ones when they come back
+//! open: proof (one log-in, one look at the schema) ─► publish: the pool logs in with this version from now on
+//!                         └── the connection that proved it is the pool's first of this version
 //! ```
 //!
-//! sqlx's pool is hidden, because the `Debug` of its options prints the password. A pool is never changed: a new version
-//! of the login gets a new pool. One semaphore spans both pools, so the server sees no more connections than
-//! `database.max_connections`, plus one for the login that proves a new pool.
+//! sqlx's own pool cannot change its login, and the `Debug` of its options prints the password. So connections are sqlx's,
+//! and the pool is ours: `pool.rs` has the whole life of a connection.
 
 mod connection;
 mod error;
 mod executor;
-mod pooled;
+mod lease;
+mod login;
+mod pool;
 mod proof;
 
 use super::{
@@ -22,35 +23,19 @@ use super::{
     rejection::Rejection,
     resource::{Connections, Resource},
 };
-use crate::{
-    config::settings::{DatabaseConfig, TlsMode},
-    credentials::login::Login,
-    exit::{Exit, Fault},
-    secrets::credential::Credential,
-};
-pub use connection::{Connection, Transaction};
-pub(crate) use error::{fault, transient};
-use pooled::{CLOSE_TIMEOUT, CONCURRENT_LOGINS, ConnectError, LOGIN, Pooled, is_usable};
-pub(crate) use proof::connect;
-use secrecy::ExposeSecret;
-use sqlx::{
-    PgPool,
-    postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
-};
-use std::{
-    fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
-use tokio::{
-    sync::{Semaphore, watch},
-    time::Instant,
-};
+use crate::{credentials::login::Login, secrets::credential::Credential};
+pub use connection::{Connection, Session, Transaction};
+pub(crate) use error::{fault, reason, transient};
+use lease::Lease;
+use login::PoolLogin;
+pub(crate) use login::{DatabaseUnavailable, options};
+use pool::Pool;
+pub(crate) use proof::{ConnectError, connect};
+use std::{fmt, sync::Arc};
+use tokio::time::{Instant, timeout_at};
 
-/// A handle to the database, with one version of its login. Clones share one pool.
+/// A handle to the database. Clones, and the handles of all generations, share one pool while the place is the same: host,
+/// port and database.
 ///
 /// It runs single statements itself. [`acquire`](Self::acquire) and [`begin`](Self::begin) return a connection for
 /// several statements.
@@ -63,101 +48,46 @@ use tokio::{
 /// }
 /// ```
 #[derive(Clone)]
-pub struct Database(Arc<Pooled>);
+pub struct Database(Arc<DatabaseHandle>);
 
-/// The error of a caller that waited in vain: the database rejects this version of the login, and there was no other one
-/// in time.
-#[derive(Debug, thiserror::Error)]
-#[error("{rejection}")]
-pub(crate) struct LoginRejected {
-    rejection: Rejection,
-    /// The time until the login is tried again.
-    pub(crate) retry_after: Duration,
-}
-
-impl From<LoginRejected> for sqlx::Error {
-    fn from(rejected: LoginRejected) -> Self {
-        Self::Configuration(Box::new(rejected))
-    }
+/// The pool, and the login that this handle was built with.
+struct DatabaseHandle {
+    pool: Arc<Pool>,
+    login: Arc<PoolLogin>,
 }
 
 impl Database {
-    /// Proves the login, and makes a pool for it. `predecessor` is the database in service.
+    /// Proves the login. `predecessor` is the database in service: its pool goes on if the place is the same.
     pub(crate) async fn open(
         login: &Credential<Login>,
         predecessor: Option<&Self>,
         context: &LoadContext<'_>,
     ) -> Result<Self, BuildError> {
-        let config = context.database;
-        let connect_options = options(login, config).map_err(BuildError::Fault)?;
-        let breaker = context.breakers.of(&place(login, &connect_options), context.secrets.probe_every, Instant::now());
-        let old_pool = predecessor.map(|database| &database.0);
-        proof::prove(login, &connect_options, &breaker, old_pool, context).await?;
-        let max_connections = config.max_connections.get();
-        let permits = match old_pool {
-            Some(old_pool) if old_pool.max_connections == max_connections => old_pool.permits.clone(),
-            _ => Arc::new(Semaphore::new(max_connections as usize)),
+        let login = Arc::new(PoolLogin::new(login, context).map_err(BuildError::Fault)?);
+        let pool = match predecessor {
+            Some(Self(before)) if before.login.place() == login.place() => before.pool.clone(),
+            _ => Pool::new(login.clone()),
         };
-        let retired = Arc::new(AtomicBool::new(false));
-        let logins = Arc::new(Semaphore::new(CONCURRENT_LOGINS));
-        let pool = new_pool(config, connect_options, retired.clone(), logins.clone());
-        Ok(Self(Arc::new(Pooled {
-            rejection: Rejection::of(login, ""),
-            pool,
-            permits,
-            logins,
-            claims: AtomicUsize::new(0),
-            max_connections,
-            acquire_timeout: config.acquire_timeout,
-            in_service: AtomicBool::new(false),
-            retired,
-            successor: watch::Sender::new(None),
-            breaker,
-            reload_requests: context.reload_requests.clone(),
-        })))
+        let handle = DatabaseHandle { pool, login };
+        // The connection goes back to the pool, which keeps it for this login.
+        drop(proof::prove(&handle.pool, &handle.login, context).await?);
+        Ok(Self(Arc::new(handle)))
     }
 
     /// Returns a connection of the pool.
     ///
-    /// If the database rejects the login, this call requests a reload, which looks for another version. It waits for a
-    /// connection of that version, so its caller only sees a slow call. It fails at once if the login has been rejected for
+    /// If the database rejects the login, the pool requests a reload, which looks for another version. This call waits for
+    /// a connection of that version, so its caller only sees a slow call. It fails at once if no log-in has succeeded for
     /// longer than `database.acquire_timeout` and no connection is open.
     ///
     /// # Errors
-    /// `PoolTimedOut` after `database.acquire_timeout`. `Configuration` if the login is rejected. Any other error of a
-    /// login.
+    /// `PoolTimedOut` after `database.acquire_timeout`. `Io` if no log-in succeeds.
     pub async fn acquire(&self) -> Result<Connection, sqlx::Error> {
-        match tokio::time::timeout(self.0.acquire_timeout, self.connect_or_follow_successor()).await {
-            Ok(connected) => connected,
-            Err(_) => Err(match self.0.breaker.rejection() {
-                Some(rejection) => self.0.login_rejected(rejection).into(),
-                None => sqlx::Error::PoolTimedOut,
-            }),
-        }
+        Ok(Connection::new(self.lease().await?))
     }
 
-    /// Connects. If the login is rejected, connects through the successor as soon as there is one.
-    async fn connect_or_follow_successor(&self) -> Result<Connection, sqlx::Error> {
-        let mut pooled = self.0.clone();
-        loop {
-            let rejection = match pooled.connect().await {
-                Ok((connection, permit)) => return Ok(Connection::new(connection, permit, pooled)),
-                Err(ConnectError::Rejected(rejection)) => rejection,
-                Err(ConnectError::Failed(error)) => return Err(error),
-            };
-            if !pooled.in_service.load(Ordering::Acquire) || pooled.fails_fast() {
-                return Err(pooled.login_rejected(rejection).into());
-            }
-            let successor = tokio::select! {
-                biased;
-                successor = pooled.successor() => successor,
-                (connection, permit) = pooled.idle_connection() => {
-                    return Ok(Connection::new(connection, permit, pooled));
-                }
-                () = pooled.breaker.accepted_again() => continue,
-            };
-            pooled = successor;
-        }
+    async fn lease(&self) -> Result<Lease, sqlx::Error> {
+        self.0.pool.acquire(&self.0.login).await
     }
 
     /// Begins a transaction on a connection of the pool.
@@ -171,106 +101,48 @@ impl Database {
 
 impl Resource for Database {
     fn publish(&self) {
-        self.0.in_service.store(true, Ordering::Release);
+        self.0.pool.publish(&self.0.login);
     }
 
     fn rejection(&self) -> Option<Rejection> {
-        self.0.breaker.rejection()
+        self.0.login.breaker.rejection()
     }
 
     async fn probe(&self, reason: ProbeReason, deadline: Instant) {
-        self.0.probe(reason, deadline.min(Instant::now() + proof::ATTEMPT)).await;
+        // A log-in has a limit of its own. This is for one that waits for its turn.
+        let _ = timeout_at(deadline, self.0.pool.probe(&self.0.login, reason)).await;
     }
 
     fn retire(&self, successor: Option<&Self>) {
-        if let Some(successor) = successor {
-            self.0.successor.send_replace(Some(successor.0.clone()));
+        self.0.login.set_replaced();
+        let goes_on = successor.is_some_and(|Self(next)| Arc::ptr_eq(&next.pool, &self.0.pool));
+        if !goes_on {
+            self.0.pool.retire();
         }
-        self.0.retire();
     }
 
     fn connections(&self) -> Option<Connections> {
-        let idle = self.0.pool.num_idle();
-        Some(Connections { idle, used: (self.0.pool.size() as usize).saturating_sub(idle) })
+        let idle = self.0.pool.idle(&self.0.login);
+        Some(Connections { idle, used: self.0.login.connections().saturating_sub(idle) })
     }
 
     async fn close(&self) {
-        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.0.pool.close()).await;
+        self.0.pool.close().await;
+    }
+}
+
+/// Closes the connections of a login that was proven and never published: the load failed.
+impl Drop for DatabaseHandle {
+    fn drop(&mut self) {
+        if !self.login.was_published() {
+            self.pool.discard(&self.login);
+        }
     }
 }
 
 impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Rejection { credential, version, .. } = &self.0.rejection;
+        let Rejection { credential, version, .. } = self.0.login.rejection();
         f.debug_struct("Database").field("credential", credential).field("version", version).finish_non_exhaustive()
-    }
-}
-
-/// Makes a pool without a connection. Its hooks check idle connections, tell the caller of each login that was accepted,
-/// and close the connections that come back after the pool was retired.
-fn new_pool(
-    config: &DatabaseConfig,
-    connect_options: PgConnectOptions,
-    retired: Arc<AtomicBool>,
-    logins: Arc<Semaphore>,
-) -> PgPool {
-    PgPoolOptions::new()
-        .max_connections(config.max_connections.get())
-        .acquire_timeout(config.acquire_timeout)
-        .test_before_acquire(false)
-        .before_acquire(move |connection, meta| Box::pin(is_usable(connection, meta, logins.clone())))
-        .after_connect(move |_, _| {
-            // The callers outside of `connect` open no connection.
-            let _ = LOGIN.try_with(|login| login.logged_in.set(true));
-            Box::pin(async { Ok(()) })
-        })
-        .after_release(move |_, _| {
-            let stays_open = !retired.load(Ordering::Acquire);
-            Box::pin(async move { Ok(stays_open) })
-        })
-        .connect_lazy_with(connect_options)
-}
-
-/// Returns a text that names a version of a credential, the place that it logs in at, and the user.
-fn place(login: &Credential<Login>, options: &PgConnectOptions) -> String {
-    let (user, host, port) = (options.get_username(), options.get_host(), options.get_port());
-    let database = options.get_database().unwrap_or_default();
-    let mode = options.get_ssl_mode();
-    format!("{} {} {user} {host} {port} {database} {mode:?}", login.subject(), login.version())
-}
-
-/// Returns the options of a connection. Host, port, database and user of the credential win over the configuration.
-///
-/// # Errors
-/// A fault with exit code 78 if neither names a user.
-pub(crate) fn options(login: &Credential<Login>, config: &DatabaseConfig) -> Result<PgConnectOptions, Fault> {
-    let username = login.username.as_deref().unwrap_or(&config.username);
-    if username.is_empty() {
-        return Err(Fault::new(
-            Exit::Config,
-            "database.username",
-            format!("{} is a bare password, and no user name is configured", login.subject()),
-            "set database.username, or put {\"username\": …, \"password\": …} at the manager",
-        ));
-    }
-    let mode = match config.tls {
-        TlsMode::Disable => PgSslMode::Disable,
-        TlsMode::Allow => PgSslMode::Allow,
-        TlsMode::Prefer => PgSslMode::Prefer,
-        TlsMode::Require => PgSslMode::Require,
-        TlsMode::VerifyCa => PgSslMode::VerifyCa,
-        TlsMode::VerifyFull => PgSslMode::VerifyFull,
-    };
-    let options = PgConnectOptions::new_without_pgpass()
-        .host(login.host.as_deref().unwrap_or(&config.host))
-        .port(login.port.unwrap_or(config.port.get()))
-        .database(login.dbname.as_deref().unwrap_or(&config.name))
-        .username(username)
-        .password(login.password.expose_secret())
-        .ssl_mode(mode);
-    if config.tls_root_cert.as_os_str().is_empty() {
-        Ok(options)
-    } else {
-        Ok(options.ssl_root_cert(&config.tls_root_cert))
     }
 }

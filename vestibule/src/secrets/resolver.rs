@@ -119,16 +119,12 @@ impl<'a> Resolver<'a> {
         held: Option<&HeldCredential>,
         fault: Fault,
     ) -> Option<HeldCredential> {
-        match held {
-            Some(held) => {
-                self.carried_over.push((name, fault));
-                Some(held.clone())
-            }
-            None => {
-                self.faults.push(fault);
-                None
-            }
-        }
+        let Some(held) = held else {
+            self.faults.push(fault);
+            return None;
+        };
+        self.carried_over.push((name, fault));
+        Some(held.clone())
     }
 }
 

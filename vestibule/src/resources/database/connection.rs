@@ -1,12 +1,18 @@
-//! Connections and transactions that a service uses. Each holds a permit of its database.
+//! Connections and transactions that a service uses.
 
-use super::pooled::{CLOSE_TIMEOUT, POLL_INTERVAL, Pooled};
-use sqlx::{PgConnection, Postgres, pool::PoolConnection};
+use super::lease::Lease;
+use sqlx::AssertSqlSafe;
 use std::{
+    fmt,
     ops::{Deref, DerefMut},
-    sync::{Arc, atomic::Ordering},
+    time::Duration,
 };
-use tokio::{runtime::Handle, sync::OwnedSemaphorePermit, time::Instant};
+
+/// A session at the database: what a [`Connection`] and a [`Transaction`] run statements on, as `&mut *connection`.
+///
+/// The pool sees the errors of its statements. So it does not use a connection again that is broken, or whose prepared
+/// statements no longer fit the schema.
+pub struct Session(pub(super) Lease);
 
 /// A connection to the database. Use it as `&mut *connection`. Dropping it gives it back to the pool.
 ///
@@ -22,34 +28,46 @@ use tokio::{runtime::Handle, sync::OwnedSemaphorePermit, time::Instant};
 ///     vacuumed.map(|_| ())
 /// }
 /// ```
-pub struct Connection {
-    // The fields are dropped from top to bottom. The guard is dropped first, because it reads the size of the pool while
-    // the connection still belongs to it.
-    guard: ConnectionGuard,
-    connection: PoolConnection<Postgres>,
-}
+pub struct Connection(Session);
 
 impl Connection {
-    pub(super) fn new(connection: PoolConnection<Postgres>, permit: OwnedSemaphorePermit, pooled: Arc<Pooled>) -> Self {
-        Self { guard: ConnectionGuard { permit: Some(permit), pooled }, connection }
+    pub(super) fn new(lease: Lease) -> Self {
+        Self(Session(lease))
     }
 
-    pub(super) async fn begin(self) -> Result<Transaction, sqlx::Error> {
-        Ok(Transaction { _guard: self.guard, transaction: sqlx::Transaction::begin(self.connection, None).await? })
+    pub(super) async fn begin(mut self) -> Result<Transaction, sqlx::Error> {
+        self.0.0.connection().has_transaction = true;
+        self.0.run("BEGIN".into()).await?;
+        Ok(Transaction(self.0))
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Session")
+    }
+}
+
+impl Session {
+    async fn run(&mut self, sql: String) -> Result<(), sqlx::Error> {
+        let connection = self.0.connection();
+        connection.is_busy = true;
+        let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection.pg).await;
+        connection.record(done.map(drop))
     }
 }
 
 impl Deref for Connection {
-    type Target = PgConnection;
+    type Target = Session;
 
-    fn deref(&self) -> &PgConnection {
-        &self.connection
+    fn deref(&self) -> &Session {
+        &self.0
     }
 }
 
 impl DerefMut for Connection {
-    fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.connection
+    fn deref_mut(&mut self) -> &mut Session {
+        &mut self.0
     }
 }
 
@@ -65,18 +83,25 @@ impl DerefMut for Connection {
 ///     transaction.commit().await
 /// }
 /// ```
-pub struct Transaction {
-    _guard: ConnectionGuard,
-    transaction: sqlx::Transaction<'static, Postgres>,
-}
+pub struct Transaction(Session);
 
 impl Transaction {
+    /// Sets the longest time of each further statement of this transaction, in place of `database.statement_timeout`. For
+    /// background work, which may take longer than a request.
+    ///
+    /// # Errors
+    /// The database's error.
+    pub async fn set_statement_timeout(&mut self, timeout: Duration) -> Result<(), sqlx::Error> {
+        let milliseconds = timeout.as_millis().clamp(1, i32::MAX as u128);
+        self.0.run(format!("SET LOCAL statement_timeout = {milliseconds}")).await
+    }
+
     /// Commits the transaction.
     ///
     /// # Errors
     /// The database's error.
     pub async fn commit(self) -> Result<(), sqlx::Error> {
-        self.transaction.commit().await
+        self.end("COMMIT").await
     }
 
     /// Rolls the transaction back.
@@ -84,46 +109,26 @@ impl Transaction {
     /// # Errors
     /// The database's error.
     pub async fn rollback(self) -> Result<(), sqlx::Error> {
-        self.transaction.rollback().await
+        self.end("ROLLBACK").await
+    }
+
+    async fn end(mut self, sql: &str) -> Result<(), sqlx::Error> {
+        self.0.run(sql.into()).await?;
+        self.0.0.connection().has_transaction = false;
+        Ok(())
     }
 }
 
 impl Deref for Transaction {
-    type Target = PgConnection;
+    type Target = Session;
 
-    fn deref(&self) -> &PgConnection {
-        &self.transaction
+    fn deref(&self) -> &Session {
+        &self.0
     }
 }
 
 impl DerefMut for Transaction {
-    fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.transaction
-    }
-}
-
-/// The permit to use one connection.
-///
-/// sqlx closes a connection of a retired pool only after it was given back. Until it is closed, the guard keeps the
-/// permit, so that the successor does not open another connection beside it.
-struct ConnectionGuard {
-    permit: Option<OwnedSemaphorePermit>,
-    pooled: Arc<Pooled>,
-}
-
-impl Drop for ConnectionGuard {
-    fn drop(&mut self) {
-        let Ok(runtime) = Handle::try_current() else { return };
-        if !self.pooled.retired.load(Ordering::Acquire) {
-            return;
-        }
-        let (permit, pool) = (self.permit.take(), self.pooled.pool.clone());
-        let (size, start) = (pool.size(), Instant::now());
-        runtime.spawn(async move {
-            while pool.size() >= size && start.elapsed() < CLOSE_TIMEOUT {
-                tokio::time::sleep(POLL_INTERVAL).await;
-            }
-            drop(permit);
-        });
+    fn deref_mut(&mut self) -> &mut Session {
+        &mut self.0
     }
 }

@@ -1,6 +1,55 @@
 //! The errors of the database, and what they mean for us.
 
+use super::{login::PoolLogin, pool::Pool};
 use crate::exit::{Exit, Fault};
+use std::sync::Arc;
+
+/// The damage that an error does to its connection: the connection is not used again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Damage {
+    /// This connection is broken, or ends.
+    Connection,
+    /// All connections are as this one: a prepared statement no longer fits the schema, or the server became read-only.
+    All,
+    /// The role may have lost its rights, or may be gone. The login is checked.
+    Login,
+}
+
+impl Damage {
+    /// Returns the damage that an error does, if it does any.
+    pub(super) fn of(error: &sqlx::Error) -> Option<Self> {
+        match error {
+            sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed => {
+                return Some(Self::Connection);
+            }
+            sqlx::Error::Database(_) => (),
+            _ => return None,
+        }
+        let code = sqlstate(error)?;
+        match code.as_str() {
+            // "cached plan must not change result type" (plancache.c), and a statement that a proxy has lost.
+            "0A000" if error.to_string().contains("cached plan") => Some(Self::All),
+            "26000" | "25006" => Some(Self::All),
+            "42501" | "42704" => Some(Self::Login),
+            "57P01" | "57P02" | "57P03" | "25P03" => Some(Self::Connection),
+            code if code.starts_with("08") => Some(Self::Connection),
+            _ => None,
+        }
+    }
+
+    /// Tells the pool of the damage.
+    pub(super) fn tell(self, pool: &Arc<Pool>, login: &Arc<PoolLogin>) {
+        match self {
+            Self::Connection => (),
+            Self::All => pool.renew(),
+            Self::Login => {
+                if login.is_suspect() {
+                    pool.check_login();
+                }
+            }
+        }
+    }
+}
 
 /// Returns the SQLSTATE of an error that the database reported.
 pub(super) fn sqlstate(error: &sqlx::Error) -> Option<String> {
@@ -30,7 +79,7 @@ pub(crate) fn transient(error: &sqlx::Error) -> bool {
 }
 
 /// Returns the reason in a text for people. It quotes no password.
-pub(super) fn reason(error: &sqlx::Error) -> String {
+pub(crate) fn reason(error: &sqlx::Error) -> String {
     match error {
         sqlx::Error::Database(error) => error.message().to_owned(),
         sqlx::Error::Io(error) => format!("connecting failed: {}", error.kind()),

@@ -1,7 +1,7 @@
-//! Single statements on a database: `sqlx::query(…).fetch_one(&database)`.
+//! Statements on a database, `sqlx::query(…).fetch_one(&database)`, and on a session.
 
-use super::Database;
-use futures_util::{TryStreamExt, future::BoxFuture, stream::BoxStream};
+use super::{Database, connection::Session, lease::Lease};
+use futures_util::{Stream, TryStreamExt, future::BoxFuture, stream::BoxStream};
 use sqlx::{
     Describe, Either, Execute, Executor, Postgres, SqlStr,
     postgres::{PgQueryResult, PgRow, PgStatement, PgTypeInfo},
@@ -18,8 +18,8 @@ impl<'p> Executor<'p> for &'_ Database {
     {
         let database = self.clone();
         Box::pin(async_stream::try_stream! {
-            let mut connection = database.acquire().await?;
-            let mut rows = (&mut *connection).fetch_many(query);
+            let mut lease = database.lease().await?;
+            let mut rows = std::pin::pin!(fetch_many(&mut lease, query));
             while let Some(row) = rows.try_next().await? {
                 yield row;
             }
@@ -33,8 +33,8 @@ impl<'p> Executor<'p> for &'_ Database {
     {
         let database = self.clone();
         Box::pin(async move {
-            let mut connection = database.acquire().await?;
-            (&mut *connection).fetch_optional(query).await
+            let mut lease = database.lease().await?;
+            fetch_optional(&mut lease, query).await
         })
     }
 
@@ -48,8 +48,9 @@ impl<'p> Executor<'p> for &'_ Database {
     {
         let database = self.clone();
         Box::pin(async move {
-            let mut connection = database.acquire().await?;
-            (&mut *connection).prepare_with(sql, parameters).await
+            let mut lease = database.lease().await?;
+            let prepared = lease.pg().prepare_with(sql, parameters).await;
+            lease.connection().record(prepared)
         })
     }
 
@@ -60,8 +61,85 @@ impl<'p> Executor<'p> for &'_ Database {
     {
         let database = self.clone();
         Box::pin(async move {
-            let mut connection = database.acquire().await?;
-            (&mut *connection).describe(sql).await
+            let mut lease = database.lease().await?;
+            let described = lease.pg().describe(sql).await;
+            lease.connection().record(described)
         })
     }
+}
+
+impl<'c> Executor<'c> for &'c mut Session {
+    type Database = Postgres;
+
+    fn fetch_many<'e, 'q: 'e, E>(self, query: E) -> BoxStream<'e, Result<Either<PgQueryResult, PgRow>, sqlx::Error>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        Box::pin(fetch_many(&mut self.0, query))
+    }
+
+    fn fetch_optional<'e, 'q: 'e, E>(self, query: E) -> BoxFuture<'e, Result<Option<PgRow>, sqlx::Error>>
+    where
+        'c: 'e,
+        E: 'q + Execute<'q, Postgres>,
+    {
+        Box::pin(fetch_optional(&mut self.0, query))
+    }
+
+    fn prepare_with<'e>(
+        self,
+        sql: SqlStr,
+        parameters: &'e [PgTypeInfo],
+    ) -> BoxFuture<'e, Result<PgStatement, sqlx::Error>>
+    where
+        'c: 'e,
+    {
+        Box::pin(async move {
+            let prepared = self.0.pg().prepare_with(sql, parameters).await;
+            self.0.connection().record(prepared)
+        })
+    }
+
+    #[doc(hidden)]
+    fn describe<'e>(self, sql: SqlStr) -> BoxFuture<'e, Result<Describe<Postgres>, sqlx::Error>>
+    where
+        'c: 'e,
+    {
+        Box::pin(async move {
+            let described = self.0.pg().describe(sql).await;
+            self.0.connection().record(described)
+        })
+    }
+}
+
+/// Runs a statement. A stream that is dropped before its end leaves the connection busy.
+fn fetch_many<'e, 'q: 'e, E: 'q + Execute<'q, Postgres>>(
+    lease: &'e mut Lease,
+    query: E,
+) -> impl Stream<Item = Result<Either<PgQueryResult, PgRow>, sqlx::Error>> + Send + 'e {
+    async_stream::try_stream! {
+        let connection = lease.connection();
+        connection.is_busy = true;
+        let mut rows = (&mut connection.pg).fetch_many(query);
+        let end = loop {
+            match rows.try_next().await {
+                Ok(Some(row)) => yield row,
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        drop(rows);
+        connection.record(end)?;
+    }
+}
+
+async fn fetch_optional<'q, E: 'q + Execute<'q, Postgres>>(
+    lease: &mut Lease,
+    query: E,
+) -> Result<Option<PgRow>, sqlx::Error> {
+    let connection = lease.connection();
+    connection.is_busy = true;
+    let row = (&mut connection.pg).fetch_optional(query).await;
+    connection.record(row)
 }

@@ -1,62 +1,54 @@
 //! The proof of a database: one login, and one look at its schema.
 
 use super::{
-    error::{fault, is_full, is_rejected, reason, sqlstate, transient, unanswered},
-    pooled::Pooled,
+    error::{fault, is_full, is_rejected, sqlstate, transient, unanswered},
+    lease::Lease,
+    login::PoolLogin,
+    pool::{LOGIN_TIMEOUT, Pool},
 };
 use crate::{
     backoff::Backoff,
-    config::settings::DatabaseConfig,
-    credentials::login::Login,
     exit::{Exit, Fault},
     package::Package,
-    resources::{breaker::Breaker, build_error::BuildError, context::LoadContext, rejection::Rejection},
-    secrets::credential::Credential,
+    resources::{build_error::BuildError, context::LoadContext},
 };
-use sqlx::{Connection, PgConnection, postgres::PgConnectOptions};
-use std::{sync::Arc, time::Duration};
-use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
+use std::sync::Arc;
+use tokio::time::{Instant, timeout_at};
 
-/// The timeout of one login.
-pub(super) const ATTEMPT: Duration = Duration::from_secs(5);
-
-/// Proves that the database accepts the login, and that the schema is new enough. `old_pool` is the pool in service.
+/// Proves that the database accepts the login, and that the schema is new enough. Returns the connection.
 pub(super) async fn prove(
-    login: &Credential<Login>,
-    options: &PgConnectOptions,
-    breaker: &Arc<Breaker>,
-    old_pool: Option<&Arc<Pooled>>,
+    pool: &Arc<Pool>,
+    login: &Arc<PoolLogin>,
     context: &LoadContext<'_>,
-) -> Result<(), BuildError> {
+) -> Result<Lease, BuildError> {
     let deadline = context.deadline;
-    let attempt = breaker.allow(context.probe_reason, Instant::now())?;
-    // Keeps the place of a connection that was closed for this one, until the proof ends.
-    let mut freed_permit = None;
-    let connecting = connect(login, options, context.database, deadline, old_pool, &mut freed_permit);
-    let mut connection = match connecting.await {
+    let attempt = login.breaker.allow(context.probe_reason, Instant::now())?;
+    let mut lease = pool.place();
+    let _permit = timeout_at(deadline, pool.login_permit()).await.map_err(|_| BuildError::Fault(unanswered()))?;
+    let connected = connect(&login.options, deadline, Some(pool)).await;
+    let connection = match connected {
         Ok(connection) => connection,
-        Err(BuildError::Rejected(rejection)) => {
+        Err(ConnectError::Rejected(error)) => {
+            let rejection = login.rejection_for(&error);
             attempt.rejected(rejection.clone(), Instant::now());
             return Err(rejection.into());
         }
-        Err(fault) => return Err(fault),
+        // Dropped without a report, the attempt is inconclusive.
+        Err(ConnectError::Fault(fault)) => return Err(BuildError::Fault(fault)),
     };
     attempt.accepted();
-    let checking = async {
-        let checked = check_schema(&mut connection, context.package).await;
-        // The pool opens its own connections.
-        let _ = connection.close().await;
-        checked
-    };
-    let checked = tokio::time::timeout_at(deadline, checking).await.unwrap_or_else(|_| Err(unanswered()));
+    lease.connect(connection, login.clone());
+    let checking = check_schema(lease.pg(), context.package);
+    let checked = timeout_at(deadline, checking).await.unwrap_or_else(|_| Err(unanswered()));
     match checked {
         // In a reload a schema that is behind only warns. Otherwise a rollout would keep old replicas from rotating.
         Err(fault) if context.is_start() || fault.exit != Exit::Unavailable => Err(BuildError::Fault(fault)),
         Err(fault) => {
             tracing::warn!(problem = fault.problem, "the schema is behind this binary, or could not be read");
-            Ok(())
+            Ok(lease)
         }
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(lease),
     }
 }
 
@@ -112,44 +104,44 @@ fn behind(package: &Package, problem: String) -> Fault {
     Fault::new(Exit::Unavailable, "database schema", problem, remedy)
 }
 
-/// Logs in once. Repeats attempts that may succeed later (no answer, starting up, too many connections) until the
-/// deadline.
+/// A log-in that failed.
+pub(crate) enum ConnectError {
+    /// The database rejects the login.
+    Rejected(sqlx::Error),
+    Fault(Fault),
+}
+
+/// Logs in. Repeats attempts that may succeed later (no answer, starting up, too many connections) until the deadline.
 ///
-/// If the server has no connection left, closes one connection of `old_pool`, once. The permit of that connection goes to
-/// `freed_permit`: while the caller keeps it, nobody opens another connection in its place.
+/// If the server has no connection left, closes one connection of `pool`, once. Its place stays taken until the end of this
+/// call, so that nobody opens another connection in it.
 pub(crate) async fn connect(
-    login: &Credential<Login>,
     options: &PgConnectOptions,
-    config: &DatabaseConfig,
     deadline: Instant,
-    old_pool: Option<&Arc<Pooled>>,
-    freed_permit: &mut Option<OwnedSemaphorePermit>,
-) -> Result<PgConnection, BuildError> {
+    pool: Option<&Arc<Pool>>,
+) -> Result<PgConnection, ConnectError> {
     let mut backoff = Backoff::until(deadline);
+    let mut freed_place = None;
     loop {
-        let until = deadline.min(Instant::now() + ATTEMPT);
-        let connecting = PgConnection::connect_with(options);
-        let fault = match tokio::time::timeout_at(until, connecting).await {
+        let until = deadline.min(Instant::now() + LOGIN_TIMEOUT);
+        let fault = match timeout_at(until, PgConnection::connect_with(options)).await {
             Ok(Ok(connection)) => return Ok(connection),
-            Ok(Err(error)) if is_rejected(&error) => {
-                return Err(Rejection::of(login, reason(&error)).into());
-            }
-            Ok(Err(error)) if !transient(&error) => return Err(BuildError::Fault(fault(&error))),
+            Ok(Err(error)) if is_rejected(&error) => return Err(ConnectError::Rejected(error)),
+            Ok(Err(error)) if !transient(&error) => return Err(ConnectError::Fault(fault(&error))),
             Ok(Err(error)) => {
-                if let Some(old_pool) = old_pool
-                    && freed_permit.is_none()
+                if let Some(pool) = pool
+                    && freed_place.is_none()
                     && is_full(&error)
                 {
-                    *freed_permit = tokio::time::timeout_at(deadline, old_pool.close_one()).await.ok().flatten();
+                    freed_place = pool.give_up_one(deadline).await;
                 }
                 fault(&error)
             }
             Err(_) => unanswered(),
         };
         if !backoff.wait().await {
-            let host = login.host.as_deref().unwrap_or(&config.host);
-            let port = login.port.unwrap_or(config.port.get());
-            return Err(BuildError::Fault(Fault { subject: format!("database at {host}:{port}"), ..fault }));
+            let subject = format!("database at {}:{}", options.get_host(), options.get_port());
+            return Err(ConnectError::Fault(Fault { subject, ..fault }));
         }
     }
 }

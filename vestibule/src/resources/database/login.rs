@@ -1,0 +1,231 @@
+//! One version of a login, as the pool uses it.
+
+use super::error;
+use crate::{
+    config::settings::{DatabaseConfig, TlsMode},
+    credentials::login::Login,
+    exit::{Exit, Fault},
+    reload_requests::ReloadRequests,
+    resources::{
+        breaker::{Attempt, Breaker},
+        context::LoadContext,
+        rejection::Rejection,
+    },
+    secrets::credential::Credential,
+};
+use secrecy::ExposeSecret;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use std::{
+    io,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// The shortest time between two checks of a login that an error of a statement made suspect.
+const SUSPICION_INTERVAL: Duration = Duration::from_secs(15);
+
+/// One version of a login at one place, with the settings of its connections.
+pub(super) struct PoolLogin {
+    /// The rejection to report, without its reason.
+    template: Rejection,
+    pub(super) options: PgConnectOptions,
+    pub(super) limits: PoolLimits,
+    pub(super) breaker: Arc<Breaker>,
+    reload_requests: Arc<ReloadRequests>,
+    connections: AtomicUsize,
+    published: AtomicBool,
+    discarded: AtomicBool,
+    /// `true` once another login took its place.
+    replaced: AtomicBool,
+    last_suspicion: Mutex<Option<Instant>>,
+}
+
+/// The limits of a pool and of its connections.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct PoolLimits {
+    pub(super) max_connections: usize,
+    pub(super) acquire_timeout: Duration,
+    pub(super) statement_timeout: Duration,
+    pub(super) max_lifetime: Duration,
+    pub(super) idle_timeout: Duration,
+}
+
+/// The error of a caller that waited in vain: no log-in succeeded in time.
+#[derive(Debug, thiserror::Error)]
+#[error("{reason}")]
+pub(crate) struct DatabaseUnavailable {
+    pub(super) reason: String,
+    /// The time until the next try.
+    pub(crate) retry_after: Duration,
+}
+
+impl From<DatabaseUnavailable> for sqlx::Error {
+    fn from(unavailable: DatabaseUnavailable) -> Self {
+        Self::Io(io::Error::new(io::ErrorKind::NotConnected, unavailable))
+    }
+}
+
+impl PoolLogin {
+    /// Returns the login with the settings of a load.
+    ///
+    /// # Errors
+    /// As [`options`].
+    pub(super) fn new(login: &Credential<Login>, context: &LoadContext<'_>) -> Result<Self, Fault> {
+        let config = context.database;
+        let or_request_timeout = |setting: Duration| if setting.is_zero() { context.request_timeout } else { setting };
+        let statement_timeout = or_request_timeout(config.statement_timeout);
+        let milliseconds = |setting: Duration| setting.as_millis().clamp(1, i32::MAX as u128).to_string();
+        let options = options(login, config)?.application_name(context.package.name).options([
+            ("statement_timeout", milliseconds(statement_timeout)),
+            (
+                "idle_in_transaction_session_timeout",
+                milliseconds(or_request_timeout(config.idle_in_transaction_timeout)),
+            ),
+        ]);
+        let breaker =
+            context.breakers.of(&subject_at_place(login, &options), context.secrets.probe_every, Instant::now());
+        Ok(Self {
+            template: Rejection::of(login, ""),
+            options,
+            limits: PoolLimits {
+                max_connections: config.max_connections.get() as usize,
+                acquire_timeout: config.acquire_timeout,
+                statement_timeout,
+                max_lifetime: config.max_lifetime,
+                idle_timeout: config.idle_timeout,
+            },
+            breaker,
+            reload_requests: context.reload_requests.clone(),
+            connections: AtomicUsize::new(0),
+            published: AtomicBool::new(false),
+            discarded: AtomicBool::new(false),
+            replaced: AtomicBool::new(false),
+            last_suspicion: Mutex::default(),
+        })
+    }
+
+    /// Returns the host, the port and the database.
+    pub(super) fn place(&self) -> (&str, u16, Option<&str>) {
+        (self.options.get_host(), self.options.get_port(), self.options.get_database())
+    }
+
+    pub(super) fn rejection(&self) -> &Rejection {
+        &self.template
+    }
+
+    pub(super) fn rejection_for(&self, error: &sqlx::Error) -> Rejection {
+        Rejection { reason: error::reason(error), ..self.template.clone() }
+    }
+
+    /// Reports that the database rejected the login. Requests a reload that looks for another version, if the login is in
+    /// service.
+    pub(super) fn rejected(&self, attempt: Attempt, error: &sqlx::Error) -> Rejection {
+        let rejection = self.rejection_for(error);
+        let is_first = attempt.rejected(rejection.clone(), Instant::now());
+        // A rotation makes the database reject the old version, so that is no news once there is a successor.
+        let newly = is_first && !self.replaced.load(Ordering::Acquire);
+        if newly {
+            tracing::warn!(
+                credential = rejection.credential,
+                credential.version = %rejection.version,
+                reason = rejection.reason,
+                "the database rejects the login"
+            );
+        }
+        if self.was_published() {
+            self.reload_requests.request_for_rejected_login(newly);
+        }
+        rejection
+    }
+
+    /// Returns `true` if an error of a statement is a reason to check the login now.
+    pub(super) fn is_suspect(&self) -> bool {
+        let mut last = self.last_suspicion.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.is_some_and(|at| at.elapsed() < SUSPICION_INTERVAL) {
+            return false;
+        }
+        *last = Some(Instant::now());
+        true
+    }
+
+    pub(super) fn set_published(&self) {
+        self.published.store(true, Ordering::Release);
+    }
+
+    pub(super) fn was_published(&self) -> bool {
+        self.published.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_discarded(&self) {
+        self.discarded.store(true, Ordering::Release);
+    }
+
+    pub(super) fn was_discarded(&self) -> bool {
+        self.discarded.load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_replaced(&self) {
+        self.replaced.store(true, Ordering::Release);
+    }
+
+    pub(super) fn connection_opened(&self) {
+        self.connections.fetch_add(1, Ordering::AcqRel);
+    }
+
+    pub(super) fn connection_closed(&self) {
+        self.connections.fetch_sub(1, Ordering::AcqRel);
+    }
+
+    /// Returns the number of open connections that were made with this login.
+    pub(super) fn connections(&self) -> usize {
+        self.connections.load(Ordering::Acquire)
+    }
+}
+
+/// Returns a text that names a version of a credential, the place that it logs in at, and the user.
+fn subject_at_place(login: &Credential<Login>, options: &PgConnectOptions) -> String {
+    let (user, host, port) = (options.get_username(), options.get_host(), options.get_port());
+    let database = options.get_database().unwrap_or_default();
+    let mode = options.get_ssl_mode();
+    format!("{} {} {user} {host} {port} {database} {mode:?}", login.subject(), login.version())
+}
+
+/// Returns the options of a connection. Host, port, database and user of the credential win over the configuration.
+///
+/// # Errors
+/// A fault with exit code 78 if neither names a user.
+pub(crate) fn options(login: &Credential<Login>, config: &DatabaseConfig) -> Result<PgConnectOptions, Fault> {
+    let username = login.username.as_deref().unwrap_or(&config.username);
+    if username.is_empty() {
+        return Err(Fault::new(
+            Exit::Config,
+            "database.username",
+            format!("{} is a bare password, and no user name is configured", login.subject()),
+            "set database.username, or put {\"username\": …, \"password\": …} at the manager",
+        ));
+    }
+    let mode = match config.tls {
+        TlsMode::Disable => PgSslMode::Disable,
+        TlsMode::Allow => PgSslMode::Allow,
+        TlsMode::Prefer => PgSslMode::Prefer,
+        TlsMode::Require => PgSslMode::Require,
+        TlsMode::VerifyCa => PgSslMode::VerifyCa,
+        TlsMode::VerifyFull => PgSslMode::VerifyFull,
+    };
+    let options = PgConnectOptions::new_without_pgpass()
+        .host(login.host.as_deref().unwrap_or(&config.host))
+        .port(login.port.unwrap_or(config.port.get()))
+        .database(login.dbname.as_deref().unwrap_or(&config.name))
+        .username(username)
+        .password(login.password.expose_secret())
+        .ssl_mode(mode);
+    if config.tls_root_cert.as_os_str().is_empty() {
+        Ok(options)
+    } else {
+        Ok(options.ssl_root_cert(&config.tls_root_cert))
+    }
+}

@@ -1,0 +1,537 @@
+//! The pool of one place: a host, a port and a database. It lives as long as the process uses that place.
+//!
+//! ```text
+//!           ┌── idle for half a second: does it answer? ──┐
+//! acquire ──┴─ an idle connection ────────────────────────┴─► lease ──► dropped
+//!     │                                                         ▲          ├── clean: idle, or to the first who waits
+//!     └─ none: wait ◄── the tender, who logs in ────────────────┘          ├── not clean: roll back, or close
+//!                       (two at a time, the breaker asked)                 └── replaced, old or damaged: close
+//! ```
+//!
+//! The pool logs in with the newest login that was proven and published. Each connection knows the login that it was made
+//! with. After a publication, idle connections of the old login serve until the new ones are open, for a second at most.
+
+use super::{
+    error,
+    lease::{Lease, PooledConnection},
+    login::{DatabaseUnavailable, PoolLogin},
+};
+use crate::{
+    backoff::Backoff,
+    resources::breaker::{Attempt, ProbeReason},
+};
+use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use sqlx::{Connection as _, PgConnection};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+use tokio::{
+    sync::{Notify, Semaphore, oneshot},
+    time::{Instant, timeout, timeout_at},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+/// The longest idle time after which a connection is handed out unchecked. A check of each connection costs a quarter of
+/// a database route. HikariCP's `aliveBypassWindow` is as long.
+const MAX_UNCHECKED_IDLE: Duration = Duration::from_millis(500);
+
+/// The number of log-ins that run at a time. No more than this many are rejected before the breaker opens.
+const CONCURRENT_LOGINS: usize = 2;
+
+/// The timeout of one log-in.
+pub(super) const LOGIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The time for which idle connections of a replaced login serve until new ones are open. Without it, all requests would
+/// wait for the first log-ins.
+const HANDOVER: Duration = Duration::from_secs(1);
+
+/// The longest wait for connections in use when the pool is closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The longest pause between log-ins while the server does not answer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
+/// The pool of one place.
+pub(crate) struct Pool {
+    state: Mutex<State>,
+    /// Wakes the tender: somebody waits, or a place is free.
+    work: Arc<Notify>,
+    /// Wakes a stop that waits for the last connection.
+    place_is_free: Notify,
+    /// The permits for log-ins at a time, those of proofs included.
+    logins: Arc<Semaphore>,
+    tender: Mutex<Option<AbortOnDropHandle<()>>>,
+}
+
+struct State {
+    login: Arc<PoolLogin>,
+    /// The connections of a login that was proven and is not published yet.
+    unpublished: Vec<PooledConnection>,
+    /// The idle connections of the login in service. The last one was used last.
+    idle: Vec<PooledConnection>,
+    /// The idle connections of logins that were replaced less than [`HANDOVER`] ago.
+    replaced: Vec<PooledConnection>,
+    replaced_until: Instant,
+    waiting: VecDeque<oneshot::Sender<Lease>>,
+    /// The places that are taken: connections that are open, being opened, or being closed.
+    places: usize,
+    /// The log-ins of the tender that are under way.
+    logins: usize,
+    /// The log-ins that are wanted although nobody waits.
+    wanted: usize,
+    /// `None` while the last log-in succeeded.
+    trouble: Option<Trouble>,
+    /// Connections that were opened before are not used again: a schema changed, or the server is another one.
+    renewed_at: Instant,
+    stage: PoolStage,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum PoolStage {
+    Open,
+    /// No generation in service uses the pool. It serves those that still hold it.
+    Retired,
+    Closed,
+}
+
+/// A login that does not succeed at the moment.
+struct Trouble {
+    since: Instant,
+    reason: String,
+    next_try: Instant,
+    pauses: Backoff,
+}
+
+/// The answer of the pool to somebody who wants a connection.
+enum Taken {
+    Ready(Lease),
+    /// A connection that was idle for long. It may be dead.
+    Unchecked(Lease),
+    Wait(oneshot::Receiver<Lease>),
+    Unavailable(DatabaseUnavailable),
+}
+
+impl Pool {
+    pub(super) fn new(login: Arc<PoolLogin>) -> Arc<Self> {
+        let now = Instant::now();
+        let pool = Arc::new(Self {
+            state: Mutex::new(State {
+                login,
+                unpublished: Vec::new(),
+                idle: Vec::new(),
+                replaced: Vec::new(),
+                replaced_until: now,
+                waiting: VecDeque::new(),
+                places: 0,
+                logins: 0,
+                wanted: 0,
+                trouble: None,
+                renewed_at: now,
+                stage: PoolStage::Open,
+            }),
+            work: Arc::default(),
+            place_is_free: Notify::new(),
+            logins: Arc::new(Semaphore::new(CONCURRENT_LOGINS)),
+            tender: Mutex::default(),
+        });
+        let tender = tokio::spawn(tend(Arc::downgrade(&pool), pool.work.clone()));
+        *pool.tender.lock().unwrap_or_else(PoisonError::into_inner) = Some(AbortOnDropHandle::new(tender));
+        pool
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns a connection within `database.acquire_timeout`. `login` is that of the caller's generation.
+    pub(super) async fn acquire(self: &Arc<Self>, login: &Arc<PoolLogin>) -> Result<Lease, sqlx::Error> {
+        if let Some(lease) = self.take_fresh(login) {
+            return Ok(lease);
+        }
+        match timeout(login.limits.acquire_timeout, self.wait(login)).await {
+            Ok(acquired) => acquired,
+            Err(_) => Err(match self.unavailable(&self.state()) {
+                Some(unavailable) => unavailable.into(),
+                None => sqlx::Error::PoolTimedOut,
+            }),
+        }
+    }
+
+    async fn wait(self: &Arc<Self>, login: &Arc<PoolLogin>) -> Result<Lease, sqlx::Error> {
+        loop {
+            match self.take(login) {
+                Taken::Ready(lease) => return Ok(lease),
+                Taken::Unchecked(mut lease) => {
+                    if lease.answers().await {
+                        return Ok(lease);
+                    }
+                    // Others may be dead too, so a new one is opened while they are checked.
+                    self.state().wanted += 1;
+                    self.work.notify_one();
+                }
+                Taken::Wait(receiver) => return receiver.await.map_err(|_| sqlx::Error::PoolClosed),
+                Taken::Unavailable(unavailable) => return Err(unavailable.into()),
+            }
+        }
+    }
+
+    /// Takes a connection that was used a moment ago, if there is one: the usual case, and the cheapest.
+    fn take_fresh(self: &Arc<Self>, login: &Arc<PoolLogin>) -> Option<Lease> {
+        let mut state = self.state();
+        let idle = if login.was_published() { &mut state.idle } else { &mut state.unpublished };
+        let connection = idle.pop_if(|last| last.idle_since.elapsed() < MAX_UNCHECKED_IDLE)?;
+        Some(Lease::new(self.clone(), connection))
+    }
+
+    /// Takes a connection. If there is none, the caller joins those who wait.
+    fn take(self: &Arc<Self>, login: &Arc<PoolLogin>) -> Taken {
+        let now = Instant::now();
+        let mut state = self.state();
+        let mut connection = if login.was_published() { state.idle.pop() } else { state.unpublished.pop() };
+        if connection.is_none() && login.was_published() && now < state.replaced_until {
+            connection = state.replaced.pop();
+            if connection.is_some() {
+                state.wanted += 1;
+                self.work.notify_one();
+            }
+        }
+        if let Some(connection) = connection {
+            let is_fresh = now - connection.idle_since < MAX_UNCHECKED_IDLE;
+            let lease = Lease::new(self.clone(), connection);
+            return if is_fresh { Taken::Ready(lease) } else { Taken::Unchecked(lease) };
+        }
+        let is_old = state.trouble.as_ref().is_some_and(|trouble| now - trouble.since >= login.limits.acquire_timeout);
+        if is_old
+            && state.places == state.logins
+            && let Some(unavailable) = self.unavailable(&state)
+        {
+            return Taken::Unavailable(unavailable);
+        }
+        let (sender, receiver) = oneshot::channel();
+        if state.stage != PoolStage::Closed {
+            state.waiting.push_back(sender);
+            self.work.notify_one();
+        }
+        Taken::Wait(receiver)
+    }
+
+    /// Returns the reason why there is no connection, and the time until the next try.
+    fn unavailable(&self, state: &State) -> Option<DatabaseUnavailable> {
+        let trouble = state.trouble.as_ref()?;
+        Some(DatabaseUnavailable {
+            reason: trouble.reason.clone(),
+            retry_after: trouble.next_try.saturating_duration_since(Instant::now()),
+        })
+    }
+
+    /// Takes a connection back that is clean.
+    pub(super) fn put_back(self: &Arc<Self>, mut connection: PooledConnection) {
+        loop {
+            let now = Instant::now();
+            let mut state = self.state();
+            if !connection.login.was_published() && !connection.login.was_discarded() {
+                state.unpublished.push(connection);
+                return;
+            }
+            let is_worn = now >= connection.expires_at || connection.opened_at < state.renewed_at;
+            // The connection that proved a login may be one too many.
+            let is_surplus = state.places > state.login.limits.max_connections;
+            if state.stage == PoolStage::Closed || is_worn || is_surplus || connection.login.was_discarded() {
+                break;
+            }
+            let is_current = Arc::ptr_eq(&connection.login, &state.login);
+            if !is_current && now >= state.replaced_until {
+                break;
+            }
+            match state.waiting.pop_front() {
+                Some(waiting) => {
+                    drop(state);
+                    let Err(unwanted) = waiting.send(Lease::new(self.clone(), connection)) else { return };
+                    connection = unwanted.into_connection();
+                }
+                None if state.stage == PoolStage::Retired => break,
+                None => {
+                    let list = if is_current { &mut state.idle } else { &mut state.replaced };
+                    list.push(connection);
+                    return;
+                }
+            }
+        }
+        self.close_later(connection);
+    }
+
+    /// Closes a connection, and frees its place afterwards.
+    pub(super) fn close_later(self: &Arc<Self>, connection: PooledConnection) {
+        let lease = Lease::new(self.clone(), connection);
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn(lease.close())),
+            // Without a runtime nothing can be sent. The socket closes.
+            Err(_) => drop(lease.into_connection()),
+        }
+    }
+
+    pub(super) fn free_place(&self) {
+        self.state().places -= 1;
+        self.work.notify_one();
+        self.place_is_free.notify_waiters();
+    }
+
+    /// Takes a place for a connection that proves a login. It may be one more than `database.max_connections`.
+    pub(super) fn place(self: &Arc<Self>) -> Lease {
+        self.state().places += 1;
+        Lease::empty(self.clone())
+    }
+
+    /// Waits for a permit to log in.
+    pub(super) async fn login_permit(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
+        self.logins.clone().acquire_owned().await.ok()
+    }
+
+    /// Closes one connection as soon as one is idle, because the server has no other left. Returns its place.
+    pub(super) async fn give_up_one(self: &Arc<Self>, deadline: Instant) -> Option<Lease> {
+        let login = self.state().login.clone();
+        let mut lease = timeout_at(deadline, self.wait(&login)).await.ok()?.ok()?;
+        lease.disconnect().await;
+        Some(lease)
+    }
+
+    /// Puts a login in service. Idle connections of the one before serve on for a moment.
+    pub(super) fn publish(self: &Arc<Self>, login: &Arc<PoolLogin>) {
+        login.set_published();
+        let proven = {
+            let mut state = self.state();
+            if !Arc::ptr_eq(&state.login, login) {
+                state.login = login.clone();
+                state.replaced_until = Instant::now() + HANDOVER;
+                let idle = std::mem::take(&mut state.idle);
+                state.replaced.extend(idle);
+                (state.trouble, state.wanted, state.stage) = (None, 0, PoolStage::Open);
+            }
+            std::mem::take(&mut state.unpublished)
+        };
+        for connection in proven {
+            self.put_back(connection);
+        }
+        self.work.notify_one();
+    }
+
+    /// Closes the connections of a login that will not be published.
+    pub(super) fn discard(self: &Arc<Self>, login: &Arc<PoolLogin>) {
+        login.set_discarded();
+        let unpublished = std::mem::take(&mut self.state().unpublished);
+        for connection in unpublished {
+            self.put_back(connection);
+        }
+    }
+
+    /// Closes idle connections now, and others when they come back: the generation in service does not use the pool.
+    pub(super) fn retire(self: &Arc<Self>) {
+        let mut state = self.state();
+        if state.stage == PoolStage::Open {
+            state.stage = PoolStage::Retired;
+        }
+        let idle: Vec<_> = state.take_idle();
+        drop(state);
+        for connection in idle {
+            self.close_later(connection);
+        }
+    }
+
+    /// Closes all connections, and waits until they are closed.
+    pub(super) async fn close(self: &Arc<Self>) {
+        let deadline = Instant::now() + CLOSE_TIMEOUT;
+        let idle = {
+            let mut state = self.state();
+            state.stage = PoolStage::Closed;
+            state.waiting.clear();
+            state.take_idle()
+        };
+        for connection in idle {
+            self.close_later(connection);
+        }
+        loop {
+            let freed = self.place_is_free.notified();
+            let is_empty = self.state().places == 0;
+            if is_empty || timeout_at(deadline, freed).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Uses no connection again that is open now. Each is closed when it comes back.
+    pub(super) fn renew(self: &Arc<Self>) {
+        let mut state = self.state();
+        state.renewed_at = Instant::now();
+        let idle = state.take_idle();
+        drop(state);
+        for connection in idle {
+            self.close_later(connection);
+        }
+    }
+
+    /// Wants a log-in, although nobody waits: its outcome tells if the login is still accepted.
+    pub(super) fn check_login(&self) {
+        self.state().wanted += 1;
+        self.work.notify_one();
+    }
+
+    /// Returns the number of idle connections of a login.
+    pub(super) fn idle(&self, login: &Arc<PoolLogin>) -> usize {
+        let state = self.state();
+        let all = state.idle.iter().chain(&state.replaced).chain(&state.unpublished);
+        all.filter(|connection| Arc::ptr_eq(&connection.login, login)).count()
+    }
+
+    /// Tries a rejected login again, if the breaker allows it.
+    pub(super) async fn probe(self: &Arc<Self>, login: &Arc<PoolLogin>, reason: ProbeReason) {
+        if login.breaker.rejection().is_none() {
+            return;
+        }
+        let Ok(attempt) = login.breaker.allow(reason, Instant::now()) else { return };
+        self.state().logins += 1;
+        self.clone().log_in(login.clone(), attempt, self.place()).await;
+    }
+
+    /// Logs in once, and hands the connection to the first who waits.
+    async fn log_in(self: Arc<Self>, login: Arc<PoolLogin>, attempt: Attempt, mut place: Lease) {
+        let _permit = self.login_permit().await;
+        let connected = match timeout(LOGIN_TIMEOUT, PgConnection::connect_with(&login.options)).await {
+            Ok(connected) => connected,
+            Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
+        };
+        let error = match connected {
+            Ok(connection) => {
+                attempt.accepted();
+                let mut state = self.state();
+                state.logins -= 1;
+                state.trouble = None;
+                drop(state);
+                place.connect(connection, login);
+                self.work.notify_one();
+                return;
+            }
+            Err(error) => error,
+        };
+        let reason = if error::is_rejected(&error) {
+            login.rejected(attempt, &error).to_string()
+        } else {
+            error::reason(&error)
+        };
+        let now = Instant::now();
+        let mut state = self.state();
+        state.logins -= 1;
+        state.wanted = 0;
+        if Arc::ptr_eq(&login, &state.login) {
+            let (since, mut pauses) = match state.trouble.take() {
+                Some(trouble) => (trouble.since, trouble.pauses),
+                None => (now, Backoff::from_to(Duration::from_millis(200), LONGEST_PAUSE)),
+            };
+            let to_probe = login.breaker.time_to_next_probe(now);
+            let next_try = if to_probe.is_zero() { pauses.next().unwrap_or(now) } else { now + to_probe };
+            state.trouble = Some(Trouble { since, reason, next_try, pauses });
+        }
+        drop(state);
+        drop(place);
+        self.work.notify_one();
+    }
+
+    /// Returns the next log-in, if one is needed and allowed now.
+    fn next_login(self: &Arc<Self>) -> Option<BoxFuture<'static, ()>> {
+        let now = Instant::now();
+        let mut state = self.state();
+        state.waiting.retain(|waiting| !waiting.is_closed());
+        let is_needed = match &state.trouble {
+            // One try per pause, also if nobody waits: the next request shall find a connection.
+            Some(trouble) => {
+                let is_used = state.stage == PoolStage::Open || !state.waiting.is_empty();
+                state.logins == 0 && now >= trouble.next_try && is_used
+            }
+            None => state.waiting.len() + state.wanted > state.logins && state.logins < CONCURRENT_LOGINS,
+        };
+        if !is_needed || state.stage == PoolStage::Closed {
+            return None;
+        }
+        if state.places >= state.login.limits.max_connections {
+            // A replaced connection gives its place to a new one.
+            let replaced = state.replaced.pop();
+            state.wanted = if replaced.is_some() { state.wanted } else { 0 };
+            drop(state);
+            self.close_later(replaced?);
+            return None;
+        }
+        let login = state.login.clone();
+        let attempt = match login.breaker.allow(ProbeReason::Scheduled, now) {
+            Ok(attempt) => attempt,
+            Err(rejection) => {
+                let next_try = now + login.breaker.time_to_next_probe(now);
+                let since = state.trouble.as_ref().map_or(now, |trouble| trouble.since);
+                let pauses = Backoff::from_to(Duration::from_millis(200), LONGEST_PAUSE);
+                state.trouble = Some(Trouble { since, reason: rejection.to_string(), next_try, pauses });
+                return None;
+            }
+        };
+        state.logins += 1;
+        state.wanted = state.wanted.saturating_sub(1);
+        drop(state);
+        Some(self.clone().log_in(login, attempt, self.place()).boxed())
+    }
+
+    /// Closes the connections that were idle for too long. Returns the time at which to look again.
+    fn close_idle(self: &Arc<Self>) -> Option<Instant> {
+        let now = Instant::now();
+        let mut state = self.state();
+        let mut old = Vec::new();
+        if now >= state.replaced_until {
+            old.append(&mut state.replaced);
+        }
+        let max_idle = state.login.limits.idle_timeout;
+        let first_young = state.idle.partition_point(|idle| now >= idle.idle_since + max_idle);
+        old.extend(state.idle.drain(..first_young));
+        let handover = if now < state.replaced_until { Some(state.replaced_until) } else { None };
+        let idle = state.idle.first().map(|idle| idle.idle_since + max_idle);
+        let probe = state.trouble.as_ref().map(|trouble| trouble.next_try.max(now + Duration::from_millis(1)));
+        drop(state);
+        for connection in old {
+            self.close_later(connection);
+        }
+        handover.into_iter().chain(idle).chain(probe).min()
+    }
+}
+
+impl State {
+    fn take_idle(&mut self) -> Vec<PooledConnection> {
+        let mut idle = std::mem::take(&mut self.idle);
+        idle.append(&mut self.replaced);
+        idle.append(&mut self.unpublished);
+        idle
+    }
+}
+
+/// Logs in for those who wait, probes a login that does not succeed, and closes what was idle for too long. Ends with the
+/// pool.
+async fn tend(pool: Weak<Pool>, work: Arc<Notify>) {
+    let mut logins = FuturesUnordered::new();
+    loop {
+        let next = {
+            let Some(pool) = pool.upgrade() else { return };
+            while let Some(login) = pool.next_login() {
+                logins.push(login);
+            }
+            pool.close_idle()
+        };
+        tokio::select! {
+            Some(()) = logins.next() => (),
+            () = work.notified() => (),
+            () = sleep_until(next) => (),
+        }
+    }
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
