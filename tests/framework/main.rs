@@ -8,6 +8,7 @@ mod audit;
 mod client_ca;
 mod commands;
 mod config;
+mod database_errors;
 mod documents;
 mod endurance;
 mod metrics;
