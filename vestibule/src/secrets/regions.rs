@@ -72,6 +72,11 @@ impl Regions {
         Self(regions)
     }
 
+    /// Makes the only Region of a manager.
+    pub(crate) fn of(source: Arc<dyn Source>) -> Self {
+        Self::new([(String::new(), source)])
+    }
+
     /// Fetches the version of a secret at one stage. `held` is the version that is held at that stage.
     ///
     /// Another Region than the first may lag behind it. An answer that may only be due to that lag is used only if the
@@ -269,7 +274,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_region_that_answers_until_the_deadline_is_never_called_silent() {
-        let regions = Regions::new([(String::new(), Arc::new(Overloaded) as Arc<dyn Source>)]);
+        let regions = Regions::of(Arc::new(Overloaded));
         let id = SecretId::parse("test/key").unwrap();
         let deadline = Instant::now() + Duration::from_secs(2);
         let query = SecretQuery { id: &id, may_stay: false, since: None, deadline };
