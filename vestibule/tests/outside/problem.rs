@@ -1,6 +1,6 @@
 //! Problems, as a client and the reader of the log see them.
 
-use crate::{NO_MIGRATIONS, memory_manager::MemoryManager};
+use crate::NO_MIGRATIONS;
 use axum::{
     Router,
     body::{Body, Bytes},
@@ -17,7 +17,7 @@ use std::{
 };
 use tower::Service as _;
 use tracing_subscriber::fmt::MakeWriter;
-use vestibule::testing::Harness;
+use vestibule::testing::{Harness, MemoryManager};
 use vestibule::{
     Application, Build, BuildError, CallError, Package, Problem, SecretSet, config::Config, http::Door, sqlx,
 };
@@ -105,7 +105,7 @@ impl MakeWriter<'_> for CapturedLog {
 /// Sends a request to the service. Returns the answer's status, headers and body, and the events of the log.
 async fn get_failure(failure: &str) -> (u16, HeaderMap, Value, Vec<Value>) {
     let service =
-        Harness::<FailingService>::start(MemoryManager::with([]), Config::default()).await.expect("it needs nothing");
+        Harness::<FailingService>::start(MemoryManager::new(), Config::default()).await.expect("it needs nothing");
     let log = CapturedLog::default();
     let subscriber = tracing_subscriber::fmt().json().with_writer(log.clone()).finish();
     let guard = tracing::subscriber::set_default(subscriber);
