@@ -9,6 +9,7 @@ mod client_ca;
 mod commands;
 mod config;
 mod connections;
+mod database_errors;
 mod documents;
 mod endurance;
 mod metrics;

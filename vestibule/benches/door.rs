@@ -11,17 +11,11 @@ use axum::{
     routing::get,
 };
 use divan::Bencher;
-use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use sqlx::migrate::Migrator;
 use std::sync::Arc;
-use vestibule::testing::Harness;
-use vestibule::{
-    Application, Build, BuildError, Live, Package, SecretSet,
-    config::Config,
-    http::Door,
-    secrets::{Fetched, SecretId, Source, SourceError, Stage, VersionId, Versions},
-};
+use vestibule::testing::{Harness, MemoryManager};
+use vestibule::{Application, Build, BuildError, Live, Package, SecretSet, config::Config, http::Door};
 
 fn main() {
     divan::main();
@@ -52,31 +46,13 @@ impl Application for HelloService {
     }
 }
 
-/// A secrets manager without secrets.
-struct NoManager;
-
-impl Source for NoManager {
-    fn fetch<'a>(
-        &'a self,
-        _: &'a SecretId,
-        _: Stage,
-        _: Option<&'a VersionId>,
-    ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
-        Box::pin(async { Ok(Fetched::Absent) })
-    }
-
-    fn versions<'a>(&'a self, _: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>> {
-        Box::pin(async { Ok(Versions::new()) })
-    }
-}
-
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime")
 }
 
 /// Starts the service, and returns a handle to its generation.
 async fn live() -> Live<HelloService> {
-    Harness::start(Arc::new(NoManager), Config::default()).await.expect("nothing can be missing").live()
+    Harness::start(MemoryManager::new(), Config::default()).await.expect("nothing can be missing").live()
 }
 
 /// Calls the service, and reads the whole response.

@@ -1,12 +1,14 @@
 //! The life of the process: load every credential, bind the listeners, serve, reload, stop.
 
 pub(crate) mod command_error;
+pub(crate) mod manager;
 
 mod core_dumps;
 mod process;
 
 use self::{
     command_error::CommandError,
+    manager::ManagerSetup,
     process::{ReloaderParts, ServingProcess},
 };
 use crate::{
@@ -15,7 +17,7 @@ use crate::{
     exit::{Exit, Fault, Phase, Report},
     http::listen,
     loader::Loader,
-    secrets::{aws::SecretsManager, regions::Regions, set::SecretSet, source::Source},
+    secrets::{regions::Regions, set::SecretSet},
     signals::Signals,
     status::{Status, writer::StatusWriter},
     systemd,
@@ -28,7 +30,10 @@ use tokio::time::Instant;
 ///
 /// # Errors
 /// The report of a start that failed, or of a service that failed while it served.
-pub(crate) async fn serve<A: Application>(sources: Sources) -> Result<(), CommandError> {
+pub(crate) async fn serve<A: Application>(
+    sources: Sources,
+    manager: impl ManagerSetup<A::Settings>,
+) -> Result<(), CommandError> {
     let signals = Signals::install().map_err(|error| start_error(&error))?;
     let config = configure::<A>(&sources)?;
     let telemetry = Telemetry::install(&config.telemetry);
@@ -42,7 +47,7 @@ pub(crate) async fn serve<A: Application>(sources: Sources) -> Result<(), Comman
             tracing::info!("asked to stop before the first generation was loaded");
             return Ok(());
         }
-        first = first_generation::<A>(&sources, config.clone()) => first.map_err(failed)?,
+        first = first_generation::<A>(&sources, manager, config.clone()) => first.map_err(failed)?,
     };
     let first = Arc::new(first);
     let status = StatusWriter::new(Status::new(&A::PACKAGE, &first, loader.counters.clone()));
@@ -75,29 +80,28 @@ pub(crate) fn configure<A: Application>(sources: &Sources) -> Result<Arc<Config<
 /// The report of a load that fails.
 pub(crate) async fn first_generation<A: Application>(
     sources: &Sources,
+    manager: impl ManagerSetup<A::Settings>,
     config: Arc<Config<A::Settings>>,
 ) -> Result<(Loader<A>, Generation<A>), Report> {
     let deadline = Instant::now() + config.secrets.deadline;
-    let loader = Loader::with_regions(regions(sources, &config, deadline).await?);
+    let loader = Loader::with_regions(regions(sources, manager, &config, deadline).await?);
     let first = loader.first_load(config, deadline).await?;
     Ok((loader, first))
 }
 
-/// Returns the regions of the secrets manager. Disables core dumps first, because from here on the process may hold
-/// secrets.
+/// Sets the secrets manager up, and returns its Regions. Disables core dumps first, because from here on the process may
+/// hold secrets.
 ///
 /// # Errors
-/// If no Region is configured and the platform does not name one before the deadline, or if the client cannot be made.
-pub(crate) async fn regions<T>(sources: &Sources, config: &Config<T>, deadline: Instant) -> Result<Regions, Report> {
+/// The report of a set-up that fails or does not end before the deadline.
+pub(crate) async fn regions<T>(
+    sources: &Sources,
+    manager: impl ManagerSetup<T>,
+    config: &Config<T>,
+    deadline: Instant,
+) -> Result<Regions, Report> {
     core_dumps::disable();
-    let connecting = SecretsManager::of_regions(&config.secrets.aws, sources.production());
-    let managers = match tokio::time::timeout_at(deadline, connecting).await {
-        Ok(Ok(managers)) => managers,
-        Ok(Err(fault)) => return Err(Report::of(Phase::Secrets, fault)),
-        Err(_) => return Err(Report::of(Phase::Secrets, SecretsManager::region_timeout())),
-    };
-    let region = |(name, manager)| (name, Arc::new(manager) as Arc<dyn Source>);
-    Ok(Regions::new(managers.into_iter().map(region)))
+    manager.regions(sources, config, deadline).await.map_err(|fault| Report::of(Phase::Secrets, fault))
 }
 
 /// Returns the error of a start that the operating system does not let go on.

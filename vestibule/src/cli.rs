@@ -23,7 +23,7 @@ mod trust;
 use self::arguments::{Cli, CliCommand};
 use crate::{
     application::Application,
-    bootstrap::{self, command_error::CommandError},
+    bootstrap::{self, command_error::CommandError, manager::ManagerSetup},
     config::layers::Sources,
     exit::Exit,
     signals,
@@ -33,7 +33,7 @@ use clap::{CommandFactory, FromArgMatches, error::ErrorKind};
 use std::{panic::AssertUnwindSafe, process::ExitCode};
 
 /// Parses the command line and runs its command. Returns the exit code of the process.
-pub(crate) fn main<A: Application>() -> ExitCode {
+pub(crate) fn main<A: Application>(manager: impl ManagerSetup<A::Settings>) -> ExitCode {
     remove_foreign_variables();
     panics::install_hook();
     let command = Cli::command().name(A::PACKAGE.name).version(A::PACKAGE.version);
@@ -55,7 +55,7 @@ pub(crate) fn main<A: Application>() -> ExitCode {
             return Exit::Bug.into();
         }
     };
-    let result = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(run::<A>(cli))));
+    let result = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(run::<A>(cli, manager))));
     // Does not wait for blocking tasks: a DNS lookup that is under way must not delay the exit.
     runtime.shutdown_background();
     match result {
@@ -69,7 +69,7 @@ pub(crate) fn main<A: Application>() -> ExitCode {
     }
 }
 
-async fn run<A: Application>(cli: Cli) -> Result<(), CommandError> {
+async fn run<A: Application>(cli: Cli, manager: impl ManagerSetup<A::Settings>) -> Result<(), CommandError> {
     #[expect(clippy::disallowed_methods, reason = "the configuration is made from these variables")]
     let sources = Sources::new(cli.config_dir, std::env::vars_os());
     let command = cli.command.unwrap_or(CliCommand::Serve);
@@ -78,13 +78,13 @@ async fn run<A: Application>(cli: Cli) -> Result<(), CommandError> {
         let _ = signals::exit_at_first_signal();
     }
     match command {
-        CliCommand::Serve => bootstrap::serve::<A>(sources).await,
-        CliCommand::Check { live } => check::run::<A>(&sources, live).await,
-        CliCommand::Migrate => migrate::run::<A>(&sources).await,
+        CliCommand::Serve => bootstrap::serve::<A>(sources, manager).await,
+        CliCommand::Check { live } => check::run::<A>(&sources, manager, live).await,
+        CliCommand::Migrate => migrate::run::<A>(&sources, manager).await,
         CliCommand::Config { json } => config::run::<A>(&sources, json),
         CliCommand::Reload { pid, wait } => reload::run::<A>(&sources, pid, wait).await,
         CliCommand::Audit { urls, expect, ca, name } => {
-            audit::run::<A>(&sources, &urls, expect, ca.as_deref(), name).await
+            audit::run::<A, _>(&sources, manager, &urls, expect, ca.as_deref(), name).await
         }
         CliCommand::Health { probe } => health::run::<A>(&sources, probe).await,
     }

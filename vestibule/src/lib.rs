@@ -11,7 +11,8 @@
 //!    └── HUP ────┴── poll, rejected login or key, unknown key ────┘  (reload: the same load again)
 //! ```
 //!
-//! A service implements [`Application`], and its `main` calls [`main`]:
+//! A service implements [`Application`], and its `main` calls [`main`] (or [`main_with`], for another secrets manager than
+//! AWS Secrets Manager):
 //!
 //! ```no_run
 //! use axum::{Router, extract::State, routing::get};
@@ -145,10 +146,66 @@ pub use trace_context::TraceContext;
 /// ```
 pub use vestibule_derive::SecretSet;
 
+use bootstrap::manager::{AwsSetup, SourceSetup};
+use config::Config;
+use exit::Fault;
+use secrets::Source;
 use std::process::ExitCode;
 
 /// Runs a service: parses the command line, does what it says, and returns the exit code. A service's `main` calls
-/// nothing else.
+/// nothing else. The credentials come from AWS Secrets Manager.
 pub fn main<A: Application>() -> ExitCode {
-    cli::main::<A>()
+    cli::main::<A>(AwsSetup)
+}
+
+/// Runs a service as [`main`] does, with the credentials of another secrets manager.
+///
+/// `source` makes the client of that manager. It runs once per process, and only for a command that asks the manager:
+/// `serve`, `check --live`, `migrate` and `audit`. It may take until `secrets.deadline`. Its [`Fault`] ends the process
+/// with its report and its exit code. Nothing retries `source`, but each call of the [`Source`] that it returns: a
+/// login at the manager, for example, belongs into the first call.
+///
+/// `source` gets the whole configuration: the manager's address belongs into the service's settings. Core dumps are off
+/// when it runs. So make whatever holds a secret in it, not before.
+///
+/// `secrets.provider` and the section `[secrets.aws]` have no effect then. They are still checked, and `config` prints
+/// them. All other settings of `[secrets]` apply. `examples/own_manager.rs` is a whole service.
+///
+/// ```no_run
+/// use serde::{Deserialize, Serialize};
+/// use std::process::ExitCode;
+/// use vestibule::{Application, config::BaseUrl, exit::{Exit, Fault}};
+/// # use futures_util::future::BoxFuture;
+/// # use vestibule::secrets::{Fetched, SecretId, Source, SourceError, Stage, VersionId, Versions};
+/// # struct Vault;
+/// # impl Vault { fn at(_: &BaseUrl) -> Self { Self } }
+/// # impl Source for Vault {
+/// #     fn fetch<'a>(
+/// #         &'a self, _: &'a SecretId, _: Stage, _: Option<&'a VersionId>
+/// #     ) -> BoxFuture<'a, Result<Fetched, SourceError>> { unreachable!() }
+/// #     fn versions<'a>(&'a self, _: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>> { unreachable!() }
+/// # }
+///
+/// #[derive(Default, Serialize, Deserialize)]
+/// #[serde(default)]
+/// struct Settings {
+///     vault_url: Option<BaseUrl>,
+/// }
+///
+/// fn run<A: Application<Settings = Settings>>() -> ExitCode {
+///     vestibule::main_with::<A, _>(async |config| match &config.service.vault_url {
+///         Some(url) => Ok(Vault::at(url)),
+///         None => Err(Fault {
+///             exit: Exit::Config,
+///             subject: "setting service.vault_url".into(),
+///             problem: "the secrets manager has no address".into(),
+///             remedy: "set it to the manager's URL".into(),
+///         }),
+///     })
+/// }
+/// ```
+pub fn main_with<A: Application, S: Source>(
+    source: impl AsyncFnOnce(&Config<A::Settings>) -> Result<S, Fault>,
+) -> ExitCode {
+    cli::main::<A>(SourceSetup(source))
 }

@@ -1,27 +1,35 @@
-//! Help for a service's tests: the service without a process around it.
+//! Help for a service's tests: the service without a process around it, and a secrets manager in memory.
+
+mod memory_manager;
+
+pub use memory_manager::MemoryManager;
 
 use crate::{
-    application::{Application, Generation, Live},
+    application::{Application, Background, Generation, Live},
     config::Config,
     exit::Report,
     loader::{LoadOutcome, LoadRequest, Loader},
     resources::breaker::ProbeReason,
     secrets::source::Source,
 };
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 use tokio::{sync::watch, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 /// A service without a process around it, for tests and benchmarks: no files, no signals, no listeners. It loads and
 /// reloads as the process does, but only when it is told to.
 ///
 /// ```
-/// use std::sync::Arc;
-/// use vestibule::{Application, config::Config, exit::Report, secrets::Source, testing::Harness};
+/// use vestibule::{Application, config::Config, exit::Report, testing::{Harness, MemoryManager}};
 ///
-/// async fn reloads<A: Application>(manager: Arc<dyn Source>) -> Result<(), Report> {
-///     let harness = Harness::<A>::start(manager, Config::default()).await?;
-///     let is_new = harness.reload().await?;
-///     assert!(!is_new, "nothing was rotated");
+/// async fn takes_up_a_rotation<A: Application>() -> Result<(), Report> {
+///     let manager = MemoryManager::with([("payment", "a key")]);
+///     let harness = Harness::<A>::start(manager.clone(), Config::default()).await?;
+///     manager.rotate("payment", "the next key");
+///     assert!(harness.reload().await?, "a new generation is in service");
 ///     harness.stop().await;
 ///     Ok(())
 /// }
@@ -29,6 +37,8 @@ use tokio::{sync::watch, time::Instant};
 pub struct Harness<A: Application> {
     loader: Loader<A>,
     live: watch::Sender<Arc<Generation<A>>>,
+    stopping: CancellationToken,
+    background: OnceLock<Background<A>>,
 }
 
 impl<A: Application> Harness<A> {
@@ -41,7 +51,28 @@ impl<A: Application> Harness<A> {
         let deadline = Instant::now() + config.secrets.deadline;
         let first = loader.first_load(Arc::new(config), deadline).await?;
         first.resources.publish();
-        Ok(Self { loader, live: watch::Sender::new(Arc::new(first)) })
+        let live = watch::Sender::new(Arc::new(first));
+        Ok(Self { loader, live, stopping: CancellationToken::new(), background: OnceLock::new() })
+    }
+
+    /// Starts the background tasks of the service ([`Application::background`]), as a process does before it serves. Does
+    /// nothing if they were started.
+    ///
+    /// ```
+    /// use vestibule::{Application, testing::Harness};
+    ///
+    /// async fn sends_what_is_due<A: Application>(harness: Harness<A>) {
+    ///     harness.start_background();
+    ///     // … wait until the other side has it …
+    ///     harness.stop().await;
+    /// }
+    /// ```
+    pub fn start_background(&self) {
+        self.background.get_or_init(|| {
+            let background = Background::new(self.live(), self.stopping.clone());
+            A::background(&background);
+            background
+        });
     }
 
     /// Returns a handle to the generation in service.
@@ -66,9 +97,18 @@ impl<A: Application> Harness<A> {
         self.load(Arc::new(config)).await
     }
 
-    /// Closes the resources of the generation in service, as a stop does.
+    /// Stops as a process does: tells the background tasks to stop, waits for their end, and closes the resources of the
+    /// generation in service.
+    ///
+    /// # Panics
+    /// If a background task does not end within `server.drain`.
     pub async fn stop(self) {
         let last = self.live.borrow().clone();
+        self.stopping.cancel();
+        if let Some(background) = self.background.get() {
+            let joined = tokio::time::timeout(last.config.server.drain, background.join()).await;
+            assert!(joined.is_ok(), "a background task did not end within server.drain");
+        }
         last.resources.close().await;
     }
 

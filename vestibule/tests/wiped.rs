@@ -4,13 +4,8 @@
 
 #![expect(unsafe_code, reason = "an allocator that reads memory needs it")]
 
-#[path = "outside/memory_manager.rs"]
-#[expect(dead_code, reason = "other tests use the rest")]
-mod memory_manager;
-
 use aws_lc_rs::hmac;
 use axum::Router;
-use memory_manager::MemoryManager;
 use sqlx::migrate::Migrator;
 use std::{
     alloc::{GlobalAlloc, Layout, System},
@@ -21,7 +16,7 @@ use std::{
     },
     time::Duration,
 };
-use vestibule::testing::Harness;
+use vestibule::testing::{Harness, MemoryManager};
 use vestibule::{
     Application, Build, BuildError, Credential, Package, SecretSet, Signer,
     config::Config,
@@ -245,7 +240,7 @@ async fn a_credential_that_was_rotated_away_is_wiped() {
     for (what, login, api, signing) in values {
         manager.rotate("login", login);
         manager.rotate("api", api);
-        manager.put("signing", Stage::Pending, signing);
+        manager.put_at("signing", Stage::Pending, signing);
         assert!(search_during(what, holder.reload()).await.unwrap());
         manager.rotate("signing", signing);
         manager.rotate("identity", identity);

@@ -135,18 +135,10 @@ mod tests {
         config::Config,
         package::Package,
         resources::build_error::BuildError,
-        secrets::{
-            id::{SecretId, VersionId},
-            resolver::Resolver,
-            set::SecretSet,
-            source::{Fetched, Source, SourceError},
-            spec::CredentialSpec,
-            version::{Stage, Versions},
-        },
-        testing::Harness,
+        secrets::{resolver::Resolver, set::SecretSet, spec::CredentialSpec},
+        testing::{Harness, MemoryManager},
     };
     use axum::Router;
-    use futures_util::future::BoxFuture;
     use sqlx::migrate::Migrator;
 
     struct Nothing;
@@ -158,21 +150,6 @@ mod tests {
 
         fn resolve(_: &mut Resolver<'_>) -> Option<Self> {
             Some(Self)
-        }
-    }
-
-    impl Source for Nothing {
-        fn fetch<'a>(
-            &'a self,
-            _: &'a SecretId,
-            _: Stage,
-            _: Option<&'a VersionId>,
-        ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
-            Box::pin(async { Ok(Fetched::Absent) })
-        }
-
-        fn versions<'a>(&'a self, _: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>> {
-            Box::pin(async { Ok(Versions::new()) })
         }
     }
 
@@ -192,7 +169,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_worker_goes_on_after_failures_and_panics_and_ends_when_the_process_stops() {
-        let harness = Harness::<Nothing>::start(Arc::new(Nothing), Config::default()).await.unwrap();
+        let harness = Harness::<Nothing>::start(MemoryManager::new(), Config::default()).await.unwrap();
         let stopping = CancellationToken::new();
         let tasks = Background::new(harness.live(), stopping.clone());
         let pieces = Arc::new(AtomicUsize::new(0));

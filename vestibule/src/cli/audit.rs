@@ -17,7 +17,7 @@ use self::{address::ReplicaAddress, comparison::Audit, replica::ReplicaStatus};
 use super::trust as cli_trust;
 use crate::{
     application::Application,
-    bootstrap::{self, command_error::CommandError},
+    bootstrap::{self, command_error::CommandError, manager::ManagerSetup},
     config::{Config, ConfigError, layers::Sources, settings::LogFormat},
     exit::{Exit, Fault, Phase, Report},
     secrets::{id::SecretId, regions::Regions, set::SecretSet, source::SourceError, version::Versions},
@@ -35,15 +35,16 @@ use tokio::time::Instant;
 /// The number of replicas that are asked at the same time.
 const CONCURRENCY: usize = 32;
 
-pub(super) async fn run<A: Application>(
+pub(super) async fn run<A: Application, M: ManagerSetup<A::Settings>>(
     sources: &Sources,
+    manager: M,
     urls: &[String],
     expect: Option<NonZeroUsize>,
     ca: Option<&Path>,
     name: Option<ServerName<'static>>,
 ) -> Result<(), CommandError> {
     let addresses = parse_addresses(urls)?;
-    let config = configure::<A>(sources)?;
+    let config = configure::<A, M>(sources)?;
     let deadline = Instant::now() + config.secrets.deadline;
     let tls = match ca {
         Some(file) => cli_trust::of_file(file),
@@ -52,7 +53,7 @@ pub(super) async fn run<A: Application>(
     };
     let tls = tls.map_err(|fault| failed(Report::of(Phase::Command, fault)))?;
     let connector = cli_trust::connector(tls, name);
-    let regions = bootstrap::regions(sources, &config, deadline).await.map_err(failed)?;
+    let regions = bootstrap::regions(sources, manager, &config, deadline).await.map_err(failed)?;
 
     let statuses = addresses.into_iter().map(async |address| {
         let status = address.status(connector.clone()).await;
@@ -97,14 +98,18 @@ fn parse_addresses(urls: &[String]) -> Result<Vec<ReplicaAddress>, CommandError>
     Ok(addresses)
 }
 
-/// Reads the configuration. Ignores mistakes outside of `[secrets]`, which this command does not need.
+/// Reads the configuration. Ignores mistakes outside of `[secrets]`, unless the set-up of the manager needs the rest.
 ///
 /// # Errors
-/// If `[secrets]` is wrong.
-fn configure<A: Application>(sources: &Sources) -> Result<Config<A::Settings>, CommandError> {
+/// If a part is wrong that the command needs.
+fn configure<A: Application, M: ManagerSetup<A::Settings>>(
+    sources: &Sources,
+) -> Result<Config<A::Settings>, CommandError> {
     match Config::load(sources, A::PACKAGE.name, &A::Secrets::specs()) {
         Ok(config) => Ok(config),
-        Err(ConfigError { secrets: Some(secrets), .. }) => Ok(Config { secrets: *secrets, ..Config::default() }),
+        Err(ConfigError { secrets: Some(secrets), .. }) if !M::READS_ALL_SETTINGS => {
+            Ok(Config { secrets: *secrets, ..Config::default() })
+        }
         Err(ConfigError { report, telemetry, .. }) => Err(CommandError { report, format: telemetry.format }),
     }
 }

@@ -2,13 +2,17 @@
 
 use crate::{
     application::Application,
-    bootstrap::{self, command_error::CommandError},
+    bootstrap::{self, command_error::CommandError, manager::ManagerSetup},
     config::layers::Sources,
     credentials::all_secrets::AllSecrets,
     secrets::set::SecretSet,
 };
 
-pub(super) async fn run<A: Application>(sources: &Sources, live: bool) -> Result<(), CommandError> {
+pub(super) async fn run<A: Application>(
+    sources: &Sources,
+    manager: impl ManagerSetup<A::Settings>,
+    live: bool,
+) -> Result<(), CommandError> {
     let config = bootstrap::configure::<A>(sources)?;
     say!("The configuration is valid.");
     if !live {
@@ -22,8 +26,9 @@ pub(super) async fn run<A: Application>(sources: &Sources, live: bool) -> Result
         return Ok(());
     }
     let format = config.telemetry.format;
-    let (_, generation) =
-        bootstrap::first_generation::<A>(sources, config).await.map_err(|report| CommandError { report, format })?;
+    let (_, generation) = bootstrap::first_generation::<A>(sources, manager, config)
+        .await
+        .map_err(|report| CommandError { report, format })?;
     for (name, held) in generation.credentials.iter() {
         say!("  credential {name} ({}) was loaded, version {}", held.id, held.in_use());
     }

@@ -4,7 +4,7 @@ mod schema;
 
 use crate::{
     application::Application,
-    bootstrap::{self, command_error::CommandError},
+    bootstrap::{self, command_error::CommandError, manager::ManagerSetup},
     config::{Config, ServiceSettings, layers::Sources},
     credentials::login::Login,
     exit::{Phase, Report},
@@ -48,16 +48,23 @@ impl SecretSet for MigratorSecret {
     }
 }
 
-pub(super) async fn run<A: Application>(sources: &Sources) -> Result<(), CommandError> {
+pub(super) async fn run<A: Application>(
+    sources: &Sources,
+    manager: impl ManagerSetup<A::Settings>,
+) -> Result<(), CommandError> {
     let config = bootstrap::configure::<A>(sources)?;
     Telemetry::install(&config.telemetry);
     let format = config.telemetry.format;
-    migrate::<A>(sources, &config).await.map_err(|report| CommandError { report, format })
+    migrate::<A>(sources, manager, &config).await.map_err(|report| CommandError { report, format })
 }
 
-async fn migrate<A: Application>(sources: &Sources, config: &Config<A::Settings>) -> Result<(), Report> {
+async fn migrate<A: Application>(
+    sources: &Sources,
+    manager: impl ManagerSetup<A::Settings>,
+    config: &Config<A::Settings>,
+) -> Result<(), Report> {
     let deadline = Instant::now() + config.secrets.deadline;
-    let regions = bootstrap::regions(sources, config, deadline).await?;
+    let regions = bootstrap::regions(sources, manager, config, deadline).await?;
     let of_command = |fault| Report::of(Phase::Command, fault);
     let mut connection = log_in(&regions, config, deadline).await?;
 

@@ -112,7 +112,8 @@ impl Default for TelemetryConfig {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct SecretsConfig {
-    /// The secrets manager. A change needs a restart.
+    /// The secrets manager. A change needs a restart. Has no effect if the service brings a manager of its own
+    /// ([`main_with`](crate::main_with)).
     pub provider: SecretsProvider,
     /// The start of ids. A credential without an id in `ids` has the id `<prefix>/<name>`. `{prefix}/` at the start of an
     /// id stands for it. If it is empty, the service's name is used.
@@ -178,7 +179,8 @@ impl Default for SecretsConfig {
     }
 }
 
-/// `[secrets.aws]`: AWS Secrets Manager. A change needs a restart.
+/// `[secrets.aws]`: AWS Secrets Manager. A change needs a restart. Has no effect if the service brings a manager of its
+/// own ([`main_with`](crate::main_with)).
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct AwsConfig {

@@ -1,20 +1,28 @@
 //! Errors as a client sees them: problem+json (RFC 9457). The client gets a public text. The log gets the cause.
 
-use crate::resources::database::DatabaseUnavailable;
+mod from_errors;
+
+use crate::resources::{api_client::reasons, database::DatabaseUnavailable};
 use axum::{
     Json,
     body::{Body, Bytes},
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use serde::Serialize;
-use std::{any::Any, borrow::Cow};
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value};
+use sqlx::error::DatabaseError;
+use std::{any::Any, borrow::Cow, error::Error, time::Duration};
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
+/// The members that RFC 9457 defines.
+const RESERVED: [&str; 5] = ["type", "title", "status", "detail", "instance"];
+
 /// An error response (RFC 9457): a status, and a detail that tells the client what is wrong and what to change.
 ///
-/// A `sqlx::Error` becomes a `Problem`. Its cause goes to the log, and the client gets 503 if it may try again, or 500.
+/// `?` makes one of a `sqlx::Error` or a [`CallError`](crate::CallError). The error goes to the log, and the client gets
+/// a status that says if it may try again.
 ///
 /// ```
 /// use axum::extract::{Path, State};
@@ -30,16 +38,41 @@ const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+
 /// }
 /// ```
 #[derive(Debug)]
-pub struct Problem {
+pub struct Problem(Box<ProblemParts>);
+
+/// The parts of a problem. As JSON, they are the body of its response.
+#[derive(Debug, Serialize)]
+struct ProblemParts {
+    r#type: Cow<'static, str>,
+    title: Cow<'static, str>,
+    #[serde(serialize_with = "serialize_status")]
     status: StatusCode,
     detail: Cow<'static, str>,
-    retry_after: Option<u16>,
+    #[serde(flatten)]
+    members: Map<String, Value>,
+    /// In seconds.
+    #[serde(skip)]
+    retry_after: Option<u64>,
+    #[serde(skip)]
+    cause: Option<Box<dyn Error + Send + Sync>>,
+}
+
+fn serialize_status<S: Serializer>(status: &StatusCode, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u16(status.as_u16())
 }
 
 impl Problem {
     /// Returns a problem of any status. The client reads `detail`.
     pub fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, detail: detail.into(), retry_after: None }
+        Self(Box::new(ProblemParts {
+            r#type: "about:blank".into(),
+            title: status.canonical_reason().unwrap_or("Error").into(),
+            status,
+            detail: detail.into(),
+            members: Map::new(),
+            retry_after: None,
+            cause: None,
+        }))
     }
 
     /// Returns a 400: the request is wrong, and `detail` says what to change.
@@ -54,65 +87,168 @@ impl Problem {
 
     /// Returns a 503 with `Retry-After: 1`: the client may try again in a second.
     pub fn busy(detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { retry_after: Some(1), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, detail) }
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(Duration::from_secs(1))
     }
-}
 
-/// The JSON of a problem.
-#[derive(Serialize)]
-struct ProblemBody<'a> {
-    r#type: &'static str,
-    title: &'static str,
-    status: u16,
-    detail: &'a str,
+    /// Returns a 500. The client learns nothing about it; [`with_cause`](Self::with_cause) tells the log.
+    ///
+    /// ```
+    /// use vestibule::Problem;
+    ///
+    /// fn page_of(template: &str) -> Result<String, Problem> {
+    ///     std::fs::read_to_string(template).map_err(|error| Problem::internal().with_cause(error))
+    /// }
+    /// # assert!(page_of("/no/such/file").is_err());
+    /// ```
+    pub fn internal() -> Self {
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the request failed on our side")
+    }
+
+    /// Sets the type, a URI. A client's program can tell by it which problem it has, whatever the texts say. The default
+    /// is `about:blank`: there is nothing to know but the status.
+    ///
+    /// ```
+    /// use axum::http::StatusCode;
+    /// use vestibule::Problem;
+    ///
+    /// fn not_enough(balance: u32) -> Problem {
+    ///     Problem::new(StatusCode::FORBIDDEN, format!("this costs 50, and the balance is {balance}"))
+    ///         .with_type("https://example.com/problems/out-of-credit")
+    ///         .with_title("You do not have enough credit")
+    ///         .with("balance", balance)
+    /// }
+    /// # use axum::response::IntoResponse;
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// #     let body = axum::body::to_bytes(not_enough(30).into_response().into_body(), 4096).await.unwrap();
+    /// #     let json = serde_json::from_slice::<serde_json::Value>(&body).unwrap();
+    /// #     assert_eq!(json["type"], "https://example.com/problems/out-of-credit");
+    /// #     assert_eq!(json["title"], "You do not have enough credit");
+    /// #     assert_eq!(json["status"], 403);
+    /// #     assert_eq!(json["balance"], 30);
+    /// # });
+    /// ```
+    pub fn with_type(mut self, uri: impl Into<Cow<'static, str>>) -> Self {
+        self.0.r#type = uri.into();
+        self
+    }
+
+    /// Sets the title: a summary that is the same for all problems of this type. The default is the phrase of the status.
+    pub fn with_title(mut self, title: impl Into<Cow<'static, str>>) -> Self {
+        self.0.title = title.into();
+        self
+    }
+
+    /// Adds an extension member, which a client's program reads. [`with_type`](Self::with_type) has an example.
+    ///
+    /// The names `type`, `title`, `status`, `detail` and `instance` belong to RFC 9457. If `name` is one of them, or if
+    /// `value` cannot be JSON, the response goes without this member, and the log says so.
+    ///
+    /// ```
+    /// # use axum::response::IntoResponse;
+    /// use vestibule::Problem;
+    ///
+    /// let problem = Problem::not_found("there is no such page").with("status", 200).with("page", 7);
+    /// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+    /// let body = axum::body::to_bytes(problem.into_response().into_body(), 4096).await.unwrap();
+    /// let json = serde_json::from_slice::<serde_json::Value>(&body).unwrap();
+    /// assert_eq!((&json["status"], &json["page"]), (&404.into(), &7.into()));
+    /// # });
+    /// ```
+    pub fn with(mut self, name: &'static str, value: impl Serialize) -> Self {
+        let value = if RESERVED.contains(&name) { None } else { serde_json::to_value(value).ok() };
+        match value {
+            Some(value) => _ = self.0.members.insert(name.to_owned(), value),
+            None => {
+                tracing::error!(
+                    problem.member = name,
+                    "a problem cannot have this member; the response goes without it"
+                );
+            }
+        }
+        self
+    }
+
+    /// Sets the cause. It is logged when the problem becomes a response: as an error if the status is a 5xx, otherwise as
+    /// information. The client never gets it.
+    ///
+    /// The log has the texts of the error and of its sources, so they must not quote a secret. Text is a cause too.
+    ///
+    /// ```
+    /// use axum::http::StatusCode;
+    /// use vestibule::Problem;
+    ///
+    /// fn volume(text: &str) -> Result<u8, Problem> {
+    ///     text.parse().map_err(|error| Problem::bad_request("the volume is a number from 0 to 255").with_cause(error))
+    /// }
+    ///
+    /// fn no_paper() -> Problem {
+    ///     Problem::new(StatusCode::INSUFFICIENT_STORAGE, "printing is not possible today").with_cause("no paper")
+    /// }
+    /// # assert!(volume("loud").is_err());
+    /// # no_paper();
+    /// ```
+    pub fn with_cause(mut self, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        self.0.cause = Some(error.into());
+        self
+    }
+
+    /// Sets the header `Retry-After`: the time after which the client may try again. It is rounded up to whole seconds.
+    ///
+    /// ```
+    /// # use axum::response::IntoResponse;
+    /// use axum::http::StatusCode;
+    /// use std::time::Duration;
+    /// use vestibule::Problem;
+    ///
+    /// let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, "one request per minute is allowed")
+    ///     .retry_after(Duration::from_millis(1500));
+    /// assert_eq!(problem.into_response().headers()["retry-after"], "2");
+    /// ```
+    pub fn retry_after(mut self, pause: Duration) -> Self {
+        self.0.retry_after = Some(pause.as_secs().saturating_add(u64::from(pause.subsec_nanos() > 0)));
+        self
+    }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = ProblemBody {
-            r#type: "about:blank",
-            title: self.status.canonical_reason().unwrap_or("Error"),
-            status: self.status.as_u16(),
-            detail: &self.detail,
-        };
-        let mut response = (self.status, Json(body)).into_response();
+        let problem = self.0;
+        if let Some(cause) = &problem.cause {
+            log_cause(problem.status, &**cause);
+        }
+        let mut response = (problem.status, Json(&*problem)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, PROBLEM_JSON);
-        if let Some(seconds) = self.retry_after {
+        if let Some(seconds) = problem.retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }
         response
     }
 }
 
-/// Logs the cause, because this conversion is where the error of a route ends. The client gets 503 if the database is not
-/// available, and 500 for any other error.
-impl From<sqlx::Error> for Problem {
-    fn from(error: sqlx::Error) -> Self {
-        use sqlx::Error::{Configuration, Io, PoolClosed, PoolTimedOut, Tls, WorkerCrashed};
-        let sqlstate = error.as_database_error().and_then(sqlx::error::DatabaseError::code).map(Cow::into_owned);
-        let class = sqlstate.as_deref().and_then(|code| code.get(..2));
-        if let Io(cause) = &error
-            && let Some(unavailable) = cause.get_ref().and_then(|cause| cause.downcast_ref::<DatabaseUnavailable>())
-        {
-            // The reload that follows logs a rejection, once per version.
-            tracing::debug!(%error, "a database call failed: no log-in succeeds");
-            let seconds = u16::try_from(unavailable.retry_after.as_secs() + 1).unwrap_or(u16::MAX);
-            return Self { retry_after: Some(seconds), ..Self::busy(NOT_AVAILABLE) };
-        }
-        let is_unavailable =
-            matches!(error, Configuration(_) | PoolTimedOut | PoolClosed | Io(_) | Tls(_) | WorkerCrashed)
-                || matches!(class, Some("08" | "28" | "40" | "53" | "57"));
-        tracing::error!(error = %error, db.response.status_code = sqlstate, "a database call failed");
-        if is_unavailable {
-            Self::busy(NOT_AVAILABLE)
-        } else {
-            Self::new(StatusCode::INTERNAL_SERVER_ERROR, "the request failed on our side")
-        }
+/// Logs the cause of a problem. An error of a route ends here.
+fn log_cause(status: StatusCode, cause: &(dyn Error + 'static)) {
+    if let Some(error) = cause.downcast_ref::<sqlx::Error>() {
+        log_database_error(error);
+        return;
+    }
+    let (status, error) = (status.as_u16(), reasons(cause));
+    if status >= 500 {
+        tracing::error!(http.response.status_code = status, error, "a request failed");
+    } else {
+        tracing::info!(http.response.status_code = status, error, "a request was refused");
     }
 }
 
-const NOT_AVAILABLE: &str = "the database is not available; try again soon";
+fn log_database_error(error: &sqlx::Error) {
+    // The pool has logged the rejection, once per version. Other log-ins that fail are many while the database is away.
+    if DatabaseUnavailable::of(error).is_some() {
+        tracing::debug!(%error, "a database call failed: no log-in succeeds");
+        return;
+    }
+    let sqlstate = error.as_database_error().and_then(DatabaseError::code);
+    tracing::error!(%error, db.response.status_code = sqlstate.as_deref(), "a database call failed");
+}
 
 /// The largest plain error text that becomes a detail, in bytes.
 const MAX_DETAIL: usize = 4096;
@@ -164,5 +300,5 @@ fn default_detail(status: StatusCode) -> &'static str {
 
 /// Returns the response of a request whose handler panicked. The panic hook has logged the panic.
 pub(super) fn of_panic(_: Box<dyn Any + Send + 'static>) -> axum::http::Response<Body> {
-    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "the request failed on our side").into_response()
+    Problem::internal().into_response()
 }

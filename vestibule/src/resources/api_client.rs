@@ -18,6 +18,7 @@ mod transport;
 pub use delivery::DeliveryError;
 pub use endpoint::{ApiEndpoint, KeyHeader};
 pub use error::CallError;
+pub(crate) use error::reasons;
 
 use super::{build_error::BuildError, context::LoadContext, resource::Resource};
 use crate::{

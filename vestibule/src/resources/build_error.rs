@@ -1,11 +1,11 @@
 //! The error of a service that cannot be built.
 
-use super::rejection::Rejection;
+use super::{database, rejection::Rejection};
 use crate::exit::{Exit, Fault};
 
 /// The error with which [`Application::build`](crate::Application::build) fails.
 ///
-/// The methods of [`Build`](crate::Build) return it, and `?` turns a [`Rejection`] into it.
+/// The methods of [`Build`](crate::Build) return it, and `?` turns a [`Rejection`] or a `sqlx::Error` into it.
 #[derive(Debug, thiserror::Error)]
 pub enum BuildError {
     /// The other side rejects the credential. If a rotation is under way, the load may try the pending version instead.
@@ -50,5 +50,48 @@ impl BuildError {
             Self::Fault(fault) => fault,
             Self::Rejected(rejection) => rejection.into_fault(),
         }
+    }
+}
+
+/// Turns the error of a query in `build` into a fault, with the exit code that fits: 69 if the database is not available,
+/// 77 if it denies access, and 70 if the query or the schema is wrong.
+///
+/// ```
+/// use vestibule::{BuildError, Database, sqlx};
+///
+/// async fn currencies(database: &Database) -> Result<Vec<String>, BuildError> {
+///     Ok(sqlx::query_scalar("SELECT code FROM currencies").fetch_all(database).await?)
+/// }
+///
+/// assert!(BuildError::from(sqlx::Error::RowNotFound).to_string().contains("no rows returned"));
+/// ```
+impl From<sqlx::Error> for BuildError {
+    fn from(error: sqlx::Error) -> Self {
+        let subject = "a database query in Application::build".to_owned();
+        let fault = database::fault(&error);
+        Self::Fault(match &error {
+            error if is_of_query(error) && fault.exit != Exit::Denied => {
+                Fault::new(Exit::Bug, subject, error.to_string(), "correct the query, or the schema with a migration")
+            }
+            sqlx::Error::Database(_) | sqlx::Error::Io(_) | sqlx::Error::Tls(_) => Fault { subject, ..fault },
+            error => Fault { subject, problem: error.to_string(), ..fault },
+        })
+    }
+}
+
+/// Returns `true` if the query or the schema is wrong, so that no later attempt can succeed.
+fn is_of_query(error: &sqlx::Error) -> bool {
+    use sqlx::Error::{
+        ColumnDecode, ColumnIndexOutOfBounds, ColumnNotFound, Decode, Encode, InvalidArgument, RowNotFound,
+        TypeNotFound,
+    };
+    match error {
+        // The data, a constraint, and the syntax or a name in it.
+        sqlx::Error::Database(error) => {
+            error.code().is_some_and(|sqlstate| ["22", "23", "42"].iter().any(|class| sqlstate.starts_with(class)))
+        }
+        RowNotFound | TypeNotFound { .. } | ColumnIndexOutOfBounds { .. } | ColumnNotFound(_) => true,
+        ColumnDecode { .. } | Encode(_) | Decode(_) | InvalidArgument(_) => true,
+        _ => false,
     }
 }

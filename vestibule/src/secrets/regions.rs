@@ -72,6 +72,11 @@ impl Regions {
         Self(regions)
     }
 
+    /// Makes the only Region of a manager.
+    pub(crate) fn of(source: Arc<dyn Source>) -> Self {
+        Self::new([(String::new(), source)])
+    }
+
     /// Fetches the version of a secret at one stage. `held` is the version that is held at that stage.
     ///
     /// Another Region than the first may lag behind it. An answer that may only be due to that lag is used only if the
@@ -244,37 +249,21 @@ impl Region {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::MemoryManager;
     use futures_util::future::join_all;
-
-    /// A source that is slow to say that it is unavailable.
-    struct Overloaded;
-
-    impl Source for Overloaded {
-        fn fetch<'a>(
-            &'a self,
-            _: &'a SecretId,
-            _: Stage,
-            _: Option<&'a VersionId>,
-        ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
-            Box::pin(async {
-                tokio::time::sleep(Duration::from_millis(100)).await;
-                Err(SourceError::Unavailable("overloaded".into()))
-            })
-        }
-
-        fn versions<'a>(&'a self, _: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>> {
-            Box::pin(async { Ok(Versions::new()) })
-        }
-    }
 
     #[tokio::test]
     async fn a_region_that_answers_until_the_deadline_is_never_called_silent() {
-        let regions = Regions::new([(String::new(), Arc::new(Overloaded) as Arc<dyn Source>)]);
+        let overloaded = SourceError::Unavailable("overloaded".into());
+        let manager = MemoryManager::new();
+        manager.fail_next("test/key", usize::MAX, overloaded.clone());
+        manager.delay(Duration::from_millis(100));
+        let regions = Regions::of(manager);
         let id = SecretId::parse("test/key").unwrap();
         let deadline = Instant::now() + Duration::from_secs(2);
         let query = SecretQuery { id: &id, may_stay: false, since: None, deadline };
         for fetched in join_all((0..64).map(|_| regions.fetch(&query, Stage::Current, None))).await {
-            assert_eq!(fetched.err(), Some(SourceError::Unavailable("overloaded".into())));
+            assert_eq!(fetched.err().as_ref(), Some(&overloaded));
         }
     }
 }

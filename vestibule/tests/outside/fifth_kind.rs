@@ -4,7 +4,6 @@
 use crate::{
     NO_MIGRATIONS,
     eventually::eventually,
-    memory_manager::MemoryManager,
     relay::{Relay, RelayLogin},
 };
 use axum::Router;
@@ -14,7 +13,7 @@ use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
 };
-use vestibule::testing::Harness;
+use vestibule::testing::{Harness, MemoryManager};
 use vestibule::{
     Application, Build, BuildError, Credential, Package, SecretSet, config::Config, exit::Exit, secrets::Stage,
 };
@@ -199,11 +198,11 @@ async fn a_pending_version_replaces_a_rejected_one() {
     let report = mailer.reload().await.unwrap_err();
     assert_eq!(report.exit(), Exit::Denied);
     server.wait_for_lines(&["app never set is gone"]).await;
-    manager.put("relay", Stage::Pending, r#"{"username": "somebody else", "password": "x"}"#);
+    manager.put_at("relay", Stage::Pending, r#"{"username": "somebody else", "password": "x"}"#);
     assert_eq!(mailer.reload().await.unwrap_err().exit(), Exit::Denied);
     server.wait_for_lines(&["app never set is gone"]).await;
-    let pending = manager.put("relay", Stage::Pending, SECOND);
+    let pending = manager.put_at("relay", Stage::Pending, SECOND);
     assert!(mailer.reload().await.unwrap());
-    assert_eq!(mailer.live().service().version, pending);
+    assert_eq!(mailer.live().service().version, pending.as_str());
     server.wait_for_lines(&["app never set is gone", "app sentinel one is gone"]).await;
 }

@@ -1,10 +1,13 @@
 //! The framework as the crate of a service uses it, with a secrets manager in memory.
 
+mod background;
 mod fifth_kind;
+mod memory_manager;
+mod own_manager;
+mod problem;
 mod revoked_version;
 
 mod eventually;
-mod memory_manager;
 mod relay;
 
 use axum::{
@@ -13,19 +16,25 @@ use axum::{
     extract::{Request, State},
     routing::get,
 };
-use memory_manager::MemoryManager;
+use futures_util::future::BoxFuture;
 use sqlx::migrate::Migrator;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 use time::OffsetDateTime;
 use tower::Service as _;
-use vestibule::testing::Harness;
+use vestibule::testing::{Harness, MemoryManager};
 use vestibule::{
     Application, Build, BuildError, Credential, Live, Package, SecretSet, Signer,
     config::Config,
     credentials::{ApiKey, Login, SigningKeys},
     exit::{Exit, Report},
     http::Door,
-    secrets::Stage,
+    secrets::{Fetched, SecretId, Source, SourceError, Stage, VersionId, Versions},
 };
 
 const SENTINEL: &str = "c2VudGluZWwtc2VudGluZWwtc2VudGluZWwtc2VudGluZWw=";
@@ -75,7 +84,7 @@ fn good_secrets() -> Arc<MemoryManager> {
 }
 
 /// Starts the service. Returns the generation in service.
-async fn start(source: Arc<MemoryManager>) -> Result<Live<Probe>, Report> {
+async fn start(source: Arc<dyn Source>) -> Result<Live<Probe>, Report> {
     Ok(Harness::start(source, Config::default()).await?.live())
 }
 
@@ -131,13 +140,14 @@ async fn a_report_has_the_faults_of_all_credentials() {
 #[tokio::test]
 async fn a_service_that_replaced_a_key_accepts_its_tokens_however_old_the_next_key_is() {
     let source = good_secrets();
-    source.set_creation_time(OffsetDateTime::UNIX_EPOCH);
+    source.set_creation_time("signing", Stage::Current, OffsetDateTime::UNIX_EPOCH);
     let probe = Harness::<Probe>::start(source.clone(), Config::default()).await.unwrap();
     let token = probe.live().service().signer.seal(b"payload");
     source.rotate("signing", "YWJjZGVmZ2hpamtsbW5vcHFyc3R1dnd4eXphYmNkZWY=");
+    source.set_creation_time("signing", Stage::Current, OffsetDateTime::UNIX_EPOCH);
     assert!(probe.reload().await.unwrap());
     assert_eq!(probe.live().service().signer.open(&token).unwrap(), b"payload");
-    source.put("signing", Stage::Pending, SENTINEL);
+    source.put_at("signing", Stage::Pending, SENTINEL);
     assert!(probe.reload().await.unwrap());
     assert_eq!(
         probe.live().service().signer.open(&token).unwrap(),
@@ -173,12 +183,43 @@ async fn a_build_that_panics_ends_with_a_report() {
     assert!(report.to_string().contains("panicked"), "{report}");
 }
 
+/// A manager that counts the requests that it answers at the same time.
+struct CountingManager {
+    manager: Arc<MemoryManager>,
+    in_flight: AtomicUsize,
+    highest: AtomicUsize,
+}
+
+impl Source for CountingManager {
+    fn fetch<'a>(
+        &'a self,
+        id: &'a SecretId,
+        stage: Stage,
+        held: Option<&'a VersionId>,
+    ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
+        Box::pin(async move {
+            self.highest.fetch_max(1 + self.in_flight.fetch_add(1, Ordering::SeqCst), Ordering::SeqCst);
+            let fetched = self.manager.fetch(id, stage, held).await;
+            self.in_flight.fetch_sub(1, Ordering::SeqCst);
+            fetched
+        })
+    }
+
+    fn versions<'a>(&'a self, id: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>> {
+        self.manager.versions(id)
+    }
+}
+
 #[tokio::test]
 async fn credentials_are_fetched_concurrently() {
-    let source = good_secrets();
+    let manager = good_secrets();
+    // So that concurrent requests overlap.
+    manager.delay(Duration::from_millis(20));
+    let (in_flight, highest) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let source = Arc::new(CountingManager { manager, in_flight, highest });
     start(source.clone()).await.unwrap();
     // The current stage of three credentials, and the three stages of the signing keys.
-    assert_eq!(source.highest_concurrency(), 6);
+    assert_eq!(source.highest.load(Ordering::SeqCst), 6);
 }
 
 #[derive(SecretSet)]

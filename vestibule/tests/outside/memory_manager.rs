@@ -1,114 +1,90 @@
-//! A secrets manager in memory.
+//! The secrets manager in memory, as the tests of a service use it.
 
-use futures_util::future::BoxFuture;
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
+use crate::{SENTINEL, good_secrets, start};
+use std::time::Duration;
+use vestibule::{
+    exit::Exit,
+    secrets::{ExposeSecret, Fetched, SecretId, Source, SourceError, Stage, VersionId, Versions},
+    testing::MemoryManager,
 };
-use time::OffsetDateTime;
-use vestibule::secrets::{Fetched, SecretId, SecretValue, Source, SourceError, Stage, VersionId, Versions};
 
-/// The id and the value of each version, by the id of the secret and the stage.
-type StoredVersions = BTreeMap<(&'static str, Stage), (String, &'static str)>;
-
-/// A secrets manager in memory. Versions have the ids `v1`, `v2` and so on.
-#[derive(Default)]
-pub(crate) struct MemoryManager {
-    versions: Mutex<StoredVersions>,
-    creation_time: OnceLock<OffsetDateTime>,
-    /// The number in the id of the newest version.
-    newest: AtomicUsize,
-    requests_in_flight: AtomicUsize,
-    highest_concurrency: AtomicUsize,
+fn id() -> SecretId {
+    SecretId::parse("api").expect("an id")
 }
 
-impl MemoryManager {
-    /// Creates a manager with these secrets, each with a current version `v1`.
-    pub(crate) fn with<const N: usize>(secrets: [(&'static str, &'static str); N]) -> Arc<Self> {
-        let manager = Self::default();
-        for (id, value) in secrets {
-            manager.store(id, Stage::Current, "v1", value);
-        }
-        manager.newest.store(1, Ordering::SeqCst);
-        Arc::new(manager)
-    }
-
-    /// Sets the creation time of all versions. By default they have none.
-    pub(crate) fn set_creation_time(&self, at: OffsetDateTime) {
-        self.creation_time.set(at).expect("a test sets it once");
-    }
-
-    /// Gives a secret a new version at this stage. Returns the version's id.
-    pub(crate) fn put(&self, id: &'static str, stage: Stage, value: &'static str) -> String {
-        let version = format!("v{}", 1 + self.newest.fetch_add(1, Ordering::SeqCst));
-        self.store(id, stage, &version, value);
-        version
-    }
-
-    /// Gives a secret a new current version. The version before it becomes the previous one. Returns the new version's
-    /// id.
-    pub(crate) fn rotate(&self, id: &'static str, value: &'static str) -> String {
-        let before = self.lock().remove(&(id, Stage::Current));
-        if let Some((version, value)) = before {
-            self.store(id, Stage::Previous, &version, value);
-        }
-        self.put(id, Stage::Current, value)
-    }
-
-    /// Returns the largest number of requests that were in flight at the same time.
-    pub(crate) fn highest_concurrency(&self) -> usize {
-        self.highest_concurrency.load(Ordering::SeqCst)
-    }
-
-    fn store(&self, id: &'static str, stage: Stage, version: &str, value: &'static str) {
-        self.lock().insert((id, stage), (version.to_owned(), value));
-    }
-
-    fn lock(&self) -> MutexGuard<'_, StoredVersions> {
-        self.versions.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn answer(&self, id: &SecretId, stage: Stage, held: Option<&VersionId>) -> Fetched {
-        let versions = self.lock();
-        for ((stored_id, stored_stage), (version, value)) in &*versions {
-            if *stored_id != id.as_str() || *stored_stage != stage {
-                continue;
-            }
-            if held.is_some_and(|held| held.as_str() == version) {
-                return Fetched::Same;
-            }
-            return Fetched::New(SecretValue {
-                text: (*value).into(),
-                version: VersionId::new(version.clone()),
-                created: self.creation_time.get().copied(),
-            });
-        }
-        Fetched::Absent
+/// Returns the version and the value at a stage. An empty text stands for none.
+async fn at(manager: &MemoryManager, stage: Stage) -> String {
+    match manager.fetch(&id(), stage, None).await.expect("an answer") {
+        Fetched::New(value) => format!("{} {}", value.version, value.text.expose_secret()),
+        Fetched::Same => panic!("nothing is held"),
+        Fetched::Absent => String::new(),
     }
 }
 
-impl Source for MemoryManager {
-    fn fetch<'a>(
-        &'a self,
-        id: &'a SecretId,
-        stage: Stage,
-        held: Option<&'a VersionId>,
-    ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
-        Box::pin(async move {
-            let in_flight = 1 + self.requests_in_flight.fetch_add(1, Ordering::SeqCst);
-            self.highest_concurrency.fetch_max(in_flight, Ordering::SeqCst);
-            // The answer takes a while, so that concurrent requests overlap.
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            self.requests_in_flight.fetch_sub(1, Ordering::SeqCst);
-            Ok(self.answer(id, stage, held))
-        })
-    }
+async fn at_all_stages(manager: &MemoryManager) -> [String; 3] {
+    [at(manager, Stage::Current).await, at(manager, Stage::Pending).await, at(manager, Stage::Previous).await]
+}
 
-    fn versions<'a>(&'a self, _: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>> {
-        Box::pin(async { Ok(Versions::new()) })
-    }
+#[tokio::test]
+async fn each_stage_has_the_version_that_was_put_rotated_or_moved_there() {
+    let manager = MemoryManager::with([("api", "one")]);
+    let two = manager.put_at("api", Stage::Pending, "two");
+    assert_eq!(at_all_stages(&manager).await, ["v1 one", "v2 two", ""]);
+    manager.move_label("api", Stage::Current, &two);
+    manager.remove_label("api", Stage::Pending);
+    assert_eq!(at_all_stages(&manager).await, ["v2 two", "", "v1 one"]);
+    manager.move_label("api", Stage::Current, &two);
+    assert_eq!(at_all_stages(&manager).await, ["v2 two", "", "v1 one"], "it has the label already");
+    let three = manager.rotate("api", "three".to_owned());
+    assert_eq!(at_all_stages(&manager).await, ["v3 three", "", "v2 two"]);
+    let listed = manager.versions(&id()).await.unwrap();
+    assert_eq!(listed, Versions::from([(Stage::Current, three.clone()), (Stage::Previous, two)]));
+    assert!(matches!(manager.fetch(&id(), Stage::Current, Some(&three)).await, Ok(Fetched::Same)));
+    manager.put("api", "four");
+    assert_eq!(at_all_stages(&manager).await, ["v4 four", "", "v2 two"]);
+    let shown = format!("{manager:?}");
+    assert!(shown.contains("v4") && !shown.contains("four"), "{shown}");
+    manager.remove("api");
+    assert_eq!(at_all_stages(&manager).await, ["", "", ""]);
+    assert!(manager.versions(&id()).await.unwrap().is_empty());
+}
+
+#[test]
+#[should_panic = "the secret api has no version v7"]
+fn a_label_is_not_moved_to_a_version_that_does_not_exist() {
+    MemoryManager::with([("api", "one")]).move_label("api", Stage::Current, &VersionId::new("v7"));
+}
+
+#[tokio::test]
+async fn a_version_has_the_creation_time_that_a_test_gives_it() {
+    let manager = MemoryManager::with([("api", "one")]);
+    let created = async || match manager.fetch(&id(), Stage::Current, None).await {
+        Ok(Fetched::New(value)) => value.created,
+        _ => panic!("it is there"),
+    };
+    assert!(created().await.is_some());
+    let at = time::OffsetDateTime::UNIX_EPOCH;
+    manager.set_creation_time("api", Stage::Current, at);
+    assert_eq!(created().await, Some(at));
+    manager.set_creation_time("api", Stage::Current, None);
+    assert_eq!(created().await, None);
+}
+
+#[tokio::test]
+async fn answers_fail_as_often_as_a_test_wants_and_take_as_long() {
+    let manager = good_secrets();
+    manager.fail_next("api", 1, SourceError::Unavailable("it restarts".into()));
+    start(manager.clone()).await.expect("a transient error is retried");
+    manager.fail_next("api", usize::MAX, SourceError::Denied("no".into()));
+    let report = start(manager.clone()).await.unwrap_err();
+    assert_eq!((report.exit(), report.faults().len()), (Exit::Denied, 1));
+    assert_eq!(manager.versions(&id()).await, Err(SourceError::Denied("no".into())));
+    manager.fail_next("api", 0, SourceError::Denied("no".into()));
+    assert_eq!(at(&manager, Stage::Current).await, format!("v1 {SENTINEL}"));
+
+    manager.delay(Duration::from_secs(60 * 60));
+    let answer = tokio::time::timeout(Duration::from_millis(20), at(&manager, Stage::Current)).await;
+    assert!(answer.is_err(), "it takes an hour");
+    manager.delay(Duration::ZERO);
+    at(&manager, Stage::Current).await;
 }

@@ -5,19 +5,19 @@ use std::{error::Error, io, time::Duration};
 
 /// The error of a call without a complete response. Its texts name the host at most: no query, no header, no body.
 ///
+/// In a handler, `?` turns it into a [`Problem`](crate::Problem) for the client, and logs it.
+///
 /// ```
 /// use axum::{body::Bytes, http::Request};
 /// use vestibule::{ApiClient, CallError, Problem};
 ///
-/// async fn rates(client: &ApiClient) -> Result<Bytes, Problem> {
+/// /// Returns the rates, or `None` if they take too long.
+/// async fn rates(client: &ApiClient) -> Result<Option<Bytes>, Problem> {
 ///     let request = Request::get("/rates").body(Bytes::new()).expect("it is a path");
 ///     match client.send(request).await {
-///         Ok(response) => Ok(response.into_body()),
-///         Err(CallError::Timeout(_)) => Err(Problem::busy("the rates take too long; try again soon")),
-///         Err(error) => {
-///             tracing::error!(%error, "could not get the rates");
-///             Err(Problem::busy("there are no rates; try again soon"))
-///         }
+///         Ok(response) => Ok(Some(response.into_body())),
+///         Err(CallError::Timeout(_)) => Ok(None),
+///         Err(error) => Err(error.into()),
 ///     }
 /// }
 /// ```
@@ -59,7 +59,7 @@ pub enum CallError {
 
 /// Returns an error and its causes in one line. Stops at an error of hyper unless its cause is an I/O error: in HTTP/2 the
 /// other side may write any text into the frame that ends a connection.
-pub(super) fn reasons(mut error: &(dyn Error + 'static)) -> String {
+pub(crate) fn reasons(mut error: &(dyn Error + 'static)) -> String {
     let mut reasons = error.to_string();
     while let Some(cause) = error.source() {
         if error.is::<hyper::Error>() && !cause.is::<io::Error>() {

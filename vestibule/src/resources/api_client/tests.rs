@@ -11,62 +11,28 @@ use crate::{
     package::Package,
     resources::breaker::ProbeReason,
     secrets::{
-        id::{SecretId, VersionId},
+        id::VersionId,
         kind::Kind,
         resolver::Resolver,
         set::{CredentialField, SecretSet},
-        source::{Fetched, Source, SourceError},
         spec::CredentialSpec,
-        version::{SecretValue, SecretValues, Stage, Versions},
+        version::{SecretValue, SecretValues},
     },
+    testing::MemoryManager,
 };
 use axum::{Router, body::Body, extract::State, http::StatusCode, response::IntoResponse};
-use futures_util::future::BoxFuture;
 use serde::Serialize;
 use sqlx::migrate::Migrator;
 use std::{
     collections::VecDeque,
     num::{NonZeroU32, NonZeroUsize},
-    sync::{Mutex, RwLock},
+    sync::Mutex,
     time::Duration,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// A manager with one version of the key: its id and its value.
-#[derive(Default)]
-struct KeyManager(RwLock<(String, String)>);
-
-impl KeyManager {
-    fn put(&self, version: &str, key: &str) {
-        *self.0.write().unwrap() = (version.into(), key.into());
-    }
-}
-
-impl Source for KeyManager {
-    fn fetch<'a>(
-        &'a self,
-        _: &'a SecretId,
-        stage: Stage,
-        held: Option<&'a VersionId>,
-    ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
-        Box::pin(async move {
-            let (version, key) = &*self.0.read().unwrap();
-            Ok(match (stage, held) {
-                (Stage::Current, Some(held)) if held.as_str() == version => Fetched::Same,
-                (Stage::Current, _) => Fetched::New(SecretValue {
-                    text: key.clone().into(),
-                    version: VersionId::new(version),
-                    created: None,
-                }),
-                _ => Fetched::Absent,
-            })
-        })
-    }
-
-    fn versions<'a>(&'a self, _: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>> {
-        Box::pin(async { Ok(Versions::new()) })
-    }
-}
+/// The id of the key at the manager.
+const KEY_ID: &str = "remote";
 
 struct Secrets {
     remote: Credential<ApiKey>,
@@ -192,7 +158,7 @@ fn header_text(request: &Request<()>, name: &str) -> Option<String> {
 /// A loader, and a task that reloads if a key is rejected, as the reload actor does.
 struct ReloadingProcess {
     loader: Arc<Loader<CallingService>>,
-    manager: Arc<KeyManager>,
+    manager: Arc<MemoryManager>,
     config: Arc<Config<Settings>>,
     live: tokio::sync::watch::Sender<Arc<Generation<CallingService>>>,
     reloads: Arc<Mutex<usize>>,
@@ -200,8 +166,7 @@ struct ReloadingProcess {
 
 impl ReloadingProcess {
     async fn start(settings: Settings) -> Arc<Self> {
-        let manager = Arc::new(KeyManager::default());
-        manager.put("v1", "key-one");
+        let manager = MemoryManager::with([(KEY_ID, "key-one")]);
         let loader = Arc::new(Loader::<CallingService>::new(manager.clone()));
         let config = Arc::new(Config { service: settings, ..Config::default() });
         let first = loader.first_load(config.clone(), Instant::now() + Duration::from_secs(5)).await;
@@ -404,7 +369,7 @@ async fn no_more_calls_than_allowed_are_under_way_over_all_generations() {
     let (remote, url) = RemoteApi { delay: Duration::from_millis(50), ..RemoteApi::default() }.listen().await;
     let process = ReloadingProcess::start(Settings { concurrency: NonZeroUsize::new(2), ..at(&url) }).await;
     let old = process.client();
-    process.manager.put("v2", "key-two");
+    process.manager.rotate(KEY_ID, "key-two");
     process.reload(process.config.clone()).await;
     let new = process.client();
     let calls = (0..12).map(|n| if n % 2 == 0 { old.clone() } else { new.clone() });
@@ -435,7 +400,7 @@ async fn a_client_of_an_old_generation_sends_the_new_key() {
     let (remote, url) = remote_api().await;
     let process = ReloadingProcess::start(at(&url)).await;
     let old = process.client();
-    process.manager.put("v2", "key-two");
+    process.manager.rotate(KEY_ID, "key-two");
     process.reload(process.config.clone()).await;
     old.send(request("GET", "/")).await.unwrap();
     process.client().send(request("GET", "/")).await.unwrap();
@@ -446,7 +411,7 @@ async fn a_client_of_an_old_generation_sends_the_new_key() {
 async fn a_build_uses_the_new_key_before_other_clients_do() {
     let (remote, url) = remote_api().await;
     let process = ReloadingProcess::start(at(&url)).await;
-    process.manager.put("v2", "key-two");
+    process.manager.rotate(KEY_ID, "key-two");
     let generation = process.load(process.config.clone()).await.expect("there is a new key");
     generation.service.0.send(request("GET", "/")).await.unwrap();
     process.client().send(request("GET", "/")).await.unwrap();
@@ -459,7 +424,7 @@ async fn a_new_key_does_not_follow_an_old_url() {
     let (new_place, new_url) = remote_api().await;
     let process = ReloadingProcess::start(at(&old_url)).await;
     let old = process.client();
-    process.manager.put("v2", "key-two");
+    process.manager.rotate(KEY_ID, "key-two");
     process.reload(Arc::new(Config { service: at(&new_url), ..Config::default() })).await;
     old.send(request("GET", "/")).await.unwrap();
     process.client().send(request("GET", "/")).await.unwrap();

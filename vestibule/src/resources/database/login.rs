@@ -63,6 +63,16 @@ pub(crate) struct DatabaseUnavailable {
     pub(crate) retry_after: Duration,
 }
 
+impl DatabaseUnavailable {
+    /// Returns the reason for which there was no connection, if that is the error.
+    pub(crate) fn of(error: &sqlx::Error) -> Option<&Self> {
+        match error {
+            sqlx::Error::Io(cause) => cause.get_ref()?.downcast_ref(),
+            _ => None,
+        }
+    }
+}
+
 impl From<DatabaseUnavailable> for sqlx::Error {
     fn from(unavailable: DatabaseUnavailable) -> Self {
         Self::Io(io::Error::new(io::ErrorKind::NotConnected, unavailable))

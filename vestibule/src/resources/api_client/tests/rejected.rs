@@ -8,7 +8,7 @@ async fn a_401_brings_the_new_key_and_the_call_is_made_again() {
     let process = ReloadingProcess::start(at(&url)).await;
     let client = process.client();
     client.send(request("GET", "/")).await.unwrap();
-    process.manager.put("v2", "key-two");
+    process.manager.rotate(KEY_ID, "key-two");
     remote.reject("key-one");
     // Also a plain POST: the other side has done nothing for a request that it rejected.
     let calls = (0..5).map(|_| client.send(request("POST", "/")));
@@ -22,7 +22,7 @@ async fn a_401_brings_the_new_key_and_the_call_is_made_again() {
 async fn a_401_adds_one_attempt_and_no_more() {
     let (remote, url) = remote_api().await;
     let process = ReloadingProcess::start(Settings { attempts: NonZeroU32::new(3), ..at(&url) }).await;
-    process.manager.put("v2", "key-two");
+    process.manager.rotate(KEY_ID, "key-two");
     remote.respond_with([503, 503, 401, 503, 503, 503].map(|status| StatusCode::from_u16(status).unwrap()));
     assert_eq!(process.client().send(request("GET", "/")).await.unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!((remote.calls(), process.reloads()), (4, 1));
@@ -43,7 +43,7 @@ async fn a_rejected_key_costs_one_reload_and_later_401s_are_returned_at_once() {
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
     assert_eq!((process.reloads(), remote.calls()), (1, 6), "none was made again with the same key");
     // If another version is rejected, too, that requests another reload.
-    process.manager.put("v2", "key-one");
+    process.manager.rotate(KEY_ID, "key-one");
     process.reload(process.config.clone()).await;
     assert_eq!(client.send(request("GET", "/")).await.unwrap().status(), StatusCode::UNAUTHORIZED);
     assert_eq!(process.reloads(), 2);
@@ -52,8 +52,7 @@ async fn a_rejected_key_costs_one_reload_and_later_401s_are_returned_at_once() {
 #[tokio::test]
 async fn a_401_is_returned_in_time_if_no_reload_ends() {
     let (remote, url) = remote_api().await;
-    let manager = Arc::new(KeyManager::default());
-    manager.put("v1", "key-one");
+    let manager = MemoryManager::with([(KEY_ID, "key-one")]);
     let loader = Loader::<CallingService>::new(manager);
     let settings = Settings { timeout_ms: Some(6000), ..at(&url) };
     let config = Arc::new(Config { service: settings, ..Config::default() });

@@ -1,0 +1,92 @@
+//! The secrets manager of the process: AWS Secrets Manager, or a source that the service brings.
+
+use crate::{
+    config::{Config, layers::Sources},
+    exit::{Exit, Fault},
+    secrets::{aws::SecretsManager, regions::Regions, source::Source},
+};
+use std::sync::Arc;
+use tokio::time::{Instant, timeout_at};
+
+/// The set-up of a secrets manager. A process does it at most once.
+pub(crate) trait ManagerSetup<T> {
+    /// `true` if the set-up may read any setting, and `false` if it reads `[secrets]` alone.
+    const READS_ALL_SETTINGS: bool;
+
+    /// Returns the Regions of the manager.
+    ///
+    /// # Errors
+    /// The fault of a set-up that fails, or that does not end before the deadline.
+    async fn regions(self, sources: &Sources, config: &Config<T>, deadline: Instant) -> Result<Regions, Fault>;
+}
+
+/// The set-up of AWS Secrets Manager, by `[secrets.aws]`.
+pub(crate) struct AwsSetup;
+
+impl<T> ManagerSetup<T> for AwsSetup {
+    const READS_ALL_SETTINGS: bool = false;
+
+    async fn regions(self, sources: &Sources, config: &Config<T>, deadline: Instant) -> Result<Regions, Fault> {
+        let connecting = SecretsManager::of_regions(&config.secrets.aws, sources.production());
+        let managers = match timeout_at(deadline, connecting).await {
+            Ok(managers) => managers?,
+            Err(_) => return Err(SecretsManager::region_timeout()),
+        };
+        let region = |(name, manager)| (name, Arc::new(manager) as Arc<dyn Source>);
+        Ok(Regions::new(managers.into_iter().map(region)))
+    }
+}
+
+/// The set-up of a service's own source.
+pub(crate) struct SourceSetup<F>(pub(crate) F);
+
+impl<T, F, S> ManagerSetup<T> for SourceSetup<F>
+where
+    F: AsyncFnOnce(&Config<T>) -> Result<S, Fault>,
+    S: Source,
+{
+    const READS_ALL_SETTINGS: bool = true;
+
+    async fn regions(self, _: &Sources, config: &Config<T>, deadline: Instant) -> Result<Regions, Fault> {
+        match timeout_at(deadline, (self.0)(config)).await {
+            Ok(source) => Ok(Regions::of(Arc::new(source?))),
+            Err(_) => Err(Fault::new(
+                Exit::Deadline,
+                "the secrets manager",
+                "its set-up did not end before secrets.deadline",
+                "find out what it waits for; raise secrets.deadline if it is only slow",
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{bootstrap, secrets::aws::SecretsManager};
+    use rustix::process::{Resource, Rlimit, getrlimit};
+    use std::time::Duration;
+
+    fn sources() -> Sources {
+        Sources::new("no/such/folder".into(), [])
+    }
+
+    #[tokio::test]
+    async fn core_dumps_are_off_when_a_source_is_made() {
+        let setup = SourceSetup(async |_: &Config<()>| {
+            let Rlimit { current, maximum } = getrlimit(Resource::Core);
+            assert_eq!((current, maximum), (Some(0), Some(0)));
+            Err::<SecretsManager, _>(Fault::new(Exit::Denied, "the manager", "no", "none"))
+        });
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let report = bootstrap::regions(&sources(), setup, &Config::default(), deadline).await.err().expect("a report");
+        assert_eq!(report.exit(), Exit::Denied);
+    }
+
+    #[tokio::test]
+    async fn a_set_up_that_does_not_end_is_a_fault_at_the_deadline() {
+        let setup = SourceSetup(async |_: &Config<()>| std::future::pending::<Result<SecretsManager, Fault>>().await);
+        let fault = setup.regions(&sources(), &Config::default(), Instant::now()).await.err().expect("a fault");
+        assert_eq!(fault.exit, Exit::Deadline);
+    }
+}

@@ -1,0 +1,104 @@
+//! The background tasks of a service, in its tests.
+
+use crate::{NO_MIGRATIONS, eventually::eventually};
+use axum::Router;
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use vestibule::{
+    Application, Background, Build, BuildError, Credential, Package, SecretSet,
+    config::{Config, ServerConfig},
+    credentials::ApiKey,
+    testing::{Harness, MemoryManager},
+};
+
+#[derive(SecretSet)]
+#[expect(dead_code, reason = "the service only holds it")]
+struct Secrets {
+    api: Credential<ApiKey>,
+}
+
+/// A service that works beside requests.
+#[derive(Default)]
+struct WorkingService {
+    /// The number of pieces of work that were done for this generation.
+    pieces: AtomicUsize,
+    /// The number of tasks that have ended when the process was asked to stop.
+    ended: AtomicUsize,
+    /// `false` if that task does not end.
+    ends: bool,
+}
+
+impl Application for WorkingService {
+    const PACKAGE: Package = Package { name: "working", version: "0", migrations: &NO_MIGRATIONS };
+    type Settings = bool;
+    type Secrets = Secrets;
+
+    async fn build(cx: &Build<'_, Self>) -> Result<Self, BuildError> {
+        Ok(Self { ends: *cx.settings, ..Self::default() })
+    }
+
+    fn routes() -> Router<Arc<Self>> {
+        Router::new()
+    }
+
+    fn background(tasks: &Background<Self>) {
+        tasks.work("counting", 1, async |service: Arc<Self>| {
+            service.pieces.fetch_add(1, Ordering::SeqCst);
+            Ok::<_, Infallible>(false)
+        });
+        let (live, stopping) = (tasks.live(), tasks.stopping());
+        tasks.spawn(async move {
+            stopping.cancelled().await;
+            // It needs some more time to end.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            let service = live.service();
+            if !service.ends {
+                std::future::pending::<()>().await;
+            }
+            service.ended.fetch_add(1, Ordering::SeqCst);
+        });
+    }
+}
+
+async fn start(config: Config<bool>) -> (Arc<MemoryManager>, Harness<WorkingService>) {
+    let manager = MemoryManager::with([("api", "key-one")]);
+    let harness = Harness::start(manager.clone(), config).await.expect("it needs a key alone");
+    (manager, harness)
+}
+
+async fn wait_for_work(service: &WorkingService) {
+    eventually("a piece of work", || match service.pieces.load(Ordering::SeqCst) {
+        0 => Err("none"),
+        _ => Ok(()),
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_test_can_run_the_background_tasks_of_a_service_over_a_rotation_and_to_their_end() {
+    let (manager, harness) = start(Config { service: true, ..Config::default() }).await;
+    harness.start_background();
+    harness.start_background();
+    wait_for_work(&harness.live().service()).await;
+    manager.rotate("api", "key-two");
+    assert!(harness.reload().await.unwrap());
+    let service = harness.live().service();
+    wait_for_work(&service).await;
+    harness.stop().await;
+    assert_eq!(service.ended.load(Ordering::SeqCst), 1, "a stop waits for the tasks, which were started once");
+}
+
+#[tokio::test]
+#[should_panic = "a background task did not end within server.drain"]
+async fn a_background_task_that_does_not_end_fails_the_test() {
+    let server = ServerConfig { drain: Duration::from_millis(100), ..ServerConfig::default() };
+    let (_, harness) = start(Config { server, ..Config::default() }).await;
+    harness.start_background();
+    harness.stop().await;
+}

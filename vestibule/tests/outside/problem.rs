@@ -1,0 +1,182 @@
+//! Problems, as a client and the reader of the log see them.
+
+use crate::NO_MIGRATIONS;
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::{Path, Request},
+    http::{HeaderMap, StatusCode, header},
+    routing::get,
+};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tower::Service as _;
+use tracing_subscriber::fmt::MakeWriter;
+use vestibule::testing::{Harness, MemoryManager};
+use vestibule::{
+    Application, Build, BuildError, CallError, Package, Problem, SecretSet, config::Config, http::Door, sqlx,
+};
+
+#[derive(SecretSet)]
+struct NoSecrets {}
+
+/// A service whose requests all fail.
+struct FailingService;
+
+impl Application for FailingService {
+    const PACKAGE: Package = Package { name: "failing", version: "0", migrations: &NO_MIGRATIONS };
+    type Settings = ();
+    type Secrets = NoSecrets;
+
+    async fn build(_: &Build<'_, Self>) -> Result<Self, BuildError> {
+        Ok(Self)
+    }
+
+    fn routes() -> Router<Arc<Self>> {
+        Router::new().route("/{failure}", get(fail))
+    }
+}
+
+async fn fail(Path(failure): Path<String>) -> Result<(), Problem> {
+    let (host, reason) = ("rates.internal:8443".to_owned(), "connection refused".to_owned());
+    match failure.as_str() {
+        "credit" => Err(Problem::new(StatusCode::FORBIDDEN, "this costs 50")
+            .with_type("https://example.com/out-of-credit")
+            .with_title("Not enough credit")
+            .with("balance", 30)
+            .with("accounts", ["/1", "/2"])
+            .with("status", 200)
+            .with("rates", BTreeMap::from([((1, 2), 3)]))),
+        "disk" => Err(Problem::internal().with_cause(WriteFailed(io::Error::other("no space left")))),
+        "number" => {
+            Err(Problem::bad_request("give a number").with_cause("x".parse::<u8>().expect_err("it is no number")))
+        }
+        "not_connected" => Err(CallError::NotConnected { host, reason })?,
+        "broken" => Err(CallError::ConnectionBroken { host, reason })?,
+        "incomplete" => Err(CallError::BodyIncomplete { host, status: StatusCode::OK, reason })?,
+        "timeout" => Err(CallError::Timeout(Duration::from_secs(3)))?,
+        "outside" => Err(CallError::OutsideBaseUrl)?,
+        "pool" => Err(sqlx::Error::PoolTimedOut)?,
+        "row" => Err(sqlx::Error::RowNotFound)?,
+        _ => Ok(()),
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("could not write the picture")]
+struct WriteFailed(#[source] io::Error);
+
+/// The log of one test.
+#[derive(Clone, Default)]
+struct CapturedLog(Arc<Mutex<Vec<u8>>>);
+
+impl CapturedLog {
+    /// Returns the events since the last call, as JSON.
+    fn take(&self) -> Vec<Value> {
+        let lines =
+            String::from_utf8(std::mem::take(&mut *self.0.lock().expect("no test panics with it"))).expect("UTF-8");
+        lines.lines().map(|line| line.parse().expect("JSON")).collect()
+    }
+}
+
+impl io::Write for CapturedLog {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no test panics with it").write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl MakeWriter<'_> for CapturedLog {
+    type Writer = Self;
+
+    fn make_writer(&self) -> Self {
+        self.clone()
+    }
+}
+
+/// Sends a request to the service. Returns the answer's status, headers and body, and the events of the log.
+async fn get_failure(failure: &str) -> (u16, HeaderMap, Value, Vec<Value>) {
+    let service =
+        Harness::<FailingService>::start(MemoryManager::new(), Config::default()).await.expect("it needs nothing");
+    let log = CapturedLog::default();
+    let subscriber = tracing_subscriber::fmt().json().with_writer(log.clone()).finish();
+    let guard = tracing::subscriber::set_default(subscriber);
+    let request = Request::get(format!("/{failure}")).body(Body::empty()).expect("a request");
+    let Ok(answer) = Door::new(service.live()).call(request).await;
+    drop(guard);
+    let (head, body) = answer.into_parts();
+    assert_eq!(head.headers[header::CONTENT_TYPE], "application/problem+json");
+    let body: Bytes = axum::body::to_bytes(body, 4096).await.expect("a body");
+    let body = std::str::from_utf8(&body).expect("UTF-8").parse().expect("JSON");
+    (head.status.as_u16(), head.headers, body, log.take())
+}
+
+#[tokio::test]
+async fn a_problem_has_its_type_its_title_and_its_members_but_none_that_the_standard_reserves() {
+    let (status, _, body, log) = get_failure("credit").await;
+    assert_eq!(status, 403);
+    assert_eq!(
+        body,
+        json!({
+            "type": "https://example.com/out-of-credit",
+            "title": "Not enough credit",
+            "status": 403,
+            "detail": "this costs 50",
+            "balance": 30,
+            "accounts": ["/1", "/2"],
+        })
+    );
+    let members: Vec<_> = log.iter().map(|event| &event["fields"]["problem.member"]).collect();
+    assert_eq!(members, ["status", "rates"], "{log:#?}");
+}
+
+#[tokio::test]
+async fn a_cause_is_logged_once_with_its_sources_and_never_shown_to_the_client() {
+    let (status, _, body, log) = get_failure("disk").await;
+    assert_eq!(status, 500);
+    assert_eq!(body["detail"], "the request failed on our side");
+    assert!(!body.to_string().contains("picture"), "{body}");
+    assert_eq!(log.len(), 1, "{log:#?}");
+    assert_eq!((&log[0]["level"], &log[0]["fields"]["message"]), (&json!("ERROR"), &json!("a request failed")));
+    assert_eq!(log[0]["fields"]["error"], "could not write the picture: no space left");
+
+    let (_, _, body, log) = get_failure("number").await;
+    assert_eq!(body["detail"], "give a number");
+    assert_eq!(log[0]["level"], "INFO", "a mistake of the client is no error of ours: {log:#?}");
+}
+
+#[tokio::test]
+async fn a_failed_call_to_another_service_gets_the_status_of_a_gateway_and_its_host_stays_in_the_log() {
+    for (failure, expected, retry_after) in [
+        ("not_connected", 503, Some("1")),
+        ("broken", 502, None),
+        ("incomplete", 502, None),
+        ("timeout", 504, None),
+        ("outside", 500, None),
+    ] {
+        let (status, headers, body, log) = get_failure(failure).await;
+        assert_eq!(status, expected, "{failure}");
+        assert_eq!(headers.get(header::RETRY_AFTER).map(|value| value.to_str().unwrap()), retry_after, "{failure}");
+        assert!(!body.to_string().contains("rates.internal"), "{body}");
+        assert_eq!(log.len(), 1, "{log:#?}");
+        let has_host = log[0]["fields"]["error"].as_str().unwrap().contains("rates.internal:8443");
+        assert_eq!(has_host, !["timeout", "outside"].contains(&failure), "{log:#?}");
+    }
+}
+
+#[tokio::test]
+async fn an_error_of_the_pool_is_503_and_any_other_error_of_a_query_is_500() {
+    for (failure, expected) in [("pool", 503), ("row", 500)] {
+        let (status, _, _, log) = get_failure(failure).await;
+        assert_eq!(status, expected, "{failure}");
+        assert_eq!(log[0]["fields"]["message"], "a database call failed");
+    }
+}
