@@ -38,7 +38,7 @@ use uuid::Uuid;
 const PROGRAM: &str = env!(concat!("CARGO_BIN_EXE_", env!("CARGO_PKG_NAME")));
 static SERVICE: Binary = Binary::at(PROGRAM);
 
-/// The route that is compared: a page of 20 notes, and the cursor of the next page.
+/// The request: a page of 20 notes, and the cursor of the next page.
 const LIST: &str = "/v1/notes";
 
 /// The number of notes in the table.
@@ -47,11 +47,8 @@ const NOTES: usize = 100;
 /// The number of connections of the client.
 const CONNECTIONS: usize = 32;
 
-/// The rounds of each comparison but the last.
+/// The rounds of each comparison but that of rotations.
 const ROUNDS: usize = 41;
-
-/// The rounds of the comparison of rotations, each of which takes two minutes.
-const REPEATS: usize = 3;
 
 /// The requests to a server in a round.
 const REQUESTS: usize = 2_500;
@@ -60,7 +57,7 @@ const REQUESTS: usize = 2_500;
 type Measures = [Rounds; 2];
 
 /// The number of rotations while requests are sent.
-const ROTATIONS: u32 = 20;
+const ROTATIONS: usize = 20;
 
 #[tokio::main]
 async fn main() {
@@ -126,10 +123,9 @@ impl Service {
             Self::Vestibule => (Path::new(PROGRAM), our_variables(tenant, address, tls)),
             Self::Go(program) => (program.as_path(), go_variables(tenant, address, tls)),
         };
-        let mut environment = tenant.env();
-        environment.extend(variables.map(|(name, value)| (name.to_owned(), value)));
-        environment.push(("AWS_ENDPOINT_URL".into(), manager.into()));
-        Server::start(&[program], environment, address).await
+        let mut command = Command::new(program);
+        command.env_clear().envs(tenant.env()).envs(variables).env("AWS_ENDPOINT_URL", manager);
+        Server::start(command, address).await
     }
 
     /// Starts the service without TLS.
@@ -199,7 +195,7 @@ async fn compare_starts(services: &[Service; 2]) {
     print_comparison("a start with 5 secrets behind 50 ms, in ms", services, &times);
 }
 
-/// Compares the times from SIGHUP to an answer on the new login. Nobody else sends requests.
+/// Compares the times from SIGHUP to an answer on the new login, without other requests and among many.
 async fn compare_take_up(services: &[Service; 2]) {
     let tenant = tenant("go_take_up").await;
     // Each note shows the login that reads it.
@@ -212,76 +208,109 @@ async fn compare_take_up(services: &[Service; 2]) {
     let mut admin = tenant.admin().await.expect("a connection");
     sqlx::raw_sql(AssertSqlSafe(view)).execute(&mut admin).await.expect("it is SQL");
     let servers = [services[0].start_plain(&tenant).await, services[1].start_plain(&tenant).await];
-    let mut times = Measures::default();
-    for round in 0..=ROUNDS {
+    let [mut alone, mut among_many]: [Measures; 2] = Default::default();
+    for turn in 0..=2 * ROUNDS + 1 {
+        let (round, is_alone) = (turn / 2, turn % 2 == 0);
         tenant.rotate_users("database").await.expect("a rotation");
         let login = tenant.value("database", "AWSCURRENT").await.expect("a login");
         let login: Value = serde_json::from_str(&login).expect("JSON");
-        let on_new_login = format!("\"body\":{}", login["username"]);
         for index in in_turn(round) {
-            let (server, start) = (&servers[index], Instant::now());
-            reload(server);
-            let mut connection = None;
-            loop {
-                let body = load::get(&mut connection, server.address, "/v1/notes?limit=1").await.expect("an answer");
-                if String::from_utf8_lossy(body).contains(&on_new_login) {
-                    break;
-                }
-                assert!(start.elapsed() < Duration::from_secs(10), "the new login is not taken up");
-            }
+            let server = &servers[index];
+            let (time, times) = if is_alone {
+                (take_up(server, &login).await, &mut alone[index])
+            } else {
+                (take_up_under_load(server, &login).await, &mut among_many[index])
+            };
             if round > 0 {
-                times[index].0.push(milliseconds(start.elapsed()));
+                times.0.push(milliseconds(time));
             }
         }
     }
-    print_comparison("from SIGHUP to an answer on the new login, in ms", services, &times);
+    print_comparison("from SIGHUP to an answer on the new login, in ms", services, &alone);
+    print_comparison("the same under load, in ms", services, &among_many);
 }
 
-/// Compares requests per second and the CPU time of a request.
+/// Reloads, and waits for an answer on this login. Returns the time.
+async fn take_up(server: &Server, login: &Value) -> Duration {
+    let on_new_login = format!("\"body\":{}", login["username"]);
+    let (mut connection, start) = (None, Instant::now());
+    reload(server);
+    loop {
+        let body = load::get(&mut connection, server.address, "/v1/notes?limit=1").await.expect("an answer");
+        if String::from_utf8_lossy(body).contains(&on_new_login) {
+            return start.elapsed();
+        }
+        assert!(start.elapsed() < Duration::from_secs(10), "the new login is not taken up");
+    }
+}
+
+/// Does the same as [`take_up`] while many requests are sent.
+async fn take_up_under_load(server: &Server, login: &Value) -> Duration {
+    let mut time = Duration::ZERO;
+    let taking_up = async {
+        sleep(Duration::from_millis(300)).await;
+        time = take_up(server, login).await;
+    };
+    with_load(server, taking_up).await;
+    time
+}
+
+/// Compares requests per second and the CPU time of a request: for one note, and for a page of 20.
 async fn compare_throughput(services: &[Service; 2]) {
     let tenant = tenant("go_throughput").await;
     let servers = [services[0].start_plain(&tenant).await, services[1].start_plain(&tenant).await];
-    let (mut rates, mut costs) = (Measures::default(), Measures::default());
-    for round in 0..=ROUNDS {
-        for index in in_turn(round) {
-            let (server, before) = (&servers[index], servers[index].cpu());
-            let answers = load::send(server.address, LIST, CONNECTIONS, Arc::new(REQUESTS.into()));
-            assert_eq!(answers.failed, 0, "a request failed");
-            // The first round opens connections and fills caches.
-            if round > 0 {
-                rates[index].0.push(answers.rate);
-                costs[index].0.push((server.cpu() - before).as_secs_f64() * 1e6 / REQUESTS as f64);
+    for path in ["/v1/notes?limit=1", LIST] {
+        let [mut rates, mut costs]: [Measures; 2] = Default::default();
+        for round in 0..=ROUNDS {
+            for index in in_turn(round) {
+                let (server, before) = (&servers[index], servers[index].cpu());
+                let answers = load::send(server.address, path, CONNECTIONS, Arc::new(REQUESTS.into()));
+                assert_eq!(answers.failed, 0, "a request failed");
+                // The first round opens connections and fills caches.
+                if round > 0 {
+                    rates[index].0.push(answers.rate);
+                    costs[index].0.push((server.cpu() - before).as_secs_f64() * 1e6 / REQUESTS as f64);
+                }
             }
         }
+        print_comparison(&format!("GET {path}, in requests per second"), services, &rates);
+        print_comparison(&format!("GET {path}, CPU time of a request in us"), services, &costs);
     }
-    print_comparison("the list of notes, in requests per second", services, &rates);
-    print_comparison("the list of notes, CPU time of a request in us", services, &costs);
 }
 
-/// Compares the times of requests while nothing happens, and while the login is rotated.
+/// Compares the times of requests while nothing happens, and while the login is rotated. Measures one rotation at a time,
+/// so that the services take turns.
 async fn compare_rotations(services: &[Service; 2]) {
     let tenant = tenant("go_rotations").await;
-    let [mut calm, mut each_second, mut growth, mut slowest, mut failed]: [Measures; 5] = Default::default();
-    for round in 0..REPEATS {
+    let servers = [services[0].start_plain(&tenant).await, services[1].start_plain(&tenant).await];
+    let [mut calm, mut each_second, mut growth, mut slowest]: [Measures; 4] = Default::default();
+    let mut failed = [0; 2];
+    for round in 0..ROTATIONS {
         for index in in_turn(round) {
-            let server = services[index].start_plain(&tenant).await;
+            let server = &servers[index];
+            // Takes up the rotations of the other one's turn, and opens connections.
+            reload(server);
+            sleep(Duration::from_millis(500)).await;
             load::send(server.address, LIST, CONNECTIONS, Arc::new(REQUESTS.into()));
-            let quiet = with_load(&server, sleep(Duration::from_secs(10))).await;
-            let rotated = with_load(&server, rotate(&tenant, &server, Duration::from_secs(1))).await;
-            let rotated_slowly = with_load(&server, rotate(&tenant, &server, Duration::from_millis(1500))).await;
+            let second = Duration::from_secs(1);
+            let quiet = with_load(server, sleep(second)).await;
+            let rotated = with_load(server, rotate(&tenant, server, second)).await;
+            let rotated_later = with_load(server, rotate(&tenant, server, second * 3 / 2)).await;
             let p99 = [&quiet, &rotated].map(|answers| milliseconds(quantile(answers, 0.99)));
             calm[index].0.push(p99[0]);
             each_second[index].0.push(p99[1]);
             growth[index].0.push(p99[1] / p99[0]);
-            slowest[index].0.push(milliseconds(quantile(&rotated_slowly, 1.0)));
-            failed[index].0.push((quiet.failed + rotated.failed + rotated_slowly.failed) as f64);
+            slowest[index].0.push(milliseconds(quantile(&rotated_later, 1.0)));
+            failed[index] += quiet.failed + rotated.failed + rotated_later.failed;
         }
     }
     print_comparison("p99 without rotations, in ms", services, &calm);
     print_comparison("p99 with a rotation each second, in ms", services, &each_second);
-    print_comparison("growth of the p99", services, &growth);
-    print_comparison("slowest request during 20 rotations in 30 s, in ms", services, &slowest);
-    print_comparison("requests that failed", services, &failed);
+    print_comparison("growth of the p99 by the rotations", services, &growth);
+    print_comparison("slowest request of a rotation, one in 1.5 s, in ms", services, &slowest);
+    let [ours, theirs] = slowest.map(|times| times.0.into_iter().fold(0.0, f64::max));
+    println!("slowest request of {ROTATIONS} rotations in 30 s: {ours:.0} ms, and {theirs:.0} ms in Go");
+    println!("requests that failed: {}, and {} in Go", failed[0], failed[1]);
 }
 
 /// Sends requests while a task runs.
@@ -294,15 +323,12 @@ async fn with_load(server: &Server, task: impl Future<Output = ()>) -> Answers {
     client.join().expect("the client does not panic")
 }
 
-/// Rotates the login again and again, and tells the server each time.
-async fn rotate(tenant: &Tenant, server: &Server, interval: Duration) {
-    let mut interval = tokio::time::interval(interval);
-    for _ in 0..ROTATIONS {
-        interval.tick().await;
-        tenant.rotate_users("database").await.expect("a rotation");
-        reload(server);
-    }
-    interval.tick().await;
+/// Gives the login a new password, tells the server, and waits until this much time has passed in all.
+async fn rotate(tenant: &Tenant, server: &Server, time: Duration) {
+    let end = sleep(time);
+    tenant.rotate("database").await.expect("a rotation");
+    reload(server);
+    end.await;
 }
 
 /// Tells a server to fetch its credentials again.

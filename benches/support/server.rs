@@ -3,7 +3,6 @@
 use std::{
     fs,
     net::{SocketAddr, TcpStream},
-    path::Path,
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
@@ -23,25 +22,14 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts a program, and waits until it accepts connections at this address. Returns the time that this took, too.
-    /// The environment holds what is given here and nothing else.
+    /// Starts a server, and waits until it accepts connections at this address. Returns the time that this took, too.
     ///
     /// # Panics
     /// If it ends before that.
-    pub(crate) async fn start(
-        command: &[&Path],
-        environment: impl IntoIterator<Item = (String, String)>,
-        address: SocketAddr,
-    ) -> (Self, Duration) {
+    pub(crate) async fn start(mut command: Command, address: SocketAddr) -> (Self, Duration) {
+        command.stdout(Stdio::null()).stderr(Stdio::piped());
         let start = Instant::now();
-        let child = Command::new(command[0])
-            .args(&command[1..])
-            .env_clear()
-            .envs(environment)
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the program is there");
+        let child = command.spawn().expect("the program is there");
         let mut server = Self { child, address };
         while TcpStream::connect(address).is_err() {
             let exited = server.child.try_wait().expect("it is our child");
