@@ -145,8 +145,13 @@ async fn a_reload_can_log_in_although_the_database_accepts_no_more_connections()
     let launch = SERVICE.launch(&tenant).without_polling().env("APP_DATABASE__MAX_CONNECTIONS", "3");
     let mut running = RunningService::start(launch, &tenant).await;
     let note = running.create_note("a note").await;
-    get_at_once(&running, &note, 20).await;
-    assert_eq!(tenant.connections(&tenant.app_role()).await.unwrap(), 3);
+    let lock = TableLock::on(&tenant, "notes").await;
+    let requests: Vec<_> = (0..3).map(|_| begin_get(&running, &note)).collect();
+    wait_for_connections(&tenant, 3).await;
+    lock.release().await;
+    for request in requests {
+        assert_eq!(request.await.unwrap().status(), StatusCode::OK);
+    }
     tenant.limit_connections(&tenant.app_role(), 3).await.unwrap();
     replace_password(&tenant).await;
     assert_eq!(running.reload().await["outcome"], "published");

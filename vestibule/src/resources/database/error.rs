@@ -37,16 +37,20 @@ impl Damage {
         }
     }
 
-    /// Tells the pool of the damage.
-    pub(super) fn tell(self, pool: &Arc<Pool>, login: &Arc<PoolLogin>) {
+    /// Tells the pool of the damage. Returns `true` if the connection must be closed.
+    pub(super) fn tell(self, pool: &Arc<Pool>, login: &Arc<PoolLogin>) -> bool {
         match self {
-            Self::Connection => (),
-            Self::All => pool.renew(),
-            Self::Login => {
-                if login.is_suspect() {
-                    pool.check_login();
-                }
+            Self::Connection => true,
+            Self::All => {
+                pool.renew();
+                true
             }
+            // A right that the service never had is no reason to log in again each time.
+            Self::Login if login.is_suspect() => {
+                pool.check_login();
+                true
+            }
+            Self::Login => login.breaker.rejection().is_some(),
         }
     }
 }

@@ -63,17 +63,34 @@ impl PooledConnection {
 pub(crate) struct Lease {
     pool: Arc<Pool>,
     connection: Option<PooledConnection>,
-    /// `false` if the place has passed on to somebody else.
-    has_place: bool,
+    at_end: AtEnd,
+}
+
+/// The end of a lease that is dropped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AtEnd {
+    /// The connection goes back. A task tidies it before, if that is needed.
+    GiveBack,
+    /// The connection goes back if it is clean. A runtime that ends drops the task that tidies it.
+    GiveBackIfClean,
+    /// The connection is closed.
+    Close,
+    /// The place has passed on to somebody else.
+    Nothing,
 }
 
 impl Lease {
     pub(super) fn new(pool: Arc<Pool>, connection: PooledConnection) -> Self {
-        Self { pool, connection: Some(connection), has_place: true }
+        Self { pool, connection: Some(connection), at_end: AtEnd::GiveBack }
+    }
+
+    /// Makes a lease that closes its connection.
+    pub(super) fn to_close(pool: Arc<Pool>, connection: PooledConnection) -> Self {
+        Self { pool, connection: Some(connection), at_end: AtEnd::Close }
     }
 
     pub(super) fn empty(pool: Arc<Pool>) -> Self {
-        Self { pool, connection: None, has_place: true }
+        Self { pool, connection: None, at_end: AtEnd::GiveBack }
     }
 
     /// Puts a connection that was just opened into the place.
@@ -133,8 +150,13 @@ impl Lease {
 
     /// Returns the connection. Its place goes with it.
     pub(super) fn into_connection(mut self) -> PooledConnection {
-        self.has_place = false;
+        self.at_end = AtEnd::Nothing;
         self.connection.take().expect("a lease that was handed out has a connection")
+    }
+
+    /// Drops the connection, and frees its place.
+    fn into_closed(mut self) {
+        self.at_end = AtEnd::Close;
     }
 
     /// Rolls back and waits for an abandoned statement, or closes the connection.
@@ -151,24 +173,30 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        if !self.has_place {
+        if self.at_end == AtEnd::Nothing {
             return;
         }
-        let Some(connection) = self.connection.take() else {
+        if self.at_end == AtEnd::Close {
+            self.forget();
+        }
+        let Some(mut connection) = self.connection.take() else {
             self.pool.free_place();
             return;
         };
-        if let Some(damage) = connection.damage {
-            damage.tell(&self.pool, &connection.login);
+        if let Some(damage) = connection.damage
+            && !damage.tell(&self.pool, &connection.login)
+        {
+            connection.damage = None;
         }
         if !connection.is_busy && !connection.has_transaction && connection.damage.is_none() {
             self.pool.put_back(PooledConnection { idle_since: Instant::now(), ..connection });
             return;
         }
-        let lease = Self::new(self.pool.clone(), connection);
+        let at_end = if self.at_end == AtEnd::GiveBack { AtEnd::GiveBackIfClean } else { AtEnd::Close };
+        let lease = Self { pool: self.pool.clone(), connection: Some(connection), at_end };
         match Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn(lease.tidy())),
-            Err(_) => drop(lease.into_connection()),
+            Ok(runtime) if at_end == AtEnd::GiveBackIfClean => drop(runtime.spawn(lease.tidy())),
+            _ => lease.into_closed(),
         }
     }
 }

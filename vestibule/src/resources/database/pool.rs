@@ -180,7 +180,7 @@ impl Pool {
     /// Takes a connection that was used a moment ago, if there is one: the usual case, and the cheapest.
     fn take_fresh(self: &Arc<Self>, login: &Arc<PoolLogin>) -> Option<Lease> {
         let mut state = self.state();
-        let idle = if login.was_published() { &mut state.idle } else { &mut state.unpublished };
+        let idle = state.idle_for(login);
         let connection = idle.pop_if(|last| last.idle_since.elapsed() < MAX_UNCHECKED_IDLE)?;
         Some(Lease::new(self.clone(), connection))
     }
@@ -189,7 +189,7 @@ impl Pool {
     fn take(self: &Arc<Self>, login: &Arc<PoolLogin>) -> Taken {
         let now = Instant::now();
         let mut state = self.state();
-        let mut connection = if login.was_published() { state.idle.pop() } else { state.unpublished.pop() };
+        let mut connection = state.idle_for(login).pop();
         if connection.is_none() && login.was_published() && now < state.replaced_until {
             connection = state.replaced.pop();
             if connection.is_some() {
@@ -231,7 +231,8 @@ impl Pool {
         loop {
             let now = Instant::now();
             let mut state = self.state();
-            if !connection.login.was_published() && !connection.login.was_discarded() {
+            let is_current = Arc::ptr_eq(&connection.login, &state.login);
+            if !is_current && !connection.login.was_published() && !connection.login.was_discarded() {
                 state.unpublished.push(connection);
                 return;
             }
@@ -241,7 +242,6 @@ impl Pool {
             if state.stage == PoolStage::Closed || is_worn || is_surplus || connection.login.was_discarded() {
                 break;
             }
-            let is_current = Arc::ptr_eq(&connection.login, &state.login);
             if !is_current && now >= state.replaced_until {
                 break;
             }
@@ -264,11 +264,10 @@ impl Pool {
 
     /// Closes a connection, and frees its place afterwards.
     pub(super) fn close_later(self: &Arc<Self>, connection: PooledConnection) {
-        let lease = Lease::new(self.clone(), connection);
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn(lease.close())),
-            // Without a runtime nothing can be sent. The socket closes.
-            Err(_) => drop(lease.into_connection()),
+        let lease = Lease::to_close(self.clone(), connection);
+        // Without a runtime nothing can be sent, and only the socket closes.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(lease.close());
         }
     }
 
@@ -320,8 +319,8 @@ impl Pool {
     /// Closes the connections of a login that will not be published.
     pub(super) fn discard(self: &Arc<Self>, login: &Arc<PoolLogin>) {
         login.set_discarded();
-        let unpublished = std::mem::take(&mut self.state().unpublished);
-        for connection in unpublished {
+        let idle = self.state().take_idle();
+        for connection in idle {
             self.put_back(connection);
         }
     }
@@ -390,12 +389,18 @@ impl Pool {
             return;
         }
         let Ok(attempt) = login.breaker.allow(reason, Instant::now()) else { return };
-        self.state().logins += 1;
-        self.clone().log_in(login.clone(), attempt, self.place()).await;
+        let under_way = LoginUnderWay::new(self);
+        self.clone().log_in(login.clone(), attempt, self.place(), under_way).await;
     }
 
     /// Logs in once, and hands the connection to the first who waits.
-    async fn log_in(self: Arc<Self>, login: Arc<PoolLogin>, attempt: Attempt, mut place: Lease) {
+    async fn log_in(
+        self: Arc<Self>,
+        login: Arc<PoolLogin>,
+        attempt: Attempt,
+        mut place: Lease,
+        under_way: LoginUnderWay,
+    ) {
         let _permit = self.login_permit().await;
         let connected = match timeout(LOGIN_TIMEOUT, PgConnection::connect_with(&login.options)).await {
             Ok(connected) => connected,
@@ -404,10 +409,8 @@ impl Pool {
         let error = match connected {
             Ok(connection) => {
                 attempt.accepted();
-                let mut state = self.state();
-                state.logins -= 1;
-                state.trouble = None;
-                drop(state);
+                drop(under_way);
+                self.state().trouble = None;
                 place.connect(connection, login);
                 self.work.notify_one();
                 return;
@@ -419,9 +422,9 @@ impl Pool {
         } else {
             error::reason(&error)
         };
+        drop(under_way);
         let now = Instant::now();
         let mut state = self.state();
-        state.logins -= 1;
         state.wanted = 0;
         if Arc::ptr_eq(&login, &state.login) {
             let (since, mut pauses) = match state.trouble.take() {
@@ -472,10 +475,10 @@ impl Pool {
                 return None;
             }
         };
-        state.logins += 1;
         state.wanted = state.wanted.saturating_sub(1);
         drop(state);
-        Some(self.clone().log_in(login, attempt, self.place()).boxed())
+        let under_way = LoginUnderWay::new(self);
+        Some(self.clone().log_in(login, attempt, self.place(), under_way).boxed())
     }
 
     /// Closes the connections that were idle for too long. Returns the time at which to look again.
@@ -501,11 +504,33 @@ impl Pool {
 }
 
 impl State {
+    /// Returns the idle connections for a caller with this login. A login that waits for its publication has its own.
+    fn idle_for(&mut self, login: &Arc<PoolLogin>) -> &mut Vec<PooledConnection> {
+        if login.was_published() || Arc::ptr_eq(login, &self.login) { &mut self.idle } else { &mut self.unpublished }
+    }
+
     fn take_idle(&mut self) -> Vec<PooledConnection> {
         let mut idle = std::mem::take(&mut self.idle);
         idle.append(&mut self.replaced);
         idle.append(&mut self.unpublished);
         idle
+    }
+}
+
+/// A log-in that is under way. It counts until it is dropped, also if the log-in is abandoned.
+struct LoginUnderWay(Arc<Pool>);
+
+impl LoginUnderWay {
+    fn new(pool: &Arc<Pool>) -> Self {
+        pool.state().logins += 1;
+        Self(pool.clone())
+    }
+}
+
+impl Drop for LoginUnderWay {
+    fn drop(&mut self) {
+        self.0.state().logins -= 1;
+        self.0.work.notify_one();
     }
 }
 
