@@ -9,8 +9,19 @@ use crate::{
         requests::{assert_statuses, begin_get, get_at_once},
     },
 };
-use devstack::{RunningService, Tenant, eventually, reqwest::StatusCode};
+use devstack::{
+    DEFAULT_TIMEOUT, RunningService, Tenant, eventually,
+    reqwest::{Method, RequestBuilder, StatusCode},
+};
 use sqlx::AssertSqlSafe;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::task::JoinSet;
 
 /// Returns the number of statements of the service that the server is working on.
 async fn running_statements(tenant: &Tenant) -> i64 {
@@ -80,4 +91,46 @@ async fn a_login_that_was_dropped_is_noticed_on_its_open_connections() {
     tenant.put("database", &login.to_string()).await.unwrap();
     let is_served = async || running.get(&note).await.status() == StatusCode::OK;
     eventually("the next login", is_served).await;
+}
+
+/// Sends a request again and again. Every third time, the caller goes away in the middle.
+async fn call_until(is_over: Arc<AtomicBool>, first: u64, request: RequestBuilder) {
+    let mut number = first;
+    while !is_over.load(Ordering::Relaxed) {
+        number += 1;
+        let patience = if number.is_multiple_of(3) { Duration::from_millis(number % 7) } else { DEFAULT_TIMEOUT };
+        let request = request.try_clone().expect("it has no body").send();
+        if let Ok(answer) = tokio::time::timeout(patience, request).await {
+            assert_eq!(answer.expect("an answer").status(), StatusCode::OK);
+        }
+    }
+}
+
+#[tokio::test]
+async fn connections_stay_within_their_maximum_while_callers_go_away_and_logins_rotate() {
+    let tenant = SERVICE.migrated("churn").await;
+    let launch = SERVICE.launch(&tenant).without_polling().env("APP_DATABASE__MAX_CONNECTIONS", "3");
+    let mut running = RunningService::start(launch, &tenant).await;
+    let note = running.create_note("a note").await;
+    let is_over = Arc::new(AtomicBool::new(false));
+    let mut callers = JoinSet::new();
+    for caller in 0..16 {
+        callers.spawn(call_until(is_over.clone(), caller, running.request(Method::GET, &note)));
+    }
+    for _ in 0..20 {
+        tenant.rotate("database").await.unwrap();
+        assert_ne!(running.reload().await["outcome"], "kept");
+        let open = tenant.connections(&tenant.app_role()).await.unwrap();
+        assert!(open <= 4, "{open} connections, and not 3 and one that proves a login");
+    }
+    is_over.store(true, Ordering::Relaxed);
+    while let Some(ended) = callers.join_next().await {
+        ended.expect("no request failed");
+    }
+    let is_within = async || match tenant.connections(&tenant.app_role()).await.unwrap() {
+        1..=3 => Ok(()),
+        count => Err(format!("{count} connections")),
+    };
+    eventually("the maximum of connections or fewer", is_within).await;
+    assert_statuses(&get_at_once(&running, &note, 20).await, StatusCode::OK);
 }

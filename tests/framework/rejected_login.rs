@@ -11,7 +11,7 @@ use crate::{
         },
         launch_options::{LaunchOptions, start_without_polling},
         log_events::{events_of_level, events_that_say},
-        reload_status::{assert_kept, wait_for_generation, wait_for_last_reload},
+        reload_status::{assert_kept, wait_for_generation, wait_for_last_reload, wait_for_version},
         requests::{assert_statuses, begin_get, get_at_once},
         secrets::{current_password, current_version, login_with_password, scripted_manager},
     },
@@ -141,7 +141,7 @@ async fn a_rejected_login_is_replaced_although_another_credential_is_malformed()
     tenant.put("signing", "sentinel, and no key").await.unwrap();
     cut_connections(&tenant).await;
     assert_eq!(running.get(&note).await.status(), StatusCode::OK);
-    assert_eq!(running.credential("database").await["version"], version);
+    wait_for_version(&running, "database", &version).await;
     let status = wait_for_last_reload(&running).await;
     assert_eq!(status["last_reload"]["outcome"], "published");
     let carried = &status["last_reload"]["carried_over"];

@@ -7,7 +7,9 @@ use crate::{
     config::{Config, ServiceSettings},
     counters::Counter,
     credentials::{api_key::ApiKey, login::Login, signing_keys::SigningKeys},
+    exit::{Exit, Fault},
     http::tls::Tls,
+    loader::BUILD_GRACE,
     package::Package,
     resources::{
         api_client::{ApiClient, endpoint::ApiEndpoint},
@@ -31,7 +33,10 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
-use tokio::sync::{Semaphore, watch};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::timeout_at,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// A service: what it holds, how it is built from its credentials, and its routes.
@@ -220,7 +225,11 @@ impl<A: Application> Build<'_, A> {
         if let Some(made) = self.made_before::<R>(name, &origin) {
             return Ok(made);
         }
-        let resource = make(predecessor).await.inspect_err(|_| self.record_failure(name))?;
+        // What `make` does through this context ends by the deadline, and its errors say more than a timeout does.
+        let deadline = self.context.deadline_of(name) + BUILD_GRACE / 2;
+        let made = timeout_at(deadline, make(predecessor)).await;
+        let made = made.unwrap_or_else(|_| Err(BuildError::Fault(late(name))));
+        let resource = made.inspect_err(|_| self.record_failure(name))?;
         let built = BuiltResource { origin, resource: Arc::new(resource.clone()) };
         let mut made = self.context.made.lock().unwrap_or_else(PoisonError::into_inner);
         made.built.insert(name, built.clone());
@@ -238,6 +247,16 @@ impl<A: Application> Build<'_, A> {
     fn record_failure(&self, name: Name) {
         *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(name);
     }
+}
+
+/// Returns the fault of a credential whose resource was not made in time.
+fn late(name: Name) -> Fault {
+    Fault::new(
+        Exit::Deadline,
+        format!("credential `{name}`"),
+        "what is made of it did not answer in time",
+        "check the other side, and the network in between; raise secrets.deadline if it is only slow",
+    )
 }
 
 /// Returns what a resource is made of, as text to compare.

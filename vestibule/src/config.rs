@@ -124,6 +124,7 @@ impl<T: ServiceSettings> Config<T> {
         faults.extend(check::ids(&config.secrets, specs, &layers));
         faults.extend(check::listeners(&config.server, &config.admin, &layers));
         faults.extend(check::prefix(&config.secrets, &layers));
+        faults.extend(check::probes(&config.secrets, &layers));
         let Err(report) = Report::unless_clean(Phase::Config, faults) else {
             return Ok(config);
         };

@@ -6,6 +6,10 @@
 //!                              └── the pending version, if the current one is rejected
 //! ```
 
+mod doubts;
+
+use self::doubts::Doubts;
+pub(crate) use self::doubts::Unrefreshed;
 use crate::{
     application::{Application, Build, Generation},
     backoff::Backoff,
@@ -20,7 +24,6 @@ use crate::{
         build_error::BuildError,
         context::LoadContext,
         registry::ResourceRegistry,
-        rejection::Rejection,
     },
     secrets::{
         credential::Name,
@@ -36,25 +39,21 @@ use crate::{
 };
 use futures_util::FutureExt;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     marker::PhantomData,
     panic::AssertUnwindSafe,
     sync::{Arc, Mutex},
     time::Duration,
 };
-use time::OffsetDateTime;
 use tokio::{sync::Semaphore, time::Instant};
 
 /// The time that `build` may run past the deadline. The steps that it takes through its context end by the deadline, and
 /// their errors say more than a timeout does.
-const BUILD_GRACE: Duration = Duration::from_millis(250);
+pub(crate) const BUILD_GRACE: Duration = Duration::from_millis(250);
 
-/// The time that a load which replaces a rejected credential waits for the other ones. They can stay as held, and requests
-/// wait for this load.
-const WAIT_FOR_OTHERS: Duration = Duration::from_secs(2);
-
-/// The time before the end of a version in which to replace it waits for no other credential.
-const LAST_DAYS: time::Duration = time::Duration::days(7);
+/// The time that a load which replaces a credential waits for the other ones. They can stay as held, and requests wait for
+/// this load.
+pub(crate) const WAIT_FOR_OTHERS: Duration = Duration::from_secs(2);
 
 /// The parts that all loads of a process share.
 pub(crate) struct Loader<A> {
@@ -74,26 +73,6 @@ pub(crate) struct LoadRequest<'a, A: Application> {
     pub(crate) probe_reason: ProbeReason,
 }
 
-/// The credentials of the generation in service that are not good any more.
-#[derive(Default)]
-struct Doubts {
-    /// The other side rejects the version in service.
-    rejected: Vec<Rejection>,
-    /// The credentials whose version in service is rejected or revoked.
-    names: BTreeSet<Name>,
-    /// Those, and the ones that expire in the next seven days. To replace one of these never waits for another credential.
-    must_be_replaced: BTreeSet<Name>,
-}
-
-/// A credential that stays as held, because its new version has a fault or because the held one is rejected.
-pub(crate) struct Unrefreshed {
-    pub(crate) name: Name,
-    pub(crate) fault: Fault,
-    pub(crate) retry: RetryClass,
-    /// `true` if the version in service is rejected, revoked, or in its last days.
-    pub(crate) must_be_replaced: bool,
-}
-
 impl<A: Application> LoadRequest<'_, A> {
     /// Returns the deadline of the other credentials, if one is doubted. The others can stay as held.
     fn deadline_of_others(&self) -> Instant {
@@ -102,23 +81,6 @@ impl<A: Application> LoadRequest<'_, A> {
             ProbeReason::Operator => now + self.deadline.saturating_duration_since(now) / 2,
             ProbeReason::Scheduled | ProbeReason::CurrentRejected => now + WAIT_FOR_OTHERS,
         }
-    }
-
-    fn doubts(&self) -> Doubts {
-        let Some(in_service) = self.in_service else { return Doubts::default() };
-        let rejected = in_service.resources.rejections();
-        let mut names: BTreeSet<Name> = rejected.iter().map(|rejection| rejection.credential).collect();
-        let mut ending = BTreeSet::new();
-        for (name, held) in in_service.credentials.iter() {
-            if held.has_any(&self.config.secrets.revoked) {
-                names.insert(name);
-            }
-            if held.expires_at.is_some_and(|end| end - OffsetDateTime::now_utc() < LAST_DAYS) {
-                ending.insert(name);
-            }
-        }
-        let must_be_replaced = names.union(&ending).copied().collect();
-        Doubts { rejected, names, must_be_replaced }
     }
 }
 
@@ -174,19 +136,6 @@ impl From<Report> for LoadError {
     }
 }
 
-impl From<(Name, Fault)> for Unrefreshed {
-    fn from((name, fault): (Name, Fault)) -> Self {
-        Self { name, retry: RetryClass::of(fault.exit), fault, must_be_replaced: false }
-    }
-}
-
-impl From<Rejection> for Unrefreshed {
-    fn from(rejection: Rejection) -> Self {
-        let name = rejection.credential;
-        Self { name, fault: rejection.into_fault(), retry: RetryClass::Rejected, must_be_replaced: false }
-    }
-}
-
 impl From<BuildError> for LoadError {
     fn from(error: BuildError) -> Self {
         match error {
@@ -201,9 +150,7 @@ impl From<BuildError> for LoadError {
 impl LoadError {
     /// Makes the error of a load that brings nothing which is worth publishing. There is one fault at least.
     fn of_unrefreshed(phase: Phase, unrefreshed: Vec<Unrefreshed>) -> Self {
-        // A rejection ends by itself soonest, so its retries are the ones to make.
-        let classes = [RetryClass::Rejected, RetryClass::Unavailable];
-        let retry = classes.into_iter().find(|class| unrefreshed.iter().any(|stays| stays.retry == *class));
+        let retry = Unrefreshed::retry_of(&unrefreshed);
         let faults = unrefreshed.into_iter().map(|stays| stays.fault).collect();
         Self { report: Report { phase, faults }, retry: retry.unwrap_or(RetryClass::Permanent) }
     }
@@ -290,7 +237,10 @@ impl<A: Application> Loader<A> {
             in_service.resources.probe(reason, request.deadline).await;
         }
         let nothing = HeldCredentials::default();
-        let doubts = request.doubts();
+        let doubts = match request.in_service {
+            Some(in_service) => Doubts::of(in_service, &request.config.secrets.revoked),
+            None => Doubts::default(),
+        };
         let context = FetchContext {
             regions: &self.regions,
             revoked: &request.config.secrets.revoked,
@@ -340,12 +290,12 @@ impl<A: Application> Loader<A> {
         };
         let mut unrefreshed: Vec<Unrefreshed> =
             std::mem::take(&mut resolved.carried_over).into_iter().map(Into::into).collect();
-        if !unrefreshed.is_empty() && !brings_a_replacement(&resolved.credentials, context.held, doubts) {
+        if !unrefreshed.is_empty() && !doubts.is_any_replaced(&resolved.credentials, context.held) {
             let unrefreshed = doubts.add_still_rejected(unrefreshed, &resolved.credentials, context.held);
             return Err(LoadError::of_unrefreshed(Phase::Secrets, unrefreshed));
         }
         for rejection in &doubts.rejected {
-            if has_new_version(rejection.credential, &resolved.credentials, context.held) {
+            if resolved.credentials.has_new_version(rejection.credential, context.held) {
                 continue;
             }
             if let Some(fallback) = set::resolve_with_pending(&resolved, rejection.credential, context).await {
@@ -363,7 +313,7 @@ impl<A: Application> Loader<A> {
                 }
                 return Err(LoadError::of_unrefreshed(Phase::Build, unrefreshed));
             }
-            let failure = match self.build(request, &resolved, &made).await {
+            let failure = match self.build(request, &resolved, doubts, &made).await {
                 Ok(generation) => {
                     let carried_over = doubts.add_still_rejected(unrefreshed, &resolved.credentials, context.held);
                     return Ok(LoadOutcome::Built { generation: Box::new(generation), carried_over });
@@ -383,7 +333,7 @@ impl<A: Application> Loader<A> {
             resolved = as_held;
             unrefreshed.push(failure.unrefreshed(name));
             // The rest of `build` is judged too, if it may still bring a replacement.
-            if !brings_a_replacement(&resolved.credentials, context.held, doubts) {
+            if !doubts.is_any_replaced(&resolved.credentials, context.held) {
                 let unrefreshed = doubts.add_still_rejected(unrefreshed, &resolved.credentials, context.held);
                 return Err(LoadError::of_unrefreshed(Phase::Build, unrefreshed));
             }
@@ -395,6 +345,7 @@ impl<A: Application> Loader<A> {
         &self,
         request: &LoadRequest<'_, A>,
         resolved: &Resolved<AllSecrets<A::Secrets>>,
+        doubts: &Doubts,
         made: &Mutex<ResourceRegistry>,
     ) -> Result<Generation<A>, BuildFailure> {
         let LoadRequest { config, in_service, deadline, probe_reason } = request;
@@ -406,6 +357,7 @@ impl<A: Application> Loader<A> {
             request_timeout: config.server.request_timeout,
             in_service: in_service.map(|in_service| &in_service.resources),
             made,
+            must_be_replaced: &doubts.must_be_replaced,
             deadline: *deadline,
             probe_reason: *probe_reason,
             counters: &self.counters,
@@ -462,43 +414,6 @@ impl BuildFailure {
             BuildError::Rejected(rejection) => rejection.into(),
             BuildError::Fault(fault) => (name, fault).into(),
         }
-    }
-}
-
-/// Returns `true` if a credential that must be replaced has a new version in `resolved`.
-fn brings_a_replacement(resolved: &HeldCredentials, held: &HeldCredentials, doubts: &Doubts) -> bool {
-    doubts.must_be_replaced.iter().any(|name| has_new_version(name, resolved, held))
-}
-
-impl Doubts {
-    /// Adds the credentials that are rejected and have no new version in `resolved`, and marks all that must be replaced.
-    fn add_still_rejected(
-        &self,
-        mut unrefreshed: Vec<Unrefreshed>,
-        resolved: &HeldCredentials,
-        held: &HeldCredentials,
-    ) -> Vec<Unrefreshed> {
-        for rejection in &self.rejected {
-            if has_new_version(rejection.credential, resolved, held) {
-                continue;
-            }
-            // The fault of the new version says more than the rejection of the held one. Retries follow all the same.
-            match unrefreshed.iter_mut().find(|stays| stays.name == rejection.credential) {
-                Some(stays) => stays.retry = RetryClass::Rejected,
-                None => unrefreshed.push(rejection.clone().into()),
-            }
-        }
-        for stays in &mut unrefreshed {
-            stays.must_be_replaced = self.must_be_replaced.contains(stays.name);
-        }
-        unrefreshed
-    }
-}
-
-fn has_new_version(name: Name, resolved: &HeldCredentials, held: &HeldCredentials) -> bool {
-    match (resolved.named(name), held.named(name)) {
-        (Some(resolved), Some(held)) => !resolved.same_as(held),
-        _ => false,
     }
 }
 

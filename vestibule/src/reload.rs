@@ -214,7 +214,7 @@ impl<A: Application> Reloader<A> {
         let mut record = ReloadRecord::new(trigger, signals_covered, started);
         let retry = match result {
             Ok(LoadOutcome::Built { generation, carried_over }) => {
-                let retry = retry_of(&carried_over);
+                let retry = Unrefreshed::retry_of(&carried_over);
                 record.outcome = ReloadOutcome::Published;
                 record.exit_code = exit_code_of(&carried_over);
                 record.carried_over = carried_over.into_iter().map(Into::into).collect();
@@ -307,13 +307,6 @@ impl<A: Application> Reloader<A> {
         }
         state.retries.schedule(trigger, config, retry, &in_service.config);
     }
-}
-
-/// Returns the class of the retry that carried-over credentials need: if one is rejected, or if the manager or the other
-/// side only did not answer in time.
-fn retry_of(carried_over: &[Unrefreshed]) -> Option<RetryClass> {
-    let classes = [RetryClass::Rejected, RetryClass::Unavailable];
-    classes.into_iter().find(|class| carried_over.iter().any(|stays| stays.retry == *class))
 }
 
 /// Returns the exit code of a reload that published: 0, unless a credential that must be replaced stays as held.

@@ -9,6 +9,16 @@ pub(crate) fn wait_for_generation(running: &RunningService<'_>, number: u64) -> 
     running.wait_until("another generation", move |status| status["generation"] == number)
 }
 
+/// Waits until `/status` shows this version of a credential. A request may be served with it a moment earlier.
+#[track_caller]
+pub(crate) fn wait_for_version(running: &RunningService<'_>, name: &str, version: &str) -> impl Future<Output = Value> {
+    let (name, version) = (name.to_owned(), version.to_owned());
+    running.wait_until("another version of a credential", move |status| {
+        let held = status["credentials"].as_array().into_iter().flatten().find(|held| held["name"] == *name);
+        held.is_some_and(|held| held["version"] == *version)
+    })
+}
+
 /// Waits until `/status` shows a reload. Returns `/status`.
 #[track_caller]
 pub(crate) fn wait_for_last_reload(running: &RunningService<'_>) -> impl Future<Output = Value> {

@@ -12,6 +12,7 @@ use crate::{
         spec::CredentialSpec,
     },
 };
+use std::time::Duration;
 
 /// Checks the listeners, and returns every mistake.
 pub(super) fn listeners(server: &ServerConfig, admin: &AdminConfig, layers: &Layers) -> Vec<Fault> {
@@ -40,6 +41,16 @@ pub(super) fn prefix(secrets: &SecretsConfig, layers: &Layers) -> Option<Fault> 
     }
     let path = ["secrets".into(), "prefix".into()];
     Some(layers.fault(&path, format!("expected {}", prefix::EXPECTED), "correct the value"))
+}
+
+/// Checks that a rejected version is not tried too often or too seldom.
+pub(super) fn probes(secrets: &SecretsConfig, layers: &Layers) -> Option<Fault> {
+    if (Duration::from_secs(1)..=Duration::from_secs(60 * 60)).contains(&secrets.probe_every) {
+        return None;
+    }
+    let path = ["secrets".into(), "probe_every".into()];
+    let problem = "expected a duration from \"1s\" to \"1h\"";
+    Some(layers.fault(&path, problem, "correct the value; a short one may lock the account out"))
 }
 
 /// Checks that each id belongs to a credential, and returns every mistake.

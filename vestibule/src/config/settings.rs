@@ -124,8 +124,8 @@ pub struct SecretsConfig {
     /// The time between polls of the manager, give or take 10 %. With `"0s"` there are no polls.
     #[serde(with = "units::duration")]
     pub refresh_every: Duration,
-    /// The pause before a version that the other side rejected is tried again. A short pause heals sooner. A long one
-    /// locks no account out.
+    /// The pause before a version that the other side rejected is tried again, from 1 s to 1 h. A short pause heals sooner.
+    /// A long one locks no account out.
     #[serde(with = "units::positive_duration")]
     pub probe_every: Duration,
     /// The longest time for which credentials may go unverified before the service reports them as stale.

@@ -1,9 +1,9 @@
 //! All combinations of two credentials in a reload, from the tables in ARCHITECTURE.md, *Two rules for a reload*.
 
-use super::*;
+use super::{doubts::LAST_DAYS, *};
 use crate::{
     package::Package,
-    resources::resource::Resource,
+    resources::{rejection::Rejection, resource::Resource},
     secrets::{
         credential::Credential,
         id::VersionId,
@@ -17,6 +17,7 @@ use futures_util::future::{BoxFuture, join_all};
 use secrecy::ExposeSecret;
 use sqlx::migrate::Migrator;
 use std::{fs, num::NonZeroU32};
+use time::OffsetDateTime;
 
 /// A credential whose value says how it behaves.
 struct Scripted(String);
@@ -52,6 +53,7 @@ async fn user(cx: &Build<'_, Pair>, credential: &Credential<Scripted>) -> Result
         "unreachable when proven" => {
             Err(BuildError::Fault(Fault::new(Exit::Unavailable, "the other side", "it is away", "wait")))
         }
+        "hanging when proven" => std::future::pending().await,
         "rejected later" => Ok(User(Some(Rejection::of(credential, "as a password that was changed")))),
         _ => Ok(User(None)),
     })
@@ -259,4 +261,30 @@ async fn a_reload_does_what_the_tables_in_the_architecture_say() {
     }
     assert_eq!(combinations.len(), 400);
     join_all(combinations).await;
+}
+
+#[tokio::test]
+async fn a_credential_that_hangs_when_it_is_proven_does_not_hold_up_a_replacement() {
+    let manager = OneVersionEach::default();
+    manager.put("first", "first-held".into(), "good");
+    manager.put("second", "second-held".into(), "rejected later");
+    let loader = Loader::<Pair>::new(Arc::new(manager.clone()));
+    let mut config = Config::<()>::default();
+    config.secrets.prefix = "pair".into();
+    let deadline = Instant::now() + config.secrets.deadline;
+    let held = loader.first_load(Arc::new(config), deadline).await.expect("both are accepted at first");
+    manager.put("first", "first-new".into(), "hanging when proven");
+    manager.put("second", "second-new".into(), "good too");
+    let request = LoadRequest {
+        config: held.config.clone(),
+        in_service: Some(&held),
+        deadline: Instant::now() + Duration::from_secs(60),
+        probe_reason: ProbeReason::Scheduled,
+    };
+    let loading = tokio::time::timeout(2 * WAIT_FOR_OTHERS, loader.load(request));
+    let Ok(FinishedLoad { result: Ok(LoadOutcome::Built { generation, carried_over }), .. }) = loading.await else {
+        panic!("the replacement waits for the other credential")
+    };
+    assert_eq!(generation.credentials.named("second").unwrap().in_use().as_str(), "second-new");
+    assert_eq!(carried_over.iter().map(|stays| stays.name).collect::<Vec<_>>(), ["first"]);
 }

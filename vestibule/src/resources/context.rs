@@ -7,10 +7,13 @@ use super::{
 use crate::{
     config::settings::{DatabaseConfig, SecretsConfig},
     counters::Counters,
+    loader::WAIT_FOR_OTHERS,
     package::Package,
     reload_requests::ReloadRequests,
+    secrets::credential::Name,
 };
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -27,6 +30,8 @@ pub(crate) struct LoadContext<'a> {
     pub(crate) in_service: Option<&'a ResourceRegistry>,
     /// The resources that earlier attempts of this load have made. `build` may run again with other versions.
     pub(crate) made: &'a Mutex<ResourceRegistry>,
+    /// The credentials whose version in service must be replaced. No other one may hold up their replacement.
+    pub(crate) must_be_replaced: &'a BTreeSet<Name>,
     /// The time at which the load must have ended.
     pub(crate) deadline: Instant,
     /// The reason for which the load may try a rejected version again.
@@ -37,6 +42,17 @@ pub(crate) struct LoadContext<'a> {
 }
 
 impl LoadContext<'_> {
+    /// Returns the deadline for the proof of one credential. If others must be replaced, it has 2 s, as for its fetch: it
+    /// can stay as held.
+    pub(crate) fn deadline_of(&self, name: Name) -> Instant {
+        let may_stay = self.in_service.is_some() && !self.must_be_replaced.contains(name);
+        if may_stay && !self.must_be_replaced.is_empty() {
+            self.deadline.min(Instant::now() + WAIT_FOR_OTHERS)
+        } else {
+            self.deadline
+        }
+    }
+
     /// Returns `true` if the load is part of a start: no generation is in service yet.
     pub(crate) fn is_start(&self) -> bool {
         self.in_service.is_none()

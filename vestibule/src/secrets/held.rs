@@ -56,7 +56,7 @@ impl HeldCredential {
         self.value.clone().downcast().expect("a name has one kind in one service")
     }
 
-    pub(crate) fn same_as(&self, other: &Self) -> bool {
+    pub(super) fn same_as(&self, other: &Self) -> bool {
         self.id == other.id && self.versions == other.versions
     }
 }
@@ -91,6 +91,14 @@ impl HeldCredentials {
             return false;
         }
         self.iter().all(|(name, held)| other.named(name).is_some_and(|other| held.same_as(other)))
+    }
+
+    /// Returns `true` if this has another version of a credential than `before`.
+    pub(crate) fn has_new_version(&self, name: Name, before: &Self) -> bool {
+        match (self.named(name), before.named(name)) {
+            (Some(held), Some(before)) => !held.same_as(before),
+            _ => false,
+        }
     }
 
     /// Gives each version that `before` has too the time at which it was loaded first.

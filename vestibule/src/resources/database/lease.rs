@@ -120,8 +120,11 @@ impl Lease {
 
     /// Returns `true` if the server answers in time. Otherwise the connection is gone.
     pub(super) async fn answers(&mut self) -> bool {
+        // A caller that goes away during the check must not give an unchecked connection back.
+        self.connection().is_busy = true;
         let answered = timeout(PING_TIMEOUT, self.pg().ping()).await;
         if matches!(answered, Ok(Ok(()))) {
+            self.connection().is_busy = false;
             return true;
         }
         self.forget();

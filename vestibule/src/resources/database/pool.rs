@@ -11,24 +11,23 @@
 //! The pool logs in with the newest login that was proven and published. Each connection knows the login that it was made
 //! with. After a publication, idle connections of the old login serve until the new ones are open, for a second at most.
 
+mod tender;
+
+pub(super) use self::tender::LOGIN_TIMEOUT;
+
+use self::tender::Trouble;
 use super::{
-    error,
     lease::{Lease, PooledConnection},
     login::{DatabaseUnavailable, PoolLogin},
 };
-use crate::{
-    backoff::Backoff,
-    resources::breaker::{Attempt, ProbeReason},
-};
-use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use sqlx::{Connection as _, PgConnection};
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::{
-    sync::{Notify, Semaphore, oneshot},
+    runtime::Handle,
+    sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
     time::{Instant, timeout, timeout_at},
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -40,18 +39,12 @@ const MAX_UNCHECKED_IDLE: Duration = Duration::from_millis(500);
 /// The number of log-ins that run at a time. No more than this many are rejected before the breaker opens.
 const CONCURRENT_LOGINS: usize = 2;
 
-/// The timeout of one log-in.
-pub(super) const LOGIN_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// The time for which idle connections of a replaced login serve until new ones are open. Without it, all requests would
 /// wait for the first log-ins.
 const HANDOVER: Duration = Duration::from_secs(1);
 
 /// The longest wait for connections in use when the pool is closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The longest pause between log-ins while the server does not answer.
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
 /// The pool of one place.
 pub(crate) struct Pool {
@@ -79,8 +72,10 @@ struct State {
     places: usize,
     /// The log-ins of the tender that are under way.
     logins: usize,
-    /// The log-ins that are wanted although nobody waits.
+    /// The log-ins that are wanted although nobody waits, [`CONCURRENT_LOGINS`] at most.
     wanted: usize,
+    /// `true` if a log-in shall tell whether the login is still accepted.
+    is_suspect: bool,
     /// `None` while the last log-in succeeded.
     trouble: Option<Trouble>,
     /// Connections that were opened before are not used again: a schema changed, or the server is another one.
@@ -94,14 +89,6 @@ enum PoolStage {
     /// No generation in service uses the pool. It serves those that still hold it.
     Retired,
     Closed,
-}
-
-/// A login that does not succeed at the moment.
-struct Trouble {
-    since: Instant,
-    reason: String,
-    next_try: Instant,
-    pauses: Backoff,
 }
 
 /// The answer of the pool to somebody who wants a connection.
@@ -127,6 +114,7 @@ impl Pool {
                 places: 0,
                 logins: 0,
                 wanted: 0,
+                is_suspect: false,
                 trouble: None,
                 renewed_at: now,
                 stage: PoolStage::Open,
@@ -136,7 +124,7 @@ impl Pool {
             logins: Arc::new(Semaphore::new(CONCURRENT_LOGINS)),
             tender: Mutex::default(),
         });
-        let tender = tokio::spawn(tend(Arc::downgrade(&pool), pool.work.clone()));
+        let tender = tokio::spawn(tender::tend(Arc::downgrade(&pool), pool.work.clone()));
         *pool.tender.lock().unwrap_or_else(PoisonError::into_inner) = Some(AbortOnDropHandle::new(tender));
         pool
     }
@@ -168,7 +156,7 @@ impl Pool {
                         return Ok(lease);
                     }
                     // Others may be dead too, so a new one is opened while they are checked.
-                    self.state().wanted += 1;
+                    self.state().want_login();
                     self.work.notify_one();
                 }
                 Taken::Wait(receiver) => return receiver.await.map_err(|_| sqlx::Error::PoolClosed),
@@ -193,7 +181,7 @@ impl Pool {
         if connection.is_none() && login.was_published() && now < state.replaced_until {
             connection = state.replaced.pop();
             if connection.is_some() {
-                state.wanted += 1;
+                state.want_login();
                 self.work.notify_one();
             }
         }
@@ -266,7 +254,7 @@ impl Pool {
     pub(super) fn close_later(self: &Arc<Self>, connection: PooledConnection) {
         let lease = Lease::to_close(self.clone(), connection);
         // Without a runtime nothing can be sent, and only the socket closes.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+        if let Ok(runtime) = Handle::try_current() {
             runtime.spawn(lease.close());
         }
     }
@@ -284,7 +272,7 @@ impl Pool {
     }
 
     /// Waits for a permit to log in.
-    pub(super) async fn login_permit(&self) -> Option<tokio::sync::OwnedSemaphorePermit> {
+    pub(super) async fn login_permit(&self) -> Option<OwnedSemaphorePermit> {
         self.logins.clone().acquire_owned().await.ok()
     }
 
@@ -306,7 +294,8 @@ impl Pool {
                 state.replaced_until = Instant::now() + HANDOVER;
                 let idle = std::mem::take(&mut state.idle);
                 state.replaced.extend(idle);
-                (state.trouble, state.wanted, state.stage) = (None, 0, PoolStage::Open);
+                (state.trouble, state.wanted, state.is_suspect) = (None, 0, false);
+                state.stage = PoolStage::Open;
             }
             std::mem::take(&mut state.unpublished)
         };
@@ -370,9 +359,9 @@ impl Pool {
         }
     }
 
-    /// Wants a log-in, although nobody waits: its outcome tells if the login is still accepted.
+    /// Has the login tried once. The outcome tells whether it is still accepted.
     pub(super) fn check_login(&self) {
-        self.state().wanted += 1;
+        self.state().is_suspect = true;
         self.work.notify_one();
     }
 
@@ -382,125 +371,6 @@ impl Pool {
         let all = state.idle.iter().chain(&state.replaced).chain(&state.unpublished);
         all.filter(|connection| Arc::ptr_eq(&connection.login, login)).count()
     }
-
-    /// Tries a rejected login again, if the breaker allows it.
-    pub(super) async fn probe(self: &Arc<Self>, login: &Arc<PoolLogin>, reason: ProbeReason) {
-        if login.breaker.rejection().is_none() {
-            return;
-        }
-        let Ok(attempt) = login.breaker.allow(reason, Instant::now()) else { return };
-        let under_way = LoginUnderWay::new(self);
-        self.clone().log_in(login.clone(), attempt, self.place(), under_way).await;
-    }
-
-    /// Logs in once, and hands the connection to the first who waits.
-    async fn log_in(
-        self: Arc<Self>,
-        login: Arc<PoolLogin>,
-        attempt: Attempt,
-        mut place: Lease,
-        under_way: LoginUnderWay,
-    ) {
-        let _permit = self.login_permit().await;
-        let connected = match timeout(LOGIN_TIMEOUT, PgConnection::connect_with(&login.options)).await {
-            Ok(connected) => connected,
-            Err(_) => Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()),
-        };
-        let error = match connected {
-            Ok(connection) => {
-                attempt.accepted();
-                drop(under_way);
-                self.state().trouble = None;
-                place.connect(connection, login);
-                self.work.notify_one();
-                return;
-            }
-            Err(error) => error,
-        };
-        let reason = if error::is_rejected(&error) {
-            login.rejected(attempt, &error).to_string()
-        } else {
-            error::reason(&error)
-        };
-        drop(under_way);
-        let now = Instant::now();
-        let mut state = self.state();
-        state.wanted = 0;
-        if Arc::ptr_eq(&login, &state.login) {
-            let (since, mut pauses) = match state.trouble.take() {
-                Some(trouble) => (trouble.since, trouble.pauses),
-                None => (now, Backoff::from_to(Duration::from_millis(200), LONGEST_PAUSE)),
-            };
-            let to_probe = login.breaker.time_to_next_probe(now);
-            let next_try = if to_probe.is_zero() { pauses.next().unwrap_or(now) } else { now + to_probe };
-            state.trouble = Some(Trouble { since, reason, next_try, pauses });
-        }
-        drop(state);
-        drop(place);
-        self.work.notify_one();
-    }
-
-    /// Returns the next log-in, if one is needed and allowed now.
-    fn next_login(self: &Arc<Self>) -> Option<BoxFuture<'static, ()>> {
-        let now = Instant::now();
-        let mut state = self.state();
-        state.waiting.retain(|waiting| !waiting.is_closed());
-        let is_needed = match &state.trouble {
-            // One try per pause, also if nobody waits: the next request shall find a connection.
-            Some(trouble) => {
-                let is_used = state.stage == PoolStage::Open || !state.waiting.is_empty();
-                state.logins == 0 && now >= trouble.next_try && is_used
-            }
-            None => state.waiting.len() + state.wanted > state.logins && state.logins < CONCURRENT_LOGINS,
-        };
-        if !is_needed || state.stage == PoolStage::Closed {
-            return None;
-        }
-        if state.places >= state.login.limits.max_connections {
-            // A replaced connection gives its place to a new one.
-            let replaced = state.replaced.pop();
-            state.wanted = if replaced.is_some() { state.wanted } else { 0 };
-            drop(state);
-            self.close_later(replaced?);
-            return None;
-        }
-        let login = state.login.clone();
-        let attempt = match login.breaker.allow(ProbeReason::Scheduled, now) {
-            Ok(attempt) => attempt,
-            Err(rejection) => {
-                let next_try = now + login.breaker.time_to_next_probe(now);
-                let since = state.trouble.as_ref().map_or(now, |trouble| trouble.since);
-                let pauses = Backoff::from_to(Duration::from_millis(200), LONGEST_PAUSE);
-                state.trouble = Some(Trouble { since, reason: rejection.to_string(), next_try, pauses });
-                return None;
-            }
-        };
-        state.wanted = state.wanted.saturating_sub(1);
-        drop(state);
-        let under_way = LoginUnderWay::new(self);
-        Some(self.clone().log_in(login, attempt, self.place(), under_way).boxed())
-    }
-
-    /// Closes the connections that were idle for too long. Returns the time at which to look again.
-    fn close_idle(self: &Arc<Self>) -> Option<Instant> {
-        let now = Instant::now();
-        let mut state = self.state();
-        let mut old = Vec::new();
-        if now >= state.replaced_until {
-            old.append(&mut state.replaced);
-        }
-        let max_idle = state.login.limits.idle_timeout;
-        let first_young = state.idle.partition_point(|idle| now >= idle.idle_since + max_idle);
-        old.extend(state.idle.drain(..first_young));
-        let handover = if now < state.replaced_until { Some(state.replaced_until) } else { None };
-        let idle = state.idle.first().map(|idle| idle.idle_since + max_idle);
-        let probe = state.trouble.as_ref().map(|trouble| trouble.next_try.max(now + Duration::from_millis(1)));
-        drop(state);
-        for connection in old {
-            self.close_later(connection);
-        }
-        handover.into_iter().chain(idle).chain(probe).min()
-    }
 }
 
 impl State {
@@ -509,54 +379,14 @@ impl State {
         if login.was_published() || Arc::ptr_eq(login, &self.login) { &mut self.idle } else { &mut self.unpublished }
     }
 
+    fn want_login(&mut self) {
+        self.wanted = CONCURRENT_LOGINS.min(self.wanted + 1);
+    }
+
     fn take_idle(&mut self) -> Vec<PooledConnection> {
         let mut idle = std::mem::take(&mut self.idle);
         idle.append(&mut self.replaced);
         idle.append(&mut self.unpublished);
         idle
-    }
-}
-
-/// A log-in that is under way. It counts until it is dropped, also if the log-in is abandoned.
-struct LoginUnderWay(Arc<Pool>);
-
-impl LoginUnderWay {
-    fn new(pool: &Arc<Pool>) -> Self {
-        pool.state().logins += 1;
-        Self(pool.clone())
-    }
-}
-
-impl Drop for LoginUnderWay {
-    fn drop(&mut self) {
-        self.0.state().logins -= 1;
-        self.0.work.notify_one();
-    }
-}
-
-/// Logs in for those who wait, probes a login that does not succeed, and closes what was idle for too long. Ends with the
-/// pool.
-async fn tend(pool: Weak<Pool>, work: Arc<Notify>) {
-    let mut logins = FuturesUnordered::new();
-    loop {
-        let next = {
-            let Some(pool) = pool.upgrade() else { return };
-            while let Some(login) = pool.next_login() {
-                logins.push(login);
-            }
-            pool.close_idle()
-        };
-        tokio::select! {
-            Some(()) = logins.next() => (),
-            () = work.notified() => (),
-            () = sleep_until(next) => (),
-        }
-    }
-}
-
-async fn sleep_until(at: Option<Instant>) {
-    match at {
-        Some(at) => tokio::time::sleep_until(at).await,
-        None => std::future::pending().await,
     }
 }

@@ -22,7 +22,7 @@ pub(super) async fn prove(
     login: &Arc<PoolLogin>,
     context: &LoadContext<'_>,
 ) -> Result<Lease, BuildError> {
-    let deadline = context.deadline;
+    let deadline = context.deadline_of(login.rejection().credential);
     let attempt = login.breaker.allow(context.probe_reason, Instant::now())?;
     let mut lease = pool.place();
     let _permit = timeout_at(deadline, pool.login_permit()).await.map_err(|_| BuildError::Fault(unanswered()))?;

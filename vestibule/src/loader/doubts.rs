@@ -1,0 +1,104 @@
+//! The credentials in service that are doubtful, and those that stay as held although they have a fault.
+//!
+//! They decide between the two rules for a reload: only new versions are judged, and what must be replaced never waits.
+
+use super::RetryClass;
+use crate::{
+    application::{Application, Generation},
+    exit::Fault,
+    resources::rejection::Rejection,
+    secrets::{credential::Name, held::HeldCredentials, id::VersionId},
+};
+use std::collections::BTreeSet;
+use time::OffsetDateTime;
+
+/// The time before the end of a version in which to replace it waits for no other credential.
+pub(super) const LAST_DAYS: time::Duration = time::Duration::days(7);
+
+/// The credentials of the generation in service that are not good any more.
+#[derive(Default)]
+pub(super) struct Doubts {
+    /// The other side rejects the version in service.
+    pub(super) rejected: Vec<Rejection>,
+    /// The credentials whose version in service is rejected or revoked.
+    pub(super) names: BTreeSet<Name>,
+    /// Those, and the ones that expire in the next seven days. To replace one of these never waits for another credential.
+    pub(super) must_be_replaced: BTreeSet<Name>,
+}
+
+/// A credential that stays as held, because its new version has a fault or because the held one is rejected.
+pub(crate) struct Unrefreshed {
+    pub(crate) name: Name,
+    pub(crate) fault: Fault,
+    pub(crate) retry: RetryClass,
+    /// `true` if the version in service is rejected, revoked, or in its last days.
+    pub(crate) must_be_replaced: bool,
+}
+
+impl Doubts {
+    /// Returns what is doubtful in this generation. `revoked` is `secrets.revoked`.
+    pub(super) fn of<A: Application>(in_service: &Generation<A>, revoked: &BTreeSet<VersionId>) -> Self {
+        let rejected = in_service.resources.rejections();
+        let mut names: BTreeSet<Name> = rejected.iter().map(|rejection| rejection.credential).collect();
+        let mut must_be_replaced = BTreeSet::new();
+        for (name, held) in in_service.credentials.iter() {
+            if held.has_any(revoked) {
+                names.insert(name);
+            }
+            if held.expires_at.is_some_and(|end| end - OffsetDateTime::now_utc() < LAST_DAYS) {
+                must_be_replaced.insert(name);
+            }
+        }
+        must_be_replaced.extend(&names);
+        Self { rejected, names, must_be_replaced }
+    }
+
+    /// Returns `true` if a credential that must be replaced has a new version in `resolved`.
+    pub(super) fn is_any_replaced(&self, resolved: &HeldCredentials, held: &HeldCredentials) -> bool {
+        self.must_be_replaced.iter().any(|name| resolved.has_new_version(name, held))
+    }
+
+    /// Adds the credentials that are rejected and have no new version in `resolved`, and marks all that must be replaced.
+    pub(super) fn add_still_rejected(
+        &self,
+        mut unrefreshed: Vec<Unrefreshed>,
+        resolved: &HeldCredentials,
+        held: &HeldCredentials,
+    ) -> Vec<Unrefreshed> {
+        for rejection in &self.rejected {
+            if resolved.has_new_version(rejection.credential, held) {
+                continue;
+            }
+            // The fault of the new version says more than the rejection of the held one. Retries follow all the same.
+            match unrefreshed.iter_mut().find(|stays| stays.name == rejection.credential) {
+                Some(stays) => stays.retry = RetryClass::Rejected,
+                None => unrefreshed.push(rejection.clone().into()),
+            }
+        }
+        for stays in &mut unrefreshed {
+            stays.must_be_replaced = self.must_be_replaced.contains(stays.name);
+        }
+        unrefreshed
+    }
+}
+
+impl Unrefreshed {
+    /// Returns the class of the retry that these need, if one may help. A rejection ends by itself soonest.
+    pub(crate) fn retry_of(all: &[Self]) -> Option<RetryClass> {
+        let classes = [RetryClass::Rejected, RetryClass::Unavailable];
+        classes.into_iter().find(|class| all.iter().any(|stays| stays.retry == *class))
+    }
+}
+
+impl From<(Name, Fault)> for Unrefreshed {
+    fn from((name, fault): (Name, Fault)) -> Self {
+        Self { name, retry: RetryClass::of(fault.exit), fault, must_be_replaced: false }
+    }
+}
+
+impl From<Rejection> for Unrefreshed {
+    fn from(rejection: Rejection) -> Self {
+        let name = rejection.credential;
+        Self { name, fault: rejection.into_fault(), retry: RetryClass::Rejected, must_be_replaced: false }
+    }
+}
