@@ -55,6 +55,9 @@ pub(crate) const BUILD_GRACE: Duration = Duration::from_millis(250);
 /// this load.
 pub(crate) const WAIT_FOR_OTHERS: Duration = Duration::from_secs(2);
 
+/// The longest time for trying rejected credentials again, at the beginning of a reload.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// The parts that all loads of a process share.
 pub(crate) struct Loader<A> {
     regions: Regions,
@@ -74,6 +77,12 @@ pub(crate) struct LoadRequest<'a, A: Application> {
 }
 
 impl<A: Application> LoadRequest<'_, A> {
+    /// Returns the deadline for trying rejected credentials again. It leaves time for the load itself.
+    fn deadline_of_probes(&self) -> Instant {
+        let now = Instant::now();
+        now + PROBE_TIMEOUT.min(self.deadline.saturating_duration_since(now) / 2)
+    }
+
     /// Returns the deadline of the other credentials, if one is doubted. The others can stay as held.
     fn deadline_of_others(&self) -> Instant {
         let now = Instant::now();
@@ -234,7 +243,7 @@ impl<A: Application> Loader<A> {
                 ProbeReason::CurrentRejected => ProbeReason::Scheduled,
                 reason => reason,
             };
-            in_service.resources.probe(reason, request.deadline).await;
+            in_service.resources.probe(reason, request.deadline_of_probes()).await;
         }
         let nothing = HeldCredentials::default();
         let doubts = match request.in_service {

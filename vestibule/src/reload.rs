@@ -180,14 +180,15 @@ impl<A: Application> Reloader<A> {
     }
 
     fn read_config(&self, in_service: &Arc<Config<A::Settings>>) -> Result<Arc<Config<A::Settings>>, Report> {
-        let load = || Config::load(&self.sources, A::PACKAGE.name, &A::Secrets::specs());
-        // The service's own code reads its settings. A panic there must not end the reload actor.
-        let Ok(config) = catch_unwind(AssertUnwindSafe(load)) else {
-            return Err(Report::of(Phase::Config, panicked()));
+        let read = || {
+            let config = Config::load(&self.sources, A::PACKAGE.name, &A::Secrets::specs());
+            let config = config.map_err(|error| error.report)?;
+            // The same `Arc` tells everybody that no setting changed.
+            Ok(if config.tree() == in_service.tree() { in_service.clone() } else { Arc::new(config) })
         };
-        let config = config.map_err(|error| error.report)?;
-        // The same `Arc` tells everybody that no setting changed.
-        Ok(if config.tree() == in_service.tree() { in_service.clone() } else { Arc::new(config) })
+        // The service's own code reads and writes its settings. A panic there must not end the reload actor.
+        let read = catch_unwind(AssertUnwindSafe(read));
+        read.unwrap_or_else(|_| Err(Report::of(Phase::Config, panicked())))
     }
 
     /// Reloads once: loads, publishes if there is something new, and reports the outcome. Returns the class of the retry

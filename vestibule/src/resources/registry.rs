@@ -67,10 +67,10 @@ impl<R: Resource> ErasedResource for R {
 /// The longest time for which a stop waits for a resource to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// Calls a method of a resource, which may be of a service's own. A panic must not end the caller in the middle of a
-/// publication. The panic hook logs it.
-fn caught(call: impl FnOnce()) {
-    let _ = catch_unwind(AssertUnwindSafe(call));
+/// Calls a method of a resource, which may be of a service's own. Returns `None` if it panicked: a panic must not end the
+/// reload actor, or a publication in the middle. The panic hook logs it.
+fn caught<T>(call: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(call)).ok()
 }
 
 /// The resources of one generation.
@@ -109,7 +109,7 @@ impl ResourceRegistry {
 
     /// Returns the rejections of the credentials that are rejected at this moment.
     pub(crate) fn rejections(&self) -> Vec<Rejection> {
-        self.built.values().filter_map(|built| built.resource.rejection()).collect()
+        self.built.values().filter_map(|built| caught(|| built.resource.rejection())?).collect()
     }
 
     /// Retires the resources that `successor` did not carry over.
@@ -117,8 +117,8 @@ impl ResourceRegistry {
         for (name, built) in &self.built {
             match successor.built.get(name) {
                 Some(next) if next.origin == built.origin => (),
-                Some(next) => caught(|| built.resource.retire(Some(next.resource.as_any()))),
-                None => caught(|| built.resource.retire(None)),
+                Some(next) => _ = caught(|| built.resource.retire(Some(next.resource.as_any()))),
+                None => _ = caught(|| built.resource.retire(None)),
             }
         }
     }
@@ -126,7 +126,7 @@ impl ResourceRegistry {
     /// Returns the connections of each pool, with an address that is unique while this registry exists.
     pub(crate) fn pools(&self) -> impl Iterator<Item = (*const (), Connections)> {
         self.built.values().filter_map(|built| {
-            let connections = built.resource.connections()?;
+            let connections = caught(|| built.resource.connections())??;
             Some((Arc::as_ptr(&built.resource).cast(), connections))
         })
     }

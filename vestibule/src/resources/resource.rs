@@ -42,7 +42,8 @@ pub trait Resource: Any + Clone + Send + Sync {
         None
     }
 
-    /// Tries a rejected credential again, if `reason` allows it. Runs at the beginning of each reload.
+    /// Tries a rejected credential again, if `reason` allows it. Runs at the beginning of each reload, and ends by
+    /// `deadline`: after 5 s at most.
     fn probe(&self, reason: ProbeReason, deadline: Instant) -> impl Future<Output = ()> + Send {
         let _ = (reason, deadline);
         async {}
@@ -72,6 +73,6 @@ pub trait Resource: Any + Clone + Send + Sync {
 pub struct Connections {
     /// The number of connections that wait for use.
     pub idle: usize,
-    /// The number of connections that are in use or being opened.
+    /// The number of connections that are in use.
     pub used: usize,
 }

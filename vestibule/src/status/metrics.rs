@@ -126,7 +126,7 @@ impl MetricsEncoder<'_> {
                 }
             }
         }
-        let help = "Connections to the database; one that is being opened counts as used";
+        let help = "Open connections to the database, by the generation whose login they were made with";
         self.gauges("db_client_connection_count", help, samples)
     }
 

@@ -1,6 +1,7 @@
 //! The framework as the crate of a service uses it, with a secrets manager in memory.
 
 mod background;
+mod faulty_resource;
 mod fifth_kind;
 mod memory_manager;
 mod own_manager;
