@@ -8,6 +8,7 @@ mod audit;
 mod client_ca;
 mod commands;
 mod config;
+mod denied_start;
 mod documents;
 mod endurance;
 mod metrics;

@@ -88,6 +88,7 @@ async fn log_in<T: ServiceSettings>(
         to_replace: BTreeSet::new(),
         deadline_of_others: deadline,
         deadline,
+        is_start: true,
     };
     let mut specs = Vec::new();
     if let Some(id) = config.id(&MIGRATOR) {
