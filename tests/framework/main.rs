@@ -10,6 +10,7 @@ mod commands;
 mod config;
 mod connections;
 mod database_errors;
+mod denied_start;
 mod documents;
 mod endurance;
 mod metrics;

@@ -82,7 +82,7 @@ async fn a_reload_queries_the_next_region_if_the_first_is_away() {
 }
 
 #[tokio::test]
-async fn a_denial_by_the_first_region_is_final() {
+async fn a_denial_by_the_first_region_is_not_asked_of_the_next() {
     let tenant = SERVICE.migrated("region_denied").await;
     let (second, managers) = two_regions(&tenant).await;
     tenant.replicate_to(second.emulator(), SECOND).await.unwrap();

@@ -94,30 +94,12 @@ async fn a_malformed_credential_ends_with_65() {
 }
 
 #[tokio::test]
-async fn a_manager_that_denies_ends_with_77() {
-    let tenant = SERVICE.migrated("denied").await;
-    let manager = scripted_manager(&tenant).await;
-    manager.script([FaultRule::on(tenant.id("database"), ScriptedFault::Status(400, "AccessDeniedException"))]);
-    let launch = SERVICE.launch(&tenant).with_manager(&manager);
-    assert_fails(launch, 77, &["credential `database`", "AccessDeniedException", "secretsmanager:GetSecretValue"])
-        .await;
-    assert_eq!(manager.requests(&tenant.id("database")), 1, "a denial is not tried again");
-}
-
-#[tokio::test]
-async fn a_service_without_an_identity_ends_with_77() {
-    let tenant = SERVICE.tenant("nobody").await;
-    let launch = SERVICE.launch(&tenant).env_remove("AWS_ACCESS_KEY_ID").env_remove("AWS_SECRET_ACCESS_KEY");
-    assert_fails(launch.env("HOME", "/nonexistent"), 77, &["no identity"]).await;
-}
-
-#[tokio::test]
 async fn static_keys_and_plain_http_need_permission_in_production() {
     let tenant = SERVICE.migrated("production").await;
     let production = || SERVICE.launch(&tenant).env("APP_PROFILE", "production");
     assert_fails(production(), 78, &["AWS_ENDPOINT_URL", "no TLS", "allow_http_endpoint"]).await;
     let plain = || production().env("APP_SECRETS__AWS__ALLOW_HTTP_ENDPOINT", "true");
-    assert_fails(plain(), 77, &["no identity"]).await;
+    assert_fails(plain().with_short_deadline(), 77, &["no identity"]).await;
     let allowed = plain().env("APP_SECRETS__AWS__ALLOW_STATIC_KEYS", "true");
     RunningService::start(allowed, &tenant).await;
 }
@@ -251,7 +233,7 @@ async fn a_report_names_every_fault_and_has_the_exit_code_of_one_that_no_restart
     manager.script([FaultRule::on(tenant.id("database"), ScriptedFault::Status(400, "AccessDeniedException"))]);
     let launch = SERVICE.launch(&tenant).with_manager(&manager).env("APP_SECRETS__IDS__WEBHOOK", tenant.id("webhook"));
     assert_fails(
-        launch,
+        launch.with_short_deadline(),
         77,
         &["3 faults", "`database`", "`signing`", "`webhook`", "AccessDenied", "no such secret", "malformed"],
     )

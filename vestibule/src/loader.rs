@@ -260,6 +260,7 @@ impl<A: Application> Loader<A> {
             doubted: doubts.names.clone(),
             deadline_of_others: request.deadline_of_others(),
             deadline: request.deadline,
+            is_start: request.in_service.is_none(),
         };
         let mut wanted = Vec::new();
         for spec in AllSecrets::<A::Secrets>::specs() {

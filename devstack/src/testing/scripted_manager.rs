@@ -1,5 +1,6 @@
 //! A secrets manager that fails as a test wants it to.
 
+mod clock;
 pub(crate) mod rule;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use serde_json::json;
 use crate::stack::emulator::Emulator;
 use crate::stack::error::Error;
 use crate::testing::background_server::BackgroundServer;
+use crate::testing::scripted_manager::clock::ManagerClock;
 use crate::testing::scripted_manager::rule::{FaultRule, ManagerRequest, ScriptedFault};
 
 const JSON: (&str, &str) = ("content-type", "application/x-amz-json-1.1");
@@ -108,9 +110,17 @@ async fn answer(State(script): State<Arc<ManagerScript>>, headers: HeaderMap, bo
             script.forward(endpoint, headers, body).await
         }
         Some(ScriptedFault::Status(status, code)) => {
-            let status = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            let body = json!({ "__type": code, "message": "as scripted" }).to_string();
-            (status, [("x-amzn-errortype", code), JSON], body).into_response()
+            error(StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), code)
+        }
+        Some(ScriptedFault::ClockAhead(seconds)) => {
+            let clock = ManagerClock::ahead(seconds);
+            let mut response = if clock.accepts(&headers) {
+                script.forward(endpoint, headers, body).await
+            } else {
+                error(StatusCode::BAD_REQUEST, "InvalidSignatureException")
+            };
+            response.headers_mut().insert(header::DATE, clock.date());
+            response
         }
         Some(ScriptedFault::BlackHole) => std::future::pending().await,
         // The server sends the head with the first part of the body. An error in place of that part leaves nothing to
@@ -127,6 +137,11 @@ async fn answer(State(script): State<Arc<ManagerScript>>, headers: HeaderMap, bo
         }
         Some(ScriptedFault::Malformed) => ([JSON], "<html>Welcome!</html>").into_response(),
     }
+}
+
+fn error(status: StatusCode, code: &'static str) -> Response {
+    let body = json!({ "__type": code, "message": "as scripted" }).to_string();
+    (status, [("x-amzn-errortype", code), JSON], body).into_response()
 }
 
 fn connection_reset() -> io::Result<&'static str> {

@@ -1,12 +1,15 @@
 //! The scripted manager and its faults.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use devstack::reqwest::{Client, Response};
 use devstack::{FaultRule, ScriptedFault, ScriptedManager};
 use devstack::{Stack, Tenant};
 
 use crate::Outcome;
+
+/// The time of each request: 1,767,225,600 seconds after 1970.
+const SIGNED_AT: &str = "20260101T000000Z";
 
 async fn get_secret(manager: &ScriptedManager, secret: &str) -> Result<Response, devstack::reqwest::Error> {
     get_secret_in("eu-west-1", manager, secret).await
@@ -21,6 +24,7 @@ async fn get_secret_in(
     Client::new()
         .post(manager.endpoint())
         .header("x-amz-target", "secretsmanager.GetSecretValue")
+        .header("x-amz-date", SIGNED_AT)
         .header("content-type", "application/x-amz-json-1.1")
         .header("authorization", format!("AWS4-HMAC-SHA256 {scope}, SignedHeaders=host, Signature=0"))
         .body(format!(r#"{{"SecretId":"{secret}","VersionStage":"AWSCURRENT"}}"#))
@@ -101,6 +105,22 @@ async fn a_manager_can_close_a_connection_and_answer_the_next() -> Outcome {
     let error = get_secret(&manager, &tenant.id("database")).await.expect_err("the connection closes");
     assert!(error.is_request() && !error.is_timeout(), "{error:?}");
     assert_eq!(get_secret(&manager, &tenant.id("database")).await?.status(), 200);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_clock_can_be_wrong() -> Outcome {
+    let (tenant, manager) = scripted("clock").await?;
+    let signed_at = 1_767_225_600;
+    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs().cast_signed();
+    for (manager_is_ahead, status) in [(299, 200), (-299, 200), (600, 400), (-600, 400)] {
+        manager.script([FaultRule::all(ScriptedFault::ClockAhead(signed_at + manager_is_ahead - now))]);
+        let answer = get_secret(&manager, &tenant.id("database")).await?;
+        assert_eq!(answer.status(), status);
+        let date = answer.headers()["date"].to_str()?;
+        assert!(date.contains("Dec 2025") || date.contains("01 Jan 2026"), "{date}");
+        assert_eq!(answer.headers().get("x-amzn-errortype").is_some(), status == 400);
+    }
     Ok(())
 }
 

@@ -98,6 +98,7 @@ async fn log_in<T: ServiceSettings>(
         doubted: BTreeSet::new(),
         deadline_of_others: deadline,
         deadline,
+        is_start: true,
     };
     let mut specs = Vec::new();
     if let Some(id) = config.id(&MIGRATOR) {

@@ -16,10 +16,11 @@ use crate::{
 use aws_config::{Region, SdkConfig};
 use aws_sdk_secretsmanager::{
     Client,
+    error::{ProvideErrorMetadata, SdkError},
     operation::{describe_secret::DescribeSecretOutput, get_secret_value::GetSecretValueOutput},
 };
 use futures_util::future::BoxFuture;
-use std::borrow::Cow;
+use std::{borrow::Cow, error::Error, sync::Once};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
@@ -29,6 +30,8 @@ use zeroize::Zeroizing;
 /// larger, it needs one permission fewer, and it takes a stage.
 pub struct SecretsManager {
     client: Client,
+    /// Done once it is logged that the clock is wrong.
+    clock_logged: Once,
 }
 
 impl SecretsManager {
@@ -55,7 +58,28 @@ impl SecretsManager {
 
     fn in_region(sdk: &SdkConfig, region: Region) -> Self {
         let config = aws_sdk_secretsmanager::config::Builder::from(sdk).region(region).build();
-        Self { client: Client::from_conf(config) }
+        Self { client: Client::from_conf(config), clock_logged: Once::new() }
+    }
+
+    /// Sends a request. If the manager does not accept the signature, sends it once more: from each answer the SDK
+    /// learns the difference between this machine's clock and the manager's, and it signs the next request with the
+    /// manager's time. Its own retries, which would do this only for a clock that is wrong now, are off.
+    async fn send<T, E, F>(&self, request: impl Fn() -> F) -> Result<T, SdkError<E>>
+    where
+        E: ProvideErrorMetadata + Error + 'static,
+        F: Future<Output = Result<T, SdkError<E>>>,
+    {
+        let answer = request().await;
+        let Err(error) = &answer else { return answer };
+        if !errors::is_bad_signature(error) {
+            return answer;
+        }
+        if let error @ SourceError::ClockWrong(_) = errors::source_error(error) {
+            self.clock_logged.call_once(|| {
+                tracing::warn!(%error, "the manager rejects the time of a request; signing with the manager's time");
+            });
+        }
+        request().await
     }
 }
 
@@ -67,8 +91,8 @@ impl Source for SecretsManager {
         held: Option<&'a VersionId>,
     ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
         Box::pin(async move {
-            let answer = self.client.get_secret_value().secret_id(id.as_str()).version_stage(label(stage)).send().await;
-            match answer {
+            let request = self.client.get_secret_value().secret_id(id.as_str()).version_stage(label(stage));
+            match self.send(|| request.clone().send()).await {
                 Ok(output) => fetched(output, held),
                 Err(error) if errors::is_not_found(&error) => Ok(Fetched::Absent),
                 Err(error) => Err(errors::source_error(&error)),
@@ -78,7 +102,8 @@ impl Source for SecretsManager {
 
     fn versions<'a>(&'a self, id: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>> {
         Box::pin(async move {
-            match self.client.describe_secret().secret_id(id.as_str()).send().await {
+            let request = self.client.describe_secret().secret_id(id.as_str());
+            match self.send(|| request.clone().send()).await {
                 Ok(output) => by_stage(output),
                 Err(error) if errors::is_not_found(&error) => Ok(Versions::new()),
                 Err(error) => Err(errors::source_error(&error)),

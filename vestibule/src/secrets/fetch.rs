@@ -10,20 +10,13 @@ use super::{
     version::{SecretValue, SecretValues, Stage, Versions},
 };
 use crate::exit::{Exit, Fault};
-use futures_util::{
-    StreamExt,
-    future::{BoxFuture, try_join_all},
-    stream,
-};
+use futures_util::future::{BoxFuture, join_all, try_join_all};
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
 use time::OffsetDateTime;
 use tokio::time::Instant;
-
-/// The number of secrets that are fetched at a time.
-const CONCURRENCY: usize = 16;
 
 /// The pause before the current version is read for the second time, if the first answer was an older or a revoked one.
 const SECOND_READ: Duration = Duration::from_secs(1);
@@ -41,6 +34,8 @@ pub(crate) struct FetchContext<'a> {
     /// The deadline of the other credentials, if one is doubted. The others can stay as held.
     pub(crate) deadline_of_others: Instant,
     pub(crate) deadline: Instant,
+    /// `true` if nothing is in service yet. Then a denial is no final answer: identities and policies propagate.
+    pub(crate) is_start: bool,
 }
 
 impl FetchContext<'_> {
@@ -84,19 +79,20 @@ impl FetchOutcome {
     }
 }
 
-/// Fetches all these credentials, concurrently.
+/// Fetches all these credentials, concurrently. None waits for another one that is denied or unavailable.
 pub(crate) async fn all(
     context: &FetchContext<'_>,
     specs: &[(CredentialSpec, SecretId)],
 ) -> Vec<(CredentialSpec, SecretId, FetchOutcome)> {
     let fetches: Vec<BoxFuture<'_, _>> =
         specs.iter().map(|(spec, id)| Box::pin(fetch_credential(context, spec, id)) as _).collect();
-    stream::iter(fetches).buffered(CONCURRENCY).collect().await
+    join_all(fetches).await
 }
 
 /// Fetches the pending version of a secret. Returns `None` if there is none that can be read.
 pub(crate) async fn pending(context: &FetchContext<'_>, id: &SecretId) -> Option<SecretValue> {
-    let query = SecretQuery { id, may_stay: false, since: None, deadline: context.deadline };
+    // Does not wait for access: the current version may be accepted before that.
+    let query = SecretQuery { id, may_stay: false, since: None, waits_for_access: false, deadline: context.deadline };
     match fetch_stage(context, &query, Stage::Pending, None).await {
         Ok(Fetched::New(value)) => Some(value),
         _ => None,
@@ -115,11 +111,13 @@ async fn fetch_credential(
         id,
         may_stay,
         since: held.and_then(|held| held.created),
+        waits_for_access: context.is_start,
         deadline: if another_is_doubted { context.deadline.min(context.deadline_of_others) } else { context.deadline },
     };
+    let started = Instant::now();
     let outcome = match compare_with_held(context, &query, spec, held).await {
         Ok(outcome) => outcome,
-        Err(error) => FetchOutcome::Failed(fault(context, spec, id, &error)),
+        Err(error) => FetchOutcome::Failed(fault(context, spec, id, &error, started.elapsed())),
     };
     (*spec, id.clone(), outcome)
 }
@@ -254,7 +252,14 @@ enum FetchError {
     Revoked(VersionId),
 }
 
-fn fault(context: &FetchContext<'_>, spec: &CredentialSpec, id: &SecretId, error: &FetchError) -> Fault {
+/// Returns the fault of a credential that could not be fetched in this time.
+fn fault(
+    context: &FetchContext<'_>,
+    spec: &CredentialSpec,
+    id: &SecretId,
+    error: &FetchError,
+    tried_for: Duration,
+) -> Fault {
     let subject = subject(spec.name, id);
     let source_error = match error {
         FetchError::Source(source_error) => source_error,
@@ -268,5 +273,65 @@ fn fault(context: &FetchContext<'_>, spec: &CredentialSpec, id: &SecretId, error
     if matches!(source_error, SourceError::Missing(_)) {
         remedy = format!("{remedy}: [secrets.ids] {} = \"…\"", spec.name).into();
     }
-    Fault::new(source_error.exit(), subject, error.to_string(), remedy)
+    let mut problem = error.to_string();
+    if context.is_start && source_error.is_denial() {
+        problem = format!("{problem}; tried for {} s", tried_for.as_secs());
+    }
+    Fault::new(source_error.exit(), subject, problem, remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secrets::source::Source;
+    use std::sync::Arc;
+    use tokio::sync::Notify;
+
+    /// A source that denies access to every secret, and tells when it is asked for the last one.
+    struct Denies {
+        last: SecretId,
+        asked_for_last: Arc<Notify>,
+    }
+
+    impl Source for Denies {
+        fn fetch<'a>(
+            &'a self,
+            id: &'a SecretId,
+            _: Stage,
+            _: Option<&'a VersionId>,
+        ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
+            if *id == self.last {
+                self.asked_for_last.notify_one();
+            }
+            Box::pin(async { Err(SourceError::Denied("as scripted".into())) })
+        }
+
+        fn versions<'a>(&'a self, _: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>> {
+            Box::pin(async { Ok(Versions::new()) })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_start_asks_for_every_secret_even_if_many_are_denied() {
+        let id = |number: usize| SecretId::parse(&format!("test/{number}")).unwrap();
+        let asked_for_last = Arc::new(Notify::new());
+        let source = Denies { last: id(99), asked_for_last: asked_for_last.clone() };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        let context = FetchContext {
+            regions: &Regions::new([(String::new(), Arc::new(source) as Arc<dyn Source>)]),
+            revoked: &BTreeSet::new(),
+            held: &HeldCredentials::default(),
+            doubted: BTreeSet::new(),
+            deadline_of_others: deadline,
+            deadline,
+            is_start: true,
+        };
+        let spec = CredentialSpec { name: "key", kind: "key", stages: &[Stage::Current], optional: false };
+        let specs: Vec<_> = (0..100).map(|number| (spec, id(number))).collect();
+        tokio::select! {
+            _ = all(&context, &specs) => panic!("a denial is tried again until the deadline"),
+            () = asked_for_last.notified() => (),
+            () = tokio::time::sleep(Duration::from_secs(5)) => panic!("the last secret waits for those before it"),
+        }
+    }
 }

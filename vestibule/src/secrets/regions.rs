@@ -9,11 +9,14 @@ use crate::backoff::Backoff;
 use futures_util::future::BoxFuture;
 use std::{
     borrow::Cow,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, Once, PoisonError},
     time::Duration,
 };
 use time::OffsetDateTime;
-use tokio::time::Instant;
+use tokio::{sync::Semaphore, time::Instant};
+
+/// The number of secrets that are asked for at a time.
+const CONCURRENCY: usize = 16;
 
 /// The timeout of one attempt. The SDK has none.
 const ATTEMPT: Duration = Duration::from_secs(5);
@@ -27,7 +30,13 @@ const SILENT_FOR: Duration = Duration::from_secs(30);
 const NO_VALUE: &str = "no such secret, or it has no value yet";
 
 /// The Regions of a secrets manager, in the order in which they are asked.
-pub(crate) struct Regions(Vec<Region>);
+pub(crate) struct Regions {
+    regions: Vec<Region>,
+    /// A place for each secret that is asked for. A pause between attempts takes none.
+    places: Semaphore,
+    /// Done once it is logged that a start waits for access.
+    wait_logged: Once,
+}
 
 struct Region {
     name: String,
@@ -45,6 +54,8 @@ pub(crate) struct SecretQuery<'a> {
     pub(crate) may_stay: bool,
     /// The time at which the manager got the version in use.
     pub(crate) since: Option<OffsetDateTime>,
+    /// `true` if a denial is no final answer: the secret is asked for again until the deadline.
+    pub(crate) waits_for_access: bool,
     pub(crate) deadline: Instant,
 }
 
@@ -69,7 +80,7 @@ impl Regions {
         for (name, source) in sources {
             regions.push(Region { name, is_first: regions.is_empty(), source, silent_since: Mutex::default() });
         }
-        Self(regions)
+        Self { regions, places: Semaphore::new(CONCURRENCY), wait_logged: Once::new() }
     }
 
     /// Makes the only Region of a manager.
@@ -87,13 +98,13 @@ impl Regions {
         stage: Stage,
         held: Option<&VersionId>,
     ) -> Result<Fetched, SourceError> {
-        self.ask(query.id, query.deadline, || self.in_order(), |region| Box::pin(region.fetch(query, stage, held)))
-            .await
+        self.ask(query, || self.in_order(), |region| Box::pin(region.fetch(query, stage, held))).await
     }
 
     /// Returns the version of a secret at each stage, the current one at least. Only the first Region knows for sure.
     pub(crate) async fn versions(&self, id: &SecretId, deadline: Instant) -> Result<Versions, SourceError> {
-        self.ask(id, deadline, || self.0.iter().take(1).collect(), |region| Box::pin(region.versions(id))).await
+        let query = SecretQuery { id, may_stay: false, since: None, waits_for_access: false, deadline };
+        self.ask(&query, || self.regions.iter().take(1).collect(), |region| Box::pin(region.versions(id))).await
     }
 
     /// Returns the manager's own word for a stage.
@@ -107,20 +118,27 @@ impl Regions {
     }
 
     fn first_source(&self) -> &dyn Source {
-        &*self.0.first().expect("a manager has one Region at least").source
+        &*self.regions.first().expect("a manager has one Region at least").source
     }
 
     /// Asks until an answer can be used or the deadline is near: each Region once, then all again after a pause.
     async fn ask<'a, T>(
         &'a self,
-        id: &SecretId,
-        deadline: Instant,
+        query: &SecretQuery<'_>,
         order: impl Fn() -> Vec<&'a Region>,
         attempt: impl Fn(&'a Region) -> BoxFuture<'a, Result<RegionAnswer<T>, SourceError>>,
     ) -> Result<T, SourceError> {
-        let mut backoff = Backoff::until(deadline);
+        let mut backoff = Backoff::until(query.deadline);
         loop {
-            let error = match ask_each(id, deadline, &order(), &attempt).await {
+            let round = match tokio::time::timeout_at(query.deadline, self.places.acquire()).await {
+                Ok(_place) => ask_each(query.id, query.deadline, &order(), &attempt).await,
+                Err(_) => Round::Failed(None),
+            };
+            let error = match round {
+                Round::Done(Err(denial)) if query.waits_for_access && denial.is_denial() => {
+                    self.log_wait(query.id, &denial);
+                    denial
+                }
                 Round::Done(result) => return result,
                 Round::Failed(Some(error)) => error,
                 Round::Failed(None) => SourceError::Unanswered("there was no time to ask".into()),
@@ -131,9 +149,21 @@ impl Regions {
         }
     }
 
+    /// Logs that a start waits for access. Logs it once: the report has the denial of each secret.
+    fn log_wait(&self, id: &SecretId, denial: &SourceError) {
+        self.wait_logged.call_once(|| {
+            tracing::warn!(
+                secret.id = %id,
+                error = %denial,
+                "access is denied; identities and policies may still propagate, so this start tries until \
+                 secrets.deadline"
+            );
+        });
+    }
+
     /// Returns the Regions as configured, but those that did not answer lately come last.
     fn in_order(&self) -> Vec<&Region> {
-        let mut order: Vec<_> = self.0.iter().collect();
+        let mut order: Vec<_> = self.regions.iter().collect();
         order.sort_by_key(|region| region.is_silent());
         order
     }
@@ -261,7 +291,7 @@ mod tests {
         let regions = Regions::of(manager);
         let id = SecretId::parse("test/key").unwrap();
         let deadline = Instant::now() + Duration::from_secs(2);
-        let query = SecretQuery { id: &id, may_stay: false, since: None, deadline };
+        let query = SecretQuery { id: &id, may_stay: false, since: None, waits_for_access: false, deadline };
         for fetched in join_all((0..64).map(|_| regions.fetch(&query, Stage::Current, None))).await {
             assert_eq!(fetched.err().as_ref(), Some(&overloaded));
         }

@@ -45,6 +45,7 @@ pub trait Source: Send + Sync + 'static {
             SourceError::Missing(_) => "create the secret, or correct its id".into(),
             SourceError::Denied(_) => "allow this process to read the secret; check the id too".into(),
             SourceError::NoIdentity(_) => "give the process an identity".into(),
+            SourceError::ClockWrong(_) => "set the clock of this machine (NTP)".into(),
             SourceError::Malformed(_) => "put a text value at the manager, as a new version".into(),
             SourceError::Unavailable(_) | SourceError::Unanswered(_) => {
                 "check the network path to the manager and its health".into()
@@ -81,6 +82,9 @@ pub enum SourceError {
     /// There is no identity to ask the manager with.
     #[error("there is no identity to ask the manager with: {0}")]
     NoIdentity(String),
+    /// The manager does not accept a request with the time of this machine's clock.
+    #[error("this machine's clock is wrong: {0}")]
+    ClockWrong(String),
     /// The manager has no secret of this id, or its deletion is scheduled.
     #[error("the manager does not have it: {0}")]
     Missing(String),
@@ -101,10 +105,16 @@ impl SourceError {
         matches!(self, Self::Unavailable(_) | Self::Unanswered(_))
     }
 
+    /// Returns `true` if the manager knows this process and says no, or does not know it. That may pass by itself:
+    /// identities and policies propagate, and a clock is set.
+    pub(crate) fn is_denial(&self) -> bool {
+        matches!(self, Self::Denied(_) | Self::NoIdentity(_) | Self::ClockWrong(_))
+    }
+
     /// Returns the code with which a start ends because of this error.
     pub(crate) fn exit(&self) -> Exit {
         match self {
-            Self::Denied(_) | Self::NoIdentity(_) => Exit::Denied,
+            Self::Denied(_) | Self::NoIdentity(_) | Self::ClockWrong(_) => Exit::Denied,
             Self::Missing(_) => Exit::Missing,
             Self::Malformed(_) => Exit::Malformed,
             Self::Unavailable(_) => Exit::Unavailable,

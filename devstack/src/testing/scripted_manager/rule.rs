@@ -20,6 +20,9 @@ pub enum ScriptedFault {
     CutBody,
     /// The answer is 200, and its body is not JSON.
     Malformed,
+    /// The manager's clock is ahead by this many seconds. As AWS does, it rejects a request whose time differs from its
+    /// own by more than 5 minutes, and answers any other.
+    ClockAhead(i64),
 }
 
 /// A rule: a fault, and the requests that it hits.

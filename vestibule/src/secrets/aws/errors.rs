@@ -2,8 +2,12 @@
 
 use crate::secrets::source::SourceError;
 use aws_credential_types::provider::error::CredentialsError;
-use aws_sdk_secretsmanager::error::{ErrorMetadata, ProvideErrorMetadata, SdkError};
+use aws_sdk_secretsmanager::{
+    error::{ErrorMetadata, ProvideErrorMetadata, SdkError},
+    primitives::{DateTime, DateTimeFormat},
+};
 use std::error::Error;
+use time::{Duration, OffsetDateTime};
 
 /// The codes with which the manager denies access, as the API reference lists them under `GetSecretValue`,
 /// `DescribeSecret` and *Common Errors*. The SDK's error enums do not have the codes for denied access.
@@ -23,6 +27,17 @@ const DENIALS: [&str; 13] = [
     "UnrecognizedClientException",
 ];
 
+/// The codes with which the manager does not accept the signature of a request. The time of the request is a part of it.
+const BAD_SIGNATURES: [&str; 4] =
+    ["InvalidSignatureException", "RequestExpired", "RequestTimeTooSkewed", "SignatureDoesNotMatch"];
+
+/// The codes with which the manager says that the time of a request is wrong.
+const WRONG_TIMES: [&str; 2] = ["RequestExpired", "RequestTimeTooSkewed"];
+
+/// The difference between two clocks from which it may be the cause of a signature that is not accepted. AWS accepts
+/// 5 minutes (*Signature Version 4*); the SDK has the same limit.
+const CLOCK_TOLERANCE: Duration = Duration::minutes(4);
+
 /// The largest part of the manager's own message that an error quotes, in characters.
 const MAX_QUOTED: usize = 300;
 
@@ -34,17 +49,28 @@ pub(super) fn is_not_found<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool
     }
 }
 
+/// Returns `true` if the manager does not accept the signature of the request.
+pub(super) fn is_bad_signature<E: ProvideErrorMetadata>(error: &SdkError<E>) -> bool {
+    match error {
+        SdkError::ServiceError(answer) => answer.err().meta().code().is_some_and(|code| BAD_SIGNATURES.contains(&code)),
+        _ => false,
+    }
+}
+
 /// Returns the error of any other call that failed.
 pub(super) fn source_error<E>(error: &SdkError<E>) -> SourceError
 where
     E: ProvideErrorMetadata + Error + 'static,
 {
     match error {
-        SdkError::ServiceError(answer) => service_error(answer.err().meta(), answer.raw().status().as_u16()),
+        SdkError::ServiceError(answer) => {
+            let ahead = answer.raw().headers().get("date").and_then(time_ahead);
+            service_error(answer.err().meta(), answer.raw().status().as_u16(), ahead)
+        }
         SdkError::DispatchFailure(failure) => match find_cause(error) {
             Some(cause) => identity_error(cause),
             None if failure.is_timeout() => SourceError::Unanswered("connecting timed out".into()),
-            None => SourceError::Unavailable(format!("connecting failed: {}", io_kind(error))),
+            None => SourceError::Unavailable(format!("connecting failed: {}", connect_problem(error))),
         },
         SdkError::TimeoutError(_) => SourceError::Unanswered("the request timed out".into()),
         SdkError::ResponseError(_) => SourceError::Unavailable("its answer was cut off or cannot be understood".into()),
@@ -52,15 +78,26 @@ where
     }
 }
 
-/// Returns the error of an answer with an error code.
-fn service_error(meta: &ErrorMetadata, status: u16) -> SourceError {
+/// Returns the time by which the manager's clock is ahead of this machine's, from the `Date` of its answer.
+fn time_ahead(date: &str) -> Option<Duration> {
+    let date = DateTime::from_str(date, DateTimeFormat::HttpDate).ok()?;
+    let at = OffsetDateTime::from_unix_timestamp(date.secs()).ok()?;
+    Some(at - OffsetDateTime::now_utc())
+}
+
+/// Returns the error of an answer with an error code. `ahead` is the time by which the manager's clock is ahead.
+fn service_error(meta: &ErrorMetadata, status: u16, ahead: Option<Duration>) -> SourceError {
     let code = meta.code().unwrap_or("no code");
     // The message of a signing error quotes the request that was signed, with its headers. Only its code may be shown.
     let may_quote = code.starts_with("AccessDenied") || code == "InvalidRequestException";
     let message = if may_quote { meta.message().unwrap_or_default() } else { "" };
     let quoted: String = message.chars().take(MAX_QUOTED).collect();
     let text = format!("{code} {quoted}").trim_end().to_owned();
+    let clocks_differ = ahead.filter(|ahead| ahead.abs() >= CLOCK_TOLERANCE);
     match code {
+        code if BAD_SIGNATURES.contains(&code) && (clocks_differ.is_some() || WRONG_TIMES.contains(&code)) => {
+            SourceError::ClockWrong(clock_problem(code, clocks_differ))
+        }
         code if DENIALS.contains(&code) => SourceError::Denied(text),
         "InvalidRequestException" if message.contains("delet") => SourceError::Missing(text),
         "InvalidParameterException" | "ValidationException" => SourceError::Missing(text),
@@ -68,6 +105,17 @@ fn service_error(meta: &ErrorMetadata, status: u16) -> SourceError {
         _ if status == 403 || status == 401 => SourceError::Denied(text),
         _ => SourceError::Unavailable(format!("{text} (HTTP {status})")),
     }
+}
+
+/// Describes a clock that is wrong. Without a difference, the manager's code is all that is known.
+fn clock_problem(code: &str, ahead: Option<Duration>) -> String {
+    let Some(ahead) = ahead else {
+        return format!("the manager says so ({code})");
+    };
+    let minutes = (ahead.whole_seconds().unsigned_abs() + 30) / 60;
+    let difference = humantime::format_duration(std::time::Duration::from_secs(minutes * 60));
+    let direction = if ahead.is_positive() { "behind" } else { "ahead of" };
+    format!("it is {difference} {direction} the manager's ({code})")
 }
 
 /// Returns the error of a call for which the platform gave no identity.
@@ -89,15 +137,85 @@ fn identity_error(error: &CredentialsError) -> SourceError {
     }
 }
 
-/// Returns the kind of the I/O error that is the cause, if there is one.
-fn io_kind(error: &(dyn Error + 'static)) -> String {
-    match find_cause::<std::io::Error>(error) {
-        Some(io) => io.kind().to_string(),
-        None => "no answer".to_owned(),
+/// Describes the cause of a connection that failed. A TLS error is quoted: it names a certificate that is not valid at
+/// the time of this machine's clock.
+fn connect_problem(error: &(dyn Error + 'static)) -> String {
+    let Some(mut io) = find_cause::<std::io::Error>(error) else {
+        return "no answer".to_owned();
+    };
+    // `source` passes over the error inside of an I/O error.
+    while let Some(inner) = io.get_ref().and_then(|inner| inner.downcast_ref()) {
+        io = inner;
+    }
+    match io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
+        Some(tls) => tls.to_string(),
+        None => io.kind().to_string(),
     }
 }
 
 /// Returns the first error of this type in the chain of causes.
 fn find_cause<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Option<&'a T> {
     std::iter::successors(Some(error), |error| (**error).source()).find_map(|cause| cause.downcast_ref())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NO_TIME: Duration = Duration::ZERO;
+
+    fn error_of(code: &str, status: u16, ahead: Option<Duration>) -> SourceError {
+        service_error(&ErrorMetadata::builder().code(code).message("sentinel").build(), status, ahead)
+    }
+
+    #[test]
+    fn every_code_of_a_denial_may_pass_by_itself() {
+        for code in DENIALS.iter().chain(&BAD_SIGNATURES) {
+            let error = error_of(code, 400, Some(NO_TIME));
+            assert!(error.is_denial() && !error.is_transient(), "{code}: {error}");
+            assert!(error.to_string().contains(code), "{error}");
+        }
+        assert!(error_of("AnyOtherCode", 403, None).is_denial());
+        for (code, status) in [("ThrottlingException", 400), ("InternalServiceError", 500)] {
+            assert!(error_of(code, status, None).is_transient(), "{code}");
+        }
+        for code in ["InvalidRequestException", "InvalidParameterException"] {
+            let error = error_of(code, 400, None);
+            assert!(!error.is_denial() && !error.is_transient(), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_bad_signature_names_the_clock_if_the_clocks_differ() {
+        let behind = error_of("InvalidSignatureException", 400, Some(Duration::seconds(899)));
+        let text = "this machine's clock is wrong: it is 15m behind the manager's (InvalidSignatureException)";
+        assert_eq!(behind.to_string(), text);
+        let ahead = error_of("SignatureDoesNotMatch", 403, Some(Duration::hours(-2)));
+        assert!(ahead.to_string().contains("it is 2h ahead of the manager's"), "{ahead}");
+        for code in WRONG_TIMES {
+            let error = error_of(code, 403, Some(NO_TIME));
+            assert_eq!(error, SourceError::ClockWrong(format!("the manager says so ({code})")));
+        }
+        for difference in [None, Some(NO_TIME), Some(Duration::seconds(-239))] {
+            let error = error_of("InvalidSignatureException", 400, difference);
+            assert_eq!(error, SourceError::Denied("InvalidSignatureException".into()), "the keys are wrong");
+        }
+        // A policy that denies has nothing to do with the clock.
+        assert!(matches!(error_of("AccessDeniedException", 400, Some(Duration::hours(1))), SourceError::Denied(_)));
+    }
+
+    #[test]
+    fn the_date_of_an_answer_tells_the_difference_between_the_clocks() {
+        assert!(time_ahead("Fri, 31 Dec 2100 23:59:59 GMT").is_some_and(Duration::is_positive));
+        assert!(time_ahead("Thu, 01 Jan 1970 00:00:01 GMT").is_some_and(Duration::is_negative));
+        assert_eq!(time_ahead("yesterday"), None);
+    }
+
+    #[test]
+    fn a_certificate_that_is_not_valid_yet_is_named() {
+        let tls = rustls::Error::InvalidCertificate(rustls::CertificateError::NotValidYet);
+        let io = std::io::Error::new(std::io::ErrorKind::InvalidData, tls);
+        let problem = connect_problem(&std::io::Error::other(io));
+        assert_eq!(problem, "invalid peer certificate: NotValidYet");
+    }
 }

@@ -25,6 +25,9 @@ pub(super) fn remedy(error: &SourceError, operation: Operation) -> &'static str 
         (SourceError::NoIdentity(_), Operation::ReadVersions) => {
             "audit with an identity: a role of the pod, task or instance"
         }
+        (SourceError::ClockWrong(_), _) => {
+            "set the clock of this machine (NTP); if it is right, check the keys of the identity"
+        }
         (SourceError::Malformed(_), Operation::ReadValue) => "put a text value at the manager, as a new version",
         (SourceError::Unavailable(_), Operation::ReadValue) => {
             "check the path to the manager (Region, endpoint, network) and its health; then start again"
