@@ -1,6 +1,7 @@
 //! The framework as the crate of a service uses it, with a secrets manager in memory.
 
 mod fifth_kind;
+mod metrics;
 mod revoked_version;
 
 mod eventually;
