@@ -18,7 +18,8 @@ use sqlx::FromRow;
 use std::{io, sync::Arc, time::Duration};
 use uuid::Uuid;
 use vestibule::{
-    ApiClient, ApiEndpoint, Background, Build, BuildError, Counter, Database, DeliveryError, Session, TraceContext,
+    ApiClient, ApiEndpoint, Background, Build, BuildError, Database, DeliveryError, Session, TraceContext,
+    metrics::Counter,
 };
 
 /// The number of deliveries at a time.
@@ -100,11 +101,11 @@ impl Webhook {
         }
         match self.client.deliver(claimed.request()).await {
             Ok(()) => {
-                self.delivered.increment();
+                self.delivered.inc();
                 claimed.delete(database).await?;
             }
             Err(error) => {
-                self.failed.increment();
+                self.failed.inc();
                 tracing::debug!(event.id = %claimed.id, attempts = claimed.attempts, %error, "a delivery failed");
                 if error.permanent && claimed.blamed + 1 >= self.max_failures {
                     self.set_aside(&claimed, &error.to_string(), database).await?;
@@ -123,7 +124,7 @@ impl Webhook {
         let update = update.bind(claimed.position).bind(claimed.claim).bind(error);
         // No row: the claim was not ours any more.
         if within_margin(update.execute(database)).await?.rows_affected() > 0 {
-            self.set_aside.increment();
+            self.set_aside.inc();
             let (event, attempts) = (claimed.id, claimed.attempts);
             tracing::error!(event.id = %event, attempts, error, "an event for the webhook was set aside");
         }

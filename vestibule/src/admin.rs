@@ -1,9 +1,12 @@
 //! The routes of the admin listener: probes, the status and the metrics. They are not for the public.
 
-use crate::status::{
-    Status, metrics,
-    readiness::{Readiness, ReadinessState},
-    writer::StatusWriter,
+use crate::{
+    metrics::{self, MetricsRegistry},
+    status::{
+        Status,
+        readiness::{Readiness, ReadinessState},
+        writer::StatusWriter,
+    },
 };
 use axum::{
     Json, Router,
@@ -13,6 +16,7 @@ use axum::{
     routing::get,
 };
 use serde_json::json;
+use std::sync::Arc;
 use tokio::sync::watch;
 
 /// The state of the admin routes.
@@ -20,22 +24,17 @@ use tokio::sync::watch;
 struct AdminState {
     status: watch::Receiver<Status>,
     hups: watch::Receiver<u64>,
-}
-
-impl AdminState {
-    fn snapshot(&self) -> Status {
-        self.status.borrow().snapshot(*self.hups.borrow())
-    }
+    metrics: Arc<MetricsRegistry>,
 }
 
 /// Returns the routes of the admin listener.
-pub(crate) fn router(writer: &StatusWriter, hups: watch::Receiver<u64>) -> Router {
+pub(crate) fn router(writer: &StatusWriter, hups: watch::Receiver<u64>, metrics: Arc<MetricsRegistry>) -> Router {
     Router::new()
         .route("/livez", get(async || Json(json!({ "status": "live" }))))
         .route("/readyz", get(readyz))
         .route("/status", get(status))
         .route("/metrics", get(openmetrics))
-        .with_state(AdminState { status: writer.read(), hups })
+        .with_state(AdminState { status: writer.read(), hups, metrics })
 }
 
 async fn readyz(State(admin): State<AdminState>) -> (StatusCode, Json<Readiness>) {
@@ -48,9 +47,11 @@ async fn readyz(State(admin): State<AdminState>) -> (StatusCode, Json<Readiness>
 }
 
 async fn status(State(admin): State<AdminState>) -> Response {
-    Json(admin.snapshot()).into_response()
+    let mut status = admin.status.borrow().snapshot();
+    status.signals.seen = *admin.hups.borrow();
+    Json(status).into_response()
 }
 
 async fn openmetrics(State(admin): State<AdminState>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], metrics::encode(admin.snapshot()))
+    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], admin.metrics.encode())
 }

@@ -5,11 +5,11 @@ mod workers;
 
 use crate::{
     config::{Config, ServiceSettings},
-    counters::Counter,
     credentials::{api_key::ApiKey, login::Login, signing_keys::SigningKeys},
     exit::{Exit, Fault},
     http::tls::Tls,
     loader::BUILD_GRACE,
+    metrics::{Counter, Gauge, Histogram},
     package::Package,
     resources::{
         api_client::{ApiClient, endpoint::ApiEndpoint},
@@ -162,10 +162,11 @@ impl<'a, A: Application> Build<'a, A> {
     /// `build`, so that it is there with 0.
     ///
     /// # Errors
-    /// A bug if the name or a label cannot be one, or if a counter of that name has another help text or other labels.
+    /// A bug if the name or a label cannot be one, or if a metric of that name has another type, another help text or
+    /// other labels.
     ///
     /// ```
-    /// use vestibule::{Application, Build, BuildError, Counter};
+    /// use vestibule::{Application, Build, BuildError, metrics::Counter};
     ///
     /// fn deliveries<A: Application>(cx: &Build<'_, A>) -> Result<Counter, BuildError> {
     ///     cx.counter("deliveries", "Deliveries that succeeded", &[("outcome", "delivered")])
@@ -177,7 +178,57 @@ impl<'a, A: Application> Build<'a, A> {
         help: &'static str,
         labels: &[(&'static str, &'static str)],
     ) -> Result<Counter, BuildError> {
-        self.context.counters.counter(self.context.package.name, name, help, labels).map_err(BuildError::bug)
+        self.context.metrics.counter_or_gauge(name, help, labels).map_err(BuildError::bug)
+    }
+
+    /// Returns a gauge on `/metrics`, named `<service>_<name>`.
+    ///
+    /// It is the same gauge in all generations. An older generation that still serves requests can set it too.
+    ///
+    /// # Errors
+    /// As [`counter`](Self::counter).
+    ///
+    /// ```
+    /// use vestibule::{Application, Build, BuildError, metrics::Gauge};
+    ///
+    /// fn waiting<A: Application>(cx: &Build<'_, A>) -> Result<Gauge, BuildError> {
+    ///     cx.gauge("deliveries_waiting", "Deliveries that are due", &[])
+    /// }
+    /// ```
+    pub fn gauge(
+        &self,
+        name: &str,
+        help: &'static str,
+        labels: &[(&'static str, &'static str)],
+    ) -> Result<Gauge, BuildError> {
+        self.context.metrics.counter_or_gauge(name, help, labels).map_err(BuildError::bug)
+    }
+
+    /// Returns a histogram on `/metrics`, named `<service>_<name>`. `bounds` are the upper bounds of its buckets; one more
+    /// bucket has no bound.
+    ///
+    /// It is the same histogram in all generations and counts from the start of the process.
+    ///
+    /// # Errors
+    /// As [`counter`](Self::counter), and if the bounds do not ascend or differ from those of another series of that name.
+    ///
+    /// ```
+    /// use vestibule::{Application, Build, BuildError, metrics::{Histogram, exponential_buckets}};
+    ///
+    /// fn durations<A: Application>(cx: &Build<'_, A>) -> Result<Histogram, BuildError> {
+    ///     let bounds = exponential_buckets(0.01, 4.0, 6);
+    ///     cx.histogram("delivery_duration_seconds", "The duration of deliveries", &[("outcome", "delivered")], bounds)
+    /// }
+    /// ```
+    pub fn histogram(
+        &self,
+        name: &str,
+        help: &'static str,
+        labels: &[(&'static str, &'static str)],
+        bounds: impl IntoIterator<Item = f64>,
+    ) -> Result<Histogram, BuildError> {
+        let bounds = bounds.into_iter().collect();
+        self.context.metrics.histogram(name, help, labels, bounds).map_err(BuildError::bug)
     }
 
     /// Returns a resource of any other kind.

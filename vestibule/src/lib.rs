@@ -60,6 +60,7 @@
 //! | [`credentials`] | the kinds of credential: logins, signing keys, API keys, certificates |
 //! | [`resources`] | what is built from credentials: databases, API clients, signers |
 //! | [`http`] | the listeners, the door, and errors for clients |
+//! | [`metrics`] | the counters, gauges and histograms of `/metrics` |
 //! | [`exit`] | exit codes, and the report that names every fault |
 //! | [`testing`] | help for a service's tests |
 
@@ -67,6 +68,7 @@ pub mod config;
 pub mod credentials;
 pub mod exit;
 pub mod http;
+pub mod metrics;
 pub mod resources;
 pub mod secrets;
 pub mod testing;
@@ -76,7 +78,6 @@ mod application;
 mod backoff;
 mod bootstrap;
 mod cli;
-mod counters;
 mod expiry;
 mod jitter;
 mod loader;
@@ -91,7 +92,6 @@ mod trace_context;
 mod trust;
 
 pub use application::{Application, Background, Build, Generation, Live};
-pub use counters::Counter;
 pub use http::{ClientCertificate, Problem};
 pub use package::Package;
 pub use resources::{

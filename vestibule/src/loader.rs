@@ -14,10 +14,10 @@ use crate::{
     application::{Application, Build, Generation},
     backoff::Backoff,
     config::Config,
-    counters::Counters,
     credentials::all_secrets::AllSecrets,
     exit::{Exit, Fault, Phase, Report},
     http::{self, tls::Tls},
+    metrics::MetricsRegistry,
     reload_requests::ReloadRequests,
     resources::{
         breaker::{Breakers, ProbeReason},
@@ -62,7 +62,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(crate) struct Loader<A> {
     regions: Regions,
     pub(crate) reload_requests: Arc<ReloadRequests>,
-    pub(crate) counters: Arc<Counters>,
+    pub(crate) metrics: Arc<MetricsRegistry>,
     breakers: Breakers,
     application: PhantomData<fn() -> A>,
 }
@@ -180,7 +180,7 @@ impl<A: Application> Loader<A> {
         Self {
             regions,
             reload_requests: Arc::default(),
-            counters: Arc::default(),
+            metrics: Arc::new(MetricsRegistry::new(A::PACKAGE.name)),
             breakers: Breakers::default(),
             application: PhantomData,
         }
@@ -370,7 +370,7 @@ impl<A: Application> Loader<A> {
             must_be_replaced: &doubts.must_be_replaced,
             deadline: *deadline,
             probe_reason: *probe_reason,
-            counters: &self.counters,
+            metrics: &self.metrics,
             reload_requests: &self.reload_requests,
             breakers: &self.breakers,
         };

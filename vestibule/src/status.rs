@@ -6,16 +6,14 @@ pub(crate) mod readiness;
 pub(crate) mod reload_record;
 pub(crate) mod writer;
 
-mod reload_counts;
+mod reload_metrics;
 
 use self::{
     readiness::{Readiness, Staleness},
-    reload_counts::ReloadCounts,
     reload_record::ReloadRecord,
 };
 use crate::{
     application::{Application, ErasedGeneration, Generation},
-    counters::Counters,
     package::Package,
     secrets::{
         credential::Name,
@@ -56,10 +54,6 @@ pub(crate) struct Status {
     pub(crate) draining: Vec<DrainingGeneration>,
     #[serde(skip)]
     staleness: Staleness,
-    #[serde(skip)]
-    reload_counts: ReloadCounts,
-    #[serde(skip)]
-    counters: Arc<Counters>,
     /// The generation in service. This handle does not keep it alive.
     #[serde(skip)]
     in_service: Weak<dyn ErasedGeneration>,
@@ -145,11 +139,7 @@ fn serialize_users<S: Serializer>(generation: &Weak<dyn ErasedGeneration>, seria
 
 impl Status {
     /// Returns the status of a process with its first generation.
-    pub(crate) fn new<A: Application>(
-        package: &Package,
-        generation: &Arc<Generation<A>>,
-        counters: Arc<Counters>,
-    ) -> Self {
+    pub(crate) fn new<A: Application>(package: &Package, generation: &Arc<Generation<A>>) -> Self {
         let now = OffsetDateTime::now_utc();
         let mut status = Self {
             instance: Uuid::new_v4(),
@@ -165,8 +155,6 @@ impl Status {
             needs_restart: Vec::new(),
             draining: Vec::new(),
             staleness: Staleness::jittered(),
-            reload_counts: ReloadCounts::default(),
-            counters,
             in_service: erased(generation),
         };
         status.set_generation(generation, now);
@@ -199,10 +187,9 @@ impl Status {
         }
     }
 
-    /// Returns a copy for this moment: with the number of signals seen, without generations that are no longer in use.
-    pub(crate) fn snapshot(&self, signals_seen: u64) -> Self {
+    /// Returns a copy for this moment: without generations that are no longer in use.
+    pub(crate) fn snapshot(&self) -> Self {
         let mut status = self.clone();
-        status.signals.seen = signals_seen;
         status.draining.retain(DrainingGeneration::is_in_use);
         status
     }

@@ -5,7 +5,6 @@ use crate::{
     admin,
     application::{Application, Background, Live},
     config::{Config, layers::Sources},
-    counters::{Counter, Counters},
     exit::{Exit, Fault, Phase, Report},
     expiry,
     http::{
@@ -13,12 +12,14 @@ use crate::{
         listen::{self, BoundListeners, HttpServer},
     },
     loader::Loader,
+    metrics::Counter,
     reload::Reloader,
     signals::Signals,
     status::writer::StatusWriter,
     systemd,
     telemetry::Telemetry,
 };
+use prometheus_client::metrics::family::Family;
 use std::{io, sync::Arc, time::Duration};
 use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
@@ -63,17 +64,21 @@ impl<A: Application> ServingProcess<A> {
         );
         listeners.live.borrow().resources.publish();
         let live = Live::new(listeners.live.subscribe());
-        let counters = &parts.loader.counters;
+        let metrics = &parts.loader.metrics;
+        let failed_handshakes = Family::<[(&str, &str); 1], Counter>::default();
+        let help = "Connections that ended before their handshake was complete";
+        metrics.register("vestibule_tls_handshakes_failed", help, failed_handshakes.clone());
+        let failed_at = |listener| failed_handshakes.get_or_create_owned(&[("listener", listener)]);
 
         let in_service = live.clone();
         let admin_tls = move || in_service.generation().tls.admin.clone();
-        let admin_routes = admin::router(&status, signals.hups.clone());
-        let admin = listen::serve(listeners.admin, admin_tls, failed_handshakes(counters, "admin"), admin_routes)?;
+        let admin_routes = admin::router(&status, signals.hups.clone(), metrics.clone());
+        let admin = listen::serve(listeners.admin, admin_tls, failed_at("admin"), admin_routes)?;
 
         let in_service = live.clone();
         let public_tls = move || in_service.generation().tls.public.clone();
         let door = Door::new(live.clone());
-        let public = listen::serve(listeners.public, public_tls, failed_handshakes(counters, "public"), door)?;
+        let public = listen::serve(listeners.public, public_tls, failed_at("public"), door)?;
 
         tokio::spawn(expiry::watch(live.clone(), signals.stopping.clone()));
         let background = Background::new(live.clone(), signals.stopping.clone());
@@ -139,14 +144,6 @@ impl<A: Application> ServingProcess<A> {
         self.admin.stop(ADMIN_GRACE).await;
         tracing::info!("stopped");
     }
-}
-
-/// Returns the counter of a listener's connections whose handshake failed.
-fn failed_handshakes(counters: &Counters, listener: &'static str) -> Counter {
-    let help = "Connections that ended before their handshake was complete";
-    counters
-        .own("vestibule_tls_handshakes_failed", help, &[("listener", listener)])
-        .expect("the name and the label are valid, and nothing else uses this name")
 }
 
 /// Returns the report of a part that ended while the process served. It must run as long as the process does.

@@ -3,8 +3,8 @@
 use super::accept::Acceptor;
 use crate::{
     application::{Application, Generation},
-    counters::Counter,
     exit::{Exit, Fault, Phase, Report},
+    metrics::Counter,
 };
 use axum::http::Request;
 use axum_server::Handle;
@@ -158,7 +158,7 @@ where
         .first_request_timeout(FIRST_REQUEST_TIMEOUT)
         .accept_error_handler(move |client, error| {
             if let Some(client) = client {
-                failed.increment();
+                failed.inc();
                 tracing::debug!(client.address = %client, %error, "a handshake failed");
             } else {
                 // An error of the listener itself, such as too many open files.

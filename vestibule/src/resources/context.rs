@@ -6,8 +6,8 @@ use super::{
 };
 use crate::{
     config::settings::{DatabaseConfig, SecretsConfig},
-    counters::Counters,
     loader::WAIT_FOR_OTHERS,
+    metrics::MetricsRegistry,
     package::Package,
     reload_requests::ReloadRequests,
     secrets::credential::Name,
@@ -36,7 +36,7 @@ pub(crate) struct LoadContext<'a> {
     pub(crate) deadline: Instant,
     /// The reason for which the load may try a rejected version again.
     pub(crate) probe_reason: ProbeReason,
-    pub(crate) counters: &'a Counters,
+    pub(crate) metrics: &'a MetricsRegistry,
     pub(crate) reload_requests: &'a Arc<ReloadRequests>,
     pub(crate) breakers: &'a Breakers,
 }

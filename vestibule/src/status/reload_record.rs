@@ -42,7 +42,7 @@ impl From<Unrefreshed> for CarriedOver {
 
 /// The trigger of a reload. Two words differ from ours: in `/status`, in the log and in metrics, a login or key that the
 /// other side rejects is `refused`. Others rely on these words.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Trigger {
     /// SIGHUP. The configuration is read again too.
@@ -62,7 +62,7 @@ pub(crate) enum Trigger {
 }
 
 /// The outcome of a reload.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ReloadOutcome {
     /// A new generation is in service.

@@ -2,34 +2,51 @@
 
 use super::{
     DrainingGeneration, Status, erased,
+    metrics::StatusCollector,
+    reload_metrics::ReloadMetrics,
     reload_record::{ReloadRecord, Trigger},
 };
 use crate::{
     application::{Application, Generation},
     exit::Exit,
+    metrics::MetricsRegistry,
     secrets::{credential::Name, fetch::ManagerStage},
 };
+use prometheus_client::metrics::info::Info;
 use std::{collections::BTreeMap, sync::Arc};
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
 /// The writer of the status. Only the reload actor and the shutdown use it.
 #[derive(Clone)]
-pub(crate) struct StatusWriter(Arc<watch::Sender<Status>>);
+pub(crate) struct StatusWriter {
+    status: Arc<watch::Sender<Status>>,
+    reloads: ReloadMetrics,
+}
 
 impl StatusWriter {
-    pub(crate) fn new(status: Status) -> Self {
-        Self(Arc::new(watch::Sender::new(status)))
+    /// Makes the writer of this status. Registers the metrics of the status and of reloads.
+    pub(crate) fn new(status: Status, metrics: &MetricsRegistry) -> Self {
+        let build = [
+            ("service_name", status.service.to_owned()),
+            ("service_version", status.version.to_owned()),
+            ("service_instance_id", status.instance.to_string()),
+        ];
+        let help = "The service, and the id of the process as in /status";
+        metrics.register("vestibule_build", help, Info::new(build));
+        let status = watch::Sender::new(status);
+        metrics.register_collector(StatusCollector(status.subscribe()));
+        Self { status: Arc::new(status), reloads: ReloadMetrics::register(metrics) }
     }
 
     /// Returns a reader of the status.
     pub(crate) fn read(&self) -> watch::Receiver<Status> {
-        self.0.subscribe()
+        self.status.subscribe()
     }
 
     /// Records that a reload starts, which covers this number of signals.
     pub(crate) fn reload_started(&self, signals_covered: u64) {
-        self.0.send_modify(|status| status.signals.covered = signals_covered);
+        self.status.send_modify(|status| status.signals.covered = signals_covered);
     }
 
     /// Records that this generation is in service, in place of `replaced`.
@@ -41,7 +58,7 @@ impl StatusWriter {
         needs_restart: Vec<&'static str>,
     ) {
         let now = OffsetDateTime::now_utc();
-        self.0.send_modify(|status| {
+        self.status.send_modify(|status| {
             status.note_manager_stages(seen, now);
             status.set_generation(generation, now);
             status.needs_restart = needs_restart;
@@ -56,12 +73,12 @@ impl StatusWriter {
 
     /// Records the stages that the manager gave in a reload that published nothing.
     pub(crate) fn manager_stages_seen(&self, seen: &BTreeMap<Name, ManagerStage>) {
-        self.0.send_modify(|status| status.note_manager_stages(seen, OffsetDateTime::now_utc()));
+        self.status.send_modify(|status| status.note_manager_stages(seen, OffsetDateTime::now_utc()));
     }
 
     /// Returns the faults of the last reload. There are none if it did not fail.
     pub(crate) fn last_faults(&self) -> Vec<(String, Exit)> {
-        match &self.0.borrow().last_reload {
+        match &self.status.borrow().last_reload {
             Some(last) => last.faults.clone(),
             None => Vec::new(),
         }
@@ -69,8 +86,8 @@ impl StatusWriter {
 
     /// Records that a reload ended.
     pub(crate) fn reload_ended(&self, reload: ReloadRecord) {
-        self.0.send_modify(|status| {
-            status.reload_counts.add(&reload);
+        self.reloads.add(&reload);
+        self.status.send_modify(|status| {
             if reload.trigger == Trigger::Signal {
                 status.signals.last_reload = Some(reload.clone());
             }
@@ -80,6 +97,6 @@ impl StatusWriter {
 
     /// Records that the process is stopping.
     pub(crate) fn stopping(&self) {
-        self.0.send_modify(|status| status.stopping = true);
+        self.status.send_modify(|status| status.stopping = true);
     }
 }

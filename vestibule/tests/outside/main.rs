@@ -4,6 +4,7 @@ mod background;
 mod faulty_resource;
 mod fifth_kind;
 mod memory_manager;
+mod metrics;
 mod own_manager;
 mod problem;
 mod revoked_version;

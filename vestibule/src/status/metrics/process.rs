@@ -1,7 +1,10 @@
 //! Metrics of the process from Linux, under the names that Prometheus' client libraries share.
 
-use super::{MetricsEncoder, NO_EXEMPLAR};
-use prometheus_client::metrics::MetricType;
+use super::MetricsEncoder;
+use prometheus_client::{
+    encoding::EncodeMetric,
+    metrics::{MetricType, counter::ConstCounter},
+};
 use rustix::process::{Resource, getrlimit};
 use std::fmt;
 
@@ -12,8 +15,8 @@ impl MetricsEncoder<'_> {
         if let Ok(stat) = process.stat() {
             let seconds = |ticks: u64| ticks as f64 / procfs::ticks_per_second() as f64;
             let (name, help) = ("process_cpu_seconds", "Time on a CPU, in user and kernel mode");
-            let mut cpu = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
-            cpu.encode_counter(&seconds(stat.utime + stat.stime), NO_EXEMPLAR)?;
+            let cpu = ConstCounter::new(seconds(stat.utime + stat.stime));
+            cpu.encode(self.0.encode_descriptor(name, help, None, MetricType::Counter)?)?;
             self.gauge("process_resident_memory_bytes", "Resident memory", stat.rss * procfs::page_size())?;
             self.gauge("process_virtual_memory_bytes", "Mapped memory", stat.vsize)?;
             self.gauge("process_threads", "Threads", stat.num_threads)?;
