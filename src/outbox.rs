@@ -18,8 +18,7 @@ use sqlx::FromRow;
 use std::{io, sync::Arc, time::Duration};
 use uuid::Uuid;
 use vestibule::{
-    ApiClient, ApiEndpoint, Background, Build, BuildError, Database, DeliveryError, Session, TraceContext,
-    metrics::Counter,
+    ApiClient, ApiEndpoint, Background, Build, BuildError, Database, DeliveryError, Session, TraceContext, metrics,
 };
 
 /// The number of deliveries at a time.
@@ -34,9 +33,9 @@ pub(crate) struct Webhook {
     timeout: Duration,
     max_failures: i32,
     give_up_after: Duration,
-    delivered: Counter,
-    failed: Counter,
-    set_aside: Counter,
+    delivered: metrics::Counter,
+    failed: metrics::Counter,
+    set_aside: metrics::Counter,
 }
 
 impl Webhook {
@@ -133,7 +132,7 @@ impl Webhook {
 }
 
 /// Returns the counter of one outcome of deliveries.
-fn counter(cx: &Build<'_, Notes>, outcome: &'static str) -> Result<Counter, BuildError> {
+fn counter(cx: &Build<'_, Notes>, outcome: &'static str) -> Result<metrics::Counter, BuildError> {
     let help = "Attempts at deliveries to the webhook that succeeded or failed, and events given up";
     cx.counter("webhook_deliveries", help, &[("outcome", outcome)])
 }
