@@ -217,7 +217,8 @@ async fn within_margin<T>(statement: impl Future<Output = Result<T, sqlx::Error>
 
 /// Starts the workers. They deliver the events of all replicas.
 pub(crate) fn start(tasks: &Background<Notes>) {
-    tasks.work("webhook", WORKERS, async |notes: Arc<Notes>| match &notes.webhook {
+    let deadline = |notes: &Notes| CLAIM_MARGIN + notes.webhook.as_ref().map_or(Duration::ZERO, |hook| hook.timeout);
+    tasks.work("webhook", WORKERS, deadline, async |notes: Arc<Notes>| match &notes.webhook {
         Some(webhook) => webhook.deliver(&notes.database).await,
         None => Ok(false),
     });

@@ -7,6 +7,7 @@ use crate::{
     config::{Config, ServiceSettings},
     credentials::{api_key::ApiKey, login::Login, signing_keys::SigningKeys},
     exit::{Exit, Fault},
+    generation_usage::GenerationUsage,
     http::tls::Tls,
     loader::BUILD_GRACE,
     metrics::{Counter, Gauge, Histogram},
@@ -132,7 +133,8 @@ impl<'a, A: Application> Build<'a, A> {
     /// ```
     pub fn signer(&self, keys: &Credential<SigningKeys>, purpose: &'static str, lifetime: Duration) -> Signer {
         let max_stale = self.context.secrets.max_stale;
-        Signer::new(keys.shared(), purpose, lifetime, max_stale, self.context.reload_requests.clone())
+        let (requests, uses) = (self.context.reload_requests.clone(), self.context.last_uses.clone());
+        Signer::new(keys.name(), keys.shared(), purpose, lifetime, max_stale, requests, uses)
     }
 
     /// Makes a client of another service, with this key.
@@ -333,6 +335,9 @@ pub struct Generation<A: Application> {
     pub(crate) config: Arc<Config<A::Settings>>,
     pub(crate) credentials: HeldCredentials,
     pub(crate) resources: ResourceRegistry,
+    pub(crate) usage: Arc<GenerationUsage>,
+    /// The number of handles of the service that the generation has itself: this one, and those in its routes.
+    pub(crate) own_handles: usize,
 }
 
 impl<A: Application> Generation<A> {
@@ -342,17 +347,6 @@ impl<A: Application> Generation<A> {
         // Closes the idle connections of the old pool before requests can open some of the new one.
         replaced.resources.retire(&self.resources);
         live.send_replace(self.clone());
-    }
-}
-
-/// A [`Generation`] of any service.
-pub(crate) trait ErasedGeneration: Send + Sync {
-    fn resources(&self) -> &ResourceRegistry;
-}
-
-impl<A: Application> ErasedGeneration for Generation<A> {
-    fn resources(&self) -> &ResourceRegistry {
-        &self.resources
     }
 }
 

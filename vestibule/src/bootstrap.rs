@@ -50,7 +50,7 @@ pub(crate) async fn serve<A: Application>(
         first = first_generation::<A>(&sources, manager, config.clone()) => first.map_err(failed)?,
     };
     let first = Arc::new(first);
-    let status = StatusWriter::new(Status::new(&A::PACKAGE, &first), &loader.metrics);
+    let status = StatusWriter::new(Status::new(&A::PACKAGE, &first, loader.last_uses.clone()), &loader.metrics);
     let listeners = listen::bind(first).map_err(failed)?;
     let parts = ReloaderParts { loader, sources, telemetry, config };
     let process = ServingProcess::start(listeners, status, signals, parts).map_err(|error| start_error(&error))?;

@@ -82,7 +82,10 @@ async fn run<A: Application>(cli: Cli, manager: impl ManagerSetup<A::Settings>) 
         CliCommand::Check { live } => check::run::<A>(&sources, manager, live).await,
         CliCommand::Migrate => migrate::run::<A>(&sources, manager).await,
         CliCommand::Config { json } => config::run::<A>(&sources, json),
-        CliCommand::Reload { pid, wait } => reload::run::<A>(&sources, pid, wait).await,
+        CliCommand::Reload { pid, wait, settle } => {
+            let wait = if wait { Some(settle) } else { None };
+            reload::run::<A>(&sources, pid, wait).await
+        }
         CliCommand::Audit { urls, expect, ca, name } => {
             audit::run::<A, _>(&sources, manager, &urls, expect, ca.as_deref(), name).await
         }

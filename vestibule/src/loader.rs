@@ -17,6 +17,7 @@ use crate::{
     credentials::all_secrets::AllSecrets,
     exit::{Exit, Fault, Phase, Report},
     http::{self, tls::Tls},
+    last_uses::LastUses,
     metrics::MetricsRegistry,
     reload_requests::ReloadRequests,
     resources::{
@@ -64,6 +65,7 @@ pub(crate) struct Loader<A> {
     pub(crate) reload_requests: Arc<ReloadRequests>,
     pub(crate) metrics: Arc<MetricsRegistry>,
     breakers: Breakers,
+    pub(crate) last_uses: Arc<LastUses>,
     application: PhantomData<fn() -> A>,
 }
 
@@ -182,6 +184,7 @@ impl<A: Application> Loader<A> {
             reload_requests: Arc::default(),
             metrics: Arc::new(MetricsRegistry::new(A::PACKAGE.name)),
             breakers: Breakers::default(),
+            last_uses: Arc::default(),
             application: PhantomData,
         }
     }
@@ -373,6 +376,7 @@ impl<A: Application> Loader<A> {
             metrics: &self.metrics,
             reload_requests: &self.reload_requests,
             breakers: &self.breakers,
+            last_uses: &self.last_uses,
         };
         let cx = Build::<A>::new(&config.service, &resolved.secrets.service, &context);
         let building = tokio::time::timeout_at(*deadline + BUILD_GRACE, A::build(&cx));
@@ -388,9 +392,12 @@ impl<A: Application> Loader<A> {
             Some(in_service) if in_service.config.server.max_in_flight == max_in_flight => in_service.in_flight.clone(),
             _ => Arc::new(Semaphore::new(max_in_flight.get() as usize)),
         };
+        let router = http::router(A::routes().with_state(service.clone()), &config.server);
         Ok(Generation {
             number: in_service.map_or(1, |in_service| in_service.number + 1),
-            router: http::router(A::routes().with_state(service.clone()), &config.server),
+            router,
+            own_handles: Arc::strong_count(&service),
+            usage: Arc::default(),
             service,
             in_flight,
             tls,

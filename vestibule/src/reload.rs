@@ -52,7 +52,7 @@ struct ActorState<A: Application> {
     signals_covered: u64,
     poll: Poll,
     retries: Retries<Config<A::Settings>>,
-    replaced: ReplacedGenerations<A>,
+    replaced: ReplacedGenerations,
 }
 
 /// An event that the actor waits for.
@@ -79,7 +79,7 @@ impl<A: Application> Reloader<A> {
             signals_covered: 0,
             poll: Poll::first(self.interval()),
             retries: Retries::new(),
-            replaced: ReplacedGenerations::new(),
+            replaced: ReplacedGenerations::default(),
         };
         loop {
             let (trigger, probe_reason) = match self.next_event(&mut state, &mut hups, stopping).await {
@@ -297,7 +297,11 @@ impl<A: Application> Reloader<A> {
         before: &Arc<Generation<A>>,
     ) {
         let in_service = self.live.borrow().clone();
-        state.replaced.add(before, &in_service);
+        if !Arc::ptr_eq(before, &in_service)
+            && let Some(replaced) = self.status.last_replaced()
+        {
+            state.replaced.add(replaced);
+        }
         let Ok(config) = config else {
             // A signal takes back what an earlier one brought, also if the configuration cannot be read now.
             state.retries.forget_unpublished();

@@ -10,6 +10,7 @@ pub mod signer;
 
 pub(crate) mod breaker;
 pub(crate) mod build_error;
+pub(crate) mod connection_counter;
 pub(crate) mod context;
 pub(crate) mod registry;
 pub(crate) mod rejection;
@@ -18,7 +19,8 @@ pub(crate) mod resource;
 pub use api_client::{ApiClient, ApiEndpoint, CallError, DeliveryError, KeyHeader};
 pub use breaker::ProbeReason;
 pub use build_error::BuildError;
+pub use connection_counter::{ConnectionCounter, ConnectionGuard};
 pub use database::{Database, Session};
 pub use rejection::Rejection;
-pub use resource::{Connections, Resource};
+pub use resource::Resource;
 pub use signer::{Signature, Signer};

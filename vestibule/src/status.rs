@@ -1,20 +1,26 @@
 //! The status of the process, for `/status`, `/metrics` and readiness. It contains names, ids and versions, never a
 //! secret's value.
 
+pub(crate) mod draining;
 pub(crate) mod metrics;
 pub(crate) mod readiness;
 pub(crate) mod reload_record;
+pub(crate) mod rotation;
 pub(crate) mod writer;
 
 mod reload_metrics;
 
 use self::{
+    draining::DrainingGeneration,
     readiness::{Readiness, Staleness},
     reload_record::ReloadRecord,
+    rotation::Rotation,
 };
 use crate::{
-    application::{Application, ErasedGeneration, Generation},
+    application::{Application, Generation},
+    last_uses::LastUses,
     package::Package,
+    resources::connection_counter::ConnectionCounter,
     secrets::{
         credential::Name,
         fetch::ManagerStage,
@@ -23,12 +29,8 @@ use crate::{
         version::{Stage, Versions},
     },
 };
-use serde::{Serialize, Serializer};
-use std::{
-    collections::BTreeMap,
-    fmt,
-    sync::{Arc, Weak},
-};
+use serde::Serialize;
+use std::{collections::BTreeMap, fmt, sync::Arc};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -51,12 +53,17 @@ pub(crate) struct Status {
     pub(crate) last_reload: Option<ReloadRecord>,
     /// Changed keys of the configuration that take effect only after a restart.
     pub(crate) needs_restart: Vec<&'static str>,
+    /// Older generations that somebody still holds something of.
     pub(crate) draining: Vec<DrainingGeneration>,
+    /// The last reload that published. `None` if the first generation is in service.
+    pub(crate) rotation: Option<Rotation>,
     #[serde(skip)]
     staleness: Staleness,
-    /// The generation in service. This handle does not keep it alive.
+    /// The open connections of the generation in service.
     #[serde(skip)]
-    in_service: Weak<dyn ErasedGeneration>,
+    connections: Vec<ConnectionCounter>,
+    #[serde(skip)]
+    last_uses: Arc<LastUses>,
 }
 
 /// A credential of the generation in service.
@@ -80,6 +87,21 @@ pub(crate) struct CredentialStatus {
     /// The time at which this version expires, as a certificate does.
     #[serde(with = "time::serde::rfc3339::option")]
     expires: Option<OffsetDateTime>,
+    /// The version that this one replaced, if this process has seen that.
+    #[serde(skip)]
+    replaced: Option<VersionId>,
+    /// The last uses of the replaced version, and of those that only verify.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    last_used: Vec<LastUse>,
+}
+
+/// The last use of a version that only verifies, or that was replaced.
+#[derive(Clone, Serialize)]
+struct LastUse {
+    version: VersionId,
+    /// `None` if this process has not used it.
+    #[serde(with = "time::serde::rfc3339::option")]
+    at: Option<OffsetDateTime>,
 }
 
 /// The stage at which the manager has a version that is in use.
@@ -118,28 +140,13 @@ pub(crate) struct SignalStatus {
     pub(crate) last_reload: Option<ReloadRecord>,
 }
 
-/// A generation that was replaced and is still in use.
-#[derive(Clone, Serialize)]
-pub(crate) struct DrainingGeneration {
-    generation: u64,
-    #[serde(with = "time::serde::rfc3339")]
-    since: OffsetDateTime,
-    /// A handle that does not keep the generation alive. `/status` has its number of users under the key `reason`: they
-    /// are the reason for which the generation is still there.
-    #[serde(rename = "reason", serialize_with = "serialize_users")]
-    weak: Weak<dyn ErasedGeneration>,
-}
-
-/// Writes the number of users of a generation, as text for people.
-fn serialize_users<S: Serializer>(generation: &Weak<dyn ErasedGeneration>, serializer: S) -> Result<S::Ok, S::Error> {
-    let count = generation.strong_count();
-    serializer
-        .collect_str(&format_args!("{count} in use: requests in flight, or tasks that have not moved to the successor"))
-}
-
 impl Status {
     /// Returns the status of a process with its first generation.
-    pub(crate) fn new<A: Application>(package: &Package, generation: &Arc<Generation<A>>) -> Self {
+    pub(crate) fn new<A: Application>(
+        package: &Package,
+        generation: &Arc<Generation<A>>,
+        last_uses: Arc<LastUses>,
+    ) -> Self {
         let now = OffsetDateTime::now_utc();
         let mut status = Self {
             instance: Uuid::new_v4(),
@@ -154,8 +161,10 @@ impl Status {
             last_reload: None,
             needs_restart: Vec::new(),
             draining: Vec::new(),
+            rotation: None,
             staleness: Staleness::jittered(),
-            in_service: erased(generation),
+            connections: Vec::new(),
+            last_uses,
         };
         status.set_generation(generation, now);
         status
@@ -164,16 +173,28 @@ impl Status {
     /// Records that this generation is in service.
     fn set_generation<A: Application>(&mut self, generation: &Arc<Generation<A>>, now: OffsetDateTime) {
         self.generation = generation.number;
-        self.in_service = erased(generation);
+        self.connections = generation.resources.connections().map(|(_, counter)| counter).collect();
         self.staleness.configure(generation);
         let before = std::mem::take(&mut self.credentials);
         for (name, held) in generation.credentials.iter() {
-            let status = match before.iter().find(|status| status.is_of(name, held)) {
-                Some(status) => CredentialStatus { others: held.others(), ..status.clone() },
+            let of_name = before.iter().find(|status| status.name == name && status.id == held.id);
+            let status = match of_name {
+                Some(status) if status.version == *held.in_use() => {
+                    CredentialStatus { others: held.others(), ..status.clone() }
+                }
+                Some(status) => {
+                    self.last_uses.record(name, &status.version);
+                    let replaced = Some(status.version.clone());
+                    CredentialStatus { replaced, ..CredentialStatus::new(name, held, now) }
+                }
                 None => CredentialStatus::new(name, held, now),
             };
             self.credentials.push(status);
         }
+        self.last_uses.retain(|name, version| {
+            let mut credentials = self.credentials.iter();
+            credentials.any(|status| status.name == name && status.not_current().any(|other| other == version))
+        });
     }
 
     /// Records the stages at which the manager has the versions in service.
@@ -191,6 +212,12 @@ impl Status {
     pub(crate) fn snapshot(&self) -> Self {
         let mut status = self.clone();
         status.draining.retain(DrainingGeneration::is_in_use);
+        for draining in &status.draining {
+            draining.record_use(&self.last_uses);
+        }
+        for credential in &mut status.credentials {
+            credential.note_last_uses(&self.last_uses);
+        }
         status
     }
 
@@ -212,21 +239,19 @@ impl CredentialStatus {
             loaded: held.loaded,
             verified: now,
             expires: held.expires_at,
+            replaced: None,
+            last_used: Vec::new(),
         }
     }
 
-    /// Returns `true` if this is the status of the version that is held.
-    fn is_of(&self, name: Name, held: &HeldCredential) -> bool {
-        self.name == name && self.id == held.id && self.version == *held.in_use()
+    /// Returns the versions that only verify, and the one that was replaced.
+    fn not_current(&self) -> impl Iterator<Item = &VersionId> {
+        let replaced = self.replaced.iter().filter(|replaced| !self.others.values().any(|other| other == *replaced));
+        self.others.values().chain(replaced)
     }
-}
 
-impl DrainingGeneration {
-    fn is_in_use(&self) -> bool {
-        self.weak.strong_count() > 0
+    fn note_last_uses(&mut self, last_uses: &LastUses) {
+        let last_use = |version: &VersionId| LastUse { version: version.clone(), at: last_uses.of(self.name, version) };
+        self.last_used = self.not_current().map(last_use).collect();
     }
-}
-
-fn erased<A: Application>(generation: &Arc<Generation<A>>) -> Weak<dyn ErasedGeneration> {
-    Arc::<Generation<A>>::downgrade(generation)
 }

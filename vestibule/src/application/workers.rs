@@ -30,18 +30,23 @@ impl<A: Application> Background<A> {
     /// The log says once that the workers fail, and once that they work again. A piece that has begun when the process is
     /// asked to stop is finished; `server.drain` is its grace period.
     ///
-    /// ```
-    /// use vestibule::{Application, Background, Database};
+    /// `deadline` returns the longest time for one piece with this service. A piece that takes longer is dropped, and
+    /// counts as failed. So it also bounds the time for which a piece keeps replaced credentials in use. `/status` names the
+    /// worker while one of its pieces uses a replaced generation.
     ///
-    /// async fn send_next_mail<A>(_: std::sync::Arc<A>) -> Result<bool, sqlx::Error> {
+    /// ```
+    /// use std::{sync::Arc, time::Duration};
+    /// use vestibule::{Application, Background};
+    ///
+    /// async fn send_next_mail<A>(_: Arc<A>) -> Result<bool, sqlx::Error> {
     ///     Ok(false)
     /// }
     ///
     /// fn background<A: Application>(tasks: &Background<A>) {
-    ///     tasks.work("mail", 2, send_next_mail);
+    ///     tasks.work("mail", 2, |_| Duration::from_secs(30), send_next_mail);
     /// }
     /// ```
-    pub fn work<F, W, E>(&self, name: &'static str, workers: usize, piece: F)
+    pub fn work<F, W, E>(&self, name: &'static str, workers: usize, deadline: fn(&A) -> Duration, piece: F)
     where
         F: Fn(Arc<A>) -> W + Clone + Send + Sync + 'static,
         W: Future<Output = Result<bool, E>> + Send,
@@ -49,7 +54,8 @@ impl<A: Application> Background<A> {
     {
         let failing = Arc::new(AtomicUsize::new(0));
         for _ in 0..workers {
-            let worker = Worker { name, live: self.live(), stopping: self.stopping(), failing: failing.clone() };
+            let worker =
+                Worker { name, deadline, live: self.live(), stopping: self.stopping(), failing: failing.clone() };
             let piece = piece.clone();
             self.spawn(async move { worker.run(piece).await });
         }
@@ -58,6 +64,7 @@ impl<A: Application> Background<A> {
 
 struct Worker<A: Application> {
     name: &'static str,
+    deadline: fn(&A) -> Duration,
     live: Live<A>,
     stopping: CancellationToken,
     /// The number of workers of this name that fail at the moment.
@@ -100,8 +107,19 @@ impl<A: Application> Worker<A> {
         W: Future<Output = Result<bool, E>>,
         E: fmt::Display,
     {
-        match AssertUnwindSafe(async { piece(self.live.service()).await }).catch_unwind().await {
-            Ok(result) => result.map_err(|error| error.to_string()),
+        // The whole piece is caught: the service's own code also computes the deadline.
+        let piece = AssertUnwindSafe(async {
+            let generation = self.live.generation();
+            let (service, _guard) = (generation.service.clone(), generation.usage.piece_of_work(self.name));
+            drop(generation);
+            let deadline = (self.deadline)(&service);
+            match tokio::time::timeout(deadline, piece(service)).await {
+                Ok(result) => result.map_err(|error| error.to_string()),
+                Err(_) => Err(format!("it did not end within {deadline:?}")),
+            }
+        });
+        match piece.catch_unwind().await {
+            Ok(result) => result,
             // The panic hook has logged the panic itself.
             Err(_) => Err("it panicked".into()),
         }
@@ -174,18 +192,24 @@ mod tests {
         let tasks = Background::new(harness.live(), stopping.clone());
         let pieces = Arc::new(AtomicUsize::new(0));
         let done = pieces.clone();
-        tasks.work("test", 1, move |_: Arc<Nothing>| {
-            let piece = done.fetch_add(1, Ordering::SeqCst);
-            assert_ne!(piece, 2, "as a bug before the first await would");
-            async move {
-                match piece {
-                    0 => panic!("as a bug in a service would"),
-                    1 => Err("as a database that is away would"),
-                    3..10 => Ok(true),
-                    _ => Ok(false),
+        tasks.work(
+            "test",
+            1,
+            |_| Duration::from_millis(50),
+            move |_: Arc<Nothing>| {
+                let piece = done.fetch_add(1, Ordering::SeqCst);
+                assert_ne!(piece, 2, "as a bug before the first await would");
+                async move {
+                    match piece {
+                        0 => panic!("as a bug in a service would"),
+                        1 => Err("as a database that is away would"),
+                        3 => std::future::pending().await,
+                        4..10 => Ok(true),
+                        _ => Ok(false),
+                    }
                 }
-            }
-        });
+            },
+        );
         let eleven = async {
             while pieces.load(Ordering::SeqCst) < 11 {
                 tokio::time::sleep(Duration::from_millis(10)).await;

@@ -3,7 +3,7 @@
 use super::health::HealthProbe;
 use clap::{Parser, Subcommand};
 use rustls::pki_types::ServerName;
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 
 #[derive(Parser)]
 #[command(
@@ -45,6 +45,10 @@ pub(super) enum CliCommand {
         /// Wait for the reload, and end with 0 or the code of its report.
         #[arg(long)]
         wait: bool,
+        /// After the reload, wait up to this long (such as 30s) for answers of the new generation. Then print whether it
+        /// has more errors than the one before, or is slower.
+        #[arg(long, value_name = "DURATION", requires = "wait", default_value = "0s", value_parser = settle)]
+        settle: Duration,
     },
     /// Compare the versions that each replica holds with those that the secrets manager has now.
     ///
@@ -76,4 +80,12 @@ pub(super) enum CliCommand {
 /// Parses the value of `--name`.
 fn host(text: &str) -> Result<ServerName<'static>, &'static str> {
     ServerName::try_from(text.to_owned()).map_err(|_| "give the name of a host, or an IP address")
+}
+
+/// Parses the value of `--settle`.
+fn settle(text: &str) -> Result<Duration, &'static str> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if duration <= Duration::from_secs(60 * 60) => Ok(duration),
+        _ => Err("give a duration of up to 1h, such as 30s"),
+    }
 }

@@ -1,13 +1,20 @@
 //! `reload [--pid N] [--wait]`: sends SIGHUP, also in a container that has no `kill`, and waits for the outcome.
 
 use super::admin::{AdminClient, command_error};
-use crate::{application::Application, bootstrap::command_error::CommandError, config::layers::Sources, exit::Exit};
+use crate::{
+    application::Application,
+    bootstrap::command_error::CommandError,
+    config::layers::Sources,
+    exit::Exit,
+    status::rotation::{RotationStatus, RotationVerdict},
+};
 use rustix::{
     io::Errno,
     process::{Pid, Signal, kill_process},
 };
 use serde::Deserialize;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// The pause between two requests for the status.
 const STATUS_INTERVAL: Duration = Duration::from_millis(50);
@@ -19,6 +26,7 @@ struct ReloadStatus {
     pid: i32,
     generation: u64,
     signals: ReloadSignals,
+    rotation: Option<RotationStatus>,
 }
 
 #[derive(Deserialize)]
@@ -44,22 +52,30 @@ struct CarriedOverCredential {
     problem: String,
 }
 
-pub(super) async fn run<A: Application>(sources: &Sources, pid: Option<i32>, wait: bool) -> Result<(), CommandError> {
+/// Sends the signal. `wait` is the longest time for a comparison after the reload, if the command waits at all.
+pub(super) async fn run<A: Application>(
+    sources: &Sources,
+    pid: Option<i32>,
+    wait: Option<Duration>,
+) -> Result<(), CommandError> {
     if let Some(pid) = pid
-        && !wait
+        && wait.is_none()
     {
         return send_signal(pid);
     }
     let admin = AdminClient::of::<A>(sources)?;
     let before = status(&admin).await?;
     send_signal(pid.unwrap_or(before.pid))?;
-    if wait { wait_for_reload(&admin, &before).await } else { Ok(()) }
+    match wait {
+        Some(settle) => wait_for_reload(&admin, &before, settle).await,
+        None => Ok(()),
+    }
 }
 
 /// Waits until a reload has covered a signal that came after `before`.
 ///
 /// There is no timeout: a reload ends by its own deadline. A reload that was under way at the signal ends first.
-async fn wait_for_reload(admin: &AdminClient, before: &ReloadStatus) -> Result<(), CommandError> {
+async fn wait_for_reload(admin: &AdminClient, before: &ReloadStatus, settle: Duration) -> Result<(), CommandError> {
     loop {
         tokio::time::sleep(STATUS_INTERVAL).await;
         let now = status(admin).await?;
@@ -69,9 +85,32 @@ async fn wait_for_reload(admin: &AdminClient, before: &ReloadStatus) -> Result<(
         if let Some(reload) = now.signals.last_reload
             && reload.signals_covered > before.signals.seen
         {
-            return outcome(reload, now.generation);
+            let is_new = now.generation > before.generation;
+            let ended = outcome(reload, now.generation);
+            if is_new && let Some(rotation) = now.rotation {
+                say!("{}", compared(admin, rotation, settle).await?);
+            }
+            return ended;
         }
     }
+}
+
+/// Waits until the new generation can be compared with the one before, or until `settle` has passed. A later generation
+/// ends the wait too.
+async fn compared(
+    admin: &AdminClient,
+    mut rotation: RotationStatus,
+    settle: Duration,
+) -> Result<RotationStatus, CommandError> {
+    let deadline = Instant::now() + settle;
+    while rotation.verdict == RotationVerdict::TooEarly && Instant::now() < deadline {
+        tokio::time::sleep(STATUS_INTERVAL).await;
+        match status(admin).await?.rotation {
+            Some(now) if now.generation == rotation.generation => rotation = now,
+            _ => break,
+        }
+    }
+    Ok(rotation)
 }
 
 /// Prints the outcome of a reload. Returns an error if it failed, or if a credential that must be replaced stays.

@@ -61,9 +61,15 @@ impl SigningKeys {
         message: &[u8],
         signature: &[u8],
         previous_verifies: bool,
-    ) -> Result<(), BadSignature> {
+    ) -> Result<&VersionId, BadSignature> {
         let key = self.key(key_id, previous_verifies).ok_or(BadSignature)?;
-        hmac::verify(key, message, signature).map_err(|_| BadSignature)
+        hmac::verify(&key.key, message, signature).map_err(|_| BadSignature)?;
+        Ok(&key.id)
+    }
+
+    /// Returns the id of the key that signs.
+    pub(crate) fn current_id(&self) -> &VersionId {
+        &self.current.id
     }
 
     /// Returns `true` if no key of this id verifies here but the id is well formed. Another replica may hold the key
@@ -88,21 +94,16 @@ impl SigningKeys {
         self.rotated_at
     }
 
-    fn key(&self, id: &str, previous_verifies: bool) -> Option<&hmac::Key> {
+    fn key(&self, id: &str, previous_verifies: bool) -> Option<&SigningKey> {
         // Looks at the previous key first. A manager may leave the label of the pending version in place after a rotation,
         // so the previous version may also be the pending one.
         if let Some(previous) = &self.previous
             && previous.id.as_str() == id
         {
-            return if previous_verifies { Some(&previous.key) } else { None };
+            return if previous_verifies { Some(previous) } else { None };
         }
-        let others = std::iter::once(&self.current).chain(&self.pending);
-        for other in others {
-            if other.id.as_str() == id {
-                return Some(&other.key);
-            }
-        }
-        None
+        let mut others = std::iter::once(&self.current).chain(&self.pending);
+        others.find(|other| other.id.as_str() == id)
     }
 }
 

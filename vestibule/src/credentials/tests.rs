@@ -64,7 +64,7 @@ fn a_signature_is_verified_by_the_key_that_made_it() {
     let (id, signature) = before.sign(b"m");
     let stages = BTreeMap::from([(Stage::Previous, value(KEY, "v1"))]);
     let after = SigningKeys::read(&SecretValues::new(value(other, "v2"), stages, None)).unwrap();
-    assert_eq!(after.verify(id.as_str(), b"m", &signature, true), Ok(()));
+    assert_eq!(after.verify(id.as_str(), b"m", &signature, true), Ok(id));
     assert!(after.verify(id.as_str(), b"m", &signature, false).is_err());
     assert!(after.verify(id.as_str(), b"n", &signature, true).is_err());
     assert!(after.verify("v2", b"m", &signature, true).is_err());

@@ -15,6 +15,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
+    time::Instant,
 };
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -65,14 +66,27 @@ where
         };
         let request = request.map(Body::new);
         let routed = tower::Service::<Request>::call(&mut generation.router.clone(), request);
-        ResponseFuture::Routed { routed, guard: Some(InFlightGuard { _generation: generation, _permit: permit }) }
+        ResponseFuture::Routed { routed, guard: Some(InFlightGuard::new(generation, permit)), started: Instant::now() }
     }
 }
 
 /// The generation and the place that a request holds, from routing to the last byte of its response.
 struct InFlightGuard<A: Application> {
-    _generation: Arc<Generation<A>>,
+    generation: Arc<Generation<A>>,
     _permit: OwnedSemaphorePermit,
+}
+
+impl<A: Application> InFlightGuard<A> {
+    fn new(generation: Arc<Generation<A>>, permit: OwnedSemaphorePermit) -> Self {
+        generation.usage.request_started();
+        Self { generation, _permit: permit }
+    }
+}
+
+impl<A: Application> Drop for InFlightGuard<A> {
+    fn drop(&mut self) {
+        self.generation.usage.request_ended();
+    }
 }
 
 pin_project_lite::pin_project! {
@@ -88,6 +102,7 @@ pin_project_lite::pin_project! {
             #[pin]
             routed: axum::routing::future::RouteFuture<Infallible>,
             guard: Option<InFlightGuard<A>>,
+            started: Instant,
         },
     }
 }
@@ -100,9 +115,12 @@ impl<A: Application> Future for ResponseFuture<A> {
             ResponseFutureProjection::Full => {
                 Poll::Ready(Ok(Problem::busy("too many requests are in flight; try again soon").into_response()))
             }
-            ResponseFutureProjection::Routed { routed, guard } => {
+            ResponseFutureProjection::Routed { routed, guard, started } => {
                 let response = ready!(routed.poll(cx))?;
                 let guard = guard.take();
+                if let Some(InFlightGuard { generation, .. }) = &guard {
+                    generation.usage.answered(response.status().is_server_error(), started.elapsed());
+                }
                 Poll::Ready(Ok(response.map(|body| Body::new(GuardedBody { body, _guard: guard }))))
             }
         }

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     config::settings::{DatabaseConfig, SecretsConfig},
+    last_uses::LastUses,
     loader::WAIT_FOR_OTHERS,
     metrics::MetricsRegistry,
     package::Package,
@@ -39,6 +40,7 @@ pub(crate) struct LoadContext<'a> {
     pub(crate) metrics: &'a MetricsRegistry,
     pub(crate) reload_requests: &'a Arc<ReloadRequests>,
     pub(crate) breakers: &'a Breakers,
+    pub(crate) last_uses: &'a Arc<LastUses>,
 }
 
 impl LoadContext<'_> {

@@ -17,11 +17,8 @@ mod pool;
 mod proof;
 
 use super::{
-    breaker::ProbeReason,
-    build_error::BuildError,
-    context::LoadContext,
-    rejection::Rejection,
-    resource::{Connections, Resource},
+    breaker::ProbeReason, build_error::BuildError, connection_counter::ConnectionCounter, context::LoadContext,
+    rejection::Rejection, resource::Resource,
 };
 use crate::{credentials::login::Login, secrets::credential::Credential};
 pub use connection::{Connection, Session, Transaction};
@@ -121,9 +118,8 @@ impl Resource for Database {
         }
     }
 
-    fn connections(&self) -> Option<Connections> {
-        let idle = self.0.pool.idle(&self.0.login);
-        Some(Connections { idle, used: self.0.login.connections().saturating_sub(idle) })
+    fn connections(&self) -> Option<ConnectionCounter> {
+        Some(self.0.login.connections.clone())
     }
 
     async fn close(&self) {

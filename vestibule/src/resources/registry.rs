@@ -1,10 +1,6 @@
 //! The registry: the resources of one generation, whatever their types.
 
-use super::{
-    breaker::ProbeReason,
-    rejection::Rejection,
-    resource::{Connections, Resource},
-};
+use super::{breaker::ProbeReason, connection_counter::ConnectionCounter, rejection::Rejection, resource::Resource};
 use crate::secrets::credential::Name;
 use futures_util::{
     FutureExt,
@@ -26,7 +22,7 @@ pub(crate) trait ErasedResource: Send + Sync {
     fn rejection(&self) -> Option<Rejection>;
     fn probe(&self, reason: ProbeReason, deadline: Instant) -> BoxFuture<'_, ()>;
     fn retire(&self, successor: Option<&dyn Any>);
-    fn connections(&self) -> Option<Connections>;
+    fn connections(&self) -> Option<ConnectionCounter>;
     fn close(&self) -> BoxFuture<'_, ()>;
 }
 
@@ -55,7 +51,7 @@ impl<R: Resource> ErasedResource for R {
         Resource::retire(self, successor);
     }
 
-    fn connections(&self) -> Option<Connections> {
+    fn connections(&self) -> Option<ConnectionCounter> {
         Resource::connections(self)
     }
 
@@ -123,12 +119,9 @@ impl ResourceRegistry {
         }
     }
 
-    /// Returns the connections of each pool, with an address that is unique while this registry exists.
-    pub(crate) fn pools(&self) -> impl Iterator<Item = (*const (), Connections)> {
-        self.built.values().filter_map(|built| {
-            let connections = caught(|| built.resource.connections())??;
-            Some((Arc::as_ptr(&built.resource).cast(), connections))
-        })
+    /// Returns the counts of open connections, each with the name of its credential.
+    pub(crate) fn connections(&self) -> impl Iterator<Item = (Name, ConnectionCounter)> {
+        self.built.iter().filter_map(|(name, built)| Some((*name, caught(|| built.resource.connections())??)))
     }
 
     /// Closes all resources at the same time. A resource that takes longer than [`CLOSE_TIMEOUT`] is not waited for.

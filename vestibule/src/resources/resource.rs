@@ -1,6 +1,6 @@
 //! A resource: something that is built from a credential.
 
-use super::{breaker::ProbeReason, rejection::Rejection};
+use super::{breaker::ProbeReason, connection_counter::ConnectionCounter, rejection::Rejection};
 use std::any::Any;
 use tokio::time::Instant;
 
@@ -57,8 +57,9 @@ pub trait Resource: Any + Clone + Send + Sync {
         let _ = successor;
     }
 
-    /// Returns the open connections for `/metrics`, if this resource is a pool.
-    fn connections(&self) -> Option<Connections> {
+    /// Returns the count of the connections that this resource has opened, if it has any. `/metrics` shows them. After the
+    /// resource was replaced, they keep its generation among those that drain.
+    fn connections(&self) -> Option<ConnectionCounter> {
         None
     }
 
@@ -66,13 +67,4 @@ pub trait Resource: Any + Clone + Send + Sync {
     fn close(&self) -> impl Future<Output = ()> + Send {
         async {}
     }
-}
-
-/// The open connections of a pool.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Connections {
-    /// The number of connections that wait for use.
-    pub idle: usize,
-    /// The number of connections that are in use.
-    pub used: usize,
 }

@@ -1,7 +1,12 @@
 //! Signers: they sign data that a client carries for us and must not change.
 
 pub use crate::credentials::signing_keys::BadSignature;
-use crate::{credentials::signing_keys::SigningKeys, reload_requests::ReloadRequests, secrets::id::VersionId};
+use crate::{
+    credentials::signing_keys::SigningKeys,
+    last_uses::LastUses,
+    reload_requests::ReloadRequests,
+    secrets::{credential::Name, id::VersionId},
+};
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 use time::OffsetDateTime;
@@ -38,12 +43,14 @@ const MAX_CLOCK_SKEW: u64 = 60;
 #[derive(Clone)]
 pub struct Signer {
     keys: Arc<SigningKeys>,
+    credential: Name,
     purpose: &'static str,
     /// The lifetime of a token, in seconds.
     lifetime: u64,
     /// The time until which the previous key verifies, in seconds since the epoch.
     previous_valid_until: u64,
     reload_requests: Arc<ReloadRequests>,
+    last_uses: Arc<LastUses>,
 }
 
 /// The kind of a signature. A signature of one kind is void as the other.
@@ -57,17 +64,19 @@ enum SignatureKind {
 
 impl Signer {
     pub(crate) fn new(
+        credential: Name,
         keys: Arc<SigningKeys>,
         purpose: &'static str,
         lifetime: Duration,
         max_stale: Duration,
         reload_requests: Arc<ReloadRequests>,
+        last_uses: Arc<LastUses>,
     ) -> Self {
         assert!(!purpose.contains('\0'), "the purpose of a signer has a zero byte");
         let lifetime = whole_seconds(lifetime);
         let rotated_at = seconds_since_epoch(keys.rotated_at());
         let previous_valid_until = rotated_at.saturating_add(whole_seconds(max_stale)).saturating_add(lifetime);
-        Self { keys, purpose, lifetime, previous_valid_until, reload_requests }
+        Self { keys, credential, purpose, lifetime, previous_valid_until, reload_requests, last_uses }
     }
 
     /// Returns a token that carries `payload` and expires after the signer's lifetime. It is safe in a URL:
@@ -157,7 +166,11 @@ impl Signer {
         if self.keys.may_exist_elsewhere(key_id, previous_verifies) {
             self.reload_requests.request_for_unknown_key();
         }
-        self.keys.verify(key_id, &self.signed_bytes(kind, content), signature, previous_verifies)
+        let key = self.keys.verify(key_id, &self.signed_bytes(kind, content), signature, previous_verifies)?;
+        if key != self.keys.current_id() {
+            self.last_uses.record(self.credential, key);
+        }
+        Ok(())
     }
 
     /// Returns the bytes to sign. Neither the purpose nor the kind contains a zero byte, so no two inputs give the same

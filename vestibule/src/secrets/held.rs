@@ -8,7 +8,7 @@ use super::{
 use std::{
     any::Any,
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, Weak},
 };
 use time::OffsetDateTime;
 
@@ -54,6 +54,11 @@ impl HeldCredential {
     /// Returns the value as its kind.
     pub(super) fn value<K: Send + Sync + 'static>(&self) -> Arc<K> {
         self.value.clone().downcast().expect("a name has one kind in one service")
+    }
+
+    /// Returns a handle that tells whether somebody holds the value, and does not hold it itself.
+    pub(crate) fn observer(&self) -> Weak<dyn Any + Send + Sync> {
+        Arc::downgrade(&self.value)
     }
 
     pub(super) fn same_as(&self, other: &Self) -> bool {

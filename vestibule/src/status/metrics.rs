@@ -4,13 +4,13 @@
 mod process;
 
 use super::Status;
-use crate::resources::resource::Connections;
+use crate::resources::connection_counter::{ConnectionCounter, OpenConnections};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeGaugeValue},
     metrics::MetricType,
 };
-use std::{collections::HashSet, fmt};
+use std::fmt;
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
@@ -47,11 +47,16 @@ impl MetricsEncoder<'_> {
     fn generations(&mut self, status: &Status) -> fmt::Result {
         self.gauge("vestibule_generation", "The number of the generation in service, from 1", status.generation)?;
         let draining = status.draining.len();
-        self.gauge("vestibule_draining_generations", "Older generations that are still held", draining)
+        self.gauge("vestibule_draining_generations", "Older generations that are still held", draining)?;
+        let now = OffsetDateTime::now_utc();
+        let ages = status.draining.iter().map(|draining| (now - draining.since).as_seconds_f64().max(0.0));
+        let help = "The time since the oldest generation that is still held was replaced; 0 if none is held";
+        self.gauge("vestibule_oldest_generation_age_seconds", help, ages.fold(0.0, f64::max))?;
+        self.holders(status)
     }
 
     fn credentials(&mut self, status: &Status) -> fmt::Result {
-        let (mut verified, mut expiry) = (Vec::new(), Vec::new());
+        let (mut verified, mut expiry, mut last_used) = (Vec::new(), Vec::new(), Vec::new());
         let help = "The credentials of the generation in service";
         let mut info = self.0.encode_descriptor("vestibule_credential", help, None, MetricType::Info)?;
         for credential in &status.credentials {
@@ -60,36 +65,61 @@ impl MetricsEncoder<'_> {
             if let Some(expires) = credential.expires {
                 expiry.push(([name.clone()], seconds(expires)));
             }
+            for use_of in &credential.last_used {
+                if let Some(at) = use_of.at {
+                    last_used.push(([name.clone(), ("version", use_of.version.to_string())], seconds(at)));
+                }
+            }
             let (version, stage) = (credential.version.to_string(), credential.stage.to_string());
             info.encode_info(&[name, ("version", version), ("stage", stage)])?;
         }
         let help = "The time at which the manager last confirmed the version held";
         self.gauges("vestibule_credential_verified_timestamp_seconds", help, verified)?;
         let help = "The time at which the version held expires; absent if it does not expire";
-        self.gauges("vestibule_credential_expiry_timestamp_seconds", help, expiry)
+        self.gauges("vestibule_credential_expiry_timestamp_seconds", help, expiry)?;
+        let help = "The time at which a version that only verifies, or that was replaced, was last used";
+        self.gauges("vestibule_credential_last_used_timestamp_seconds", help, last_used)
     }
 
-    /// Counts a pool that was carried over once, under the younger generation.
+    /// Counts connections that were carried over once, under the youngest generation.
     fn connections(&mut self, status: &Status) -> fmt::Result {
-        // All generations are held until the end: another pool could get the address of one that is gone.
-        let mut generations = Vec::new();
-        generations.extend(status.in_service.upgrade().map(|generation| (status.generation, generation)));
-        for draining in status.draining.iter().rev() {
-            generations.extend(draining.weak.upgrade().map(|generation| (draining.generation, generation)));
-        }
-        let mut counted = HashSet::new();
         let mut samples = Vec::new();
-        for (number, generation) in &generations {
-            let own_pools = generation.resources().pools().filter(|(pool, _)| counted.insert(*pool));
-            let total = own_pools.map(|(_, connections)| connections).reduce(sum);
-            if let Some(Connections { idle, used }) = total {
-                for (state, count) in [("idle", idle), ("used", used)] {
-                    samples.push(([("generation", number.to_string()), ("state", state.to_owned())], count));
-                }
+        let mut add = |generation: u64, counts: &mut dyn Iterator<Item = OpenConnections>| {
+            let Some(total) = counts.reduce(sum) else { return };
+            for (state, count) in [("idle", total.idle), ("used", total.used)] {
+                samples.push(([("generation", generation.to_string()), ("state", state.to_owned())], count));
             }
+        };
+        add(status.generation, &mut status.connections.iter().map(ConnectionCounter::count));
+        for draining in status.draining.iter().rev() {
+            add(draining.number, &mut draining.connections());
         }
         let help = "Open connections to the database, by the generation whose login they were made with";
         self.gauges("db_client_connection_count", help, samples)
+    }
+
+    fn holders(&mut self, status: &Status) -> fmt::Result {
+        let mut samples = Vec::new();
+        for draining in &status.draining {
+            let holders = draining.holders();
+            let mut add = |holder: &str, name: &str, count: usize| {
+                let generation = ("generation", draining.number.to_string());
+                samples.push(([generation, ("holder", holder.to_owned()), ("name", name.to_owned())], count));
+            };
+            add("request", "", holders.requests);
+            add("handle", "", holders.handles);
+            for (worker, pieces) in &holders.work {
+                add("work", worker, *pieces);
+            }
+            for (credential, connections) in &holders.connections {
+                add("connection", credential, *connections);
+            }
+            for credential in holders.versions.keys() {
+                add("version", credential, 1);
+            }
+        }
+        let help = "The holders of older generations, by kind; the name is a worker's or a credential's";
+        self.gauges("vestibule_draining_holders", help, samples)
     }
 
     fn gauge(&mut self, name: &str, help: &str, value: impl EncodeGaugeValue) -> fmt::Result {
@@ -110,8 +140,8 @@ impl MetricsEncoder<'_> {
     }
 }
 
-fn sum(a: Connections, b: Connections) -> Connections {
-    Connections { idle: a.idle + b.idle, used: a.used + b.used }
+fn sum(a: OpenConnections, b: OpenConnections) -> OpenConnections {
+    OpenConnections { idle: a.idle + b.idle, used: a.used + b.used }
 }
 
 /// Returns a time in seconds since 1970, as Prometheus has it.

@@ -1,10 +1,12 @@
 //! The status writer: it updates what `/status` shows.
 
 use super::{
-    DrainingGeneration, Status, erased,
+    Status,
+    draining::DrainingGeneration,
     metrics::StatusCollector,
     reload_metrics::ReloadMetrics,
     reload_record::{ReloadRecord, Trigger},
+    rotation::Rotation,
 };
 use crate::{
     application::{Application, Generation},
@@ -63,12 +65,19 @@ impl StatusWriter {
             status.set_generation(generation, now);
             status.needs_restart = needs_restart;
             status.draining.retain(DrainingGeneration::is_in_use);
-            status.draining.push(DrainingGeneration {
-                generation: replaced.number,
-                since: now,
-                weak: erased(replaced),
+            status.draining.push(DrainingGeneration::new(replaced, generation, now));
+            status.rotation = Some(Rotation {
+                generation: generation.number,
+                usage: generation.usage.clone(),
+                replaced: replaced.number,
+                before: replaced.usage.answers(),
             });
         });
+    }
+
+    /// Returns the generation that was replaced last.
+    pub(crate) fn last_replaced(&self) -> Option<DrainingGeneration> {
+        self.status.borrow().draining.last().cloned()
     }
 
     /// Records the stages that the manager gave in a reload that published nothing.

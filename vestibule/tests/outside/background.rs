@@ -48,10 +48,15 @@ impl Application for WorkingService {
     }
 
     fn background(tasks: &Background<Self>) {
-        tasks.work("counting", 1, async |service: Arc<Self>| {
-            service.pieces.fetch_add(1, Ordering::SeqCst);
-            Ok::<_, Infallible>(false)
-        });
+        tasks.work(
+            "counting",
+            1,
+            |_| Duration::from_secs(10),
+            async |service: Arc<Self>| {
+                service.pieces.fetch_add(1, Ordering::SeqCst);
+                Ok::<_, Infallible>(false)
+            },
+        );
         let (live, stopping) = (tasks.live(), tasks.stopping());
         tasks.spawn(async move {
             stopping.cancelled().await;

@@ -93,7 +93,7 @@ impl Audit {
             Finding {
                 title: "draining",
                 places: self.draining_replicas(),
-                problem: "requests or tasks still hold older credentials".into(),
+                problem: "something of the replica still uses older credentials".into(),
                 remedy: "wait until they have ended, and audit again; a restart of the replica ends them".into(),
             },
             Finding {
@@ -125,7 +125,7 @@ impl Audit {
         let mut replicas = Vec::new();
         for (address, status) in self.reachable() {
             if !status.draining.is_empty() {
-                replicas.push(format!("{address} (generation {})", status.draining_generations()));
+                replicas.push(format!("{address} ({})", status.draining_reasons()));
             }
         }
         replicas

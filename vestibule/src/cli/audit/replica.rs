@@ -20,6 +20,16 @@ impl ReplicaStatus {
         let numbers: Vec<_> = self.draining.iter().map(|draining| draining.generation.to_string()).collect();
         numbers.join(",")
     }
+
+    /// Returns the generations that drain, each with what holds it.
+    pub(super) fn draining_reasons(&self) -> String {
+        let each: Vec<_> = self
+            .draining
+            .iter()
+            .map(|ReplicaDraining { generation, reason }| format!("generation {generation}: {reason}"))
+            .collect();
+        each.join("; ")
+    }
 }
 
 /// A credential that a replica holds.
@@ -61,6 +71,9 @@ impl ReplicaCredential {
 #[derive(Deserialize)]
 pub(super) struct ReplicaDraining {
     generation: u64,
+    /// What holds it, as text for people.
+    #[serde(deserialize_with = "printable_text")]
+    reason: String,
 }
 
 /// Deserializes a word of visible ASCII characters. The text comes from the network and goes into a table on a
@@ -68,6 +81,13 @@ pub(super) struct ReplicaDraining {
 fn printable<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     units::text(deserializer, "a word", |text| {
         if text.chars().all(|c| c.is_ascii_graphic()) { Some(text.to_owned()) } else { None }
+    })
+}
+
+/// Deserializes a text of visible ASCII characters and spaces.
+fn printable_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    units::text(deserializer, "a text", |text| {
+        if text.chars().all(|c| c.is_ascii_graphic() || c == ' ') { Some(text.to_owned()) } else { None }
     })
 }
 

@@ -1,7 +1,7 @@
 //! A lease: one place in a pool, and the connection in it. Dropping it gives the connection back.
 
 use super::{error::Damage, login::PoolLogin, pool::Pool};
-use crate::jitter;
+use crate::{jitter, resources::connection_counter::ConnectionGuard};
 use sqlx::{Connection as _, PgConnection};
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -28,9 +28,15 @@ pub(super) struct PooledConnection {
     pub(super) is_busy: bool,
     pub(super) has_transaction: bool,
     pub(super) damage: Option<Damage>,
+    guard: ConnectionGuard,
 }
 
 impl PooledConnection {
+    /// Counts it as idle or as used.
+    pub(super) fn set_idle(&mut self, is_idle: bool) {
+        self.guard.set_idle(is_idle);
+    }
+
     /// Records an error of a statement.
     pub(super) fn record<T>(&mut self, result: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
         self.is_busy = false;
@@ -80,7 +86,8 @@ enum AtEnd {
 }
 
 impl Lease {
-    pub(super) fn new(pool: Arc<Pool>, connection: PooledConnection) -> Self {
+    pub(super) fn new(pool: Arc<Pool>, mut connection: PooledConnection) -> Self {
+        connection.guard.set_idle(false);
         Self { pool, connection: Some(connection), at_end: AtEnd::GiveBack }
     }
 
@@ -97,9 +104,9 @@ impl Lease {
     pub(super) fn connect(&mut self, pg: PgConnection, login: Arc<PoolLogin>) {
         let now = Instant::now();
         let age = login.limits.max_lifetime.mul_f64(jitter::factor(0.1));
-        login.connection_opened();
         self.connection = Some(PooledConnection {
             pg,
+            guard: login.connections.open(),
             login,
             opened_at: now,
             expires_at: now + age,
@@ -133,15 +140,12 @@ impl Lease {
 
     /// Drops the connection without a word to the server, which does not answer.
     fn forget(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            connection.login.connection_closed();
-        }
+        self.connection = None;
     }
 
     /// Closes the connection, and keeps its place.
     pub(super) async fn disconnect(&mut self) {
         if let Some(connection) = self.connection.take() {
-            connection.login.connection_closed();
             // If closing fails, the connection is gone as well.
             let _ = timeout(CLOSE_TIMEOUT, connection.pg.close()).await;
         }

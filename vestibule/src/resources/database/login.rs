@@ -8,6 +8,7 @@ use crate::{
     reload_requests::ReloadRequests,
     resources::{
         breaker::{Attempt, Breaker},
+        connection_counter::ConnectionCounter,
         context::LoadContext,
         rejection::Rejection,
     },
@@ -19,7 +20,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
@@ -32,11 +33,14 @@ const SUSPICION_INTERVAL: Duration = Duration::from_secs(15);
 pub(super) struct PoolLogin {
     /// The rejection to report, without its reason.
     template: Rejection,
+    /// The value that the options have a copy of. While it is held here, `/status` shows the version as held.
+    _credential: Arc<Login>,
     pub(super) options: PgConnectOptions,
     pub(super) limits: PoolLimits,
     pub(super) breaker: Arc<Breaker>,
     reload_requests: Arc<ReloadRequests>,
-    connections: AtomicUsize,
+    /// The open connections that were made with this login.
+    pub(super) connections: ConnectionCounter,
     published: AtomicBool,
     discarded: AtomicBool,
     /// `true` once another login took its place.
@@ -100,6 +104,7 @@ impl PoolLogin {
             context.breakers.of(&subject_at_place(login, &options), context.secrets.probe_every, Instant::now());
         Ok(Self {
             template: Rejection::of(login, ""),
+            _credential: login.shared(),
             options,
             limits: PoolLimits {
                 max_connections: config.max_connections.get() as usize,
@@ -110,7 +115,7 @@ impl PoolLogin {
             },
             breaker,
             reload_requests: context.reload_requests.clone(),
-            connections: AtomicUsize::new(0),
+            connections: ConnectionCounter::default(),
             published: AtomicBool::new(false),
             discarded: AtomicBool::new(false),
             replaced: AtomicBool::new(false),
@@ -180,19 +185,6 @@ impl PoolLogin {
 
     pub(super) fn set_replaced(&self) {
         self.replaced.store(true, Ordering::Release);
-    }
-
-    pub(super) fn connection_opened(&self) {
-        self.connections.fetch_add(1, Ordering::AcqRel);
-    }
-
-    pub(super) fn connection_closed(&self) {
-        self.connections.fetch_sub(1, Ordering::AcqRel);
-    }
-
-    /// Returns the number of open connections that were made with this login.
-    pub(super) fn connections(&self) -> usize {
-        self.connections.load(Ordering::Acquire)
     }
 }
 

@@ -221,6 +221,7 @@ impl Pool {
             let mut state = self.state();
             let is_current = Arc::ptr_eq(&connection.login, &state.login);
             if !is_current && !connection.login.was_published() && !connection.login.was_discarded() {
+                connection.set_idle(true);
                 state.unpublished.push(connection);
                 return;
             }
@@ -241,6 +242,7 @@ impl Pool {
                 }
                 None if state.stage == PoolStage::Retired => break,
                 None => {
+                    connection.set_idle(true);
                     let list = if is_current { &mut state.idle } else { &mut state.replaced };
                     list.push(connection);
                     return;
@@ -363,13 +365,6 @@ impl Pool {
     pub(super) fn check_login(&self) {
         self.state().is_suspect = true;
         self.work.notify_one();
-    }
-
-    /// Returns the number of idle connections of a login.
-    pub(super) fn idle(&self, login: &Arc<PoolLogin>) -> usize {
-        let state = self.state();
-        let all = state.idle.iter().chain(&state.replaced).chain(&state.unpublished);
-        all.filter(|connection| Arc::ptr_eq(&connection.login, login)).count()
     }
 }
 

@@ -36,7 +36,7 @@ fn signer_of(
 ) -> Signer {
     let others: BTreeMap<_, _> = others.iter().map(|(stage, number)| (*stage, key(*number, Some(7)))).collect();
     let keys = SigningKeys::read(&SecretValues::new(current, others, current_since.map(at))).unwrap();
-    Signer::new(keys.into(), purpose, LIFETIME, MAX_STALE, Arc::default())
+    Signer::new("keys", keys.into(), purpose, LIFETIME, MAX_STALE, Arc::default(), Arc::default())
 }
 
 fn signer(current: usize, others: &[(Stage, usize)]) -> Signer {
@@ -161,7 +161,7 @@ fn a_token_that_a_client_made_up_is_refused() {
 #[test]
 fn no_lifetime_is_too_long() {
     let keys = SigningKeys::read(&SecretValues::new(key(0, Some(ROTATED_AT)), BTreeMap::new(), None)).unwrap();
-    let signer = Signer::new(keys.into(), "test", Duration::MAX, Duration::MAX, Arc::default());
+    let signer = Signer::new("keys", keys.into(), "test", Duration::MAX, Duration::MAX, Arc::default(), Arc::default());
     let token = signer.seal_at(b"p", now());
     assert_eq!(signer.open(&token).unwrap(), b"p");
     assert_eq!(signer.open_at(&token, u64::MAX).unwrap(), b"p");

@@ -1,0 +1,96 @@
+//! The users of a generation, and what its requests ended with.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+/// The users of one generation, counted while they last, and the answers of its requests. It outlives the generation.
+#[derive(Debug, Default)]
+pub(crate) struct GenerationUsage {
+    requests: AtomicUsize,
+    /// The pieces of background work that are under way, by the name of their worker.
+    work: Mutex<BTreeMap<&'static str, usize>>,
+    answered: AtomicU64,
+    failed: AtomicU64,
+    microseconds: AtomicU64,
+}
+
+/// The answers of a generation's requests so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Answers {
+    pub(crate) answered: u64,
+    /// The answers with a status from 500 on.
+    pub(crate) failed: u64,
+    /// The sum of the times until the responses began.
+    pub(crate) microseconds: u64,
+}
+
+/// A piece of background work that is under way.
+pub(crate) struct PieceGuard {
+    usage: Arc<GenerationUsage>,
+    worker: &'static str,
+}
+
+impl GenerationUsage {
+    /// Counts a request until [`request_ended`](Self::request_ended).
+    pub(crate) fn request_started(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn request_ended(&self) {
+        self.requests.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Counts a response that began after `duration`.
+    pub(crate) fn answered(&self, is_failure: bool, duration: Duration) {
+        self.answered.fetch_add(1, Ordering::Relaxed);
+        self.failed.fetch_add(is_failure.into(), Ordering::Relaxed);
+        let microseconds = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        self.microseconds.fetch_add(microseconds, Ordering::Relaxed);
+    }
+
+    /// Counts a piece of work until the guard is dropped.
+    pub(crate) fn piece_of_work(self: &Arc<Self>, worker: &'static str) -> PieceGuard {
+        *self.lock().entry(worker).or_default() += 1;
+        PieceGuard { usage: self.clone(), worker }
+    }
+
+    /// Returns the number of requests whose response has not ended.
+    pub(crate) fn requests(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of pieces of work that are under way, by the name of their worker.
+    pub(crate) fn work(&self) -> BTreeMap<&'static str, usize> {
+        self.lock().clone()
+    }
+
+    pub(crate) fn answers(&self) -> Answers {
+        Answers {
+            answered: self.answered.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Relaxed),
+            microseconds: self.microseconds.load(Ordering::Relaxed),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, usize>> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for PieceGuard {
+    fn drop(&mut self) {
+        let mut work = self.usage.lock();
+        if let Some(pieces) = work.get_mut(self.worker) {
+            *pieces -= 1;
+            if *pieces == 0 {
+                work.remove(self.worker);
+            }
+        }
+    }
+}

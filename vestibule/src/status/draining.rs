@@ -1,0 +1,193 @@
+//! Generations that were replaced, and what still holds something of them.
+
+use crate::{
+    application::{Application, Generation},
+    generation_usage::GenerationUsage,
+    last_uses::LastUses,
+    resources::connection_counter::{ConnectionCounter, OpenConnections},
+    secrets::{credential::Name, id::VersionId},
+};
+use serde::Serialize;
+use std::{
+    any::Any,
+    collections::BTreeMap,
+    fmt,
+    sync::{Arc, Weak},
+};
+use time::OffsetDateTime;
+
+/// A handle that tells whether something is still alive, and does not keep it alive.
+type Observer = Weak<dyn Any + Send + Sync>;
+
+/// A generation that was replaced. Nothing of it is kept alive here.
+#[derive(Clone)]
+pub(crate) struct DrainingGeneration {
+    pub(crate) number: u64,
+    /// The time at which it was replaced.
+    pub(crate) since: OffsetDateTime,
+    usage: Arc<GenerationUsage>,
+    generation: Observer,
+    service: Observer,
+    /// The number of handles of the service that the generation itself has, in its routes.
+    own_handles: usize,
+    /// The connections of the resources that the successor did not carry over.
+    connections: Vec<(Name, ConnectionCounter)>,
+    /// The versions that the successor did not carry over.
+    versions: Vec<HeldVersion>,
+}
+
+#[derive(Clone)]
+struct HeldVersion {
+    credential: Name,
+    version: VersionId,
+    value: Observer,
+}
+
+/// The holders of a generation that was replaced.
+#[derive(Default, Serialize)]
+pub(crate) struct Holders {
+    /// The requests whose response has not ended.
+    pub(crate) requests: usize,
+    /// The pieces of background work, by the name of their worker.
+    pub(crate) work: BTreeMap<&'static str, usize>,
+    /// The handles of the service or of the generation in tasks. They are counted only if there are no requests: requests
+    /// have such handles too.
+    pub(crate) handles: usize,
+    /// The open connections, by credential.
+    pub(crate) connections: BTreeMap<Name, usize>,
+    /// The replaced versions whose values somebody holds, by credential.
+    pub(crate) versions: BTreeMap<Name, VersionId>,
+}
+
+/// A draining generation as `/status` shows it.
+#[derive(Serialize)]
+struct DrainingStatus {
+    generation: u64,
+    #[serde(with = "time::serde::rfc3339")]
+    since: OffsetDateTime,
+    reason: String,
+    #[serde(flatten)]
+    holders: Holders,
+}
+
+impl Serialize for DrainingGeneration {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let holders = self.holders();
+        let status =
+            DrainingStatus { generation: self.number, since: self.since, reason: holders.to_string(), holders };
+        status.serialize(serializer)
+    }
+}
+
+impl DrainingGeneration {
+    /// Returns the entry of a generation that `successor` replaces.
+    pub(super) fn new<A: Application>(
+        replaced: &Arc<Generation<A>>,
+        successor: &Generation<A>,
+        since: OffsetDateTime,
+    ) -> Self {
+        let carried_over: Vec<_> = successor.resources.connections().map(|(_, counter)| counter).collect();
+        let mut connections: Vec<_> = replaced.resources.connections().collect();
+        connections.retain(|(_, counter)| !carried_over.iter().any(|other| other.is_same_as(counter)));
+        let mut versions = Vec::new();
+        for (credential, held) in replaced.credentials.iter() {
+            let next = successor.credentials.named(credential);
+            if next.is_none_or(|next| next.id != held.id || next.in_use() != held.in_use()) {
+                versions.push(HeldVersion { credential, version: held.in_use().clone(), value: held.observer() });
+            }
+        }
+        Self {
+            number: replaced.number,
+            since,
+            usage: replaced.usage.clone(),
+            generation: Arc::<Generation<A>>::downgrade(replaced),
+            service: Arc::<A>::downgrade(&replaced.service),
+            own_handles: replaced.own_handles,
+            connections,
+            versions,
+        }
+    }
+
+    /// Returns `true` while somebody holds anything of it.
+    pub(crate) fn is_in_use(&self) -> bool {
+        self.generation.strong_count() > 0
+            || self.service.strong_count() > 0
+            || self.versions.iter().any(HeldVersion::is_held)
+            || self.connections.iter().any(|(_, counter)| counter.count() != OpenConnections::default())
+    }
+
+    pub(crate) fn holders(&self) -> Holders {
+        let mut holders = Holders { requests: self.usage.requests(), work: self.usage.work(), ..Holders::default() };
+        let pieces: usize = holders.work.values().sum();
+        let of_generation = self.generation.strong_count();
+        let of_service = self.service.strong_count().saturating_sub(pieces);
+        holders.handles = match (holders.requests, of_generation) {
+            (0, 0) => of_service,
+            (0, _) => of_generation + of_service.saturating_sub(self.own_handles),
+            (requests, _) => of_generation.saturating_sub(requests),
+        };
+        for (credential, counter) in &self.connections {
+            let OpenConnections { idle, used } = counter.count();
+            if idle + used > 0 {
+                *holders.connections.entry(credential).or_default() += idle + used;
+            }
+        }
+        for held in &self.versions {
+            if held.is_held() {
+                holders.versions.insert(held.credential, held.version.clone());
+            }
+        }
+        holders
+    }
+
+    /// Returns the numbers of its open connections.
+    pub(super) fn connections(&self) -> impl Iterator<Item = OpenConnections> {
+        self.connections.iter().map(|(_, counter)| counter.count())
+    }
+
+    /// Records that the versions which somebody holds are in use now.
+    pub(super) fn record_use(&self, last_uses: &LastUses) {
+        for held in self.versions.iter().filter(|held| held.is_held()) {
+            last_uses.record(held.credential, &held.version);
+        }
+    }
+}
+
+impl HeldVersion {
+    fn is_held(&self) -> bool {
+        self.value.strong_count() > 0
+    }
+}
+
+impl fmt::Display for Holders {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut parts = Vec::new();
+        if self.requests > 0 {
+            parts.push(counted(self.requests, "request", "requests"));
+        }
+        for (worker, pieces) in &self.work {
+            parts.push(format!("{} of `{worker}`", counted(*pieces, "piece of work", "pieces of work")));
+        }
+        if self.handles > 0 {
+            parts.push(counted(self.handles, "handle in tasks", "handles in tasks"));
+        }
+        for (credential, connections) in &self.connections {
+            parts.push(format!("{} of `{credential}`", counted(*connections, "connection", "connections")));
+        }
+        if parts.is_empty() {
+            parts.push("parts of the service in tasks".into());
+        }
+        f.write_str(&parts.join(", "))?;
+        if self.versions.is_empty() {
+            return Ok(());
+        }
+        let versions: Vec<_> =
+            self.versions.iter().map(|(credential, version)| format!("`{credential}` {version}")).collect();
+        write!(f, "; versions held: {}", versions.join(", "))
+    }
+}
+
+fn counted(count: usize, one: &str, many: &str) -> String {
+    let unit = if count == 1 { one } else { many };
+    format!("{count} {unit}")
+}
