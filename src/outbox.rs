@@ -15,7 +15,7 @@ use axum::{
 };
 use serde::Serialize;
 use sqlx::FromRow;
-use std::{io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 use uuid::Uuid;
 use vestibule::{
     ApiClient, ApiEndpoint, Background, Build, BuildError, Database, DeliveryError, Session, TraceContext, metrics,
@@ -59,6 +59,11 @@ impl Webhook {
             failed,
             set_aside,
         }))
+    }
+
+    /// Returns the time that a claim lasts. A piece of work may take no longer: somebody else may claim the event then.
+    fn claim_time(&self) -> Duration {
+        self.timeout + CLAIM_MARGIN
     }
 
     /// Records an event in the outbox, in the transaction of the change that it is about.
@@ -122,7 +127,7 @@ impl Webhook {
         );
         let update = update.bind(claimed.position).bind(claimed.claim).bind(error);
         // No row: the claim was not ours any more.
-        if within_margin(update.execute(database)).await?.rows_affected() > 0 {
+        if update.execute(database).await?.rows_affected() > 0 {
             self.set_aside.inc();
             let (event, attempts) = (claimed.id, claimed.attempts);
             tracing::error!(event.id = %event, attempts, error, "an event for the webhook was set aside");
@@ -170,9 +175,9 @@ impl ClaimedEvent {
              RETURNING position, id, payload, traceparent, tracestate, attempts, blamed, last_error, claim,
                  attempts > $3 AND created_at < now() - make_interval(secs => $4) AS given_up",
         );
-        let update = update.bind(Uuid::new_v4()).bind((webhook.timeout + CLAIM_MARGIN).as_secs_f64());
+        let update = update.bind(Uuid::new_v4()).bind(webhook.claim_time().as_secs_f64());
         let update = update.bind(webhook.max_failures).bind(webhook.give_up_after.as_secs_f64());
-        within_margin(update.fetch_optional(database)).await
+        update.fetch_optional(database).await
     }
 
     fn request(&self) -> Request<Bytes> {
@@ -187,7 +192,7 @@ impl ClaimedEvent {
 
     async fn delete(&self, database: &Database) -> Result<(), sqlx::Error> {
         let delete = sqlx::query("DELETE FROM outbox WHERE position = $1 AND claim = $2");
-        within_margin(delete.bind(self.position).bind(self.claim).execute(database)).await.map(drop)
+        delete.bind(self.position).bind(self.claim).execute(database).await.map(drop)
     }
 
     /// Makes the event due again after a pause. The later events of the note are due no earlier, so that nobody looks at
@@ -205,19 +210,13 @@ impl ClaimedEvent {
         let update = update.bind(self.position).bind(self.claim).bind(error.to_string());
         let update =
             update.bind(i32::from(error.permanent)).bind(error.pause(self.attempts.unsigned_abs()).as_secs_f64());
-        within_margin(update.execute(database)).await.map(drop)
+        update.execute(database).await.map(drop)
     }
-}
-
-/// Runs a statement within half of the claim's margin: one statement comes before the delivery, and one after it.
-async fn within_margin<T>(statement: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, sqlx::Error> {
-    let answer = tokio::time::timeout(CLAIM_MARGIN / 2, statement).await;
-    answer.unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
 }
 
 /// Starts the workers. They deliver the events of all replicas.
 pub(crate) fn start(tasks: &Background<Notes>) {
-    let deadline = |notes: &Notes| CLAIM_MARGIN + notes.webhook.as_ref().map_or(Duration::ZERO, |hook| hook.timeout);
+    let deadline = |notes: &Notes| notes.webhook.as_ref().map_or(CLAIM_MARGIN, Webhook::claim_time);
     tasks.work("webhook", WORKERS, deadline, async |notes: Arc<Notes>| match &notes.webhook {
         Some(webhook) => webhook.deliver(&notes.database).await,
         None => Ok(false),

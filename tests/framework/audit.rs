@@ -2,14 +2,21 @@
 
 use crate::{
     SERVICE,
+    note_client::NoteClient,
     support::{
         launch_options::LaunchOptions,
+        metrics_page::MetricsPage,
         reload_status::wait_until_drained,
         secrets::{current_version, scripted_manager},
         slow_request::SlowRequest,
     },
+    webhook_setup::{launch_with_webhook, tenant_with_receiver, wait_for_outbox_rows},
 };
-use devstack::{ExitedProcess, FaultRule, RunningService, ScriptedFault, Tenant, free_port, reqwest::StatusCode};
+use devstack::{
+    AnswerRule, ExitedProcess, FaultRule, RunningService, ScriptedAnswer, ScriptedFault, Tenant, free_port,
+    reqwest::StatusCode,
+};
+use serde_json::json;
 
 /// Starts replicas of the service.
 async fn start_replicas<'a, const N: usize>(tenant: &'a Tenant) -> [RunningService<'a>; N] {
@@ -140,12 +147,45 @@ async fn an_audit_fails_while_an_older_generation_drains() {
     assert_eq!(draining.code, Some(69), "{}", draining.stdout);
     let database = row(&draining, &replica.at.admin, "database");
     assert_eq!((database[6], database[7]), ("1", "draining"));
-    let reason = format!("draining: http://{} (generation 1)", replica.at.admin);
+    let reason = format!("draining: http://{} (generation 1: 1 request; versions held: `database` ", replica.at.admin);
     assert!(draining.stderr.contains(&reason), "{}", draining.stderr);
 
     assert_eq!(slow.finish().await, StatusCode::CREATED);
     wait_until_drained(&replica).await;
     assert_eq!(audit(&tenant, &[&replica.at.admin]).code, Some(0));
+}
+
+#[tokio::test]
+async fn an_audit_fails_while_a_piece_of_work_uses_an_older_generation() {
+    let (tenant, receiver) = tenant_with_receiver("audit_work").await;
+    receiver.script([AnswerRule::all(ScriptedAnswer::BlackHole).times(1)]);
+    let launch = launch_with_webhook(&tenant, receiver.address());
+    let mut replica = RunningService::start(launch.without_polling(), &tenant).await;
+    replica.create_note("its webhook hangs").await;
+    wait_for_outbox_rows(&tenant, "claim IS NOT NULL", 1).await;
+    tenant.rotate("database").await.unwrap();
+    replica.reload().await;
+
+    let draining = replica.status().await["draining"][0].clone();
+    assert_eq!(draining["work"], json!({ "webhook": 1 }), "{draining}");
+    assert_eq!((&draining["requests"], &draining["handles"]), (&json!(0), &json!(0)), "{draining}");
+    let page = MetricsPage::of(&replica).await;
+    assert_eq!(page.get("vestibule_draining_holders{generation=\"1\",holder=\"work\",name=\"webhook\"}"), 1.0);
+    assert!(page.get("vestibule_oldest_generation_age_seconds") > 0.0);
+    let audited = audit_with_webhook(&tenant, &replica);
+    assert_eq!(audited.code, Some(69), "{}", audited.stdout);
+    assert!(audited.stderr.contains("(generation 1: 1 piece of work of `webhook`"), "{}", audited.stderr);
+
+    // The delivery ends by its timeout.
+    wait_until_drained(&replica).await;
+    assert_eq!(audit_with_webhook(&tenant, &replica).code, Some(0));
+    assert_eq!(MetricsPage::of(&replica).await.get("vestibule_oldest_generation_age_seconds"), 0.0);
+}
+
+/// Runs `audit` for a replica with a webhook.
+fn audit_with_webhook(tenant: &Tenant, replica: &RunningService<'_>) -> ExitedProcess {
+    let launch = SERVICE.launch(tenant).env("APP_SECRETS__IDS__WEBHOOK", tenant.id("webhook"));
+    launch.args(["audit", &replica.at.admin]).run()
 }
 
 #[tokio::test]

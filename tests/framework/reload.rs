@@ -163,7 +163,15 @@ async fn a_request_finishes_on_the_generation_that_it_started_on() {
     assert_eq!(running.reload().await["outcome"], "published");
     let draining = running.status().await["draining"].clone();
     assert_eq!(draining[0]["generation"], 1, "{draining}");
-    assert!(draining[0]["reason"].as_str().unwrap().starts_with("1 in use"), "{draining}");
+    assert!(
+        draining[0]["reason"]
+            .as_str()
+            .unwrap()
+            .starts_with("1 request, 1 connection of `database`; versions held: `database` "),
+        "{draining}"
+    );
+    let replaced = running.credential("database").await["last_used"][0].clone();
+    assert_eq!(replaced["version"], draining[0]["versions"]["database"]);
 
     // The idle connections of the old generation close, although a request still holds it. The one that is left proved
     // the new login.
@@ -171,6 +179,40 @@ async fn a_request_finishes_on_the_generation_that_it_started_on() {
 
     assert_eq!(slow.finish().await, StatusCode::CREATED);
     wait_until_drained(&running).await;
+}
+
+#[tokio::test]
+async fn a_reload_that_waits_compares_the_generations() {
+    let tenant = SERVICE.migrated("compared").await;
+    let running = SERVICE.start(&tenant).await;
+    let note = running.create_note("read often").await;
+    let read_often = async || {
+        for _ in 0..20 {
+            assert_eq!(running.get(&note).await.status(), StatusCode::OK);
+        }
+    };
+    read_often().await;
+    let reload = |settle: &'static str| {
+        let launch = SERVICE.launch(&tenant).env("APP_ADMIN__LISTEN", running.at.admin.clone());
+        let launch = launch.args(["reload", "--wait", "--settle", settle]);
+        tokio::task::spawn_blocking(move || launch.run())
+    };
+    tenant.rotate("database").await.unwrap();
+    let at_once = reload("0s").await.unwrap();
+    assert_eq!(at_once.code, Some(0), "{}", at_once.stderr);
+    assert!(at_once.stdout.contains("too early to compare: generation 2: 0 requests"), "{}", at_once.stdout);
+    read_often().await;
+
+    tenant.rotate("database").await.unwrap();
+    let (settled, ()) = tokio::join!(reload("60s"), async {
+        running.wait_until("the third generation", |status| status["generation"] == 3).await;
+        read_often().await;
+    });
+    let settled = settled.unwrap();
+    assert_eq!(settled.code, Some(0), "{}", settled.stderr);
+    assert!(settled.stdout.contains("generation 3: 20 requests, 0 errors"), "{}", settled.stdout);
+    assert_eq!(running.status().await["rotation"]["replaced"], 2);
+    assert_eq!(reload("2h").await.unwrap().code, Some(64));
 }
 
 #[tokio::test]

@@ -3,7 +3,10 @@
 use crate::{
     SERVICE,
     note_client::NoteClient,
-    support::{configuration_folder::ConfigurationFolder, reload_status::assert_kept, secrets::current_version},
+    support::{
+        configuration_folder::ConfigurationFolder, metrics_page::MetricsPage, reload_status::assert_kept,
+        secrets::current_version,
+    },
 };
 use devstack::{DEFAULT_TIMEOUT, RunningService, Tenant, problem, random_key, reqwest::StatusCode};
 use serde_json::{Value, json};
@@ -30,8 +33,16 @@ async fn the_configuration_and_a_signal_revoke_a_leaked_key_after_its_rotation()
     tenant.put("signing", &random_key()).await.unwrap();
     assert_eq!(running.reload().await["outcome"], "published");
     let good = running.second_page().await;
+    let last_used = async || running.credential("signing").await["last_used"].clone();
+    let before = last_used().await;
+    assert_eq!((&before[0]["version"], before.as_array().unwrap().len()), (&json!(leaked), 1));
     assert_eq!(running.get(&path).await.status(), StatusCode::OK);
+    let after = last_used().await;
+    assert!(after[0]["at"].as_str() > before[0]["at"].as_str(), "a cursor of the old key is a use: {after}");
     assert_eq!(running.credential("signing").await["others"], json!({ "previous": leaked }));
+    let page = MetricsPage::of(&running).await;
+    let series = format!("vestibule_credential_last_used_timestamp_seconds{{name=\"signing\",version=\"{leaked}\"}}");
+    assert!(page.get(&series) > 0.0);
 
     revoke(&folder, &[&leaked, "another-that-the-manager-does-not-know"]);
     assert_eq!(running.reload().await["outcome"], "published");

@@ -14,7 +14,7 @@ use self::{
     draining::DrainingGeneration,
     readiness::{Readiness, Staleness},
     reload_record::ReloadRecord,
-    rotation::Rotation,
+    rotation::LastRotation,
 };
 use crate::{
     application::{Application, Generation},
@@ -56,7 +56,7 @@ pub(crate) struct Status {
     /// Older generations that somebody still holds something of.
     pub(crate) draining: Vec<DrainingGeneration>,
     /// The last reload that published. `None` if the first generation is in service.
-    pub(crate) rotation: Option<Rotation>,
+    pub(crate) rotation: Option<LastRotation>,
     #[serde(skip)]
     staleness: Staleness,
     /// The open connections of the generation in service.

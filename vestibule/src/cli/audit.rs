@@ -14,7 +14,7 @@ mod replica;
 mod table;
 
 use self::{address::ReplicaAddress, comparison::Audit, replica::ReplicaStatus};
-use super::trust as cli_trust;
+use super::trust::{self as cli_trust, Connector};
 use crate::{
     application::Application,
     bootstrap::{self, command_error::CommandError, manager::ManagerSetup},
@@ -29,11 +29,15 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     num::NonZeroUsize,
     path::Path,
+    time::Duration,
 };
 use tokio::time::Instant;
 
 /// The number of replicas that are asked at the same time.
 const CONCURRENCY: usize = 32;
+
+/// The time for which a replica that drains is asked again.
+const SETTLE_TIME: Duration = Duration::from_secs(2);
 
 pub(super) async fn run<A: Application, M: ManagerSetup<A::Settings>>(
     sources: &Sources,
@@ -56,7 +60,7 @@ pub(super) async fn run<A: Application, M: ManagerSetup<A::Settings>>(
     let regions = bootstrap::regions(sources, manager, &config, deadline).await.map_err(failed)?;
 
     let statuses = addresses.into_iter().map(async |address| {
-        let status = address.status(connector.clone()).await;
+        let status = settled_status(&address, &connector).await;
         (address, status)
     });
     let replicas: Vec<_> = stream::iter(statuses).buffered(CONCURRENCY).collect().await;
@@ -71,6 +75,19 @@ pub(super) async fn run<A: Application, M: ManagerSetup<A::Settings>>(
     let audit = Audit { replicas, manager, regions, expected, revoked: config.secrets.revoked };
     say!("{}\n{}", audit.table(), audit.summary());
     Report::unless_clean(Phase::Command, audit.faults()).map_err(failed)
+}
+
+/// Returns the status of a replica. Asks again for a moment while an older generation drains: idle connections of a
+/// replaced login are open for up to a second after a reload.
+async fn settled_status(address: &ReplicaAddress, connector: &Connector) -> Result<ReplicaStatus, String> {
+    let deadline = Instant::now() + SETTLE_TIME;
+    loop {
+        let status = address.status(connector.clone()).await?;
+        if status.draining.is_empty() || Instant::now() >= deadline {
+            return Ok(status);
+        }
+        tokio::time::sleep(SETTLE_TIME / 8).await;
+    }
 }
 
 fn failed(report: Report) -> CommandError {

@@ -191,3 +191,109 @@ fn counted(count: usize, one: &str, many: &str) -> String {
     let unit = if count == 1 { one } else { many };
     format!("{count} {unit}")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        application::Build,
+        config::Config,
+        credentials::api_key::ApiKey,
+        package::Package,
+        resources::build_error::BuildError,
+        secrets::{credential::Credential, kind::Kind, resolver::Resolver, set::SecretSet, spec::CredentialSpec},
+        testing::{Harness, MemoryManager},
+    };
+    use axum::{Router, extract::State, routing::get};
+    use sqlx::migrate::Migrator;
+
+    struct Secrets {
+        key: Credential<ApiKey>,
+    }
+
+    impl SecretSet for Secrets {
+        fn specs() -> Vec<CredentialSpec> {
+            vec![CredentialSpec { name: "key", kind: ApiKey::NAME, stages: ApiKey::STAGES, optional: false }]
+        }
+
+        fn resolve(resolver: &mut Resolver<'_>) -> Option<Self> {
+            Some(Self { key: resolver.resolve("key")? })
+        }
+    }
+
+    struct Holding {
+        key: Arc<ApiKey>,
+    }
+
+    impl Application for Holding {
+        const PACKAGE: Package = Package { name: "holding", version: "0", migrations: &Migrator::DEFAULT };
+        type Settings = ();
+        type Secrets = Secrets;
+
+        async fn build(cx: &Build<'_, Self>) -> Result<Self, BuildError> {
+            Ok(Self { key: cx.secrets.key.shared() })
+        }
+
+        fn routes() -> Router<Arc<Self>> {
+            let handler = async |State(_): State<Arc<Self>>| "";
+            Router::new().route("/one", get(handler)).route("/two", get(handler))
+        }
+    }
+
+    /// A request, as the door counts it.
+    struct Request(Arc<Generation<Holding>>);
+
+    impl Drop for Request {
+        fn drop(&mut self) {
+            self.0.usage.request_ended();
+        }
+    }
+
+    /// Rotates the key. Returns the entry of the replaced generation, which `keep` holds something of.
+    async fn drain<K>(keep: impl FnOnce(Arc<Generation<Holding>>) -> K) -> (DrainingGeneration, K) {
+        let manager = MemoryManager::with([("key", "one")]);
+        let harness = Harness::<Holding>::start(manager.clone(), Config::default()).await.unwrap();
+        let before = harness.live().generation();
+        manager.rotate("key", "two");
+        assert!(harness.reload().await.unwrap());
+        let after = harness.live().generation();
+        let entry = DrainingGeneration::new(&before, &after, OffsetDateTime::now_utc());
+        (entry, keep(before))
+    }
+
+    /// Checks that the entry says this of the holder, and that nothing is in use once the holder is gone.
+    async fn assert_holder<K>(keep: impl FnOnce(Arc<Generation<Holding>>) -> K, says: &str) {
+        let (entry, kept) = drain(keep).await;
+        let reason = entry.holders().to_string();
+        assert!(entry.is_in_use() && reason.starts_with(says), "{reason}");
+        drop(kept);
+        assert!(!entry.is_in_use(), "{}", entry.holders());
+    }
+
+    #[tokio::test]
+    async fn nothing_drains_if_nobody_holds_anything() {
+        let (entry, ()) = drain(drop).await;
+        assert!(!entry.is_in_use());
+    }
+
+    #[tokio::test]
+    async fn each_holder_is_named_until_it_is_gone() {
+        assert_holder(|generation| generation, "1 handle in tasks; versions held: `key` ").await;
+        assert_holder(|generation| generation.service.clone(), "1 handle in tasks").await;
+        assert_holder(|generation| generation.service.key.clone(), "parts of the service in tasks; versions held")
+            .await;
+        let two_handles =
+            |generation: Arc<Generation<Holding>>| (generation.service.clone(), generation.service.clone());
+        assert_holder(two_handles, "2 handles in tasks").await;
+        let work = |generation: Arc<Generation<Holding>>| {
+            let pieces = [generation.usage.piece_of_work("mail"), generation.usage.piece_of_work("mail")];
+            (generation.service.clone(), generation.service.clone(), pieces)
+        };
+        assert_holder(work, "2 pieces of work of `mail`; versions held").await;
+        let request = |generation: Arc<Generation<Holding>>| {
+            generation.usage.request_started();
+            Request(generation)
+        };
+        assert_holder(request, "1 request; versions held").await;
+    }
+}

@@ -9,7 +9,7 @@ const ENOUGH_ANSWERS: u64 = 20;
 
 /// The last rotation: the generation in service, and the one that it replaced.
 #[derive(Clone)]
-pub(crate) struct Rotation {
+pub(crate) struct LastRotation {
     pub(super) generation: u64,
     pub(super) usage: Arc<GenerationUsage>,
     pub(super) replaced: u64,
@@ -17,7 +17,7 @@ pub(crate) struct Rotation {
     pub(super) before: Answers,
 }
 
-/// A [`Rotation`] as `/status` shows it.
+/// A [`LastRotation`] as `/status` shows it.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct RotationStatus {
     pub(crate) generation: u64,
@@ -62,7 +62,7 @@ impl AnswerStatus {
     }
 }
 
-impl Rotation {
+impl LastRotation {
     /// Compares the answers until now.
     pub(super) fn status(&self) -> RotationStatus {
         let (before, after) = (self.before.into(), self.usage.answers().into());
@@ -71,7 +71,7 @@ impl Rotation {
     }
 }
 
-impl Serialize for Rotation {
+impl Serialize for LastRotation {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.status().serialize(serializer)
     }

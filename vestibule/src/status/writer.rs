@@ -6,7 +6,7 @@ use super::{
     metrics::StatusCollector,
     reload_metrics::ReloadMetrics,
     reload_record::{ReloadRecord, Trigger},
-    rotation::Rotation,
+    rotation::LastRotation,
 };
 use crate::{
     application::{Application, Generation},
@@ -66,7 +66,7 @@ impl StatusWriter {
             status.needs_restart = needs_restart;
             status.draining.retain(DrainingGeneration::is_in_use);
             status.draining.push(DrainingGeneration::new(replaced, generation, now));
-            status.rotation = Some(Rotation {
+            status.rotation = Some(LastRotation {
                 generation: generation.number,
                 usage: generation.usage.clone(),
                 replaced: replaced.number,

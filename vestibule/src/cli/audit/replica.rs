@@ -71,7 +71,7 @@ impl ReplicaCredential {
 #[derive(Deserialize)]
 pub(super) struct ReplicaDraining {
     generation: u64,
-    /// What holds it, as text for people.
+    /// The holders, as text for people.
     #[serde(deserialize_with = "printable_text")]
     reason: String,
 }
