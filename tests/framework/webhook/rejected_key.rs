@@ -39,21 +39,39 @@ async fn a_key_that_the_webhook_rejects_is_replaced_without_a_signal() {
 }
 
 #[tokio::test]
-async fn a_key_that_the_webhook_rejects_for_good_causes_one_reload_and_loses_no_event() {
+async fn a_key_that_the_webhook_rejects_for_good_is_reported_and_loses_no_event() {
     let (tenant, receiver) = tenant_with_receiver("hook_dead").await;
     let launch =
         launch_with_webhook(&tenant, receiver.address()).without_polling().env("APP_SERVICE__WEBHOOK_ATTEMPTS", "1");
-    let running = RunningService::start(launch, &tenant).await;
+    let mut running = RunningService::start(launch, &tenant).await;
     receiver.accept(["another"]);
     for number in 0..5 {
         running.create_note(&number.to_string()).await;
     }
     wait_for_outbox_rows(&tenant, "attempts >= 2", 5).await;
     let metrics = MetricsPage::of(&running).await;
-    assert_eq!(metrics.reloads("refused_key", "unchanged"), 1.0);
+    assert_eq!(metrics.reloads("refused_key", "kept"), 1.0);
+    assert_eq!(running.status().await["last_reload"]["exit_code"], 77);
     assert_eq!(count_outbox_rows(&tenant, "last_error LIKE '401%'").await, 5);
     receiver.accept([current_key(&tenant).await]);
     receiver.wait_until(|deliveries| deliveries.len() == 5).await;
+    // The key is accepted again, so it is no longer reported.
+    assert_eq!(running.reload().await["outcome"], "unchanged");
+}
+
+#[tokio::test]
+async fn a_rejected_key_is_replaced_although_another_credential_is_malformed() {
+    let (tenant, receiver) = tenant_with_receiver("hook_beside").await;
+    let running =
+        RunningService::start(launch_with_webhook(&tenant, receiver.address()).without_polling(), &tenant).await;
+    tenant.put("database", "{").await.unwrap();
+    tenant.put_random("webhook", "api_key").await.unwrap();
+    receiver.accept([current_key(&tenant).await]);
+    running.create_note("a note").await;
+    receiver.wait_until(|deliveries| deliveries.len() == 1).await;
+    let reload = running.status().await["last_reload"].clone();
+    assert_eq!((&reload["trigger"], &reload["outcome"]), (&"refused_key".into(), &"published".into()), "{reload}");
+    assert_eq!(reload["carried_over"][0]["credential"], "database", "{reload}");
 }
 
 #[tokio::test]
@@ -73,7 +91,7 @@ async fn a_key_that_is_rejected_during_a_reload_causes_no_second_reload() {
     assert_eq!(receiver.requests().len(), 2, "the first one was with the old key, and was rejected");
     let is_without_second_reload = async || {
         let metrics = MetricsPage::of(&running).await;
-        metrics.reloads("refused_key", "unchanged") + metrics.reloads("refused_key", "published") == 0.0
+        ["unchanged", "kept", "published"].iter().all(|outcome| metrics.reloads("refused_key", outcome) == 0.0)
     };
     stays("the number of one reload", Duration::from_secs(1), is_without_second_reload).await;
     assert_eq!(MetricsPage::of(&running).await.reloads("signal", "published"), 1.0);

@@ -20,11 +20,8 @@ pub use endpoint::{ApiEndpoint, KeyHeader};
 pub use error::CallError;
 pub(crate) use error::reasons;
 
-use super::{build_error::BuildError, context::LoadContext, resource::Resource};
-use crate::{
-    credentials::api_key::ApiKey,
-    secrets::credential::{Credential, Name},
-};
+use super::{build_error::BuildError, context::LoadContext, rejection::Rejection, resource::Resource};
+use crate::{credentials::api_key::ApiKey, secrets::credential::Credential};
 use add_key::AddKey;
 use axum::{
     body::Bytes,
@@ -61,7 +58,8 @@ use transport::Transport;
 pub struct ApiClient(Arc<ClientInner>);
 
 struct ClientInner {
-    credential: Name,
+    /// The rejection to report if the other side says 401.
+    rejection: Rejection,
     endpoint: ApiEndpoint,
     key: Arc<ClientKey>,
     permits: Arc<Semaphore>,
@@ -100,7 +98,7 @@ impl ApiClient {
             _ => Arc::new(Semaphore::new(endpoint.concurrency.get())),
         };
         Ok(Self(Arc::new(ClientInner {
-            credential: credential.name(),
+            rejection: Rejection::of(credential, "the answer was 401"),
             endpoint: endpoint.clone(),
             key: Arc::new(ClientKey::new(key, key_before, context.reload_requests, credential.name())),
             permits,
@@ -179,11 +177,16 @@ impl Resource for ApiClient {
     fn publish(&self) {
         self.0.key.publish();
     }
+
+    fn rejection(&self) -> Option<Rejection> {
+        let rejection = &self.0.rejection;
+        if self.0.key.is_rejected(&rejection.version) { Some(rejection.clone()) } else { None }
+    }
 }
 
 impl fmt::Debug for ApiClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ClientInner { credential, endpoint, .. } = &*self.0;
+        let ClientInner { rejection: Rejection { credential, .. }, endpoint, .. } = &*self.0;
         f.debug_struct("ApiClient").field("credential", credential).field("url", &endpoint.url).finish_non_exhaustive()
     }
 }

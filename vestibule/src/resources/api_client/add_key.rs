@@ -17,7 +17,7 @@ use tower::Service;
 #[derive(Clone)]
 pub(super) struct SentVersion(pub(super) VersionId);
 
-/// A layer that adds the key in service to each attempt.
+/// A layer that adds the key in service to each attempt, and remembers whether it was rejected.
 #[derive(Clone)]
 pub(super) struct AddKey<S> {
     inner: S,
@@ -43,13 +43,14 @@ where
     }
 
     fn call(&mut self, mut request: Request<Bytes>) -> Self::Future {
-        let key = self.key.current();
+        let (client_key, key) = (self.key.clone(), self.key.current());
         key.put_on(request.headers_mut());
-        let sent = SentVersion(key.version.clone());
+        let sent = key.version.clone();
         let response = self.inner.call(request);
         Box::pin(async move {
             let mut response = response.await?;
-            response.extensions_mut().insert(sent);
+            client_key.answered(&sent, response.status());
+            response.extensions_mut().insert(SentVersion(sent));
             Ok(response)
         })
     }

@@ -1,6 +1,6 @@
 //! The key that a client sends: one version of it, and the cell with the version in service.
 
-use super::endpoint::KeyHeader;
+use super::{endpoint::KeyHeader, retry::TRANSIENT};
 use crate::{
     credentials::api_key::ApiKey,
     reload_requests::ReloadRequests,
@@ -8,7 +8,7 @@ use crate::{
 };
 use axum::{
     body::Bytes,
-    http::{HeaderMap, HeaderName, HeaderValue},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode},
 };
 use secrecy::ExposeSecret;
 use std::{
@@ -21,6 +21,10 @@ use zeroize::Zeroizing;
 /// The time for which one rejected version requests no further reload. The manager has no other version, or it will take
 /// a while until it has.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(30);
+
+/// The time after the last 401 from which on a rejection does not count any more. A client that sends nothing cannot know
+/// whether the other side accepts the key again.
+const REMEMBERED: Duration = Duration::from_secs(5 * 60);
 
 /// One version of a key, in the form in which it is sent. It is wiped when the last request with it is done.
 pub(super) struct VersionedKey {
@@ -64,6 +68,8 @@ struct KeyInService {
     credential: Name,
     key: watch::Sender<Arc<VersionedKey>>,
     last_request: Mutex<Option<RequestedReload>>,
+    /// The version that the other side rejected in its last answer, and the time of that answer.
+    rejected: Mutex<Option<(VersionId, Instant)>>,
     reload_requests: Arc<ReloadRequests>,
 }
 
@@ -90,6 +96,7 @@ impl ClientKey {
                 credential,
                 key: watch::Sender::new(key.clone()),
                 last_request: Mutex::default(),
+                rejected: Mutex::default(),
                 reload_requests: reload_requests.clone(),
             }),
         };
@@ -113,6 +120,26 @@ impl ClientKey {
             Some(key) => key,
             None => self.in_service.key.borrow().clone(),
         }
+    }
+
+    /// Records what an answer says about this version. An answer that may come from somebody else than the other service
+    /// says nothing.
+    pub(super) fn answered(&self, version: &VersionId, status: StatusCode) {
+        let mut rejected = self.in_service.rejected.lock().unwrap_or_else(PoisonError::into_inner);
+        if status == StatusCode::UNAUTHORIZED {
+            *rejected = Some((version.clone(), Instant::now()));
+        } else if !status.is_server_error()
+            && !TRANSIENT.contains(&status)
+            && rejected.as_ref().is_some_and(|(rejected, _)| rejected == version)
+        {
+            *rejected = None;
+        }
+    }
+
+    /// Returns `true` if the other side has rejected this version in its last answer, and less than five minutes ago.
+    pub(super) fn is_rejected(&self, version: &VersionId) -> bool {
+        let rejected = self.in_service.rejected.lock().unwrap_or_else(PoisonError::into_inner);
+        rejected.as_ref().is_some_and(|(rejected, at)| rejected == version && at.elapsed() < REMEMBERED)
     }
 
     /// Requests a reload, and waits until another version than `rejected` is in service. Returns `false` if the reload
