@@ -6,7 +6,7 @@ use crate::{
     support::{
         launch_options::LaunchOptions,
         log_events::events_that_say,
-        secrets::{scripted_manager, wait_for_request},
+        secrets::{current_password, scripted_manager, wait_for_request},
         time_waits::stays,
     },
 };
@@ -14,7 +14,7 @@ use devstack::{
     DEFAULT_TIMEOUT, ExitedProcess, FaultRule, Launch, Polling, RunningService, ScriptedFault, Signal, Tenant,
     TestProcess, free_port,
 };
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{
     net::{SocketAddr, TcpListener, TcpStream},
     time::{Duration, Instant},
@@ -91,6 +91,32 @@ async fn a_malformed_credential_ends_with_65() {
     }
     tenant.put_binary("signing", b"sentinel-\xff\x00binary").await.unwrap();
     assert_fails(SERVICE.launch(&tenant), 65, &["credential `signing`", "binary"]).await;
+}
+
+#[tokio::test]
+async fn a_login_that_is_malformed_ends_with_65_names_the_field_and_shows_no_text_of_it() {
+    let tenant = SERVICE.migrated("login_forms").await;
+    let (password, user) = (current_password(&tenant).await, tenant.app_role());
+    let url = format!("postgres://{user}:{password}@127.0.0.1/db");
+    for (value, texts) in [
+        (
+            format!("{password}\n"),
+            ["a bare password without a newline at its end", "plain text, with a newline at its end"],
+        ),
+        (json!({ "username": user, "password": password, "host": url }).to_string(), ["`host`", "a JSON object"]),
+        (json!({ "username": user, "password": password, "port": "54x" }).to_string(), ["`port`", "a JSON object"]),
+        (json!(password).to_string(), ["the JSON of a login", "a JSON string"]),
+    ] {
+        tenant.put("database", &value).await.unwrap();
+        let launch = SERVICE.launch(&tenant).env("APP_DATABASE__USERNAME", &user);
+        let exited = assert_fails(launch, 65, &texts).await;
+        assert!(!format!("{}{}", exited.stdout, exited.stderr).contains(&password));
+    }
+    // A byte order mark, a port as text, and empty fields.
+    let forms = json!({ "username": user, "password": password, "host": "", "port": "", "dbname": "" });
+    tenant.put("database", &format!("\u{feff}{forms}")).await.unwrap();
+    let running = SERVICE.start(&tenant).await;
+    running.create_note("it has logged in").await;
 }
 
 #[tokio::test]

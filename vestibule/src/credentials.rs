@@ -9,32 +9,23 @@ pub(crate) mod api_key;
 pub(crate) mod certificate;
 pub(crate) mod client_ca;
 pub(crate) mod login;
+pub(crate) mod pem;
 pub(crate) mod signing_keys;
 pub(crate) mod tls_identity;
 pub(crate) mod unescaped;
+pub(crate) mod value_text;
 
 pub use api_key::ApiKey;
 pub use client_ca::ClientCa;
-pub use login::Login;
+pub use login::{Host, Login, PostgresName};
 pub use signing_keys::{BadSignature, SigningKeys};
 pub use tls_identity::TlsIdentity;
 pub use unescaped::unescaped;
+pub use value_text::ValueText;
 
 use crate::secrets::kind::Malformed;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-
-/// Returns `true` if the text starts like a JSON object. Such a text is JSON or malformed, never the bare secret.
-///
-/// ```
-/// use vestibule::credentials::looks_like_json;
-///
-/// assert!(looks_like_json(" {\"api_key\": \"…\"}"));
-/// assert!(!looks_like_json("a bare key"));
-/// ```
-pub fn looks_like_json(text: &str) -> bool {
-    text.trim_start().starts_with('{')
-}
 
 /// Reads JSON that holds a secret. Its error does not quote the text, as serde's own message would. Read the field of the
 /// secret with [`unescaped()`].

@@ -18,6 +18,7 @@ pub(crate) mod kind;
 pub(crate) mod regions;
 pub(crate) mod resolver;
 pub(crate) mod set;
+pub(crate) mod shape;
 pub(crate) mod spec;
 pub(crate) mod version;
 

@@ -1,6 +1,7 @@
 //! The certificates of admin listeners that the commands trust.
 
 use crate::{
+    credentials::certificate::Certificate,
     exit::{Exit, Fault},
     trust,
 };
@@ -10,9 +11,9 @@ use rustls::{
     ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, ServerName, UnixTime},
 };
-use std::{path::Path, sync::Arc};
+use std::{fs, path::Path, sync::Arc};
 
 /// A connector to admin listeners, over HTTP or HTTPS.
 pub(super) type Connector = HttpsConnector<HttpConnector>;
@@ -41,18 +42,17 @@ pub(super) fn accept_any_certificate() -> Connector {
 /// Returns a configuration that trusts the authorities in this PEM file.
 ///
 /// # Errors
-/// If no certificate can be read from the file.
+/// If the file cannot be read, or is not made of certificates alone.
 pub(super) fn of_file(path: &Path) -> Result<ClientConfig, Fault> {
+    let fault = |problem: String| {
+        let remedy = "give a PEM file with the certificates of authorities, and nothing else";
+        Fault::new(Exit::Usage, format!("--ca {}", path.display()), problem, remedy)
+    };
+    let pem = fs::read_to_string(path).map_err(|error| fault(format!("it cannot be read: {error}")))?;
+    let authorities = Certificate::parse_all(&pem, "certificates in PEM").map_err(|error| fault(error.to_string()))?;
     let mut roots = RootCertStore::empty();
-    let certificates = CertificateDer::pem_file_iter(path).into_iter().flatten().flatten();
-    let (added, _) = roots.add_parsable_certificates(certificates);
-    if added == 0 {
-        return Err(Fault::new(
-            Exit::Usage,
-            format!("--ca {}", path.display()),
-            "no certificate can be read from it",
-            "give a PEM file with the certificates of authorities",
-        ));
+    for authority in authorities {
+        roots.add(authority.der).map_err(|_| fault("one of its certificates cannot be an authority".into()))?;
     }
     Ok(trust::builder().with_root_certificates(roots).with_no_client_auth())
 }

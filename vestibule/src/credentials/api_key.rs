@@ -1,6 +1,6 @@
 //! A key that another service gave us.
 
-use super::{json, looks_like_json, not_blank, unescaped};
+use super::{ValueText, json, not_blank, unescaped};
 use crate::secrets::{
     kind::{Kind, Malformed},
     version::SecretValues,
@@ -40,11 +40,10 @@ impl Kind for ApiKey {
 
     fn read(values: &SecretValues) -> Result<Self, Malformed> {
         let text = values.current().text.expose_secret();
-        let key = if looks_like_json(text) {
-            json::<Self>(text, Self::EXPECTED)?.key
-        } else {
+        let key = match ValueText::of(text, Self::EXPECTED)? {
+            ValueText::Json(text) => json::<Self>(text, Self::EXPECTED)?.key,
             // Files and editors put a newline at the end, which no header can carry.
-            text.trim().into()
+            ValueText::Bare(text) => text.trim().into(),
         };
         let key = not_blank(key, Self::EXPECTED)?;
         // A header can carry these characters, and the space: RFC 9110, section 5.5.

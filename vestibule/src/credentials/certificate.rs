@@ -1,7 +1,8 @@
 //! X.509 certificates: their dates, names, issuer and usage.
 
+use super::pem::{self, PemLabel};
 use crate::secrets::kind::Malformed;
-use rustls::pki_types::{CertificateDer, pem::PemObject};
+use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 use x509_cert::{
     Certificate as Parsed,
@@ -13,7 +14,7 @@ use x509_cert::{
 
 /// A certificate that could be parsed.
 pub(crate) struct Certificate {
-    pub(super) der: CertificateDer<'static>,
+    pub(crate) der: CertificateDer<'static>,
     parsed: Parsed,
 }
 
@@ -24,15 +25,15 @@ impl Certificate {
         Some(Self { der, parsed })
     }
 
-    /// Parses all certificates of a PEM text, one at least.
-    pub(super) fn parse_all(pem: &str, expected: &'static str) -> Result<Vec<Self>, Malformed> {
+    /// Parses a PEM text of certificates, one at least, and nothing else.
+    pub(crate) fn parse_all(text: &str, expected: &'static str) -> Result<Vec<Self>, Malformed> {
         let mut all = Vec::new();
-        for der in CertificateDer::pem_slice_iter(pem.as_bytes()) {
-            let der = der.map_err(|_| Malformed::expected(expected))?;
+        for block in pem::blocks(text).ok_or(Malformed::expected(expected))? {
+            if block.label != PemLabel::Certificate {
+                return Err(Malformed::expected(expected));
+            }
+            let der = CertificateDer::from(block.der.to_vec());
             all.push(Self::parse(der).ok_or(Malformed::expected(expected))?);
-        }
-        if all.is_empty() {
-            return Err(Malformed::expected(expected));
         }
         Ok(all)
     }
@@ -78,6 +79,11 @@ impl Certificate {
     /// Returns its subject in the form of RFC 4514.
     pub(crate) fn subject(&self) -> String {
         self.parsed.tbs_certificate().subject().to_string()
+    }
+
+    /// Returns its issuer in the form of RFC 4514.
+    pub(super) fn issuer(&self) -> String {
+        self.parsed.tbs_certificate().issuer().to_string()
     }
 
     /// Returns the common name of its subject.

@@ -1,6 +1,6 @@
 //! The certificate authorities of clients.
 
-use super::{certificate::Certificate, json, looks_like_json};
+use super::{ValueText, certificate::Certificate, json};
 use crate::secrets::{
     kind::{Kind, Malformed},
     version::SecretValues,
@@ -48,11 +48,12 @@ impl Kind for ClientCa {
     fn read(values: &SecretValues) -> Result<Self, Malformed> {
         let text = values.current().text.expose_secret();
         let unpacked;
-        let pem = if looks_like_json(text) {
-            unpacked = json::<ClientCaJson>(text, Self::EXPECTED)?.certificate;
-            &unpacked
-        } else {
-            text
+        let pem = match ValueText::of(text, Self::EXPECTED)? {
+            ValueText::Json(text) => {
+                unpacked = json::<ClientCaJson>(text, Self::EXPECTED)?.certificate;
+                &unpacked
+            }
+            ValueText::Bare(text) => text,
         };
         let authorities = Certificate::parse_all(pem, Self::EXPECTED)?;
         if !authorities.iter().all(Certificate::is_authority) {

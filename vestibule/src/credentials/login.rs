@@ -1,12 +1,15 @@
 //! A login at a database.
 
-use super::{json, looks_like_json, not_blank, unescaped};
+use super::{ValueText, json, not_blank, unescaped::unescape};
 use crate::secrets::{
     kind::{Kind, Malformed},
     version::SecretValues,
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::{borrow::Cow, fmt, net::IpAddr, ops::Deref};
+use zeroize::Zeroize;
 
 /// A user name and a password for a database.
 ///
@@ -16,26 +19,170 @@ use serde::Deserialize;
 /// { "username": "app", "password": "…", "host": "db.internal", "port": 5432, "dbname": "app" }
 /// ```
 ///
-/// Host, port and database name are optional. A service gives the credential to
-/// [`Build::database`](crate::Build::database).
-#[derive(Deserialize)]
+/// Host, port and database name are optional; an empty one is absent. The port may be a number or a text, and the host may
+/// have it too (`db.internal:5432`). A service gives the credential to [`Build::database`](crate::Build::database).
 pub struct Login {
     /// The user name. If there is none, `database.username` is used.
-    pub username: Option<String>,
+    pub username: Option<PostgresName>,
     /// The password.
-    #[serde(deserialize_with = "unescaped")]
     pub password: SecretString,
     /// The host. It wins over `database.host`.
-    pub host: Option<String>,
+    pub host: Option<Host>,
     /// The port. It wins over `database.port`.
     pub port: Option<u16>,
     /// The name of the database. It wins over `database.name`.
-    pub dbname: Option<String>,
+    pub dbname: Option<PostgresName>,
+}
+
+/// The name of a user or of a database: 1 to 63 bytes, without control characters and without blanks at its ends.
+/// PostgreSQL cuts off a longer name, and the name of another user could remain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PostgresName(String);
+
+/// A host: a name, an address, or the folder of a Unix socket. It contains no user, password or path of a URL, so it can
+/// stand in a report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host(String);
+
+#[derive(Deserialize)]
+struct LoginJson<'a> {
+    #[serde(borrow, alias = "user")]
+    username: Option<&'a RawValue>,
+    #[serde(borrow)]
+    password: Option<&'a RawValue>,
+    #[serde(borrow)]
+    host: Option<&'a RawValue>,
+    #[serde(borrow)]
+    port: Option<&'a RawValue>,
+    #[serde(borrow, alias = "database")]
+    dbname: Option<&'a RawValue>,
+}
+
+impl PostgresName {
+    /// The longest name, in bytes: `NAMEDATALEN` of PostgreSQL less one.
+    const MAX_BYTES: usize = 63;
+
+    /// Returns the name, if it is one.
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_name =
+            (1..=Self::MAX_BYTES).contains(&text.len()) && text.trim() == text && !text.chars().any(char::is_control);
+        if is_name { Some(Self(text.to_owned())) } else { None }
+    }
+}
+
+impl Host {
+    /// Returns the host, if it is one. An IPv6 address may be in brackets.
+    pub fn parse(text: &str) -> Option<Self> {
+        let inner = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+        if let Ok(address) = inner.parse::<IpAddr>() {
+            return Some(Self(address.to_string()));
+        }
+        // The longest name in DNS, and the longest path of a socket, are shorter.
+        let is_short = (1..=255).contains(&text.len());
+        let is_host_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+        let is_name = text.chars().all(is_host_char) && text.starts_with(|c: char| c.is_ascii_alphanumeric());
+        let is_folder = text.starts_with('/') && text.chars().all(|c| is_host_char(c) || c == '/');
+        if is_short && (is_name || is_folder) { Some(Self(text.to_owned())) } else { None }
+    }
+}
+
+impl Deref for PostgresName {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Deref for Host {
+    type Target = str;
+
+    fn deref(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Host {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
 }
 
 impl Login {
     const EXPECTED: &str = "the JSON of a login, {\"username\": \"…\", \"password\": \"…\"} with optional host, port \
-         and dbname, none of them empty; or the bare password of database.username";
+         and dbname, or the bare password of database.username";
+    const USERNAME: &str = "the JSON of a login with `username`: 1 to 63 bytes without control characters, and without \
+         blanks at its ends";
+    const PASSWORD: &str = "the JSON of a login with `password`: a text that is not empty or blank";
+    const HOST: &str = "the JSON of a login in which `host` is the name or the address of one host: not a URL, and without a \
+         user, a password or a path; it may end with the port, as in db.internal:5432";
+    const PORT: &str =
+        "the JSON of a login in which `port` is a number from 1 to 65535, and the same one that `host` has";
+    const DBNAME: &str = "the JSON of a login in which `dbname` has 1 to 63 bytes without control characters, and without \
+         blanks at its ends";
+    const NEWLINE: &str = "a bare password without a newline at its end. If a tool has added it (a file that was passed with \
+         file://, or `echo` without -n), put the password without it; if it is part of the password, put the JSON of a login";
+    const PREPARED: &str = "a password that the PostgreSQL driver can send: without control characters, and without \
+         characters that are newer than Unicode 3.2, such as emojis (RFC 4013)";
+
+    fn of_json(text: &str) -> Result<Self, Malformed> {
+        let json: LoginJson<'_> = json(text, Self::EXPECTED)?;
+        let (host, port_of_host) = match text_of(json.host, Self::HOST)? {
+            Some(text) => host_and_port(text.expose_secret())?,
+            None => (None, None),
+        };
+        let port = port_of(json.port)?;
+        if port.is_some() && port_of_host.is_some() && port != port_of_host {
+            return Err(Malformed::expected(Self::PORT));
+        }
+        let username = name_of(json.username, Self::USERNAME)?.ok_or(Malformed::expected(Self::USERNAME))?;
+        let dbname = name_of(json.dbname, Self::DBNAME)?;
+        let password = text_of(json.password, Self::PASSWORD)?.ok_or(Malformed::expected(Self::PASSWORD))?;
+        let password = not_blank(password, Self::PASSWORD)?;
+        Ok(Self { username: Some(username), password, host, port: port.or(port_of_host), dbname })
+    }
+}
+
+/// Returns a text of the JSON. One that is null or empty is absent.
+fn text_of(raw: Option<&RawValue>, expected: &'static str) -> Result<Option<SecretString>, Malformed> {
+    let Some(raw) = raw else { return Ok(None) };
+    if raw.get() == "null" {
+        return Ok(None);
+    }
+    let text = unescape(raw.get()).ok_or(Malformed::expected(expected))?;
+    if text.is_empty() { Ok(None) } else { Ok(Some(text.as_str().into())) }
+}
+
+fn name_of(raw: Option<&RawValue>, expected: &'static str) -> Result<Option<PostgresName>, Malformed> {
+    let Some(text) = text_of(raw, expected)? else { return Ok(None) };
+    PostgresName::parse(text.expose_secret()).map(Some).ok_or(Malformed::expected(expected))
+}
+
+fn port_of(raw: Option<&RawValue>) -> Result<Option<u16>, Malformed> {
+    let malformed = Malformed::expected(Login::PORT);
+    let Some(raw) = raw else { return Ok(None) };
+    // RDS writes a number, Terraform a text, and some tools 5432.0.
+    let text = match text_of(Some(raw), Login::PORT) {
+        Ok(None) => return Ok(None),
+        Ok(Some(text)) => text,
+        Err(_) => raw.get().strip_suffix(".0").unwrap_or(raw.get()).into(),
+    };
+    match text.expose_secret().trim().parse() {
+        Ok(0) | Err(_) => Err(malformed),
+        Ok(port) => Ok(Some(port)),
+    }
+}
+
+/// Reads a host, or a host and a port: the form of an RDS endpoint.
+fn host_and_port(text: &str) -> Result<(Option<Host>, Option<u16>), Malformed> {
+    if let Some(host) = Host::parse(text) {
+        return Ok((Some(host), None));
+    }
+    let split = text.rsplit_once(':').and_then(|(host, port)| Some((Host::parse(host)?, port.parse().ok()?)));
+    match split {
+        Some((host, port)) if port > 0 => Ok((Some(host), Some(port))),
+        _ => Err(Malformed::expected(Login::HOST)),
+    }
 }
 
 impl Kind for Login {
@@ -43,25 +190,36 @@ impl Kind for Login {
 
     fn read(values: &SecretValues) -> Result<Self, Malformed> {
         let text = values.current().text.expose_secret();
-        if !looks_like_json(text) {
-            return Ok(Self { username: None, password: text.into(), host: None, port: None, dbname: None });
+        let login = match ValueText::of(text, Self::EXPECTED)? {
+            ValueText::Json(text) => Self::of_json(text)?,
+            ValueText::Bare(text) if text.ends_with(['\n', '\r']) => return Err(Malformed::expected(Self::NEWLINE)),
+            ValueText::Bare(text) => {
+                Self { username: None, password: text.into(), host: None, port: None, dbname: None }
+            }
+        };
+        // The driver prepares a password in this way, and gives up if it cannot. PostgreSQL would take the bytes as they are.
+        match stringprep::saslprep(login.password.expose_secret()) {
+            Ok(prepared) => {
+                wipe(prepared);
+                Ok(login)
+            }
+            Err(_) => Err(Malformed::expected(Self::PREPARED)),
         }
-        let login: Self = json(text, Self::EXPECTED)?;
-        let texts = [&login.username, &login.host, &login.dbname];
-        let has_blank = texts.into_iter().flatten().any(|text| text.trim().is_empty());
-        if has_blank || login.username.is_none() || login.port == Some(0) {
-            return Err(Malformed::expected(Self::EXPECTED));
-        }
-        let password = not_blank(login.password, Self::EXPECTED)?;
-        Ok(Self { password, ..login })
     }
 
     /// Returns `true` if `pending` is another password of the same user at the same place. Any other login may be
     /// somebody else's.
     fn can_fall_back_to(&self, pending: &Self) -> bool {
-        fn place(login: &Login) -> (&Option<String>, &Option<String>, Option<u16>, &Option<String>) {
+        fn place(login: &Login) -> (&Option<PostgresName>, &Option<Host>, Option<u16>, &Option<PostgresName>) {
             (&login.username, &login.host, login.port, &login.dbname)
         }
         place(self) == place(pending) && self.password.expose_secret() != pending.password.expose_secret()
+    }
+}
+
+/// Wipes the copy that preparing a password has made.
+fn wipe(prepared: Cow<'_, str>) {
+    if let Cow::Owned(mut copy) = prepared {
+        copy.zeroize();
     }
 }

@@ -1,6 +1,6 @@
 //! The keys that sign the tokens and the messages of this service.
 
-use super::{json, looks_like_json, unescaped};
+use super::{ValueText, json, unescaped};
 use crate::secrets::{
     id::VersionId,
     kind::{Kind, Malformed},
@@ -149,11 +149,12 @@ fn key(value: &SecretValue) -> Result<SigningKey, Malformed> {
     let malformed = Malformed::expected(SigningKeys::EXPECTED);
     let text = value.text.expose_secret();
     let from_json;
-    let encoded = if looks_like_json(text) {
-        from_json = json::<SigningKeyJson>(text, SigningKeys::EXPECTED)?.key;
-        from_json.expose_secret().trim()
-    } else {
-        text.trim()
+    let encoded = match ValueText::of(text, SigningKeys::EXPECTED)? {
+        ValueText::Json(text) => {
+            from_json = json::<SigningKeyJson>(text, SigningKeys::EXPECTED)?.key;
+            from_json.expose_secret().trim()
+        }
+        ValueText::Bare(text) => text.trim(),
     };
     let mut bytes = Zeroizing::new(vec![0; base64::decoded_len_estimate(encoded.len())]);
     let length = match STANDARD.decode_slice(encoded, &mut bytes) {

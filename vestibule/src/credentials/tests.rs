@@ -24,10 +24,104 @@ fn a_login_is_the_json_of_rds_or_a_bare_password() {
     assert_eq!(login.username.as_deref(), Some("app"));
     assert_eq!(login.password.expose_secret(), "p");
     assert_eq!((login.host.as_deref(), login.port, login.dbname.as_deref()), (Some("db"), Some(6432), Some("n")));
-    let login: Login = read(" only a password \n").unwrap();
-    assert_eq!(login.password.expose_secret(), " only a password \n");
+    let login: Login = read("\u{feff} only a password ").unwrap();
+    assert_eq!(login.password.expose_secret(), " only a password ");
     let login: Login = read(r#"{"username":"app","password":"\"p\\\u00e4\/"}"#).unwrap();
     assert_eq!(login.password.expose_secret(), "\"p\\ä/");
+}
+
+/// Returns user, password, host, port and name of the database, with `-` for one that is absent.
+fn parts(text: &str) -> Result<String, String> {
+    let login = read::<Login>(text).map_err(|error| error.to_string())?;
+    let or_dash = |part: Option<&str>| part.unwrap_or("-").to_owned();
+    let port = login.port.map_or("-".to_owned(), |port| port.to_string());
+    let (user, name) = (or_dash(login.username.as_deref()), or_dash(login.dbname.as_deref()));
+    Ok(format!("{user} {} {} {port} {name}", login.password.expose_secret(), or_dash(login.host.as_deref())))
+}
+
+#[test]
+fn a_login_is_read_in_the_forms_of_rds_terraform_and_people() {
+    for (text, expected) in [
+        // RDS, as `manage_master_user_password` and as its rotation function write it.
+        (r#"{"username":"app","password":"p"}"#, "app p - - -"),
+        (
+            r#"{"engine":"postgres","host":"db.x.rds.amazonaws.com","username":"app","password":"p","dbname":"n","port":5432,"dbInstanceIdentifier":"db"}"#,
+            "app p db.x.rds.amazonaws.com 5432 n",
+        ),
+        // Terraform: `aws_db_instance.endpoint` has the port, and a map of strings makes the port a text.
+        (r#"{"username":"app","password":"p","host":"db.x:5432","port":"5432"}"#, "app p db.x 5432 -"),
+        (r#"{"username":"app","password":"p","host":"db.x:6432"}"#, "app p db.x 6432 -"),
+        // People and spreadsheets.
+        (r#"{"user":"app","password":"p","database":"n","port":5432.0}"#, "app p - 5432 n"),
+        (r#"{"username":"app","password":"p","host":"","port":"","dbname":""}"#, "app p - - -"),
+        (r#"{"username":"app","password":"p","host":null,"port":null,"dbname":null}"#, "app p - - -"),
+        ("\u{feff}{\"username\":\"app\",\"password\":\"p\"}", "app p - - -"),
+        ("\r\n {\"username\":\"app\",\"password\":\"p\\n\"}\n", "app p\n - - -"),
+        (r#"{"username":"app","password":"p","host":"10.0.0.7"}"#, "app p 10.0.0.7 - -"),
+        (r#"{"username":"app","password":"p","host":"[::1]:5433"}"#, "app p ::1 5433 -"),
+        (r#"{"username":"app","password":"p","host":"2001:db8::1"}"#, "app p 2001:db8::1 - -"),
+        (r#"{"username":"app","password":"p","host":"/run/postgresql"}"#, "app p /run/postgresql - -"),
+        (r#"{"username":"my app","password":"p"}"#, "my app p - - -"),
+        ("[not json", "- [not json - - -"),
+        ("\"", "- \" - - -"),
+        ("123456", "- 123456 - - -"),
+    ] {
+        // A newline in JSON belongs to the password, which the driver refuses.
+        if expected.contains('\n') {
+            assert!(parts(text).unwrap_err().contains("PostgreSQL driver"), "{text}");
+        } else {
+            assert_eq!(parts(text).as_deref(), Ok(expected), "{text}");
+        }
+    }
+}
+
+#[test]
+fn a_login_that_is_refused_names_the_field_and_never_its_text() {
+    let long = "sentinel".repeat(8);
+    for (text, names) in [
+        (r#"{"password":"sentinel"}"#.to_owned(), "`username`"),
+        (r#"{"username":7,"password":"sentinel"}"#.to_owned(), "`username`"),
+        (r#"{"username":" sentinel","password":"p"}"#.to_owned(), "`username`"),
+        (r#"{"username":"sentinel\u0000","password":"p"}"#.to_owned(), "`username`"),
+        (format!(r#"{{"username":"{long}","password":"p"}}"#), "`username`"),
+        (r#"{"username":"app"}"#.to_owned(), "`password`"),
+        (r#"{"username":"app","password":" "}"#.to_owned(), "`password`"),
+        (r#"{"username":"app","password":["sentinel"]}"#.to_owned(), "`password`"),
+        (r#"{"username":"app","password":"p","host":"postgres://a:sentinel@db/n"}"#.to_owned(), "`host`"),
+        (r#"{"username":"app","password":"p","host":"a:sentinel@db"}"#.to_owned(), "`host`"),
+        (r#"{"username":"app","password":"p","host":"db sentinel"}"#.to_owned(), "`host`"),
+        (r#"{"username":"app","password":"p","host":"db:0"}"#.to_owned(), "`host`"),
+        (r#"{"username":"app","password":"p","host":"db:5432","port":6432}"#.to_owned(), "`port`"),
+        (r#"{"username":"app","password":"p","port":5432.5}"#.to_owned(), "`port`"),
+        (r#"{"username":"app","password":"p","port":"sentinel"}"#.to_owned(), "`port`"),
+        (r#"{"username":"app","password":"p","port":-1}"#.to_owned(), "`port`"),
+        (r#"{"username":"app","password":"p","dbname":"sentinel\n"}"#.to_owned(), "`dbname`"),
+        (r#"{"username":"app","password":"p","dbname":{"sentinel":1}}"#.to_owned(), "`dbname`"),
+        ("sentinel\n".to_owned(), "newline at its end"),
+        ("sentinel\r".to_owned(), "newline at its end"),
+        ("sentinel\u{1f600}".to_owned(), "PostgreSQL driver"),
+        ("\"sentinel\"".to_owned(), "the JSON of a login"),
+        ("[\"sentinel\"]".to_owned(), "the JSON of a login"),
+        ("eyJ1c2VybmFtZSI6InNlbnRpbmVsIn0=".to_owned(), "the JSON of a login"),
+        (r#"{"username":"app","password":"p","password":"sentinel"}"#.to_owned(), "the JSON of a login"),
+    ] {
+        let error = parts(&text).unwrap_err();
+        assert!(error.contains(names) && !error.contains("sentinel"), "{text}: {error}");
+    }
+}
+
+#[test]
+fn other_kinds_refuse_json_in_disguise() {
+    let twice = r#""{\"api_key\":\"abc\"}""#;
+    for text in [twice, "\"abc\"", "[\"abc\"]", "eyJhcGlfa2V5IjoiYWJjIn0="] {
+        assert!(read::<ApiKey>(text).is_err(), "{text}");
+    }
+    // 32 bytes and more, but those of JSON.
+    let json_in_base64 =
+        base64::Engine::encode(&base64::engine::general_purpose::STANDARD, format!("{{\"key\":\"{KEY}\"}}"));
+    assert!(read::<SigningKeys>(&json_in_base64).is_err());
+    assert_eq!(read::<ApiKey>("\u{feff}abc\r\n").unwrap().expose_secret(), "abc");
+    assert!(read::<SigningKeys>(&format!("\u{feff}{KEY}\n")).is_ok());
 }
 
 #[test]

@@ -1,21 +1,26 @@
 //! The certificate chain of a TLS server and its key, as one credential.
 
-use super::{certificate::Certificate, json, unescaped};
+use super::{
+    ValueText,
+    certificate::Certificate,
+    json,
+    pem::{self, PemBlock, PemLabel},
+    unescaped,
+};
 use crate::secrets::{
     kind::{Kind, Malformed},
     version::SecretValues,
 };
 use rustls::{
     crypto::aws_lc_rs::{self, sign::any_supported_type},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
-    sign::CertifiedKey,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
+    sign::{CertifiedKey, SigningKey},
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use std::{sync::Arc, time::Duration};
 use time::OffsetDateTime;
 use webpki::{EndEntityCert, KeyUsage};
-use zeroize::Zeroizing;
 
 /// A certificate chain and its private key. Both are in one secret, so that nobody reads halves of two versions.
 ///
@@ -40,11 +45,16 @@ struct TlsIdentityJson {
 impl TlsIdentity {
     const EXPECTED: &str = "the JSON of a certificate and its key, {\"certificate\": \"<PEM chain>\", \"private_key\": \
          \"<PEM>\"}, or under the names tls.crt and tls.key; the key without a passphrase";
+    const PEM_CHAIN: &str = "certificates in PEM and nothing else in `certificate`, each block whole";
+    const PEM_KEY: &str = "one private key in PEM in `private_key`, without a passphrase";
     const ALGORITHM: &str =
         "a private key that TLS can use: RSA of at least 2048 bits, ECDSA on P-256, P-384 or P-521, or Ed25519";
     const MATCHING_KEY: &str = "a private key that matches the first certificate";
     const CHAIN: &str =
         "a chain in order: the server's own certificate first, each one signed by the next; without gaps";
+    const SAME_BYTES: &str = "an issuer that is written with the same bytes as the next certificate's subject. The name is the \
+         same here, but in another string type (UTF8String, PrintableString) or case; many clients, rustls among them, \
+         compare bytes and refuse such a chain. Have the certificate issued again";
     const FOR_SERVERS: &str =
         "a first certificate with serverAuth in its extended key usage, or without an extended key usage";
     const HOST: &str = "a certificate that names a host in its subjectAltName (clients ignore the common name)";
@@ -76,13 +86,13 @@ impl Kind for TlsIdentity {
     const NAME: &'static str = "tls_identity";
 
     fn read(values: &SecretValues) -> Result<Self, Malformed> {
-        let text = values.current().text.expose_secret().trim_start();
+        let text = values.current().text.expose_secret();
+        let ValueText::Json(text) = ValueText::of(text, Self::EXPECTED)? else {
+            return Err(Malformed::expected(Self::EXPECTED));
+        };
         let TlsIdentityJson { certificate, private_key } = json(text, Self::EXPECTED)?;
-        let chain = Certificate::parse_all(&certificate, Self::EXPECTED)?;
-        let key = PrivateKeyDer::from_pem_slice(private_key.expose_secret().as_bytes())
-            .map(Zeroizing::new)
-            .map_err(|_| Malformed::expected(Self::EXPECTED))?;
-        let key = any_supported_type(&key).map_err(|_| Malformed::expected(Self::ALGORITHM))?;
+        let chain = Certificate::parse_all(&certificate, Self::PEM_CHAIN)?;
+        let key = read_key(private_key.expose_secret())?;
         check_chain(&chain, OffsetDateTime::now_utc())?;
         let expires_at = chain.iter().map(Certificate::expires_at).min().ok_or(Malformed::expected(Self::EXPECTED))?;
         let chain = chain.into_iter().map(|certificate| certificate.der).collect();
@@ -94,6 +104,22 @@ impl Kind for TlsIdentity {
     fn expires_at(&self) -> Option<OffsetDateTime> {
         Some(self.expires_at)
     }
+}
+
+/// Reads the one private key of a PEM text.
+fn read_key(pem: &str) -> Result<Arc<dyn SigningKey>, Malformed> {
+    let mut blocks = pem::blocks(pem).ok_or(Malformed::expected(TlsIdentity::PEM_KEY))?;
+    blocks.retain(|block| block.label != PemLabel::EcParameters);
+    let [PemBlock { label, der }] = &blocks[..] else {
+        return Err(Malformed::expected(TlsIdentity::PEM_KEY));
+    };
+    let key = match label {
+        PemLabel::Pkcs8Key => PrivateKeyDer::Pkcs8(der.as_slice().into()),
+        PemLabel::RsaKey => PrivateKeyDer::Pkcs1(der.as_slice().into()),
+        PemLabel::EcKey => PrivateKeyDer::Sec1(der.as_slice().into()),
+        PemLabel::Certificate | PemLabel::EcParameters => return Err(Malformed::expected(TlsIdentity::PEM_KEY)),
+    };
+    any_supported_type(&key).map_err(|_| Malformed::expected(TlsIdentity::ALGORITHM))
 }
 
 /// Checks a chain as a strict client does.
@@ -108,8 +134,12 @@ fn check_chain(chain: &[Certificate], now: OffsetDateTime) -> Result<(), Malform
     if !own.is_for_servers() {
         return Err(Malformed::expected(TlsIdentity::FOR_SERVERS));
     }
-    if !chain.windows(2).all(|pair| pair[1].issued(&pair[0])) {
-        return Err(Malformed::expected(TlsIdentity::CHAIN));
+    for pair in chain.windows(2) {
+        if !pair[1].issued(&pair[0]) {
+            let is_same_name = pair[1].subject().eq_ignore_ascii_case(&pair[0].issuer());
+            let expected = if is_same_name { TlsIdentity::SAME_BYTES } else { TlsIdentity::CHAIN };
+            return Err(Malformed::expected(expected));
+        }
     }
     if chain.len() == 1 {
         return Ok(());

@@ -30,7 +30,7 @@ pub fn unescaped<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SecretStr
 }
 
 /// Returns the text of a JSON string. Returns `None` if the raw value is no string.
-fn unescape(raw: &str) -> Option<Zeroizing<String>> {
+pub(super) fn unescape(raw: &str) -> Option<Zeroizing<String>> {
     let mut rest = raw.strip_prefix('"')?.strip_suffix('"')?;
     // No escape is shorter than its character, so the text never outgrows its capacity. Growing would leave a copy behind.
     let mut text = Zeroizing::new(String::with_capacity(rest.len()));

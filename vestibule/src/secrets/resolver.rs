@@ -6,6 +6,7 @@ use super::{
     held::{HeldCredential, HeldCredentials},
     id::SecretId,
     kind::{Kind, Malformed},
+    shape,
     spec::CredentialSpec,
     version::{SecretValue, SecretValues, Stage},
 };
@@ -94,7 +95,7 @@ impl<'a> Resolver<'a> {
         let checked = match read_or_held {
             Ok(credential) if is_judged => match check(&credential.value::<K>()) {
                 Ok(()) => Ok(credential),
-                Err(expected) => Err(malformed(name, &id, &expected)),
+                Err(expected) => Err(malformed(name, &id, &expected.to_string())),
             },
             other => other,
         };
@@ -128,18 +129,21 @@ impl<'a> Resolver<'a> {
     }
 }
 
-fn malformed(name: Name, id: &SecretId, expected: &Malformed) -> Fault {
+fn malformed(name: Name, id: &SecretId, problem: &str) -> Fault {
     Fault::new(
         Exit::Malformed,
         subject(name, id),
-        format!("the value is malformed: {expected}"),
+        format!("the value is malformed: {problem}"),
         "put a value of this form at the manager, as a new version",
     )
 }
 
 fn read<K: Kind>(name: Name, id: &SecretId, values: &SecretValues) -> Result<HeldCredential, Fault> {
-    check_size(values.current()).map_err(|expected| malformed(name, id, &expected))?;
-    let credential = K::read(values).map_err(|expected| malformed(name, id, &expected))?;
+    check_size(values.current()).map_err(|expected| malformed(name, id, &expected.to_string()))?;
+    let credential = K::read(values).map_err(|expected| {
+        let seen = shape::of(values.current().text.expose_secret());
+        malformed(name, id, &format!("{expected}; seen: {seen}"))
+    })?;
     let fetched = values.versions();
     let mut versions = fetched.clone();
     versions.retain(|stage, _| K::STAGES.contains(stage));
