@@ -10,6 +10,7 @@ pub mod signer;
 
 pub(crate) mod breaker;
 pub(crate) mod build_error;
+pub(crate) mod circuit_breaker;
 pub(crate) mod context;
 pub(crate) mod registry;
 pub(crate) mod rejection;
@@ -18,6 +19,7 @@ pub(crate) mod resource;
 pub use api_client::{ApiClient, ApiEndpoint, CallError, DeliveryError, KeyHeader};
 pub use breaker::ProbeReason;
 pub use build_error::BuildError;
+pub use circuit_breaker::{Attempt, CircuitBreaker};
 pub use database::{Database, Session};
 pub use rejection::Rejection;
 pub use resource::{Connections, Resource};

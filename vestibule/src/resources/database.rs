@@ -19,8 +19,8 @@ mod proof;
 use super::{
     breaker::ProbeReason,
     build_error::BuildError,
+    circuit_breaker::CircuitBreaker,
     context::LoadContext,
-    rejection::Rejection,
     resource::{Connections, Resource},
 };
 use crate::{credentials::login::Login, secrets::credential::Credential};
@@ -104,8 +104,8 @@ impl Resource for Database {
         self.0.pool.publish(&self.0.login);
     }
 
-    fn rejection(&self) -> Option<Rejection> {
-        self.0.login.breaker.rejection()
+    fn circuit_breaker(&self) -> Option<&CircuitBreaker> {
+        Some(&self.0.login.breaker)
     }
 
     async fn probe(&self, reason: ProbeReason, deadline: Instant) {
@@ -114,7 +114,6 @@ impl Resource for Database {
     }
 
     fn retire(&self, successor: Option<&Self>) {
-        self.0.login.set_replaced();
         let goes_on = successor.is_some_and(|Self(next)| Arc::ptr_eq(&next.pool, &self.0.pool));
         if !goes_on {
             self.0.pool.retire();
@@ -142,7 +141,6 @@ impl Drop for DatabaseHandle {
 
 impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Rejection { credential, version, .. } = self.0.login.rejection();
-        f.debug_struct("Database").field("credential", credential).field("version", version).finish_non_exhaustive()
+        f.debug_tuple("Database").field(&self.0.login.breaker).finish()
     }
 }
