@@ -23,7 +23,7 @@ use super::{
     context::LoadContext,
     resource::{Connections, Resource},
 };
-use crate::{credentials::login::Login, secrets::credential::Credential};
+use crate::{backoff::Backoff, credentials::login::Login, secrets::credential::Credential};
 pub use connection::{Connection, Session, Transaction};
 pub(crate) use error::{fault, reason, transient};
 use lease::Lease;
@@ -96,6 +96,48 @@ impl Database {
     /// As [`acquire`](Self::acquire). The database's error if the transaction cannot begin.
     pub async fn begin(&self) -> Result<Transaction, sqlx::Error> {
         self.acquire().await?.begin().await
+    }
+
+    /// Runs `work` in a transaction, and commits it. If the database ends the transaction because of another one (a
+    /// serialization failure or a deadlock), runs `work` again, in a new transaction after a short pause. If `work` fails
+    /// with any other error, rolls back and returns it.
+    ///
+    /// So `work` must do nothing twice that its transaction cannot take back: call other services afterwards. No run
+    /// begins later than `database.acquire_timeout` after the call.
+    ///
+    /// # Errors
+    /// The error of the last run. As [`begin`](Self::begin), and the database's error if the commit fails.
+    ///
+    /// ```
+    /// use axum::{Router, extract::State, routing::post};
+    /// use vestibule::{Database, Problem, sqlx};
+    ///
+    /// async fn move_one(State(database): State<Database>) -> Result<(), Problem> {
+    ///     database
+    ///         .retry_transaction(async |session| {
+    ///             sqlx::query("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE").execute(&mut *session).await?;
+    ///             sqlx::query("UPDATE accounts SET balance = balance - 1 WHERE id = 1").execute(&mut *session).await?;
+    ///             sqlx::query("UPDATE accounts SET balance = balance + 1 WHERE id = 2").execute(&mut *session).await?;
+    ///             Ok(())
+    ///         })
+    ///         .await
+    /// }
+    ///
+    /// fn routes() -> Router<Database> {
+    ///     Router::new().route("/moves", post(move_one))
+    /// }
+    /// ```
+    pub async fn retry_transaction<T, E: From<sqlx::Error>>(
+        &self,
+        mut work: impl AsyncFnMut(&mut Session) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut pauses = Backoff::until(Instant::now() + self.0.login.limits.acquire_timeout);
+        loop {
+            let (done, has_conflict) = self.begin().await?.run_and_commit(&mut work).await;
+            if !has_conflict || !pauses.wait().await {
+                return done;
+            }
+        }
     }
 }
 
