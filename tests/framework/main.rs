@@ -23,6 +23,7 @@ mod signing_keys;
 mod start;
 mod stop;
 mod tls;
+mod transactions;
 mod unavailable;
 mod webhook;
 

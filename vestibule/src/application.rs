@@ -14,7 +14,9 @@ use crate::{
     package::Package,
     resources::{
         api_client::{ApiClient, endpoint::ApiEndpoint},
+        breaker::ProbeReason,
         build_error::BuildError,
+        circuit_breaker::CircuitBreaker,
         context::LoadContext,
         database::Database,
         registry::{BuiltResource, ResourceRegistry},
@@ -263,6 +265,19 @@ impl<'a, A: Application> Build<'a, A> {
             None => Ok(resource),
             Some(_) => Err(BuildError::bug("it makes two resources from one credential: clone the first")),
         }
+    }
+
+    /// Returns a circuit breaker for a resource that uses this version of a credential at `place`: an address, for
+    /// example. Make it inside of `make`, and return it in [`Resource::circuit_breaker`].
+    ///
+    /// Breakers of one version at one place share their rejections, also with resources of earlier loads.
+    pub fn circuit_breaker<K>(&self, credential: &Credential<K>, place: &str) -> CircuitBreaker {
+        CircuitBreaker::new(credential, place, self.context)
+    }
+
+    /// Returns the reason for which this build may try a version of a credential, for [`CircuitBreaker::allow`].
+    pub fn probe_reason(&self) -> ProbeReason {
+        self.context.probe_reason
     }
 }
 

@@ -10,6 +10,7 @@ pub mod signer;
 
 pub(crate) mod breaker;
 pub(crate) mod build_error;
+pub(crate) mod circuit_breaker;
 pub(crate) mod connection_counter;
 pub(crate) mod context;
 pub(crate) mod registry;
@@ -19,6 +20,7 @@ pub(crate) mod resource;
 pub use api_client::{ApiClient, ApiEndpoint, CallError, DeliveryError, KeyHeader};
 pub use breaker::ProbeReason;
 pub use build_error::BuildError;
+pub use circuit_breaker::{Attempt, CircuitBreaker};
 pub use connection_counter::{ConnectionCounter, ConnectionGuard};
 pub use database::{Database, Session};
 pub use rejection::Rejection;

@@ -7,7 +7,6 @@
 use super::rejection::Rejection;
 use std::{
     collections::BTreeMap,
-    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -43,7 +42,7 @@ pub(crate) struct Breakers(Mutex<BTreeMap<String, Arc<Breaker>>>);
 impl Breakers {
     /// Returns the breaker of one version of a credential at one place. `origin` names both. `pause` is
     /// `secrets.probe_every`.
-    pub(crate) fn of(&self, origin: &str, pause: Duration, now: Instant) -> Arc<Breaker> {
+    pub(super) fn of(&self, origin: &str, pause: Duration, now: Instant) -> Arc<Breaker> {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         all.retain(|_, breaker| Arc::strong_count(breaker) > 1 || breaker.is_remembered(now));
         let breaker = all.entry(origin.to_owned()).or_default().clone();
@@ -52,8 +51,9 @@ impl Breakers {
     }
 }
 
-/// The circuit breaker of one version of a credential. It is open while the other side rejects that version.
-pub(crate) struct Breaker {
+/// The state that all circuit breakers of one version at one place share. It is open while the other side rejects that
+/// version.
+pub(super) struct Breaker {
     /// `None` while the breaker is closed.
     open: Mutex<Option<OpenBreaker>>,
     /// The pause after a rejection: `secrets.probe_every`.
@@ -73,15 +73,9 @@ struct OpenBreaker {
     budget_at: Instant,
 }
 
-impl fmt::Debug for Attempt {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Attempt")
-    }
-}
-
 /// The permission to try a version once. The caller reports the result: [`accepted`](Self::accepted) or
-/// [`rejected`](Self::rejected). An attempt that is dropped without one is inconclusive, and takes no pause.
-pub(crate) struct Attempt {
+/// [`rejected`](Self::rejected). If it is dropped without one, the attempt is inconclusive, and takes no pause.
+pub(super) struct Permit {
     breaker: Arc<Breaker>,
     begun: Instant,
     /// The end of the pause before this attempt began a new one. `None` if the breaker was closed.
@@ -139,7 +133,7 @@ impl Breaker {
     ///
     /// # Errors
     /// The last rejection, if the attempt is denied. Its reason says when the next try is.
-    pub(crate) fn allow(self: &Arc<Self>, reason: ProbeReason, now: Instant) -> Result<Attempt, Rejection> {
+    pub(super) fn allow(self: &Arc<Self>, reason: ProbeReason, now: Instant) -> Result<Permit, Rejection> {
         let pause = self.pause();
         let mut pause_before = None;
         if let Some(open) = &mut *self.open() {
@@ -148,7 +142,7 @@ impl Breaker {
                 return Err(not_tried(&open.rejection, open.next_probe.saturating_duration_since(now)));
             }
         }
-        Ok(Attempt { breaker: self.clone(), begun: now, pause_before, is_reported: false })
+        Ok(Permit { breaker: self.clone(), begun: now, pause_before, is_reported: false })
     }
 
     fn open(&self) -> MutexGuard<'_, Option<OpenBreaker>> {
@@ -160,7 +154,7 @@ impl Breaker {
     }
 
     /// Records a rejection, and begins a pause. Returns `true` if the version was not rejected before.
-    fn reject(&self, rejection: Rejection, now: Instant) -> bool {
+    pub(super) fn reject(&self, rejection: Rejection, now: Instant) -> bool {
         let next_probe = now + self.pause();
         let mut open = self.open();
         if let Some(open) = &mut *open {
@@ -173,12 +167,12 @@ impl Breaker {
     }
 
     /// Returns the last rejection, while the breaker is open.
-    pub(crate) fn rejection(&self) -> Option<Rejection> {
+    pub(super) fn rejection(&self) -> Option<Rejection> {
         Some(self.open().as_ref()?.rejection.clone())
     }
 
     /// Returns the time until an attempt is allowed for any reason. It is zero if the version is not rejected.
-    pub(crate) fn time_to_next_probe(&self, now: Instant) -> Duration {
+    pub(super) fn time_to_next_probe(&self, now: Instant) -> Duration {
         match &*self.open() {
             Some(open) => open.next_probe.saturating_duration_since(now),
             None => Duration::ZERO,
@@ -194,10 +188,10 @@ impl Breaker {
     }
 }
 
-impl Attempt {
+impl Permit {
     /// Reports that the other side accepted the version. Closes the breaker, unless the version was rejected after this
     /// attempt began: two back ends may disagree.
-    pub(crate) fn accepted(mut self) {
+    pub(super) fn accepted(mut self) {
         self.is_reported = true;
         let mut open = self.breaker.open();
         let is_outdated = open.as_ref().is_some_and(|open| open.last > self.begun);
@@ -208,13 +202,13 @@ impl Attempt {
 
     /// Reports that the other side rejected the version. Begins a pause. Returns `true` if the version was not rejected
     /// before.
-    pub(crate) fn rejected(mut self, rejection: Rejection, now: Instant) -> bool {
+    pub(super) fn rejected(mut self, rejection: Rejection, now: Instant) -> bool {
         self.is_reported = true;
         self.breaker.reject(rejection, now)
     }
 }
 
-impl Drop for Attempt {
+impl Drop for Permit {
     /// Gives the pause back that an inconclusive attempt has begun, so that the next attempt need not wait for its end.
     fn drop(&mut self) {
         let Some(pause_before) = self.pause_before else { return };

@@ -17,10 +17,10 @@ mod pool;
 mod proof;
 
 use super::{
-    breaker::ProbeReason, build_error::BuildError, connection_counter::ConnectionCounter, context::LoadContext,
-    rejection::Rejection, resource::Resource,
+    breaker::ProbeReason, build_error::BuildError, circuit_breaker::CircuitBreaker,
+    connection_counter::ConnectionCounter, context::LoadContext, resource::Resource,
 };
-use crate::{credentials::login::Login, secrets::credential::Credential};
+use crate::{backoff::Backoff, credentials::login::Login, secrets::credential::Credential};
 pub use connection::{Connection, Session, Transaction};
 pub(crate) use error::{fault, reason, transient};
 use lease::Lease;
@@ -94,6 +94,48 @@ impl Database {
     pub async fn begin(&self) -> Result<Transaction, sqlx::Error> {
         self.acquire().await?.begin().await
     }
+
+    /// Runs `work` in a transaction, and commits it. If the database ends the transaction because of another one (a
+    /// serialization failure or a deadlock), runs `work` again, in a new transaction after a short pause. If `work` fails
+    /// with any other error, rolls back and returns it.
+    ///
+    /// So `work` must do nothing twice that its transaction cannot take back: call other services afterwards. No run
+    /// begins later than `database.acquire_timeout` after the call.
+    ///
+    /// # Errors
+    /// The error of the last run. As [`begin`](Self::begin), and the database's error if the commit fails.
+    ///
+    /// ```
+    /// use axum::{Router, extract::State, routing::post};
+    /// use vestibule::{Database, Problem, sqlx};
+    ///
+    /// async fn move_one(State(database): State<Database>) -> Result<(), Problem> {
+    ///     database
+    ///         .retry_transaction(async |session| {
+    ///             sqlx::query("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE").execute(&mut *session).await?;
+    ///             sqlx::query("UPDATE accounts SET balance = balance - 1 WHERE id = 1").execute(&mut *session).await?;
+    ///             sqlx::query("UPDATE accounts SET balance = balance + 1 WHERE id = 2").execute(&mut *session).await?;
+    ///             Ok(())
+    ///         })
+    ///         .await
+    /// }
+    ///
+    /// fn routes() -> Router<Database> {
+    ///     Router::new().route("/moves", post(move_one))
+    /// }
+    /// ```
+    pub async fn retry_transaction<T, E: From<sqlx::Error>>(
+        &self,
+        mut work: impl AsyncFnMut(&mut Session) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut pauses = Backoff::until(Instant::now() + self.0.login.limits.acquire_timeout);
+        loop {
+            let (done, has_conflict) = self.begin().await?.run_and_commit(&mut work).await;
+            if !has_conflict || !pauses.wait().await {
+                return done;
+            }
+        }
+    }
 }
 
 impl Resource for Database {
@@ -101,8 +143,8 @@ impl Resource for Database {
         self.0.pool.publish(&self.0.login);
     }
 
-    fn rejection(&self) -> Option<Rejection> {
-        self.0.login.breaker.rejection()
+    fn circuit_breaker(&self) -> Option<&CircuitBreaker> {
+        Some(&self.0.login.breaker)
     }
 
     async fn probe(&self, reason: ProbeReason, deadline: Instant) {
@@ -111,7 +153,6 @@ impl Resource for Database {
     }
 
     fn retire(&self, successor: Option<&Self>) {
-        self.0.login.set_replaced();
         let goes_on = successor.is_some_and(|Self(next)| Arc::ptr_eq(&next.pool, &self.0.pool));
         if !goes_on {
             self.0.pool.retire();
@@ -138,7 +179,6 @@ impl Drop for DatabaseHandle {
 
 impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Rejection { credential, version, .. } = self.0.login.rejection();
-        f.debug_struct("Database").field("credential", credential).field("version", version).finish_non_exhaustive()
+        f.debug_tuple("Database").field(&self.0.login.breaker).finish()
     }
 }

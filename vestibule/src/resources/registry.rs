@@ -32,6 +32,9 @@ impl<R: Resource> ErasedResource for R {
     }
 
     fn publish(&self) {
+        if let Some(breaker) = self.circuit_breaker() {
+            breaker.publish();
+        }
         Resource::publish(self);
     }
 
@@ -44,6 +47,9 @@ impl<R: Resource> ErasedResource for R {
     }
 
     fn retire(&self, successor: Option<&dyn Any>) {
+        if let Some(breaker) = self.circuit_breaker() {
+            breaker.retire();
+        }
         let successor = match successor {
             Some(successor) => successor.downcast_ref(),
             None => None,

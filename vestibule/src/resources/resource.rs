@@ -1,6 +1,8 @@
 //! A resource: something that is built from a credential.
 
-use super::{breaker::ProbeReason, connection_counter::ConnectionCounter, rejection::Rejection};
+use super::{
+    breaker::ProbeReason, circuit_breaker::CircuitBreaker, connection_counter::ConnectionCounter, rejection::Rejection,
+};
 use std::any::Any;
 use tokio::time::Instant;
 
@@ -10,25 +12,20 @@ use tokio::time::Instant;
 /// [`Build::resource`](crate::Build::resource) registers it. Every method has a default that does nothing.
 ///
 /// ```
-/// use std::sync::{Arc, atomic::{AtomicBool, Ordering}};
-/// use vestibule::resources::{Rejection, Resource};
+/// use std::sync::Arc;
+/// use vestibule::resources::{CircuitBreaker, Resource};
 ///
 /// /// A session at a mail relay.
 /// #[derive(Clone)]
 /// struct Session(Arc<Inner>);
 ///
 /// struct Inner {
-///     in_service: AtomicBool,
-///     rejection: Option<Rejection>,
+///     breaker: CircuitBreaker,
 /// }
 ///
 /// impl Resource for Session {
-///     fn publish(&self) {
-///         self.0.in_service.store(true, Ordering::Release);
-///     }
-///
-///     fn rejection(&self) -> Option<Rejection> {
-///         self.0.rejection.clone()
+///     fn circuit_breaker(&self) -> Option<&CircuitBreaker> {
+///         Some(&self.0.breaker)
 ///     }
 /// }
 /// ```
@@ -37,9 +34,16 @@ pub trait Resource: Any + Clone + Send + Sync {
     /// own.
     fn publish(&self) {}
 
-    /// Returns the rejection, while the other side rejects the credential. Each reload then looks for another version.
-    fn rejection(&self) -> Option<Rejection> {
+    /// Returns the circuit breaker, if this resource has one. The framework tells it when this resource comes into service
+    /// and when it is retired.
+    fn circuit_breaker(&self) -> Option<&CircuitBreaker> {
         None
+    }
+
+    /// Returns the rejection, while the other side rejects the credential. Each reload then looks for another version. The
+    /// default is the rejection of the circuit breaker.
+    fn rejection(&self) -> Option<Rejection> {
+        self.circuit_breaker()?.rejection()
     }
 
     /// Tries a rejected credential again, if `reason` allows it. Runs at the beginning of each reload, and ends by

@@ -54,7 +54,9 @@ impl<T> Credential<T> {
         subject(self.name, &self.id)
     }
 
-    pub(crate) fn shared(&self) -> Arc<T> {
+    /// Returns the value without a copy, for a resource that uses it again later. It is wiped when its last holder drops
+    /// it.
+    pub fn shared(&self) -> Arc<T> {
         self.value.clone()
     }
 }

@@ -8,7 +8,10 @@ use crate::{
 };
 use axum::Router;
 use serde::{Deserialize, Serialize};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    io::ErrorKind,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpStream},
@@ -63,6 +66,10 @@ struct RelayServer(Arc<Mutex<RelayState>>);
 #[derive(Default)]
 struct RelayState {
     accepted_login: String,
+    /// The number of logins so far, also of those that were rejected.
+    logins: usize,
+    /// The answer to a line of mail.
+    answer: String,
     /// The lines of mail so far, and a line for each connection that has closed.
     lines: Vec<String>,
 }
@@ -74,6 +81,7 @@ impl RelayServer {
         let relay = listener.local_addr().expect("it is bound").to_string();
         let server = Self::default();
         server.accept_only(login);
+        server.answer_with("sent\n");
         let accepting = server.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -88,22 +96,40 @@ impl RelayServer {
         login.clone_into(&mut self.state().accepted_login);
     }
 
+    /// Answers each line of mail with this from now on.
+    fn answer_with(&self, answer: &str) {
+        answer.clone_into(&mut self.state().answer);
+    }
+
     async fn serve(self, stream: TcpStream) {
         let (lines, mut answers) = stream.into_split();
         let mut lines = BufReader::new(lines).lines();
         let mut login = None;
         while let Ok(Some(line)) = lines.next_line().await {
-            let answer = if login.is_some() {
-                self.record(line);
-                "sent\n"
-            } else {
-                let is_accepted = self.state().accepted_login == line;
-                login = Some(line);
-                if is_accepted { "welcome\n" } else { "who?\n" }
+            let answer = match &login {
+                None => self.log_in(login.insert(line)),
+                Some(login) => self.take_mail(login, line),
             };
-            answers.write_all(answer.as_bytes()).await.expect("the client reads");
+            if answers.write_all(answer.as_bytes()).await.is_err() {
+                break;
+            }
         }
         self.record(format!("{} is gone", login.unwrap_or_default()));
+    }
+
+    fn log_in(&self, login: &str) -> String {
+        let mut state = self.state();
+        state.logins += 1;
+        if state.accepted_login == login { "welcome\n".into() } else { "who?\n".into() }
+    }
+
+    fn take_mail(&self, login: &str, line: String) -> String {
+        let mut state = self.state();
+        if state.accepted_login != login {
+            return "bye\n".into();
+        }
+        state.lines.push(line);
+        state.answer.clone()
     }
 
     fn record(&self, line: String) {
@@ -205,4 +231,42 @@ async fn a_pending_version_replaces_a_rejected_one() {
     assert!(mailer.reload().await.unwrap());
     assert_eq!(mailer.live().service().version, pending.as_str());
     server.wait_for_lines(&["app never set is gone", "app sentinel one is gone"]).await;
+}
+
+#[tokio::test]
+async fn a_login_that_is_rejected_while_mail_is_sent_is_tried_again_by_an_operator_only() {
+    let (server, manager, mailer, _) = start_mailer("app sentinel one").await;
+    server.accept_only("app sentinel \"two\"");
+    let relay = &mailer.live().service().relay;
+    let rejected = relay.send("two").await.unwrap_err().to_string();
+    assert!(rejected.contains("the relay ended the session"), "{rejected}");
+    let denied = relay.send("three").await.unwrap_err().to_string();
+    assert!(denied.contains("not tried now"), "{denied}");
+    assert_eq!(server.state().logins, 1, "the pause has begun");
+
+    assert_eq!(mailer.reload().await.unwrap_err().exit(), Exit::Denied);
+    assert_eq!(server.state().logins, 2, "an operator's reload tries");
+    server.accept_only("app sentinel one");
+    assert!(!mailer.reload().await.unwrap(), "the version in service is good again");
+    relay.send("four").await.unwrap();
+    server.wait_for_lines(&["app sentinel one is gone", "app sentinel one is gone", "four"]).await;
+
+    server.accept_only("app sentinel \"two\"");
+    relay.send("five").await.unwrap_err();
+    manager.rotate("relay", SECOND);
+    assert!(mailer.reload().await.unwrap());
+    mailer.live().service().relay.send("six").await.unwrap();
+    server.wait_for_lines(&["app sentinel one is gone", "app sentinel one is gone", "six"]).await;
+}
+
+#[tokio::test]
+async fn a_relay_whose_line_does_not_end_is_waited_for_no_longer_than_the_limits() {
+    let (server, _, mailer, _) = start_mailer("app sentinel one").await;
+    let relay = &mailer.live().service().relay;
+    for (answer, error) in [("sent".to_owned(), ErrorKind::TimedOut), ("x".repeat(1 << 20), ErrorKind::InvalidData)] {
+        server.answer_with(&answer);
+        assert_eq!(relay.send("two").await.unwrap_err().kind(), error);
+    }
+    server.answer_with("sent\n");
+    relay.send("two").await.expect("another session");
 }

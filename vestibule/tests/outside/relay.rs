@@ -3,23 +3,28 @@
 use serde::Deserialize;
 use std::{
     io::{self, ErrorKind},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
+    time::Duration,
 };
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufStream},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufStream},
     net::TcpStream,
     sync::Mutex,
+    time::{Instant, timeout},
 };
 use vestibule::{
     Application, Build, BuildError, Credential,
     credentials::{json, not_blank, unescaped},
     exit::{Exit, Fault},
-    resources::{Rejection, Resource},
+    resources::{CircuitBreaker, ProbeReason, Resource},
     secrets::{ExposeSecret, Kind, Malformed, SecretString, SecretValues},
 };
+
+/// The longest time for a connection, and for a line and its answer.
+const TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The longest answer, in bytes.
+const LONGEST_ANSWER: u64 = 1024;
 
 /// The login for a mail relay. The secret is `{"username": "…", "password": "…"}`.
 #[derive(Deserialize)]
@@ -43,16 +48,18 @@ impl Kind for RelayLogin {
     }
 }
 
-/// A session at the relay. It belongs to one version of the login.
+/// A mail relay, and the session there. It belongs to one version of the login.
 #[derive(Clone)]
-pub(crate) struct Relay(Arc<Session>);
+pub(crate) struct Relay(Arc<RelayInner>);
 
-struct Session {
-    in_service: AtomicBool,
-    retired: AtomicBool,
-    /// `None` if the session is closed.
-    stream: Mutex<Option<BufStream<TcpStream>>>,
+struct RelayInner {
+    login: Arc<RelayLogin>,
+    address: String,
+    breaker: CircuitBreaker,
+    session: Mutex<Option<Session>>,
 }
+
+type Session = BufStream<TcpStream>;
 
 impl Relay {
     /// Carries the session over if the address and the version of the login are the same. Opens a new one otherwise.
@@ -62,83 +69,107 @@ impl Relay {
         address: &str,
     ) -> Result<Self, BuildError> {
         cx.resource(login, &address, async |_| {
-            let opened = Session::open(login, address).await;
-            match opened.map_err(|error| unavailable(address, &error))? {
-                Some(session) => Ok(Self(Arc::new(session))),
-                None => Err(Rejection::of(login, "the relay does not know this login").into()),
-            }
+            let breaker = cx.circuit_breaker(login, address);
+            let inner =
+                RelayInner { login: login.shared(), address: address.into(), breaker, session: Mutex::default() };
+            *inner.session.lock().await = Some(inner.log_in(cx.probe_reason()).await?);
+            Ok(Self(Arc::new(inner)))
         })
         .await
     }
 
-    /// Sends one line of mail. Returns an error if the generation is not yet in service, because it may never be.
+    /// Sends one line of mail. Logs in first if no session is open, and the breaker allows it.
     pub(crate) async fn send(&self, mail: &str) -> io::Result<()> {
-        let mut guard = self.0.stream.lock().await;
-        if !self.0.in_service.load(Ordering::Acquire) {
+        let Self(relay) = self;
+        let mut place = relay.session.lock().await;
+        // Before the publication, the generation may never be in service. Afterwards, its successor sends.
+        if !relay.breaker.is_in_service() {
             return Err(ErrorKind::NotConnected.into());
         }
-        let Some(stream) = guard.as_mut() else {
-            return Err(ErrorKind::NotConnected.into());
+        // A session whose exchange does not end well is not put back, and closes.
+        let mut session = match place.take() {
+            Some(session) => session,
+            None => relay.log_in(ProbeReason::Scheduled).await.map_err(io::Error::other)?,
         };
-        exchange(stream, &[mail]).await?;
-        if self.0.retired.load(Ordering::Acquire) {
-            guard.take();
+        match exchange(&mut session, &[mail]).await?.as_str() {
+            "sent" if relay.breaker.is_in_service() => *place = Some(session),
+            "sent" => (),
+            "bye" => return Err(io::Error::other(relay.breaker.report_rejected("the relay ended the session"))),
+            _ => return Err(ErrorKind::InvalidData.into()),
         }
         Ok(())
     }
 }
 
-impl Session {
-    /// Connects and logs in. Returns `None` if the relay rejects the login.
-    async fn open(login: &RelayLogin, address: &str) -> io::Result<Option<Self>> {
-        let mut stream = BufStream::new(TcpStream::connect(address).await?);
-        let hello = [&login.username, " ", login.password.expose_secret()];
-        if exchange(&mut stream, &hello).await? != "welcome" {
-            return Ok(None);
+impl RelayInner {
+    /// Connects and logs in, if the breaker allows it. An attempt without an answer is inconclusive.
+    async fn log_in(&self, reason: ProbeReason) -> Result<Session, BuildError> {
+        let attempt = self.breaker.allow(reason)?;
+        match self.say_hello().await.map_err(|error| self.unavailable(&error))? {
+            (session, answer) if answer == "welcome" => {
+                attempt.accepted();
+                Ok(session)
+            }
+            _ => Err(attempt.rejected("the relay does not know this login").into()),
         }
-        Ok(Some(Self {
-            in_service: AtomicBool::new(false),
-            retired: AtomicBool::new(false),
-            stream: Mutex::new(Some(stream)),
-        }))
+    }
+
+    async fn say_hello(&self) -> io::Result<(Session, String)> {
+        let connected = timeout(TIMEOUT, TcpStream::connect(&self.address)).await??;
+        let mut session = BufStream::new(connected);
+        let hello = [&self.login.username, " ", self.login.password.expose_secret()];
+        let answer = exchange(&mut session, &hello).await?;
+        Ok((session, answer))
+    }
+
+    fn unavailable(&self, error: &io::Error) -> BuildError {
+        BuildError::Fault(Fault {
+            exit: Exit::Unavailable,
+            subject: format!("the mail relay at {}", self.address),
+            problem: error.kind().to_string(),
+            remedy: "check service.relay and the network".into(),
+        })
     }
 }
 
 impl Resource for Relay {
-    fn publish(&self) {
-        self.0.in_service.store(true, Ordering::Release);
+    fn circuit_breaker(&self) -> Option<&CircuitBreaker> {
+        Some(&self.0.breaker)
+    }
+
+    async fn probe(&self, reason: ProbeReason, _deadline: Instant) {
+        let mut place = self.0.session.lock().await;
+        if self.0.breaker.rejection().is_some()
+            && let Ok(session) = self.0.log_in(reason).await
+        {
+            *place = Some(session);
+        }
     }
 
     fn retire(&self, _successor: Option<&Self>) {
-        self.0.retired.store(true, Ordering::Release);
         // If a request is sending now, that request closes the session when it has finished.
-        if let Ok(mut stream) = self.0.stream.try_lock() {
-            stream.take();
+        if let Ok(mut session) = self.0.session.try_lock() {
+            session.take();
         }
     }
 
     async fn close(&self) {
-        self.0.stream.lock().await.take();
+        self.0.session.lock().await.take();
     }
-}
-
-fn unavailable(address: &str, error: &io::Error) -> BuildError {
-    BuildError::Fault(Fault {
-        exit: Exit::Unavailable,
-        subject: format!("the mail relay at {address}"),
-        problem: error.kind().to_string(),
-        remedy: "check service.relay and the network".into(),
-    })
 }
 
 /// Sends a line and returns the answer. The line comes in parts: joined, it would be one more copy of the password.
-async fn exchange(stream: &mut BufStream<TcpStream>, parts: &[&str]) -> io::Result<String> {
-    for part in parts {
-        stream.write_all(part.as_bytes()).await?;
-    }
-    stream.write_all(b"\n").await?;
-    stream.flush().await?;
-    let mut answer = String::new();
-    stream.read_line(&mut answer).await?;
-    Ok(answer.trim_end().to_owned())
+async fn exchange(session: &mut Session, parts: &[&str]) -> io::Result<String> {
+    let exchanging = async {
+        for part in parts {
+            session.write_all(part.as_bytes()).await?;
+        }
+        session.write_all(b"\n").await?;
+        session.flush().await?;
+        let mut answer = String::new();
+        session.take(LONGEST_ANSWER).read_line(&mut answer).await?;
+        // Without its end, it was cut off or is too long.
+        answer.strip_suffix('\n').map(str::to_owned).ok_or(ErrorKind::InvalidData.into())
+    };
+    timeout(TIMEOUT, exchanging).await?
 }

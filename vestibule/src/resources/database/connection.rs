@@ -16,6 +16,10 @@ pub struct Session(pub(super) Lease);
 
 /// A connection to the database. Use it as `&mut *connection`. Dropping it gives it back to the pool.
 ///
+/// Do not run `BEGIN` on it: use [`Database::begin`](super::Database::begin). The pool cannot see a transaction that a
+/// statement began, because sqlx does not show it. It would not roll it back, and the next user would work inside of it.
+/// The same holds for `SET` and for advisory locks: take them back before you drop the connection.
+///
 /// ```
 /// use vestibule::{Database, sqlx};
 ///
@@ -36,7 +40,8 @@ impl Connection {
     }
 
     pub(super) async fn begin(mut self) -> Result<Transaction, sqlx::Error> {
-        self.0.0.connection().has_transaction = true;
+        let connection = self.0.0.connection();
+        (connection.has_transaction, connection.has_conflict) = (true, false);
         self.0.run("BEGIN".into()).await?;
         Ok(Transaction(self.0))
     }
@@ -71,7 +76,8 @@ impl DerefMut for Connection {
     }
 }
 
-/// A transaction. Use it as `&mut *transaction`. Dropping it rolls it back.
+/// A transaction. Use it as `&mut *transaction`. Dropping it rolls it back. A savepoint is a statement: `SAVEPOINT a`, and
+/// `ROLLBACK TO a`.
 ///
 /// ```
 /// use vestibule::{Database, sqlx};
@@ -100,7 +106,7 @@ impl Transaction {
     ///
     /// # Errors
     /// The database's error.
-    pub async fn commit(self) -> Result<(), sqlx::Error> {
+    pub async fn commit(mut self) -> Result<(), sqlx::Error> {
         self.end("COMMIT").await
     }
 
@@ -108,11 +114,25 @@ impl Transaction {
     ///
     /// # Errors
     /// The database's error.
-    pub async fn rollback(self) -> Result<(), sqlx::Error> {
+    pub async fn rollback(mut self) -> Result<(), sqlx::Error> {
         self.end("ROLLBACK").await
     }
 
-    async fn end(mut self, sql: &str) -> Result<(), sqlx::Error> {
+    /// Runs `work` and commits. Returns the result, and `true` if the database ended the transaction because of another
+    /// one.
+    pub(super) async fn run_and_commit<T, E: From<sqlx::Error>>(
+        mut self,
+        work: &mut impl AsyncFnMut(&mut Session) -> Result<T, E>,
+    ) -> (Result<T, E>, bool) {
+        let done = match work(&mut self).await {
+            Ok(value) => self.end("COMMIT").await.map(|()| value).map_err(E::from),
+            Err(error) => Err(error),
+        };
+        let has_conflict = done.is_err() && self.0.0.connection().has_conflict;
+        (done, has_conflict)
+    }
+
+    async fn end(&mut self, sql: &str) -> Result<(), sqlx::Error> {
         self.0.run(sql.into()).await?;
         self.0.0.connection().has_transaction = false;
         Ok(())

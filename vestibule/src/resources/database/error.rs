@@ -65,6 +65,11 @@ pub(super) fn is_rejected(error: &sqlx::Error) -> bool {
     matches!(sqlstate(error).as_deref(), Some("28P01" | "28000"))
 }
 
+/// Returns `true` if the database ended the transaction because of another one: a serialization failure, or a deadlock.
+pub(super) fn is_conflict(error: &sqlx::Error) -> bool {
+    matches!(sqlstate(error).as_deref(), Some("40001" | "40P01"))
+}
+
 /// Returns `true` if the server or the role has no connection left.
 pub(super) fn is_full(error: &sqlx::Error) -> bool {
     sqlstate(error).as_deref() == Some("53300")

@@ -1,6 +1,10 @@
 //! A lease: one place in a pool, and the connection in it. Dropping it gives the connection back.
 
-use super::{error::Damage, login::PoolLogin, pool::Pool};
+use super::{
+    error::{Damage, is_conflict},
+    login::PoolLogin,
+    pool::Pool,
+};
 use crate::{jitter, resources::connection_counter::ConnectionGuard};
 use sqlx::{Connection as _, PgConnection};
 use std::{sync::Arc, time::Duration};
@@ -27,6 +31,8 @@ pub(super) struct PooledConnection {
     /// `true` while a statement runs. If it is `true` at the end, the statement was abandoned.
     pub(super) is_busy: bool,
     pub(super) has_transaction: bool,
+    /// `true` if the transaction has lost a conflict with another one.
+    pub(super) has_conflict: bool,
     pub(super) damage: Option<Damage>,
     guard: ConnectionGuard,
 }
@@ -40,10 +46,11 @@ impl PooledConnection {
     /// Records an error of a statement.
     pub(super) fn record<T>(&mut self, result: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
         self.is_busy = false;
-        if let Err(error) = &result
-            && let Some(damage) = Damage::of(error)
-        {
-            self.damage = Some(damage);
+        if let Err(error) = &result {
+            self.has_conflict |= is_conflict(error);
+            if let Some(damage) = Damage::of(error) {
+                self.damage = Some(damage);
+            }
         }
         result
     }
@@ -113,6 +120,7 @@ impl Lease {
             idle_since: now,
             is_busy: false,
             has_transaction: false,
+            has_conflict: false,
             damage: None,
         });
     }

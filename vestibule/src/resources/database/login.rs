@@ -1,17 +1,10 @@
 //! One version of a login, as the pool uses it.
 
-use super::error;
 use crate::{
     config::settings::{DatabaseConfig, TlsMode},
     credentials::login::Login,
     exit::{Exit, Fault},
-    reload_requests::ReloadRequests,
-    resources::{
-        breaker::{Attempt, Breaker},
-        connection_counter::ConnectionCounter,
-        context::LoadContext,
-        rejection::Rejection,
-    },
+    resources::{circuit_breaker::CircuitBreaker, connection_counter::ConnectionCounter, context::LoadContext},
     secrets::credential::Credential,
 };
 use secrecy::ExposeSecret;
@@ -31,20 +24,14 @@ const SUSPICION_INTERVAL: Duration = Duration::from_secs(15);
 
 /// One version of a login at one place, with the settings of its connections.
 pub(super) struct PoolLogin {
-    /// The rejection to report, without its reason.
-    template: Rejection,
     /// The value that the options have a copy of. While it is held here, `/status` shows the version as held.
     _credential: Arc<Login>,
     pub(super) options: PgConnectOptions,
     pub(super) limits: PoolLimits,
-    pub(super) breaker: Arc<Breaker>,
-    reload_requests: Arc<ReloadRequests>,
+    pub(super) breaker: CircuitBreaker,
     /// The open connections that were made with this login.
     pub(super) connections: ConnectionCounter,
-    published: AtomicBool,
     discarded: AtomicBool,
-    /// `true` once another login took its place.
-    replaced: AtomicBool,
     last_suspicion: Mutex<Option<Instant>>,
 }
 
@@ -100,10 +87,8 @@ impl PoolLogin {
                 milliseconds(or_request_timeout(config.idle_in_transaction_timeout)),
             ),
         ]);
-        let breaker =
-            context.breakers.of(&subject_at_place(login, &options), context.secrets.probe_every, Instant::now());
+        let breaker = CircuitBreaker::new(login, &user_at_place(&options), context);
         Ok(Self {
-            template: Rejection::of(login, ""),
             _credential: login.shared(),
             options,
             limits: PoolLimits {
@@ -114,11 +99,8 @@ impl PoolLogin {
                 idle_timeout: config.idle_timeout,
             },
             breaker,
-            reload_requests: context.reload_requests.clone(),
             connections: ConnectionCounter::default(),
-            published: AtomicBool::new(false),
             discarded: AtomicBool::new(false),
-            replaced: AtomicBool::new(false),
             last_suspicion: Mutex::default(),
         })
     }
@@ -126,35 +108,6 @@ impl PoolLogin {
     /// Returns the host, the port and the database.
     pub(super) fn place(&self) -> (&str, u16, Option<&str>) {
         (self.options.get_host(), self.options.get_port(), self.options.get_database())
-    }
-
-    pub(super) fn rejection(&self) -> &Rejection {
-        &self.template
-    }
-
-    pub(super) fn rejection_for(&self, error: &sqlx::Error) -> Rejection {
-        Rejection { reason: error::reason(error), ..self.template.clone() }
-    }
-
-    /// Reports that the database rejected the login. Requests a reload that looks for another version, if the login is in
-    /// service.
-    pub(super) fn rejected(&self, attempt: Attempt, error: &sqlx::Error) -> Rejection {
-        let rejection = self.rejection_for(error);
-        let is_first = attempt.rejected(rejection.clone(), Instant::now());
-        // A rotation makes the database reject the old version, so that is no news once there is a successor.
-        let newly = is_first && !self.replaced.load(Ordering::Acquire);
-        if newly {
-            tracing::warn!(
-                credential = rejection.credential,
-                credential.version = %rejection.version,
-                reason = rejection.reason,
-                "the database rejects the login"
-            );
-        }
-        if self.was_published() {
-            self.reload_requests.request_for_rejected_login(newly);
-        }
-        rejection
     }
 
     /// Returns `true` if an error of a statement is a reason to check the login now.
@@ -167,12 +120,8 @@ impl PoolLogin {
         true
     }
 
-    pub(super) fn set_published(&self) {
-        self.published.store(true, Ordering::Release);
-    }
-
     pub(super) fn was_published(&self) -> bool {
-        self.published.load(Ordering::Acquire)
+        self.breaker.was_published()
     }
 
     pub(super) fn set_discarded(&self) {
@@ -182,18 +131,14 @@ impl PoolLogin {
     pub(super) fn was_discarded(&self) -> bool {
         self.discarded.load(Ordering::Acquire)
     }
-
-    pub(super) fn set_replaced(&self) {
-        self.replaced.store(true, Ordering::Release);
-    }
 }
 
-/// Returns a text that names a version of a credential, the place that it logs in at, and the user.
-fn subject_at_place(login: &Credential<Login>, options: &PgConnectOptions) -> String {
+/// Returns a text that names the user, and the place that it logs in at.
+fn user_at_place(options: &PgConnectOptions) -> String {
     let (user, host, port) = (options.get_username(), options.get_host(), options.get_port());
     let database = options.get_database().unwrap_or_default();
     let mode = options.get_ssl_mode();
-    format!("{} {} {user} {host} {port} {database} {mode:?}", login.subject(), login.version())
+    format!("{user} {host} {port} {database} {mode:?}")
 }
 
 /// Returns the options of a connection. Host, port, database and user of the credential win over the configuration.

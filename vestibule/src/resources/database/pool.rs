@@ -288,7 +288,6 @@ impl Pool {
 
     /// Puts a login in service. Idle connections of the one before serve on for a moment.
     pub(super) fn publish(self: &Arc<Self>, login: &Arc<PoolLogin>) {
-        login.set_published();
         let proven = {
             let mut state = self.state();
             if !Arc::ptr_eq(&state.login, login) {

@@ -1,7 +1,7 @@
 //! The proof of a database: one login, and one look at its schema.
 
 use super::{
-    error::{fault, is_full, is_rejected, sqlstate, transient, unanswered},
+    error::{fault, is_full, is_rejected, reason, sqlstate, transient, unanswered},
     lease::Lease,
     login::PoolLogin,
     pool::{LOGIN_TIMEOUT, Pool},
@@ -22,18 +22,14 @@ pub(super) async fn prove(
     login: &Arc<PoolLogin>,
     context: &LoadContext<'_>,
 ) -> Result<Lease, BuildError> {
-    let deadline = context.deadline_of(login.rejection().credential);
-    let attempt = login.breaker.allow(context.probe_reason, Instant::now())?;
+    let deadline = context.deadline_of(login.breaker.credential());
+    let attempt = login.breaker.allow(context.probe_reason)?;
     let mut lease = pool.place();
     let _permit = timeout_at(deadline, pool.login_permit()).await.map_err(|_| BuildError::Fault(unanswered()))?;
     let connected = connect(&login.options, deadline, Some(pool)).await;
     let connection = match connected {
         Ok(connection) => connection,
-        Err(ConnectError::Rejected(error)) => {
-            let rejection = login.rejection_for(&error);
-            attempt.rejected(rejection.clone(), Instant::now());
-            return Err(rejection.into());
-        }
+        Err(ConnectError::Rejected(error)) => return Err(attempt.rejected(reason(&error)).into()),
         // Dropped without a report, the attempt is inconclusive.
         Err(ConnectError::Fault(fault)) => return Err(BuildError::Fault(fault)),
     };

@@ -4,7 +4,8 @@ use super::{CONCURRENT_LOGINS, Pool, PoolStage, State};
 use crate::{
     backoff::Backoff,
     resources::{
-        breaker::{Attempt, ProbeReason},
+        breaker::ProbeReason,
+        circuit_breaker::Attempt,
         database::{error, lease::Lease, login::PoolLogin},
     },
 };
@@ -69,7 +70,7 @@ impl Pool {
         if login.breaker.rejection().is_none() {
             return;
         }
-        let Ok(attempt) = login.breaker.allow(reason, Instant::now()) else { return };
+        let Ok(attempt) = login.breaker.allow(reason) else { return };
         let under_way = LoginUnderWay::new(self);
         self.clone().log_in(login.clone(), attempt, self.place(), under_way).await;
     }
@@ -98,11 +99,10 @@ impl Pool {
             }
             Err(error) => error,
         };
-        let reason = if error::is_rejected(&error) {
-            login.rejected(attempt, &error).to_string()
-        } else {
-            error::reason(&error)
-        };
+        let mut reason = error::reason(&error);
+        if error::is_rejected(&error) {
+            reason = attempt.rejected(reason).to_string();
+        }
         drop(under_way);
         self.state().login_failed(&login, reason);
         drop(place);
@@ -127,7 +127,7 @@ impl Pool {
             return None;
         }
         let login = state.login.clone();
-        let attempt = match login.breaker.allow(ProbeReason::Scheduled, now) {
+        let attempt = match login.breaker.allow(ProbeReason::Scheduled) {
             Ok(attempt) => attempt,
             Err(rejection) => {
                 state.login_failed(&login, rejection.to_string());
@@ -198,7 +198,7 @@ impl State {
             Some(trouble) => (trouble.since, trouble.pauses),
             None => (now, Backoff::from_to(FIRST_PAUSE, LONGEST_PAUSE)),
         };
-        let to_probe = login.breaker.time_to_next_probe(now);
+        let to_probe = login.breaker.time_to_next_probe();
         let next_try = if to_probe.is_zero() { pauses.next().unwrap_or(now) } else { now + to_probe };
         self.trouble = Some(Trouble { since, reason, next_try, pauses });
     }
