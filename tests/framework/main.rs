@@ -10,6 +10,7 @@ mod commands;
 mod config;
 mod connections;
 mod database_errors;
+mod dead_connections;
 mod denied_start;
 mod documents;
 mod endurance;
