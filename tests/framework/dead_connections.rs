@@ -4,7 +4,7 @@ use crate::{
     SERVICE,
     note_client::NoteClient,
     support::{
-        database::{TableLock, wait_for_connections, wait_until_connections_are},
+        database::{TableLock, wait_for_blocked_statements, wait_for_connections, wait_until_connections_are},
         launch_options::LaunchOptions,
         requests::{assert_statuses, begin_get, get_at_once},
         tcp_proxy::{NewConnections, OpenFault, TcpProxy},
@@ -35,18 +35,6 @@ async fn use_connections_at_once(running: &RunningService<'_>, tenant: &Tenant, 
     for request in requests {
         assert_eq!(request.await.expect("an answer").status(), StatusCode::OK);
     }
-}
-
-/// Waits until exactly this many statements of the service wait for a lock.
-#[track_caller]
-fn wait_for_blocked_statements(tenant: &Tenant, wanted: usize) -> impl Future<Output = ()> {
-    eventually("statements that wait for a lock", async move || {
-        let mut admin = tenant.admin().await.expect("a connection");
-        let blocked = "SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND wait_event_type = 'Lock'";
-        let count: i64 =
-            sqlx::query_scalar(blocked).bind(tenant.app_role()).fetch_one(&mut admin).await.expect("a count");
-        if count == wanted as i64 { Ok(()) } else { Err(format!("{count}, and not {wanted}")) }
-    })
 }
 
 /// Begins a request. The caller goes away when the connection that this returns is dropped.

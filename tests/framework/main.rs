@@ -23,6 +23,8 @@ mod rotation;
 mod signing_keys;
 mod start;
 mod stop;
+#[cfg(target_os = "linux")]
+mod storm;
 mod tls;
 mod unavailable;
 mod webhook;
