@@ -10,6 +10,7 @@ mod commands;
 mod config;
 mod connections;
 mod database_errors;
+mod dead_connections;
 mod denied_start;
 mod documents;
 mod endurance;
@@ -22,6 +23,8 @@ mod rotation;
 mod signing_keys;
 mod start;
 mod stop;
+#[cfg(target_os = "linux")]
+mod storm;
 mod tls;
 mod transactions;
 mod unavailable;

@@ -9,5 +9,6 @@ pub(crate) mod reload_status;
 pub(crate) mod requests;
 pub(crate) mod secrets;
 pub(crate) mod slow_request;
+pub(crate) mod tcp_proxy;
 pub(crate) mod time_waits;
 pub(crate) mod tls_client;

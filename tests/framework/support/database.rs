@@ -23,6 +23,18 @@ pub(crate) fn wait_until_connections_are(tenant: &Tenant, wanted: usize) -> impl
     })
 }
 
+/// Waits until exactly this many statements of the service wait for a lock.
+#[track_caller]
+pub(crate) fn wait_for_blocked_statements(tenant: &Tenant, wanted: usize) -> impl Future<Output = ()> {
+    eventually("statements that wait for a lock", async move || {
+        let mut admin = tenant.admin().await.expect("a connection");
+        let blocked = "SELECT count(*) FROM pg_stat_activity WHERE usename = $1 AND wait_event_type = 'Lock'";
+        let count: i64 =
+            sqlx::query_scalar(blocked).bind(tenant.app_role()).fetch_one(&mut admin).await.expect("a count");
+        if count == wanted as i64 { Ok(()) } else { Err(format!("{count}, and not {wanted}")) }
+    })
+}
+
 /// Ends the connections of the service, and waits until it will notice: the pool checks a connection before it uses it
 /// only if the connection was idle for half a second.
 pub(crate) async fn cut_connections(tenant: &Tenant) {

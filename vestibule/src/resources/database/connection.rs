@@ -56,7 +56,7 @@ impl fmt::Debug for Session {
 impl Session {
     async fn run(&mut self, sql: String) -> Result<(), sqlx::Error> {
         let connection = self.0.connection();
-        connection.is_busy = true;
+        connection.begin_statement();
         let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection.pg).await;
         connection.record(done.map(drop))
     }

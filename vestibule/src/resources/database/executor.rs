@@ -120,7 +120,7 @@ fn fetch_many<'e, 'q: 'e, E: 'q + Execute<'q, Postgres>>(
 ) -> impl Stream<Item = Result<Either<PgQueryResult, PgRow>, sqlx::Error>> + Send + 'e {
     async_stream::try_stream! {
         let connection = lease.connection();
-        connection.is_busy = true;
+        connection.begin_statement();
         let mut rows = (&mut connection.pg).fetch_many(query);
         let end = loop {
             match rows.try_next().await {
@@ -139,7 +139,7 @@ async fn fetch_optional<'q, E: 'q + Execute<'q, Postgres>>(
     query: E,
 ) -> Result<Option<PgRow>, sqlx::Error> {
     let connection = lease.connection();
-    connection.is_busy = true;
+    connection.begin_statement();
     let row = (&mut connection.pg).fetch_optional(query).await;
     connection.record(row)
 }

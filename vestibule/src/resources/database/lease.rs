@@ -10,7 +10,7 @@ use sqlx::{Connection as _, PgConnection};
 use std::{sync::Arc, time::Duration};
 use tokio::{
     runtime::Handle,
-    time::{Instant, timeout},
+    time::{Instant, timeout, timeout_at},
 };
 
 /// The timeout of a check. It is short, because several idle connections may be dead, and a request checks them one after
@@ -28,8 +28,8 @@ pub(super) struct PooledConnection {
     /// The end of its maximum age.
     pub(super) expires_at: Instant,
     pub(super) idle_since: Instant,
-    /// `true` while a statement runs. If it is `true` at the end, the statement was abandoned.
-    pub(super) is_busy: bool,
+    /// The time by which the server ends the statement that runs. If there is one at the end, the statement was abandoned.
+    busy_until: Option<Instant>,
     pub(super) has_transaction: bool,
     /// `true` if the transaction has lost a conflict with another one.
     pub(super) has_conflict: bool,
@@ -43,9 +43,14 @@ impl PooledConnection {
         self.guard.set_idle(is_idle);
     }
 
-    /// Records an error of a statement.
+    /// Records that a statement begins, which the server ends by `database.statement_timeout`.
+    pub(super) fn begin_statement(&mut self) {
+        self.busy_until = Some(Instant::now() + self.login.limits.statement_timeout);
+    }
+
+    /// Records the end of a statement, and its error.
     pub(super) fn record<T>(&mut self, result: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
-        self.is_busy = false;
+        self.busy_until = None;
         if let Err(error) = &result {
             self.has_conflict |= is_conflict(error);
             if let Some(damage) = Damage::of(error) {
@@ -55,13 +60,12 @@ impl PooledConnection {
         result
     }
 
-    /// Rolls back what was left open, and waits for the end of a statement that was abandoned. The server ends that by
-    /// `database.statement_timeout`.
+    /// Rolls back what was left open, and waits for the end of a statement that was abandoned.
     async fn tidy(&mut self) -> bool {
-        let limit = self.login.limits.statement_timeout + CLOSE_TIMEOUT;
-        let has_transaction = self.has_transaction;
-        (self.is_busy, self.has_transaction) = (false, false);
-        let tidied = timeout(limit, async {
+        let now = Instant::now();
+        let until = self.busy_until.take().map_or(now, |end| end.max(now)) + CLOSE_TIMEOUT;
+        let has_transaction = std::mem::take(&mut self.has_transaction);
+        let tidied = timeout_at(until, async {
             self.pg.ping().await?;
             if has_transaction {
                 sqlx::raw_sql("ROLLBACK").execute(&mut self.pg).await?;
@@ -118,7 +122,7 @@ impl Lease {
             opened_at: now,
             expires_at: now + age,
             idle_since: now,
-            is_busy: false,
+            busy_until: None,
             has_transaction: false,
             has_conflict: false,
             damage: None,
@@ -135,11 +139,12 @@ impl Lease {
 
     /// Returns `true` if the server answers in time. Otherwise the connection is gone.
     pub(super) async fn answers(&mut self) -> bool {
+        let until = Instant::now() + PING_TIMEOUT;
         // A caller that goes away during the check must not give an unchecked connection back.
-        self.connection().is_busy = true;
-        let answered = timeout(PING_TIMEOUT, self.pg().ping()).await;
+        self.connection().busy_until = Some(until);
+        let answered = timeout_at(until, self.pg().ping()).await;
         if matches!(answered, Ok(Ok(()))) {
-            self.connection().is_busy = false;
+            self.connection().busy_until = None;
             return true;
         }
         self.forget();
@@ -203,7 +208,7 @@ impl Drop for Lease {
         {
             connection.damage = None;
         }
-        if !connection.is_busy && !connection.has_transaction && connection.damage.is_none() {
+        if connection.busy_until.is_none() && !connection.has_transaction && connection.damage.is_none() {
             self.pool.put_back(PooledConnection { idle_since: Instant::now(), ..connection });
             return;
         }
