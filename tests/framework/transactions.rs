@@ -40,27 +40,28 @@ impl Application for Accounts {
 /// repeated for as long as `patience`.
 async fn accounts(label: &str, patience: Duration) -> (Tenant, Harness<Accounts>) {
     let tenant = SERVICE.tenant(label).await;
-    let mut admin = tenant.admin().await.expect("the set-up of the test");
+    let mut admin = tenant.admin().await.expect("a connection");
     let sql = "CREATE TABLE accounts AS SELECT id, 1 AS balance FROM generate_series(1, 2) id; \
                GRANT ALL ON accounts TO PUBLIC";
-    sqlx::raw_sql(sql).execute(&mut admin).await.expect("the set-up of the test");
-    admin.close().await.expect("the set-up of the test");
+    sqlx::raw_sql(sql).execute(&mut admin).await.expect("the table is new");
+    admin.close().await.expect("it closes");
     let address = tenant.database();
     let database = DatabaseConfig {
         host: address.host,
-        port: NonZeroU16::new(address.port).expect("the set-up of the test"),
+        port: NonZeroU16::new(address.port).expect("a port"),
         name: address.name,
         acquire_timeout: patience,
         tls: TlsMode::Disable,
         ..DatabaseConfig::default()
     };
-    let login = tenant.value("database", "AWSCURRENT").await.expect("the set-up of the test");
+    let login = tenant.value("database", "AWSCURRENT").await.expect("a login");
     let manager = MemoryManager::with([("database", login.as_str())]);
-    (tenant, Harness::start(manager, Config { database, ..Config::default() }).await.expect("the set-up of the test"))
+    let service = Harness::start(manager, Config { database, ..Config::default() }).await;
+    (tenant, service.expect("the login is accepted"))
 }
 
 async fn balances(database: &Database) -> Vec<i32> {
-    sqlx::query_scalar("SELECT balance FROM accounts ORDER BY id").fetch_all(database).await.expect("the balances")
+    sqlx::query_scalar("SELECT balance FROM accounts ORDER BY id").fetch_all(database).await.expect("two rows")
 }
 
 async fn add_one(account: i32, session: &mut Session) -> Result<(), sqlx::Error> {

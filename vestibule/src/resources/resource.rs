@@ -9,7 +9,7 @@ use tokio::time::Instant;
 /// A handle to something that is built from a credential: a pool, a client, a session. Cheap to clone.
 ///
 /// The service holds it and calls it; the framework carries it over, retires it and closes it.
-/// [`Build::resource`](crate::Build::resource) registers it. Every method has a default that does nothing.
+/// [`Build::resource`](crate::Build::resource) registers it. Every method has a default.
 ///
 /// ```
 /// use std::sync::Arc;
@@ -46,8 +46,8 @@ pub trait Resource: Any + Clone + Send + Sync {
         self.circuit_breaker()?.rejection()
     }
 
-    /// Tries a rejected credential again, if `reason` allows it. Runs at the beginning of each reload, and ends by
-    /// `deadline`: after 5 s at most.
+    /// Tries a rejected credential again, if the circuit breaker allows that for `reason`. Runs at the beginning of each
+    /// reload, and ends by `deadline`: after 5 s at most.
     fn probe(&self, reason: ProbeReason, deadline: Instant) -> impl Future<Output = ()> + Send {
         let _ = (reason, deadline);
         async {}

@@ -49,7 +49,7 @@ pub(crate) enum Trigger {
     Signal,
     /// `secrets.refresh_every` has passed.
     Poll,
-    /// The database rejects the login in service.
+    /// The other side rejects the login in service: a database, or that of a kind of a service's own.
     #[serde(rename = "refused_login")]
     RejectedLogin,
     /// Another service rejects the API key in service.
