@@ -141,3 +141,24 @@ async fn a_transaction_is_not_repeated_after_another_error_nor_for_ever() {
     }
     assert_eq!(balances(database).await, [1, 1]);
 }
+
+#[tokio::test]
+async fn a_transaction_that_has_failed_does_not_commit_in_silence() {
+    let (_tenant, service) = accounts("silence", DEFAULT_TIMEOUT).await;
+    let database = &service.live().service().database;
+    let fail = "INSERT INTO accounts VALUES ('no number')";
+    let mut transaction = database.begin().await.unwrap();
+    add_one(1, &mut transaction).await.unwrap();
+    sqlx::raw_sql(fail).execute(&mut *transaction).await.unwrap_err();
+    let error = transaction.commit().await.unwrap_err();
+    assert_eq!(error.as_database_error().unwrap().code().as_deref(), Some("25P02"), "{error}");
+    assert_eq!(balances(database).await, [1, 1]);
+
+    let mut transaction = database.begin().await.unwrap();
+    add_one(1, &mut transaction).await.unwrap();
+    sqlx::raw_sql("SAVEPOINT before").execute(&mut *transaction).await.unwrap();
+    sqlx::raw_sql(fail).execute(&mut *transaction).await.unwrap_err();
+    sqlx::raw_sql("ROLLBACK TO before").execute(&mut *transaction).await.unwrap();
+    transaction.commit().await.unwrap();
+    assert_eq!(balances(database).await, [2, 1]);
+}

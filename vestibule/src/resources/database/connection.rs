@@ -42,6 +42,7 @@ impl Connection {
     pub(super) async fn begin(mut self) -> Result<Transaction, sqlx::Error> {
         let connection = self.0.0.connection();
         (connection.has_transaction, connection.has_conflict) = (true, false);
+        connection.has_failed = false;
         self.0.run("BEGIN".into()).await?;
         Ok(Transaction(self.0))
     }
@@ -105,8 +106,17 @@ impl Transaction {
     /// Commits the transaction.
     ///
     /// # Errors
-    /// The database's error.
+    /// The database's error. A transaction in which a statement has failed cannot be committed, even if your code went on
+    /// after that error, unless it has rolled back to a savepoint.
     pub async fn commit(mut self) -> Result<(), sqlx::Error> {
+        self.end_with_commit().await
+    }
+
+    async fn end_with_commit(&mut self) -> Result<(), sqlx::Error> {
+        // PostgreSQL rolls a failed transaction back at COMMIT, and answers as if it had committed.
+        if self.0.0.connection().has_failed {
+            self.0.run("SELECT 1".into()).await?;
+        }
         self.end("COMMIT").await
     }
 
@@ -125,7 +135,7 @@ impl Transaction {
         work: &mut impl AsyncFnMut(&mut Session) -> Result<T, E>,
     ) -> (Result<T, E>, bool) {
         let done = match work(&mut self).await {
-            Ok(value) => self.end("COMMIT").await.map(|()| value).map_err(E::from),
+            Ok(value) => self.end_with_commit().await.map(|()| value).map_err(E::from),
             Err(error) => Err(error),
         };
         let has_conflict = done.is_err() && self.0.0.connection().has_conflict;

@@ -31,6 +31,8 @@ pub(super) struct PooledConnection {
     /// The time by which the server ends the statement that runs. If there is one at the end, the statement was abandoned.
     busy_until: Option<Instant>,
     pub(super) has_transaction: bool,
+    /// `true` if a statement of the transaction has failed.
+    pub(super) has_failed: bool,
     /// `true` if the transaction has lost a conflict with another one.
     pub(super) has_conflict: bool,
     pub(super) damage: Option<Damage>,
@@ -52,6 +54,7 @@ impl PooledConnection {
     pub(super) fn record<T>(&mut self, result: Result<T, sqlx::Error>) -> Result<T, sqlx::Error> {
         self.busy_until = None;
         if let Err(error) = &result {
+            self.has_failed = true;
             self.has_conflict |= is_conflict(error);
             if let Some(damage) = Damage::of(error) {
                 self.damage = Some(damage);
@@ -124,6 +127,7 @@ impl Lease {
             idle_since: now,
             busy_until: None,
             has_transaction: false,
+            has_failed: false,
             has_conflict: false,
             damage: None,
         });
