@@ -85,14 +85,14 @@ impl Lane<'_> {
                 0 => {
                     let _gap = chronicle.begin(DifferentPasswords, "the database's password before the manager's");
                     tenant.set_password(&tenant.app_role(), &password).await.expect("the role exists");
-                    self.wait(0..3).await;
+                    self.wait_in_gap().await;
                     tenant.put("database", &login).await.expect("the manager stores it");
                 }
                 1 => {
                     let _gap = chronicle.begin(DifferentPasswords, "the manager's password before the database's");
                     tenant.put("database", &login).await.expect("the manager stores it");
                     self.perhaps_signal();
-                    self.wait(0..3).await;
+                    self.wait_in_gap().await;
                     tenant.set_password(&tenant.app_role(), &password).await.expect("the role exists");
                 }
                 2 => {
@@ -100,7 +100,7 @@ impl Lane<'_> {
                     rotation.create_pending().await.expect("step 1");
                     let _gap = chronicle.begin(DifferentPasswords, "a rotation with a pending version");
                     rotation.set().await.expect("step 2");
-                    self.wait(0..3).await;
+                    self.wait_in_gap().await;
                     rotation.finish().await.expect("step 4");
                 }
                 _ => {
@@ -114,6 +114,20 @@ impl Lane<'_> {
             }
             self.perhaps_signal();
         }
+    }
+
+    /// Waits for a part of a rotation. In every other case, the service must log in again meanwhile.
+    async fn wait_in_gap(&mut self) {
+        if self.random.bool() {
+            self.end_connections().await;
+        }
+        self.wait(0..3).await;
+    }
+
+    async fn end_connections(&self) {
+        let _ending = self.storm.chronicle.begin(EndedConnections, "the database ends all connections");
+        let tenant = self.storm.tenant;
+        tenant.kill_connections(&tenant.app_role()).await.expect("PostgreSQL ends them");
     }
 
     async fn keys(mut self) {
@@ -213,11 +227,10 @@ impl Lane<'_> {
     }
 
     async fn database(mut self) {
-        let (tenant, chronicle) = (self.storm.tenant, &self.storm.chronicle);
+        let Storm { tenant, chronicle, .. } = self.storm;
         while self.pause(3..12).await {
             if self.random.bool() {
-                self.note(EndedConnections, "the database ends all connections");
-                tenant.kill_connections(&tenant.app_role()).await.expect("PostgreSQL ends them");
+                self.end_connections().await;
             } else {
                 let _locked = chronicle.begin(LockedTable, "a table is locked");
                 let lock = TableLock::on(tenant, "notes").await;
