@@ -48,7 +48,9 @@ async fn begin_as_caller(running: &RunningService<'_>, path: &str) -> TcpStream 
 async fn the_first_request_is_served_after_ten_idle_connections_became_a_black_hole() {
     let tenant = SERVICE.migrated("black_hole").await;
     let proxy = TcpProxy::before(&tenant).await;
-    let running = start_behind(&proxy, &tenant).await;
+    // Shorter than the checks of all ten connections.
+    let launch = SERVICE.launch(&tenant).without_polling().env("APP_DATABASE__ACQUIRE_TIMEOUT", "2s");
+    let running = RunningService::start(proxy.launch(launch), &tenant).await;
     let note = running.create_note("a note").await;
     open_idle_connections(&running, &tenant, &note, 10).await;
     proxy.fail_open_connections(OpenFault::Swallow);

@@ -1,6 +1,6 @@
 //! The chronicle of a storm: its faults and their times, and the failures that they explain.
 
-use super::{MAX_CONNECTIONS, REQUEST_TIMEOUT};
+use super::{ACQUIRE_TIMEOUT, MAX_CONNECTIONS, REQUEST_TIMEOUT};
 use std::{
     fmt,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -8,10 +8,7 @@ use std::{
 };
 
 /// The longest idle time after which the pool hands a connection out unchecked, and some time for the request.
-const UNCHECKED: Duration = Duration::from_secs(1);
-
-/// The time after several faults in which requests may still fail: log-ins that hang (5 s), and pauses before retries.
-const RECOVERY: Duration = Duration::from_secs(10);
+const UNCHECKED: Duration = Duration::from_millis(700);
 
 /// The kinds of faults, by the failures that they explain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +33,25 @@ pub(super) enum FaultKind {
     AbsentManager,
     /// A table is locked.
     LockedTable,
+}
+
+impl FaultKind {
+    /// Returns the time after a fault in which the service may still suffer from it.
+    fn recovery(self) -> Duration {
+        Duration::from_secs(match self {
+            // A log-in that hangs takes 5 s, and a pause follows.
+            Self::SwallowedLogins => 7,
+            // So does a request to the manager.
+            Self::AbsentManager => 7,
+            // Requests on dead connections keep them busy.
+            Self::SwallowedConnections => 12,
+            // The pause before the next reload is about as long as the fault was.
+            Self::DifferentPasswords => 4,
+            // The pool pauses between log-ins.
+            Self::RefusedLogins | Self::LockedTable => 2,
+            _ => 0,
+        })
+    }
 }
 
 /// A request that failed.
@@ -83,6 +99,18 @@ struct FaultWindow {
     to: Option<Instant>,
 }
 
+impl FaultWindow {
+    /// Returns `true` if this fault ended the connection that a request used.
+    fn has_ended_connection_of(&self, failure: &Failure) -> bool {
+        let end = self.to.unwrap_or(self.from);
+        self.kind == FaultKind::EndedConnections
+            && matches!(failure.answer, FailedAnswer::Unavailable)
+            && failure.from <= end + UNCHECKED
+            && failure.to >= self.from
+            && failure.to <= end + 2 * UNCHECKED
+    }
+}
+
 /// A fault that lasts until this is dropped.
 pub(super) struct LastingFault<'a>(&'a Chronicle, usize);
 
@@ -127,48 +155,67 @@ impl Chronicle {
     }
 
     fn explains(&self, failure: &Failure) -> bool {
-        self.explains_wait(failure)
-            || matches!(failure.answer, FailedAnswer::Unavailable)
-                && self.count(FaultKind::EndedConnections, failure, UNCHECKED) > 0
+        self.explains_wait(failure) || self.faults().iter().any(|fault| fault.has_ended_connection_of(failure))
     }
 
     /// Returns `true` if faults explain the failure, other than the end of the connection that the request used.
     fn explains_wait(&self, failure: &Failure) -> bool {
+        let &Failure { from, to, .. } = failure;
         match failure.answer {
-            FailedAnswer::Unavailable | FailedAnswer::TooLong => {
-                self.count(FaultKind::SwallowedConnections, failure, REQUEST_TIMEOUT + UNCHECKED) > 0
-                    || self.has_no_connection(failure)
+            FailedAnswer::Unavailable => self.has_no_connection(to),
+            FailedAnswer::TooLong => {
+                self.count(FaultKind::SwallowedConnections, from - UNCHECKED, to) > 0 || self.has_no_connection(to)
             }
             FailedAnswer::RejectedCursor(got) => {
-                let since =
-                    Failure { from: got, to: failure.to, request: String::new(), answer: FailedAnswer::TooLong };
-                self.count(FaultKind::SigningKey, &since, Duration::ZERO) > 1
-                    || self.count(FaultKind::RevokedKey, &since, UNCHECKED) > 0
+                self.count(FaultKind::SigningKey, got, to) > 1
+                    || self.count(FaultKind::RevokedKey, got - UNCHECKED, to) > 0
             }
             FailedAnswer::Other(_) => false,
         }
     }
 
-    /// Returns `true` if the open connections were lost, and no new one could be opened for as long as a request waits.
-    /// One fault that keeps the pool from a log-in is shorter than that, unless the log-ins themselves hang.
-    fn has_no_connection(&self, failure: &Failure) -> bool {
-        let near = |kind| self.count(kind, failure, RECOVERY);
-        let lost = near(FaultKind::EndedConnections) + near(FaultKind::SwallowedConnections);
-        let obstacles = near(FaultKind::RefusedLogins)
-            + near(FaultKind::DifferentPasswords)
-            + near(FaultKind::AbsentManager)
-            + near(FaultKind::LockedTable);
-        lost > 0 && (near(FaultKind::SwallowedLogins) > 0 || obstacles > 1)
+    /// Returns `true` if the open connections were lost, and there was no moment until `to` at which the pool could open
+    /// others, for as long as a request waits.
+    fn has_no_connection(&self, to: Instant) -> bool {
+        let waited_from = to - ACQUIRE_TIMEOUT;
+        let lost = |kind| self.count(kind, waited_from - REQUEST_TIMEOUT, waited_from + UNCHECKED);
+        if lost(FaultKind::EndedConnections) + lost(FaultKind::SwallowedConnections) == 0 {
+            return false;
+        }
+        let mut obstacles = Vec::new();
+        for fault in self.faults().iter() {
+            let until = fault.to.unwrap_or(to) + fault.kind.recovery();
+            obstacles.push((fault.kind, fault.from, until));
+        }
+        let overlaps = |(_, from, until), kind| {
+            obstacles.iter().any(|&(other, begin, end)| other == kind && begin <= until && end >= from)
+        };
+        let mut covered = waited_from + UNCHECKED;
+        // The faults are in the order in which they began.
+        for &obstacle in &obstacles {
+            let (kind, from, until) = obstacle;
+            let is_obstacle = match kind {
+                FaultKind::RefusedLogins
+                | FaultKind::SwallowedLogins
+                | FaultKind::DifferentPasswords
+                | FaultKind::LockedTable => true,
+                FaultKind::AbsentManager => overlaps(obstacle, FaultKind::DifferentPasswords),
+                // Connections that were busy and are dead keep their places.
+                FaultKind::SwallowedConnections => overlaps(obstacle, FaultKind::LockedTable),
+                _ => false,
+            };
+            if is_obstacle && from <= covered {
+                covered = covered.max(until);
+            }
+        }
+        covered >= to
     }
 
-    /// Returns the number of faults of a kind during a request, or less than `after` before it.
-    fn count(&self, kind: FaultKind, failure: &Failure, after: Duration) -> usize {
-        let mut count = 0;
-        for fault in self.faults().iter().filter(|fault| fault.kind == kind) {
-            let is_over = fault.to.is_some_and(|to| to + after < failure.from);
-            count += usize::from(!is_over && fault.from <= failure.to);
-        }
-        count
+    /// Returns the number of faults of a kind that there were between two times.
+    fn count(&self, kind: FaultKind, from: Instant, to: Instant) -> usize {
+        let is_between =
+            |fault: &&FaultWindow| fault.kind == kind && fault.from <= to && fault.to.is_none_or(|end| end >= from);
+        self.faults().iter().filter(is_between).count()
     }
 
     /// Returns a description of each end of all connections with which more requests failed than there were connections.
@@ -177,7 +224,7 @@ impl Chronicle {
         let mut too_many = Vec::new();
         for fault in self.faults().iter().filter(|fault| fault.kind == FaultKind::EndedConnections) {
             let before = left.len();
-            left.retain(|failure| failure.to < fault.from || failure.from > fault.from + UNCHECKED);
+            left.retain(|failure| !fault.has_ended_connection_of(failure));
             let count = before - left.len();
             if count > MAX_CONNECTIONS {
                 too_many.push(format!("{count} requests failed at {:.1} s: {}", self.at(fault.from), fault.what));
@@ -196,7 +243,7 @@ impl Chronicle {
         let mut text = format!("{request} from {:.2} s to {:.2} s: {answer}", self.at(*from), self.at(*to));
         for fault in self.faults().iter() {
             let end = fault.to.unwrap_or(*to);
-            if fault.from <= *to && end + 2 * RECOVERY >= *from {
+            if fault.from <= *to && end + 2 * ACQUIRE_TIMEOUT >= *from {
                 text += &format!("\n    {:.2} s to {:.2} s: {}", self.at(fault.from), self.at(end), fault.what);
             }
         }

@@ -22,7 +22,12 @@ pub(crate) async fn current_version(tenant: &Tenant, credential: &str) -> String
 
 /// Returns the password of the service in the version that has the label AWSCURRENT.
 pub(crate) async fn current_password(tenant: &Tenant) -> String {
-    let secret = tenant.value("database", "AWSCURRENT").await.expect("the secret has a current version");
+    password_at(tenant, "AWSCURRENT").await
+}
+
+/// Returns the password of the service in the version that has this label.
+pub(crate) async fn password_at(tenant: &Tenant, stage: &str) -> String {
+    let secret = tenant.value("database", stage).await.expect("the secret has such a version");
     let login: Value = serde_json::from_str(&secret).expect("JSON");
     login["password"].as_str().expect("a password").to_owned()
 }
