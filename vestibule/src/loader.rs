@@ -16,7 +16,7 @@ use crate::{
     config::Config,
     credentials::all_secrets::AllSecrets,
     exit::{Exit, Fault, Phase, Report},
-    http::{self, tls::Tls},
+    http::{frame, tls::Tls},
     metrics::MetricsRegistry,
     reload_requests::ReloadRequests,
     resources::{
@@ -390,7 +390,7 @@ impl<A: Application> Loader<A> {
         };
         Ok(Generation {
             number: in_service.map_or(1, |in_service| in_service.number + 1),
-            router: http::router(A::routes().with_state(service.clone()), &config.server),
+            router: frame::router(A::routes().with_state(service.clone()), &config.server),
             service,
             in_flight,
             tls,
