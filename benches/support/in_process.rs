@@ -1,7 +1,12 @@
 //! The route without HTTP, and its statement without the route: of the framework, and of axum and sqlx alone.
 
 use super::axum_sqlx;
-use axum::{Router, body::Body, extract::Request, response::Response};
+use axum::{
+    BoxError, Router,
+    body::{Body, Bytes, HttpBody},
+    extract::Request,
+    response::Response,
+};
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 use service::{Notes, Secrets};
@@ -46,9 +51,10 @@ impl Callee {
     }
 
     /// Calls a route.
-    pub(crate) fn route<S>(service: S, path: &str) -> Self
+    pub(crate) fn route<S, B>(service: S, path: &str) -> Self
     where
-        S: Service<Request, Response = Response, Error = Infallible, Future: Send> + Clone + Send + 'static,
+        S: Service<Request, Response = Response<B>, Error = Infallible, Future: Send> + Clone + Send + 'static,
+        B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
     {
         let path = path.to_owned();
         Self(Box::new(move |left| {
@@ -58,7 +64,7 @@ impl Callee {
                     let request = Request::get(&path).body(Body::empty()).expect("a path");
                     let Ok(response) = service.call(request).await;
                     assert_eq!(response.status(), 200);
-                    axum::body::to_bytes(response.into_body(), 1024).await.expect("a body");
+                    axum::body::to_bytes(Body::new(response.into_body()), 1024).await.expect("a body");
                 }
             })
         }))

@@ -5,9 +5,10 @@
 //! the difference of the counts by the difference of the two.
 
 use axum::{
-    Json, Router,
-    body::Body,
+    BoxError, Json, Router,
+    body::{Body, Bytes, HttpBody},
     extract::{Request, State},
+    response::Response,
     routing::get,
 };
 use divan::Bencher;
@@ -56,13 +57,14 @@ async fn live() -> Live<HelloService> {
 }
 
 /// Calls the service, and reads the whole response.
-async fn call<S>(service: &mut S)
+async fn call<S, B>(service: &mut S)
 where
-    S: tower::Service<Request, Response = axum::response::Response, Error = std::convert::Infallible>,
+    S: tower::Service<Request, Response = Response<B>, Error = std::convert::Infallible>,
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
     let request = Request::new(Body::empty());
     let Ok(response) = service.call(request).await;
-    let body = axum::body::to_bytes(response.into_body(), 1024).await.expect("a body");
+    let body = axum::body::to_bytes(Body::new(response.into_body()), 1024).await.expect("a body");
     assert_eq!(body.len(), 17);
 }
 

@@ -16,7 +16,7 @@ use crate::{
     config::Config,
     credentials::all_secrets::AllSecrets,
     exit::{Exit, Fault, Phase, Report},
-    http::{self, tls::Tls},
+    http::{frame, tls::Tls},
     last_uses::LastUses,
     metrics::MetricsRegistry,
     reload_requests::ReloadRequests,
@@ -392,7 +392,7 @@ impl<A: Application> Loader<A> {
             Some(in_service) if in_service.config.server.max_in_flight == max_in_flight => in_service.in_flight.clone(),
             _ => Arc::new(Semaphore::new(max_in_flight.get() as usize)),
         };
-        let router = http::router(A::routes().with_state(service.clone()), &config.server);
+        let router = frame::router(A::routes().with_state(service.clone()), &config.server);
         Ok(Generation {
             number: in_service.map_or(1, |in_service| in_service.number + 1),
             router,

@@ -6,7 +6,7 @@ use axum::{
     body::{Body, Bytes},
     extract::Request,
     http,
-    response::{IntoResponse, Response},
+    response::IntoResponse,
 };
 use http_body::Frame;
 use std::{
@@ -22,8 +22,7 @@ use tokio::sync::OwnedSemaphorePermit;
 /// The tower service behind the public listener. It sends each request to the generation in service. The request holds
 /// that generation until the last byte of its response.
 ///
-/// A request costs a borrow of the watch channel, a clone of an `Arc`, a permit, and a box around the body:
-/// `benches/door.rs` measures it.
+/// A request costs a borrow of the watch channel, a clone of an `Arc`, and a permit: `benches/door.rs` measures it.
 pub struct Door<A: Application>(Live<A>);
 
 impl<A: Application> Door<A> {
@@ -51,7 +50,7 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<axum::BoxError>,
 {
-    type Response = Response;
+    type Response = http::Response<GuardedBody<A>>;
     type Error = Infallible;
     type Future = ResponseFuture<A>;
 
@@ -108,12 +107,12 @@ pin_project_lite::pin_project! {
 }
 
 impl<A: Application> Future for ResponseFuture<A> {
-    type Output = Result<Response, Infallible>;
+    type Output = Result<http::Response<GuardedBody<A>>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project() {
+        let (response, guard) = match self.project() {
             ResponseFutureProjection::Full => {
-                Poll::Ready(Ok(Problem::busy("too many requests are in flight; try again soon").into_response()))
+                (Problem::busy("too many requests are in flight; try again soon").into_response(), None)
             }
             ResponseFutureProjection::Routed { routed, guard, started } => {
                 let response = ready!(routed.poll(cx))?;
@@ -121,22 +120,23 @@ impl<A: Application> Future for ResponseFuture<A> {
                 if let Some(InFlightGuard { generation, .. }) = &guard {
                     generation.usage.answered(response.status().is_server_error(), started.elapsed());
                 }
-                Poll::Ready(Ok(response.map(|body| Body::new(GuardedBody { body, _guard: guard }))))
+                (response, guard)
             }
-        }
+        };
+        Poll::Ready(Ok(response.map(|body| GuardedBody { body, _guard: guard })))
     }
 }
 
 pin_project_lite::pin_project! {
-    /// A response body that holds a guard until it is dropped.
-    struct GuardedBody<G> {
+    /// The body of a response. It holds the generation and the place of its request until it is dropped.
+    pub struct GuardedBody<A: Application> {
         #[pin]
         body: Body,
-        _guard: G,
+        _guard: Option<InFlightGuard<A>>,
     }
 }
 
-impl<G> http_body::Body for GuardedBody<G> {
+impl<A: Application> http_body::Body for GuardedBody<A> {
     type Data = Bytes;
     type Error = axum::Error;
 

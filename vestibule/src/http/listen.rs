@@ -6,7 +6,10 @@ use crate::{
     exit::{Exit, Fault, Phase, Report},
     metrics::Counter,
 };
-use axum::http::Request;
+use axum::{
+    BoxError,
+    http::{Request, Response},
+};
 use axum_server::Handle;
 use hyper_util::rt::TokioTimer;
 use rustls::ServerConfig;
@@ -134,22 +137,20 @@ impl HttpServer {
 ///
 /// # Errors
 /// If the listener cannot be registered with the runtime.
-pub(crate) fn serve<T>(
+pub(crate) fn serve<T, B>(
     listener: TcpListener,
     tls: impl Fn() -> Option<Arc<ServerConfig>> + Send + Sync + 'static,
     failed: Counter,
     service: T,
 ) -> io::Result<HttpServer>
 where
-    T: tower::Service<
-            Request<hyper::body::Incoming>,
-            Response = axum::response::Response,
-            Error = std::convert::Infallible,
-        > + Clone
+    T: tower::Service<Request<hyper::body::Incoming>, Response = Response<B>, Error = std::convert::Infallible>
+        + Clone
         + Send
         + Sync
         + 'static,
     T::Future: Send,
+    B: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
     let handle = Handle::new();
     let mut server = axum_server::from_tcp(listener)?

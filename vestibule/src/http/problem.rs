@@ -5,14 +5,13 @@ mod from_errors;
 use crate::resources::{api_client::reasons, database::DatabaseUnavailable};
 use axum::{
     Json,
-    body::{Body, Bytes},
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value};
 use sqlx::error::DatabaseError;
-use std::{any::Any, borrow::Cow, error::Error, time::Duration};
+use std::{borrow::Cow, error::Error, time::Duration};
 
 const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+json");
 
@@ -253,22 +252,20 @@ fn log_database_error(error: &sqlx::Error) {
 /// The largest plain error text that becomes a detail, in bytes.
 const MAX_DETAIL: usize = 4096;
 
-/// Turns every error response into a problem: axum's own rejections are plain text, and a timeout has no body.
-pub(super) async fn unify<B>(response: Response<B>) -> Response
-where
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<axum::BoxError>,
-{
-    let response = response.map(Body::new);
+/// Returns `true` if a response is an error and no problem: axum's own rejections are plain text, and a timeout has no
+/// body.
+pub(super) fn is_other_error(response: &Response) -> bool {
     let status = response.status();
-    let is_plain_text = match response.headers().get(header::CONTENT_TYPE) {
-        Some(content_type) => content_type.as_bytes().starts_with(b"text/plain"),
-        None => true,
-    };
-    let is_error = status.is_client_error() || status.is_server_error();
-    if !is_error || !is_plain_text {
-        return response;
-    }
+    (status.is_client_error() || status.is_server_error())
+        && match response.headers().get(header::CONTENT_TYPE) {
+            Some(content_type) => content_type.as_bytes().starts_with(b"text/plain"),
+            None => true,
+        }
+}
+
+/// Turns an error response into a problem.
+pub(super) async fn unify(response: Response) -> Response {
+    let status = response.status();
     let (mut head, body) = response.into_parts();
     let text = axum::body::to_bytes(body, MAX_DETAIL).await.unwrap_or_default();
     let detail = match std::str::from_utf8(&text) {
@@ -291,14 +288,9 @@ fn default_detail(status: StatusCode) -> &'static str {
     match status {
         StatusCode::NOT_FOUND => "there is nothing at this path",
         StatusCode::METHOD_NOT_ALLOWED => "this path does not take this method; see the Allow header",
-        // The 503 of the timeout layer has no text. A 503 of a route should have one: `Problem::busy`.
+        // The 503 of the frame's timeout has no text. A 503 of a route should have one: `Problem::busy`.
         StatusCode::SERVICE_UNAVAILABLE => "the request took too long; try again soon",
         status if status.is_server_error() => "the request failed on our side",
         status => status.canonical_reason().unwrap_or("the request is wrong"),
     }
-}
-
-/// Returns the response of a request whose handler panicked. The panic hook has logged the panic.
-pub(super) fn of_panic(_: Box<dyn Any + Send + 'static>) -> axum::http::Response<Body> {
-    Problem::internal().into_response()
 }

@@ -98,7 +98,7 @@ async fn nothing_that_holds_a_credential_shows_it() {
     let request = Request::get("/panic").body(Body::empty()).unwrap();
     let response = door.call(request).await.unwrap();
     assert_eq!(response.status(), 500);
-    let body = axum::body::to_bytes(response.into_body(), 4096).await.unwrap();
+    let body = axum::body::to_bytes(Body::new(response.into_body()), 4096).await.unwrap();
     let shown = format!(
         "{generation:?} {live:?} {door:?} {:?} {} {}",
         generation.service.signer,
@@ -117,7 +117,7 @@ async fn a_response_holds_its_generation_until_its_last_byte() {
     let request = Request::get("/").body(Body::empty()).unwrap();
     let response = Door::new(live.clone()).call(request).await.unwrap();
     assert_eq!(Arc::strong_count(&generation), idle_count + 1);
-    let body = axum::body::to_bytes(response.into_body(), 4096).await.unwrap();
+    let body = axum::body::to_bytes(Body::new(response.into_body()), 4096).await.unwrap();
     assert_eq!(body, "hello");
     assert_eq!(Arc::strong_count(&generation), idle_count);
 }

@@ -114,7 +114,7 @@ async fn get_failure(failure: &str) -> (u16, HeaderMap, Value, Vec<Value>) {
     drop(guard);
     let (head, body) = answer.into_parts();
     assert_eq!(head.headers[header::CONTENT_TYPE], "application/problem+json");
-    let body: Bytes = axum::body::to_bytes(body, 4096).await.expect("a body");
+    let body: Bytes = axum::body::to_bytes(Body::new(body), 4096).await.expect("a body");
     let body = std::str::from_utf8(&body).expect("UTF-8").parse().expect("JSON");
     (head.status.as_u16(), head.headers, body, log.take())
 }
