@@ -8,6 +8,7 @@ mod metrics;
 mod own_manager;
 mod problem;
 mod revoked_version;
+mod several_resources;
 
 mod eventually;
 mod relay;
