@@ -12,7 +12,6 @@
 use axum::{Router, extract::State, routing::get};
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
-use sqlx::migrate::Migrator;
 use std::{
     io::{self, ErrorKind},
     path::PathBuf,
@@ -46,10 +45,8 @@ struct Payments {
     version: String,
 }
 
-static NO_MIGRATIONS: Migrator = Migrator::DEFAULT;
-
 impl Application for Payments {
-    const PACKAGE: Package = Package { name: "payments", version: "0.1.0", migrations: &NO_MIGRATIONS };
+    const PACKAGE: Package = Package::new("payments", "0.1.0");
     type Settings = Settings;
     type Secrets = Secrets;
 

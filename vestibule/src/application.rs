@@ -15,7 +15,7 @@ use crate::{
         api_client::{ApiClient, endpoint::ApiEndpoint},
         build_error::BuildError,
         context::LoadContext,
-        database::Database,
+        database::{Database, DatabaseSection},
         registry::{BuiltResource, ResourceKey, ResourceRegistry},
         resource::Resource,
         signer::Signer,
@@ -112,9 +112,34 @@ impl<'a, A: Application> Build<'a, A> {
     /// }
     /// ```
     pub async fn database(&self, login: &Credential<Login>) -> Result<Database, BuildError> {
-        let open = async |predecessor: Option<&Database>| Database::open(login, predecessor, self.context).await;
-        let settings = (self.context.database, self.context.request_timeout);
-        self.resource(login, &settings, open).await
+        self.open_database(self.context.databases.default(), login).await
+    }
+
+    /// Opens the database of `[databases.NAME]`, as [`database`](Self::database) opens that of `[database]`. Several
+    /// databases may share one login.
+    ///
+    /// # Errors
+    /// As [`database`](Self::database). A fault with exit code 78 if the configuration has no such section.
+    ///
+    /// ```
+    /// use vestibule::{Application, Build, BuildError, Credential, Database, credentials::Login};
+    ///
+    /// async fn reports<A: Application>(cx: &Build<'_, A>, login: &Credential<Login>) -> Result<Database, BuildError> {
+    ///     cx.database_named("reports", login).await
+    /// }
+    /// ```
+    pub async fn database_named(&self, name: &str, login: &Credential<Login>) -> Result<Database, BuildError> {
+        let section = self.context.databases.named(name).map_err(BuildError::Fault)?;
+        self.open_database(section, login).await
+    }
+
+    async fn open_database(
+        &self,
+        section: DatabaseSection<'_>,
+        login: &Credential<Login>,
+    ) -> Result<Database, BuildError> {
+        let open = async |before: Option<&Database>| Database::open(login, section, before, self.context).await;
+        self.resource(login, &(section.config, self.context.request_timeout), open).await
     }
 
     /// Returns a signer for one purpose. What it signs is void for any other purpose.

@@ -139,7 +139,6 @@ mod tests {
         testing::{Harness, MemoryManager},
     };
     use axum::Router;
-    use sqlx::migrate::Migrator;
 
     struct Nothing;
 
@@ -154,7 +153,7 @@ mod tests {
     }
 
     impl Application for Nothing {
-        const PACKAGE: Package = Package { name: "nothing", version: "0", migrations: &Migrator::DEFAULT };
+        const PACKAGE: Package = Package::new("nothing", "0");
         type Settings = ();
         type Secrets = Self;
 

@@ -1,6 +1,5 @@
 //! Several resources that are made from one credential.
 
-use crate::NO_MIGRATIONS;
 use axum::Router;
 use serde::{Deserialize, Serialize};
 use std::sync::{
@@ -57,7 +56,7 @@ struct Several {
 }
 
 impl Application for Several {
-    const PACKAGE: Package = Package { name: "several", version: "0", migrations: &NO_MIGRATIONS };
+    const PACKAGE: Package = Package::new("several", "0");
     type Settings = Settings;
     type Secrets = Secrets;
 
