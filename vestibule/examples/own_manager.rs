@@ -12,6 +12,7 @@
 use axum::{Router, extract::State, routing::get};
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use sqlx::migrate::Migrator;
 use std::{
     io::{self, ErrorKind},
     path::PathBuf,
@@ -45,8 +46,11 @@ struct Payments {
     version: String,
 }
 
+/// Migrations, so that `migrate` asks for the login of its role. A service has files for them: `package!()`.
+static MIGRATIONS: Migrator = Migrator::DEFAULT;
+
 impl Application for Payments {
-    const PACKAGE: Package = Package::new("payments", "0.1.0");
+    const PACKAGE: Package = Package { migrations: Some(&MIGRATIONS), ..Package::new("payments", "0.1.0") };
     type Settings = Settings;
     type Secrets = Secrets;
 
