@@ -20,6 +20,7 @@ mod rejected_login;
 mod reload;
 mod retry;
 mod rotation;
+mod several_databases;
 mod signing_keys;
 mod start;
 mod stop;

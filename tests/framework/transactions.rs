@@ -3,7 +3,7 @@
 use crate::SERVICE;
 use axum::{Router, response::IntoResponse};
 use devstack::{DEFAULT_TIMEOUT, Tenant, reqwest::StatusCode};
-use sqlx::{AssertSqlSafe, Connection as _, migrate::Migrator};
+use sqlx::{AssertSqlSafe, Connection as _};
 use std::{num::NonZeroU16, sync::Arc, time::Duration};
 use tokio::sync::Barrier;
 use vestibule::{
@@ -23,7 +23,7 @@ struct Accounts {
 }
 
 impl Application for Accounts {
-    const PACKAGE: Package = Package { name: "accounts", version: "0", migrations: &Migrator::DEFAULT };
+    const PACKAGE: Package = Package::new("accounts", "0");
     type Settings = ();
     type Secrets = Secrets;
 

@@ -13,7 +13,6 @@ use axum::{
 };
 use divan::Bencher;
 use serde_json::{Value, json};
-use sqlx::migrate::Migrator;
 use std::sync::Arc;
 use vestibule::testing::{Harness, MemoryManager};
 use vestibule::{Application, Build, BuildError, Live, Package, SecretSet, config::Config, http::Door};
@@ -28,10 +27,8 @@ struct HelloService;
 #[derive(SecretSet)]
 struct NoSecrets {}
 
-static NO_MIGRATIONS: Migrator = Migrator::DEFAULT;
-
 impl Application for HelloService {
-    const PACKAGE: Package = Package { name: "hello", version: "0", migrations: &NO_MIGRATIONS };
+    const PACKAGE: Package = Package::new("hello", "0");
     type Settings = ();
     type Secrets = NoSecrets;
 

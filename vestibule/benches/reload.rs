@@ -6,7 +6,6 @@
 use axum::Router;
 use divan::Bencher;
 use futures_util::future::BoxFuture;
-use sqlx::migrate::Migrator;
 use std::sync::{
     Arc, LazyLock,
     atomic::{AtomicUsize, Ordering},
@@ -92,7 +91,7 @@ impl<const N: usize> Reloads<N> {
 struct KeyService<const N: usize>;
 
 impl<const N: usize> Application for KeyService<N> {
-    const PACKAGE: Package = Package { name: "keys", version: "0", migrations: &NO_MIGRATIONS };
+    const PACKAGE: Package = Package::new("keys", "0");
     type Settings = ();
     type Secrets = Keys<N>;
 
@@ -104,8 +103,6 @@ impl<const N: usize> Application for KeyService<N> {
         Router::new()
     }
 }
-
-static NO_MIGRATIONS: Migrator = Migrator::DEFAULT;
 
 /// As many API keys as the number says. The derive cannot repeat a field.
 struct Keys<const N: usize> {

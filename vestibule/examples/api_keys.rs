@@ -3,7 +3,6 @@
 //! Its command `check --live` fetches and validates the keys.
 
 use axum::{Router, extract::State, routing::get};
-use sqlx::migrate::Migrator;
 use std::{process::ExitCode, sync::Arc};
 use vestibule::{Application, Build, BuildError, Credential, Package, SecretSet, credentials::ApiKey};
 
@@ -23,10 +22,8 @@ struct ApiKeys {
     versions: String,
 }
 
-static NO_MIGRATIONS: Migrator = Migrator::DEFAULT;
-
 impl Application for ApiKeys {
-    const PACKAGE: Package = Package { name: "api-keys", version: "0.1.0", migrations: &NO_MIGRATIONS };
+    const PACKAGE: Package = Package::new("api-keys", "0.1.0");
     type Settings = ();
     type Secrets = Secrets;
 

@@ -46,10 +46,11 @@ struct Payments {
     version: String,
 }
 
-static NO_MIGRATIONS: Migrator = Migrator::DEFAULT;
+/// Migrations, so that `migrate` asks for the login of its role. A service has files for them: `package!()`.
+static MIGRATIONS: Migrator = Migrator::DEFAULT;
 
 impl Application for Payments {
-    const PACKAGE: Package = Package { name: "payments", version: "0.1.0", migrations: &NO_MIGRATIONS };
+    const PACKAGE: Package = Package { migrations: Some(&MIGRATIONS), ..Package::new("payments", "0.1.0") };
     type Settings = Settings;
     type Secrets = Secrets;
 

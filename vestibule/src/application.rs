@@ -18,8 +18,8 @@ use crate::{
         build_error::BuildError,
         circuit_breaker::CircuitBreaker,
         context::LoadContext,
-        database::Database,
-        registry::{BuiltResource, ResourceRegistry},
+        database::{Database, DatabaseSection},
+        registry::{BuiltResource, ResourceKey, ResourceRegistry},
         resource::Resource,
         signer::Signer,
     },
@@ -32,6 +32,7 @@ use crate::{
 use axum::Router;
 use serde::Serialize;
 use std::{
+    collections::BTreeSet,
     fmt,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -80,13 +81,15 @@ pub struct Build<'a, A: Application> {
     pub secrets: &'a A::Secrets,
     context: &'a LoadContext<'a>,
     built: Mutex<ResourceRegistry>,
+    /// The keys of the resources that were asked for.
+    keys: Mutex<BTreeSet<ResourceKey>>,
     /// The credential whose resource could not be made.
     failed: Mutex<Option<Name>>,
 }
 
 impl<'a, A: Application> Build<'a, A> {
     pub(crate) fn new(settings: &'a A::Settings, secrets: &'a A::Secrets, context: &'a LoadContext<'a>) -> Self {
-        Self { settings, secrets, context, built: Mutex::default(), failed: Mutex::default() }
+        Self { settings, secrets, context, built: Mutex::default(), keys: Mutex::default(), failed: Mutex::default() }
     }
 
     /// Returns the credential whose resource could not be made.
@@ -112,9 +115,34 @@ impl<'a, A: Application> Build<'a, A> {
     /// }
     /// ```
     pub async fn database(&self, login: &Credential<Login>) -> Result<Database, BuildError> {
-        let open = async |predecessor: Option<&Database>| Database::open(login, predecessor, self.context).await;
-        let settings = (self.context.database, self.context.request_timeout);
-        self.resource(login, &settings, open).await
+        self.open_database(self.context.databases.default(), login).await
+    }
+
+    /// Opens the database of `[databases.NAME]`, as [`database`](Self::database) opens that of `[database]`. Several
+    /// databases may share one login.
+    ///
+    /// # Errors
+    /// As [`database`](Self::database). A fault with exit code 78 if the configuration has no such section.
+    ///
+    /// ```
+    /// use vestibule::{Application, Build, BuildError, Credential, Database, credentials::Login};
+    ///
+    /// async fn reports<A: Application>(cx: &Build<'_, A>, login: &Credential<Login>) -> Result<Database, BuildError> {
+    ///     cx.database_named("reports", login).await
+    /// }
+    /// ```
+    pub async fn database_named(&self, name: &str, login: &Credential<Login>) -> Result<Database, BuildError> {
+        let section = self.context.databases.named(name).map_err(BuildError::Fault)?;
+        self.open_database(section, login).await
+    }
+
+    async fn open_database(
+        &self,
+        section: DatabaseSection<'_>,
+        login: &Credential<Login>,
+    ) -> Result<Database, BuildError> {
+        let open = async |before: Option<&Database>| Database::open(login, section, before, self.context).await;
+        self.resource(login, &(section.config, self.context.request_timeout), open).await
     }
 
     /// Returns a signer for one purpose. What it signs is void for any other purpose.
@@ -238,8 +266,10 @@ impl<'a, A: Application> Build<'a, A> {
     /// Returns a resource of any other kind.
     ///
     /// While neither the credential nor `settings` changed, this is the resource in service. Otherwise it is the one
-    /// that `make` makes; `make` gets the resource in service as its predecessor. One credential makes one resource.
-    /// ARCHITECTURE.md shows a whole kind.
+    /// that `make` makes; `make` gets the resource in service as its predecessor. ARCHITECTURE.md shows a whole kind.
+    ///
+    /// One credential may make several resources. The position of a call, among those with the same credential and type,
+    /// says which resource in service is the predecessor. So make them in the same order each time.
     ///
     /// # Errors
     /// What `make` fails with.
@@ -250,21 +280,20 @@ impl<'a, A: Application> Build<'a, A> {
         make: impl AsyncFnOnce(Option<&R>) -> Result<R, BuildError>,
     ) -> Result<R, BuildError> {
         let origin = origin(credential, settings)?;
-        let in_service = self.context.in_service.and_then(|registry| registry.get::<R>(credential.name));
+        let key = self.next_key::<R>(credential.name);
+        let in_service = self.context.in_service.and_then(|registry| registry.get::<R>(key));
         let (resource, built) = match in_service {
             // Carried over as it is. If it is rejected, it stays rejected: only new versions are judged.
             Some((built, resource)) if built.origin == origin => (resource.clone(), built.clone()),
             // None is in service, or one of another origin: another version or other settings.
             predecessor => {
                 let predecessor = predecessor.map(|(_, resource)| resource);
-                self.make_once(credential.name, origin, predecessor, make).await?
+                self.make_once(key, origin, predecessor, make).await?
             }
         };
         let mut registry = self.built.lock().unwrap_or_else(PoisonError::into_inner);
-        match registry.built.insert(credential.name, built) {
-            None => Ok(resource),
-            Some(_) => Err(BuildError::bug("it makes two resources from one credential: clone the first")),
-        }
+        registry.built.insert(key, built);
+        Ok(resource)
     }
 
     /// Returns a circuit breaker for a resource that uses this version of a credential at `place`: an address, for
@@ -282,31 +311,41 @@ impl<'a, A: Application> Build<'a, A> {
 }
 
 impl<A: Application> Build<'_, A> {
+    /// Returns the key of the resource that the next call makes.
+    fn next_key<R: Resource>(&self, credential: Name) -> ResourceKey {
+        let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut key = ResourceKey::first::<R>(credential);
+        while !keys.insert(key) {
+            key.position += 1;
+        }
+        key
+    }
+
     /// Returns the resource of this origin. Makes it, unless an earlier attempt of the load has made it.
     async fn make_once<R: Resource>(
         &self,
-        name: Name,
+        key: ResourceKey,
         origin: String,
         predecessor: Option<&R>,
         make: impl AsyncFnOnce(Option<&R>) -> Result<R, BuildError>,
     ) -> Result<(R, BuiltResource), BuildError> {
-        if let Some(made) = self.made_before::<R>(name, &origin) {
+        if let Some(made) = self.made_before::<R>(key, &origin) {
             return Ok(made);
         }
         // What `make` does through this context ends by the deadline, and its errors say more than a timeout does.
-        let deadline = self.context.deadline_of(name) + BUILD_GRACE / 2;
+        let deadline = self.context.deadline_of(key.credential) + BUILD_GRACE / 2;
         let made = timeout_at(deadline, make(predecessor)).await;
-        let made = made.unwrap_or_else(|_| Err(BuildError::Fault(late(name))));
-        let resource = made.inspect_err(|_| self.record_failure(name))?;
+        let made = made.unwrap_or_else(|_| Err(BuildError::Fault(late(key.credential))));
+        let resource = made.inspect_err(|_| self.record_failure(key.credential))?;
         let built = BuiltResource { origin, resource: Arc::new(resource.clone()) };
         let mut made = self.context.made.lock().unwrap_or_else(PoisonError::into_inner);
-        made.built.insert(name, built.clone());
+        made.built.insert(key, built.clone());
         Ok((resource, built))
     }
 
-    fn made_before<R: Resource>(&self, name: Name, origin: &str) -> Option<(R, BuiltResource)> {
+    fn made_before<R: Resource>(&self, key: ResourceKey, origin: &str) -> Option<(R, BuiltResource)> {
         let made = self.context.made.lock().unwrap_or_else(PoisonError::into_inner);
-        match made.get::<R>(name) {
+        match made.get::<R>(key) {
             Some((built, resource)) if built.origin == origin => Some((resource.clone(), built.clone())),
             _ => None,
         }

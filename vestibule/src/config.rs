@@ -38,6 +38,7 @@ use extract::Mistake;
 use figment::value::Value;
 use layers::Layers;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::collections::BTreeMap;
 
 /// The settings of a service: its `[service]` section. Any type with these traits is one.
 ///
@@ -83,6 +84,8 @@ pub struct Config<T> {
     pub secrets: SecretsConfig,
     /// The `[database]` section.
     pub database: DatabaseConfig,
+    /// The `[databases.NAME]` sections: databases besides that of `[database]`.
+    pub databases: BTreeMap<String, DatabaseConfig>,
     /// The service's own `[service]` section.
     pub service: T,
 }
@@ -121,7 +124,8 @@ impl<T: ServiceSettings> Config<T> {
             }
         }
         config.use_name_of(service);
-        faults.extend(check::ids(&config.secrets, specs, &layers));
+        faults.extend(check::ids(&config.secrets, specs, &config.databases, &layers));
+        faults.extend(check::databases(&config.databases, &layers));
         faults.extend(check::listeners(&config.server, &config.admin, &layers));
         faults.extend(check::prefix(&config.secrets, &layers));
         faults.extend(check::probes(&config.secrets, &layers));
@@ -136,11 +140,16 @@ impl<T: ServiceSettings> Config<T> {
         })
     }
 
-    /// Uses the service's name for the settings that default to it.
+    /// Uses the service's name for the settings that default to it, and a section's name for its database.
     fn use_name_of(&mut self, service: &str) {
         for name in [&mut self.secrets.prefix, &mut self.database.name] {
             if name.is_empty() {
                 *name = service.to_owned();
+            }
+        }
+        for (section, database) in &mut self.databases {
+            if database.name.is_empty() {
+                database.name.clone_from(section);
             }
         }
     }

@@ -16,8 +16,7 @@
 //!
 //! ```no_run
 //! use axum::{Router, extract::State, routing::get};
-//! use sqlx::migrate::Migrator;
-//! use std::{process::ExitCode, sync::Arc};
+//! //! use std::{process::ExitCode, sync::Arc};
 //! use vestibule::{Application, Build, BuildError, Credential, Package, SecretSet, credentials::ApiKey};
 //!
 //! /// The credentials: one field per credential.
@@ -32,8 +31,8 @@
 //! }
 //!
 //! impl Application for Hello {
-//!     // A package with a folder `migrations/` writes `vestibule::package!()`.
-//!     const PACKAGE: Package = Package { name: "hello", version: "0.1.0", migrations: &Migrator::DEFAULT };
+//!     // A package writes `vestibule::package!()`, or `package!(no_migrations)`.
+//!     const PACKAGE: Package = Package::new("hello", "0.1.0");
 //!     type Settings = ();
 //!     type Secrets = Secrets;
 //!
@@ -95,7 +94,7 @@ mod trust;
 
 pub use application::{Application, Background, Build, Generation, Live};
 pub use http::{ClientCertificate, Problem};
-pub use package::Package;
+pub use package::{NamedMigrations, Package};
 pub use resources::{
     ApiClient, ApiEndpoint, BuildError, CallError, Database, DeliveryError, KeyHeader, Session, Signature, Signer,
 };

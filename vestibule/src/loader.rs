@@ -24,6 +24,7 @@ use crate::{
         breaker::{Breakers, ProbeReason},
         build_error::BuildError,
         context::LoadContext,
+        database::DatabaseSections,
         registry::ResourceRegistry,
     },
     secrets::{
@@ -366,7 +367,7 @@ impl<A: Application> Loader<A> {
         let context = LoadContext {
             package: &A::PACKAGE,
             secrets: &config.secrets,
-            database: &config.database,
+            databases: DatabaseSections::of(&A::PACKAGE, config),
             request_timeout: config.server.request_timeout,
             in_service: in_service.map(|in_service| &in_service.resources),
             made,

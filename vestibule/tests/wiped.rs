@@ -6,7 +6,6 @@
 
 use aws_lc_rs::hmac;
 use axum::Router;
-use sqlx::migrate::Migrator;
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     slice,
@@ -171,10 +170,8 @@ struct Holder {
     signer: Signer,
 }
 
-static NO_MIGRATIONS: Migrator = Migrator::DEFAULT;
-
 impl Application for Holder {
-    const PACKAGE: Package = Package { name: "holder", version: "0", migrations: &NO_MIGRATIONS };
+    const PACKAGE: Package = Package::new("holder", "0");
     type Settings = ();
     type Secrets = Secrets;
 

@@ -157,7 +157,6 @@ mod tests {
         testing::{Harness, MemoryManager},
     };
     use axum::Router;
-    use sqlx::migrate::Migrator;
 
     struct Nothing;
 
@@ -172,7 +171,7 @@ mod tests {
     }
 
     impl Application for Nothing {
-        const PACKAGE: Package = Package { name: "nothing", version: "0", migrations: &Migrator::DEFAULT };
+        const PACKAGE: Package = Package::new("nothing", "0");
         type Settings = ();
         type Secrets = Self;
 

@@ -1,6 +1,6 @@
 //! `config [--json]`: prints the effective configuration and the source of each value.
 
-use super::migrate::MIGRATOR;
+use super::migrate;
 use crate::{
     application::Application,
     bootstrap::{self, command_error::CommandError},
@@ -17,7 +17,7 @@ pub(super) fn run<A: Application>(sources: &Sources, json: bool) -> Result<(), C
         return Ok(());
     }
     let mut credentials = Vec::new();
-    for spec in AllSecrets::<A::Secrets>::specs().into_iter().chain([MIGRATOR]) {
+    for spec in AllSecrets::<A::Secrets>::specs().into_iter().chain(migrate::specs(&A::PACKAGE)) {
         if let Some(id) = config.id(&spec) {
             credentials.push(json!({
                 "name": spec.name,

@@ -1,4 +1,5 @@
-//! `migrate`: applies `migrations/` with the `migrator` credential, and grants the service's role access.
+//! `migrate`: applies the migrations of each database with its own `migrator` credential, and grants the service's role
+//! access.
 
 mod schema;
 
@@ -7,16 +8,16 @@ use crate::{
     bootstrap::{self, command_error::CommandError, manager::ManagerSetup},
     config::{Config, ServiceSettings, layers::Sources},
     credentials::login::Login,
-    exit::{Phase, Report},
+    exit::{Fault, Phase, Report},
+    package::Package,
     resources::{
-        database::{self, ConnectError},
+        database::{self, ConnectError, DatabaseSection, DatabaseSections},
         rejection::Rejection,
     },
     secrets::{
         credential::{Credential, Name},
         fetch::{self, FetchContext},
         held::HeldCredentials,
-        kind::Kind,
         regions::Regions,
         resolver::Resolver,
         set::{self, CredentialField, Resolved, SecretSet},
@@ -24,28 +25,64 @@ use crate::{
     },
     telemetry::Telemetry,
 };
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, migrate::Migrator};
 use std::collections::BTreeSet;
 use tokio::time::Instant;
 
-/// The credential that owns the tables. Only this command reads it.
-pub(super) const MIGRATOR: CredentialSpec =
-    CredentialSpec { name: "migrator", kind: Login::NAME, stages: Login::STAGES, optional: false };
+/// The credential that owns the tables of `[database]`. Only this command reads it.
+const MIGRATOR: Name = "migrator";
 
-/// The set of credentials of this command.
+/// The set of credentials of one database's migration: the one that was fetched.
 struct MigratorSecret {
     migrator: Credential<Login>,
 }
 
 impl SecretSet for MigratorSecret {
     fn specs() -> Vec<CredentialSpec> {
-        vec![MIGRATOR]
+        vec![Credential::<Login>::spec(MIGRATOR)]
     }
 
     fn resolve(resolver: &mut Resolver<'_>) -> Option<Self> {
-        let name: Name = MIGRATOR.name;
+        let name = resolver.names().next()?;
         Some(Self { migrator: CredentialField::resolve(name, resolver)? })
     }
+}
+
+/// Returns the credentials that this command reads: one for each database with migrations.
+pub(super) fn specs(package: &Package) -> Vec<CredentialSpec> {
+    let default = package.migrations.map(|_| MIGRATOR);
+    let named = package.named_migrations.iter().map(|named| named.migrator);
+    default.into_iter().chain(named).map(Credential::<Login>::spec).collect()
+}
+
+/// A database to migrate.
+struct Target<'a> {
+    section: DatabaseSection<'a>,
+    migrations: &'static Migrator,
+    migrator: CredentialSpec,
+}
+
+/// Returns the databases that have migrations, that of `[database]` first.
+///
+/// # Errors
+/// A fault for each that has no section in the configuration.
+fn targets<'a, T>(package: &'static Package, config: &'a Config<T>) -> Result<Vec<Target<'a>>, Report> {
+    let sections = DatabaseSections::of(package, config);
+    let target =
+        |section, migrator, migrations| Target { section, migrations, migrator: Credential::<Login>::spec(migrator) };
+    let mut targets = Vec::new();
+    let mut faults = Vec::new();
+    if let Some(migrations) = package.migrations {
+        targets.push(target(sections.default(), MIGRATOR, migrations));
+    }
+    for named in package.named_migrations {
+        match sections.named(named.database) {
+            Ok(section) => targets.push(target(section, named.migrator, named.migrations)),
+            Err(fault) => faults.push(fault),
+        }
+    }
+    Report::unless_clean(Phase::Config, faults)?;
+    Ok(targets)
 }
 
 pub(super) async fn run<A: Application>(
@@ -58,28 +95,41 @@ pub(super) async fn run<A: Application>(
     migrate::<A>(sources, manager, &config).await.map_err(|report| CommandError { report, format })
 }
 
+/// Migrates one database after the other. The first failure ends the command; the log has the databases that are done.
 async fn migrate<A: Application>(
     sources: &Sources,
     manager: impl ManagerSetup<A::Settings>,
     config: &Config<A::Settings>,
 ) -> Result<(), Report> {
-    let deadline = Instant::now() + config.secrets.deadline;
-    let regions = bootstrap::regions(sources, manager, config, deadline).await?;
-    let of_command = |fault| Report::of(Phase::Command, fault);
-    let mut connection = log_in(&regions, config, deadline).await?;
-
-    schema::limit_lock_waits(&mut connection, deadline).await.map_err(of_command)?;
-    schema::apply(A::PACKAGE.migrations, &mut connection).await.map_err(of_command)?;
-    let role = &config.database.access_role;
-    if !role.is_empty() {
-        schema::grant(role, &mut connection).await.map_err(of_command)?;
+    let targets = targets(&A::PACKAGE, config)?;
+    if targets.is_empty() {
+        tracing::info!("there is nothing to migrate: this binary has no migrations");
+        return Ok(());
     }
-    let _ = connection.close().await;
-    tracing::info!(
-        db.namespace = config.database.name,
-        access_role = role,
-        "all migrations of this binary are applied"
-    );
+    let regions = bootstrap::regions(sources, manager, config, Instant::now() + config.secrets.deadline).await?;
+    for target in &targets {
+        let deadline = Instant::now() + config.secrets.deadline;
+        let of_database = |fault| Report::of(Phase::Command, target.section.name_in(fault));
+        let mut connection = log_in(&regions, config, target, deadline).await?;
+        apply(target, &mut connection, deadline).await.map_err(of_database)?;
+        let _ = connection.close().await;
+        tracing::info!(
+            database = target.section.key(),
+            db.namespace = target.section.config.name,
+            access_role = target.section.config.access_role,
+            "all migrations of this binary are applied"
+        );
+    }
+    Ok(())
+}
+
+async fn apply(target: &Target<'_>, connection: &mut PgConnection, deadline: Instant) -> Result<(), Fault> {
+    schema::limit_lock_waits(connection, deadline).await?;
+    schema::apply(target.migrations, connection).await?;
+    let role = &target.section.config.access_role;
+    if !role.is_empty() {
+        schema::grant(role, connection).await?;
+    }
     Ok(())
 }
 
@@ -87,6 +137,7 @@ async fn migrate<A: Application>(
 async fn log_in<T: ServiceSettings>(
     regions: &Regions,
     config: &Config<T>,
+    target: &Target<'_>,
     deadline: Instant,
 ) -> Result<PgConnection, Report> {
     let of_command = |fault| Report::of(Phase::Command, fault);
@@ -101,21 +152,21 @@ async fn log_in<T: ServiceSettings>(
         is_start: true,
     };
     let mut specs = Vec::new();
-    if let Some(id) = config.id(&MIGRATOR) {
-        specs.push((MIGRATOR, id));
+    if let Some(id) = config.id(&target.migrator) {
+        specs.push((target.migrator, id));
     }
     let fetched = fetch::all(&context, &specs).await;
     let resolver = Resolver::new(fetched, &nothing);
     let mut resolved: Resolved<MigratorSecret> = set::resolve(resolver, &nothing).map_err(|error| error.report)?;
     loop {
         let login = &resolved.secrets.migrator;
-        let options = database::options(login, &config.database).map_err(of_command)?;
+        let options = database::options(login, target.section).map_err(of_command)?;
         let rejected = match database::connect(&options, deadline, None).await {
             Ok(connection) => return Ok(connection),
             Err(ConnectError::Rejected(error)) => Rejection::of(login, database::reason(&error)),
-            Err(ConnectError::Fault(fault)) => return Err(of_command(fault)),
+            Err(ConnectError::Fault(fault)) => return Err(of_command(target.section.name_in(fault))),
         };
-        match set::resolve_with_pending(&resolved, MIGRATOR.name, &context).await {
+        match set::resolve_with_pending(&resolved, target.migrator.name, &context).await {
             Some(with_pending) => resolved = with_pending,
             None => return Err(of_command(rejected.into_fault())),
         }

@@ -3,7 +3,7 @@
 use super::{
     layers::Layers,
     prefix,
-    settings::{AdminConfig, SecretsConfig, ServerConfig},
+    settings::{AdminConfig, DatabaseConfig, SecretsConfig, ServerConfig},
 };
 use crate::{
     exit::Fault,
@@ -12,7 +12,7 @@ use crate::{
         spec::CredentialSpec,
     },
 };
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 /// Checks the listeners, and returns every mistake.
 pub(super) fn listeners(server: &ServerConfig, admin: &AdminConfig, layers: &Layers) -> Vec<Fault> {
@@ -32,6 +32,17 @@ pub(super) fn listeners(server: &ServerConfig, admin: &AdminConfig, layers: &Lay
         ));
     }
     faults
+}
+
+/// Checks that a variable can name each database, and returns every mistake.
+pub(super) fn databases(databases: &BTreeMap<String, DatabaseConfig>, layers: &Layers) -> Vec<Fault> {
+    let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    let names = databases.keys().filter(|name| !name.chars().all(is_allowed) || name.contains("__"));
+    let faults = names.map(|name| {
+        let path = ["databases".into(), name.clone()];
+        layers.fault(&path, "expected a name of lowercase letters, digits and single _", "rename the section")
+    });
+    faults.collect()
 }
 
 /// Checks that the prefix can begin an id.
@@ -54,8 +65,15 @@ pub(super) fn probes(secrets: &SecretsConfig, layers: &Layers) -> Option<Fault> 
 }
 
 /// Checks that each id belongs to a credential, and returns every mistake.
-pub(super) fn ids(secrets: &SecretsConfig, specs: &[CredentialSpec], layers: &Layers) -> Vec<Fault> {
+pub(super) fn ids(
+    secrets: &SecretsConfig,
+    specs: &[CredentialSpec],
+    databases: &BTreeMap<String, DatabaseConfig>,
+    layers: &Layers,
+) -> Vec<Fault> {
+    let migrators: Vec<String> = databases.keys().map(|name| format!("migrator_{name}")).collect();
     let mut known: Vec<&str> = specs.iter().map(|spec| spec.name).chain(RESERVED).collect();
+    known.extend(migrators.iter().map(String::as_str));
     // Its id is `server.client_ca`.
     known.retain(|name| *name != CLIENT_CA);
     let mut faults = Vec::new();

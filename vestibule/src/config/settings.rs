@@ -194,7 +194,7 @@ pub struct AwsConfig {
     pub allow_http_endpoint: bool,
 }
 
-/// `[database]`: PostgreSQL. The host, port and name in the `database` credential win over these.
+/// `[database]`, and each `[databases.NAME]`: PostgreSQL. The host, port and name in the login win over these.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DatabaseConfig {
@@ -202,7 +202,8 @@ pub struct DatabaseConfig {
     pub host: String,
     /// The TCP port.
     pub port: NonZeroU16,
-    /// The name of the database. If it is empty, the service's name is used, unchanged. A name with dashes works, but
+    /// The name of the database. If it is empty, the service's name is used, unchanged; or the section's name, in
+    /// `[databases.NAME]`. A name with dashes works, but
     /// needs double quotes in SQL: `CREATE DATABASE "my-service"`.
     pub name: String,
     /// The user name of the login, if the credential is a bare password.

@@ -152,6 +152,30 @@ fn a_variable_that_looks_like_a_number_stays_text_if_text_is_expected() {
 }
 
 #[test]
+fn a_named_database_has_the_defaults_of_the_first_one_and_the_name_of_its_section() {
+    let folder = ConfigFolder::new("[secrets.ids]\nmigrator_reports = \"{prefix}/migrator\"\n");
+    let config = folder.load(&[("APP_DATABASES__REPORTS__HOST", "db.example")]).unwrap();
+    let expected = DatabaseConfig { host: "db.example".into(), name: "reports".into(), ..DatabaseConfig::default() };
+    assert_eq!(config.databases["reports"], expected);
+    let subjects: Vec<_> = folder.mistakes(&[]).into_iter().map(|(subject, _)| subject).collect();
+    assert_eq!(subjects, ["default.toml:2 (secrets.ids.migrator_reports)"], "without the section there is no migrator");
+}
+
+#[test]
+fn a_mistake_in_a_named_database_is_reported_with_its_place() {
+    let folder = ConfigFolder::new("[databases.reports]\nport = 70000\nhots = \"x\"\n[databases.Old-One]\n");
+    let subjects: Vec<_> = folder.mistakes(&[]).into_iter().map(|(subject, _)| subject).collect();
+    assert_eq!(
+        subjects,
+        [
+            "default.toml:2 (databases.reports.port)",
+            "default.toml:3 (databases.reports.hots)",
+            "default.toml:4 (databases.Old-One)",
+        ]
+    );
+}
+
+#[test]
 fn every_mistake_is_reported_with_its_place_and_what_is_expected() {
     let folder = ConfigFolder::new(
         "[server]\nlisten = \"nowhere\"\nlissten = \"x\"\n\n[secrets]\ndeadline = 30\nmax_stale = \"0s\"\nrevoked = [\"v1\", \"a b\"]\n\n\

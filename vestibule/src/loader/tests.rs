@@ -15,7 +15,6 @@ use crate::{
 use axum::Router;
 use futures_util::future::{BoxFuture, join_all};
 use secrecy::ExposeSecret;
-use sqlx::migrate::Migrator;
 use std::{fs, num::NonZeroU32};
 use time::OffsetDateTime;
 
@@ -82,7 +81,7 @@ impl SecretSet for PairOfSecrets {
 struct Pair;
 
 impl Application for Pair {
-    const PACKAGE: Package = Package { name: "pair", version: "0", migrations: &Migrator::DEFAULT };
+    const PACKAGE: Package = Package::new("pair", "0");
     type Settings = ();
     type Secrets = PairOfSecrets;
 

@@ -2,16 +2,12 @@
 
 use super::{
     breaker::{Breakers, ProbeReason},
+    database::DatabaseSections,
     registry::ResourceRegistry,
 };
 use crate::{
-    config::settings::{DatabaseConfig, SecretsConfig},
-    last_uses::LastUses,
-    loader::WAIT_FOR_OTHERS,
-    metrics::MetricsRegistry,
-    package::Package,
-    reload_requests::ReloadRequests,
-    secrets::credential::Name,
+    config::settings::SecretsConfig, last_uses::LastUses, loader::WAIT_FOR_OTHERS, metrics::MetricsRegistry,
+    package::Package, reload_requests::ReloadRequests, secrets::credential::Name,
 };
 use std::{
     collections::BTreeSet,
@@ -24,7 +20,7 @@ use tokio::time::Instant;
 pub(crate) struct LoadContext<'a> {
     pub(crate) package: &'a Package,
     pub(crate) secrets: &'a SecretsConfig,
-    pub(crate) database: &'a DatabaseConfig,
+    pub(crate) databases: DatabaseSections<'a>,
     /// `server.request_timeout`.
     pub(crate) request_timeout: Duration,
     /// The resources of the generation in service. `None` during a start.

@@ -15,6 +15,7 @@ mod lease;
 mod login;
 mod pool;
 mod proof;
+mod section;
 
 use super::{
     breaker::ProbeReason, build_error::BuildError, circuit_breaker::CircuitBreaker,
@@ -28,6 +29,7 @@ use login::PoolLogin;
 pub(crate) use login::{DatabaseUnavailable, options};
 use pool::Pool;
 pub(crate) use proof::{ConnectError, connect};
+pub(crate) use section::{DatabaseSection, DatabaseSections};
 use std::{fmt, sync::Arc};
 use tokio::time::{Instant, timeout_at};
 
@@ -57,17 +59,18 @@ impl Database {
     /// Proves the login. `predecessor` is the database in service: its pool goes on if the place is the same.
     pub(crate) async fn open(
         login: &Credential<Login>,
+        section: DatabaseSection<'_>,
         predecessor: Option<&Self>,
         context: &LoadContext<'_>,
     ) -> Result<Self, BuildError> {
-        let login = Arc::new(PoolLogin::new(login, context).map_err(BuildError::Fault)?);
+        let login = Arc::new(PoolLogin::new(login, section, context).map_err(BuildError::Fault)?);
         let pool = match predecessor {
             Some(Self(before)) if before.login.place() == login.place() => before.pool.clone(),
             _ => Pool::new(login.clone()),
         };
         let handle = DatabaseHandle { pool, login };
         // The connection goes back to the pool, which keeps it for this login.
-        drop(proof::prove(&handle.pool, &handle.login, context).await?);
+        drop(proof::prove(&handle.pool, &handle.login, section, context).await?);
         Ok(Self(Arc::new(handle)))
     }
 

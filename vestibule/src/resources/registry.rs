@@ -7,7 +7,7 @@ use futures_util::{
     future::{BoxFuture, join_all},
 };
 use std::{
-    any::Any,
+    any::{Any, TypeId},
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
@@ -78,8 +78,23 @@ fn caught<T>(call: impl FnOnce() -> T) -> Option<T> {
 /// The resources of one generation.
 #[derive(Default)]
 pub(crate) struct ResourceRegistry {
-    /// The resources, each under the name of its credential.
-    pub(crate) built: BTreeMap<Name, BuiltResource>,
+    pub(crate) built: BTreeMap<ResourceKey, BuiltResource>,
+}
+
+/// The place of a resource in its generation: the position of its call in `build`, among those with the same credential
+/// and type. The settings are no part of it, because a resource must find its predecessor when they change.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct ResourceKey {
+    pub(crate) credential: Name,
+    resource_type: TypeId,
+    pub(crate) position: usize,
+}
+
+impl ResourceKey {
+    /// Returns the key of the first resource of this type that is made from `credential`.
+    pub(crate) fn first<R: Resource>(credential: Name) -> Self {
+        Self { credential, resource_type: TypeId::of::<R>(), position: 0 }
+    }
 }
 
 /// A resource, and the versions and settings that it was built from.
@@ -109,15 +124,19 @@ impl ResourceRegistry {
         join_all(probes).await;
     }
 
-    /// Returns the rejections of the credentials that are rejected at this moment.
+    /// Returns the rejections of the credentials that are rejected at this moment, one for each credential.
     pub(crate) fn rejections(&self) -> Vec<Rejection> {
-        self.built.values().filter_map(|built| caught(|| built.resource.rejection())?).collect()
+        let mut rejections: Vec<Rejection> =
+            self.built.values().filter_map(|built| caught(|| built.resource.rejection())?).collect();
+        // The keys begin with the credential, so the resources of one are neighbours.
+        rejections.dedup_by_key(|rejection| rejection.credential);
+        rejections
     }
 
     /// Retires the resources that `successor` did not carry over.
     pub(crate) fn retire(&self, successor: &Self) {
-        for (name, built) in &self.built {
-            match successor.built.get(name) {
+        for (key, built) in &self.built {
+            match successor.built.get(key) {
                 Some(next) if next.origin == built.origin => (),
                 Some(next) => _ = caught(|| built.resource.retire(Some(next.resource.as_any()))),
                 None => _ = caught(|| built.resource.retire(None)),
@@ -127,23 +146,23 @@ impl ResourceRegistry {
 
     /// Returns the counts of open connections, each with the name of its credential.
     pub(crate) fn connections(&self) -> impl Iterator<Item = (Name, ConnectionCounter)> {
-        self.built.iter().filter_map(|(name, built)| Some((*name, caught(|| built.resource.connections())??)))
+        self.built.iter().filter_map(|(key, built)| Some((key.credential, caught(|| built.resource.connections())??)))
     }
 
     /// Closes all resources at the same time. A resource that takes longer than [`CLOSE_TIMEOUT`] is not waited for.
     pub(crate) async fn close(&self) {
-        let closing = self.built.iter().map(|(name, built)| async move {
+        let closing = self.built.iter().map(|(key, built)| async move {
             let close = AssertUnwindSafe(async { built.resource.close().await }).catch_unwind();
             if timeout(CLOSE_TIMEOUT, close).await.is_err() {
-                tracing::warn!(credential = name, "a resource did not close in time; stopping without it");
+                tracing::warn!(credential = key.credential, "a resource did not close in time; stopping without it");
             }
         });
         join_all(closing).await;
     }
 
-    /// Returns the resource that was built from the credential `name`, if it is an `R`.
-    pub(crate) fn get<R: Resource>(&self, name: Name) -> Option<(&BuiltResource, &R)> {
-        let built = self.built.get(name)?;
+    /// Returns the resource under `key`, if it is an `R`.
+    pub(crate) fn get<R: Resource>(&self, key: ResourceKey) -> Option<(&BuiltResource, &R)> {
+        let built = self.built.get(&key)?;
         Some((built, built.resource.as_any().downcast_ref()?))
     }
 }

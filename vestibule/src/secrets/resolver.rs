@@ -65,6 +65,11 @@ impl<'a> Resolver<'a> {
         Self { pending: Some((name, pending)), ..self }
     }
 
+    /// Returns the names of the credentials that are not resolved yet.
+    pub(crate) fn names(&self) -> impl Iterator<Item = Name> {
+        self.fetched.keys().copied()
+    }
+
     pub(crate) fn was_fetched(&self, name: Name) -> bool {
         self.fetched.contains_key(name)
     }

@@ -205,7 +205,6 @@ mod tests {
         testing::{Harness, MemoryManager},
     };
     use axum::{Router, extract::State, routing::get};
-    use sqlx::migrate::Migrator;
 
     struct Secrets {
         key: Credential<ApiKey>,
@@ -226,7 +225,7 @@ mod tests {
     }
 
     impl Application for Holding {
-        const PACKAGE: Package = Package { name: "holding", version: "0", migrations: &Migrator::DEFAULT };
+        const PACKAGE: Package = Package::new("holding", "0");
         type Settings = ();
         type Secrets = Secrets;
 

@@ -1,6 +1,6 @@
 //! The background tasks of a service, in its tests.
 
-use crate::{NO_MIGRATIONS, eventually::eventually};
+use crate::eventually::eventually;
 use axum::Router;
 use std::{
     convert::Infallible,
@@ -35,7 +35,7 @@ struct WorkingService {
 }
 
 impl Application for WorkingService {
-    const PACKAGE: Package = Package { name: "working", version: "0", migrations: &NO_MIGRATIONS };
+    const PACKAGE: Package = Package::new("working", "0");
     type Settings = bool;
     type Secrets = Secrets;
 

@@ -1,6 +1,5 @@
 //! A resource of a service's own whose methods panic or hang. It stops neither a reload nor a stop.
 
-use crate::NO_MIGRATIONS;
 use axum::Router;
 use std::{sync::Arc, time::Duration};
 use vestibule::{
@@ -46,7 +45,7 @@ struct Service {
 }
 
 impl Application for Service {
-    const PACKAGE: Package = Package { name: "faulty", version: "0", migrations: &NO_MIGRATIONS };
+    const PACKAGE: Package = Package::new("faulty", "0");
     type Settings = ();
     type Secrets = Secrets;
 

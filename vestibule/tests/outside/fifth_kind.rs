@@ -2,7 +2,6 @@
 //! replaced, rejected and closed.
 
 use crate::{
-    NO_MIGRATIONS,
     eventually::eventually,
     relay::{Relay, RelayLogin},
 };
@@ -41,7 +40,7 @@ struct Mailer {
 }
 
 impl Application for Mailer {
-    const PACKAGE: Package = Package { name: "mailer", version: "0", migrations: &NO_MIGRATIONS };
+    const PACKAGE: Package = Package::new("mailer", "0");
     type Settings = Settings;
     type Secrets = Secrets;
 

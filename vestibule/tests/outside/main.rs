@@ -8,6 +8,7 @@ mod metrics;
 mod own_manager;
 mod problem;
 mod revoked_version;
+mod several_resources;
 
 mod eventually;
 mod relay;
@@ -19,7 +20,6 @@ use axum::{
     routing::get,
 };
 use futures_util::future::BoxFuture;
-use sqlx::migrate::Migrator;
 use std::{
     sync::{
         Arc,
@@ -56,10 +56,8 @@ struct Probe {
     credentials: String,
 }
 
-static NO_MIGRATIONS: Migrator = Migrator::DEFAULT;
-
 impl Application for Probe {
-    const PACKAGE: Package = Package { name: "probe", version: "0", migrations: &NO_MIGRATIONS };
+    const PACKAGE: Package = Package::new("probe", "0");
     type Settings = ();
     type Secrets = Secrets;
 
@@ -165,7 +163,7 @@ async fn a_service_that_replaced_a_key_accepts_its_tokens_however_old_the_next_k
 struct Careless;
 
 impl Application for Careless {
-    const PACKAGE: Package = Package { name: "careless", version: "0", migrations: &NO_MIGRATIONS };
+    const PACKAGE: Package = Package::new("careless", "0");
     type Settings = ();
     type Secrets = Secrets;
 

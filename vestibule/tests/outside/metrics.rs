@@ -1,6 +1,5 @@
 //! Metrics of a service. Its generations share them.
 
-use crate::NO_MIGRATIONS;
 use axum::Router;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -32,7 +31,7 @@ struct Measured {
 }
 
 impl Application for Measured {
-    const PACKAGE: Package = Package { name: "measured", version: "0", migrations: &NO_MIGRATIONS };
+    const PACKAGE: Package = Package::new("measured", "0");
     type Settings = Settings;
     type Secrets = Secrets;
 

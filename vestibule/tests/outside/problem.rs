@@ -1,6 +1,5 @@
 //! Problems, as a client and the reader of the log see them.
 
-use crate::NO_MIGRATIONS;
 use axum::{
     Router,
     body::{Body, Bytes},
@@ -29,7 +28,7 @@ struct NoSecrets {}
 struct FailingService;
 
 impl Application for FailingService {
-    const PACKAGE: Package = Package { name: "failing", version: "0", migrations: &NO_MIGRATIONS };
+    const PACKAGE: Package = Package::new("failing", "0");
     type Settings = ();
     type Secrets = NoSecrets;
 

@@ -1,6 +1,5 @@
 //! A version that the configuration revokes.
 
-use crate::NO_MIGRATIONS;
 use axum::Router;
 use futures_util::future::BoxFuture;
 use std::sync::{
@@ -40,7 +39,7 @@ struct TwoKeys {
 }
 
 impl Application for TwoKeys {
-    const PACKAGE: Package = Package { name: "two-keys", version: "0", migrations: &NO_MIGRATIONS };
+    const PACKAGE: Package = Package::new("two-keys", "0");
     type Settings = ();
     type Secrets = Secrets;
 

@@ -22,7 +22,6 @@ use crate::{
 };
 use axum::{Router, body::Body, extract::State, http::StatusCode, response::IntoResponse};
 use serde::Serialize;
-use sqlx::migrate::Migrator;
 use std::{
     collections::VecDeque,
     num::{NonZeroU32, NonZeroUsize},
@@ -63,10 +62,8 @@ struct Settings {
     x_api_key: bool,
 }
 
-static NO_MIGRATIONS: Migrator = Migrator::DEFAULT;
-
 impl Application for CallingService {
-    const PACKAGE: Package = Package { name: "caller", version: "1", migrations: &NO_MIGRATIONS };
+    const PACKAGE: Package = Package::new("caller", "1");
     type Settings = Settings;
     type Secrets = Secrets;
 

@@ -1,7 +1,8 @@
 //! One version of a login, as the pool uses it.
 
+use super::section::DatabaseSection;
 use crate::{
-    config::settings::{DatabaseConfig, TlsMode},
+    config::settings::TlsMode,
     credentials::login::Login,
     exit::{Exit, Fault},
     resources::{circuit_breaker::CircuitBreaker, connection_counter::ConnectionCounter, context::LoadContext},
@@ -75,12 +76,16 @@ impl PoolLogin {
     ///
     /// # Errors
     /// As [`options`].
-    pub(super) fn new(login: &Credential<Login>, context: &LoadContext<'_>) -> Result<Self, Fault> {
-        let config = context.database;
+    pub(super) fn new(
+        login: &Credential<Login>,
+        section: DatabaseSection<'_>,
+        context: &LoadContext<'_>,
+    ) -> Result<Self, Fault> {
+        let config = section.config;
         let or_request_timeout = |setting: Duration| if setting.is_zero() { context.request_timeout } else { setting };
         let statement_timeout = or_request_timeout(config.statement_timeout);
         let milliseconds = |setting: Duration| setting.as_millis().clamp(1, i32::MAX as u128).to_string();
-        let options = options(login, config)?.application_name(context.package.name).options([
+        let options = options(login, section)?.application_name(context.package.name).options([
             ("statement_timeout", milliseconds(statement_timeout)),
             (
                 "idle_in_transaction_session_timeout",
@@ -145,15 +150,16 @@ fn user_at_place(options: &PgConnectOptions) -> String {
 ///
 /// # Errors
 /// A fault with exit code 78 if neither names a user.
-pub(crate) fn options(login: &Credential<Login>, config: &DatabaseConfig) -> Result<PgConnectOptions, Fault> {
+pub(crate) fn options(login: &Credential<Login>, section: DatabaseSection<'_>) -> Result<PgConnectOptions, Fault> {
+    let config = section.config;
     let username = login.username.as_deref().unwrap_or(&config.username);
     if username.is_empty() {
-        return Err(Fault::new(
+        return Err(section.name_in(Fault::new(
             Exit::Config,
             "database.username",
             format!("{} is a bare password, and no user name is configured", login.subject()),
             "set database.username, or put {\"username\": …, \"password\": …} at the manager",
-        ));
+        )));
     }
     let mode = match config.tls {
         TlsMode::Disable => PgSslMode::Disable,

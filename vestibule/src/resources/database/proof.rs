@@ -5,6 +5,7 @@ use super::{
     lease::Lease,
     login::PoolLogin,
     pool::{LOGIN_TIMEOUT, Pool},
+    section::DatabaseSection,
 };
 use crate::{
     backoff::Backoff,
@@ -20,28 +21,34 @@ use tokio::time::{Instant, timeout_at};
 pub(super) async fn prove(
     pool: &Arc<Pool>,
     login: &Arc<PoolLogin>,
+    section: DatabaseSection<'_>,
     context: &LoadContext<'_>,
 ) -> Result<Lease, BuildError> {
+    let of_section = |fault| BuildError::Fault(section.name_in(fault));
     let deadline = context.deadline_of(login.breaker.credential());
     let attempt = login.breaker.allow(context.probe_reason)?;
     let mut lease = pool.place();
-    let _permit = timeout_at(deadline, pool.login_permit()).await.map_err(|_| BuildError::Fault(unanswered()))?;
+    let _permit = timeout_at(deadline, pool.login_permit()).await.map_err(|_| of_section(unanswered()))?;
     let connected = connect(&login.options, deadline, Some(pool)).await;
     let connection = match connected {
         Ok(connection) => connection,
         Err(ConnectError::Rejected(error)) => return Err(attempt.rejected(reason(&error)).into()),
         // Dropped without a report, the attempt is inconclusive.
-        Err(ConnectError::Fault(fault)) => return Err(BuildError::Fault(fault)),
+        Err(ConnectError::Fault(fault)) => return Err(of_section(fault)),
     };
     attempt.accepted();
     lease.connect(connection, login.clone());
-    let checking = check_schema(lease.pg(), context.package);
+    let checking = check_schema(lease.pg(), section, context.package);
     let checked = timeout_at(deadline, checking).await.unwrap_or_else(|_| Err(unanswered()));
     match checked {
         // In a reload a schema that is behind only warns. Otherwise a rollout would keep old replicas from rotating.
-        Err(fault) if context.is_start() || fault.exit != Exit::Unavailable => Err(BuildError::Fault(fault)),
+        Err(fault) if context.is_start() || fault.exit != Exit::Unavailable => Err(of_section(fault)),
         Err(fault) => {
-            tracing::warn!(problem = fault.problem, "the schema is behind this binary, or could not be read");
+            tracing::warn!(
+                database = section.key(),
+                problem = fault.problem,
+                "the schema is behind this binary, or could not be read"
+            );
             Ok(lease)
         }
         Ok(()) => Ok(lease),
@@ -49,9 +56,13 @@ pub(super) async fn prove(
 }
 
 /// Checks that every migration of this binary was applied.
-async fn check_schema(connection: &mut PgConnection, package: &Package) -> Result<(), Fault> {
-    let needed: Vec<i64> = package
-        .migrations
+async fn check_schema(
+    connection: &mut PgConnection,
+    section: DatabaseSection<'_>,
+    package: &Package,
+) -> Result<(), Fault> {
+    let Some(migrations) = section.migrations else { return Ok(()) };
+    let needed: Vec<i64> = migrations
         .iter()
         .filter(|migration| !migration.migration_type.is_down_migration())
         .map(|migration| migration.version)

@@ -1,0 +1,108 @@
+//! A service with two databases (`vestibule/examples/two_databases`), and one with none.
+
+use crate::support::{launch_options::LaunchOptions, reload_status::wait_for_generation};
+use devstack::{Launch, RunningService, Signal, Stack, Tenant};
+use std::path::{Path, PathBuf};
+
+/// Returns the program of an example. `cargo test` builds it, but not if it is told to run this test alone.
+fn example(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("the path of this test");
+    let program = test.ancestors().nth(2).expect("target/<profile>/deps/<test>").join("examples").join(name);
+    assert!(program.exists(), "run `cargo build --package vestibule --examples` first");
+    program
+}
+
+fn config_of_example() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/vestibule/examples/two_databases/config"))
+}
+
+/// Two tenants. The service has the database of the first one as `[database]`, and that of the second one as `reports`.
+struct Databases {
+    orders: Tenant,
+    reports: Tenant,
+}
+
+impl Databases {
+    async fn create(label: &str) -> Self {
+        let stack = Stack::shared().await;
+        let orders = stack.tenant(label).await.expect("a tenant");
+        Self { orders, reports: stack.tenant(&format!("{label}_reports")).await.expect("a tenant") }
+    }
+
+    fn launch_without_section(&self) -> Launch {
+        Launch::with_tenant(example("two_databases"), &self.orders)
+            .without_polling()
+            .env("APP_CONFIG_DIR", config_of_example())
+            .env("APP_SECRETS__IDS__REPORTS", self.reports.id("database"))
+    }
+
+    fn launch(&self) -> Launch {
+        let address = self.reports.database();
+        self.launch_without_section()
+            .env("APP_SECRETS__IDS__MIGRATOR_REPORTS", self.reports.id("migrator"))
+            .env("APP_DATABASES__REPORTS__HOST", address.host)
+            .env("APP_DATABASES__REPORTS__PORT", address.port.to_string())
+            .env("APP_DATABASES__REPORTS__NAME", address.name)
+            .env("APP_DATABASES__REPORTS__ACCESS_ROLE", self.reports.access_role())
+            .env("APP_DATABASES__REPORTS__TLS", "disable")
+    }
+}
+
+async fn sessions(running: &RunningService<'_>) -> [i32; 2] {
+    let answer = running.get("/").await;
+    assert_eq!(answer.status(), 200);
+    answer.json().await.expect("two process ids")
+}
+
+#[tokio::test]
+async fn a_rotation_at_one_database_leaves_the_sessions_at_the_other_one() {
+    let databases = Databases::create("two").await;
+    let migrated = databases.launch().args(["migrate"]).run();
+    assert_eq!(migrated.code, Some(0), "{}", migrated.stderr);
+    let mut running = RunningService::start(databases.launch(), &databases.orders).await;
+    let [orders, reports] = sessions(&running).await;
+    let version = databases.reports.rotate("database").await.expect("a rotation");
+    running.process.signal(Signal::HUP);
+    wait_for_generation(&running, 2).await;
+    assert_eq!(running.credential("reports").await["version"], version);
+    let after = sessions(&running).await;
+    assert_eq!(after[0], orders, "the pool of [database] goes on");
+    assert_ne!(after[1], reports, "the other pool uses the session that proved the new version");
+    assert_eq!(databases.reports.rejected_logins(&databases.reports.app_role()).expect("the log"), 0);
+}
+
+#[tokio::test]
+async fn a_database_without_its_section_ends_each_command_with_the_name_of_the_section() {
+    let databases = Databases::create("no_section").await;
+    let migrated = databases.launch_without_section().args(["migrate"]).run();
+    assert_eq!(migrated.code, Some(78), "{}", migrated.stderr);
+    assert!(migrated.stderr.contains("add the section [databases.reports]"), "{}", migrated.stderr);
+    let launch = databases.launch().env("APP_DATABASES__REPORTS__HOTS", "localhost");
+    let checked = launch.args(["check"]).run();
+    assert_eq!(checked.code, Some(78), "{}", checked.stderr);
+    assert!(checked.stderr.contains("APP_DATABASES__REPORTS__HOTS"), "{}", checked.stderr);
+}
+
+#[tokio::test]
+async fn migrate_stops_at_the_first_database_that_fails_and_names_both() {
+    let databases = Databases::create("one_fails").await;
+    databases.reports.set_password(&databases.reports.migrator_role(), "sentinel-elsewhere").await.expect("it is set");
+    let migrated = databases.launch().args(["migrate"]).run();
+    assert_eq!(migrated.code, Some(77), "{}", migrated.stderr);
+    assert!(migrated.stdout.contains("\"database\":\"database\""), "the first one is done: {}", migrated.stdout);
+    assert!(migrated.stderr.contains("migrator_reports"), "{}", migrated.stderr);
+
+    // The schema of the second database is behind, and the report says which one it is.
+    let checked = databases.launch().args(["check", "--live"]).env("APP_SECRETS__DEADLINE", "5s").run();
+    assert_eq!(checked.code, Some(69), "{}", checked.stderr);
+    assert!(checked.stderr.contains("database `reports` schema"), "{}", checked.stderr);
+}
+
+#[tokio::test]
+async fn a_service_without_a_database_has_nothing_to_migrate() {
+    let tenant = Stack::shared().await.tenant("none").await.expect("a tenant");
+    let launch = || Launch::with_tenant(example("api_keys"), &tenant).env("APP_CONFIG_DIR", config_of_example());
+    let migrated = launch().args(["migrate"]).run();
+    assert_eq!(migrated.code, Some(0), "{}", migrated.stderr);
+    assert!(migrated.stdout.contains("there is nothing to migrate"), "{}", migrated.stdout);
+}
