@@ -192,7 +192,9 @@ impl Drop for Lease {
             connection.damage = None;
         }
         if !connection.is_busy && !connection.has_transaction && connection.damage.is_none() {
-            self.pool.put_back(PooledConnection { idle_since: Instant::now(), ..connection });
+            connection.idle_since = Instant::now();
+            let idle_since = connection.idle_since;
+            self.pool.put_back(connection, idle_since);
             return;
         }
         let at_end = if self.at_end == AtEnd::GiveBack { AtEnd::GiveBackIfClean } else { AtEnd::Close };
