@@ -144,11 +144,8 @@ pub(crate) fn serve<T, B>(
     service: T,
 ) -> io::Result<HttpServer>
 where
-    T: tower::Service<
-            Request<hyper::body::Incoming>,
-            Response = Response<B>,
-            Error = std::convert::Infallible,
-        > + Clone
+    T: tower::Service<Request<hyper::body::Incoming>, Response = Response<B>, Error = std::convert::Infallible>
+        + Clone
         + Send
         + Sync
         + 'static,
