@@ -1,7 +1,8 @@
 //! The cost of a request that reads one row by its key: of the example, and of the same route as axum and sqlx alone have
 //! it, with and without sqlx's ping before each use of a connection. The pools have 10 connections.
 //!
-//! `cargo bench --bench database` prints CPU times and, if there is valgrind, instructions. It measures three things:
+//! `cargo bench --bench database` prints CPU times and, if there is valgrind, instructions; with `-- instructions`, only
+//! these. It measures three things:
 //!
 //! - a request to a server with one worker thread;
 //! - the route without HTTP, on one thread;
@@ -79,14 +80,14 @@ fn main() {
         ["call", what, name, in_flight, calls] => {
             one_thread().block_on(async { callee(what, name).await.call(number(in_flight), number(calls)).await });
         }
-        _ if arguments.contains(&"--bench") => multi_thread().block_on(measure()),
+        _ if arguments.contains(&"--bench") => multi_thread().block_on(measure(arguments.contains(&"instructions"))),
         _ => println!("skipped: this is a benchmark; run `cargo bench --bench database`"),
     }
 }
 
-async fn measure() {
+async fn measure(only_instructions: bool) {
     let bench = Bench::prepare().await;
-    for in_flight in IN_FLIGHT {
+    for in_flight in IN_FLIGHT.into_iter().filter(|_| !only_instructions) {
         bench.time_servers(in_flight).await;
         for what in CALLEES {
             let arguments = ["time", what, &in_flight.to_string()];

@@ -16,7 +16,7 @@
 //!
 //! ```no_run
 //! use axum::{Router, extract::State, routing::get};
-//! //! use std::{process::ExitCode, sync::Arc};
+//! use std::{process::ExitCode, sync::Arc};
 //! use vestibule::{Application, Build, BuildError, Credential, Package, SecretSet, credentials::ApiKey};
 //!
 //! /// The credentials: one field per credential.

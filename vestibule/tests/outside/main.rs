@@ -3,6 +3,7 @@
 mod background;
 mod faulty_resource;
 mod fifth_kind;
+mod frame;
 mod memory_manager;
 mod metrics;
 mod own_manager;

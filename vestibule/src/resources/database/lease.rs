@@ -213,7 +213,9 @@ impl Drop for Lease {
             connection.damage = None;
         }
         if connection.busy_until.is_none() && !connection.has_transaction && connection.damage.is_none() {
-            self.pool.put_back(PooledConnection { idle_since: Instant::now(), ..connection });
+            let now = Instant::now();
+            connection.idle_since = now;
+            self.pool.put_back(connection, now);
             return;
         }
         let at_end = if self.at_end == AtEnd::GiveBack { AtEnd::GiveBackIfClean } else { AtEnd::Close };

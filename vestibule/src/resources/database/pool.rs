@@ -135,10 +135,11 @@ impl Pool {
 
     /// Returns a connection within `database.acquire_timeout`. `login` is that of the caller's generation.
     pub(super) async fn acquire(self: &Arc<Self>, login: &Arc<PoolLogin>) -> Result<Lease, sqlx::Error> {
-        if let Some(lease) = self.take_fresh(login) {
-            return Ok(lease);
-        }
-        match timeout(login.limits.acquire_timeout, self.wait(login)).await {
+        let taken = match self.take(login) {
+            Taken::Ready(lease) => return Ok(lease),
+            taken => taken,
+        };
+        match timeout(login.limits.acquire_timeout, self.wait(login, taken)).await {
             Ok(acquired) => acquired,
             Err(_) => Err(match self.unavailable(&self.state()) {
                 Some(unavailable) => unavailable.into(),
@@ -147,9 +148,9 @@ impl Pool {
         }
     }
 
-    async fn wait(self: &Arc<Self>, login: &Arc<PoolLogin>) -> Result<Lease, sqlx::Error> {
+    async fn wait(self: &Arc<Self>, login: &Arc<PoolLogin>, mut taken: Taken) -> Result<Lease, sqlx::Error> {
         loop {
-            match self.take(login) {
+            match taken {
                 Taken::Ready(lease) => return Ok(lease),
                 Taken::Unchecked(mut lease) => {
                     if lease.answers().await {
@@ -162,15 +163,8 @@ impl Pool {
                 Taken::Wait(receiver) => return receiver.await.map_err(|_| sqlx::Error::PoolClosed),
                 Taken::Unavailable(unavailable) => return Err(unavailable.into()),
             }
+            taken = self.take(login);
         }
-    }
-
-    /// Takes a connection that was used a moment ago, if there is one: the usual case, and the cheapest.
-    fn take_fresh(self: &Arc<Self>, login: &Arc<PoolLogin>) -> Option<Lease> {
-        let mut state = self.state();
-        let idle = state.idle_for(login);
-        let connection = idle.pop_if(|last| last.idle_since.elapsed() < MAX_UNCHECKED_IDLE)?;
-        Some(Lease::new(self.clone(), connection))
     }
 
     /// Takes a connection. If there is none, the caller joins those who wait.
@@ -200,7 +194,9 @@ impl Pool {
         let (sender, receiver) = oneshot::channel();
         if state.stage != PoolStage::Closed {
             state.waiting.push_back(sender);
-            self.work.notify_one();
+            if state.has_place() {
+                self.work.notify_one();
+            }
         }
         Taken::Wait(receiver)
     }
@@ -215,9 +211,8 @@ impl Pool {
     }
 
     /// Takes a connection back that is clean.
-    pub(super) fn put_back(self: &Arc<Self>, mut connection: PooledConnection) {
+    pub(super) fn put_back(self: &Arc<Self>, mut connection: PooledConnection, now: Instant) {
         loop {
-            let now = Instant::now();
             let mut state = self.state();
             let is_current = Arc::ptr_eq(&connection.login, &state.login);
             if !is_current && !connection.login.was_published() && !connection.login.was_discarded() {
@@ -281,7 +276,7 @@ impl Pool {
     /// Closes one connection as soon as one is idle, because the server has no other left. Returns its place.
     pub(super) async fn give_up_one(self: &Arc<Self>, deadline: Instant) -> Option<Lease> {
         let login = self.state().login.clone();
-        let mut lease = timeout_at(deadline, self.wait(&login)).await.ok()?.ok()?;
+        let mut lease = timeout_at(deadline, self.wait(&login, self.take(&login))).await.ok()?.ok()?;
         lease.disconnect().await;
         Some(lease)
     }
@@ -301,7 +296,7 @@ impl Pool {
             std::mem::take(&mut state.unpublished)
         };
         for connection in proven {
-            self.put_back(connection);
+            self.put_back(connection, Instant::now());
         }
         self.work.notify_one();
     }
@@ -311,7 +306,7 @@ impl Pool {
         login.set_discarded();
         let idle = self.state().take_idle();
         for connection in idle {
-            self.put_back(connection);
+            self.put_back(connection, Instant::now());
         }
     }
 
@@ -371,6 +366,11 @@ impl State {
     /// Returns the idle connections for a caller with this login. A login that waits for its publication has its own.
     fn idle_for(&mut self, login: &Arc<PoolLogin>) -> &mut Vec<PooledConnection> {
         if login.was_published() || Arc::ptr_eq(login, &self.login) { &mut self.idle } else { &mut self.unpublished }
+    }
+
+    /// Returns `true` if a connection can be opened in a free place, or in that of a replaced one.
+    fn has_place(&self) -> bool {
+        self.places < self.login.limits.max_connections || !self.replaced.is_empty()
     }
 
     fn want_login(&mut self) {
