@@ -107,13 +107,14 @@ fn launch(tenant: &Tenant, folder: &ConfigurationFolder) -> Launch {
     folder.launch(tenant).env("APP_SERVER__TLS", "true").env("APP_SECRETS__IDS__WEBHOOK", tenant.id("webhook"))
 }
 
-/// Returns the configuration of the service, which revokes these versions.
+/// Returns the configuration of the service, which revokes these versions. A transaction on a dead connection ends before
+/// the statements that wait for its locks.
 fn configuration(revoked: &[String]) -> String {
     format!(
         "[server]\nlisten = \"127.0.0.1:0\"\nrequest_timeout = \"{REQUEST_TIMEOUT:?}\"\n\
          [secrets]\nrefresh_every = \"7s\"\ndeadline = \"10s\"\nrevoked = {revoked:?}\n\
          [database]\nmax_connections = {MAX_CONNECTIONS}\nacquire_timeout = \"{ACQUIRE_TIMEOUT:?}\"\n\
-         statement_timeout = \"5s\"\n\
+         statement_timeout = \"5s\"\nidle_in_transaction_timeout = \"3s\"\n\
          [service]\nwebhook_timeout = \"2s\"\n"
     )
 }
