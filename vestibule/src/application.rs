@@ -75,7 +75,7 @@ pub struct Build<'a, A: Application> {
     pub settings: &'a A::Settings,
     /// The credentials, all of them.
     pub secrets: &'a A::Secrets,
-    context: &'a LoadContext<'a>,
+    pub(crate) context: &'a LoadContext<'a>,
     built: Mutex<ResourceRegistry>,
     /// The credential whose resource could not be made.
     failed: Mutex<Option<Name>>,

@@ -39,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 /// }
 /// ```
 pub struct Harness<A: Application> {
-    reloader: Arc<Reloader<A>>,
+    pub(crate) reloader: Arc<Reloader<A>>,
     /// The configuration that a signal reads.
     config: watch::Sender<Arc<Config<A::Settings>>>,
     hups: watch::Sender<u64>,
