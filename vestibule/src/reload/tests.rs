@@ -24,7 +24,7 @@ use proptest::{
     prop_oneof,
     test_runner::{Config as TestConfig, RngSeed, TestCaseError, TestError, TestRunner},
 };
-use std::{env, time::Duration};
+use std::time::Duration;
 use tokio::runtime;
 
 /// The value of a version that somebody puts.
@@ -115,9 +115,7 @@ fn run(events: &[Event], jitter: u64, signals_at_end: bool) -> Result<(), String
 #[test]
 fn no_sequence_of_events_breaks_the_rules_of_the_model() {
     let mut config = TestConfig { failure_persistence: None, max_shrink_iters: 5000, ..TestConfig::default() };
-    if env::var_os("PROPTEST_CASES").is_none() {
-        config.cases = 1000;
-    }
+    config.cases = config.cases.max(1000);
     let seed = match config.rng_seed {
         RngSeed::Fixed(seed) => seed,
         RngSeed::Random => fastrand::u64(..),
@@ -131,4 +129,15 @@ fn no_sequence_of_events_breaks_the_rules_of_the_model() {
         panic!("PROPTEST_RNG_SEED={seed}: {reason}\nthe shortest sequence that fails: {sequence:#?}");
     }
     assert!(result.is_ok(), "PROPTEST_RNG_SEED={seed}: {result:?}");
+}
+
+#[test]
+fn a_malformed_key_does_not_keep_the_pending_login_from_standing_in() {
+    let sequence = [
+        Event::Rotate(Which::Keys, Value::Malformed),
+        Event::PutPending(Which::Login, Value::Good),
+        Event::ChangePassword(Some(Stage::Pending)),
+        Event::Request,
+    ];
+    run(&sequence, 0, false).expect("the pending login replaces the rejected one");
 }

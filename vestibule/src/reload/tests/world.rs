@@ -33,7 +33,10 @@ const LONGEST_LOAD: Duration = Duration::from_secs(35);
 const QUICK_LOAD: Duration = Duration::from_secs(4);
 
 /// `secrets.refresh_every`.
-const REFRESH: Duration = Duration::from_secs(60);
+const REFRESH: Duration = Duration::from_secs(240);
+
+/// The longest pause between retries while a side does not answer.
+const LONGEST_RETRY_PAUSE: Duration = Duration::from_secs(60);
 
 /// The time for which a request waits for a login.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
@@ -272,9 +275,17 @@ impl World {
     }
 
     /// Mends both sides, and waits until the newest versions are in service. While requests come, no more than the pauses
-    /// in ARCHITECTURE.md, *The breaker*, may pass; without a signal, a poll too.
+    /// in ARCHITECTURE.md, *The breaker*, may pass; if nobody sent a signal, the interval of the poll too.
     pub(super) async fn mend_and_wait(&mut self, with_signal: bool) -> Result<(), String> {
         let mut bound = QUICK_LOAD + REQUEST_TIMEOUT;
+        let is_away = matches!(self.manager_health, Health::Away | Health::BlackHoled) && self.denied.is_empty();
+        // This signal comes too early, so that retries must bring what it asked for.
+        let with_early_signal = !with_signal && is_away;
+        if with_early_signal {
+            self.send_signal();
+            sleep(2 * LONGEST_LOAD).await;
+            self.check().await?;
+        }
         if !self.is_calm() {
             bound += LONGEST_LOAD;
         }
@@ -294,6 +305,8 @@ impl World {
         }
         if with_signal {
             self.send_signal();
+        } else if with_early_signal {
+            bound += LONGEST_RETRY_PAUSE;
         } else {
             bound += REFRESH.mul_f64(1.1);
         }
@@ -544,7 +557,10 @@ impl World {
     /// Checks the two rules for a reload: a credential with a fault stays as held only while another one is replaced that
     /// must be.
     fn check_carried_over(&self, publication: &Publication) -> Result<(), String> {
-        let was_rejected = self.was_rejected_at(&self.last.in_use[&Which::Login], publication.at);
+        // The load may have seen a rejection that is over by now.
+        let start = publication.at - publication.duration;
+        let in_service = &self.last.in_use[&Which::Login];
+        let was_rejected = [start, publication.at].iter().any(|at| self.was_rejected_at(in_service, *at));
         let must_be_replaced = |which: Which| {
             let is_revoked = !publication.revoked.is_disjoint(&self.last.fetched[&which]);
             is_revoked || (which == Which::Login && was_rejected)
