@@ -79,7 +79,7 @@ pub struct Build<'a, A: Application> {
     pub settings: &'a A::Settings,
     /// The credentials, all of them.
     pub secrets: &'a A::Secrets,
-    context: &'a LoadContext<'a>,
+    pub(crate) context: &'a LoadContext<'a>,
     built: Mutex<ResourceRegistry>,
     /// The keys of the resources that were asked for.
     keys: Mutex<BTreeSet<ResourceKey>>,

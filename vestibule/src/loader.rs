@@ -304,17 +304,18 @@ impl<A: Application> Loader<A> {
         };
         let mut unrefreshed: Vec<Unrefreshed> =
             std::mem::take(&mut resolved.carried_over).into_iter().map(Into::into).collect();
-        if !unrefreshed.is_empty() && !doubts.is_any_replaced(&resolved.credentials, context.held) {
-            let unrefreshed = doubts.add_still_rejected(unrefreshed, &resolved.credentials, context.held);
-            return Err(LoadError::of_unrefreshed(Phase::Secrets, unrefreshed));
-        }
         for rejection in &doubts.rejected {
-            if resolved.credentials.has_new_version(rejection.credential, context.held) {
+            let is_faulty = unrefreshed.iter().any(|stays| stays.name == rejection.credential);
+            if is_faulty || resolved.credentials.has_new_version(rejection.credential, context.held) {
                 continue;
             }
             if let Some(fallback) = set::resolve_with_pending(&resolved, rejection.credential, context).await {
                 resolved = fallback;
             }
+        }
+        if !unrefreshed.is_empty() && !doubts.is_any_replaced(&resolved.credentials, context.held) {
+            let unrefreshed = doubts.add_still_rejected(unrefreshed, &resolved.credentials, context.held);
+            return Err(LoadError::of_unrefreshed(Phase::Secrets, unrefreshed));
         }
         // A reload that changes no setting gets the same `Arc` as the generation in service.
         let same_config = request.in_service.is_some_and(|in_service| Arc::ptr_eq(&in_service.config, &request.config));

@@ -12,12 +12,12 @@ mod retries;
 use self::{poll::Poll, replaced::ReplacedGenerations, retries::Retries};
 use crate::{
     application::{Application, Generation},
-    config::{Config, layers::Sources},
+    config::Config,
     exit::{Phase, Report},
     loader::{FinishedLoad, LoadError, LoadOutcome, LoadRequest, Loader, RetryClass, Unrefreshed, panicked},
     reload_requests::ReloadRequest,
     resources::breaker::ProbeReason,
-    secrets::{credential::Name, fetch::ManagerStage, id::VersionId, set::SecretSet},
+    secrets::{credential::Name, fetch::ManagerStage, id::VersionId},
     status::{
         reload_record::{CarriedOver, ReloadOutcome, ReloadRecord, Trigger},
         writer::StatusWriter,
@@ -35,10 +35,14 @@ use time::OffsetDateTime;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+/// The function that reads the configuration again, for a signal.
+pub(crate) type ReadConfig<A> =
+    Box<dyn Fn() -> Result<Arc<Config<<A as Application>::Settings>>, Report> + Send + Sync>;
+
 /// The reload actor. It loads at each trigger, and nobody else publishes.
 pub(crate) struct Reloader<A: Application> {
     pub(crate) loader: Loader<A>,
-    pub(crate) sources: Sources,
+    pub(crate) read_config: ReadConfig<A>,
     pub(crate) telemetry: Telemetry,
     pub(crate) live: watch::Sender<Arc<Generation<A>>>,
     pub(crate) status: StatusWriter,
@@ -55,6 +59,15 @@ struct ActorState<A: Application> {
     replaced: ReplacedGenerations,
 }
 
+/// A reload that has ended.
+pub(crate) struct FinishedReload {
+    /// `true` if a new generation is in service, `false` if nothing changed, or the report of a reload that failed.
+    pub(crate) result: Result<bool, Report>,
+    /// The class of the retry, if one may help: the reload failed, or it published with a credential that could not be
+    /// fetched.
+    retry: Option<RetryClass>,
+}
+
 /// An event that the actor waits for.
 enum ActorEvent {
     Stop,
@@ -68,7 +81,7 @@ enum ActorEvent {
 impl<A: Application> Reloader<A> {
     /// Runs until `stopping` is cancelled. `hups` counts the signals. Any number of signals during a reload costs one
     /// further reload, and a signal during the start is not lost.
-    pub(crate) async fn run(self, hups: watch::Receiver<u64>, stopping: CancellationToken) {
+    pub(crate) async fn run(&self, hups: watch::Receiver<u64>, stopping: CancellationToken) {
         self.act(hups, &stopping).await;
         self.loader.reload_requests.close();
     }
@@ -107,7 +120,7 @@ impl<A: Application> Reloader<A> {
             let retry = tokio::select! {
                 biased;
                 () = stopping.cancelled() => return,
-                retry = self.reload(trigger, probe_reason, state.signals_covered, &in_service, &config) => retry,
+                reload = self.reload(trigger, probe_reason, state.signals_covered, &in_service, &config) => reload.retry,
             };
             requests.reload_ended();
             self.schedule(&mut state, trigger, config, retry, &in_service);
@@ -179,28 +192,30 @@ impl<A: Application> Reloader<A> {
         }
     }
 
-    fn read_config(&self, in_service: &Arc<Config<A::Settings>>) -> Result<Arc<Config<A::Settings>>, Report> {
+    /// Reads the configuration again.
+    pub(crate) fn read_config(
+        &self,
+        in_service: &Arc<Config<A::Settings>>,
+    ) -> Result<Arc<Config<A::Settings>>, Report> {
         let read = || {
-            let config = Config::load(&self.sources, A::PACKAGE.name, &A::Secrets::specs());
-            let config = config.map_err(|error| error.report)?;
+            let config = (self.read_config)()?;
             // The same `Arc` tells everybody that no setting changed.
-            Ok(if config.tree() == in_service.tree() { in_service.clone() } else { Arc::new(config) })
+            Ok(if config.tree() == in_service.tree() { in_service.clone() } else { config })
         };
         // The service's own code reads and writes its settings. A panic there must not end the reload actor.
         let read = catch_unwind(AssertUnwindSafe(read));
         read.unwrap_or_else(|_| Err(Report::of(Phase::Config, panicked())))
     }
 
-    /// Reloads once: loads, publishes if there is something new, and reports the outcome. Returns the class of the retry
-    /// if the reload failed, or if it published with a credential that could not be fetched.
-    async fn reload(
+    /// Reloads once: loads, publishes if there is something new, and reports the outcome.
+    pub(crate) async fn reload(
         &self,
         trigger: Trigger,
         probe_reason: ProbeReason,
         signals_covered: u64,
         in_service: &Arc<Generation<A>>,
         config: &Result<Arc<Config<A::Settings>>, Report>,
-    ) -> Option<RetryClass> {
+    ) -> FinishedReload {
         let (started, clock) = (OffsetDateTime::now_utc(), Instant::now());
         systemd::reloading();
         let FinishedLoad { seen, result } = match config {
@@ -213,30 +228,30 @@ impl<A: Application> Reloader<A> {
             Err(report) => FinishedLoad { seen: BTreeMap::new(), result: Err(report.clone().into()) },
         };
         let mut record = ReloadRecord::new(trigger, signals_covered, started);
-        let retry = match result {
+        let reload = match result {
             Ok(LoadOutcome::Built { generation, carried_over }) => {
                 let retry = Unrefreshed::retry_of(&carried_over);
                 record.outcome = ReloadOutcome::Published;
                 record.exit_code = exit_code_of(&carried_over);
                 record.carried_over = carried_over.into_iter().map(Into::into).collect();
                 self.publish(*generation, in_service, &seen);
-                retry
+                FinishedReload { result: Ok(true), retry }
             }
             Ok(LoadOutcome::Unchanged) => {
                 record.outcome = ReloadOutcome::Unchanged;
                 self.status.manager_stages_seen(&seen);
-                None
+                FinishedReload { result: Ok(false), retry: None }
             }
             Err(LoadError { report, retry }) => {
                 (record.error, record.exit_code) = (Some(report.to_string()), report.exit() as u8);
                 record.faults = report.faults().iter().map(|fault| (fault.subject.clone(), fault.exit)).collect();
                 self.status.manager_stages_seen(&seen);
-                Some(retry)
+                FinishedReload { result: Err(report), retry: Some(retry) }
             }
         };
         record.duration_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.report(record);
-        retry
+        reload
     }
 
     fn publish(&self, generation: Generation<A>, replaced: &Arc<Generation<A>>, seen: &BTreeMap<Name, ManagerStage>) {
@@ -335,3 +350,6 @@ async fn sleep_until(at: Option<Instant>) {
         None => std::future::pending().await,
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,6 +27,12 @@ impl Telemetry {
         Self { filter: handle }
     }
 
+    /// Makes the telemetry of a service without a process, which has no log of its own.
+    pub(crate) fn detached() -> Self {
+        let (_, filter) = reload::Layer::new(EnvFilter::default());
+        Self { filter }
+    }
+
     /// Replaces the filter. The configuration has checked it already.
     pub(crate) fn set_filter(&self, filter: &str) {
         let _ = self.filter.reload(EnvFilter::new(filter));

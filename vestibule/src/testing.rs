@@ -5,22 +5,26 @@ mod memory_manager;
 pub use memory_manager::MemoryManager;
 
 use crate::{
-    application::{Application, Background, Generation, Live},
+    application::{Application, Background, Live},
     config::Config,
     exit::Report,
-    loader::{LoadOutcome, LoadRequest, Loader},
+    loader::Loader,
+    reload::Reloader,
     resources::breaker::ProbeReason,
     secrets::source::Source,
+    status::{Status, reload_record::Trigger, writer::StatusWriter},
+    telemetry::Telemetry,
 };
 use std::{
     fmt,
     sync::{Arc, OnceLock},
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-/// A service without a process around it, for tests and benchmarks: no files, no signals, no listeners. It loads and
-/// reloads as the process does, but only when it is told to.
+/// A service without a process around it, for tests and benchmarks: no files, no listeners. It loads and reloads as the
+/// process does, but only when it is told to. [`start_reloading`](Self::start_reloading) gives it all that a process
+/// reloads by: signals, polls, retries, and rejected credentials.
 ///
 /// ```
 /// use vestibule::{Application, config::Config, exit::Report, testing::{Harness, MemoryManager}};
@@ -35,8 +39,11 @@ use tokio_util::sync::CancellationToken;
 /// }
 /// ```
 pub struct Harness<A: Application> {
-    loader: Loader<A>,
-    live: watch::Sender<Arc<Generation<A>>>,
+    pub(crate) reloader: Arc<Reloader<A>>,
+    /// The configuration that a signal reads.
+    config: watch::Sender<Arc<Config<A::Settings>>>,
+    hups: watch::Sender<u64>,
+    actor: OnceLock<JoinHandle<()>>,
     stopping: CancellationToken,
     background: OnceLock<Background<A>>,
 }
@@ -49,10 +56,58 @@ impl<A: Application> Harness<A> {
     pub async fn start(source: Arc<dyn Source>, config: Config<A::Settings>) -> Result<Self, Report> {
         let loader = Loader::new(source);
         let deadline = Instant::now() + config.secrets.deadline;
-        let first = loader.first_load(Arc::new(config), deadline).await?;
+        let started_with = Arc::new(config);
+        let first = Arc::new(loader.first_load(started_with.clone(), deadline).await?);
         first.resources.publish();
-        let live = watch::Sender::new(Arc::new(first));
-        Ok(Self { loader, live, stopping: CancellationToken::new(), background: OnceLock::new() })
+        let config = watch::Sender::new(started_with.clone());
+        let configured = config.subscribe();
+        let reloader = Reloader {
+            status: StatusWriter::new(Status::new(&A::PACKAGE, &first), &loader.metrics),
+            loader,
+            read_config: Box::new(move || Ok(configured.borrow().clone())),
+            telemetry: Telemetry::detached(),
+            live: watch::Sender::new(first),
+            started_with,
+        };
+        Ok(Self {
+            reloader: Arc::new(reloader),
+            config,
+            hups: watch::Sender::default(),
+            actor: OnceLock::new(),
+            stopping: CancellationToken::new(),
+            background: OnceLock::new(),
+        })
+    }
+
+    /// Starts the reload actor. From now on the service reloads by itself, as in a process: at a
+    /// [`signal`](Self::signal), at each poll, at retries, and if the other side rejects a credential. Does nothing if
+    /// it was started.
+    ///
+    /// ```
+    /// use vestibule::{Application, testing::{Harness, MemoryManager}};
+    ///
+    /// async fn takes_up_a_rotation<A: Application>(harness: Harness<A>, manager: &MemoryManager) {
+    ///     harness.start_reloading();
+    ///     manager.rotate("payment", "the next key");
+    ///     harness.signal();
+    ///     assert!(harness.live().changed().await);
+    /// }
+    /// ```
+    pub fn start_reloading(&self) {
+        self.actor.get_or_init(|| {
+            let (reloader, hups, stopping) = (self.reloader.clone(), self.hups.subscribe(), self.stopping.clone());
+            tokio::spawn(async move { reloader.run(hups, stopping).await })
+        });
+    }
+
+    /// Asks for a reload, as SIGHUP does. It takes place once [`start_reloading`](Self::start_reloading) was called.
+    pub fn signal(&self) {
+        self.hups.send_modify(|count| *count += 1);
+    }
+
+    /// Sets the configuration that the next signal reads, as an edited file does.
+    pub fn configure(&self, config: Config<A::Settings>) {
+        self.config.send_replace(Arc::new(config));
     }
 
     /// Starts the background tasks of the service ([`Application::background`]), as a process does before it serves. Does
@@ -77,24 +132,33 @@ impl<A: Application> Harness<A> {
 
     /// Returns a handle to the generation in service.
     pub fn live(&self) -> Live<A> {
-        Live::new(self.live.subscribe())
+        Live::new(self.reloader.live.subscribe())
     }
 
-    /// Reloads, as a signal does. Returns `true` if a new generation is in service, and `false` if nothing changed.
+    /// Reloads now, as a signal does. Returns `true` if a new generation is in service, and `false` if nothing changed.
     ///
     /// # Errors
     /// The report of a reload that fails. The generation in service stays.
+    ///
+    /// # Panics
+    /// If [`start_reloading`](Self::start_reloading) was called, because one reload runs at a time.
     pub async fn reload(&self) -> Result<bool, Report> {
-        let config = self.live.borrow().config.clone();
-        self.load(config).await
+        assert!(self.actor.get().is_none(), "the reload actor runs: use Harness::signal");
+        let in_service = self.reloader.live.borrow().clone();
+        let config = self.reloader.read_config(&in_service.config);
+        self.reloader.reload(Trigger::Signal, ProbeReason::Operator, 0, &in_service, &config).await.result
     }
 
     /// Reloads with another configuration. Returns what [`reload`](Self::reload) returns.
     ///
     /// # Errors
     /// As [`reload`](Self::reload).
+    ///
+    /// # Panics
+    /// As [`reload`](Self::reload).
     pub async fn reload_with(&self, config: Config<A::Settings>) -> Result<bool, Report> {
-        self.load(Arc::new(config)).await
+        self.configure(config);
+        self.reload().await
     }
 
     /// Stops as a process does: tells the background tasks to stop, waits for their end, and closes the resources of the
@@ -102,29 +166,17 @@ impl<A: Application> Harness<A> {
     ///
     /// # Panics
     /// If a background task does not end within `server.drain`.
-    pub async fn stop(self) {
-        let last = self.live.borrow().clone();
+    pub async fn stop(mut self) {
         self.stopping.cancel();
+        if let Some(actor) = self.actor.take() {
+            actor.await.expect("the reload actor does not panic");
+        }
+        let last = self.reloader.live.borrow().clone();
         if let Some(background) = self.background.get() {
             let joined = tokio::time::timeout(last.config.server.drain, background.join()).await;
             assert!(joined.is_ok(), "a background task did not end within server.drain");
         }
         last.resources.close().await;
-    }
-
-    async fn load(&self, config: Arc<Config<A::Settings>>) -> Result<bool, Report> {
-        let in_service = self.live.borrow().clone();
-        let deadline = Instant::now() + config.secrets.deadline;
-        let request =
-            LoadRequest { config, in_service: Some(&in_service), deadline, probe_reason: ProbeReason::Operator };
-        match self.loader.load(request).await.result {
-            Ok(LoadOutcome::Built { generation, .. }) => {
-                Arc::new(*generation).replace(&in_service, &self.live);
-                Ok(true)
-            }
-            Ok(LoadOutcome::Unchanged) => Ok(false),
-            Err(error) => Err(error.report),
-        }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
     loader::Loader,
     metrics::Counter,
     reload::Reloader,
+    secrets::set::SecretSet,
     signals::Signals,
     status::writer::StatusWriter,
     systemd,
@@ -83,15 +84,20 @@ impl<A: Application> ServingProcess<A> {
         tokio::spawn(expiry::watch(live.clone(), signals.stopping.clone()));
         let background = Background::new(live.clone(), signals.stopping.clone());
         A::background(&background);
+        let read_config = move || match Config::load(&parts.sources, A::PACKAGE.name, &A::Secrets::specs()) {
+            Ok(config) => Ok(Arc::new(config)),
+            Err(error) => Err(error.report),
+        };
         let reloader = Reloader {
             loader: parts.loader,
-            sources: parts.sources,
+            read_config: Box::new(read_config),
             telemetry: parts.telemetry,
             live: listeners.live,
             status: status.clone(),
             started_with: parts.config,
         };
-        let reloader = tokio::spawn(reloader.run(signals.hups, signals.stopping.clone()));
+        let (hups, stopping_reloads) = (signals.hups, signals.stopping.clone());
+        let reloader = tokio::spawn(async move { reloader.run(hups, stopping_reloads).await });
         Ok(Self { public, admin, reloader, live, status, background, stopping: signals.stopping })
     }
 

@@ -1,0 +1,143 @@
+//! Generated sequences of events against a model of what may be in service: versions that are put and labels that move,
+//! passwords that change, a manager and a database that do not answer, signals, requests, and time.
+//!
+//! The clock is that of tokio, and paused: it advances when nobody has anything to do. So a sequence takes milliseconds,
+//! and the database is one in memory. A failure prints the seed, and the shortest sequence that fails. The same seed
+//! makes the same sequences:
+//!
+//! ```text
+//! PROPTEST_RNG_SEED=1234 cargo test -p vestibule --lib sequence_of_events
+//! PROPTEST_CASES=100000 cargo test -p vestibule --lib sequence_of_events      more sequences
+//! ```
+
+mod fake_database;
+mod world;
+
+use self::{
+    fake_database::Health,
+    world::{Which, World},
+};
+use crate::secrets::version::Stage;
+use proptest::{
+    collection::vec,
+    prelude::{Just, Strategy, any},
+    prop_oneof,
+    test_runner::{Config as TestConfig, RngSeed, TestCaseError, TestError, TestRunner},
+};
+use std::time::Duration;
+use tokio::runtime;
+
+/// The value of a version that somebody puts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Value {
+    Good,
+    /// A login of another user. A good value of any other credential.
+    OfAnotherUser,
+    Malformed,
+    Empty,
+}
+
+/// A step of a sequence.
+#[derive(Clone, Debug)]
+enum Event {
+    Rotate(Which, Value),
+    PutPending(Which, Value),
+    /// The pending version becomes the current one, as at the end of a rotation.
+    Promote(Which),
+    /// The previous version becomes the current one again.
+    RollBack(Which),
+    RemoveLabel(Which, Stage),
+    /// The database accepts the password at this stage, or none that the manager has.
+    ChangePassword(Option<Stage>),
+    /// Both sides get a new password, as in a whole rotation.
+    RotateBoth,
+    Database(Health),
+    Manager(Health),
+    /// The manager denies access to this secret, or allows it again.
+    Deny(Which, bool),
+    /// `secrets.revoked` names the version at this stage. A signal reads it.
+    Revoke(Which, Stage),
+    /// A setting of the service changes. A signal reads it.
+    Greet(u8),
+    Signal,
+    Request,
+    Wait(Duration),
+}
+
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    let which = || prop_oneof![Just(Which::Login), Just(Which::Keys)];
+    let value = || {
+        prop_oneof![6 => Just(Value::Good), 1 => Just(Value::OfAnotherUser), 1 => Just(Value::Malformed),
+        1 => Just(Value::Empty)]
+    };
+    let stage = || prop_oneof![Just(Stage::Current), Just(Stage::Pending), Just(Stage::Previous)];
+    let health = || {
+        prop_oneof![3 => Just(Health::Up), 1 => Just(Health::Away), 1 => Just(Health::BlackHoled),
+        1 => (1..4000_u64).prop_map(|ms| Health::Slow(Duration::from_millis(ms)))]
+    };
+    let event = prop_oneof![
+        3 => (which(), value()).prop_map(|(which, value)| Event::Rotate(which, value)),
+        3 => (which(), value()).prop_map(|(which, value)| Event::PutPending(which, value)),
+        2 => which().prop_map(Event::Promote),
+        1 => which().prop_map(Event::RollBack),
+        1 => (which(), stage()).prop_map(|(which, stage)| Event::RemoveLabel(which, stage)),
+        4 => proptest::option::weighted(0.9, stage()).prop_map(Event::ChangePassword),
+        3 => Just(Event::RotateBoth),
+        2 => health().prop_map(Event::Database),
+        2 => health().prop_map(Event::Manager),
+        1 => (which(), any::<bool>()).prop_map(|(which, denied)| Event::Deny(which, denied)),
+        1 => (which(), stage()).prop_map(|(which, stage)| Event::Revoke(which, stage)),
+        1 => any::<u8>().prop_map(Event::Greet),
+        6 => Just(Event::Signal),
+        8 => Just(Event::Request),
+        4 => (1..3000_u64).prop_map(|ms| Event::Wait(Duration::from_millis(ms))),
+        4 => (3..100_u64).prop_map(|seconds| Event::Wait(Duration::from_secs(seconds))),
+    ];
+    vec(event, 1..40)
+}
+
+/// Runs one sequence, and then mends everything and waits for the newest versions. Returns the first rule that is broken.
+fn run(events: &[Event], jitter: u64, signals_at_end: bool) -> Result<(), String> {
+    // The pauses between retries are random. The same seed makes the same ones.
+    fastrand::seed(jitter);
+    let runtime = runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    runtime.expect("a runtime without I/O").block_on(async {
+        let mut world = World::start().await;
+        for event in events {
+            world.step(event).await?;
+        }
+        world.mend_and_wait(signals_at_end).await?;
+        world.stop().await;
+        Ok(())
+    })
+}
+
+#[test]
+fn no_sequence_of_events_breaks_the_rules_of_the_model() {
+    let mut config = TestConfig { failure_persistence: None, max_shrink_iters: 5000, ..TestConfig::default() };
+    config.cases = config.cases.max(1000);
+    let seed = match config.rng_seed {
+        RngSeed::Fixed(seed) => seed,
+        RngSeed::Random => fastrand::u64(..),
+    };
+    config.rng_seed = RngSeed::Fixed(seed);
+    let sequences = (events(), any::<u64>(), any::<bool>());
+    let result = TestRunner::new(config).run(&sequences, |(events, jitter, signals_at_end)| {
+        run(&events, jitter, signals_at_end).map_err(TestCaseError::fail)
+    });
+    if let Err(TestError::Fail(reason, sequence)) = result {
+        panic!("PROPTEST_RNG_SEED={seed}: {reason}\nthe shortest sequence that fails: {sequence:#?}");
+    }
+    assert!(result.is_ok(), "PROPTEST_RNG_SEED={seed}: {result:?}");
+}
+
+#[test]
+fn a_malformed_key_does_not_keep_the_pending_login_from_standing_in() {
+    let sequence = [
+        Event::Rotate(Which::Keys, Value::Malformed),
+        Event::PutPending(Which::Login, Value::Good),
+        Event::ChangePassword(Some(Stage::Pending)),
+        Event::Request,
+    ];
+    run(&sequence, 0, false).expect("the pending login replaces the rejected one");
+}

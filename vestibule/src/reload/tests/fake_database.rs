@@ -1,0 +1,220 @@
+//! A database in memory that accepts one password, the client that logs in there, and the service that has it.
+
+use crate::{
+    application::{Application, Build},
+    credentials::{login::Login, signing_keys::SigningKeys},
+    exit::{Exit, Fault},
+    package::Package,
+    reload_requests::ReloadRequests,
+    resources::{
+        breaker::{Breaker, ProbeReason},
+        build_error::BuildError,
+        rejection::Rejection,
+        resource::Resource,
+    },
+    secrets::{
+        credential::Credential, id::VersionId, kind::Kind, resolver::Resolver, set::SecretSet, spec::CredentialSpec,
+    },
+};
+use axum::Router;
+use secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
+use sqlx::migrate::Migrator;
+use std::{
+    future,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::time::{Instant, sleep, timeout};
+
+/// The state of the manager, or of the database.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Health {
+    #[default]
+    Up,
+    /// It answers that it cannot.
+    Away,
+    /// It never answers.
+    BlackHoled,
+    /// Each answer takes this time.
+    Slow(Duration),
+}
+
+/// A database that accepts one password.
+#[derive(Debug, Default)]
+pub(super) struct FakeDatabase(Mutex<DatabaseState>);
+
+#[derive(Debug, Default)]
+pub(super) struct DatabaseState {
+    pub(super) password: String,
+    pub(super) health: Health,
+    /// The log-ins that were answered, oldest first.
+    pub(super) log_ins: Vec<LogIn>,
+    /// The times at which a breaker opened.
+    pub(super) opened: Vec<Instant>,
+}
+
+#[derive(Debug)]
+pub(super) struct LogIn {
+    pub(super) at: Instant,
+    pub(super) version: VersionId,
+    pub(super) accepted: bool,
+}
+
+impl FakeDatabase {
+    pub(super) fn state(&self) -> MutexGuard<'_, DatabaseState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Logs in. Returns `None` if the database is away.
+    async fn log_in(&self, version: &VersionId, password: &str) -> Option<bool> {
+        let health = self.state().health;
+        match health {
+            Health::Up => (),
+            Health::Away => return None,
+            Health::BlackHoled => future::pending().await,
+            Health::Slow(delay) => sleep(delay).await,
+        }
+        let mut state = self.state();
+        let accepted = state.password == password;
+        state.log_ins.push(LogIn { at: Instant::now(), version: version.clone(), accepted });
+        Some(accepted)
+    }
+}
+
+/// A client of the fake database, with one version of the login.
+#[derive(Clone)]
+pub(super) struct FakeClient(Arc<ClientOfVersion>);
+
+struct ClientOfVersion {
+    database: Arc<FakeDatabase>,
+    login: Arc<Login>,
+    /// The rejection to report.
+    rejection: Rejection,
+    breaker: Arc<Breaker>,
+    reload_requests: Arc<ReloadRequests>,
+    published: AtomicBool,
+}
+
+/// The error of a log-in that did not succeed.
+pub(super) enum LogInError {
+    Rejected(Rejection),
+    Unanswered,
+}
+
+impl FakeClient {
+    async fn open(cx: &Build<'_, FakeService>) -> Result<Self, BuildError> {
+        let (login, database) = (&cx.secrets.login, &cx.settings.database);
+        cx.resource(login, &(), async |_| {
+            let origin = login.version().to_string();
+            let client = Self(Arc::new(ClientOfVersion {
+                database: database.clone(),
+                login: login.shared(),
+                rejection: Rejection::of(login, "as a wrong password"),
+                breaker: cx.context.breakers.of(&origin, cx.context.secrets.probe_every, Instant::now()),
+                reload_requests: cx.context.reload_requests.clone(),
+                published: AtomicBool::new(false),
+            }));
+            match client.log_in(cx.context.probe_reason).await {
+                Ok(()) => Ok(client),
+                Err(LogInError::Rejected(rejection)) => Err(rejection.into()),
+                Err(LogInError::Unanswered) => {
+                    Err(BuildError::Fault(Fault::new(Exit::Unavailable, "the database", "it is away", "wait")))
+                }
+            }
+        })
+        .await
+    }
+
+    /// Logs in once, if the breaker allows it. If the login is in service, a rejection requests a reload.
+    async fn log_in(&self, reason: ProbeReason) -> Result<(), LogInError> {
+        let ClientOfVersion { database, login, rejection, breaker, .. } = &*self.0;
+        let attempt = breaker.allow(reason, Instant::now()).map_err(LogInError::Rejected)?;
+        match database.log_in(&rejection.version, login.password.expose_secret()).await {
+            Some(true) => {
+                attempt.accepted();
+                Ok(())
+            }
+            Some(false) => {
+                let newly = attempt.rejected(rejection.clone(), Instant::now());
+                if newly {
+                    database.state().opened.push(Instant::now());
+                }
+                if self.0.published.load(Ordering::Acquire) {
+                    self.0.reload_requests.request_for_rejected_login(newly);
+                }
+                Err(LogInError::Rejected(rejection.clone()))
+            }
+            None => Err(LogInError::Unanswered),
+        }
+    }
+
+    /// Logs in as a request does. A log-in may take 5 s.
+    pub(super) async fn request(&self) -> Result<(), LogInError> {
+        let log_in = timeout(Duration::from_secs(5), self.log_in(ProbeReason::Scheduled));
+        log_in.await.unwrap_or(Err(LogInError::Unanswered))
+    }
+}
+
+impl Resource for FakeClient {
+    fn publish(&self) {
+        self.0.published.store(true, Ordering::Release);
+    }
+
+    fn rejection(&self) -> Option<Rejection> {
+        self.0.breaker.rejection()
+    }
+
+    async fn probe(&self, reason: ProbeReason, _: Instant) {
+        if self.rejection().is_some() {
+            let _ = self.log_in(reason).await;
+        }
+    }
+}
+
+pub(super) struct FakeSecrets {
+    login: Credential<Login>,
+    _keys: Credential<SigningKeys>,
+}
+
+impl SecretSet for FakeSecrets {
+    fn specs() -> Vec<CredentialSpec> {
+        let spec = |name, kind, stages| CredentialSpec { name, kind, stages, optional: false };
+        vec![spec("login", Login::NAME, Login::STAGES), spec("keys", SigningKeys::NAME, SigningKeys::STAGES)]
+    }
+
+    fn resolve(resolver: &mut Resolver<'_>) -> Option<Self> {
+        let (login, keys) = (resolver.resolve("login"), resolver.resolve("keys"));
+        Some(Self { login: login?, _keys: keys? })
+    }
+}
+
+/// The settings of the service, with the way to its database.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct FakeSettings {
+    pub(super) greeting: u8,
+    #[serde(skip)]
+    pub(super) database: Arc<FakeDatabase>,
+}
+
+/// A service with a login, signing keys, and a setting.
+pub(super) struct FakeService {
+    pub(super) client: FakeClient,
+}
+
+impl Application for FakeService {
+    const PACKAGE: Package = Package { name: "fake", version: "0", migrations: &Migrator::DEFAULT };
+    type Settings = FakeSettings;
+    type Secrets = FakeSecrets;
+
+    async fn build(cx: &Build<'_, Self>) -> Result<Self, BuildError> {
+        Ok(Self { client: FakeClient::open(cx).await? })
+    }
+
+    fn routes() -> Router<Arc<Self>> {
+        Router::new()
+    }
+}
