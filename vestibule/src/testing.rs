@@ -62,7 +62,7 @@ impl<A: Application> Harness<A> {
         let config = watch::Sender::new(started_with.clone());
         let configured = config.subscribe();
         let reloader = Reloader {
-            status: StatusWriter::new(Status::new(&A::PACKAGE, &first), &loader.metrics),
+            status: StatusWriter::new(Status::new(&A::PACKAGE, &first, loader.last_uses.clone()), &loader.metrics),
             loader,
             read_config: Box::new(move || Ok(configured.borrow().clone())),
             telemetry: Telemetry::detached(),

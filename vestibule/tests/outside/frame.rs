@@ -1,6 +1,5 @@
 //! The frame of every route: what becomes of a body that is too long.
 
-use crate::NO_MIGRATIONS;
 use axum::{
     Router,
     body::{Body, Bytes},
@@ -19,7 +18,7 @@ struct NoSecrets {}
 struct LengthService;
 
 impl Application for LengthService {
-    const PACKAGE: Package = Package { name: "length", version: "0", migrations: &NO_MIGRATIONS };
+    const PACKAGE: Package = Package::new("length", "0");
     type Settings = ();
     type Secrets = NoSecrets;
 

@@ -5,11 +5,8 @@ use crate::{
     credentials::{login::Login, signing_keys::SigningKeys},
     exit::{Exit, Fault},
     package::Package,
-    reload_requests::ReloadRequests,
     resources::{
-        breaker::{Breaker, ProbeReason},
-        build_error::BuildError,
-        rejection::Rejection,
+        breaker::ProbeReason, build_error::BuildError, circuit_breaker::CircuitBreaker, rejection::Rejection,
         resource::Resource,
     },
     secrets::{
@@ -19,13 +16,9 @@ use crate::{
 use axum::Router;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
-use sqlx::migrate::Migrator;
 use std::{
     future,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::time::{Instant, sleep, timeout};
@@ -92,11 +85,8 @@ pub(super) struct FakeClient(Arc<ClientOfVersion>);
 struct ClientOfVersion {
     database: Arc<FakeDatabase>,
     login: Arc<Login>,
-    /// The rejection to report.
-    rejection: Rejection,
-    breaker: Arc<Breaker>,
-    reload_requests: Arc<ReloadRequests>,
-    published: AtomicBool,
+    version: VersionId,
+    breaker: CircuitBreaker,
 }
 
 /// The error of a log-in that did not succeed.
@@ -109,16 +99,13 @@ impl FakeClient {
     async fn open(cx: &Build<'_, FakeService>) -> Result<Self, BuildError> {
         let (login, database) = (&cx.secrets.login, &cx.settings.database);
         cx.resource(login, &(), async |_| {
-            let origin = login.version().to_string();
             let client = Self(Arc::new(ClientOfVersion {
                 database: database.clone(),
                 login: login.shared(),
-                rejection: Rejection::of(login, "as a wrong password"),
-                breaker: cx.context.breakers.of(&origin, cx.context.secrets.probe_every, Instant::now()),
-                reload_requests: cx.context.reload_requests.clone(),
-                published: AtomicBool::new(false),
+                version: login.version().clone(),
+                breaker: cx.circuit_breaker(login, "the database"),
             }));
-            match client.log_in(cx.context.probe_reason).await {
+            match client.log_in(cx.probe_reason()).await {
                 Ok(()) => Ok(client),
                 Err(LogInError::Rejected(rejection)) => Err(rejection.into()),
                 Err(LogInError::Unanswered) => {
@@ -129,24 +116,20 @@ impl FakeClient {
         .await
     }
 
-    /// Logs in once, if the breaker allows it. If the login is in service, a rejection requests a reload.
+    /// Logs in once, if the breaker allows it.
     async fn log_in(&self, reason: ProbeReason) -> Result<(), LogInError> {
-        let ClientOfVersion { database, login, rejection, breaker, .. } = &*self.0;
-        let attempt = breaker.allow(reason, Instant::now()).map_err(LogInError::Rejected)?;
-        match database.log_in(&rejection.version, login.password.expose_secret()).await {
+        let ClientOfVersion { database, login, version, breaker } = &*self.0;
+        let attempt = breaker.allow(reason).map_err(LogInError::Rejected)?;
+        match database.log_in(version, login.password.expose_secret()).await {
             Some(true) => {
                 attempt.accepted();
                 Ok(())
             }
             Some(false) => {
-                let newly = attempt.rejected(rejection.clone(), Instant::now());
-                if newly {
+                if breaker.rejection().is_none() {
                     database.state().opened.push(Instant::now());
                 }
-                if self.0.published.load(Ordering::Acquire) {
-                    self.0.reload_requests.request_for_rejected_login(newly);
-                }
-                Err(LogInError::Rejected(rejection.clone()))
+                Err(LogInError::Rejected(attempt.rejected("as a wrong password")))
             }
             None => Err(LogInError::Unanswered),
         }
@@ -160,16 +143,12 @@ impl FakeClient {
 }
 
 impl Resource for FakeClient {
-    fn publish(&self) {
-        self.0.published.store(true, Ordering::Release);
-    }
-
-    fn rejection(&self) -> Option<Rejection> {
-        self.0.breaker.rejection()
+    fn circuit_breaker(&self) -> Option<&CircuitBreaker> {
+        Some(&self.0.breaker)
     }
 
     async fn probe(&self, reason: ProbeReason, _: Instant) {
-        if self.rejection().is_some() {
+        if self.0.breaker.rejection().is_some() {
             let _ = self.log_in(reason).await;
         }
     }
@@ -206,7 +185,7 @@ pub(super) struct FakeService {
 }
 
 impl Application for FakeService {
-    const PACKAGE: Package = Package { name: "fake", version: "0", migrations: &Migrator::DEFAULT };
+    const PACKAGE: Package = Package::new("fake", "0");
     type Settings = FakeSettings;
     type Secrets = FakeSecrets;
 
