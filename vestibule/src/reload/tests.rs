@@ -3,10 +3,10 @@
 //!
 //! The clock is that of tokio, and paused: it advances when nobody has anything to do. So a sequence takes milliseconds,
 //! and the database is one in memory. A failure prints the seed, and the shortest sequence that fails. The same seed
-//! makes the same sequences:
+//! makes the same sequences. Try others:
 //!
 //! ```text
-//! PROPTEST_RNG_SEED=1234 cargo test -p vestibule --lib sequence_of_events
+//! PROPTEST_RNG_SEED=$RANDOM cargo test -p vestibule --lib sequence_of_events
 //! PROPTEST_CASES=100000 cargo test -p vestibule --lib sequence_of_events      more sequences
 //! ```
 
@@ -26,6 +26,9 @@ use proptest::{
 };
 use std::time::Duration;
 use tokio::runtime;
+
+/// The seed of a run that names none. It is always the same, so that a change which lands has seen all of its sequences.
+const DEFAULT_SEED: u64 = 1;
 
 /// The value of a version that somebody puts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -118,7 +121,7 @@ fn no_sequence_of_events_breaks_the_rules_of_the_model() {
     config.cases = config.cases.max(1000);
     let seed = match config.rng_seed {
         RngSeed::Fixed(seed) => seed,
-        RngSeed::Random => fastrand::u64(..),
+        RngSeed::Random => DEFAULT_SEED,
     };
     config.rng_seed = RngSeed::Fixed(seed);
     let sequences = (events(), any::<u64>(), any::<bool>());

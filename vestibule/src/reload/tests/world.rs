@@ -503,11 +503,12 @@ impl World {
         None
     }
 
-    /// Returns true if this is the pending login, and the database accepts it.
+    /// Returns true if this is the pending login, and the service has not heard that the database rejects it: it stays
+    /// until a log-in is rejected.
     fn stands_in(&self, which: Which, held: &VersionId) -> bool {
         which == Which::Login
             && self.secrets[&which].labels.get(&Stage::Pending) == Some(held)
-            && self.is_accepted_now(held)
+            && !self.was_rejected_at(held, Instant::now())
     }
 
     /// Lets the service act, and checks the rules that hold at any time.
