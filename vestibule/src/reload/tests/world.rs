@@ -566,9 +566,11 @@ impl World {
             let is_revoked = !publication.revoked.is_disjoint(&self.last.fetched[&which]);
             is_revoked || (which == Which::Login && was_rejected)
         };
-        let is_any_replaced = Which::ALL
-            .iter()
-            .any(|which| must_be_replaced(*which) && publication.fetched[which] != self.last.fetched[which]);
+        let is_new = |which: &Which| {
+            let last = &self.last;
+            publication.fetched[which] != last.fetched[which] || publication.in_use[which] != last.in_use[which]
+        };
+        let is_any_replaced = Which::ALL.iter().any(|which| must_be_replaced(*which) && is_new(which));
         for name in &publication.carried_over {
             let is_still_rejected = *name == Which::Login.name() && was_rejected;
             if !is_still_rejected && !is_any_replaced {
@@ -600,7 +602,8 @@ impl World {
             |version: &VersionId, accepted: bool, at: Instant| *version == last.version && !accepted && in_window(at);
         let rejected =
             state.log_ins.iter().filter(|log_in| is_counted(&log_in.version, log_in.accepted, log_in.at)).count();
-        let signals = self.signals.iter().filter(|at| in_window(**at)).count().min(6);
+        // The reload of a signal begins after the one that is under way.
+        let signals = self.signals.iter().filter(|at| in_window(**at + LONGEST_LOAD) || in_window(**at)).count().min(6);
         let opened = state.opened.iter().filter(|at| in_window(**at)).count();
         let allowed = 4 + signals + opened + concurrent;
         if rejected > allowed {
