@@ -94,6 +94,17 @@ async fn a_malformed_credential_ends_with_65() {
 }
 
 #[tokio::test]
+async fn an_id_may_have_slashes_wherever_aws_takes_them() {
+    let tenant = SERVICE.migrated("slashes").await;
+    let id = format!("/{}//signing/", tenant.id("signing").split('/').next().expect("a prefix"));
+    let create = tenant.client().create_secret().name(&id).secret_string(devstack::random_key());
+    create.send().await.unwrap();
+    let launch = SERVICE.launch(&tenant).env("APP_SECRETS__IDS__SIGNING", &id);
+    let running = RunningService::start(launch, &tenant).await;
+    assert_eq!(running.credential("signing").await["id"], id);
+}
+
+#[tokio::test]
 async fn a_login_that_is_malformed_ends_with_65_names_the_field_and_shows_no_text_of_it() {
     let tenant = SERVICE.migrated("login_forms").await;
     let (password, user) = (current_password(&tenant).await, tenant.app_role());

@@ -5,7 +5,7 @@ use crate::secrets::id::SecretId;
 use figment::value::Value;
 
 /// The description of a valid prefix.
-pub(super) const EXPECTED: &str = "the start of a secret's id: letters, digits and /_+=.@-, without a / at either end";
+pub(super) const EXPECTED: &str = "the start of a secret's id: letters, digits and /_+=.@-";
 
 const PLACEHOLDER: &str = "{prefix}/";
 
@@ -14,10 +14,12 @@ pub(super) fn is_valid(prefix: &str) -> bool {
     SecretId::parse(&with_prefix(prefix, "x")).is_some()
 }
 
-/// Returns `<prefix>/<name>`, or the name if there is no prefix, as in a configuration that was not loaded.
+/// Returns `<prefix>/<name>`, or the name if there is no prefix, as in a configuration that was not loaded. A prefix may
+/// end with the slash itself.
 pub(super) fn with_prefix(prefix: &str, name: &str) -> String {
     match prefix {
         "" => name.into(),
+        prefix if prefix.ends_with('/') => format!("{prefix}{name}"),
         prefix => format!("{prefix}/{name}"),
     }
 }
@@ -43,6 +45,7 @@ pub(super) fn expand(tree: &mut Value, service: &str) {
 fn expand_id(id: &mut Value, prefix: &str) {
     if let Value::String(_, text) = id
         && let Some(name) = text.strip_prefix(PLACEHOLDER)
+        && !name.is_empty()
     {
         *text = with_prefix(prefix, name);
     }

@@ -30,6 +30,9 @@ use zeroize::Zeroizing;
 /// larger, it needs one permission fewer, and it takes a stage.
 pub struct SecretsManager {
     client: Client,
+    /// The Region that ARNs are translated to, if there are several: a replica has the name of its primary secret, and an
+    /// ARN of its own Region.
+    region_of_arns: Option<String>,
     /// Done once it is logged that the clock is wrong.
     clock_logged: Once,
 }
@@ -44,11 +47,14 @@ impl SecretsManager {
     /// must have it.
     pub async fn of_regions(aws: &AwsConfig, production: bool) -> Result<Vec<(String, Self)>, Fault> {
         let (sdk, first) = sdk::configure(aws, production).await?;
-        let mut clients = vec![(first.to_string(), Self::in_region(&sdk, first))];
-        for name in aws.regions.iter().skip(1) {
-            clients.push((name.clone(), Self::in_region(&sdk, Region::new(name.clone()))));
-        }
-        Ok(clients)
+        let mut regions = vec![first];
+        regions.extend(aws.regions.iter().skip(1).cloned().map(Region::new));
+        let has_replicas = regions.len() > 1;
+        let clients = regions.into_iter().map(|region| {
+            let name = region.to_string();
+            (name.clone(), Self::in_region(&sdk, region, if has_replicas { Some(name) } else { None }))
+        });
+        Ok(clients.collect())
     }
 
     /// Returns the fault of a start in which the platform did not name its Region in time.
@@ -56,9 +62,17 @@ impl SecretsManager {
         sdk::no_region(Exit::Deadline, "the platform did not name its Region before secrets.deadline")
     }
 
-    fn in_region(sdk: &SdkConfig, region: Region) -> Self {
+    fn in_region(sdk: &SdkConfig, region: Region, region_of_arns: Option<String>) -> Self {
         let config = aws_sdk_secretsmanager::config::Builder::from(sdk).region(region).build();
-        Self { client: Client::from_conf(config), clock_logged: Once::new() }
+        Self { client: Client::from_conf(config), region_of_arns, clock_logged: Once::new() }
+    }
+
+    /// Returns the id as this Region knows it.
+    fn id_here<'a>(&self, id: &'a SecretId) -> Cow<'a, str> {
+        match &self.region_of_arns {
+            Some(region) => in_region(id.as_str(), region),
+            None => id.as_str().into(),
+        }
     }
 
     /// Sends a request. If the manager does not accept the signature, sends it once more: from each answer the SDK
@@ -91,7 +105,7 @@ impl Source for SecretsManager {
         held: Option<&'a VersionId>,
     ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
         Box::pin(async move {
-            let request = self.client.get_secret_value().secret_id(id.as_str()).version_stage(label(stage));
+            let request = self.client.get_secret_value().secret_id(self.id_here(id)).version_stage(label(stage));
             match self.send(|| request.clone().send()).await {
                 Ok(output) => fetched(output, held),
                 Err(error) if errors::is_not_found(&error) => Ok(Fetched::Absent),
@@ -102,7 +116,7 @@ impl Source for SecretsManager {
 
     fn versions<'a>(&'a self, id: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>> {
         Box::pin(async move {
-            let request = self.client.describe_secret().secret_id(id.as_str());
+            let request = self.client.describe_secret().secret_id(self.id_here(id));
             match self.send(|| request.clone().send()).await {
                 Ok(output) => by_stage(output),
                 Err(error) if errors::is_not_found(&error) => Ok(Versions::new()),
@@ -117,6 +131,16 @@ impl Source for SecretsManager {
 
     fn remedy(&self, error: &SourceError, operation: Operation) -> Cow<'static, str> {
         remedies::remedy(error, operation).into()
+    }
+}
+
+/// Returns an ARN with another Region. A name stays as it is.
+fn in_region<'a>(id: &'a str, region: &str) -> Cow<'a, str> {
+    // arn:aws:secretsmanager:<Region>:<account>:secret:<name>
+    let parts: Vec<_> = id.splitn(5, ':').collect();
+    match parts[..] {
+        ["arn", partition, service, _, rest] => format!("arn:{partition}:{service}:{region}:{rest}").into(),
+        _ => id.into(),
     }
 }
 
@@ -167,4 +191,17 @@ fn by_stage(output: DescribeSecretOutput) -> Result<Versions, SourceError> {
         }
     }
     Ok(versions)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_arn_gets_the_region_that_is_asked_and_a_name_stays() {
+        let arn = "arn:aws-cn:secretsmanager:cn-north-1:123456789012:secret:svc/database-AbCdEf";
+        let there = "arn:aws-cn:secretsmanager:cn-northwest-1:123456789012:secret:svc/database-AbCdEf";
+        assert_eq!(in_region(arn, "cn-northwest-1"), there);
+        assert_eq!(in_region("svc/database", "cn-northwest-1"), "svc/database");
+    }
 }
