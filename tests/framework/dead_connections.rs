@@ -15,9 +15,29 @@ use devstack::{RunningService, Tenant, eventually, reqwest::StatusCode};
 use std::time::Duration;
 use tokio::{io::AsyncWriteExt, net::TcpStream};
 
-/// Starts the service behind a proxy.
-async fn start_behind<'a>(proxy: &TcpProxy, tenant: &'a Tenant) -> RunningService<'a> {
-    RunningService::start(proxy.launch(SERVICE.launch(tenant).without_polling()), tenant).await
+/// Creates a tenant with tables, and a proxy before its database.
+async fn tenant_with_proxy(label: &str) -> (Tenant, TcpProxy) {
+    let tenant = SERVICE.migrated(label).await;
+    let proxy = TcpProxy::before(&tenant).await;
+    (tenant, proxy)
+}
+
+/// Starts the service behind the proxy, and creates a note. Returns the path of the note too.
+async fn start_with_note<'a>(proxy: &TcpProxy, tenant: &'a Tenant) -> (RunningService<'a>, String) {
+    let launch = proxy.launch(SERVICE.launch(tenant).without_polling());
+    let running = RunningService::start(launch, tenant).await;
+    let note = running.create_note("a note").await;
+    (running, note)
+}
+
+/// Begins ten requests whose connections are checked, and lets their callers go away during the check.
+async fn abandon_checks(running: &RunningService<'_>, proxy: &TcpProxy, note: &str) {
+    let before = proxy.sent();
+    let mut callers = Vec::new();
+    for _ in 0..10 {
+        callers.push(begin_as_caller(running, note).await);
+    }
+    eventually("a check of each connection", async || proxy.sent() >= before + 10).await;
 }
 
 /// Opens this many connections, and waits until the pool checks them before it uses them.
@@ -46,8 +66,7 @@ async fn begin_as_caller(running: &RunningService<'_>, path: &str) -> TcpStream 
 
 #[tokio::test]
 async fn the_first_request_is_served_after_ten_idle_connections_became_a_black_hole() {
-    let tenant = SERVICE.migrated("black_hole").await;
-    let proxy = TcpProxy::before(&tenant).await;
+    let (tenant, proxy) = tenant_with_proxy("black_hole").await;
     // Shorter than the checks of all ten connections.
     let launch = SERVICE.launch(&tenant).without_polling().env("APP_DATABASE__ACQUIRE_TIMEOUT", "2s");
     let running = RunningService::start(proxy.launch(launch), &tenant).await;
@@ -63,10 +82,8 @@ async fn the_first_request_is_served_after_ten_idle_connections_became_a_black_h
 
 #[tokio::test]
 async fn no_request_fails_after_idle_connections_were_reset_or_closed() {
-    let tenant = SERVICE.migrated("reset").await;
-    let proxy = TcpProxy::before(&tenant).await;
-    let running = start_behind(&proxy, &tenant).await;
-    let note = running.create_note("a note").await;
+    let (tenant, proxy) = tenant_with_proxy("reset").await;
+    let (running, note) = start_with_note(&proxy, &tenant).await;
     for fault in [OpenFault::Reset, OpenFault::Close] {
         open_idle_connections(&running, &tenant, &note, 10).await;
         proxy.fail_open_connections(fault);
@@ -76,10 +93,8 @@ async fn no_request_fails_after_idle_connections_were_reset_or_closed() {
 
 #[tokio::test]
 async fn open_connections_serve_requests_while_new_ones_are_a_black_hole() {
-    let tenant = SERVICE.migrated("no_new").await;
-    let proxy = TcpProxy::before(&tenant).await;
-    let running = start_behind(&proxy, &tenant).await;
-    let note = running.create_note("a note").await;
+    let (tenant, proxy) = tenant_with_proxy("no_new").await;
+    let (running, note) = start_with_note(&proxy, &tenant).await;
     use_connections_at_once(&running, &tenant, &note, 3).await;
     proxy.set_new_connections(NewConnections::Swallowed);
     // More requests than connections: the pool tries to open others in vain.
@@ -93,10 +108,8 @@ async fn open_connections_serve_requests_while_new_ones_are_a_black_hole() {
 
 #[tokio::test]
 async fn slow_logins_fail_no_request_during_a_rotation() {
-    let tenant = SERVICE.migrated("slow_logins").await;
-    let proxy = TcpProxy::before(&tenant).await;
-    let mut running = start_behind(&proxy, &tenant).await;
-    let note = running.create_note("a note").await;
+    let (tenant, proxy) = tenant_with_proxy("slow_logins").await;
+    let (mut running, note) = start_with_note(&proxy, &tenant).await;
     use_connections_at_once(&running, &tenant, &note, 10).await;
     proxy.set_new_connections(NewConnections::Delayed(Duration::from_millis(300)));
     tenant.rotate("database").await.unwrap();
@@ -111,20 +124,12 @@ async fn slow_logins_fail_no_request_during_a_rotation() {
 
 #[tokio::test]
 async fn callers_that_go_away_while_their_connections_are_checked_leak_no_place() {
-    let tenant = SERVICE.migrated("checked").await;
-    let proxy = TcpProxy::before(&tenant).await;
-    let running = start_behind(&proxy, &tenant).await;
-    let note = running.create_note("a note").await;
+    let (tenant, proxy) = tenant_with_proxy("checked").await;
+    let (running, note) = start_with_note(&proxy, &tenant).await;
     for _ in 0..5 {
         open_idle_connections(&running, &tenant, &note, 10).await;
         proxy.set_latency(Duration::from_millis(100));
-        let before = proxy.sent();
-        let mut callers = Vec::new();
-        for _ in 0..10 {
-            callers.push(begin_as_caller(&running, &note).await);
-        }
-        eventually("a check of each connection", async || proxy.sent() >= before + 10).await;
-        drop(callers);
+        abandon_checks(&running, &proxy, &note).await;
         proxy.set_latency(Duration::ZERO);
         wait_until_connections_are(&tenant, 10).await;
     }
@@ -134,28 +139,18 @@ async fn callers_that_go_away_while_their_connections_are_checked_leak_no_place(
 
 #[tokio::test]
 async fn dead_connections_whose_check_was_abandoned_are_not_used() {
-    let tenant = SERVICE.migrated("abandoned").await;
-    let proxy = TcpProxy::before(&tenant).await;
-    let running = start_behind(&proxy, &tenant).await;
-    let note = running.create_note("a note").await;
+    let (tenant, proxy) = tenant_with_proxy("abandoned").await;
+    let (running, note) = start_with_note(&proxy, &tenant).await;
     open_idle_connections(&running, &tenant, &note, 10).await;
     proxy.fail_open_connections(OpenFault::Swallow);
-    let before = proxy.sent();
-    let mut callers = Vec::new();
-    for _ in 0..10 {
-        callers.push(begin_as_caller(&running, &note).await);
-    }
-    eventually("a check of each connection", async || proxy.sent() >= before + 10).await;
-    drop(callers);
+    abandon_checks(&running, &proxy, &note).await;
     assert_statuses(&get_at_once(&running, &note, 40).await, StatusCode::OK);
 }
 
 #[tokio::test]
 async fn connections_that_die_under_a_statement_give_their_places_back_when_it_would_have_ended() {
-    let tenant = SERVICE.migrated("dies_busy").await;
-    let proxy = TcpProxy::before(&tenant).await;
-    let running = start_behind(&proxy, &tenant).await;
-    let note = running.create_note("a note").await;
+    let (tenant, proxy) = tenant_with_proxy("dies_busy").await;
+    let (running, note) = start_with_note(&proxy, &tenant).await;
     let lock = TableLock::on(&tenant, "notes").await;
     let requests: Vec<_> = (0..10).map(|_| begin_get(&running, &note)).collect();
     wait_for_connections(&tenant, 10).await;

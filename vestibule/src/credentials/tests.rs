@@ -56,7 +56,7 @@ fn a_login_is_read_in_the_forms_of_rds_terraform_and_people() {
         (r#"{"username":"app","password":"p","host":"","port":"","dbname":""}"#, "app p - - -"),
         (r#"{"username":"app","password":"p","host":null,"port":null,"dbname":null}"#, "app p - - -"),
         ("\u{feff}{\"username\":\"app\",\"password\":\"p\"}", "app p - - -"),
-        ("\r\n {\"username\":\"app\",\"password\":\"p\\n\"}\n", "app p\n - - -"),
+        ("\r\n {\"username\":\"app\",\"password\":\"p\"}\n", "app p - - -"),
         (r#"{"username":"app","password":"p","host":"10.0.0.7"}"#, "app p 10.0.0.7 - -"),
         (r#"{"username":"app","password":"p","host":"[::1]:5433"}"#, "app p ::1 5433 -"),
         (r#"{"username":"app","password":"p","host":"2001:db8::1"}"#, "app p 2001:db8::1 - -"),
@@ -66,12 +66,7 @@ fn a_login_is_read_in_the_forms_of_rds_terraform_and_people() {
         ("\"", "- \" - - -"),
         ("123456", "- 123456 - - -"),
     ] {
-        // A newline in JSON belongs to the password, which the driver refuses.
-        if expected.contains('\n') {
-            assert!(parts(text).unwrap_err().contains("PostgreSQL driver"), "{text}");
-        } else {
-            assert_eq!(parts(text).as_deref(), Ok(expected), "{text}");
-        }
+        assert_eq!(parts(text).as_deref(), Ok(expected), "{text}");
     }
 }
 
@@ -100,6 +95,8 @@ fn a_login_that_is_refused_names_the_field_and_never_its_text() {
         ("sentinel\n".to_owned(), "newline at its end"),
         ("sentinel\r".to_owned(), "newline at its end"),
         ("sentinel\u{1f600}".to_owned(), "PostgreSQL driver"),
+        // In JSON, a newline belongs to the password.
+        (r#"{"username":"app","password":"sentinel\n"}"#.to_owned(), "PostgreSQL driver"),
         ("\"sentinel\"".to_owned(), "the JSON of a login"),
         ("[\"sentinel\"]".to_owned(), "the JSON of a login"),
         ("eyJ1c2VybmFtZSI6InNlbnRpbmVsIn0=".to_owned(), "the JSON of a login"),

@@ -20,7 +20,15 @@ use crate::secrets::{kind::Malformed, shape};
 /// assert_eq!(key("\u{feff}abc\n"), Ok("abc"));
 /// assert!(key("{\"key\": \"abc\"}").is_err());
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+///
+/// It cannot be printed:
+///
+/// ```compile_fail
+/// fn print(text: vestibule::credentials::ValueText<'_>) {
+///     println!("{text:?}");
+/// }
+/// ```
+#[derive(Clone, Copy)]
 pub enum ValueText<'a> {
     /// Text that starts like a JSON object. It is one, or the value is malformed.
     Json(&'a str),

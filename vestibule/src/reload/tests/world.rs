@@ -1,5 +1,9 @@
-//! The world around the service, the model of what may be in service, and the rules.
+//! The world around the service, and what the model knows of it.
 
+mod rules;
+mod secret;
+
+use self::secret::ModelSecret;
 use super::{
     Event, Value,
     fake_database::{FakeDatabase, FakeService, FakeSettings, Health},
@@ -7,17 +11,12 @@ use super::{
 use crate::{
     application::Generation,
     config::Config,
-    secrets::{
-        id::VersionId,
-        source::SourceError,
-        version::{Stage, Versions},
-    },
+    secrets::{id::VersionId, source::SourceError, version::Stage},
     testing::{Harness, MemoryManager},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    mem,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -67,59 +66,6 @@ impl Which {
             Self::Login => &[Stage::Current, Stage::Pending],
             Self::Keys => &[Stage::Current],
         }
-    }
-}
-
-/// A secret as the manager has it.
-#[derive(Default)]
-struct ModelSecret {
-    /// The value of each version, and its password.
-    versions: BTreeMap<VersionId, (Value, String)>,
-    labels: Versions,
-    /// The time at which a version lost the label of a stage.
-    lost: BTreeMap<(Stage, VersionId), Instant>,
-}
-
-impl ModelSecret {
-    fn set_label(&mut self, stage: Stage, version: Option<VersionId>) {
-        let before = match version {
-            Some(version) => self.labels.insert(stage, version),
-            None => self.labels.remove(&stage),
-        };
-        if let Some(before) = before {
-            self.lost.insert((stage, before), Instant::now());
-        }
-    }
-
-    /// Makes a version current. The one before it becomes the previous one.
-    fn make_current(&mut self, version: VersionId) {
-        let before = self.labels.get(&Stage::Current).cloned();
-        if before.as_ref() == Some(&version) {
-            return;
-        }
-        self.set_label(Stage::Current, Some(version));
-        if before.is_some() {
-            self.set_label(Stage::Previous, before);
-        }
-    }
-
-    /// Returns the version at a stage, if it is well formed and not revoked.
-    fn usable(&self, stage: Stage, revoked: &BTreeSet<VersionId>) -> Option<&VersionId> {
-        let version = self.labels.get(&stage)?;
-        let is_usable = self.is_well_formed(version) && !revoked.contains(version);
-        if is_usable { Some(version) } else { None }
-    }
-
-    fn is_well_formed(&self, version: &VersionId) -> bool {
-        matches!(self.versions[version].0, Value::Good | Value::OfAnotherUser)
-    }
-
-    /// Returns true if the version had one of these labels at some time from `start` on.
-    fn had_label(&self, version: &VersionId, stages: &[Stage], start: Instant) -> bool {
-        stages.iter().any(|stage| {
-            let has = self.labels.get(stage) == Some(version);
-            has || self.lost.get(&(*stage, version.clone())).is_some_and(|lost| *lost >= start)
-        })
     }
 }
 
@@ -509,107 +455,6 @@ impl World {
         which == Which::Login
             && self.secrets[&which].labels.get(&Stage::Pending) == Some(held)
             && !self.was_rejected_at(held, Instant::now())
-    }
-
-    /// Lets the service act, and checks the rules that hold at any time.
-    async fn check(&mut self) -> Result<(), String> {
-        sleep(Duration::from_millis(10)).await;
-        self.note_faults();
-        let publications = mem::take(&mut *self.publications.lock().unwrap());
-        for publication in publications {
-            self.check_publication(&publication)
-                .map_err(|broken| format!("generation {}: {broken}", publication.number))?;
-            self.last = publication;
-        }
-        if self.harness.live().generation().number != self.last.number {
-            return Err("a generation was published that nobody saw".into());
-        }
-        self.check_log_ins()
-    }
-
-    fn check_publication(&self, publication: &Publication) -> Result<(), String> {
-        if publication.number != self.last.number + 1 {
-            return Err(format!("it follows {}", self.last.number));
-        }
-        let start = publication.at - publication.duration;
-        for which in Which::ALL {
-            let (secret, version) = (&self.secrets[&which], &publication.in_use[&which]);
-            let is_new = *version != self.last.in_use[&which];
-            let is_carried_over = publication.carried_over.contains(which.name());
-            if is_new && is_carried_over {
-                return Err(format!("{which:?} is new, and named as carried over"));
-            }
-            if !is_carried_over && !secret.had_label(version, which.stages(), start) {
-                return Err(format!("{which:?} is {version}, which is neither current nor pending"));
-            }
-            if is_new && !secret.is_well_formed(version) {
-                return Err(format!("{which:?} is {version}, which is malformed"));
-            }
-            if is_new && publication.revoked.contains(version) {
-                return Err(format!("{which:?} is {version}, which is revoked"));
-            }
-            if is_new && which == Which::Login && !self.was_accepted(version, start) {
-                return Err(format!("the login is {version}, which was not proven"));
-            }
-        }
-        self.check_carried_over(publication)
-    }
-
-    /// Checks the two rules for a reload: a credential with a fault stays as held only while another one is replaced that
-    /// must be.
-    fn check_carried_over(&self, publication: &Publication) -> Result<(), String> {
-        // The load may have seen a rejection that is over by now.
-        let start = publication.at - publication.duration;
-        let in_service = &self.last.in_use[&Which::Login];
-        let was_rejected = [start, publication.at].iter().any(|at| self.was_rejected_at(in_service, *at));
-        let must_be_replaced = |which: Which| {
-            let is_revoked = !publication.revoked.is_disjoint(&self.last.fetched[&which]);
-            is_revoked || (which == Which::Login && was_rejected)
-        };
-        let is_new = |which: &Which| {
-            let last = &self.last;
-            publication.fetched[which] != last.fetched[which] || publication.in_use[which] != last.in_use[which]
-        };
-        let is_any_replaced = Which::ALL.iter().any(|which| must_be_replaced(*which) && is_new(which));
-        for name in &publication.carried_over {
-            let is_still_rejected = *name == Which::Login.name() && was_rejected;
-            if !is_still_rejected && !is_any_replaced {
-                return Err(format!("{name} stays as held, and nothing was replaced that must be"));
-            }
-        }
-        Ok(())
-    }
-
-    fn was_accepted(&self, login: &VersionId, since: Instant) -> bool {
-        let state = self.database.state();
-        state.log_ins.iter().any(|log_in| log_in.version == *login && log_in.accepted && log_in.at >= since)
-    }
-
-    fn was_rejected_at(&self, login: &VersionId, at: Instant) -> bool {
-        let state = self.database.state();
-        let last = state.log_ins.iter().rfind(|log_in| log_in.version == *login && log_in.at <= at);
-        last.is_some_and(|last| !last.accepted)
-    }
-
-    /// Checks that a rejected version is tried four times a minute at most, apart from the operators' tries and from those
-    /// that follow the first rejection of the version in service.
-    fn check_log_ins(&self) -> Result<(), String> {
-        let concurrent = if self.is_calm() { 0 } else { 2 };
-        let state = self.database.state();
-        let Some(last) = state.log_ins.last() else { return Ok(()) };
-        let in_window = |at: Instant| last.at - at < Duration::from_secs(60) && at <= last.at;
-        let is_counted =
-            |version: &VersionId, accepted: bool, at: Instant| *version == last.version && !accepted && in_window(at);
-        let rejected =
-            state.log_ins.iter().filter(|log_in| is_counted(&log_in.version, log_in.accepted, log_in.at)).count();
-        // The reload of a signal begins after the one that is under way.
-        let signals = self.signals.iter().filter(|at| in_window(**at + LONGEST_LOAD) || in_window(**at)).count().min(6);
-        let opened = state.opened.iter().filter(|at| in_window(**at)).count();
-        let allowed = 4 + signals + opened + concurrent;
-        if rejected > allowed {
-            return Err(format!("{} was rejected {rejected} times in a minute, and not {allowed}", last.version));
-        }
-        Ok(())
     }
 }
 

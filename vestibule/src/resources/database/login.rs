@@ -3,15 +3,17 @@
 use super::section::DatabaseSection;
 use crate::{
     config::settings::TlsMode,
-    credentials::login::Login,
+    credentials::{certificate::Certificate, login::Login},
     exit::{Exit, Fault},
     resources::{circuit_breaker::CircuitBreaker, connection_counter::ConnectionCounter, context::LoadContext},
     secrets::credential::Credential,
 };
+use rustls::pki_types::{CertificateDer, pem::PemObject};
 use secrecy::ExposeSecret;
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use std::{
-    io,
+    fs, io,
+    path::Path,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -177,8 +179,54 @@ pub(crate) fn options(login: &Credential<Login>, section: DatabaseSection<'_>) -
         .password(login.password.expose_secret())
         .ssl_mode(mode);
     if config.tls_root_cert.as_os_str().is_empty() {
-        Ok(options)
-    } else {
-        Ok(options.ssl_root_cert(&config.tls_root_cert))
+        return Ok(options);
+    }
+    check_root_cert(&config.tls_root_cert)?;
+    Ok(options.ssl_root_cert(&config.tls_root_cert))
+}
+
+/// Checks that the driver will see every certificate of this file: it leaves out what it cannot read. The driver itself
+/// reports a file that is not there.
+///
+/// # Errors
+/// A fault with exit code 78 if a part of the file would be left out.
+fn check_root_cert(path: &Path) -> Result<(), Fault> {
+    let Ok(text) = fs::read_to_string(path) else { return Ok(()) };
+    let seen = CertificateDer::pem_slice_iter(text.as_bytes()).filter(Result::is_ok).count();
+    let problem = match Certificate::parse_all(&text, "certificates in PEM and nothing else, each block whole") {
+        Ok(all) if all.len() == seen => return Ok(()),
+        Ok(_) => "a newline is missing between two of its certificates".to_owned(),
+        Err(malformed) => malformed.to_string(),
+    };
+    let subject = format!("database.tls_root_cert = {}", path.display());
+    Err(Fault::new(Exit::Config, subject, problem, "correct the file: a PEM file with the certificates of authorities"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_of_authorities_must_be_one_that_the_driver_reads_whole() {
+        let authority = |name: &str| rcgen::generate_simple_self_signed([name.to_owned()]).unwrap().cert.pem();
+        let (one, other) = (authority("one"), authority("other"));
+        let path = std::env::temp_dir().join(format!("authorities-{}.pem", uuid::Uuid::new_v4()));
+        for (text, problem) in [
+            (format!("{one}{other}"), None),
+            (format!("# the first\n{one}\n{other}"), None),
+            (format!("{}{other}", one.trim()), Some("a newline is missing")),
+            (format!("{one}{}", other.replacen("-----END", "----END", 1)), Some("certificates in PEM")),
+            ("nothing".to_owned(), Some("certificates in PEM")),
+        ] {
+            fs::write(&path, &text).unwrap();
+            let fault = check_root_cert(&path).err();
+            match (problem, &fault) {
+                (None, None) => (),
+                (Some(problem), Some(fault)) => assert!(fault.problem.contains(problem), "{}", fault.problem),
+                _ => panic!("{text}"),
+            }
+        }
+        fs::remove_file(&path).unwrap();
+        assert!(check_root_cert(&path).is_ok(), "the driver reports it");
     }
 }
