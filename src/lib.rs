@@ -23,7 +23,7 @@ use axum::{
 use outbox::Webhook;
 use serde::{Deserialize, Serialize};
 use std::{num::NonZeroU16, sync::Arc, time::Duration};
-use vestibule::{Application, Background, Build, BuildError, Database, Package, Signer, config};
+use vestibule::{Application, Background, Build, BuildError, ConfigSection, Database, Package, Signer, config};
 
 /// The service: everything that is built from credentials or settings. Requests work with it.
 pub struct Notes {
@@ -37,20 +37,24 @@ pub struct Notes {
 const CURSOR_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The `[service]` section of the configuration.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ConfigSection)]
 #[serde(default)]
 pub struct Settings {
     /// The largest number of characters in a note.
+    #[setting(min = 1, max = 100_000)]
     pub max_length: usize,
     /// The URL that is told of created and deleted notes. Without it, nobody is told. Needs `webhook` in `[secrets.ids]`.
     pub webhook_url: Option<config::BaseUrl>,
     /// The timeout of one delivery.
-    #[serde(with = "config::units::positive_duration")]
+    #[serde(with = "config::units::duration")]
+    #[setting(min = "100ms", max = "1m")]
     pub webhook_timeout: Duration,
     /// The permanent failures before an event is set aside.
+    #[setting(min = 1, max = 1000)]
     pub webhook_attempts: NonZeroU16,
     /// The age at which an event is set aside after more attempts than that, whatever their failures.
-    #[serde(with = "config::units::positive_duration")]
+    #[serde(with = "config::units::duration")]
+    #[setting(min = "1m", max = "30d")]
     pub webhook_give_up: Duration,
 }
 

@@ -14,6 +14,7 @@ use axum::{
     http::{Request, header::CONTENT_TYPE},
 };
 use serde::Serialize;
+use serde_json::json;
 use sqlx::FromRow;
 use std::{sync::Arc, time::Duration};
 use uuid::Uuid;
@@ -75,14 +76,8 @@ impl Webhook {
         trace: &TraceContext,
         transaction: &mut Session,
     ) -> Result<(), sqlx::Error> {
-        #[derive(Serialize)]
-        struct Event<N> {
-            id: Uuid,
-            r#type: &'static str,
-            note: N,
-        }
         let id = Uuid::now_v7();
-        let payload = serde_json::to_string(&Event { id, r#type: event, note }).expect("an event is plain data");
+        let payload = json!({ "id": id, "type": event, "note": note }).to_string();
         sqlx::query("INSERT INTO outbox (id, note_id, payload, traceparent, tracestate) VALUES ($1, $2, $3, $4, $5)")
             .bind(id)
             .bind(note_id)

@@ -4,6 +4,7 @@ use crate::{
     SERVICE,
     note_client::NoteClient,
     support::{
+        configuration_folder::ConfigurationFolder,
         launch_options::LaunchOptions,
         log_events::events_that_say,
         secrets::{current_password, scripted_manager, wait_for_request},
@@ -131,14 +132,34 @@ async fn a_login_that_is_malformed_ends_with_65_names_the_field_and_shows_no_tex
 }
 
 #[tokio::test]
-async fn static_keys_and_plain_http_need_permission_in_production() {
-    let tenant = SERVICE.migrated("production").await;
-    let production = || SERVICE.launch(&tenant).env("APP_PROFILE", "production");
-    assert_fails(production(), 78, &["AWS_ENDPOINT_URL", "no TLS", "allow_http_endpoint"]).await;
-    let plain = || production().env("APP_SECRETS__AWS__ALLOW_HTTP_ENDPOINT", "true");
-    assert_fails(plain().with_short_deadline(), 77, &["no identity"]).await;
-    let allowed = plain().env("APP_SECRETS__AWS__ALLOW_STATIC_KEYS", "true");
-    RunningService::start(allowed, &tenant).await;
+async fn what_weakens_the_service_needs_permission_in_every_profile_but_dev() {
+    const TLS: &str = "APP_DATABASE__ALLOW_UNVERIFIED_TLS";
+    const HTTP: &str = "APP_SECRETS__AWS__ALLOW_HTTP_ENDPOINT";
+    const KEYS: &str = "APP_SECRETS__AWS__ALLOW_STATIC_KEYS";
+    let tenant = SERVICE.migrated("strict").await;
+    for profile in ["", "production"] {
+        let launch = || SERVICE.launch(&tenant).env("APP_PROFILE", profile).with_short_deadline();
+        assert_fails(launch().env_remove(TLS), 78, &["APP_DATABASE__TLS", "allow_unverified_tls"]).await;
+        assert_fails(launch().env_remove(HTTP), 78, &["AWS_ENDPOINT_URL", "no TLS", "allow_http_endpoint"]).await;
+        assert_fails(launch().env_remove(KEYS), 77, &["no identity"]).await;
+        let all = launch().env("APP_ADMIN__LISTEN", "0.0.0.0:0");
+        assert_fails(all.env("APP_ADMIN__ALLOW_ALL_ADDRESSES", "false"), 78, &["allow_all_addresses"]).await;
+        RunningService::start(launch(), &tenant).await;
+    }
+    let dev = SERVICE.launch(&tenant).env("APP_PROFILE", "dev").env("APP_SERVICE__WEBHOOK_URL", "\"\"");
+    let dev = dev.env("APP_SECRETS__IDS__WEBHOOK", "\"\"").env("APP_ADMIN__LISTEN", "0.0.0.0:0");
+    RunningService::start(dev.env_remove(TLS).env_remove(HTTP).env_remove(KEYS), &tenant).await;
+}
+
+#[tokio::test]
+async fn a_value_outside_of_its_bounds_ends_a_start_and_changes_nothing_in_a_reload() {
+    let tenant = SERVICE.migrated("bounds").await;
+    let folder = ConfigurationFolder::new();
+    let mut running = RunningService::start(folder.launch(&tenant), &tenant).await;
+    folder.write("[database]\nmax_connections = 4000000000\n");
+    assert_fails(folder.launch(&tenant), 78, &["default.toml:4", "a number from 1 to 10000"]).await;
+    assert_eq!(running.reload().await["exit_code"], 78);
+    running.create_note("it serves").await;
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use tokio::sync::Barrier;
 use vestibule::{
     Application, Build, BuildError, Credential, Database, Package, Problem, SecretSet, Session,
     config::{Config, DatabaseConfig, TlsMode},
-    credentials::Login,
+    credentials::{Host, Login, PostgresName},
     testing::{Harness, MemoryManager},
 };
 
@@ -47,9 +47,9 @@ async fn accounts(label: &str, patience: Duration) -> (Tenant, Harness<Accounts>
     admin.close().await.expect("it closes");
     let address = tenant.database();
     let database = DatabaseConfig {
-        host: address.host,
+        host: Host::parse(&address.host).expect("a host"),
         port: NonZeroU16::new(address.port).expect("a port"),
-        name: address.name,
+        name: PostgresName::parse(&address.name),
         acquire_timeout: patience,
         tls: TlsMode::Disable,
         ..DatabaseConfig::default()

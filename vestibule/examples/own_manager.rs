@@ -34,7 +34,7 @@ struct Secrets {
     payment: Credential<ApiKey>,
 }
 
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize, vestibule::ConfigSection)]
 #[serde(default)]
 struct Settings {
     /// The folder with the secrets.

@@ -81,7 +81,7 @@ async fn run<A: Application>(cli: Cli, manager: impl ManagerSetup<A::Settings>) 
         CliCommand::Serve => bootstrap::serve::<A>(sources, manager).await,
         CliCommand::Check { live } => check::run::<A>(&sources, manager, live).await,
         CliCommand::Migrate => migrate::run::<A>(&sources, manager).await,
-        CliCommand::Config { json } => config::run::<A>(&sources, json),
+        CliCommand::Config { json, explain } => config::run::<A>(&sources, json, explain),
         CliCommand::Reload { pid, wait, settle } => {
             let wait = if wait { Some(settle) } else { None };
             reload::run::<A>(&sources, pid, wait).await

@@ -2,8 +2,11 @@
 //! holds one.
 //!
 //! ```text
-//! files, variables ─► layers ─► lint ─► prefix ─► extract ─► check ─► Config<T>, or every mistake
+//! files, variables ─► layers ─► lint ─► prefix ─► extract ─► bounds ─► check ─► Config<T>, or every mistake
 //! ```
+//!
+//! Each section describes its settings ([`ConfigSection`]): their types, bounds and meaning. `config --explain` prints
+//! them.
 //!
 //! No message quotes a value or a line, because somebody may have put a password there.
 
@@ -14,19 +17,24 @@ pub(crate) mod layers;
 pub(crate) mod settings;
 
 mod check;
+mod explain;
 mod extract;
 mod lint;
-mod optional_id;
 mod prefix;
+mod section;
 
 pub use base_url::BaseUrl;
 pub use layers::Sources;
+pub use section::{BoundedSetting, ConfigSection, Setting, UnboundedSetting};
 pub use settings::{
     AdminConfig, AwsConfig, DatabaseConfig, LogFormat, SecretsConfig, SecretsProvider, ServerConfig, TelemetryConfig,
     TlsMode, WhenStale,
 };
 
+pub(crate) use explain::{effective, settings_table};
+
 use crate::{
+    credentials::login::PostgresName,
     exit::{Phase, Report},
     secrets::{
         credential::{CLIENT_CA, SERVER_TLS},
@@ -42,33 +50,9 @@ use std::collections::BTreeMap;
 
 /// The settings of a service: its `[service]` section. Any type with these traits is one.
 ///
-/// A key that the files and variables do not have keeps its default.
-///
-/// ```
-/// use serde::{Deserialize, Serialize};
-/// use std::time::Duration;
-/// use vestibule::config::{BaseUrl, ServiceSettings, units};
-///
-/// #[derive(Serialize, Deserialize)]
-/// #[serde(default)]
-/// struct MySettings {
-///     webhook_url: Option<BaseUrl>,
-///     #[serde(with = "units::positive_duration")]
-///     webhook_timeout: Duration,
-/// }
-///
-/// impl Default for MySettings {
-///     fn default() -> Self {
-///         Self { webhook_url: None, webhook_timeout: Duration::from_secs(5) }
-///     }
-/// }
-///
-/// fn settings_of_a_service() -> impl ServiceSettings {
-///     MySettings::default()
-/// }
-/// ```
-pub trait ServiceSettings: Serialize + DeserializeOwned + Default + Send + Sync + 'static {}
-impl<T: Serialize + DeserializeOwned + Default + Send + Sync + 'static> ServiceSettings for T {}
+/// A key that the files and variables do not have keeps its default. [`ConfigSection`] has an example.
+pub trait ServiceSettings: ConfigSection + Serialize + DeserializeOwned + Default + Send + Sync + 'static {}
+impl<T: ConfigSection + Serialize + DeserializeOwned + Default + Send + Sync + 'static> ServiceSettings for T {}
 
 /// The whole configuration, checked.
 #[derive(Debug, Default, Serialize, Deserialize)]
@@ -115,20 +99,24 @@ impl<T: ServiceSettings> Config<T> {
         faults.extend(lint::lint(&layers));
         prefix::expand(&mut layers.tree, service);
         let (mut config, mistakes) = extract::extract::<Self>(&layers);
+        let mistakes = with_bounds(mistakes, &config.settings(), &layers);
         let admin_is_right = all_read && !has_mistake_in("admin", &mistakes);
         let secrets_is_right = all_read && !has_mistake_in("secrets", &mistakes);
-        for Mistake { fault, .. } in mistakes {
-            // The lint may have reported this value.
+        config.use_name_of(service);
+        let mut more: Vec<_> = mistakes.into_iter().map(|mistake| mistake.fault).collect();
+        more.extend(check::ids(&config.secrets, specs, &config.databases, &layers));
+        more.extend(check::databases(&config.databases, &layers));
+        more.extend(check::listeners(&config.server, &config.admin, &layers));
+        more.extend(check::secrets(&config.secrets, &layers));
+        if sources.is_strict() {
+            more.extend(check::strict(&config.admin, &config.database, &config.databases, &layers));
+        }
+        // One fault per value: the first check that refuses it says enough.
+        for fault in more {
             if !faults.iter().any(|reported| reported.subject == fault.subject) {
                 faults.push(fault);
             }
         }
-        config.use_name_of(service);
-        faults.extend(check::ids(&config.secrets, specs, &config.databases, &layers));
-        faults.extend(check::databases(&config.databases, &layers));
-        faults.extend(check::listeners(&config.server, &config.admin, &layers));
-        faults.extend(check::prefix(&config.secrets, &layers));
-        faults.extend(check::probes(&config.secrets, &layers));
         let Err(report) = Report::unless_clean(Phase::Config, faults) else {
             return Ok(config);
         };
@@ -142,14 +130,14 @@ impl<T: ServiceSettings> Config<T> {
 
     /// Uses the service's name for the settings that default to it, and a section's name for its database.
     fn use_name_of(&mut self, service: &str) {
-        for name in [&mut self.secrets.prefix, &mut self.database.name] {
-            if name.is_empty() {
-                *name = service.to_owned();
-            }
+        if self.secrets.prefix.is_empty() {
+            service.clone_into(&mut self.secrets.prefix);
         }
-        for (section, database) in &mut self.databases {
-            if database.name.is_empty() {
-                database.name.clone_from(section);
+        let first = (service, &mut self.database);
+        let named = self.databases.iter_mut().map(|(section, database)| (section.as_str(), database));
+        for (name, database) in std::iter::once(first).chain(named) {
+            if database.name.is_none() {
+                database.name = PostgresName::parse(name);
             }
         }
     }
@@ -180,15 +168,16 @@ impl<T: ServiceSettings> Config<T> {
     }
 
     /// Returns the keys whose values differ from those of the `running` configuration and need a restart to change.
-    pub fn needs_restart(&self, running: &Self) -> Vec<&'static str> {
-        let is_changed = [
-            ("server.listen", self.server.listen != running.server.listen),
-            ("admin.listen", self.admin.listen != running.admin.listen),
-            ("telemetry.format", self.telemetry.format != running.telemetry.format),
-            ("secrets.provider", self.secrets.provider != running.secrets.provider),
-            ("secrets.aws", self.secrets.aws != running.secrets.aws),
-        ];
-        is_changed.into_iter().filter(|(_, is_changed)| *is_changed).map(|(key, _)| key).collect()
+    pub fn needs_restart(&self, running: &Self) -> Vec<String> {
+        let (ours, theirs) = (self.tree(), running.tree());
+        let mut changed = Vec::new();
+        for setting in self.settings() {
+            let pointer = format!("/{}", setting.key().replace('.', "/"));
+            if setting.is_for_restart() && ours.pointer(&pointer) != theirs.pointer(&pointer) {
+                changed.push(setting.key().to_owned());
+            }
+        }
+        changed
     }
 
     /// Returns everything as one tree, to compare.
@@ -197,19 +186,46 @@ impl<T: ServiceSettings> Config<T> {
     }
 }
 
+impl<T: ConfigSection> ConfigSection for Config<T> {
+    fn settings(&self) -> Vec<Setting> {
+        let mut settings = Setting::of_section("server", &self.server);
+        settings.extend(Setting::of_section("admin", &self.admin));
+        settings.extend(Setting::of_section("telemetry", &self.telemetry));
+        settings.extend(Setting::of_section("secrets", &self.secrets));
+        settings.extend(Setting::of_section("database", &self.database));
+        for (name, database) in &self.databases {
+            settings.extend(Setting::of_section(&format!("databases.{name}"), database));
+        }
+        settings.extend(Setting::of_section("service", &self.service));
+        settings
+    }
+}
+
 fn defaults<T: ServiceSettings>() -> Value {
     Value::serialize(Config::<T>::default()).expect("the default settings can be serialized")
 }
 
-fn has_mistake_in(section: &str, mistakes: &[Mistake]) -> bool {
-    mistakes.iter().any(|mistake| mistake.path.first().is_some_and(|key| key == section))
+/// Adds a mistake for each value outside of its bounds. Puts the bounds into the text of a mistake that a setting with
+/// bounds has already.
+fn with_bounds(mut mistakes: Vec<Mistake>, settings: &[Setting], layers: &Layers) -> Vec<Mistake> {
+    for setting in settings {
+        let Some(expected) = setting.expected() else { continue };
+        let path: Vec<String> = setting.key().split('.').map(str::to_owned).collect();
+        let problem = format!("expected {expected}");
+        match mistakes.iter_mut().find(|mistake| mistake.path == path) {
+            Some(mistake) => mistake.fault.problem = problem,
+            None if setting.is_within_bounds() => {}
+            None => {
+                let fault = layers.fault(&path, problem, "correct the value");
+                mistakes.push(Mistake { path, fault });
+            }
+        }
+    }
+    mistakes
 }
 
-/// Returns the effective configuration as TOML, each value with its source.
-pub(crate) fn explain<T: ServiceSettings>(config: &Config<T>, sources: &Sources) -> String {
-    let (layers, _) = Layers::read(sources, defaults::<T>());
-    let effective = Value::serialize(config).expect("a configuration was read from such a tree");
-    layers.explain(&effective)
+fn has_mistake_in(section: &str, mistakes: &[Mistake]) -> bool {
+    mistakes.iter().any(|mistake| mistake.path.first().is_some_and(|key| key == section))
 }
 
 #[cfg(test)]

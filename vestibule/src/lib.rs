@@ -63,6 +63,9 @@
 //! | [`exit`] | exit codes, and the report that names every fault |
 //! | [`testing`] | help for a service's tests |
 
+// The derive macros name this crate `::vestibule`, also in here.
+extern crate self as vestibule;
+
 pub mod config;
 pub mod credentials;
 pub mod exit;
@@ -103,6 +106,8 @@ pub use secrets::Credential;
 #[doc(hidden)]
 pub use sqlx;
 pub use trace_context::TraceContext;
+/// Derives [`config::ConfigSection`] for a struct of settings. The trait has an example.
+pub use vestibule_derive::ConfigSection;
 /// Derives [`secrets::SecretSet`] for a struct of credentials.
 ///
 /// Each field is a `Credential<K>`, or an `Option<Credential<K>>` for a credential that is on only if its id is configured.

@@ -52,7 +52,7 @@ pub(crate) struct Status {
     /// The last reload that ended.
     pub(crate) last_reload: Option<ReloadRecord>,
     /// Changed keys of the configuration that take effect only after a restart.
-    pub(crate) needs_restart: Vec<&'static str>,
+    pub(crate) needs_restart: Vec<String>,
     /// Older generations that somebody still holds something of.
     pub(crate) draining: Vec<DrainingGeneration>,
     /// The last reload that published. `None` if the first generation is in service.

@@ -18,7 +18,7 @@ pub use secrets::Secrets;
 use axum::{Router, routing::get};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use vestibule::{Application, Build, BuildError, Database, Package};
+use vestibule::{Application, Build, BuildError, ConfigSection, Database, Package};
 
 /// The service: everything that is built from credentials or settings. Requests work with it.
 pub struct Hello {
@@ -27,7 +27,7 @@ pub struct Hello {
 }
 
 /// The `[service]` section of the configuration.
-#[derive(Serialize, Deserialize)]
+#[derive(Serialize, Deserialize, ConfigSection)]
 #[serde(default)]
 pub struct Settings {
     /// The language of greetings, as in `greetings.language`.

@@ -27,7 +27,7 @@ impl<T> ManagerSetup<T> for AwsSetup {
     const READS_ALL_SETTINGS: bool = false;
 
     async fn regions(self, sources: &Sources, config: &Config<T>, deadline: Instant) -> Result<Regions, Fault> {
-        let connecting = SecretsManager::of_regions(&config.secrets.aws, sources.production());
+        let connecting = SecretsManager::of_regions(&config.secrets.aws, sources.is_strict());
         let managers = match timeout_at(deadline, connecting).await {
             Ok(managers) => managers?,
             Err(_) => return Err(SecretsManager::region_timeout()),

@@ -36,6 +36,9 @@ pub(super) enum CliCommand {
         /// Print JSON, with the credentials that the service needs.
         #[arg(long)]
         json: bool,
+        /// Print all settings as a table: type, default, bounds, what a change needs, and the meaning.
+        #[arg(long, conflicts_with = "json")]
+        explain: bool,
     },
     /// Send SIGHUP to the running service. Works in a container that has no `kill`.
     Reload {

@@ -1,4 +1,4 @@
-//! `config [--json]`: prints the effective configuration and the source of each value.
+//! `config [--json | --explain]`: prints the effective configuration and the source of each value, or all settings.
 
 use super::migrate;
 use crate::{
@@ -10,10 +10,14 @@ use crate::{
 };
 use serde_json::json;
 
-pub(super) fn run<A: Application>(sources: &Sources, json: bool) -> Result<(), CommandError> {
+pub(super) fn run<A: Application>(sources: &Sources, json: bool, explain: bool) -> Result<(), CommandError> {
+    if explain {
+        say!("{}", config::settings_table::<A::Settings>());
+        return Ok(());
+    }
     let config = bootstrap::configure::<A>(sources)?;
     if !json {
-        say!("{}", config::explain(&config, sources).trim());
+        say!("{}", config::effective(&config, sources).trim());
         return Ok(());
     }
     let mut credentials = Vec::new();

@@ -115,8 +115,8 @@ async fn migrate<A: Application>(
         let _ = connection.close().await;
         tracing::info!(
             database = target.section.key(),
-            db.namespace = target.section.config.name,
-            access_role = target.section.config.access_role,
+            db.namespace = target.section.config.name(),
+            access_role = target.section.config.access_role.as_deref(),
             "all migrations of this binary are applied"
         );
     }
@@ -126,8 +126,7 @@ async fn migrate<A: Application>(
 async fn apply(target: &Target<'_>, connection: &mut PgConnection, deadline: Instant) -> Result<(), Fault> {
     schema::limit_lock_waits(connection, deadline).await?;
     schema::apply(target.migrations, connection).await?;
-    let role = &target.section.config.access_role;
-    if !role.is_empty() {
+    if let Some(role) = &target.section.config.access_role {
         schema::grant(role, connection).await?;
     }
     Ok(())

@@ -3,7 +3,7 @@
 use super::{
     layers::Layers,
     prefix,
-    settings::{AdminConfig, DatabaseConfig, SecretsConfig, ServerConfig},
+    settings::{AdminConfig, DatabaseConfig, SecretsConfig, ServerConfig, TlsMode},
 };
 use crate::{
     exit::Fault,
@@ -12,26 +12,79 @@ use crate::{
         spec::CredentialSpec,
     },
 };
-use std::{collections::BTreeMap, time::Duration};
+use rustls::pki_types::ServerName;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+};
 
 /// Checks the listeners, and returns every mistake.
 pub(super) fn listeners(server: &ServerConfig, admin: &AdminConfig, layers: &Layers) -> Vec<Fault> {
     let mut faults = Vec::new();
-    if server.listen == admin.listen && server.listen.port() != 0 {
+    if exclude_each_other(server.listen, admin.listen) {
         faults.push(layers.fault(
-            &["admin".into(), "listen".into()],
-            "this is also the address of server.listen",
-            "give each listener an address of its own, and keep this one off the public network",
+            &path(&["admin", "listen"]),
+            "server.listen has this address already",
+            "give each listener a port of its own, and keep this one off the public network",
         ));
     }
     if server.client_ca.is_some() && !server.tls {
         faults.push(layers.fault(
-            &["server".into(), "client_ca".into()],
+            &path(&["server", "client_ca"]),
             "clients show certificates only to a listener with TLS",
             "set server.tls = true, or leave server.client_ca empty",
         ));
     }
+    for (index, name) in server.tls_names.iter().enumerate() {
+        if ServerName::try_from(name.as_str()).is_err() {
+            faults.push(layers.fault(
+                &path(&["server", "tls_names", &index.to_string()]),
+                "expected the name or the address of a host",
+                "correct the value: no scheme, no port, no wildcard",
+            ));
+        }
+    }
     faults
+}
+
+/// Returns `true` if a process cannot listen at both addresses.
+fn exclude_each_other(one: SocketAddr, other: SocketAddr) -> bool {
+    let is_one_address = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
+    one.port() == other.port() && one.port() != 0 && is_one_address
+}
+
+/// Checks that each setting that weakens the service is allowed by another one.
+pub(super) fn strict(
+    admin: &AdminConfig,
+    database: &DatabaseConfig,
+    databases: &BTreeMap<String, DatabaseConfig>,
+    layers: &Layers,
+) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    if admin.listen.ip().is_unspecified() && !admin.allow_all_addresses {
+        faults.push(layers.fault(
+            &path(&["admin", "listen"]),
+            "this address is reachable from all networks, and the profile is not `dev`",
+            "listen at one address; or set admin.allow_all_addresses = true, and keep the port off the public network",
+        ));
+    }
+    faults.extend(unverified(&["database", "tls"], database, layers));
+    for (name, database) in databases {
+        faults.extend(unverified(&["databases", name, "tls"], database, layers));
+    }
+    faults
+}
+
+fn unverified(keys: &[&str], database: &DatabaseConfig, layers: &Layers) -> Option<Fault> {
+    let is_verified = matches!(database.tls, TlsMode::VerifyCa | TlsMode::VerifyFull);
+    if is_verified || database.allow_unverified_tls {
+        return None;
+    }
+    Some(layers.fault(
+        &path(keys),
+        "this mode does not verify the server, and the profile is not `dev`",
+        "set it to \"verify-full\" or \"verify-ca\"; or set allow_unverified_tls = true in this section",
+    ))
 }
 
 /// Checks that a variable can name each database, and returns every mistake.
@@ -39,29 +92,53 @@ pub(super) fn databases(databases: &BTreeMap<String, DatabaseConfig>, layers: &L
     let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     let names = databases.keys().filter(|name| !name.chars().all(is_allowed) || name.contains("__"));
     let faults = names.map(|name| {
-        let path = ["databases".into(), name.clone()];
-        layers.fault(&path, "expected a name of lowercase letters, digits and single _", "rename the section")
+        layers.fault(
+            &path(&["databases", name]),
+            "expected a name of lowercase letters, digits and single _",
+            "rename the section",
+        )
     });
     faults.collect()
 }
 
-/// Checks that the prefix can begin an id.
-pub(super) fn prefix(secrets: &SecretsConfig, layers: &Layers) -> Option<Fault> {
-    if prefix::is_valid(&secrets.prefix) {
-        return None;
+/// Checks the prefix, the Regions, and the times of polls, and returns every mistake.
+pub(super) fn secrets(secrets: &SecretsConfig, layers: &Layers) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    if !prefix::is_valid(&secrets.prefix) {
+        faults.push(layers.fault(
+            &path(&["secrets", "prefix"]),
+            format!("expected {}", prefix::EXPECTED),
+            "correct the value",
+        ));
     }
-    let path = ["secrets".into(), "prefix".into()];
-    Some(layers.fault(&path, format!("expected {}", prefix::EXPECTED), "correct the value"))
-}
-
-/// Checks that a rejected version is not tried too often or too seldom.
-pub(super) fn probes(secrets: &SecretsConfig, layers: &Layers) -> Option<Fault> {
-    if (Duration::from_secs(1)..=Duration::from_secs(60 * 60)).contains(&secrets.probe_every) {
-        return None;
+    if !secrets.refresh_every.is_zero() && secrets.max_stale <= secrets.refresh_every {
+        faults.push(layers.fault(
+            &path(&["secrets", "max_stale"]),
+            "credentials would be stale before the next poll",
+            "make it longer than secrets.refresh_every, several times as long",
+        ));
     }
-    let path = ["secrets".into(), "probe_every".into()];
-    let problem = "expected a duration from \"1s\" to \"1h\"";
-    Some(layers.fault(&path, problem, "correct the value; a short one may lock the account out"))
+    let regions = &secrets.aws.regions;
+    let is_region = |region: &String| {
+        let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+        !region.is_empty() && region.chars().all(is_allowed)
+    };
+    let is_each_once = regions.iter().collect::<BTreeSet<_>>().len() == regions.len();
+    if !regions.iter().all(is_region) || !is_each_once {
+        let problem = "expected a list of Regions such as \"eu-west-1\", each once";
+        faults.push(layers.fault(&path(&["secrets", "aws", "regions"]), problem, "correct the list"));
+    }
+    for (name, id) in &secrets.ids {
+        // With several Regions, each is asked for its own replica.
+        if let ([only], Some(region)) = (&regions[..], id.region())
+            && only != region
+        {
+            let remedy = "correct the Region, or give the secret's name instead of its ARN";
+            let problem = "this ARN is not of the Region in secrets.aws.regions";
+            faults.push(layers.fault(&path(&["secrets", "ids", name]), problem, remedy));
+        }
+    }
+    faults
 }
 
 /// Checks that each id belongs to a credential, and returns every mistake.
@@ -85,8 +162,12 @@ pub(super) fn ids(
             CLIENT_CA => "set server.client_ca, which is its id".into(),
             _ => format!("use one of: {}", known.join(", ")),
         };
-        let path = ["secrets".into(), "ids".into(), name.clone()];
+        let path = path(&["secrets", "ids", name]);
         faults.push(layers.fault(&path, "no credential of this service has this name", remedy));
     }
     faults
+}
+
+fn path(keys: &[&str]) -> Vec<String> {
+    keys.iter().copied().map(str::to_owned).collect()
 }

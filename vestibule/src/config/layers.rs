@@ -1,20 +1,21 @@
 //! The layers of the configuration, and the place that each value comes from.
 
+pub(super) mod toml;
+
 mod file;
-mod toml;
 mod variables;
 
 use crate::exit::{Exit, Fault};
 use figment::{
     Figment, Metadata, Profile, Provider,
     providers::Serialized,
-    value::{Dict, Map, Value},
+    value::{Dict, Empty, Map, Tag, Value},
 };
 use file::ConfigFile;
 use std::{
     ffi::OsString,
     fmt::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 /// The places that the configuration is read from. They are captured once, and read again on SIGHUP.
@@ -28,8 +29,9 @@ pub struct Sources {
 }
 
 impl Sources {
-    /// The profile in which an identity must come from the platform.
-    pub const PRODUCTION: &str = "production";
+    /// The profile in which settings may weaken the service. In any other profile, and without one, each of them must be
+    /// allowed by a setting of its own.
+    pub const DEVELOPMENT: &str = "dev";
 
     /// Captures the folder `dir` and the variables that begin with `APP_`: `APP_PROFILE`, and settings with `__` between
     /// levels.
@@ -39,21 +41,19 @@ impl Sources {
     ///
     /// let variables = [("APP_PROFILE", "production"), ("APP_SERVER__LISTEN", "[::]:8080")];
     /// let variables = variables.map(|(name, value)| (name.into(), value.into()));
-    /// assert!(Sources::new("config".into(), variables).production());
+    /// assert!(Sources::new("config".into(), variables).is_strict());
     /// ```
     pub fn new(dir: PathBuf, variables: impl IntoIterator<Item = (OsString, OsString)>) -> Self {
         let variables: Vec<_> =
             variables.into_iter().filter(|(name, _)| name.to_string_lossy().starts_with("APP_")).collect();
-        let profile = match variables.iter().find(|(name, _)| name == "APP_PROFILE") {
-            Some((_, profile)) if !profile.is_empty() => Some(profile.to_string_lossy().into_owned()),
-            _ => None,
-        };
-        Self { dir, profile, variables }
+        let profile = variables.iter().find(|(name, _)| name == "APP_PROFILE");
+        let profile = profile.map(|(_, profile)| profile.to_string_lossy().trim().to_owned());
+        Self { dir, profile: profile.filter(|profile| !profile.is_empty()), variables }
     }
 
-    /// Returns `true` if this is the `production` profile.
-    pub fn production(&self) -> bool {
-        self.profile.as_deref() == Some(Self::PRODUCTION)
+    /// Returns `true` unless the profile is [`DEVELOPMENT`](Self::DEVELOPMENT).
+    pub fn is_strict(&self) -> bool {
+        self.profile.as_deref() != Some(Self::DEVELOPMENT)
     }
 }
 
@@ -109,8 +109,9 @@ impl Layers {
         for path in paths(sources, &mut faults) {
             let metadata = Metadata::from(FILE, path.as_path());
             match ConfigFile::read(path) {
-                Ok((file, dict)) => {
+                Ok((file, mut dict)) => {
                     files.push(file);
+                    dict.values_mut().for_each(trim);
                     given = given.merge(LayerProvider { metadata, dict });
                 }
                 Err(fault) => faults.push(fault),
@@ -119,7 +120,9 @@ impl Layers {
         let dict = variables::settings(&sources.variables, &defaults, &mut faults);
         given = given.merge(LayerProvider { metadata: Metadata::named(VARIABLE), dict });
         let figment = Figment::from(Serialized::defaults(&defaults)).merge(given.clone());
-        let layers = Self { tree: merged(&figment), given: merged(&given), defaults, figment, files };
+        let mut tree = merged(&figment);
+        turn_off(&mut tree, &defaults, &mut Vec::new());
+        let layers = Self { tree, given: merged(&given), defaults, figment, files };
         (layers, faults)
     }
 
@@ -201,6 +204,42 @@ impl Layers {
     }
 }
 
+/// Removes the blanks and ends of lines around each text. A tool may have added them, and no setting needs them.
+fn trim(value: &mut Value) {
+    match value {
+        Value::String(_, text) if text.trim().len() < text.len() => *text = text.trim().to_owned(),
+        Value::Array(_, items) => items.iter_mut().for_each(trim),
+        Value::Dict(_, dict) => dict.values_mut().for_each(trim),
+        _ => {}
+    }
+}
+
+/// Turns off each optional setting, and each id of a credential, that is an empty text.
+fn turn_off(value: &mut Value, defaults: &Value, path: &mut Vec<String>) {
+    let Value::Dict(_, dict) = value else { return };
+    if matches!(&path[..], [secrets, ids] if secrets == "secrets" && ids == "ids") {
+        dict.retain(|_, id| id.as_str() != Some(""));
+        return;
+    }
+    for (key, child) in dict {
+        path.push(key.clone());
+        let is_optional = matches!(default_of(defaults, path), Some(Value::Empty(..)));
+        if is_optional && child.as_str() == Some("") {
+            *child = Value::Empty(Tag::Default, Empty::None);
+        }
+        turn_off(child, defaults, path);
+        path.pop();
+    }
+}
+
+/// Returns the default of the setting at a path. Each named database has the defaults of `[database]`.
+fn default_of<'a>(defaults: &'a Value, path: &[String]) -> Option<&'a Value> {
+    match path {
+        [databases, _, key] if databases == "databases" => defaults.find_ref(&format!("database.{key}")),
+        path => defaults.find_ref(&path.join(".")),
+    }
+}
+
 fn merged(figment: &Figment) -> Value {
     let dict = match figment.data() {
         Ok(mut profiles) => profiles.remove(&Profile::Default).unwrap_or_default(),
@@ -211,6 +250,16 @@ fn merged(figment: &Figment) -> Value {
 
 /// Returns the files to read: `default.toml`, and the one of the profile.
 fn paths(sources: &Sources, faults: &mut Vec<Fault>) -> Vec<PathBuf> {
+    if is_env_file(&sources.dir) || sources.profile.as_deref().is_some_and(|profile| is_env_file(Path::new(profile))) {
+        faults.push(Fault::new(
+            Exit::Config,
+            "the configuration",
+            "APP_CONFIG_DIR, --config-dir or APP_PROFILE names a .env file, and this service reads none: people keep \
+             credentials in such files",
+            "write settings into default.toml or a profile, and put credentials at the secrets manager",
+        ));
+        return Vec::new();
+    }
     if !sources.dir.is_dir() {
         faults.push(Fault::new(
             Exit::Config,
@@ -234,6 +283,13 @@ fn paths(sources: &Sources, faults: &mut Vec<Fault>) -> Vec<PathBuf> {
         None => {}
     }
     paths
+}
+
+/// Returns `true` for `.env`, `.env.local`, `prod.env` and their like.
+fn is_env_file(path: &Path) -> bool {
+    let Some(name) = path.file_name().and_then(|name| name.to_str()) else { return false };
+    let name = name.to_ascii_lowercase();
+    name == ".env" || name.starts_with(".env.") || name.ends_with(".env")
 }
 
 fn is_allowed_in_profile(c: char) -> bool {

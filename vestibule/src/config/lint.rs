@@ -6,22 +6,43 @@ use figment::value::Value;
 
 const REMEDY: &str = "keep it at the secrets manager; remove it here, and from the history of the repository; then rotate \
      it, because somebody may have seen it. A credential is a field of the service's `Secrets`, and its id stands under \
-     [secrets.ids]";
+     [secrets.ids]. If this is no credential, add the key to secrets.not_credentials";
 
-/// Returns a fault for each key that looks like a credential's, and for each value with a password in it.
+/// Returns a fault for each key that looks like a credential's, and for each value that looks like one.
 pub(super) fn lint(layers: &Layers) -> Vec<Fault> {
+    let harmless = harmless_keys(layers);
     let mut faults = Vec::new();
     visit_below(&layers.given, &mut Vec::new(), &mut |path, value| {
-        let problem = if looks_like_a_credential(path) {
+        let problem = if has_ids(path) || harmless.contains(&path.join(".")) {
+            return;
+        } else if path.last().is_some_and(|key| looks_like_a_credential(key)) {
             "this key looks like a credential, and the configuration never holds one"
         } else if value.as_str().is_some_and(has_password) {
             "this value has a password in it, and the configuration never holds one"
+        } else if value.as_str().is_some_and(looks_random) {
+            "this value looks like a key or a token, and the configuration never holds one"
         } else {
             return;
         };
         faults.push(layers.fault(path, problem, REMEDY));
     });
     faults
+}
+
+/// Returns the keys of `secrets.not_credentials`.
+fn harmless_keys(layers: &Layers) -> Vec<String> {
+    match layers.tree.find_ref("secrets.not_credentials") {
+        Some(Value::Array(_, keys)) => keys.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Returns `true` if the values are ids of secrets or of versions, or the names of keys.
+fn has_ids(path: &[String]) -> bool {
+    match path {
+        [secrets, key, ..] => secrets == "secrets" && ["ids", "revoked", "not_credentials"].contains(&key.as_str()),
+        _ => false,
+    }
 }
 
 /// Visits all values below this one.
@@ -39,37 +60,159 @@ fn visit_below(value: &Value, path: &mut Vec<String>, visit: &mut impl FnMut(&[S
     }
 }
 
-fn looks_like_a_credential(path: &[String]) -> bool {
-    const ENDINGS: [&str; 16] = [
+fn looks_like_a_credential(key: &str) -> bool {
+    const ENDINGS: [&str; 27] = [
         "password",
         "passwd",
         "pwd",
-        "dbpass",
+        "pass",
         "passphrase",
         "passcode",
         "secret",
         "token",
+        "bearer",
+        "authorization",
+        "jwt",
+        "cookie",
         "credential",
         "credentials",
+        "dsn",
+        "connectionstring",
+        "connstr",
+        "pepper",
         "apikey",
         "accesskey",
         "privatekey",
         "secretkey",
         "signingkey",
         "encryptionkey",
+        "sas",
+        "pat",
+        "otp",
     ];
-    // A key of `[secrets.ids]` is the name of a credential, and its value is an id.
-    if matches!(path, [secrets, ids, _] if secrets == "secrets" && ids == "ids") {
-        return false;
+    // Keys that open nothing. Any other `…_key` may.
+    const HARMLESS: [&str; 12] = [
+        "public",
+        "partition",
+        "sort",
+        "primary",
+        "foreign",
+        "cache",
+        "idempotency",
+        "routing",
+        "group",
+        "lookup",
+        "order",
+        "message",
+    ];
+    let words = words(key);
+    let joined = words.concat();
+    if let [.., before, last] = &words[..]
+        && last == "key"
+    {
+        return !HARMLESS.contains(&before.as_str());
     }
-    let Some(key) = path.last() else { return false };
-    let key: String = key.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
-    ENDINGS.iter().any(|ending| key.ends_with(ending))
+    // A short ending must be a word of its own: `bypass` and `compat` are no credentials.
+    ENDINGS.iter().any(|ending| match ending.len() {
+        ..=4 => words.last().is_some_and(|last| last == ending || *last == format!("db{ending}")),
+        _ => joined.ends_with(ending),
+    })
+}
+
+/// Returns the words of a key, in lowercase: `apiKey`, `api-key` and `API_KEY` have the same two.
+fn words(key: &str) -> Vec<String> {
+    let mut words = vec![String::new()];
+    let mut before = ' ';
+    for c in key.chars() {
+        let begins_word = c.is_ascii_uppercase() && before.is_ascii_lowercase();
+        if begins_word || !c.is_ascii_alphanumeric() {
+            words.push(String::new());
+        }
+        if c.is_ascii_alphanumeric() {
+            words.last_mut().expect("it is never empty").push(c.to_ascii_lowercase());
+        }
+        before = c;
+    }
+    words.retain(|word| !word.is_empty());
+    words
 }
 
 fn has_password(text: &str) -> bool {
-    let has_password_in_url = text.split("://").skip(1).any(starts_with_password);
-    has_password_in_url || text.to_ascii_lowercase().contains("password=")
+    text.split("://").skip(1).any(starts_with_password) || text.split(['?', '&', ';', ' ', ',']).any(is_assignment)
+}
+
+/// Returns `true` for a text such as `password=…` or `token=…`, as in a connection string or the query of a URL.
+fn is_assignment(text: &str) -> bool {
+    match text.trim().split_once('=') {
+        Some((key, value)) => !value.is_empty() && (looks_like_a_credential(key) || key.eq_ignore_ascii_case("sig")),
+        None => false,
+    }
+}
+
+/// The beginnings of keys and tokens that their issuers have published, so that people and programs find them.
+const PREFIXES: [&str; 34] = [
+    "sk_live_",
+    "sk_test_",
+    "rk_live_",
+    "rk_test_",
+    "whsec_",
+    "AKIA",
+    "ASIA",
+    "ghp_",
+    "gho_",
+    "ghu_",
+    "ghs_",
+    "ghr_",
+    "github_pat_",
+    "glpat-",
+    "xoxa-",
+    "xoxb-",
+    "xoxp-",
+    "xapp-",
+    "SG.",
+    "AIza",
+    "ya29.",
+    "eyJ",
+    "hvs.",
+    "hvb.",
+    "npm_",
+    "pypi-",
+    "dop_v1_",
+    "shpat_",
+    "sk-proj-",
+    "sk-ant-",
+    "Bearer ",
+    "Basic ",
+    "AGE-SECRET-KEY-",
+    "-----BEGIN",
+];
+
+/// Returns `true` if a text has the known beginning of a key, or a part that only a random generator writes.
+fn looks_random(text: &str) -> bool {
+    let has_prefix =
+        |part: &str| PREFIXES.iter().any(|prefix| part.len() >= prefix.len() + 10 && part.starts_with(prefix));
+    let is_in_token = |c: char| c.is_ascii_alphanumeric() || "+=_-".contains(c);
+    has_prefix(text)
+        || text.split(['/', '@', '=', ' ', '"']).any(has_prefix)
+        || text.split(|c| !is_in_token(c)).any(is_random)
+}
+
+/// Returns `true` for 32 or more hexadecimal digits, and for 20 or more characters that change so often between letters
+/// and digits as words do not.
+fn is_random(token: &str) -> bool {
+    let kinds = |c: char| (c.is_ascii_lowercase(), c.is_ascii_uppercase(), c.is_ascii_digit());
+    let has = |kind: fn(&char) -> bool| token.chars().any(|c| kind(&c));
+    let is_hex = token.len() >= 32
+        && token.chars().all(|c| c.is_ascii_hexdigit())
+        && has(char::is_ascii_alphabetic)
+        && has(char::is_ascii_digit);
+    let changes = token.chars().zip(token.chars().skip(1)).filter(|(a, b)| kinds(*a) != kinds(*b)).count();
+    let is_mixed = token.len() >= 20
+        && has(char::is_ascii_lowercase)
+        && has(char::is_ascii_uppercase)
+        && has(char::is_ascii_digit)
+        && changes * 10 >= token.len() * 4;
+    is_hex || is_mixed
 }
 
 /// Returns `true` if a URL without its scheme has a password, as in `user:password@host`.
@@ -92,33 +235,93 @@ mod tests {
         for key in [
             "password",
             "db_password",
+            "dbpass",
+            "pass",
             "apiKey",
             "api-key",
             "API_KEY",
+            "stripe_key",
             "secret",
             "client_secret",
             "token",
             "accessToken",
             "signing_key",
+            "dsn",
+            "sentryDsn",
+            "bearer",
+            "connection_string",
+            "github_pat",
         ] {
-            assert!(looks_like_a_credential(&["service".into(), key.into()]), "{key}");
+            assert!(looks_like_a_credential(key), "{key}");
         }
-        for key in ["token_lifetime", "secrets", "max_tokens", "key_id", "keyboard"] {
-            assert!(!looks_like_a_credential(&["service".into(), key.into()]), "{key}");
+        for key in [
+            "token_lifetime",
+            "secrets",
+            "max_tokens",
+            "key_id",
+            "keyboard",
+            "key",
+            "bypass",
+            "compat",
+            "public_key",
+            "partition_key",
+            "passes",
+            "tls_root_cert",
+        ] {
+            assert!(!looks_like_a_credential(key), "{key}");
         }
     }
 
     #[test]
-    fn any_name_of_a_credential_is_allowed_below_secrets_ids() {
-        let path = ["secrets", "ids", "payment_token"].map(String::from);
-        assert!(!looks_like_a_credential(&path));
+    fn ids_are_no_credentials_whatever_they_look_like() {
+        for path in [["secrets", "ids", "payment_token"], ["secrets", "revoked", "0"]] {
+            assert!(has_ids(&path.map(String::from)));
+        }
+        assert!(!has_ids(&["service", "ids", "token"].map(String::from)));
     }
 
     #[test]
-    fn a_password_in_a_url_is_found() {
-        assert!(has_password("postgres://app:hunter2@db/svc"));
-        assert!(has_password("host=db user=app PASSWORD=hunter2"));
-        assert!(!has_password("https://db:8080/a@b"));
-        assert!(!has_password("https://app@db/svc"));
+    fn a_password_in_a_url_or_a_connection_string_is_found() {
+        for text in [
+            "postgres://app:hunter2@db/svc",
+            "host=db user=app PASSWORD=hunter2",
+            "Server=db;User Id=app;Pwd=hunter2;",
+            "https://example.com/hook?token=abc",
+            "https://example.com/hook?a=b&sig=abc",
+            "DefaultEndpointsProtocol=https;AccountKey=abc",
+        ] {
+            assert!(has_password(text), "{text}");
+        }
+        for text in
+            ["https://db:8080/a@b", "https://app@db/svc", "info,sqlx=warn", "https://example.com/?page=2", "token="]
+        {
+            assert!(!has_password(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_a_generator_wrote_is_found_anywhere_in_a_value() {
+        for text in [
+            concat!("sk_li", "ve_abcdefghijklmnop"),
+            concat!("https://hooks.example.com/services/T0/B0/", "a8Xk2Lq9ZrT4vN7mW3pY5c"),
+            concat!("gh", "p_aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"),
+            concat!("0123456789abcdef", "0123456789abcdef"),
+            concat!("https://x", "oxb-1234567890-abc@example.com/"),
+            concat!("k3J9xQ2mV7", "bN4pT8wL1zR6"),
+        ] {
+            assert!(looks_random(text), "{text}");
+        }
+        for text in [
+            "https://example.com/hook",
+            "info,my_service::outbox=debug,sqlx=warn",
+            "a-service-with-a-long-name-in-production-eu-west-1",
+            "5d3e7a1c-0000-4000-8000-000000000000",
+            "AmazonSecretsManagerRotationForPostgreSQL16",
+            "db.c9akciq32.eu-west-1.rds.amazonaws.com",
+            "/etc/ssl/certs/ca-certificates.crt",
+            "arn:aws:kms:eu-west-1:123456789012:key/5d3e7a1c-0000-4000-8000-000000000000",
+        ] {
+            assert!(!looks_random(text), "{text}");
+        }
     }
 }

@@ -1,7 +1,10 @@
 //! The framework's own sections of the configuration, with their defaults.
 
-use super::{optional_id, units};
-use crate::secrets::id::{SecretId, VersionId};
+use super::{section::UnboundedSetting, units};
+use crate::{
+    credentials::login::{Host, PostgresName},
+    secrets::id::{SecretId, VersionId},
+};
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -11,38 +14,43 @@ use std::{
     path::PathBuf,
     time::Duration,
 };
+use vestibule_derive::ConfigSection;
 
 /// `[server]`: the public listener.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ConfigSection)]
 #[serde(default)]
 pub struct ServerConfig {
-    /// The address and port. With port 0 the system chooses one, and the log names it. A change needs a restart.
+    /// The address and port. With port 0 the system chooses one, and the log names it.
     #[serde(with = "units::address")]
+    #[setting(restart)]
     pub listen: SocketAddr,
     /// The longest time until the response to a request starts. After it, the client gets 503.
-    #[serde(with = "units::positive_duration")]
+    #[serde(with = "units::duration")]
+    #[setting(min = "10ms", max = "1h")]
     pub request_timeout: Duration,
     /// The largest number of requests in flight. A request is in flight until the last byte of its response's body. One
     /// more gets 503.
+    #[setting(min = 1, max = 100_000)]
     pub max_in_flight: NonZeroU32,
     /// The largest body of a request. A larger one gets 413.
     #[serde(with = "units::size")]
+    #[setting(min = "0 B", max = "1 GiB")]
     pub body_limit: ByteSize,
     /// The time for which a stopping service is unready but still accepts requests, until load balancers have noticed.
     #[serde(with = "units::duration")]
+    #[setting(min = "0s", max = "10m")]
     pub linger: Duration,
     /// The longest time for which a stopping service then waits for requests in flight.
     #[serde(with = "units::duration")]
+    #[setting(min = "0s", max = "1h")]
     pub drain: Duration,
     /// HTTPS, with the certificate of the credential `server_tls`. A change applies to new connections.
     pub tls: bool,
-    /// The host names and addresses for which the certificate must be valid. If it is empty, a valid
-    /// certificate for any host is accepted.
+    /// The host names and addresses for which the certificate must be valid; if it is empty, any host.
     pub tls_names: Vec<String>,
-    /// The id of the secret with the authorities of client certificates (the credential `client_ca`). If it is set, a
-    /// client without such a certificate cannot connect. If it is empty, no client is asked for one. `{prefix}/` at its
+    /// The id of the secret with the authorities of client certificates: the credential `client_ca`. If it is set, a
+    /// client without such a certificate cannot connect. Without it, no client is asked for one. `{prefix}/` at its
     /// start stands for `secrets.prefix`.
-    #[serde(with = "optional_id")]
     pub client_ca: Option<SecretId>,
 }
 
@@ -63,28 +71,33 @@ impl Default for ServerConfig {
 }
 
 /// `[admin]`: the listener for probes and people, never for the public.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ConfigSection)]
 #[serde(default)]
 pub struct AdminConfig {
-    /// The address and port. A change needs a restart.
+    /// The address and port.
     #[serde(with = "units::address")]
+    #[setting(restart)]
     pub listen: SocketAddr,
     /// HTTPS, with the certificate of the credential `server_tls`. Clients need no certificate. A change applies to new
     /// connections.
     pub tls: bool,
+    /// `true` if `admin.listen` may be an address for all networks (`0.0.0.0`, `[::]`) outside of the `dev` profile. Keep
+    /// the port off the public network, for example with a network policy.
+    pub allow_all_addresses: bool,
 }
 
 impl Default for AdminConfig {
     fn default() -> Self {
-        Self { listen: (Ipv4Addr::LOCALHOST, 9090).into(), tls: false }
+        Self { listen: (Ipv4Addr::LOCALHOST, 9090).into(), tls: false, allow_all_addresses: false }
     }
 }
 
 /// `[telemetry]`: the log on standard output.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ConfigSection)]
 #[serde(default)]
 pub struct TelemetryConfig {
-    /// The format of log events. A change needs a restart.
+    /// The format of log events.
+    #[setting(restart)]
     pub format: LogFormat,
     /// Directives of `tracing_subscriber::EnvFilter`, such as `info,sqlx=warn`.
     #[serde(with = "units::filter")]
@@ -109,27 +122,32 @@ impl Default for TelemetryConfig {
 }
 
 /// `[secrets]`: the secrets manager, the ids of credentials, and the times of loads.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ConfigSection)]
 #[serde(default)]
 pub struct SecretsConfig {
-    /// The secrets manager. A change needs a restart. Has no effect if the service brings a manager of its own
+    /// The secrets manager. It has no effect if the service brings a manager of its own
     /// ([`main_with`](crate::main_with)).
+    #[setting(restart)]
     pub provider: SecretsProvider,
-    /// The start of ids. A credential without an id in `ids` has the id `<prefix>/<name>`. `{prefix}/` at the start of an
-    /// id stands for it. If it is empty, the service's name is used.
+    /// The start of ids; if it is empty, the service's name. A credential without an id in `ids` has the id
+    /// `<prefix>/<name>`. `{prefix}/` at the start of an id stands for it.
     pub prefix: String,
     /// The longest time for the whole bootstrap, and for one reload.
-    #[serde(with = "units::positive_duration")]
-    pub deadline: Duration,
-    /// The time between polls of the manager, give or take 10 %. With `"0s"` there are no polls.
     #[serde(with = "units::duration")]
+    #[setting(min = "1s", max = "1h")]
+    pub deadline: Duration,
+    /// The time between polls of the manager, give or take 10 %; with `"0s"`, there are no polls.
+    #[serde(with = "units::duration")]
+    #[setting(min = "1s", max = "1d", zero)]
     pub refresh_every: Duration,
-    /// The pause before a version that the other side rejected is tried again, from 1 s to 1 h. A short pause heals sooner.
-    /// A long one locks no account out.
-    #[serde(with = "units::positive_duration")]
+    /// The pause before a version that the other side rejected is tried again. A short pause heals sooner. A long one locks
+    /// no account out.
+    #[serde(with = "units::duration")]
+    #[setting(min = "1s", max = "1h")]
     pub probe_every: Duration,
     /// The longest time for which credentials may go unverified before the service reports them as stale.
-    #[serde(with = "units::positive_duration")]
+    #[serde(with = "units::duration")]
+    #[setting(min = "1s", max = "365d")]
     pub max_stale: Duration,
     /// The answer of readiness after `max_stale`.
     pub when_stale: WhenStale,
@@ -138,7 +156,10 @@ pub struct SecretsConfig {
     /// The ids of versions that are never used, at any stage: versions that leaked and were rotated. They may be of any
     /// secret, and it is no mistake if the manager does not know one.
     pub revoked: BTreeSet<VersionId>,
+    /// The keys of settings that look like credentials and are none, such as `service.build_hash`.
+    pub not_credentials: Vec<String>,
     /// The settings of AWS Secrets Manager.
+    #[setting(section)]
     pub aws: AwsConfig,
 }
 
@@ -174,6 +195,7 @@ impl Default for SecretsConfig {
             when_stale: WhenStale::Report,
             ids: BTreeMap::new(),
             revoked: BTreeSet::new(),
+            not_credentials: Vec::new(),
             aws: AwsConfig::default(),
         }
     }
@@ -181,59 +203,68 @@ impl Default for SecretsConfig {
 
 /// `[secrets.aws]`: AWS Secrets Manager. A change needs a restart. Has no effect if the service brings a manager of its
 /// own ([`main_with`](crate::main_with)).
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ConfigSection)]
 #[serde(default)]
 pub struct AwsConfig {
     /// The Region to ask, then the Regions to which its secrets are replicated. Each is asked if those before it do not
     /// answer. If it is empty, the SDK's own chain finds the Region.
+    #[setting(restart)]
     pub regions: Vec<String>,
-    /// `true` if the `production` profile may take static keys from the environment or a profile file. An identity should
-    /// come from the platform instead (a role of the pod, task or instance).
+    /// `true` if static keys from the environment or a profile file may be used outside of the `dev` profile. An identity
+    /// should come from the platform instead (a role of the pod, task or instance).
+    #[setting(restart)]
     pub allow_static_keys: bool,
-    /// `true` if the `production` profile may use an endpoint without TLS.
+    /// `true` if an endpoint without TLS may be used outside of the `dev` profile.
+    #[setting(restart)]
     pub allow_http_endpoint: bool,
 }
 
 /// `[database]`, and each `[databases.NAME]`: PostgreSQL. The host, port and name in the login win over these.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ConfigSection)]
 #[serde(default)]
 pub struct DatabaseConfig {
-    /// The host name or address.
-    pub host: String,
+    /// The host name or address, or the folder of a Unix socket.
+    pub host: Host,
     /// The TCP port.
+    #[setting(min = 1, max = 65535)]
     pub port: NonZeroU16,
-    /// The name of the database. If it is empty, the service's name is used, unchanged; or the section's name, in
-    /// `[databases.NAME]`. A name with dashes works, but
-    /// needs double quotes in SQL: `CREATE DATABASE "my-service"`.
-    pub name: String,
+    /// The name of the database; without it, the service's name, or NAME in `[databases.NAME]`. A name with dashes works, but needs double quotes in SQL: `CREATE DATABASE "my-service"`.
+    pub name: Option<PostgresName>,
     /// The user name of the login, if the credential is a bare password.
-    pub username: String,
-    /// The NOLOGIN role to which `migrate` grants reading and writing. If it is empty, there are no grants.
-    pub access_role: String,
+    pub username: Option<PostgresName>,
+    /// The NOLOGIN role to which `migrate` grants reading and writing; without it, there are no grants.
+    pub access_role: Option<PostgresName>,
     /// The largest number of connections of one process, over all generations.
+    #[setting(min = 1, max = 10_000)]
     pub max_connections: NonZeroU32,
     /// The longest time for which a request waits for a connection. After it, the client gets 503.
-    #[serde(with = "units::positive_duration")]
+    #[serde(with = "units::duration")]
+    #[setting(min = "10ms", max = "10m")]
     pub acquire_timeout: Duration,
-    /// The longest time of a statement. The server ends a longer one. With `"0s"`, it is `server.request_timeout`.
+    /// The longest time of a statement; with `"0s"`, it is `server.request_timeout`. The server ends a longer one.
     /// `Transaction::set_statement_timeout` raises it for background work.
     #[serde(with = "units::duration")]
+    #[setting(min = "1ms", max = "1d", zero)]
     pub statement_timeout: Duration,
-    /// The longest time for which a transaction may wait for its next statement. After it, the server ends the
-    /// connection. With `"0s"`, it is `server.request_timeout`.
+    /// The longest time for which a transaction may wait for its next statement; with `"0s"`, it is
+    /// `server.request_timeout`. After it, the server ends the connection.
     #[serde(with = "units::duration")]
+    #[setting(min = "1ms", max = "1d", zero)]
     pub idle_in_transaction_timeout: Duration,
     /// The age at which a connection is closed when it comes back, give or take 10 %.
-    #[serde(with = "units::positive_duration")]
+    #[serde(with = "units::duration")]
+    #[setting(min = "1s", max = "7d")]
     pub max_lifetime: Duration,
     /// The time after which an idle connection is closed.
-    #[serde(with = "units::positive_duration")]
+    #[serde(with = "units::duration")]
+    #[setting(min = "1s", max = "7d")]
     pub idle_timeout: Duration,
     /// The protection of the connection, in the words of libpq's `sslmode`.
     pub tls: TlsMode,
-    /// The PEM file of the authorities that sign the server's certificate. If it is empty, the roots that browsers trust
-    /// are used.
-    pub tls_root_cert: PathBuf,
+    /// `true` if `tls` may be a mode that does not verify the server's certificate outside of the `dev` profile.
+    pub allow_unverified_tls: bool,
+    /// The PEM file of the authorities that sign the server's certificate; without it, the roots that browsers trust.
+    pub tls_root_cert: Option<PathBuf>,
 }
 
 /// The protection of a connection: libpq's [`sslmode`](https://www.postgresql.org/docs/current/libpq-ssl.html).
@@ -253,11 +284,11 @@ pub enum TlsMode {
 impl Default for DatabaseConfig {
     fn default() -> Self {
         Self {
-            host: "127.0.0.1".into(),
+            host: Host::parse("127.0.0.1").expect("an address is a host"),
             port: NonZeroU16::new(5432).expect("5432 is not zero"),
-            name: String::new(),
-            username: String::new(),
-            access_role: String::new(),
+            name: None,
+            username: None,
+            access_role: None,
             max_connections: NonZeroU32::new(10).expect("10 is not zero"),
             acquire_timeout: Duration::from_secs(5),
             statement_timeout: Duration::ZERO,
@@ -265,7 +296,35 @@ impl Default for DatabaseConfig {
             max_lifetime: Duration::from_secs(30 * 60),
             idle_timeout: Duration::from_secs(10 * 60),
             tls: TlsMode::VerifyFull,
-            tls_root_cert: PathBuf::new(),
+            allow_unverified_tls: false,
+            tls_root_cert: None,
         }
     }
+}
+
+impl DatabaseConfig {
+    /// Returns the name of the database.
+    pub(crate) fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or_default()
+    }
+}
+
+macro_rules! described {
+    ($($type:ty: $description:literal,)*) => {$(
+        impl UnboundedSetting for $type {
+            const TYPE: &'static str = $description;
+        }
+    )*};
+}
+
+described! {
+    LogFormat: "`json` or `pretty`",
+    SecretsProvider: "`aws`",
+    WhenStale: "`report` or `unready`",
+    TlsMode: "`disable`, `allow`, `prefer`, `require`, `verify-ca` or `verify-full`",
+    SecretId: "id of a secret",
+    BTreeMap<String, SecretId>: "ids of secrets, by credential",
+    BTreeSet<VersionId>: "list of ids of versions",
+    Host: "host",
+    PostgresName: "name",
 }

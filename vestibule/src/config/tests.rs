@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    credentials::login::Login,
+    credentials::login::{Host, Login, PostgresName},
     exit::Exit,
     secrets::{id::VersionId, kind::Kind, version::Stage},
 };
@@ -11,12 +11,17 @@ use std::{
     time::Duration,
 };
 
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize, vestibule_derive::ConfigSection)]
 #[serde(default)]
 struct TestSettings {
+    /// The items on a page.
+    #[setting(min = 1, max = 100, zero)]
     page: usize,
+    /// A label.
     label: String,
+    /// Some tags.
     tags: Vec<String>,
+    /// The name of a webhook.
     webhook: Option<String>,
 }
 
@@ -68,7 +73,7 @@ fn an_empty_file_means_the_defaults() {
     let config = ConfigFolder::new("").load(&[]).unwrap();
     assert_eq!(config.server, ServerConfig::default());
     assert_eq!(config.secrets.prefix, "svc");
-    assert_eq!(config.database.name, "svc");
+    assert_eq!(config.database.name(), "svc");
     assert_eq!(config.id(&SPECS[0]).unwrap().as_str(), "svc/database");
     assert_eq!(config.id(&SPECS[1]), None);
 }
@@ -86,7 +91,7 @@ fn ids_that_begin_with_prefix_in_braces_follow_the_prefix_or_the_service_s_name(
         (&[("APP_PROFILE", "staging")], "staging/svc"),
         (&[("APP_PROFILE", "staging"), ("APP_SECRETS__PREFIX", "t1")], "t1"),
         (&[("APP_SECRETS__PREFIX", "7")], "7"),
-        (&[("APP_PROFILE", "staging"), ("APP_SECRETS__PREFIX", "")], "svc"),
+        (&[("APP_PROFILE", "staging"), ("APP_SECRETS__PREFIX", "\"\"")], "svc"),
     ] {
         let config = folder.load(variables).unwrap();
         assert_eq!(config.id(&SPECS[1]).unwrap().as_str(), format!("{prefix}/hooks/key"));
@@ -150,14 +155,15 @@ fn a_variable_that_looks_like_a_number_stays_text_if_text_is_expected() {
     assert_eq!(config.service.tags, ["a", "1", "b"]);
     assert!(config.secrets.aws.allow_static_keys);
     assert_eq!(config.secrets.revoked, ["7", "v1"].map(VersionId::new).into());
-    assert_eq!(config.database.host, "[::1]");
+    assert_eq!(&*config.database.host, "::1");
 }
 
 #[test]
 fn a_named_database_has_the_defaults_of_the_first_one_and_the_name_of_its_section() {
     let folder = ConfigFolder::new("[secrets.ids]\nmigrator_reports = \"{prefix}/migrator\"\n");
     let config = folder.load(&[("APP_DATABASES__REPORTS__HOST", "db.example")]).unwrap();
-    let expected = DatabaseConfig { host: "db.example".into(), name: "reports".into(), ..DatabaseConfig::default() };
+    let host = Host::parse("db.example").unwrap();
+    let expected = DatabaseConfig { host, name: PostgresName::parse("reports"), ..DatabaseConfig::default() };
     assert_eq!(config.databases["reports"], expected);
     let subjects: Vec<_> = folder.mistakes(&[]).into_iter().map(|(subject, _)| subject).collect();
     assert_eq!(subjects, ["default.toml:2 (secrets.ids.migrator_reports)"], "without the section there is no migrator");
@@ -189,14 +195,14 @@ fn every_mistake_is_reported_with_its_place_and_what_is_expected() {
         ("default.toml:2 (server.listen)", "an address and a port"),
         ("default.toml:3 (server.lissten)", "not known"),
         ("default.toml:6 (secrets.deadline)", "a duration"),
-        ("default.toml:7 (secrets.max_stale)", "longer than zero"),
+        ("default.toml:7 (secrets.max_stale)", "a duration from 1s to 365d"),
         ("default.toml:8 (secrets.revoked.1)", "the id of a version"),
         ("default.toml:11 (secrets.ids.database)", "the id of a secret"),
         ("default.toml:12 (secrets.ids.databsae)", "no credential"),
         ("default.toml:15 (secrets.aws.regions.0)", "expected"),
-        ("default.toml:18 (database.port)", "expected"),
+        ("default.toml:18 (database.port)", "a number from 1 to 65535"),
         ("default.toml:19 (database.tls)", "verify-full"),
-        ("variable APP_SERVICE__PAGE (service.page)", "expected"),
+        ("variable APP_SERVICE__PAGE (service.page)", "a number from 1 to 100, or 0"),
         ("variable APP_TELEMETRY__FILTER (telemetry.filter)", "log directives"),
     ];
     for (subject, problem) in expected {
@@ -269,7 +275,7 @@ fn the_effective_configuration_names_the_source_of_each_value() {
     );
     let sources = Sources::new(folder.0.clone(), [("APP_SERVICE__PAGE".into(), "7".into())]);
     let config = Config::<TestSettings>::load(&sources, "svc", &SPECS).unwrap();
-    let text = explain(&config, &sources);
+    let text = effective(&config, &sources);
     assert!(text.contains("page = 7  # variable APP_SERVICE__PAGE"), "{text}");
     assert!(text.contains("default.toml:2"), "{text}");
     assert!(text.contains("max_connections = 10  # default"), "{text}");
@@ -281,4 +287,197 @@ fn the_effective_configuration_names_the_source_of_each_value() {
     assert!(id.ends_with("default.toml:7"), "{id}");
     let printed: toml_edit::ImDocument<String> = text.parse().expect("it is TOML");
     assert_eq!(printed["server"]["drain"].as_str(), Some("1s"));
+}
+
+#[test]
+fn every_number_size_and_duration_has_bounds_and_its_default_is_within_them() {
+    let mut config = Config::<TestSettings>::default();
+    config.databases.insert("reports".into(), DatabaseConfig::default());
+    let settings = config.settings();
+    assert!(settings.iter().all(Setting::is_within_bounds));
+    // Every value of the tree has a setting, and every setting a value.
+    let mut keys = Vec::new();
+    let tree = Value::serialize(&config).unwrap();
+    leaves(&tree, "", &mut keys);
+    keys.retain(|key| !key.starts_with("secrets.ids."));
+    let mut described: Vec<_> = settings.iter().map(|setting| setting.key().to_owned()).collect();
+    described.retain(|key| key != "secrets.ids");
+    described.sort();
+    keys.sort();
+    assert_eq!(described, keys);
+}
+
+fn leaves(value: &Value, path: &str, keys: &mut Vec<String>) {
+    let Value::Dict(_, dict) = value else {
+        keys.push(path.into());
+        return;
+    };
+    for (key, child) in dict {
+        leaves(child, format!("{path}.{key}").trim_start_matches('.'), keys);
+    }
+}
+
+#[test]
+fn a_value_outside_of_its_bounds_is_a_mistake_that_names_them() {
+    let folder = ConfigFolder::new("");
+    for (variable, value, bounds) in [
+        ("APP_DATABASE__MAX_CONNECTIONS", "4000000000", "a number from 1 to 10000"),
+        ("APP_DATABASE__MAX_CONNECTIONS", "99999999999", "a number from 1 to 10000"),
+        ("APP_DATABASE__ACQUIRE_TIMEOUT", "1ns", "a duration from 10ms to 10m"),
+        ("APP_DATABASES__REPORTS__ACQUIRE_TIMEOUT", "1ns", "a duration from 10ms to 10m"),
+        ("APP_SERVER__LINGER", "90y", "a duration from 0s to 10m"),
+        ("APP_SECRETS__REFRESH_EVERY", "1ms", "a duration from 1s to 1d, or 0"),
+        ("APP_SECRETS__MAX_STALE", "5M", "a duration from 1s to 365d"),
+        ("APP_SERVER__BODY_LIMIT", "2 GiB", "a size from 0 B to 1 GiB"),
+        ("APP_SERVICE__PAGE", "101", "a number from 1 to 100, or 0"),
+    ] {
+        let mistakes = folder.mistakes(&[(variable, value)]);
+        let [(place, problem)] = &mistakes[..] else { panic!("{variable}: {mistakes:#?}") };
+        assert!(place.starts_with(&format!("variable {variable} (")), "{place}");
+        assert_eq!(problem, &format!("expected {bounds}"), "{variable}");
+    }
+    let config = folder.load(&[("APP_SECRETS__REFRESH_EVERY", "0s"), ("APP_SERVICE__PAGE", "100")]).unwrap();
+    assert!(config.secrets.refresh_every.is_zero() && config.service.page == 100);
+}
+
+#[test]
+fn an_empty_variable_is_an_unset_one_and_blanks_around_a_value_are_left_out() {
+    let folder = ConfigFolder::new("[service]\nlabel = \"file\"\nwebhook = \" a \"\n[server]\ndrain = \"3s\\r\"\n");
+    let config = folder
+        .load(&[
+            ("APP_PROFILE", " \r"),
+            ("APP_SERVICE__LABEL", " \r\n"),
+            ("APP_SERVICE__WEBHOOK", ""),
+            ("APP_SERVICE__PAGE", ""),
+            ("APP_DATABASE__HOST", "db.example\r"),
+            ("APP_DATABASE__PORT", "5433\n"),
+        ])
+        .unwrap();
+    assert_eq!(config.service.label, "file");
+    assert_eq!(config.service.webhook.as_deref(), Some("a"));
+    assert_eq!((&*config.database.host, config.database.port.get()), ("db.example", 5433));
+    assert_eq!(config.server.drain, Duration::from_secs(3));
+}
+
+#[test]
+fn a_later_layer_turns_an_optional_setting_or_credential_off() {
+    let folder = ConfigFolder::new(
+        "[service]\nwebhook = \"a\"\ntags = [\"a\"]\n[server]\nclient_ca = \"x\"\ntls = true\n[secrets.ids]\nwebhook = \"x\"\n\
+         [database]\naccess_role = \"x\"\n[databases.reports]\naccess_role = \"x\"\n",
+    )
+    .with(
+        "off.toml",
+        "[service]\nwebhook = \"\"\ntags = []\n[server]\nclient_ca = \"\"\n[secrets.ids]\nwebhook = \"\"\n\
+         [database]\naccess_role = \"\"\n[databases.reports]\naccess_role = \"\"\n",
+    );
+    let on = folder.load(&[]).unwrap();
+    assert!(on.service.webhook.is_some() && on.server.client_ca.is_some() && on.id(&SPECS[1]).is_some());
+    let variables = [
+        ("APP_SERVICE__WEBHOOK", "\"\""),
+        ("APP_SERVICE__TAGS", "\"\""),
+        ("APP_SERVER__CLIENT_CA", "\"\""),
+        ("APP_SECRETS__IDS__WEBHOOK", "\"\""),
+        ("APP_DATABASE__ACCESS_ROLE", "\"\""),
+        ("APP_DATABASES__REPORTS__ACCESS_ROLE", "\"\""),
+    ];
+    for off in [folder.load(&[("APP_PROFILE", "off")]).unwrap(), folder.load(&variables).unwrap()] {
+        assert!(off.service.webhook.is_none() && off.service.tags.is_empty());
+        assert!(off.server.client_ca.is_none() && off.id(&SPECS[1]).is_none());
+        assert!(off.database.access_role.is_none() && off.databases["reports"].access_role.is_none());
+    }
+}
+
+#[test]
+fn variables_that_kubernetes_injects_are_ignored() {
+    let injected = [
+        ("APP_PORT", "tcp://10.0.0.1:80"),
+        ("APP_PORT_80_TCP_ADDR", "10.0.0.1"),
+        ("APP_SERVICE_HOST", "10.0.0.1"),
+        ("APP_SERVER__LISTEN_SERVICE_HOST", "10.0.0.1"),
+        ("APP_SERVER__LISTEN_SERVICE_PORT_HTTP", "80"),
+        ("APP_SERVER__LISTEN_PORT_80_TCP", "tcp://10.0.0.1:80"),
+        ("APP_X__Y_PORT", "tcp://10.0.0.1:80"),
+    ];
+    let folder = ConfigFolder::new("");
+    assert_eq!(folder.load(&injected).unwrap().server, ServerConfig::default());
+    assert_eq!(folder.load(&[("APP_DATABASE__PORT", "1")]).unwrap().database.port.get(), 1);
+    assert_eq!(folder.mistakes(&[("APP_SERVER__LISSTEN", "x")]).len(), 1, "any other unknown key is a mistake");
+}
+
+#[test]
+fn an_env_file_is_refused_by_name() {
+    for dir in ["/nonexistent/.env", "/nonexistent/.env.local", "/nonexistent/prod.env"] {
+        let error = Config::<TestSettings>::load(&Sources::new(dir.into(), []), "svc", &SPECS).unwrap_err();
+        assert!(error.to_string().contains("names a .env file"), "{error}");
+    }
+    let mistakes = ConfigFolder::new("").mistakes(&[("APP_PROFILE", ".env")]);
+    assert!(mistakes[0].1.contains("names a .env file"), "{mistakes:?}");
+}
+
+#[test]
+fn a_setting_that_weakens_the_service_needs_the_dev_profile_or_a_permission() {
+    let weak =
+        "[admin]\nlisten = \"[::]:9090\"\n[database]\ntls = \"require\"\n[databases.reports]\ntls = \"prefer\"\n";
+    let folder = ConfigFolder::new(weak).with("dev.toml", "").with("prod.toml", "");
+    let places =
+        ["default.toml:2 (admin.listen)", "default.toml:4 (database.tls)", "default.toml:6 (databases.reports.tls)"];
+    for profile in ["", "prod"] {
+        let mistakes = folder.mistakes(&[("APP_PROFILE", profile)]);
+        assert!(mistakes.iter().map(|(place, _)| place.as_str()).eq(places), "{mistakes:#?}");
+    }
+    folder.load(&[("APP_PROFILE", "dev")]).unwrap();
+    let allowed = [
+        ("APP_ADMIN__ALLOW_ALL_ADDRESSES", "true"),
+        ("APP_DATABASE__ALLOW_UNVERIFIED_TLS", "true"),
+        ("APP_DATABASES__REPORTS__ALLOW_UNVERIFIED_TLS", "true"),
+    ];
+    folder.load(&allowed).unwrap();
+}
+
+#[test]
+fn settings_that_cannot_work_together_are_mistakes() {
+    for (text, place) in [
+        ("[server]\nlisten = \"0.0.0.0:9090\"\n", "admin.listen"),
+        ("[server]\ntls_names = [\"https://a.example\"]\n", "default.toml:2 (server.tls_names.0)"),
+        ("[secrets]\nmax_stale = \"5m\"\n", "default.toml:2 (secrets.max_stale)"),
+        ("[secrets.aws]\nregions = [\"eu-west-1\", \"eu-west-1\"]\n", "default.toml:2 (secrets.aws.regions)"),
+        ("[secrets.aws]\nregions = [\"EU West\"]\n", "default.toml:2 (secrets.aws.regions)"),
+        (
+            "[secrets.aws]\nregions = [\"eu-west-1\"]\n[secrets.ids]\n\
+             webhook = \"arn:aws:secretsmanager:eu-west-2:123456789012:secret:a-AbCdEf\"\n",
+            "default.toml:4 (secrets.ids.webhook)",
+        ),
+    ] {
+        let mistakes = ConfigFolder::new(text).mistakes(&[]);
+        let [(subject, _)] = &mistakes[..] else { panic!("{text}: {mistakes:#?}") };
+        assert_eq!(subject, place, "{text}");
+    }
+}
+
+#[test]
+fn a_key_that_looks_like_a_credential_may_be_named_as_harmless() {
+    let folder = ConfigFolder::new("[service]\nlabel = \"0123456789abcdef0123456789abcdef\"\n");
+    assert!(folder.mistakes(&[])[0].1.contains("looks like a key or a token"));
+    folder.load(&[("APP_SECRETS__NOT_CREDENTIALS", "service.label")]).unwrap();
+}
+
+#[test]
+fn only_some_settings_need_a_restart() {
+    let load = |text: &str| ConfigFolder::new(text).load(&[]).unwrap();
+    let changed = load(
+        "[server]\nlisten = \"127.0.0.1:1\"\ndrain = \"1s\"\n[secrets.aws]\nregions = [\"eu-west-1\"]\n[telemetry]\nformat = \"pretty\"\n",
+    );
+    assert_eq!(changed.needs_restart(&load("")), ["server.listen", "telemetry.format", "secrets.aws.regions"]);
+}
+
+#[test]
+fn the_document_has_every_setting_of_the_framework() {
+    let table = settings_table::<()>();
+    let document = include_str!("../../CONFIGURATION.md");
+    if !document.contains(&table) {
+        let path = std::env::temp_dir().join("CONFIGURATION.md");
+        let (head, _) = document.split_once("\n## [").unwrap_or((document, ""));
+        std::fs::write(&path, format!("{}\n\n{table}\n", head.trim())).expect("a file");
+        panic!("vestibule/CONFIGURATION.md is not what the settings say: replace it by {}", path.display());
+    }
 }

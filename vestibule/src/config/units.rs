@@ -11,7 +11,7 @@
 //! #[derive(Serialize, Deserialize)]
 //! struct MySettings {
 //!     /// Such as `"30s"`.
-//!     #[serde(with = "units::positive_duration")]
+//!     #[serde(with = "units::duration")]
 //!     timeout: Duration,
 //! }
 //! ```
@@ -68,7 +68,11 @@ pub mod duration {
         text(d, EXPECTED, parse)
     }
 
-    pub(super) fn parse(text: &str) -> Option<Duration> {
+    pub(crate) fn parse(text: &str) -> Option<Duration> {
+        // humantime reads `5M` as five months, and people mean minutes.
+        if text.contains('M') {
+            return None;
+        }
         let duration = humantime::parse_duration(text).ok()?;
         if duration <= MAX { Some(duration) } else { None }
     }
@@ -79,29 +83,6 @@ pub mod duration {
     /// Those of the serializer.
     pub fn serialize<S: Serializer>(duration: &Duration, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(&humantime::format_duration(*duration))
-    }
-}
-
-/// A duration longer than zero.
-pub mod positive_duration {
-    use super::{Deserializer, text};
-    use std::time::Duration;
-
-    pub use super::duration::serialize;
-
-    const EXPECTED: &str = "a duration longer than zero, such as \"30s\" or \"5m\"";
-
-    /// Reads a duration and refuses zero.
-    ///
-    /// # Errors
-    /// If the text is no duration, or one of zero or of more than 100 years.
-    pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<Duration, D::Error> {
-        text(d, EXPECTED, parse)
-    }
-
-    fn parse(text: &str) -> Option<Duration> {
-        let duration = super::duration::parse(text)?;
-        if duration.is_zero() { None } else { Some(duration) }
     }
 }
 

@@ -1,12 +1,15 @@
 //! A login at a database.
 
 use super::{ValueText, json, not_blank, unescaped::unescape};
-use crate::secrets::{
-    kind::{Kind, Malformed},
-    version::SecretValues,
+use crate::{
+    config::units,
+    secrets::{
+        kind::{Kind, Malformed},
+        version::SecretValues,
+    },
 };
 use secrecy::{ExposeSecret, SecretString};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use std::{borrow::Cow, fmt, net::IpAddr, ops::Deref};
 use zeroize::Zeroize;
@@ -36,12 +39,14 @@ pub struct Login {
 
 /// The name of a user or of a database: 1 to 63 bytes, without control characters and without blanks at its ends.
 /// PostgreSQL cuts off a longer name, and the name of another user could remain.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
 pub struct PostgresName(String);
 
 /// A host: a name, an address, or the folder of a Unix socket. It contains no user, password or path of a URL, so it can
 /// stand in a report.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(transparent)]
 pub struct Host(String);
 
 #[derive(Deserialize)]
@@ -99,6 +104,27 @@ impl Deref for Host {
 
     fn deref(&self) -> &str {
         &self.0
+    }
+}
+
+impl<'de> Deserialize<'de> for PostgresName {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let expected = "a name of 1 to 63 bytes, without control characters, and without blanks at its ends";
+        units::text(deserializer, expected, Self::parse)
+    }
+}
+
+impl<'de> Deserialize<'de> for Host {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let expected =
+            "the name or the address of one host, without a port, a user or a path; or the folder of a Unix socket";
+        units::text(deserializer, expected, Self::parse)
+    }
+}
+
+impl fmt::Display for PostgresName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
     }
 }
 

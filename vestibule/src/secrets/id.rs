@@ -33,6 +33,11 @@ impl SecretId {
         }
     }
 
+    /// Returns the Region of an ARN (`arn:<partition>:<service>:<Region>:…`). Returns `None` if the id is a name.
+    pub(crate) fn region(&self) -> Option<&str> {
+        self.0.strip_prefix("arn:")?.split(':').nth(2)
+    }
+
     /// Returns the id as the manager knows it.
     pub fn as_str(&self) -> &str {
         &self.0

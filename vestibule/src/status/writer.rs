@@ -57,7 +57,7 @@ impl StatusWriter {
         generation: &Arc<Generation<A>>,
         replaced: &Arc<Generation<A>>,
         seen: &BTreeMap<Name, ManagerStage>,
-        needs_restart: Vec<&'static str>,
+        needs_restart: Vec<String>,
     ) {
         let now = OffsetDateTime::now_utc();
         self.status.send_modify(|status| {

@@ -2,6 +2,7 @@
 
 use crate::eventually::eventually;
 use axum::Router;
+use serde::{Deserialize, Serialize};
 use std::{
     convert::Infallible,
     sync::{
@@ -34,13 +35,19 @@ struct WorkingService {
     ends: bool,
 }
 
+#[derive(Default, Serialize, Deserialize, vestibule::ConfigSection)]
+struct Settings {
+    /// `true` if the background task ends when the service stops.
+    ends: bool,
+}
+
 impl Application for WorkingService {
     const PACKAGE: Package = Package::new("working", "0");
-    type Settings = bool;
+    type Settings = Settings;
     type Secrets = Secrets;
 
     async fn build(cx: &Build<'_, Self>) -> Result<Self, BuildError> {
-        Ok(Self { ends: *cx.settings, ..Self::default() })
+        Ok(Self { ends: cx.settings.ends, ..Self::default() })
     }
 
     fn routes() -> Router<Arc<Self>> {
@@ -71,7 +78,7 @@ impl Application for WorkingService {
     }
 }
 
-async fn start(config: Config<bool>) -> (Arc<MemoryManager>, Harness<WorkingService>) {
+async fn start(config: Config<Settings>) -> (Arc<MemoryManager>, Harness<WorkingService>) {
     let manager = MemoryManager::with([("api", "key-one")]);
     let harness = Harness::start(manager.clone(), config).await.expect("it needs a key alone");
     (manager, harness)
@@ -87,7 +94,7 @@ async fn wait_for_work(service: &WorkingService) {
 
 #[tokio::test]
 async fn a_test_can_run_the_background_tasks_of_a_service_over_a_rotation_and_to_their_end() {
-    let (manager, harness) = start(Config { service: true, ..Config::default() }).await;
+    let (manager, harness) = start(Config { service: Settings { ends: true }, ..Config::default() }).await;
     harness.start_background();
     harness.start_background();
     wait_for_work(&harness.live().service()).await;

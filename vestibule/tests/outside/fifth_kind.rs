@@ -25,7 +25,7 @@ struct Secrets {
     relay: Credential<RelayLogin>,
 }
 
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize, vestibule::ConfigSection)]
 struct Settings {
     /// The address of the relay.
     relay: String,

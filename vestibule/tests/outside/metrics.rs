@@ -17,7 +17,7 @@ struct Secrets {
     key: Credential<ApiKey>,
 }
 
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize, vestibule::ConfigSection)]
 struct Settings {
     /// The name of one more metric.
     gauge: String,

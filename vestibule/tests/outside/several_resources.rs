@@ -21,9 +21,10 @@ struct Secrets {
 }
 
 /// The settings: a text for each channel. The other side rejects the key on a channel `reject`.
-#[derive(Clone, Default, Serialize, Deserialize)]
+#[derive(Clone, Default, Serialize, Deserialize, vestibule::ConfigSection)]
 #[serde(default)]
 struct Settings {
+    /// The settings of the channels.
     channels: Vec<String>,
 }
 

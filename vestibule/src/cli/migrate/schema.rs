@@ -82,7 +82,7 @@ pub(super) async fn grant(role: &str, connection: &mut PgConnection) -> Result<(
             Exit::Config,
             format!("database.access_role = {role}"),
             "the database has no such role",
-            "create it (CREATE ROLE … NOLOGIN) and make the service's login a member, or leave the setting empty",
+            "create it (CREATE ROLE … NOLOGIN) and make the service's login a member, or remove the setting",
         ));
     }
     let quoted = format!("\"{}\"", role.replace('"', "\"\""));

@@ -3,7 +3,7 @@
 use figment::value::{Num, Value};
 
 /// Returns a value as TOML on one line. Returns `None` if it is empty, for which TOML has no word.
-pub(super) fn value(value: &Value) -> Option<String> {
+pub(in crate::config) fn value(value: &Value) -> Option<String> {
     match value {
         Value::String(_, text) => Some(toml_edit::Value::from(text.as_str()).to_string()),
         Value::Char(_, c) => Some(toml_edit::Value::from(c.to_string()).to_string()),

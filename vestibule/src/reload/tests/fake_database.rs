@@ -2,6 +2,7 @@
 
 use crate::{
     application::{Application, Build},
+    config::{ConfigSection, Setting},
     credentials::{login::Login, signing_keys::SigningKeys},
     exit::{Exit, Fault},
     package::Package,
@@ -177,6 +178,12 @@ pub(super) struct FakeSettings {
     pub(super) greeting: u8,
     #[serde(skip)]
     pub(super) database: Arc<FakeDatabase>,
+}
+
+impl ConfigSection for FakeSettings {
+    fn settings(&self) -> Vec<Setting> {
+        Vec::new()
+    }
 }
 
 /// A service with a login, signing keys, and a setting.

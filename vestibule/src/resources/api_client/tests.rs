@@ -52,13 +52,21 @@ impl SecretSet for Secrets {
 struct CallingService(ApiClient);
 
 /// The settings of an `ApiEndpoint`, which itself cannot be deserialized.
-#[derive(Clone, Default, Serialize, serde::Deserialize)]
+#[derive(Clone, Default, Serialize, serde::Deserialize, vestibule::ConfigSection)]
 #[serde(default)]
 struct Settings {
+    /// The URL.
     url: Option<BaseUrl>,
+    /// The timeout of a call.
+    #[setting(min = 1, max = 100_000)]
     timeout_ms: Option<u64>,
+    /// The attempts of a call.
+    #[setting(min = 1, max = 10)]
     attempts: Option<NonZeroU32>,
+    /// The calls at the same time.
+    #[setting(min = 1, max = 10)]
     concurrency: Option<NonZeroUsize>,
+    /// The header of the key.
     x_api_key: bool,
 }
 

@@ -154,15 +154,14 @@ fn user_at_place(options: &PgConnectOptions) -> String {
 /// A fault with exit code 78 if neither names a user.
 pub(crate) fn options(login: &Credential<Login>, section: DatabaseSection<'_>) -> Result<PgConnectOptions, Fault> {
     let config = section.config;
-    let username = login.username.as_deref().unwrap_or(&config.username);
-    if username.is_empty() {
+    let Some(username) = login.username.as_deref().or(config.username.as_deref()) else {
         return Err(section.name_in(Fault::new(
             Exit::Config,
             "database.username",
             format!("{} is a bare password, and no user name is configured", login.subject()),
             "set database.username, or put {\"username\": …, \"password\": …} at the manager",
         )));
-    }
+    };
     let mode = match config.tls {
         TlsMode::Disable => PgSslMode::Disable,
         TlsMode::Allow => PgSslMode::Allow,
@@ -174,15 +173,13 @@ pub(crate) fn options(login: &Credential<Login>, section: DatabaseSection<'_>) -
     let options = PgConnectOptions::new_without_pgpass()
         .host(login.host.as_deref().unwrap_or(&config.host))
         .port(login.port.unwrap_or(config.port.get()))
-        .database(login.dbname.as_deref().unwrap_or(&config.name))
+        .database(login.dbname.as_deref().unwrap_or(config.name()))
         .username(username)
         .password(login.password.expose_secret())
         .ssl_mode(mode);
-    if config.tls_root_cert.as_os_str().is_empty() {
-        return Ok(options);
-    }
-    check_root_cert(&config.tls_root_cert)?;
-    Ok(options.ssl_root_cert(&config.tls_root_cert))
+    let Some(authorities) = &config.tls_root_cert else { return Ok(options) };
+    check_root_cert(authorities)?;
+    Ok(options.ssl_root_cert(authorities))
 }
 
 /// Checks that the driver will see every certificate of this file: it leaves out what it cannot read. The driver itself
