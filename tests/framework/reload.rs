@@ -318,7 +318,7 @@ async fn a_reload_reads_the_configuration_again() {
     ));
     assert_eq!(running.reload().await["outcome"], "published");
     let status = running.status().await;
-    assert_eq!(status["needs_restart"], json!(["server.listen", "secrets.aws"]));
+    assert_eq!(status["needs_restart"], json!(["server.listen", "secrets.aws.regions"]));
     running.create_note("served at the old address").await;
 }
 

@@ -45,6 +45,7 @@ impl Databases {
             .env("APP_DATABASES__REPORTS__NAME", address.name)
             .env("APP_DATABASES__REPORTS__ACCESS_ROLE", self.reports.access_role())
             .env("APP_DATABASES__REPORTS__TLS", "disable")
+            .env("APP_DATABASES__REPORTS__ALLOW_UNVERIFIED_TLS", "true")
     }
 }
 

@@ -69,7 +69,12 @@ async fn a_rejected_key_is_replaced_although_another_credential_is_malformed() {
     receiver.accept([current_key(&tenant).await]);
     running.create_note("a note").await;
     receiver.wait_until(|deliveries| deliveries.len() == 1).await;
-    let reload = running.status().await["last_reload"].clone();
+    // The delivery may be done before the reload's record is.
+    let reload = eventually("the record of the reload", async || {
+        let reload = running.status().await["last_reload"].clone();
+        if reload.is_null() { None } else { Some(reload) }
+    });
+    let reload = reload.await;
     assert_eq!((&reload["trigger"], &reload["outcome"]), (&"refused_key".into(), &"published".into()), "{reload}");
     assert_eq!(reload["carried_over"][0]["credential"], "database", "{reload}");
 }

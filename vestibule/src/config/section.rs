@@ -19,7 +19,7 @@ use std::{
 /// ```
 /// use serde::{Deserialize, Serialize};
 /// use std::time::Duration;
-/// use vestibule::{ConfigSection, config::{BaseUrl, units}};
+/// use vestibule::{ConfigSection, config::{BaseUrl, ConfigSection as _, units}};
 ///
 /// #[derive(Serialize, Deserialize, ConfigSection)]
 /// #[serde(default)]
