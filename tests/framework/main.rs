@@ -6,6 +6,7 @@
 
 mod audit;
 mod client_ca;
+mod command_socket;
 mod commands;
 mod config;
 mod connections;

@@ -18,6 +18,7 @@ mod migrate;
 mod reload;
 
 mod admin;
+mod command_connection;
 mod trust;
 
 use self::arguments::{Cli, CliCommand};
