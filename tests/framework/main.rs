@@ -16,6 +16,7 @@ mod denied_start;
 mod documents;
 mod endurance;
 mod metrics;
+mod parents;
 mod regions;
 mod rejected_login;
 mod reload;

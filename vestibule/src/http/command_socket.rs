@@ -86,8 +86,8 @@ mod tests {
     #[test]
     fn the_name_is_that_of_the_service_and_its_reachable_admin_address() {
         assert_eq!(name("svc", "10.0.0.7:9090"), "vestibule-svc@10.0.0.7:9090");
-        assert_eq!(name("svc", "0.0.0.0:9090"), name("notes", "127.0.0.1:9090"));
-        assert_eq!(name("svc", "[::]:9090"), name("notes", "[::1]:9090"));
+        assert_eq!(name("svc", "0.0.0.0:9090"), name("svc", "127.0.0.1:9090"));
+        assert_eq!(name("svc", "[::]:9090"), name("svc", "[::1]:9090"));
     }
 
     #[tokio::test]
