@@ -230,7 +230,7 @@ async fn reload_sends_the_signal_and_reports_the_outcome() {
         .await;
 
     assert_eq!(reload(&["--pid", "0"]).code, Some(64));
-    assert_eq!(reload(&["--pid", "2147483646"]).code, Some(69));
+    assert_eq!(reload(&["--pid", "2147483646"]).code, Some(64));
     let nobody =
         SERVICE.launch(&tenant).args(["reload"]).env("APP_ADMIN__LISTEN", format!("127.0.0.1:{}", free_port()));
     assert_eq!(nobody.run().code, Some(69));

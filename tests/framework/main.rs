@@ -6,6 +6,7 @@
 
 mod audit;
 mod client_ca;
+mod command_socket;
 mod commands;
 mod config;
 mod connections;
@@ -15,6 +16,7 @@ mod denied_start;
 mod documents;
 mod endurance;
 mod metrics;
+mod parents;
 mod regions;
 mod rejected_login;
 mod reload;

@@ -1,6 +1,7 @@
 //! The life of the process: load every credential, bind the listeners, serve, reload, stop.
 
 pub(crate) mod command_error;
+pub(crate) mod inherited;
 pub(crate) mod manager;
 
 mod core_dumps;
@@ -8,6 +9,7 @@ mod process;
 
 use self::{
     command_error::CommandError,
+    inherited::Inherited,
     manager::ManagerSetup,
     process::{ReloaderParts, ServingProcess},
 };
@@ -33,10 +35,12 @@ use tokio::time::Instant;
 pub(crate) async fn serve<A: Application>(
     sources: Sources,
     manager: impl ManagerSetup<A::Settings>,
+    inherited: &Inherited,
 ) -> Result<(), CommandError> {
     let signals = Signals::install().map_err(|error| start_error(&error))?;
     let config = configure::<A>(&sources)?;
     let telemetry = Telemetry::install(&config.telemetry);
+    inherited.log();
 
     let started = Instant::now();
     let format = config.telemetry.format;

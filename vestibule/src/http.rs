@@ -5,6 +5,7 @@
 //!                            └─► its router (frame: problems, panics, body size, timeout) ─► routes
 //! ```
 
+pub(crate) mod command_socket;
 pub(crate) mod listen;
 
 pub(crate) mod accept;

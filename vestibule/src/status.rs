@@ -39,7 +39,6 @@ use uuid::Uuid;
 pub(crate) struct Status {
     /// An id that no other process has.
     pub(crate) instance: Uuid,
-    pub(crate) pid: u32,
     pub(crate) service: &'static str,
     pub(crate) version: &'static str,
     #[serde(with = "time::serde::rfc3339")]
@@ -150,7 +149,6 @@ impl Status {
         let now = OffsetDateTime::now_utc();
         let mut status = Self {
             instance: Uuid::new_v4(),
-            pid: std::process::id(),
             service: package.name,
             version: package.version,
             started: now,

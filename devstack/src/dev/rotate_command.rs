@@ -50,16 +50,15 @@ impl RotateCommand {
         let replacement = Replacement::random(credential, &dev_client.authority, lifetime)?;
         let status_client = StatusClient::new(&running.admin, &dev_client);
         let before = status_client.status().await?;
-        let (pid, name) = (before.pid()?, &credential.name);
+        let name = &credential.name;
         let version = self.put(running, credential, &replacement, &status_client).await?;
         if before.version(name).is_none() {
             println!("the service does not hold `{name}`: there is nothing to reload");
-        } else if running.pids.service.is_none() {
-            // On this machine the pid belongs to another process.
-            println!("not telling the service, which runs elsewhere: its command `reload --wait` there does");
-        } else if self.no_signal {
-            println!("not telling the service: `kill -HUP {pid}` would; {} shows what it holds", status_client.url);
-        } else {
+        } else if let Some(pid) = running.pids.service {
+            if self.no_signal {
+                println!("not telling the service: `kill -HUP {pid}` would; {} shows what it holds", status_client.url);
+                return Ok(());
+            }
             println!("SIGHUP to process {pid}");
             send_signal(pid, Signal::HUP)?;
             let after = wait_until_in_service(&status_client, name, &version).await?;
@@ -69,6 +68,8 @@ impl RotateCommand {
             {
                 wait_for_listeners(running, &identity, &dev_client).await?;
             }
+        } else {
+            println!("not telling the service, which runs elsewhere: its command `reload --wait` there does");
         }
         Ok(())
     }

@@ -39,11 +39,6 @@ impl ServiceStatus {
         self.0["generation"].as_u64().unwrap_or(0)
     }
 
-    pub(crate) fn pid(&self) -> Result<u32, DevError> {
-        let pid = self.0["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
-        pid.ok_or_else(|| DevError::new("/status names no pid"))
-    }
-
     /// Returns the version of a credential that is in service, or `None` if the service does not have the credential.
     pub(crate) fn version(&self, name: &str) -> Option<&str> {
         self.credential(name)?["version"].as_str()

@@ -85,6 +85,16 @@ impl Launch {
         self
     }
 
+    /// Lets another program start this one: the program and its arguments come after those of `parent`.
+    pub fn started_by<A: Into<OsString>>(mut self, parent: impl IntoIterator<Item = A>) -> Self {
+        let mut arguments = parent.into_iter().map(Into::into);
+        let program = arguments.next().expect("a parent has a program");
+        let mut arguments: Vec<_> = arguments.collect();
+        arguments.push(std::mem::replace(&mut self.program, program.into()).into());
+        arguments.append(&mut self.arguments);
+        Self { arguments, ..self }
+    }
+
     /// Starts the program.
     #[track_caller]
     pub fn start(self) -> TestProcess {

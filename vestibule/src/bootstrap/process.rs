@@ -21,7 +21,7 @@ use crate::{
     telemetry::Telemetry,
 };
 use prometheus_client::metrics::family::Family;
-use std::{io, sync::Arc, time::Duration};
+use std::{io, os::unix, sync::Arc, time::Duration};
 use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +40,7 @@ pub(super) struct ReloaderParts<A: Application> {
 pub(super) struct ServingProcess<A: Application> {
     public: HttpServer,
     admin: HttpServer,
+    commands: HttpServer<unix::net::SocketAddr>,
     reloader: JoinHandle<()>,
     live: Live<A>,
     status: StatusWriter,
@@ -74,6 +75,7 @@ impl<A: Application> ServingProcess<A> {
         let in_service = live.clone();
         let admin_tls = move || in_service.generation().tls.admin.clone();
         let admin_routes = admin::router(&status, signals.hups.clone(), metrics.clone());
+        let commands = listen::serve_commands(listeners.commands, admin_routes.clone());
         let admin = listen::serve(listeners.admin, admin_tls, failed_at("admin"), admin_routes)?;
 
         let in_service = live.clone();
@@ -98,7 +100,7 @@ impl<A: Application> ServingProcess<A> {
         };
         let (hups, stopping_reloads) = (signals.hups, signals.stopping.clone());
         let reloader = tokio::spawn(async move { reloader.run(hups, stopping_reloads).await });
-        Ok(Self { public, admin, reloader, live, status, background, stopping: signals.stopping })
+        Ok(Self { public, admin, commands, reloader, live, status, background, stopping: signals.stopping })
     }
 
     /// Waits until the process is asked to stop, then stops it.
@@ -110,6 +112,7 @@ impl<A: Application> ServingProcess<A> {
             () = self.stopping.cancelled() => None,
             error = self.public.failed() => Some(unexpected_end("the public listener", &error.to_string())),
             error = self.admin.failed() => Some(unexpected_end("the admin listener", &error.to_string())),
+            error = self.commands.failed() => Some(unexpected_end("the command socket", &error.to_string())),
             _ = &mut self.reloader => {
                 // The reload actor also ends when the process is asked to stop.
                 if self.stopping.is_cancelled() {
@@ -128,7 +131,8 @@ impl<A: Application> ServingProcess<A> {
     }
 
     /// Stops in this order: readiness goes off; after `server.linger` the public listener stops accepting; requests in
-    /// flight and background tasks finish; the pools close. The admin listener answers to the end.
+    /// flight and background tasks finish; the pools close. The admin listener and the command socket answer to the
+    /// end.
     async fn stop(mut self) {
         tracing::info!("stopping");
         systemd::stopping();
@@ -147,7 +151,7 @@ impl<A: Application> ServingProcess<A> {
             tracing::warn!("background tasks did not end within server.drain");
         }
         last.resources.close().await;
-        self.admin.stop(ADMIN_GRACE).await;
+        tokio::join!(self.admin.stop(ADMIN_GRACE), self.commands.stop(ADMIN_GRACE));
         tracing::info!("stopped");
     }
 }

@@ -41,11 +41,14 @@ pub(super) enum CliCommand {
         explain: bool,
     },
     /// Send SIGHUP to the running service. Works in a container that has no `kill`.
+    ///
+    /// The kernel says which process listens beside the admin listener of this configuration. No other one gets the signal.
     Reload {
-        /// The process to signal. By default, the one that the admin listener names.
+        /// Refuse to signal any other process than this one.
         #[arg(long, value_name = "PID")]
         pid: Option<i32>,
-        /// Wait for the reload, and end with 0 or the code of its report.
+        /// Wait for the reload, and end with 0 or the code of its report. Ends with 75 after twice secrets.deadline and
+        /// 5 s.
         #[arg(long)]
         wait: bool,
         /// After the reload, wait up to this long (such as 30s) for answers of the new generation. Then print whether it
@@ -72,7 +75,7 @@ pub(super) enum CliCommand {
         #[arg(long, value_name = "HOST", value_parser = host)]
         name: Option<ServerName<'static>>,
     },
-    /// Ask the admin listener, for a container's health check.
+    /// Ask the service on this machine, for a container's health check.
     Health {
         /// The probe to ask for.
         #[arg(value_enum, default_value = "ready")]

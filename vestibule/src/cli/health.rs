@@ -1,6 +1,6 @@
-//! `health [live|ready]`: asks the admin listener. For health checks in images without a shell or curl.
+//! `health [live|ready]`: asks the service on this machine. For health checks in images without a shell or curl.
 
-use super::admin::AdminClient;
+use super::command_connection::CommandConnection;
 use crate::{application::Application, bootstrap::command_error::CommandError, config::layers::Sources};
 
 /// The argument of `health`.
@@ -13,17 +13,17 @@ pub(super) enum HealthProbe {
 }
 
 pub(super) async fn run<A: Application>(sources: &Sources, probe: HealthProbe) -> Result<(), CommandError> {
-    let admin = AdminClient::of::<A>(sources)?;
+    let mut service = CommandConnection::open::<A>(sources).await?;
     let path = match probe {
         HealthProbe::Live => "/livez",
         HealthProbe::Ready => "/readyz",
     };
-    let (status, body) = admin.get(path).await?;
+    let (status, body) = service.get(path).await?;
     if status.is_success() {
         say!("{body}");
         Ok(())
     } else {
         let problem = format!("it answers {status}: {body}");
-        Err(admin.error(problem, "see the reasons in the answer, and the log of the service"))
+        Err(service.error(problem, "see the reasons in the answer, and the log of the service"))
     }
 }

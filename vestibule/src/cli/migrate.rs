@@ -26,11 +26,18 @@ use crate::{
     telemetry::Telemetry,
 };
 use sqlx::{Connection, PgConnection, migrate::Migrator};
-use std::collections::BTreeSet;
-use tokio::time::Instant;
+use std::{collections::BTreeSet, time::Duration};
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// The credential that owns the tables of `[database]`. Only this command reads it.
 const MIGRATOR: Name = "migrator";
+
+/// The longest time for the migrations of one database. On a large table one may take hours, and a server that is gone
+/// without a word must not hold the command for ever.
+const LONGEST_MIGRATIONS: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// The longest wait until a connection is closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The set of credentials of one database's migration: the one that was fetched.
 struct MigratorSecret {
@@ -111,8 +118,8 @@ async fn migrate<A: Application>(
         let deadline = Instant::now() + config.secrets.deadline;
         let of_database = |fault| Report::of(Phase::Command, target.section.name_in(fault));
         let mut connection = log_in(&regions, config, target, deadline).await?;
-        apply(target, &mut connection, deadline).await.map_err(of_database)?;
-        let _ = connection.close().await;
+        apply(target, &mut connection, deadline, config.secrets.deadline).await.map_err(of_database)?;
+        let _ = timeout(CLOSE_TIMEOUT, connection.close()).await;
         tracing::info!(
             database = target.section.key(),
             db.namespace = target.section.config.name(),
@@ -123,13 +130,24 @@ async fn migrate<A: Application>(
     Ok(())
 }
 
-async fn apply(target: &Target<'_>, connection: &mut PgConnection, deadline: Instant) -> Result<(), Fault> {
-    schema::limit_lock_waits(connection, deadline).await?;
-    schema::apply(target.migrations, connection).await?;
+/// Applies the migrations, and then grants the service its rights, within `time_to_grant`.
+async fn apply(
+    target: &Target<'_>,
+    connection: &mut PgConnection,
+    deadline: Instant,
+    time_to_grant: Duration,
+) -> Result<(), Fault> {
+    within(deadline, schema::limit_lock_waits(connection, deadline)).await?;
+    within(Instant::now() + LONGEST_MIGRATIONS, schema::apply(target.migrations, connection)).await?;
     if let Some(role) = &target.section.config.access_role {
-        schema::grant(role, connection).await?;
+        within(Instant::now() + time_to_grant, schema::grant(role, connection)).await?;
     }
     Ok(())
+}
+
+/// Waits for a step until the deadline. The server itself limits waits for locks, but it may be gone.
+async fn within(deadline: Instant, step: impl Future<Output = Result<(), Fault>>) -> Result<(), Fault> {
+    timeout_at(deadline, step).await.unwrap_or_else(|_| Err(database::unanswered()))
 }
 
 /// Logs in as the migrator. If the current version is rejected, logs in with the pending one.

@@ -1,16 +1,16 @@
-//! `reload [--pid N] [--wait]`: sends SIGHUP, also in a container that has no `kill`, and waits for the outcome.
+//! `reload [--pid N] [--wait]`: sends SIGHUP to the process that listens at the command socket, also in a container that
+//! has no `kill`, and waits for the outcome.
 
-use super::admin::{AdminClient, command_error};
+mod service_process;
+
+use self::service_process::ServiceProcess;
+use super::{admin::command_error, command_connection::CommandConnection};
 use crate::{
     application::Application,
     bootstrap::command_error::CommandError,
     config::layers::Sources,
     exit::Exit,
     status::rotation::{RotationStatus, RotationVerdict},
-};
-use rustix::{
-    io::Errno,
-    process::{Pid, Signal, kill_process},
 };
 use serde::Deserialize;
 use std::time::Duration;
@@ -19,11 +19,12 @@ use tokio::time::Instant;
 /// The pause between two requests for the status.
 const STATUS_INTERVAL: Duration = Duration::from_millis(50);
 
+/// The time beyond `secrets.deadline` that two reloads may take. It covers their last steps and a busy machine.
+const WAIT_GRACE: Duration = Duration::from_secs(5);
+
 /// The part of `/status` that this command reads.
 #[derive(Deserialize)]
 struct ReloadStatus {
-    instance: String,
-    pid: i32,
     generation: u64,
     signals: ReloadSignals,
     rotation: Option<RotationStatus>,
@@ -58,29 +59,36 @@ pub(super) async fn run<A: Application>(
     pid: Option<i32>,
     wait: Option<Duration>,
 ) -> Result<(), CommandError> {
-    if let Some(pid) = pid
-        && wait.is_none()
-    {
-        return send_signal(pid);
-    }
-    let admin = AdminClient::of::<A>(sources)?;
-    let before = status(&admin).await?;
-    send_signal(pid.unwrap_or(before.pid))?;
+    let mut service = CommandConnection::open::<A>(sources).await?;
+    let process = ServiceProcess::of(&service, pid)?;
+    // The process answers, so it lives: `process` is no later one with the same number.
+    let before = status(&mut service).await?;
+    process.send_hup()?;
     match wait {
-        Some(settle) => wait_for_reload(&admin, &before, settle).await,
+        Some(settle) => wait_for_reload(&mut service, &before, settle).await,
         None => Ok(()),
     }
 }
 
-/// Waits until a reload has covered a signal that came after `before`.
-///
-/// There is no timeout: a reload ends by its own deadline. A reload that was under way at the signal ends first.
-async fn wait_for_reload(admin: &AdminClient, before: &ReloadStatus, settle: Duration) -> Result<(), CommandError> {
+/// Waits until a reload has covered a signal that came after `before`, or until the process ends. A reload takes
+/// `secrets.deadline` at most, and one that was under way at the signal ends first.
+async fn wait_for_reload(
+    service: &mut CommandConnection,
+    before: &ReloadStatus,
+    settle: Duration,
+) -> Result<(), CommandError> {
+    let limit = service.deadline * 2 + WAIT_GRACE;
+    let deadline = Instant::now() + limit;
     loop {
         tokio::time::sleep(STATUS_INTERVAL).await;
-        let now = status(admin).await?;
-        if now.instance != before.instance {
-            return Err(admin.error("the process ended, and another one answers".into(), "see the log of the service"));
+        let now = status(service).await?;
+        if Instant::now() >= deadline {
+            return Err(command_error(
+                Exit::Deadline,
+                "the reload".into(),
+                format!("it did not end within {} s, which is twice secrets.deadline and some more", limit.as_secs()),
+                "see `last_reload` in /status, and the log of the service",
+            ));
         }
         if let Some(reload) = now.signals.last_reload
             && reload.signals_covered > before.signals.seen
@@ -88,7 +96,7 @@ async fn wait_for_reload(admin: &AdminClient, before: &ReloadStatus, settle: Dur
             let is_new = now.generation > before.generation;
             let ended = outcome(reload, now.generation);
             if is_new && let Some(rotation) = now.rotation {
-                say!("{}", compared(admin, rotation, settle).await?);
+                say!("{}", compared(service, rotation, settle).await?);
             }
             return ended;
         }
@@ -98,14 +106,14 @@ async fn wait_for_reload(admin: &AdminClient, before: &ReloadStatus, settle: Dur
 /// Waits until the new generation can be compared with the one before, or until `settle` has passed. A later generation
 /// ends the wait too.
 async fn compared(
-    admin: &AdminClient,
+    service: &mut CommandConnection,
     mut rotation: RotationStatus,
     settle: Duration,
 ) -> Result<RotationStatus, CommandError> {
     let deadline = Instant::now() + settle;
     while rotation.verdict == RotationVerdict::TooEarly && Instant::now() < deadline {
         tokio::time::sleep(STATUS_INTERVAL).await;
-        match status(admin).await?.rotation {
+        match status(service).await?.rotation {
             Some(now) if now.generation == rotation.generation => rotation = now,
             _ => break,
         }
@@ -142,30 +150,10 @@ fn outcome(reload: SignalledReload, generation: u64) -> Result<(), CommandError>
 }
 
 #[expect(clippy::disallowed_methods, reason = "a status has no secret, and serde's message is dropped")]
-async fn status(admin: &AdminClient) -> Result<ReloadStatus, CommandError> {
-    let (_, body) = admin.get("/status").await?;
+async fn status(service: &mut CommandConnection) -> Result<ReloadStatus, CommandError> {
+    let (_, body) = service.get("/status").await?;
     serde_json::from_str(&body).map_err(|_| {
-        admin.error("the program that answers there is not a service of this framework".into(), "check admin.listen")
+        let remedy = "run the command of the version that runs";
+        service.error("the service answers with a status of another version".into(), remedy)
     })
-}
-
-/// Sends SIGHUP to a process.
-fn send_signal(pid: i32) -> Result<(), CommandError> {
-    let subject = format!("process {pid}");
-    // A negative number would name a group of processes.
-    let process = if pid > 0 { Pid::from_raw(pid) } else { None };
-    let Some(process) = process else {
-        return Err(command_error(Exit::Usage, subject, "it is not a process id".into(), "give a number from 1 on"));
-    };
-    match kill_process(process, Signal::HUP) {
-        Ok(()) => Ok(()),
-        Err(Errno::SRCH) => {
-            let remedy = "run the command where the service runs: in its container, or on its host";
-            Err(command_error(Exit::Unavailable, subject, "there is no such process".into(), remedy))
-        }
-        Err(_) => {
-            let remedy = "run the command as the user of the service";
-            Err(command_error(Exit::Denied, subject, "this user may not send it a signal".into(), remedy))
-        }
-    }
 }

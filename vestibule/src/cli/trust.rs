@@ -1,4 +1,4 @@
-//! The certificates of admin listeners that the commands trust.
+//! The certificates of admin listeners that `audit` trusts.
 
 use crate::{
     credentials::certificate::Certificate,
@@ -7,13 +7,8 @@ use crate::{
 };
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
-use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, aws_lc_rs, verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime},
-};
-use std::{fs, path::Path, sync::Arc};
+use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
+use std::{fs, path::Path};
 
 /// A connector to admin listeners, over HTTP or HTTPS.
 pub(super) type Connector = HttpsConnector<HttpConnector>;
@@ -27,16 +22,6 @@ pub(super) fn connector(config: ClientConfig, name: Option<ServerName<'static>>)
         None => builder,
     };
     builder.enable_http1().build()
-}
-
-/// Returns a connector that accepts any certificate: it verifies nothing.
-///
-/// It is only for probes of this machine's own listener. Its certificate is for the name that clients use, not for the
-/// address that a probe asks. The kubelet does the same.
-pub(super) fn accept_any_certificate() -> Connector {
-    let verifier = Arc::new(AcceptAnyCertificate(aws_lc_rs::default_provider()));
-    let config = trust::builder().dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth();
-    connector(config, None)
 }
 
 /// Returns a configuration that trusts the authorities in this PEM file.
@@ -55,43 +40,4 @@ pub(super) fn of_file(path: &Path) -> Result<ClientConfig, Fault> {
         roots.add(authority.der).map_err(|_| fault("one of its certificates cannot be an authority".into()))?;
     }
     Ok(trust::builder().with_root_certificates(roots).with_no_client_auth())
-}
-
-/// A verifier that accepts any certificate. It only verifies that the other side has the certificate's private key.
-#[derive(Debug)]
-struct AcceptAnyCertificate(CryptoProvider);
-
-impl ServerCertVerifier for AcceptAnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _: &CertificateDer<'_>,
-        _: &[CertificateDer<'_>],
-        _: &ServerName<'_>,
-        _: &[u8],
-        _: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
 }

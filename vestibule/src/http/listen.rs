@@ -1,25 +1,30 @@
 //! The listeners. They are bound only when there is a generation to serve.
 
-use super::accept::Acceptor;
+use super::{accept::Acceptor, command_socket::CommandSocket};
 use crate::{
     application::{Application, Generation},
     exit::{Exit, Fault, Phase, Report},
     metrics::Counter,
 };
 use axum::{
-    BoxError,
+    BoxError, Router,
     http::{Request, Response},
 };
-use axum_server::Handle;
+use axum_server::{Address, Handle, Server};
 use hyper_util::rt::TokioTimer;
 use rustls::ServerConfig;
 use std::{
     io,
     net::{SocketAddr, TcpListener},
+    os::unix,
     sync::Arc,
     time::Duration,
 };
-use tokio::{net::TcpSocket, sync::watch, task::JoinHandle};
+use tokio::{
+    net::{TcpSocket, UnixListener, UnixSocket},
+    sync::watch,
+    task::JoinHandle,
+};
 use tower::make::Shared;
 
 /// The timeout for the head of a connection's first request.
@@ -37,15 +42,17 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// too.
 const BACKLOG: u32 = 1024;
 
-/// Both listeners, bound, and the generation that they serve.
+/// The listeners, bound, and the generation that they serve.
 pub(crate) struct BoundListeners<A: Application> {
     pub(crate) public: TcpListener,
     pub(crate) admin: TcpListener,
+    /// The listener at the command socket.
+    pub(crate) commands: UnixListener,
     pub(crate) live: watch::Sender<Arc<Generation<A>>>,
 }
 
-/// Binds both listeners. Takes the first generation, because without credentials there is nothing to serve. Neither
-/// listens unless both can.
+/// Binds the listeners. Takes the first generation, because without credentials there is nothing to serve. None listens
+/// unless all can.
 ///
 /// # Errors
 /// A report of every address that cannot be bound.
@@ -54,8 +61,10 @@ pub(crate) fn bind<A: Application>(first: Arc<Generation<A>>) -> Result<BoundLis
     let public = BoundSocket::bind("server.listen", config.server.listen);
     let admin = BoundSocket::bind("admin.listen", config.admin.listen);
     let (public, admin) = both(public, admin)?;
+    let commands = BoundCommandSocket::bind(A::PACKAGE.name, &admin).map_err(report)?;
     let (public, admin) = both(public.listen(), admin.listen())?;
-    Ok(BoundListeners { public, admin, live: watch::Sender::new(first) })
+    let commands = commands.listen().map_err(report)?;
+    Ok(BoundListeners { public, admin, commands, live: watch::Sender::new(first) })
 }
 
 /// Returns both results, or the faults of those that failed.
@@ -67,6 +76,10 @@ fn both<T>(public: Result<T, Fault>, admin: Result<T, Fault>) -> Result<(T, T), 
             Err(Report { phase: Phase::Bind, faults })
         }
     }
+}
+
+fn report(fault: Fault) -> Report {
+    Report::of(Phase::Bind, fault)
 }
 
 /// An address that the process has bound, and on which nobody can connect yet.
@@ -92,6 +105,40 @@ impl BoundSocket {
     }
 }
 
+/// The command socket, on which nobody can connect yet.
+struct BoundCommandSocket {
+    name: CommandSocket,
+    socket: UnixSocket,
+}
+
+impl BoundCommandSocket {
+    /// Binds the command socket that belongs to this admin listener.
+    fn bind(service: &str, admin: &BoundSocket) -> Result<Self, Fault> {
+        // The configured port may be 0.
+        let address = admin.socket.local_addr().map_err(|error| bind_fault(admin.key, admin.address, &error))?;
+        let name = CommandSocket::of(service, address);
+        match name.bind() {
+            Ok(socket) => Ok(Self { name, socket }),
+            Err(error) => Err(command_socket_fault(&name, &error)),
+        }
+    }
+
+    fn listen(self) -> Result<UnixListener, Fault> {
+        self.socket.listen(BACKLOG).map_err(|error| command_socket_fault(&self.name, &error))
+    }
+}
+
+fn command_socket_fault(name: &CommandSocket, error: &io::Error) -> Fault {
+    let remedy = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            "stop the process that has it (`ss -xlp` names it), or configure another admin.listen"
+        }
+        _ => "allow the service to listen on a Unix socket",
+    };
+    let subject = format!("the command socket {name}");
+    Fault::new(Exit::Bind, subject, format!("cannot be bound: {}", error.kind()), remedy)
+}
+
 fn bound_socket(address: SocketAddr) -> io::Result<TcpSocket> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     socket.set_reuseaddr(true)?;
@@ -109,12 +156,12 @@ fn bind_fault(key: &str, address: SocketAddr, error: &io::Error) -> Fault {
 }
 
 /// A listener that accepts connections.
-pub(crate) struct HttpServer {
-    handle: Handle<SocketAddr>,
+pub(crate) struct HttpServer<A: Address = SocketAddr> {
+    handle: Handle<A>,
     task: JoinHandle<io::Result<()>>,
 }
 
-impl HttpServer {
+impl<A: Address> HttpServer<A> {
     /// Stops accepting, and lets the requests in flight finish within `grace`.
     pub(crate) async fn stop(mut self, grace: Duration) {
         self.handle.graceful_shutdown(Some(grace));
@@ -153,10 +200,9 @@ where
     B: http_body::Body<Data: Send, Error: Into<BoxError>> + Send + 'static,
 {
     let handle = Handle::new();
-    let mut server = axum_server::from_tcp(listener)?
+    let server = axum_server::from_tcp(listener)?
         .acceptor(Acceptor::new(tls))
         .handle(handle.clone())
-        .first_request_timeout(FIRST_REQUEST_TIMEOUT)
         .accept_error_handler(move |client, error| {
             if let Some(client) = client {
                 failed.inc();
@@ -166,8 +212,24 @@ where
                 tracing::warn!(%error, "could not accept a connection");
             }
         });
+    let task = tokio::spawn(with_limits(server).serve(Shared::new(service)));
+    Ok(HttpServer { handle, task })
+}
+
+/// Accepts the connections of commands.
+pub(crate) fn serve_commands(listener: UnixListener, routes: Router) -> HttpServer<unix::net::SocketAddr> {
+    let handle = Handle::new();
+    let server = Server::from_listener(listener).handle(handle.clone()).accept_error_handler(|_, error| {
+        tracing::warn!(%error, "could not accept a connection of a command");
+    });
+    let task = tokio::spawn(with_limits(server).serve(Shared::new(routes)));
+    HttpServer { handle, task }
+}
+
+/// Sets the limits of the connections of a listener.
+fn with_limits<A: Address, Acc>(server: Server<A, Acc>) -> Server<A, Acc> {
+    let mut server = server.first_request_timeout(FIRST_REQUEST_TIMEOUT);
     server.http_builder().http1().timer(TokioTimer::new()).header_read_timeout(NEXT_REQUEST_TIMEOUT);
     server.http_builder().http2().keep_alive_interval(KEEP_ALIVE_INTERVAL);
-    let task = tokio::spawn(server.serve(Shared::new(service)));
-    Ok(HttpServer { handle, task })
+    server
 }

@@ -116,7 +116,7 @@ pub(crate) fn fault(error: &sqlx::Error) -> Fault {
 }
 
 /// Returns the fault of a database that did not answer before the deadline.
-pub(super) fn unanswered() -> Fault {
+pub(crate) fn unanswered() -> Fault {
     Fault::new(
         Exit::Deadline,
         "database",

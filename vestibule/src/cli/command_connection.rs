@@ -1,0 +1,118 @@
+//! A connection of a command to the running service, over its command socket.
+//!
+//! Nobody has to be trusted: the kernel says which process listens there, and whose it is.
+
+use super::admin::{self, AdminUnreachable, command_error};
+use crate::{
+    application::Application,
+    bootstrap::command_error::CommandError,
+    config::{Config, ConfigError, layers::Sources},
+    exit::Exit,
+    http::command_socket::CommandSocket,
+    secrets::set::SecretSet,
+};
+use axum::{
+    body::Body,
+    http::{Request, StatusCode},
+};
+use hyper::client::conn::http1::{self, SendRequest};
+use hyper_util::rt::TokioIo;
+use rustix::process::{Pid, geteuid};
+use std::{io, time::Duration};
+use tokio::{
+    net::{UnixStream, unix::UCred},
+    time::timeout,
+};
+
+/// The remedy if nobody listens at the command socket.
+const NOT_THERE: &str = "start the service. If it runs: run the command beside it, in its container or its network \
+                         namespace; check that [admin] in this configuration is what it was started with; and send SIGHUP \
+                         yourself to a service of a version without a command socket";
+
+/// A connection to the running service of this configuration.
+pub(super) struct CommandConnection {
+    socket: CommandSocket,
+    sender: SendRequest<Body>,
+    peer: UCred,
+    /// `secrets.deadline` of this configuration, which bounds a reload.
+    pub(super) deadline: Duration,
+}
+
+impl CommandConnection {
+    /// Reads the configuration, and connects. Ignores mistakes outside of `[admin]`, because the service goes on serving
+    /// while its files are half edited.
+    ///
+    /// # Errors
+    /// If `[admin]` is wrong, nobody listens, or the process that listens belongs to another user.
+    pub(super) async fn open<A: Application>(sources: &Sources) -> Result<Self, CommandError> {
+        let service = A::PACKAGE.name;
+        let (admin, secrets) = match Config::<A::Settings>::load(sources, service, &A::Secrets::specs()) {
+            Ok(config) => (config.admin, config.secrets),
+            Err(ConfigError { admin: Some(admin), secrets, .. }) => (admin, *secrets.unwrap_or_default()),
+            Err(ConfigError { report, telemetry, .. }) => {
+                return Err(CommandError { report, format: telemetry.format });
+            }
+        };
+        let socket = CommandSocket::of(service, admin.listen);
+        let connected = match timeout(admin::TIMEOUT, connect(&socket)).await {
+            Ok(connected) => connected,
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        };
+        let (sender, peer) = connected.map_err(|error| {
+            let problem = match error.kind() {
+                io::ErrorKind::ConnectionRefused | io::ErrorKind::NotFound => "nobody listens there".into(),
+                _ => format!("connecting failed: {error}"),
+            };
+            error_at(&socket, Exit::Unavailable, problem, NOT_THERE)
+        })?;
+        let (user, of_peer) = (geteuid().as_raw(), peer.uid());
+        // Root may be trusted by everybody, and can be nobody else's victim: it signals the process of the listener alone.
+        if user != of_peer && user != 0 && of_peer != 0 {
+            let problem = format!("a process of user {of_peer} listens there, and this command runs as user {user}");
+            return Err(error_at(&socket, Exit::Denied, problem, "run the command as the user of the service"));
+        }
+        Ok(Self { socket, sender, peer, deadline: secrets.deadline })
+    }
+
+    /// Gets a path, for 3 s at most. Returns the answer's status and body.
+    ///
+    /// # Errors
+    /// If there is no answer: the process ended, or hangs.
+    pub(super) async fn get(&mut self, path: &'static str) -> Result<(StatusCode, String), CommandError> {
+        let request = Request::get(path).header("host", "localhost").body(Body::empty()).expect("these make a request");
+        let answer = async {
+            self.sender.ready().await?;
+            self.sender.send_request(request).await
+        };
+        admin::read(answer).await.map_err(|unreachable| {
+            let problem = match unreachable {
+                AdminUnreachable::Closed => "the process ended".into(),
+                AdminUnreachable::NoAnswer(_) => unreachable.to_string(),
+            };
+            self.error(problem, "see the log of the service")
+        })
+    }
+
+    /// Returns the process that listens, as this PID namespace numbers it, or `None` if it is not visible here.
+    pub(super) fn process(&self) -> Option<Pid> {
+        // The kernel says 0 if the process has no number in this namespace.
+        self.peer.pid().and_then(Pid::from_raw)
+    }
+
+    /// Returns the error of a command that the service makes fail.
+    pub(super) fn error(&self, problem: String, remedy: &str) -> CommandError {
+        error_at(&self.socket, Exit::Unavailable, problem, remedy)
+    }
+}
+
+async fn connect(socket: &CommandSocket) -> io::Result<(SendRequest<Body>, UCred)> {
+    let stream: UnixStream = socket.connect().await?;
+    let peer = stream.peer_cred()?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
+    tokio::spawn(connection);
+    Ok((sender, peer))
+}
+
+fn error_at(socket: &CommandSocket, exit: Exit, problem: String, remedy: &str) -> CommandError {
+    command_error(exit, format!("the command socket {socket}"), problem, remedy)
+}
