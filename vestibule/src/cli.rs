@@ -24,6 +24,7 @@ use self::arguments::{Cli, CliCommand};
 use crate::{
     application::Application,
     bootstrap::{self, command_error::CommandError, manager::ManagerSetup},
+    cause::RootCause,
     config::layers::Sources,
     exit::Exit,
     signals,
@@ -51,7 +52,7 @@ pub(crate) fn main<A: Application>(manager: impl ManagerSetup<A::Settings>) -> E
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("could not start the tokio runtime: {}", error.kind());
+            eprintln!("could not start the tokio runtime: {}", RootCause::of(&error));
             return Exit::Bug.into();
         }
     };

@@ -76,6 +76,7 @@ mod admin;
 mod application;
 mod backoff;
 mod bootstrap;
+mod cause;
 mod cli;
 mod expiry;
 mod generation_usage;

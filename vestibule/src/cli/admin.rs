@@ -4,6 +4,7 @@ use super::trust::{self, Connector};
 use crate::{
     application::Application,
     bootstrap::command_error::CommandError,
+    cause::{OtherSide, RootCause},
     config::{Config, ConfigError, layers::Sources, settings::LogFormat},
     exit::{Exit, Fault, Phase, Report},
     secrets::set::SecretSet,
@@ -106,10 +107,8 @@ pub(super) async fn get(uri: Uri, connector: Connector) -> Result<(StatusCode, S
     }
 }
 
-/// Returns the innermost cause, which the other errors only wrap.
 fn unreachable(error: &(dyn Error + 'static)) -> AdminUnreachable {
-    let cause = std::iter::successors(Some(error), |error| (*error).source()).last();
-    AdminUnreachable(cause.unwrap_or(error).to_string())
+    AdminUnreachable(RootCause::of(error).with_remedy(OtherSide::AdminListener))
 }
 
 /// Returns the error of a command.
