@@ -5,6 +5,7 @@
 //! for every secret of the tenant.
 
 mod audit;
+mod causes;
 mod client_ca;
 mod command_socket;
 mod commands;

@@ -9,6 +9,8 @@ pub(crate) mod reload_status;
 pub(crate) mod requests;
 pub(crate) mod secrets;
 pub(crate) mod slow_request;
+pub(crate) mod stand_in;
 pub(crate) mod tcp_proxy;
+pub(crate) mod temporary_file;
 pub(crate) mod time_waits;
 pub(crate) mod tls_client;

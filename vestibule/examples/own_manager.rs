@@ -75,7 +75,7 @@ impl SecretFolder {
             Err(error) => Err(Fault {
                 exit: Exit::Config,
                 subject: "setting service.folder".into(),
-                problem: format!("the folder cannot be read: {}", error.kind()),
+                problem: format!("the folder cannot be read: {error}"),
                 remedy: "set it to the folder with the secrets".into(),
             }),
         }
@@ -129,7 +129,7 @@ fn source_error(error: io::Error) -> SourceError {
     match error.kind() {
         ErrorKind::PermissionDenied => SourceError::Denied("the file may not be read".into()),
         ErrorKind::InvalidData => SourceError::Malformed("the value is not text".into()),
-        kind => SourceError::Unavailable(format!("the file cannot be read: {kind}")),
+        _ => SourceError::Unavailable(format!("the file cannot be read: {error}")),
     }
 }
 

@@ -15,6 +15,7 @@ use self::{
 };
 use crate::{
     application::{Application, Generation},
+    cause::RootCause,
     config::{Config, ConfigError, layers::Sources, settings::LogFormat},
     exit::{Exit, Fault, Phase, Report},
     http::listen,
@@ -113,7 +114,7 @@ fn start_error(error: &io::Error) -> CommandError {
     let fault = Fault::new(
         Exit::Bug,
         "the process",
-        format!("the operating system refused a resource that every service needs: {}", error.kind()),
+        format!("the operating system refused a resource that every service needs: {}", RootCause::of(error)),
         "check the limits of the process (open files, tasks)",
     );
     CommandError { report: Report::of(Phase::Command, fault), format: LogFormat::Json }

@@ -30,6 +30,7 @@ use crate::{
         inherited::{self, Inherited},
         manager::ManagerSetup,
     },
+    cause::RootCause,
     config::layers::Sources,
     exit::Exit,
     signals,
@@ -57,7 +58,7 @@ pub(crate) fn main<A: Application>(manager: impl ManagerSetup<A::Settings>) -> E
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("could not start the tokio runtime: {}", error.kind());
+            eprintln!("could not start the tokio runtime: {}", RootCause::of(&error));
             return Exit::Bug.into();
         }
     };

@@ -79,6 +79,7 @@ mod admin;
 mod application;
 mod backoff;
 mod bootstrap;
+mod cause;
 mod cli;
 mod expiry;
 mod generation_usage;

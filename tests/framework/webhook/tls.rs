@@ -3,49 +3,22 @@
 use crate::{
     SERVICE,
     note_client::NoteClient,
+    support::temporary_file::TemporaryFile,
     webhook_setup::{current_key, launch_with_webhook, tenant_with_receiver, wait_for_outbox_rows},
 };
 use devstack::{Authority, DEFAULT_TIMEOUT, Receiver, RunningService, Signal, Validity};
-use std::{
-    fs,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{net::SocketAddr, sync::Arc};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Notify,
 };
-
-/// A file with the authorities that a platform trusts. It is deleted when this is dropped.
-struct TrustedRoots(PathBuf);
-
-impl TrustedRoots {
-    /// Writes a file with these certificates in PEM.
-    fn new(certificates: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("roots-{}.pem", devstack::random()));
-        fs::write(&path, certificates).expect("a file");
-        Self(path)
-    }
-
-    /// Returns the path of the file, for the variable `SSL_CERT_FILE`.
-    fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for TrustedRoots {
-    fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
-}
 
 #[tokio::test]
 async fn a_webhook_needs_a_certificate_of_an_authority_that_the_platform_trusts() {
     let tenant = SERVICE.migrated("hook_tls").await;
     tenant.put_random("webhook", "api_key").await.unwrap();
     let (trusted, other) = (Authority::new("trusted"), Authority::new("other"));
-    let roots = TrustedRoots::new(trusted.certificate());
+    let roots = TemporaryFile::new(trusted.certificate());
     let start = async |receiver: &Receiver| {
         let launch = launch_with_webhook(&tenant, receiver.address());
         let launch = launch.env("APP_SERVICE__WEBHOOK_URL", receiver.url()).env("SSL_CERT_FILE", roots.path());
@@ -57,7 +30,7 @@ async fn a_webhook_needs_a_certificate_of_an_authority_that_the_platform_trusts(
     };
     let receiver = Receiver::with_tls(&other.local(Validity::days(1))).unwrap();
     let mut running = start(&receiver).await;
-    wait_for_outbox_rows(&tenant, "last_error LIKE '%invalid peer certificate: UnknownIssuer%'", 1).await;
+    wait_for_outbox_rows(&tenant, "last_error LIKE '%authority that is not trusted%SSL_CERT_FILE%'", 1).await;
     assert_eq!(receiver.requests().len(), 0);
     running.process.signal(Signal::TERM);
     assert_eq!(running.process.exited(DEFAULT_TIMEOUT).await.code, Some(0));
@@ -98,7 +71,7 @@ async fn a_connection_that_goes_silent_is_given_up() {
     let tenant = SERVICE.migrated("hook_dead_h2").await;
     tenant.put_random("webhook", "api_key").await.unwrap();
     let authority = Authority::new("trusted");
-    let roots = TrustedRoots::new(authority.certificate());
+    let roots = TemporaryFile::new(authority.certificate());
     let receiver = Receiver::with_tls(&authority.local(Validity::days(1))).unwrap();
     receiver.accept([current_key(&tenant).await]);
     let dead = Arc::new(Notify::new());
@@ -119,7 +92,7 @@ async fn a_connection_that_goes_silent_is_given_up() {
 #[tokio::test]
 async fn a_platform_without_trusted_authorities_ends_with_78() {
     let (tenant, _receiver) = tenant_with_receiver("hook_roots").await;
-    let roots = TrustedRoots::new("");
+    let roots = TemporaryFile::new("");
     let launch = launch_with_webhook(&tenant, ([127, 0, 0, 1], 1).into())
         .env("APP_SERVICE__WEBHOOK_URL", "https://127.0.0.1:1/hook")
         .env("SSL_CERT_FILE", roots.path());

@@ -3,6 +3,7 @@
 use super::trust::Connector;
 use crate::{
     bootstrap::command_error::CommandError,
+    cause::{OtherSide, RootCause},
     config::settings::LogFormat,
     exit::{Exit, Fault, Phase, Report},
 };
@@ -58,14 +59,13 @@ pub(super) async fn read<E: Error + 'static>(
     }
 }
 
-/// Returns the innermost cause, which the other errors only wrap.
 fn unreachable(error: &(dyn Error + 'static)) -> AdminUnreachable {
-    let cause = std::iter::successors(Some(error), |error| (*error).source()).last().unwrap_or(error);
-    match cause.downcast_ref::<hyper::Error>() {
+    let innermost = std::iter::successors(Some(error), |error| (*error).source()).last().unwrap_or(error);
+    match innermost.downcast_ref::<hyper::Error>() {
         Some(error) if error.is_closed() || error.is_incomplete_message() || error.is_canceled() => {
             AdminUnreachable::Closed
         }
-        _ => AdminUnreachable::NoAnswer(cause.to_string()),
+        _ => AdminUnreachable::NoAnswer(RootCause::of(error).with_remedy(OtherSide::AdminListener)),
     }
 }
 

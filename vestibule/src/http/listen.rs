@@ -3,6 +3,7 @@
 use super::{accept::Acceptor, command_socket::CommandSocket};
 use crate::{
     application::{Application, Generation},
+    cause::RootCause,
     exit::{Exit, Fault, Phase, Report},
     metrics::Counter,
 };
@@ -152,7 +153,7 @@ fn bind_fault(key: &str, address: SocketAddr, error: &io::Error) -> Fault {
         io::ErrorKind::PermissionDenied => "configure a port from 1024 on, or grant CAP_NET_BIND_SERVICE",
         _ => "configure an address of this machine",
     };
-    Fault::new(Exit::Bind, format!("{key} = {address}"), format!("cannot be bound: {}", error.kind()), remedy)
+    Fault::new(Exit::Bind, format!("{key} = {address}"), format!("cannot be bound: {}", RootCause::of(error)), remedy)
 }
 
 /// A listener that accepts connections.

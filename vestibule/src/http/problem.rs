@@ -2,7 +2,7 @@
 
 mod from_errors;
 
-use crate::resources::{api_client::reasons, database::DatabaseUnavailable};
+use crate::{cause::reasons, resources::database::DatabaseUnavailable};
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header},

@@ -18,7 +18,6 @@ mod transport;
 pub use delivery::DeliveryError;
 pub use endpoint::{ApiEndpoint, KeyHeader};
 pub use error::CallError;
-pub(crate) use error::reasons;
 
 use super::{build_error::BuildError, context::LoadContext, rejection::Rejection, resource::Resource};
 use crate::{credentials::api_key::ApiKey, secrets::credential::Credential};

@@ -1,6 +1,7 @@
 //! AWS Secrets Manager. Only this module and its settings ([`AwsConfig`]) know AWS.
 
 mod errors;
+mod http_client;
 mod remedies;
 mod sdk;
 

@@ -47,7 +47,8 @@ pub trait Source: Send + Sync + 'static {
             SourceError::NoIdentity(_) => "give the process an identity".into(),
             SourceError::ClockWrong(_) => "set the clock of this machine (NTP)".into(),
             SourceError::Malformed(_) => "put a text value at the manager, as a new version".into(),
-            SourceError::Unavailable(_) | SourceError::Unanswered(_) => {
+            SourceError::NotConnected { remedy: Some(remedy), .. } => (*remedy).into(),
+            SourceError::Unavailable(_) | SourceError::NotConnected { .. } | SourceError::Unanswered(_) => {
                 "check the network path to the manager and its health".into()
             }
         }
@@ -94,6 +95,14 @@ pub enum SourceError {
     /// The manager could not answer this time. Another attempt may succeed.
     #[error("the manager is unavailable: {0}")]
     Unavailable(String),
+    /// There was no connection to the manager, or to the platform's identity service. Another attempt may succeed.
+    #[error("the manager is unavailable: {problem}")]
+    NotConnected {
+        /// The place, and the cause.
+        problem: String,
+        /// A remedy for this cause, if there is one. [`Source::remedy`] has a default.
+        remedy: Option<&'static str>,
+    },
     /// The manager did not answer in time. Another attempt may succeed.
     #[error("the manager did not answer: {0}")]
     Unanswered(String),
@@ -102,7 +111,7 @@ pub enum SourceError {
 impl SourceError {
     /// Returns `true` if another attempt may succeed.
     pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Unanswered(_))
+        matches!(self, Self::Unavailable(_) | Self::NotConnected { .. } | Self::Unanswered(_))
     }
 
     /// Returns `true` if the manager knows this process and says no, or does not know it. That may pass by itself:
@@ -117,7 +126,7 @@ impl SourceError {
             Self::Denied(_) | Self::NoIdentity(_) | Self::ClockWrong(_) => Exit::Denied,
             Self::Missing(_) => Exit::Missing,
             Self::Malformed(_) => Exit::Malformed,
-            Self::Unavailable(_) => Exit::Unavailable,
+            Self::Unavailable(_) | Self::NotConnected { .. } => Exit::Unavailable,
             Self::Unanswered(_) => Exit::Deadline,
         }
     }

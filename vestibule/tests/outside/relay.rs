@@ -126,7 +126,7 @@ impl RelayInner {
         BuildError::Fault(Fault {
             exit: Exit::Unavailable,
             subject: format!("the mail relay at {}", self.address),
-            problem: error.kind().to_string(),
+            problem: error.to_string(),
             remedy: "check service.relay and the network".into(),
         })
     }

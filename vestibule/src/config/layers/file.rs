@@ -1,6 +1,9 @@
 //! A file of the configuration, and the lines of its keys.
 
-use crate::exit::{Exit, Fault};
+use crate::{
+    cause::RootCause,
+    exit::{Exit, Fault},
+};
 use figment::{
     providers::{Format, Toml},
     value::Dict,
@@ -20,7 +23,7 @@ impl ConfigFile {
         let subject = path.display().to_string();
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(error) => return Err(unreadable(subject, error.kind())),
+            Err(error) => return Err(unreadable(subject, &error)),
         };
         let document = ImDocument::parse(text.clone()).map_err(|error| not_toml(&subject, &text, error.span()))?;
         let dict = Toml::from_str(&text).map_err(|error| not_toml(&subject, &text, error.span()))?;
@@ -53,13 +56,13 @@ impl ConfigFile {
     }
 }
 
-fn unreadable(subject: String, kind: io::ErrorKind) -> Fault {
-    let (problem, remedy) = match kind {
+fn unreadable(subject: String, error: &io::Error) -> Fault {
+    let (problem, remedy) = match error.kind() {
         io::ErrorKind::NotFound => {
             ("there is no such file".to_owned(), "create it, or correct APP_PROFILE or APP_CONFIG_DIR")
         }
         io::ErrorKind::InvalidData => ("the file is not UTF-8".into(), "save it as UTF-8"),
-        kind => (format!("the file cannot be read: {kind}"), "make it readable"),
+        _ => (format!("the file cannot be read: {}", RootCause::of(error)), "make it readable"),
     };
     Fault::new(Exit::Config, subject, problem, remedy)
 }

@@ -1,7 +1,12 @@
 //! The transport: HTTP/1.1 and HTTP/2 connections. TLS trusts the platform's certificate authorities.
 
-use super::error::{CallError, reasons};
-use crate::{config::base_url::BaseUrl, exit::Fault, trust};
+use super::error::CallError;
+use crate::{
+    cause::{OtherSide, RootCause},
+    config::base_url::BaseUrl,
+    exit::Fault,
+    trust,
+};
 use axum::{
     body::{Body, Bytes, HttpBody},
     http::{Request, Response},
@@ -14,6 +19,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use std::{
+    error::Error,
     future::poll_fn,
     pin::Pin,
     task::{Context, Poll},
@@ -93,9 +99,9 @@ impl Service<Request<Bytes>> for CallTransport {
             let (head, body) = match response.await {
                 Ok(response) => response.into_parts(),
                 Err(error) if error.is_connect() => {
-                    return Err(CallError::NotConnected { host, reason: reasons(&error) });
+                    return Err(CallError::NotConnected { host, reason: reason(&error) });
                 }
-                Err(error) => return Err(CallError::ConnectionBroken { host, reason: reasons(&error) }),
+                Err(error) => return Err(CallError::ConnectionBroken { host, reason: reason(&error) }),
             };
             let body = match tokio::time::timeout_at(deadline, read_body(body)).await {
                 Ok(body) => body,
@@ -116,7 +122,7 @@ impl Service<Request<Bytes>> for CallTransport {
 async fn read_body(mut body: Incoming) -> Result<Bytes, String> {
     let mut bytes = Vec::new();
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-        let frame = frame.map_err(|error| reasons(&error))?;
+        let frame = frame.map_err(|error| reason(&error))?;
         let Ok(data) = frame.into_data() else { continue };
         if bytes.len() + data.len() > MAX_BODY {
             return Err("it is larger than 1 MiB".into());
@@ -124,4 +130,9 @@ async fn read_body(mut body: Incoming) -> Result<Bytes, String> {
         bytes.extend_from_slice(&data);
     }
     Ok(bytes.into())
+}
+
+/// Returns the cause of an error, and what helps against it.
+fn reason(error: &(dyn Error + 'static)) -> String {
+    RootCause::of(error).with_remedy(OtherSide::Api)
 }

@@ -1,7 +1,10 @@
 //! The errors of the database, and what they mean for us.
 
 use super::{login::PoolLogin, pool::Pool};
-use crate::exit::{Exit, Fault};
+use crate::{
+    cause::{OtherSide, RootCause},
+    exit::{Exit, Fault},
+};
 use std::sync::Arc;
 
 /// The damage that an error does to its connection: the connection is not used again.
@@ -87,18 +90,41 @@ pub(crate) fn transient(error: &sqlx::Error) -> bool {
     }
 }
 
+/// The end of PostgreSQL's texts for a connection without TLS that `pg_hba.conf` does not allow. A server before 14 says
+/// `SSL off`.
+const WANTS_TLS: [&str; 2] = ["no encryption", "SSL off"];
+
+/// The driver's text for a server that has no TLS. It has no type of its own.
+const HAS_NO_TLS: &str = "server does not support TLS";
+
+/// Returns `true` if the server only lets connections with TLS in. It says so with the code of a rejected login.
+fn wants_tls(error: &sqlx::Error) -> bool {
+    let Some(error) = error.as_database_error() else { return false };
+    error.message().contains("pg_hba.conf") && WANTS_TLS.iter().any(|end| error.message().ends_with(end))
+}
+
 /// Returns the reason in a text for people. It quotes no password.
 pub(crate) fn reason(error: &sqlx::Error) -> String {
     match error {
+        sqlx::Error::Database(answer) if wants_tls(error) => {
+            format!("{}: the server wants TLS, so set database.tls", answer.message())
+        }
         sqlx::Error::Database(error) => error.message().to_owned(),
-        sqlx::Error::Io(error) => format!("connecting failed: {}", error.kind()),
-        sqlx::Error::Tls(_) => "TLS could not be negotiated".into(),
+        sqlx::Error::Io(error) => format!("connecting failed: {}", RootCause::of(error)),
+        sqlx::Error::Tls(error) if error.to_string() == HAS_NO_TLS => "the server has no TLS".into(),
+        sqlx::Error::Tls(error) => format!("TLS could not be negotiated: {}", RootCause::of(&**error)),
         _ => "the server does not answer as PostgreSQL does".into(),
     }
 }
 
 /// Returns the fault that an error of the database means for a start.
 pub(crate) fn fault(error: &sqlx::Error) -> Fault {
+    let cause = match error {
+        sqlx::Error::Io(error) => Some(RootCause::of(error)),
+        sqlx::Error::Tls(error) => Some(RootCause::of(&**error)),
+        _ => None,
+    };
+    let remedy_of_cause = cause.and_then(|cause| cause.remedy(OtherSide::Database));
     let (exit, remedy) = match (error, sqlstate(error).as_deref()) {
         (_, Some("28P01" | "28000" | "42501")) => {
             (Exit::Denied, "give the login's role the right, or put another login at the manager")
@@ -107,12 +133,15 @@ pub(crate) fn fault(error: &sqlx::Error) -> Fault {
             (Exit::Unavailable, "find out who holds the lock (pg_locks, pg_stat_activity), and try again")
         }
         (_, Some("3D000")) => (Exit::Unavailable, "create the database, or correct database.name"),
+        (sqlx::Error::Tls(error), _) if error.to_string() == HAS_NO_TLS => {
+            (Exit::Unavailable, "turn TLS on at the server, or set database.tls to what the server offers")
+        }
         (sqlx::Error::Tls(_) | sqlx::Error::Configuration(_), _) => {
             (Exit::Unavailable, "check database.tls and database.tls_root_cert against what the server offers")
         }
         _ => (Exit::Unavailable, "check database.host and database.port, and the server's health; then start again"),
     };
-    Fault::new(exit, "database", reason(error), remedy)
+    Fault::new(exit, "database", reason(error), remedy_of_cause.unwrap_or(remedy))
 }
 
 /// Returns the fault of a database that did not answer before the deadline.

@@ -129,12 +129,16 @@ pub(crate) async fn connect(
 ) -> Result<PgConnection, ConnectError> {
     let mut backoff = Backoff::until(deadline);
     let mut freed_place = None;
+    let at_place = |fault| {
+        let subject = format!("database at {}:{}", options.get_host(), options.get_port());
+        ConnectError::Fault(Fault { subject, ..fault })
+    };
     loop {
         let until = deadline.min(Instant::now() + LOGIN_TIMEOUT);
         let fault = match timeout_at(until, PgConnection::connect_with(options)).await {
             Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(error)) if is_rejected(&error) => return Err(ConnectError::Rejected(error)),
-            Ok(Err(error)) if !transient(&error) => return Err(ConnectError::Fault(fault(&error))),
+            Ok(Err(error)) if !transient(&error) => return Err(at_place(fault(&error))),
             Ok(Err(error)) => {
                 if let Some(pool) = pool
                     && freed_place.is_none()
@@ -147,8 +151,7 @@ pub(crate) async fn connect(
             Err(_) => unanswered(),
         };
         if !backoff.wait().await {
-            let subject = format!("database at {}:{}", options.get_host(), options.get_port());
-            return Err(ConnectError::Fault(Fault { subject, ..fault }));
+            return Err(at_place(fault));
         }
     }
 }

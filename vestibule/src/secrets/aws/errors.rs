@@ -1,6 +1,9 @@
 //! Errors of the AWS SDK, as errors of a secrets manager.
 
-use crate::secrets::source::SourceError;
+use crate::{
+    cause::{OtherSide, RootCause},
+    secrets::source::SourceError,
+};
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_secretsmanager::{
     error::{ErrorMetadata, ProvideErrorMetadata, SdkError},
@@ -70,10 +73,13 @@ where
         SdkError::DispatchFailure(failure) => match find_cause(error) {
             Some(cause) => identity_error(cause),
             None if failure.is_timeout() => SourceError::Unanswered("connecting timed out".into()),
-            None => SourceError::Unavailable(format!("connecting failed: {}", connect_problem(error))),
+            None => not_connected(&RootCause::of(error)),
         },
         SdkError::TimeoutError(_) => SourceError::Unanswered("the request timed out".into()),
-        SdkError::ResponseError(_) => SourceError::Unavailable("its answer was cut off or cannot be understood".into()),
+        SdkError::ResponseError(_) => SourceError::Unavailable(format!(
+            "its answer was cut off or cannot be understood: {}",
+            RootCause::of(error)
+        )),
         _ => SourceError::Unavailable("the request could not be made".into()),
     }
 }
@@ -137,19 +143,16 @@ fn identity_error(error: &CredentialsError) -> SourceError {
     }
 }
 
-/// Describes the cause of a connection that failed. A TLS error is quoted: it names a certificate that is not valid at
-/// the time of this machine's clock.
-fn connect_problem(error: &(dyn Error + 'static)) -> String {
-    let Some(mut io) = find_cause::<std::io::Error>(error) else {
-        return "no answer".to_owned();
-    };
-    // `source` passes over the error inside of an I/O error.
-    while let Some(inner) = io.get_ref().and_then(|inner| inner.downcast_ref()) {
-        io = inner;
-    }
-    match io.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>()) {
-        Some(tls) => tls.to_string(),
-        None => io.kind().to_string(),
+/// Returns the error of a connection that failed.
+fn not_connected(cause: &RootCause) -> SourceError {
+    SourceError::NotConnected { problem: connect_problem(cause), remedy: cause.remedy(OtherSide::Manager) }
+}
+
+/// Describes a connection that failed.
+fn connect_problem(cause: &RootCause) -> String {
+    match cause.host() {
+        Some(host) => format!("connecting to {host} failed: {cause}"),
+        None => format!("connecting failed: {cause}"),
     }
 }
 
@@ -209,13 +212,5 @@ mod tests {
         assert!(time_ahead("Fri, 31 Dec 2100 23:59:59 GMT").is_some_and(Duration::is_positive));
         assert!(time_ahead("Thu, 01 Jan 1970 00:00:01 GMT").is_some_and(Duration::is_negative));
         assert_eq!(time_ahead("yesterday"), None);
-    }
-
-    #[test]
-    fn a_certificate_that_is_not_valid_yet_is_named() {
-        let tls = rustls::Error::InvalidCertificate(rustls::CertificateError::NotValidYet);
-        let io = std::io::Error::new(std::io::ErrorKind::InvalidData, tls);
-        let problem = connect_problem(&std::io::Error::other(io));
-        assert_eq!(problem, "invalid peer certificate: NotValidYet");
     }
 }

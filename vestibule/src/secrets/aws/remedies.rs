@@ -29,12 +29,14 @@ pub(super) fn remedy(error: &SourceError, operation: Operation) -> &'static str 
             "set the clock of this machine (NTP); if it is right, check the keys of the identity"
         }
         (SourceError::Malformed(_), Operation::ReadValue) => "put a text value at the manager, as a new version",
-        (SourceError::Unavailable(_), Operation::ReadValue) => {
+        (SourceError::NotConnected { remedy: Some(remedy), .. }, _) => remedy,
+        (SourceError::Unavailable(_) | SourceError::NotConnected { .. }, Operation::ReadValue) => {
             "check the path to the manager (Region, endpoint, network) and its health; then start again"
         }
-        (SourceError::Unavailable(_) | SourceError::Malformed(_), Operation::ReadVersions) => {
-            "check the path to the manager (Region, endpoint, network) and its health; then audit again"
-        }
+        (
+            SourceError::Unavailable(_) | SourceError::NotConnected { .. } | SourceError::Malformed(_),
+            Operation::ReadVersions,
+        ) => "check the path to the manager (Region, endpoint, network) and its health; then audit again",
         (SourceError::Unanswered(_), _) => {
             "check the path to the manager (route, firewall, VPC endpoint); raise secrets.deadline if it is only slow"
         }

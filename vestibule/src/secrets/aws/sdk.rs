@@ -1,5 +1,6 @@
 //! The configuration of the AWS SDK: the Region, the platform's identity and the endpoint.
 
+use super::http_client::ManagerHttpClient;
 use crate::{
     config::settings::AwsConfig,
     exit::{Exit, Fault},
@@ -11,6 +12,7 @@ use aws_config::{
     web_identity_token::WebIdentityTokenCredentialsProvider,
 };
 use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_smithy_runtime_api::client::http::SharedHttpClient;
 
 /// Returns the SDK's configuration and its Region. In production it uses static keys, and an endpoint without TLS, only
 /// if the settings allow them.
@@ -18,7 +20,10 @@ pub(super) async fn configure(aws: &AwsConfig, production: bool) -> Result<(SdkC
     // The SDK panics if the platform trusts no authority, even for an endpoint without TLS.
     trust::platform_authorities()?;
     let platform_only = production && !aws.allow_static_keys;
-    let mut loader = aws_config::defaults(BehaviorVersion::latest()).retry_config(RetryConfig::disabled());
+    let http_client = SharedHttpClient::new(ManagerHttpClient::new());
+    let mut loader = aws_config::defaults(BehaviorVersion::latest())
+        .retry_config(RetryConfig::disabled())
+        .http_client(http_client.clone());
     if let Some(region) = aws.regions.first() {
         loader = loader.region(Region::new(region.clone()));
     }
@@ -38,7 +43,7 @@ pub(super) async fn configure(aws: &AwsConfig, production: bool) -> Result<(SdkC
         refuse_http(&sdk)?;
     }
     if platform_only {
-        let identity = platform_identity(&region);
+        let identity = platform_identity(&region, http_client);
         return Ok((sdk.into_builder().credentials_provider(identity).build(), region));
     }
     Ok((sdk, region))
@@ -50,8 +55,8 @@ pub(super) fn no_region(exit: Exit, problem: &str) -> Fault {
 }
 
 /// Returns the SDK's default chain of identities, without the static keys of the environment and the profile files.
-fn platform_identity(region: &Region) -> SharedCredentialsProvider {
-    let config = ProviderConfig::without_region().with_region(Some(region.clone()));
+fn platform_identity(region: &Region, http_client: SharedHttpClient) -> SharedCredentialsProvider {
+    let config = ProviderConfig::without_region().with_region(Some(region.clone())).with_http_client(http_client);
     let chain = CredentialsProviderChain::first_try(
         "WebIdentityToken",
         WebIdentityTokenCredentialsProvider::builder().configure(&config).build(),

@@ -1,0 +1,75 @@
+//! A server that stands in for another side, and does not do as it should.
+
+use super::tls_client::certificates;
+use devstack::Identity;
+use rustls::{
+    ServerConfig,
+    crypto::aws_lc_rs,
+    pki_types::{PrivateKeyDer, pem::PemObject},
+};
+use std::sync::Arc;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+use tokio_rustls::TlsAcceptor;
+
+/// A server on this machine. It ends when this is dropped.
+pub(crate) struct StandIn {
+    port: u16,
+    _accepting: JoinSet<()>,
+}
+
+impl StandIn {
+    /// Starts a server that does this with each connection, and then closes it.
+    pub(crate) async fn start<F: Future<Output = ()> + Send + 'static>(
+        serve: impl Fn(TcpStream) -> F + Send + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let port = listener.local_addr().expect("it is bound").port();
+        let mut accepting = JoinSet::new();
+        accepting.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((connection, _)) = listener.accept().await {
+                connections.spawn(serve(connection));
+                while connections.try_join_next().is_some() {}
+            }
+        });
+        Self { port, _accepting: accepting }
+    }
+
+    /// Starts a server that does the handshake of TLS with this identity, and nothing else.
+    pub(crate) async fn tls(identity: &Identity) -> Self {
+        Self::tls_after(identity, b"").await
+    }
+
+    /// Starts a server that answers the first bytes with this, and then does the handshake of TLS with this identity.
+    pub(crate) async fn tls_after(identity: &Identity, answer: &'static [u8]) -> Self {
+        let acceptor = acceptor(identity);
+        Self::start(move |connection| handshake(acceptor.clone(), connection, answer)).await
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+}
+
+async fn handshake(acceptor: TlsAcceptor, mut connection: TcpStream, answer: &'static [u8]) {
+    if !answer.is_empty() {
+        let _ = connection.read(&mut [0; 1024]).await;
+        let _ = connection.write_all(answer).await;
+    }
+    let _ = acceptor.accept(connection).await;
+}
+
+fn acceptor(identity: &Identity) -> TlsAcceptor {
+    let key = PrivateKeyDer::from_pem_slice(identity.private_key.as_bytes()).expect("a key");
+    let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .expect("aws-lc-rs has TLS 1.2 and 1.3")
+        .with_no_client_auth()
+        .with_single_cert(certificates(&identity.certificate), key)
+        .expect("they fit");
+    TlsAcceptor::from(Arc::new(config))
+}
