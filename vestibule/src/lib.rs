@@ -66,6 +66,8 @@
 pub mod config;
 pub mod credentials;
 pub mod exit;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod http;
 pub mod metrics;
 pub mod resources;

@@ -21,7 +21,7 @@ const STATUS_INTERVAL: Duration = Duration::from_millis(50);
 
 /// The part of `/status` that this command reads.
 #[derive(Deserialize)]
-struct ReloadStatus {
+pub(crate) struct ReloadStatus {
     instance: String,
     pid: i32,
     generation: u64,

@@ -111,8 +111,8 @@ impl fmt::Display for Host {
 impl Login {
     const EXPECTED: &str = "the JSON of a login, {\"username\": \"…\", \"password\": \"…\"} with optional host, port \
          and dbname, or the bare password of database.username";
-    const USERNAME: &str = "the JSON of a login with `username`: 1 to 63 bytes without control characters, and without \
-         blanks at its ends";
+    const USERNAME: &str = "the JSON of a login with `username`: 1 to 63 bytes without control characters and commas, and \
+         without blanks at its ends";
     const PASSWORD: &str = "the JSON of a login with `password`: a text that is not empty or blank";
     const HOST: &str = "the JSON of a login in which `host` is the name or the address of one host: not a URL, and without a \
          user, a password or a path; it may end with the port, as in db.internal:5432";
@@ -122,6 +122,8 @@ impl Login {
          blanks at its ends";
     const NEWLINE: &str = "a bare password without a newline at its end. If a tool has added it (a file that was passed with \
          file://, or `echo` without -n), put the password without it; if it is part of the password, put the JSON of a login";
+    const PREPARED_USERNAME: &str = "the JSON of a login with a `username` that the PostgreSQL driver can send: without \
+         characters that are newer than Unicode 3.2, such as emojis (RFC 4013)";
     const PREPARED: &str = "a password that the PostgreSQL driver can send: without control characters, and without \
          characters that are newer than Unicode 3.2, such as emojis (RFC 4013)";
 
@@ -136,6 +138,13 @@ impl Login {
             return Err(Malformed::expected(Self::PORT));
         }
         let username = name_of(json.username, Self::USERNAME)?.ok_or(Malformed::expected(Self::USERNAME))?;
+        // The driver puts the name into its SCRAM message as it is, where a comma would end it.
+        if username.contains(',') {
+            return Err(Malformed::expected(Self::USERNAME));
+        }
+        if !can_be_prepared(&username) {
+            return Err(Malformed::expected(Self::PREPARED_USERNAME));
+        }
         let dbname = name_of(json.dbname, Self::DBNAME)?;
         let password = text_of(json.password, Self::PASSWORD)?.ok_or(Malformed::expected(Self::PASSWORD))?;
         let password = not_blank(password, Self::PASSWORD)?;
@@ -197,14 +206,10 @@ impl Kind for Login {
                 Self { username: None, password: text.into(), host: None, port: None, dbname: None }
             }
         };
-        // The driver prepares a password in this way, and gives up if it cannot. PostgreSQL would take the bytes as they are.
-        match stringprep::saslprep(login.password.expose_secret()) {
-            Ok(prepared) => {
-                wipe(prepared);
-                Ok(login)
-            }
-            Err(_) => Err(Malformed::expected(Self::PREPARED)),
+        if !can_be_prepared(login.password.expose_secret()) {
+            return Err(Malformed::expected(Self::PREPARED));
         }
+        Ok(login)
     }
 
     /// Returns `true` if `pending` is another password of the same user at the same place. Any other login may be
@@ -217,9 +222,13 @@ impl Kind for Login {
     }
 }
 
-/// Wipes the copy that preparing a password has made.
-fn wipe(prepared: Cow<'_, str>) {
+/// Returns `true` if the driver can prepare a name or a password (SASLprep), and something is left of it. The driver gives
+/// up if it cannot; PostgreSQL takes the bytes as they are.
+fn can_be_prepared(text: &str) -> bool {
+    let Ok(prepared) = stringprep::saslprep(text) else { return false };
+    let is_left = !prepared.is_empty();
     if let Cow::Owned(mut copy) = prepared {
         copy.zeroize();
     }
+    is_left
 }

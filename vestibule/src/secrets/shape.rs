@@ -6,19 +6,25 @@ use zeroize::Zeroizing;
 
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// Returns the text without a byte order mark at its start. Some editors write one.
+/// Returns the text without byte order marks at its start. Some editors write one, and each tool may add another.
 pub(crate) fn without_byte_order_mark(text: &str) -> &str {
-    text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)
+    text.trim_start_matches(BYTE_ORDER_MARK)
 }
 
-/// Returns `true` if the text starts like a JSON object.
+/// Returns `true` if the first character that can be seen starts a JSON object.
 pub(crate) fn starts_like_an_object(text: &str) -> bool {
-    text.trim_start().starts_with('{')
+    visible(text).starts_with('{')
+}
+
+/// Returns the text from the first character that can be seen to the last one.
+fn visible(text: &str) -> &str {
+    const INVISIBLE: [char; 4] = [BYTE_ORDER_MARK, '\u{200b}', '\u{2060}', '\u{ad}'];
+    text.trim_matches(|c: char| c.is_whitespace() || c.is_control() || INVISIBLE.contains(&c))
 }
 
 /// Returns `true` if the text is JSON that is no object and no bare word, or a JSON object in base64.
 pub(crate) fn is_json_in_disguise(text: &str) -> bool {
-    let text = text.trim();
+    let text = visible(text);
     (text.starts_with(['"', '[']) && is_json(text)) || is_object_in_base64(text)
 }
 
