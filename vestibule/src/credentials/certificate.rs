@@ -1,6 +1,6 @@
 //! X.509 certificates: their dates, names, issuer and usage.
 
-use super::pem::{self, PemLabel};
+use super::pem::{self, PemBlock, PemLabel};
 use crate::secrets::kind::Malformed;
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
@@ -27,8 +27,13 @@ impl Certificate {
 
     /// Parses a PEM text of certificates, one at least, and nothing else.
     pub(crate) fn parse_all(text: &str, expected: &'static str) -> Result<Vec<Self>, Malformed> {
+        Self::of_blocks(&pem::blocks(text).ok_or(Malformed::expected(expected))?, expected)
+    }
+
+    /// Parses blocks of PEM, all of which are certificates.
+    pub(super) fn of_blocks(blocks: &[PemBlock], expected: &'static str) -> Result<Vec<Self>, Malformed> {
         let mut all = Vec::new();
-        for block in pem::blocks(text).ok_or(Malformed::expected(expected))? {
+        for block in blocks {
             if block.label != PemLabel::Certificate {
                 return Err(Malformed::expected(expected));
             }
