@@ -108,7 +108,7 @@ fn a_certificate_and_its_key_are_read_in_every_form() {
         ("cert-manager", json!({ "ca.crt": made.root, "tls.crt": chain, "tls.key": key }).to_string(), 2),
         (
             "cert-manager: additionalOutputFormats",
-            json!({ "tls.crt": chain, "tls.key": key, "tls-combined.pem": format!("{key}{chain}"), "key.der": "MIGH" })
+            json!({ "tls.crt": chain, "tls.key": key, "tls-combined.pem": format!("{key}{chain}"), "key.der": "MIGC" })
                 .to_string(),
             2,
         ),

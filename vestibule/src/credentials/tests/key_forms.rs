@@ -6,25 +6,25 @@ use super::*;
 type Row = (&'static str, &'static str, Result<(), &'static str>);
 
 const SIGNING_KEYS: [Row; 17] = [
-    ("openssl rand -base64 32", "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=\n", Ok(())),
+    ("openssl rand -base64 32", "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=\n", Ok(())),
     (
         "openssl rand -base64 64, which breaks the line",
-        "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDEwMTIzNDU2Nzg5MDEyMzQ1\nNjc4OTAxMjM0NTY3ODkwMQ==\n",
+        "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFB\nQUFBQUFBQUFBQQ==\n",
         Ok(()),
     ),
-    ("base64 on Windows", "MDEyMzQ1Njc4OTAxMjM0NTY3\r\nODkwMTIzNDU2Nzg5MDE=\r\n", Ok(())),
-    ("Python: secrets.token_urlsafe, without padding", "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE", Ok(())),
-    ("Terraform: random_id.b64_url", "-_-_MzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE", Ok(())),
-    ("Terraform: random_bytes.base64", "+/+/MzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=", Ok(())),
-    ("both alphabets in one", "-/-/MzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE", Err(SigningKeys::EXPECTED)),
+    ("base64 on Windows", "QUFBQUFBQUFBQUFBQUFBQUFB\r\nQUFBQUFBQUFBQUFBQUE=\r\n", Ok(())),
+    ("Python: secrets.token_urlsafe, without padding", "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE", Ok(())),
+    ("Terraform: random_id.b64_url", "-_-_QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE", Ok(())),
+    ("Terraform: random_bytes.base64", "+/+/QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=", Ok(())),
+    ("both alphabets in one", "-/-/QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE", Err(SigningKeys::EXPECTED)),
     (
         "openssl rand -hex 32, which is base64 too",
         "3031323334353637383930313233343536373839303132333435363738393031",
         Ok(()),
     ),
-    ("console: a row", r#"{"key":"MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="}"#, Ok(())),
-    ("a file as a row", r#"{"key":"MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=\n"}"#, Ok(())),
-    ("PowerShell: a byte order mark", "\u{feff}MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=", Ok(())),
+    ("console: a row", r#"{"key":"QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE="}"#, Ok(())),
+    ("a file as a row", r#"{"key":"QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=\n"}"#, Ok(())),
+    ("PowerShell: a byte order mark", "\u{feff}QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=", Ok(())),
     ("get-random-password", r"R{4>x'^]Oa`\R{4>x'^]Oa`\R{4>x'^]Oa`\", Err(SigningKeys::EXPECTED)),
     (
         "CloudFormation: GenerateSecretString",
@@ -33,11 +33,11 @@ const SIGNING_KEYS: [Row; 17] = [
     ),
     (
         "a JSON Web Key",
-        r#"{"kty":"oct","k":"MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE"}"#,
+        r#"{"kty":"oct","k":"QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE"}"#,
         Err(SigningKeys::EXPECTED),
     ),
-    ("a key that is too short", "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MA==", Err(SigningKeys::EXPECTED)),
-    ("a key in quotes", "\"MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=\"", Err(SigningKeys::EXPECTED)),
+    ("a key that is too short", "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQQ==", Err(SigningKeys::EXPECTED)),
+    ("a key in quotes", "\"QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=\"", Err(SigningKeys::EXPECTED)),
     ("a UUID", "01234567-89ab-cdef-0123-456789abcdef", Err(SigningKeys::EXPECTED)),
 ];
 
@@ -52,8 +52,8 @@ fn a_signing_key_is_read_in_every_form_or_refused_in_words() {
 #[test]
 fn one_key_in_two_forms_of_base64_is_one_key() {
     let signed = |text| read::<SigningKeys>(text).unwrap().sign(b"m").1;
-    let padded = signed("+/+/MzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=");
-    assert_eq!(signed("-_-_MzQ1Njc4OTAx\nMjM0NTY3ODkwMTIzNDU2Nzg5MDE"), padded);
+    let padded = signed("+/+/QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=");
+    assert_eq!(signed("-_-_QUFB\nQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE"), padded);
 }
 
 const API_KEYS: [(&str, &str, Result<&str, &str>); 13] = [
