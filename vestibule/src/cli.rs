@@ -10,12 +10,12 @@ macro_rules! say {
 
 mod arguments;
 
-mod audit;
+pub(crate) mod audit;
 mod check;
 mod config;
 mod health;
 mod migrate;
-mod reload;
+pub(crate) mod reload;
 
 mod admin;
 mod command_connection;

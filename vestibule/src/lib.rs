@@ -69,6 +69,8 @@ extern crate self as vestibule;
 pub mod config;
 pub mod credentials;
 pub mod exit;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod http;
 pub mod metrics;
 pub mod resources;

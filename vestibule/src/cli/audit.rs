@@ -7,10 +7,10 @@
 //!
 //! It reads no secret's value.
 
-mod address;
+pub(crate) mod address;
 mod comparison;
 mod findings;
-mod replica;
+pub(crate) mod replica;
 mod table;
 
 use self::{address::ReplicaAddress, comparison::Audit, replica::ReplicaStatus};

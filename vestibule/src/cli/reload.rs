@@ -24,7 +24,7 @@ const WAIT_GRACE: Duration = Duration::from_secs(5);
 
 /// The part of `/status` that this command reads.
 #[derive(Deserialize)]
-struct ReloadStatus {
+pub(crate) struct ReloadStatus {
     generation: u64,
     signals: ReloadSignals,
     rotation: Option<RotationStatus>,

@@ -26,7 +26,8 @@ pub struct ApiKey {
 }
 
 impl ApiKey {
-    const EXPECTED: &str = "an API key without spaces or control characters, bare or as {\"api_key\": \"…\"}";
+    pub(super) const EXPECTED: &str =
+        "an API key without spaces or control characters, bare or as {\"api_key\": \"…\"}";
 }
 
 impl ExposeSecret<str> for ApiKey {

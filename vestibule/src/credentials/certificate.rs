@@ -1,6 +1,6 @@
 //! X.509 certificates: their dates, names, issuer and usage.
 
-use super::pem::{self, PemLabel};
+use super::pem::{self, PemBlock, PemLabel};
 use crate::secrets::kind::Malformed;
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
@@ -27,8 +27,13 @@ impl Certificate {
 
     /// Parses a PEM text of certificates, one at least, and nothing else.
     pub(crate) fn parse_all(text: &str, expected: &'static str) -> Result<Vec<Self>, Malformed> {
+        Self::of_blocks(&pem::blocks(text).ok_or(Malformed::expected(expected))?, expected)
+    }
+
+    /// Parses blocks of PEM, all of which are certificates.
+    pub(super) fn of_blocks(blocks: &[PemBlock], expected: &'static str) -> Result<Vec<Self>, Malformed> {
         let mut all = Vec::new();
-        for block in pem::blocks(text).ok_or(Malformed::expected(expected))? {
+        for block in blocks {
             if block.label != PemLabel::Certificate {
                 return Err(Malformed::expected(expected));
             }
@@ -86,10 +91,11 @@ impl Certificate {
         self.parsed.tbs_certificate().issuer().to_string()
     }
 
-    /// Returns the common name of its subject.
+    /// Returns the common name of its subject. A name with control characters is none.
     pub(crate) fn common_name(&self) -> Option<String> {
         let name = self.parsed.tbs_certificate().subject().common_name().ok()??;
-        Some(name.value().into_owned())
+        let text = name.value().into_owned();
+        if text.contains(char::is_control) { None } else { Some(text) }
     }
 
     /// Returns the host names for which it is valid.
@@ -114,9 +120,12 @@ impl Certificate {
         names.iter().any(|name| matches!(name, GeneralName::DnsName(_) | GeneralName::IpAddress(_)))
     }
 
-    /// Returns the alternative names of one kind, as text.
+    /// Returns the alternative names of one kind, as text. A name with control characters is none: a host that ends at a
+    /// zero byte elsewhere could pass for another one.
     fn alternative_names_of(&self, kind: impl Fn(&GeneralName) -> Option<&Ia5String>) -> Vec<String> {
-        self.alternative_names().iter().filter_map(kind).map(ToString::to_string).collect()
+        let mut names: Vec<_> = self.alternative_names().iter().filter_map(kind).map(ToString::to_string).collect();
+        names.retain(|name| !name.contains(char::is_control));
+        names
     }
 
     fn alternative_names(&self) -> Vec<GeneralName> {

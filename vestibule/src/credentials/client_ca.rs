@@ -33,7 +33,7 @@ struct ClientCaJson {
 }
 
 impl ClientCa {
-    const EXPECTED: &str = "the certificates of authorities in PEM, bare or as {\"certificate\": \"<PEM>\"}, or under \
+    pub(super) const EXPECTED: &str = "the certificates of authorities in PEM, bare or as {\"certificate\": \"<PEM>\"}, or under \
          the name ca.crt";
 
     /// Returns the verifier of clients' certificates.

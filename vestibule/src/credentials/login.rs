@@ -23,7 +23,7 @@ use zeroize::Zeroize;
 /// ```
 ///
 /// Host, port and database name are optional; an empty one is absent. The port may be a number or a text, and the host may
-/// have it too (`db.internal:5432`). A service gives the credential to [`Build::database`](crate::Build::database).
+/// have it too (`db.internal:5432`). `user` and `database` may stand for `username` and `dbname`. A service gives the credential to [`Build::database`](crate::Build::database).
 pub struct Login {
     /// The user name. If there is none, `database.username` is used.
     pub username: Option<PostgresName>,
@@ -51,16 +51,20 @@ pub struct Host(String);
 
 #[derive(Deserialize)]
 struct LoginJson<'a> {
-    #[serde(borrow, alias = "user")]
+    #[serde(borrow)]
     username: Option<&'a RawValue>,
+    #[serde(borrow)]
+    user: Option<&'a RawValue>,
     #[serde(borrow)]
     password: Option<&'a RawValue>,
     #[serde(borrow)]
     host: Option<&'a RawValue>,
     #[serde(borrow)]
     port: Option<&'a RawValue>,
-    #[serde(borrow, alias = "database")]
+    #[serde(borrow)]
     dbname: Option<&'a RawValue>,
+    #[serde(borrow)]
+    database: Option<&'a RawValue>,
 }
 
 impl PostgresName {
@@ -135,34 +139,46 @@ impl fmt::Display for Host {
 }
 
 impl Login {
-    const EXPECTED: &str = "the JSON of a login, {\"username\": \"…\", \"password\": \"…\"} with optional host, port \
+    pub(super) const EXPECTED: &str = "the JSON of a login, {\"username\": \"…\", \"password\": \"…\"} with optional host, port \
          and dbname, or the bare password of database.username";
-    const USERNAME: &str = "the JSON of a login with `username`: 1 to 63 bytes without control characters, and without \
-         blanks at its ends";
-    const PASSWORD: &str = "the JSON of a login with `password`: a text that is not empty or blank";
-    const HOST: &str = "the JSON of a login in which `host` is the name or the address of one host: not a URL, and without a \
+    pub(super) const USERNAME: &str = "the JSON of a login with `username`: 1 to 63 bytes without control characters and commas, and \
+         without blanks at its ends";
+    pub(super) const PASSWORD: &str = "the JSON of a login with `password`: a text that is not empty or blank";
+    pub(super) const HOST: &str = "the JSON of a login in which `host` is the name or the address of one host: not a URL, and without a \
          user, a password or a path; it may end with the port, as in db.internal:5432";
-    const PORT: &str =
+    pub(super) const PORT: &str =
         "the JSON of a login in which `port` is a number from 1 to 65535, and the same one that `host` has";
-    const DBNAME: &str = "the JSON of a login in which `dbname` has 1 to 63 bytes without control characters, and without \
+    pub(super) const DBNAME: &str = "the JSON of a login in which `dbname` has 1 to 63 bytes without control characters, and without \
          blanks at its ends";
-    const NEWLINE: &str = "a bare password without a newline at its end. If a tool has added it (a file that was passed with \
+    pub(super) const NO_URL: &str = "the JSON of a login, {\"username\": \"…\", \"password\": \"…\", \"host\": \"…\"}, and not a URL with these \
+         parts";
+    pub(super) const NEWLINE: &str = "a bare password without a newline at its end. If a tool has added it (a file that was passed with \
          file://, or `echo` without -n), put the password without it; if it is part of the password, put the JSON of a login";
-    const PREPARED: &str = "a password that the PostgreSQL driver can send: without control characters, and without \
+    pub(super) const PREPARED_USERNAME: &str = "the JSON of a login with a `username` that the PostgreSQL driver can send: without \
+         characters that are newer than Unicode 3.2, such as emojis (RFC 4013)";
+    pub(super) const PREPARED: &str = "a password that the PostgreSQL driver can send: without control characters, and without \
          characters that are newer than Unicode 3.2, such as emojis (RFC 4013)";
 
     fn of_json(text: &str) -> Result<Self, Malformed> {
         let json: LoginJson<'_> = json(text, Self::EXPECTED)?;
         let (host, port_of_host) = match text_of(json.host, Self::HOST)? {
-            Some(text) => host_and_port(text.expose_secret())?,
+            Some(text) => host_and_port(text.expose_secret().trim())?,
             None => (None, None),
         };
         let port = port_of(json.port)?;
         if port.is_some() && port_of_host.is_some() && port != port_of_host {
             return Err(Malformed::expected(Self::PORT));
         }
-        let username = name_of(json.username, Self::USERNAME)?.ok_or(Malformed::expected(Self::USERNAME))?;
-        let dbname = name_of(json.dbname, Self::DBNAME)?;
+        let username = name_of([json.username, json.user], Self::USERNAME)?;
+        let username = username.ok_or(Malformed::expected(Self::USERNAME))?;
+        // The driver puts the name into its SCRAM message as it is, where a comma would end it.
+        if username.contains(',') {
+            return Err(Malformed::expected(Self::USERNAME));
+        }
+        if !can_be_prepared(&username) {
+            return Err(Malformed::expected(Self::PREPARED_USERNAME));
+        }
+        let dbname = name_of([json.dbname, json.database], Self::DBNAME)?;
         let password = text_of(json.password, Self::PASSWORD)?.ok_or(Malformed::expected(Self::PASSWORD))?;
         let password = not_blank(password, Self::PASSWORD)?;
         Ok(Self { username: Some(username), password, host, port: port.or(port_of_host), dbname })
@@ -179,9 +195,19 @@ fn text_of(raw: Option<&RawValue>, expected: &'static str) -> Result<Option<Secr
     if text.is_empty() { Ok(None) } else { Ok(Some(text.as_str().into())) }
 }
 
-fn name_of(raw: Option<&RawValue>, expected: &'static str) -> Result<Option<PostgresName>, Malformed> {
-    let Some(text) = text_of(raw, expected)? else { return Ok(None) };
-    PostgresName::parse(text.expose_secret()).map(Some).ok_or(Malformed::expected(expected))
+/// Returns the name that stands in one of two fields, or is the same in both. Operators for Kubernetes write both `user` and
+/// `username`.
+fn name_of(fields: [Option<&RawValue>; 2], expected: &'static str) -> Result<Option<PostgresName>, Malformed> {
+    let mut found = None;
+    for raw in fields {
+        let Some(text) = text_of(raw, expected)? else { continue };
+        let name = PostgresName::parse(text.expose_secret());
+        if name.is_none() || (found.is_some() && found != name) {
+            return Err(Malformed::expected(expected));
+        }
+        found = name;
+    }
+    Ok(found)
 }
 
 fn port_of(raw: Option<&RawValue>) -> Result<Option<u16>, Malformed> {
@@ -197,6 +223,10 @@ fn port_of(raw: Option<&RawValue>) -> Result<Option<u16>, Malformed> {
         Ok(0) | Err(_) => Err(malformed),
         Ok(port) => Ok(Some(port)),
     }
+}
+
+fn is_url_of_a_database(text: &str) -> bool {
+    ["postgres://", "postgresql://", "jdbc:postgresql:"].iter().any(|scheme| text.trim_start().starts_with(scheme))
 }
 
 /// Reads a host, or a host and a port: the form of an RDS endpoint.
@@ -218,19 +248,16 @@ impl Kind for Login {
         let text = values.current().text.expose_secret();
         let login = match ValueText::of(text, Self::EXPECTED)? {
             ValueText::Json(text) => Self::of_json(text)?,
+            ValueText::Bare(text) if is_url_of_a_database(text) => return Err(Malformed::expected(Self::NO_URL)),
             ValueText::Bare(text) if text.ends_with(['\n', '\r']) => return Err(Malformed::expected(Self::NEWLINE)),
             ValueText::Bare(text) => {
                 Self { username: None, password: text.into(), host: None, port: None, dbname: None }
             }
         };
-        // The driver prepares a password in this way, and gives up if it cannot. PostgreSQL would take the bytes as they are.
-        match stringprep::saslprep(login.password.expose_secret()) {
-            Ok(prepared) => {
-                wipe(prepared);
-                Ok(login)
-            }
-            Err(_) => Err(Malformed::expected(Self::PREPARED)),
+        if !can_be_prepared(login.password.expose_secret()) {
+            return Err(Malformed::expected(Self::PREPARED));
         }
+        Ok(login)
     }
 
     /// Returns `true` if `pending` is another password of the same user at the same place. Any other login may be
@@ -243,9 +270,13 @@ impl Kind for Login {
     }
 }
 
-/// Wipes the copy that preparing a password has made.
-fn wipe(prepared: Cow<'_, str>) {
+/// Returns `true` if the driver can prepare a name or a password (SASLprep), and something is left of it. The driver gives
+/// up if it cannot; PostgreSQL takes the bytes as they are.
+fn can_be_prepared(text: &str) -> bool {
+    let Ok(prepared) = stringprep::saslprep(text) else { return false };
+    let is_left = !prepared.is_empty();
     if let Cow::Owned(mut copy) = prepared {
         copy.zeroize();
     }
+    is_left
 }

@@ -7,13 +7,17 @@ use crate::secrets::{
     version::{SecretValue, SecretValues, Stage},
 };
 use aws_lc_rs::hmac;
-use base64::{Engine, engine::general_purpose::STANDARD};
+use base64::{
+    Engine, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
-/// Keys for HMAC-SHA-256. The manager has a key as base64 of at least 32 random bytes, bare or as `{"key": "…"}`.
+/// Keys for HMAC-SHA-256. The manager has a key as base64 of at least 32 random bytes, bare or as `{"key": "…"}`. The base64
+/// may be that of URLs, may have no padding, and may have several lines, as openssl writes it.
 ///
 /// The current key signs. The current, the pending and the previous key verify, because replicas do not rotate at the
 /// same time. A key's id is the id of its version.
@@ -42,7 +46,7 @@ struct SigningKey {
 pub struct BadSignature;
 
 impl SigningKeys {
-    const EXPECTED: &str = "base64 of at least 32 random bytes, bare or as {\"key\": \"…\"}";
+    pub(super) const EXPECTED: &str = "base64 of at least 32 random bytes, bare or as {\"key\": \"…\"}";
 
     /// The smallest key, in bytes. A key shorter than the hash weakens the signature (RFC 2104).
     const MIN_BYTES: usize = 32;
@@ -139,6 +143,12 @@ fn verifying_key(values: &SecretValues, stage: Stage) -> Option<SigningKey> {
     key(other_version(values, stage)?).ok()
 }
 
+/// Base64 with or without padding at its end, in both alphabets.
+const PADDING_OPTIONAL: GeneralPurposeConfig =
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, PADDING_OPTIONAL);
+const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, PADDING_OPTIONAL);
+
 #[derive(Deserialize)]
 struct SigningKeyJson {
     #[serde(deserialize_with = "unescaped")]
@@ -152,12 +162,16 @@ fn key(value: &SecretValue) -> Result<SigningKey, Malformed> {
     let encoded = match ValueText::of(text, SigningKeys::EXPECTED)? {
         ValueText::Json(text) => {
             from_json = json::<SigningKeyJson>(text, SigningKeys::EXPECTED)?.key;
-            from_json.expose_secret().trim()
+            from_json.expose_secret()
         }
-        ValueText::Bare(text) => text.trim(),
+        ValueText::Bare(text) => text,
     };
-    let mut bytes = Zeroizing::new(vec![0; base64::decoded_len_estimate(encoded.len())]);
-    let length = match STANDARD.decode_slice(encoded, &mut bytes) {
+    // It has its final size from the start, because a vector that grows leaves copies behind.
+    let mut base64 = Zeroizing::new(Vec::with_capacity(encoded.len()));
+    base64.extend(encoded.bytes().filter(|byte| !byte.is_ascii_whitespace()));
+    let mut bytes = Zeroizing::new(vec![0; base64::decoded_len_estimate(base64.len())]);
+    let alphabet = if base64.contains(&b'-') || base64.contains(&b'_') { URL_SAFE } else { STANDARD };
+    let length = match alphabet.decode_slice(&*base64, &mut bytes) {
         Ok(length) if length >= SigningKeys::MIN_BYTES => length,
         _ => return Err(malformed),
     };

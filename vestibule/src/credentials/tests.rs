@@ -1,3 +1,7 @@
+mod certificate_forms;
+mod key_forms;
+mod login_forms;
+
 use super::*;
 use crate::secrets::{
     id::VersionId,
@@ -28,46 +32,6 @@ fn a_login_is_the_json_of_rds_or_a_bare_password() {
     assert_eq!(login.password.expose_secret(), " only a password ");
     let login: Login = read(r#"{"username":"app","password":"\"p\\\u00e4\/"}"#).unwrap();
     assert_eq!(login.password.expose_secret(), "\"p\\ä/");
-}
-
-/// Returns user, password, host, port and name of the database, with `-` for one that is absent.
-fn parts(text: &str) -> Result<String, String> {
-    let login = read::<Login>(text).map_err(|error| error.to_string())?;
-    let or_dash = |part: Option<&str>| part.unwrap_or("-").to_owned();
-    let port = login.port.map_or("-".to_owned(), |port| port.to_string());
-    let (user, name) = (or_dash(login.username.as_deref()), or_dash(login.dbname.as_deref()));
-    Ok(format!("{user} {} {} {port} {name}", login.password.expose_secret(), or_dash(login.host.as_deref())))
-}
-
-#[test]
-fn a_login_is_read_in_the_forms_of_rds_terraform_and_people() {
-    for (text, expected) in [
-        // RDS, as `manage_master_user_password` and as its rotation function write it.
-        (r#"{"username":"app","password":"p"}"#, "app p - - -"),
-        (
-            r#"{"engine":"postgres","host":"db.x.rds.amazonaws.com","username":"app","password":"p","dbname":"n","port":5432,"dbInstanceIdentifier":"db"}"#,
-            "app p db.x.rds.amazonaws.com 5432 n",
-        ),
-        // Terraform: `aws_db_instance.endpoint` has the port, and a map of strings makes the port a text.
-        (r#"{"username":"app","password":"p","host":"db.x:5432","port":"5432"}"#, "app p db.x 5432 -"),
-        (r#"{"username":"app","password":"p","host":"db.x:6432"}"#, "app p db.x 6432 -"),
-        // People and spreadsheets.
-        (r#"{"user":"app","password":"p","database":"n","port":5432.0}"#, "app p - 5432 n"),
-        (r#"{"username":"app","password":"p","host":"","port":"","dbname":""}"#, "app p - - -"),
-        (r#"{"username":"app","password":"p","host":null,"port":null,"dbname":null}"#, "app p - - -"),
-        ("\u{feff}{\"username\":\"app\",\"password\":\"p\"}", "app p - - -"),
-        ("\r\n {\"username\":\"app\",\"password\":\"p\"}\n", "app p - - -"),
-        (r#"{"username":"app","password":"p","host":"10.0.0.7"}"#, "app p 10.0.0.7 - -"),
-        (r#"{"username":"app","password":"p","host":"[::1]:5433"}"#, "app p ::1 5433 -"),
-        (r#"{"username":"app","password":"p","host":"2001:db8::1"}"#, "app p 2001:db8::1 - -"),
-        (r#"{"username":"app","password":"p","host":"/run/postgresql"}"#, "app p /run/postgresql - -"),
-        (r#"{"username":"my app","password":"p"}"#, "my app p - - -"),
-        ("[not json", "- [not json - - -"),
-        ("\"", "- \" - - -"),
-        ("123456", "- 123456 - - -"),
-    ] {
-        assert_eq!(parts(text).as_deref(), Ok(expected), "{text}");
-    }
 }
 
 #[test]
@@ -102,7 +66,7 @@ fn a_login_that_is_refused_names_the_field_and_never_its_text() {
         ("eyJ1c2VybmFtZSI6InNlbnRpbmVsIn0=".to_owned(), "the JSON of a login"),
         (r#"{"username":"app","password":"p","password":"sentinel"}"#.to_owned(), "the JSON of a login"),
     ] {
-        let error = parts(&text).unwrap_err();
+        let error = login_forms::parts(&text).unwrap_err();
         assert!(error.contains(names) && !error.contains("sentinel"), "{text}: {error}");
     }
 }

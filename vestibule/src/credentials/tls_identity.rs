@@ -24,8 +24,9 @@ use webpki::{EndEntityCert, KeyUsage};
 
 /// A certificate chain and its private key. Both are in one secret, so that nobody reads halves of two versions.
 ///
-/// The manager has it as `{"certificate": "…", "private_key": "…"}` in PEM, or under the names `tls.crt` and `tls.key`.
-/// It is accepted if the key matches the first certificate, if each certificate is signed by the next, if all are valid
+/// The manager has it as `{"certificate": "…", "private_key": "…"}` in PEM, or under the names `tls.crt` and `tls.key`, or
+/// as one PEM text of both. The certificates that follow the server's own may be in `ca_chain` (a list, as Vault writes
+/// it) or `certificate_chain`. It is accepted if the key matches the first certificate, if each certificate is signed by the next, if all are valid
 /// now, and if the first is for servers and names a host.
 ///
 /// The framework fetches it if `server.tls` or `admin.tls` is on, so it is no field of a service's `Secrets`.
@@ -38,26 +39,37 @@ pub struct TlsIdentity {
 struct TlsIdentityJson {
     #[serde(alias = "tls.crt")]
     certificate: String,
+    #[serde(alias = "certificate_chain")]
+    ca_chain: Option<ChainJson>,
     #[serde(alias = "tls.key", deserialize_with = "unescaped")]
     private_key: SecretString,
 }
 
+/// The certificates that follow the server's own.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum ChainJson {
+    Text(String),
+    List(Vec<String>),
+}
+
 impl TlsIdentity {
-    const EXPECTED: &str = "the JSON of a certificate and its key, {\"certificate\": \"<PEM chain>\", \"private_key\": \
-         \"<PEM>\"}, or under the names tls.crt and tls.key; the key without a passphrase";
-    const PEM_CHAIN: &str = "certificates in PEM and nothing else in `certificate`, each block whole";
-    const PEM_KEY: &str = "one private key in PEM in `private_key`, without a passphrase";
-    const ALGORITHM: &str =
+    pub(super) const EXPECTED: &str = "the JSON of a certificate and its key, {\"certificate\": \"<PEM chain>\", \"private_key\": \
+         \"<PEM>\"}, or under the names tls.crt and tls.key, or both in one PEM text; the key without a passphrase";
+    pub(super) const PEM_CHAIN: &str = "certificates in PEM and nothing else in `certificate`, each block whole";
+    pub(super) const PEM_KEY: &str = "one private key in PEM, in JSON in `private_key`, and without a passphrase";
+    pub(super) const ALGORITHM: &str =
         "a private key that TLS can use: RSA of at least 2048 bits, ECDSA on P-256, P-384 or P-521, or Ed25519";
-    const MATCHING_KEY: &str = "a private key that matches the first certificate";
-    const CHAIN: &str =
+    pub(super) const MATCHING_KEY: &str = "a private key that matches the first certificate";
+    pub(super) const CHAIN: &str =
         "a chain in order: the server's own certificate first, each one signed by the next; without gaps";
-    const SAME_BYTES: &str = "an issuer that is written with the same bytes as the next certificate's subject. The name is the \
+    pub(super) const SAME_BYTES: &str = "an issuer that is written with the same bytes as the next certificate's subject. The name is the \
          same here, but in another string type (UTF8String, PrintableString) or case; many clients, rustls among them, \
          compare bytes and refuse such a chain. Have the certificate issued again";
-    const FOR_SERVERS: &str =
+    pub(super) const FOR_SERVERS: &str =
         "a first certificate with serverAuth in its extended key usage, or without an extended key usage";
-    const HOST: &str = "a certificate that names a host in its subjectAltName (clients ignore the common name)";
+    pub(super) const HOST: &str =
+        "a certificate that names a host in its subjectAltName (clients ignore the common name)";
 
     /// Returns the chain and the key, for rustls.
     pub(crate) fn key(&self) -> Arc<CertifiedKey> {
@@ -87,12 +99,11 @@ impl Kind for TlsIdentity {
 
     fn read(values: &SecretValues) -> Result<Self, Malformed> {
         let text = values.current().text.expose_secret();
-        let ValueText::Json(text) = ValueText::of(text, Self::EXPECTED)? else {
-            return Err(Malformed::expected(Self::EXPECTED));
+        let (chain, key) = match ValueText::of(text, Self::EXPECTED)? {
+            ValueText::Json(text) => of_json(text)?,
+            ValueText::Bare(text) => of_one_text(text)?,
         };
-        let TlsIdentityJson { certificate, private_key } = json(text, Self::EXPECTED)?;
-        let chain = Certificate::parse_all(&certificate, Self::PEM_CHAIN)?;
-        let key = read_key(private_key.expose_secret())?;
+        let key = read_key(key)?;
         check_chain(&chain, OffsetDateTime::now_utc())?;
         let expires_at = chain.iter().map(Certificate::expires_at).min().ok_or(Malformed::expected(Self::EXPECTED))?;
         let chain = chain.into_iter().map(|certificate| certificate.der).collect();
@@ -106,9 +117,34 @@ impl Kind for TlsIdentity {
     }
 }
 
-/// Reads the one private key of a PEM text.
-fn read_key(pem: &str) -> Result<Arc<dyn SigningKey>, Malformed> {
-    let mut blocks = pem::blocks(pem).ok_or(Malformed::expected(TlsIdentity::PEM_KEY))?;
+/// Reads the certificates, and the blocks of the key.
+fn of_json(text: &str) -> Result<(Vec<Certificate>, Vec<PemBlock>), Malformed> {
+    let TlsIdentityJson { certificate, ca_chain, private_key } = json(text, TlsIdentity::EXPECTED)?;
+    let mut chain = Certificate::parse_all(&certificate, TlsIdentity::PEM_CHAIN)?;
+    let following = match ca_chain {
+        Some(ChainJson::Text(text)) => vec![text],
+        Some(ChainJson::List(texts)) => texts,
+        None => Vec::new(),
+    };
+    for text in following.iter().filter(|text| !text.trim().is_empty()) {
+        let mut more = Certificate::parse_all(text, TlsIdentity::PEM_CHAIN)?;
+        more.retain(|one| !chain.iter().any(|known| known.der == one.der));
+        chain.append(&mut more);
+    }
+    let key = pem::blocks(private_key.expose_secret()).ok_or(Malformed::expected(TlsIdentity::PEM_KEY))?;
+    Ok((chain, key))
+}
+
+/// Reads the certificates, and the blocks of the key, from one PEM text of both.
+fn of_one_text(text: &str) -> Result<(Vec<Certificate>, Vec<PemBlock>), Malformed> {
+    let blocks = pem::blocks(text).ok_or(Malformed::expected(TlsIdentity::EXPECTED))?;
+    let (certificates, key): (Vec<_>, Vec<_>) =
+        blocks.into_iter().partition(|block| block.label == PemLabel::Certificate);
+    Ok((Certificate::of_blocks(&certificates, TlsIdentity::EXPECTED)?, key))
+}
+
+/// Reads the one private key among blocks of PEM.
+fn read_key(mut blocks: Vec<PemBlock>) -> Result<Arc<dyn SigningKey>, Malformed> {
     blocks.retain(|block| block.label != PemLabel::EcParameters);
     let [PemBlock { label, der }] = &blocks[..] else {
         return Err(Malformed::expected(TlsIdentity::PEM_KEY));

@@ -12,7 +12,7 @@ pub(crate) mod endpoint;
 mod error;
 mod key;
 mod refresh_on_401;
-mod retry;
+pub(crate) mod retry;
 mod transport;
 
 pub use delivery::DeliveryError;

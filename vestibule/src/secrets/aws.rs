@@ -1,6 +1,7 @@
 //! AWS Secrets Manager. Only this module and its settings ([`AwsConfig`]) know AWS.
 
-mod errors;
+pub(crate) mod errors;
+
 mod http_client;
 mod remedies;
 mod sdk;
@@ -136,7 +137,7 @@ impl Source for SecretsManager {
 }
 
 /// Returns an ARN with another Region. A name stays as it is.
-fn in_region<'a>(id: &'a str, region: &str) -> Cow<'a, str> {
+pub(crate) fn in_region<'a>(id: &'a str, region: &str) -> Cow<'a, str> {
     // arn:aws:secretsmanager:<Region>:<account>:secret:<name>
     let parts: Vec<_> = id.splitn(5, ':').collect();
     match parts[..] {

@@ -179,9 +179,9 @@ fn fall_back_to<K: Kind>(current: &HeldCredential, pending: SecretValue) -> Opti
 }
 
 /// Refuses an empty, blank or too large value. Managers accept all three.
-fn check_size(value: &SecretValue) -> Result<(), Malformed> {
+pub(crate) fn check_size(value: &SecretValue) -> Result<(), Malformed> {
     let text = value.text.expose_secret();
-    if text.trim().is_empty() {
+    if shape::without_byte_order_mark(text).trim().is_empty() {
         return Err(Malformed::expected("a value that is not empty or blank"));
     }
     if text.len() > MAX_BYTES {

@@ -6,25 +6,38 @@ use zeroize::Zeroizing;
 
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// Returns the text without a byte order mark at its start. Some editors write one.
+/// Returns the text without byte order marks at its start. Some editors write one, and each tool may add another.
 pub(crate) fn without_byte_order_mark(text: &str) -> &str {
-    text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(text)
+    text.trim_start_matches(BYTE_ORDER_MARK)
 }
 
-/// Returns `true` if the text starts like a JSON object.
+/// Returns `true` if the first character that can be seen starts a JSON object.
 pub(crate) fn starts_like_an_object(text: &str) -> bool {
-    text.trim_start().starts_with('{')
+    visible(text).starts_with('{')
 }
 
-/// Returns `true` if the text is JSON that is no object and no bare word, or a JSON object in base64.
+/// Returns the text from the first character that can be seen to the last one.
+fn visible(text: &str) -> &str {
+    // The last one stands for bytes that were no UTF-8, such as the byte order mark of UTF-16.
+    const INVISIBLE: [char; 5] = [BYTE_ORDER_MARK, '\u{200b}', '\u{2060}', '\u{ad}', '\u{fffd}'];
+    text.trim_matches(|c: char| c.is_whitespace() || c.is_control() || INVISIBLE.contains(&c))
+}
+
+/// Returns `true` if the text is JSON that is no object and no bare word, or a JSON object in base64 or in the quotes of a
+/// shell.
 pub(crate) fn is_json_in_disguise(text: &str) -> bool {
-    let text = text.trim();
-    (text.starts_with(['"', '[']) && is_json(text)) || is_object_in_base64(text)
+    let text = visible(text);
+    (text.starts_with(['"', '[']) && is_json(text)) || is_object_in_base64(text) || is_object_in_quotes(text)
 }
 
 #[expect(clippy::disallowed_methods, reason = "the text is not kept, and serde's message is dropped")]
 fn is_json(text: &str) -> bool {
     serde_json::from_str::<IgnoredAny>(text).is_ok()
+}
+
+/// Windows does not take away the quotes in which other shells need JSON.
+fn is_object_in_quotes(text: &str) -> bool {
+    text.starts_with("'{") && text.ends_with("}'")
 }
 
 fn is_object_in_base64(text: &str) -> bool {
@@ -47,6 +60,8 @@ pub(crate) fn of(value: &str) -> String {
         "a JSON array"
     } else if trimmed.starts_with('"') && is_json(trimmed) {
         "a JSON string: it was put into quotes, or encoded as JSON twice"
+    } else if is_object_in_quotes(trimmed) {
+        "a JSON object in single quotes, which the shell kept"
     } else if is_object_in_base64(trimmed) {
         "a JSON object in base64"
     } else if trimmed.contains("-----BEGIN") {
@@ -87,6 +102,7 @@ mod tests {
             ("[\"sentinel\"]", "a JSON array"),
             ("[sentinel]", "plain text"),
             ("\"sentinel\"", "a JSON string: it was put into quotes, or encoded as JSON twice"),
+            ("'{\"sentinel\":1}'", "a JSON object in single quotes, which the shell kept"),
             ("eyJzZW50aW5lbCI6MX0=", "a JSON object in base64"),
             ("CnsKICJzZW50aW5lbCI6IDEKfQo=\n", "a JSON object in base64, with a newline at its end"),
             ("sentinel -----BEGIN", "PEM text"),

@@ -9,7 +9,7 @@ const NOT_HTTP: &str = "it is not an http or https URL";
 
 /// The address of a replica's admin listener.
 #[derive(Clone)]
-pub(super) struct ReplicaAddress {
+pub(crate) struct ReplicaAddress {
     scheme: Scheme,
     authority: String,
 }
@@ -19,7 +19,7 @@ impl ReplicaAddress {
     ///
     /// # Errors
     /// The mistake in it. Never quotes the text: a URL may contain a password.
-    pub(super) fn parse(text: &str) -> Result<Self, &'static str> {
+    pub(crate) fn parse(text: &str) -> Result<Self, &'static str> {
         let url = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
         let uri: Uri = url.parse().map_err(|_| "it is not a URL")?;
         let Some(scheme) = uri.scheme() else { return Err(NOT_HTTP) };
@@ -49,14 +49,19 @@ impl ReplicaAddress {
         self.scheme == Scheme::HTTPS
     }
 
+    /// Returns the URL of the replica's status.
+    pub(crate) fn status_url(&self) -> Uri {
+        format!("{self}/status").parse().expect("it was parsed before")
+    }
+
     /// Gets the status of the replica.
     ///
     /// # Errors
     /// The reason why there is no status, as text for people.
     #[expect(clippy::disallowed_methods, reason = "a status has no secret, and serde's message is dropped")]
     pub(super) async fn status(&self, connector: Connector) -> Result<ReplicaStatus, String> {
-        let uri = format!("{self}/status").parse().expect("it was parsed before");
-        let (code, body) = admin::get(uri, connector).await.map_err(|unreachable| unreachable.to_string())?;
+        let (code, body) =
+            admin::get(self.status_url(), connector).await.map_err(|unreachable| unreachable.to_string())?;
         if !code.is_success() {
             return Err(format!("it answers {code}"));
         }

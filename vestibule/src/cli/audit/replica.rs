@@ -8,9 +8,9 @@ use uuid::Uuid;
 
 /// The part of `/status` that an audit reads.
 #[derive(Deserialize)]
-pub(super) struct ReplicaStatus {
+pub(crate) struct ReplicaStatus {
     pub(super) instance: Uuid,
-    pub(super) credentials: Vec<ReplicaCredential>,
+    pub(crate) credentials: Vec<ReplicaCredential>,
     pub(super) draining: Vec<ReplicaDraining>,
 }
 
@@ -22,7 +22,7 @@ impl ReplicaStatus {
     }
 
     /// Returns the generations that drain, each with what holds it.
-    pub(super) fn draining_reasons(&self) -> String {
+    pub(crate) fn draining_reasons(&self) -> String {
         let each: Vec<_> = self
             .draining
             .iter()
@@ -34,7 +34,7 @@ impl ReplicaStatus {
 
 /// A credential that a replica holds.
 #[derive(Deserialize)]
-pub(super) struct ReplicaCredential {
+pub(crate) struct ReplicaCredential {
     #[serde(deserialize_with = "printable")]
     pub(super) name: String,
     pub(super) id: SecretId,
@@ -55,13 +55,13 @@ struct SecretVersion(#[serde(deserialize_with = "printable")] String);
 
 impl ReplicaCredential {
     /// Returns every version that it uses, for any purpose.
-    pub(super) fn versions(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn versions(&self) -> impl Iterator<Item = &str> {
         let others = self.others.values().map(|SecretVersion(version)| version.as_str());
         iter::once(self.version.as_str()).chain(others)
     }
 
     /// Returns the time at which it was loaded, to the second.
-    pub(super) fn loaded_at(&self) -> String {
+    pub(crate) fn loaded_at(&self) -> String {
         let second = self.loaded.replace_nanosecond(0).unwrap_or(self.loaded);
         second.format(&Rfc3339).unwrap_or_default()
     }

@@ -75,7 +75,7 @@ fn is_idempotent(request: &Request<Bytes>) -> bool {
 }
 
 /// Returns the seconds in `Retry-After` (RFC 9110, section 10.2.3). Ignores a date, because clocks differ.
-pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     // A `u32`, because an absurd number of seconds must not overflow the clock.
     let seconds: u32 = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds.into()))

@@ -85,7 +85,7 @@ where
 }
 
 /// Returns the time by which the manager's clock is ahead of this machine's, from the `Date` of its answer.
-fn time_ahead(date: &str) -> Option<Duration> {
+pub(crate) fn time_ahead(date: &str) -> Option<Duration> {
     let date = DateTime::from_str(date, DateTimeFormat::HttpDate).ok()?;
     let at = OffsetDateTime::from_unix_timestamp(date.secs()).ok()?;
     Some(at - OffsetDateTime::now_utc())

@@ -1,0 +1,103 @@
+//! The ways in for fuzz targets: each function calls one private parser. They are no part of the public interface, and
+//! change without notice.
+
+use crate::{
+    cli::{
+        audit::{address::ReplicaAddress, replica::ReplicaStatus},
+        reload::ReloadStatus,
+    },
+    config::{self, BaseUrl, Config, ServiceSettings, Sources},
+    credentials::{SigningKeys, certificate::Certificate, pem},
+    resources::{Signer, api_client::retry},
+    secrets::{Kind, Malformed, SecretValue, SecretValues, VersionId, aws, resolver, shape},
+};
+use axum::http::{HeaderMap, Uri};
+use std::{collections::BTreeMap, time::Duration};
+
+/// Reads a value as a kind does.
+///
+/// # Errors
+/// The text of the fault: the form that was expected, and the shape that was seen.
+pub fn read<K: Kind>(text: &str) -> Result<K, String> {
+    kind(text).map_err(|expected| format!("{expected}; seen: {}", shape::of(text)))
+}
+
+fn kind<K: Kind>(text: &str) -> Result<K, Malformed> {
+    let value = SecretValue { text: text.into(), version: VersionId::new("v1"), created: None };
+    resolver::check_size(&value)?;
+    K::read(&SecretValues::new(value, BTreeMap::new(), None))
+}
+
+/// Returns the contents of all blocks of a PEM text.
+pub fn pem(text: &str) -> Option<Vec<Vec<u8>>> {
+    Some(pem::blocks(text)?.into_iter().map(|block| block.der.to_vec()).collect())
+}
+
+/// Returns the texts in a certificate: those that a log or a handler gets.
+pub fn certificate(der: &[u8]) -> Option<Vec<String>> {
+    let certificate = Certificate::parse(der.to_vec().into())?;
+    let mut texts = vec![certificate.subject()];
+    texts.extend(certificate.common_name());
+    texts.extend(certificate.dns_names());
+    texts.extend(certificate.uris());
+    Some(texts)
+}
+
+/// Returns a signer of this purpose, with a key that everybody knows.
+pub fn signer(purpose: &'static str) -> Signer {
+    let keys: SigningKeys = kind("MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=").expect("it is base64 of 32 bytes");
+    let day = Duration::from_secs(24 * 60 * 60);
+    Signer::new("signing", keys.into(), purpose, day, day, Default::default(), Default::default())
+}
+
+/// Returns the id of a secret as another Region knows it.
+pub fn id_in_region(id: &str, region: &str) -> String {
+    aws::in_region(id, region).into_owned()
+}
+
+/// Returns the URL of a reference below a base URL.
+pub fn join(base: &BaseUrl, reference: &Uri) -> Option<Uri> {
+    base.join(reference)
+}
+
+/// Returns the effective configuration as `config` prints it.
+pub fn explain<T: ServiceSettings>(config: &Config<T>, sources: &Sources) -> String {
+    config::effective(config, sources)
+}
+
+/// Returns the address of a replica as an audit prints it, and the URL of its status.
+///
+/// # Errors
+/// The mistake in the address.
+pub fn replica_address(text: &str) -> Result<(String, Uri), &'static str> {
+    let address = ReplicaAddress::parse(text)?;
+    Ok((address.to_string(), address.status_url()))
+}
+
+/// Returns the texts that an audit prints from the status of a replica.
+#[expect(clippy::disallowed_methods, reason = "nothing is secret here")]
+pub fn replica_status(json: &str) -> Option<Vec<String>> {
+    let status: ReplicaStatus = serde_json::from_str(json).ok()?;
+    let mut texts = vec![status.draining_reasons()];
+    for credential in &status.credentials {
+        texts.push(credential.loaded_at());
+        texts.extend(credential.versions().map(Into::into));
+    }
+    Some(texts)
+}
+
+/// Returns `true` if a text is a status that `reload` can read.
+#[expect(clippy::disallowed_methods, reason = "nothing is secret here")]
+pub fn is_reload_status(json: &str) -> bool {
+    serde_json::from_str::<ReloadStatus>(json).is_ok()
+}
+
+/// Returns the pause that an answer of another service asks for.
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    retry::retry_after(headers)
+}
+
+/// Returns the seconds by which the clock of the manager is ahead, from the date of its answer.
+pub fn seconds_ahead(date: &str) -> Option<i64> {
+    Some(aws::errors::time_ahead(date)?.whole_seconds())
+}
