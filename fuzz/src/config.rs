@@ -5,28 +5,41 @@ use serde::{Deserialize, Serialize};
 use std::{ffi::OsString, fs, path::Path, path::PathBuf, sync::LazyLock, time::Duration};
 use toml_edit::{ImDocument, Item, TableLike, Value};
 use vestibule::{
+    ConfigSection,
     config::{BaseUrl, Config, Sources, units},
     fuzzing,
     secrets::{CredentialSpec, Stage},
 };
 
 /// The settings of a service.
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize, ConfigSection)]
 #[serde(default)]
 struct Settings {
+    /// A URL.
     url: Option<BaseUrl>,
+    /// A duration.
     #[serde(with = "units::duration")]
+    #[setting(min = "0s", max = "1d")]
     timeout: Duration,
+    /// Some tags.
     tags: Vec<String>,
+    /// A label.
     label: String,
+    /// A ratio.
+    #[setting(min = 0.0, max = 1.0)]
     ratio: f64,
+    /// Some places.
+    #[setting(section)]
     places: Vec<Place>,
 }
 
-#[derive(Default, Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize, ConfigSection)]
 #[serde(default)]
 struct Place {
+    /// A name.
     name: String,
+    /// A level.
+    #[setting(min = 0, max = 100)]
     level: Option<i64>,
 }
 

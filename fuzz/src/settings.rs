@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use std::{net::SocketAddr, time::Duration};
 use vestibule::{
     config::{BaseUrl, units},
+    credentials::{Host, PostgresName},
     fuzzing,
     secrets::{SecretId, VersionId},
 };
@@ -51,9 +52,6 @@ pub(crate) fn ids(text: &str) {
 struct DurationSetting(#[serde(with = "units::duration")] Duration);
 
 #[derive(PartialEq, Serialize, Deserialize)]
-struct PositiveDuration(#[serde(with = "units::positive_duration")] Duration);
-
-#[derive(PartialEq, Serialize, Deserialize)]
 struct Size(#[serde(with = "units::size")] ByteSize);
 
 #[derive(PartialEq, Serialize, Deserialize)]
@@ -67,8 +65,8 @@ pub(crate) fn units(text: &str) {
     let century = Duration::from_secs(100 * 365 * 24 * 60 * 60);
     let duration = read::<DurationSetting>(text).map(|DurationSetting(duration)| duration);
     assert!(duration.is_none_or(|duration| duration <= century));
-    let positive = read::<PositiveDuration>(text).map(|PositiveDuration(duration)| duration);
-    assert_eq!(positive, duration.filter(|duration| !duration.is_zero()));
+    read::<Host>(text);
+    read::<PostgresName>(text);
     read::<Size>(text);
     read::<Address>(text);
     if let Some(Filter(filter)) = read::<Filter>(text) {

@@ -193,9 +193,7 @@ impl<T: ConfigSection> ConfigSection for Config<T> {
         settings.extend(Setting::of_section("telemetry", &self.telemetry));
         settings.extend(Setting::of_section("secrets", &self.secrets));
         settings.extend(Setting::of_section("database", &self.database));
-        for (name, database) in &self.databases {
-            settings.extend(Setting::of_section(&format!("databases.{name}"), database));
-        }
+        settings.extend(Setting::of_section("databases", &self.databases));
         settings.extend(Setting::of_section("service", &self.service));
         settings
     }

@@ -3,7 +3,7 @@
 use super::{BaseUrl, units};
 use bytesize::ByteSize;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     num::{NonZeroU16, NonZeroU32, NonZeroU64, NonZeroUsize},
     path::PathBuf,
@@ -60,8 +60,8 @@ use std::{
 /// }
 /// ```
 ///
-/// `#[setting(section)]` makes a field a section of its own: its type is a `ConfigSection`. A type of your own is a
-/// setting if it is an [`UnboundedSetting`].
+/// `#[setting(section)]` makes a field a section of its own: its type is a `ConfigSection`, or a list or a map of them. A
+/// type of your own is a setting if it is an [`UnboundedSetting`].
 pub trait ConfigSection {
     /// Returns the settings of the section with their present values, in the order of the fields.
     fn settings(&self) -> Vec<Setting>;
@@ -74,12 +74,27 @@ impl ConfigSection for () {
     }
 }
 
+/// A list of sections. The key of one is its number, from 0.
+impl<T: ConfigSection> ConfigSection for Vec<T> {
+    fn settings(&self) -> Vec<Setting> {
+        let sections = self.iter().enumerate();
+        sections.flat_map(|(index, section)| Setting::of_section(&index.to_string(), section)).collect()
+    }
+}
+
+/// Sections with names.
+impl<T: ConfigSection> ConfigSection for BTreeMap<String, T> {
+    fn settings(&self) -> Vec<Setting> {
+        self.iter().flat_map(|(name, section)| Setting::of_section(name, section)).collect()
+    }
+}
+
 /// One setting of a section.
 #[derive(Clone, Debug)]
 pub struct Setting {
     key: String,
     sentence: &'static str,
-    type_name: &'static str,
+    type_name: String,
     bounds: Option<Bounds>,
     is_within_bounds: bool,
     needs_restart: bool,
@@ -98,7 +113,7 @@ impl Setting {
         Self {
             key: key.into(),
             sentence,
-            type_name: T::TYPE,
+            type_name: T::type_name(),
             bounds: None,
             is_within_bounds: true,
             needs_restart: false,
@@ -119,7 +134,7 @@ impl Setting {
         Self {
             key: key.into(),
             sentence,
-            type_name: T::TYPE,
+            type_name: T::type_name(),
             bounds: Some(Bounds { min, max, or_zero: false }),
             is_within_bounds: value.is_within(&T::bound(min), &T::bound(max)),
             needs_restart: false,
@@ -162,7 +177,7 @@ impl Setting {
 
     /// Returns the type of a value.
     pub fn type_name(&self) -> &str {
-        self.type_name
+        &self.type_name
     }
 
     /// Returns the bounds as text: `1s to 1h`, or `1s to 1h, or 0`.
@@ -195,15 +210,15 @@ impl Setting {
     note = "for a type of your own, implement `vestibule::config::UnboundedSetting`"
 )]
 pub trait UnboundedSetting {
-    /// The type in words, after which people can write a value: `text`, `URL`, `"json" or "pretty"`.
-    const TYPE: &'static str;
+    /// Returns the type in words: `text`, `URL`, or the values that are allowed.
+    fn type_name() -> String;
 }
 
 /// The type of a setting with bounds: a number, a size or a duration.
 #[diagnostic::on_unimplemented(message = "a setting of type `{Self}` has no bounds")]
 pub trait BoundedSetting: Sized {
-    /// The type in one word: `number`.
-    const TYPE: &'static str;
+    /// Returns the type in words: `number`, `duration`.
+    fn type_name() -> String;
 
     /// Reads a bound as the configuration writes it.
     fn parse(text: &str) -> Option<Self>;
@@ -224,7 +239,9 @@ pub trait BoundedSetting: Sized {
 macro_rules! unbounded {
     ($($type:ty: $name:literal,)*) => {$(
         impl UnboundedSetting for $type {
-            const TYPE: &'static str = $name;
+            fn type_name() -> String {
+                $name.into()
+            }
         }
     )*};
 }
@@ -233,8 +250,6 @@ unbounded! {
     bool: "`true` or `false`",
     char: "character",
     String: "text",
-    Vec<String>: "list of texts",
-    BTreeSet<String>: "list of texts",
     PathBuf: "path",
     SocketAddr: "address and port",
     BaseUrl: "URL",
@@ -244,7 +259,9 @@ unbounded! {
 macro_rules! bounded {
     ($($type:ty: $name:literal, $parse:expr;)*) => {$(
         impl BoundedSetting for $type {
-            const TYPE: &'static str = $name;
+            fn type_name() -> String {
+                $name.into()
+            }
 
             fn parse(text: &str) -> Option<Self> {
                 $parse(text)
@@ -287,12 +304,34 @@ fn duration(text: &str) -> Option<Duration> {
 }
 
 impl<T: UnboundedSetting> UnboundedSetting for Option<T> {
-    const TYPE: &'static str = T::TYPE;
+    fn type_name() -> String {
+        T::type_name()
+    }
+}
+
+impl<T: UnboundedSetting> UnboundedSetting for Vec<T> {
+    fn type_name() -> String {
+        format!("list of {}", T::type_name())
+    }
+}
+
+impl<T: UnboundedSetting> UnboundedSetting for BTreeSet<T> {
+    fn type_name() -> String {
+        Vec::<T>::type_name()
+    }
+}
+
+impl<T: UnboundedSetting> UnboundedSetting for BTreeMap<String, T> {
+    fn type_name() -> String {
+        format!("{} by name", T::type_name())
+    }
 }
 
 /// A setting that is off has no value to compare.
 impl<T: BoundedSetting> BoundedSetting for Option<T> {
-    const TYPE: &'static str = T::TYPE;
+    fn type_name() -> String {
+        T::type_name()
+    }
 
     fn parse(text: &str) -> Option<Self> {
         T::parse(text).map(Some)
@@ -303,5 +342,20 @@ impl<T: BoundedSetting> BoundedSetting for Option<T> {
             (Some(value), Some(min), Some(max)) => value.is_within(min, max),
             _ => true,
         }
+    }
+}
+
+/// Each item of the list is compared.
+impl<T: BoundedSetting> BoundedSetting for Vec<T> {
+    fn type_name() -> String {
+        format!("list of {}", T::type_name())
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        Some(vec![T::parse(text)?])
+    }
+
+    fn is_within(&self, min: &Self, max: &Self) -> bool {
+        self.iter().all(|item| item.is_within(&min[0], &max[0]))
     }
 }

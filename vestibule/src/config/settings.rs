@@ -312,7 +312,9 @@ impl DatabaseConfig {
 macro_rules! described {
     ($($type:ty: $description:literal,)*) => {$(
         impl UnboundedSetting for $type {
-            const TYPE: &'static str = $description;
+            fn type_name() -> String {
+                $description.into()
+            }
         }
     )*};
 }
@@ -323,8 +325,7 @@ described! {
     WhenStale: "`report` or `unready`",
     TlsMode: "`disable`, `allow`, `prefer`, `require`, `verify-ca` or `verify-full`",
     SecretId: "id of a secret",
-    BTreeMap<String, SecretId>: "ids of secrets, by credential",
-    BTreeSet<VersionId>: "list of ids of versions",
+    VersionId: "id of a version",
     Host: "host",
     PostgresName: "name",
 }
