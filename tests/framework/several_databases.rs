@@ -16,37 +16,30 @@ fn config_of_example() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/vestibule/examples/two_databases/config"))
 }
 
-/// Two tenants. The service has the database of the first one as `[database]`, and that of the second one as `reports`.
-struct Databases {
-    orders: Tenant,
-    reports: Tenant,
+/// Returns a tenant with the credentials of both databases. It has the database of `[database]` alone.
+async fn without_section(label: &str) -> Tenant {
+    let tenant = Stack::shared().await.tenant(label).await.expect("a tenant");
+    for credential in ["reports", "migrator_reports"] {
+        tenant.put_random_login(credential).await.expect("a role and its secret");
+    }
+    tenant
 }
 
-impl Databases {
-    async fn create(label: &str) -> Self {
-        let stack = Stack::shared().await;
-        let orders = stack.tenant(label).await.expect("a tenant");
-        Self { orders, reports: stack.tenant(&format!("{label}_reports")).await.expect("a tenant") }
-    }
+/// Returns a tenant with both databases, as `cargo dev` makes one.
+async fn with_reports(label: &str) -> Tenant {
+    let mut tenant = without_section(label).await;
+    let database = role(&tenant, "db");
+    tenant.add_database("reports", &database, "migrator_reports").await.expect("a database");
+    tenant
+}
 
-    fn launch_without_section(&self) -> Launch {
-        Launch::with_tenant(example("two_databases"), &self.orders)
-            .without_polling()
-            .env("APP_CONFIG_DIR", config_of_example())
-            .env("APP_SECRETS__IDS__REPORTS", self.reports.id("database"))
-    }
+/// Returns a name of the tenant's own.
+fn role(tenant: &Tenant, credential: &str) -> String {
+    format!("{}_{credential}", tenant.name())
+}
 
-    fn launch(&self) -> Launch {
-        let address = self.reports.database();
-        self.launch_without_section()
-            .env("APP_SECRETS__IDS__MIGRATOR_REPORTS", self.reports.id("migrator"))
-            .env("APP_DATABASES__REPORTS__HOST", address.host)
-            .env("APP_DATABASES__REPORTS__PORT", address.port.to_string())
-            .env("APP_DATABASES__REPORTS__NAME", address.name)
-            .env("APP_DATABASES__REPORTS__ACCESS_ROLE", self.reports.access_role())
-            .env("APP_DATABASES__REPORTS__TLS", "disable")
-            .env("APP_DATABASES__REPORTS__ALLOW_UNVERIFIED_TLS", "true")
-    }
+fn launch(tenant: &Tenant) -> Launch {
+    Launch::with_tenant(example("two_databases"), tenant).without_polling().env("APP_CONFIG_DIR", config_of_example())
 }
 
 async fn sessions(running: &RunningService<'_>) -> [i32; 2] {
@@ -57,44 +50,43 @@ async fn sessions(running: &RunningService<'_>) -> [i32; 2] {
 
 #[tokio::test]
 async fn a_rotation_at_one_database_leaves_the_sessions_at_the_other_one() {
-    let databases = Databases::create("two").await;
-    let migrated = databases.launch().args(["migrate"]).run();
+    let tenant = with_reports("two").await;
+    let migrated = launch(&tenant).args(["migrate"]).run();
     assert_eq!(migrated.code, Some(0), "{}", migrated.stderr);
-    let mut running = RunningService::start(databases.launch(), &databases.orders).await;
+    let mut running = RunningService::start(launch(&tenant), &tenant).await;
     let [orders, reports] = sessions(&running).await;
-    let version = databases.reports.rotate("database").await.expect("a rotation");
+    let version = tenant.rotate("reports").await.expect("a rotation");
     running.process.signal(Signal::HUP);
     wait_for_generation(&running, 2).await;
     assert_eq!(running.credential("reports").await["version"], version);
     let after = sessions(&running).await;
     assert_eq!(after[0], orders, "the pool of [database] goes on");
     assert_ne!(after[1], reports, "the other pool uses the session that proved the new version");
-    assert_eq!(databases.reports.rejected_logins(&databases.reports.app_role()).expect("the log"), 0);
+    assert_eq!(tenant.rejected_logins(&role(&tenant, "reports")).expect("the log"), 0);
 }
 
 #[tokio::test]
 async fn a_database_without_its_section_ends_each_command_with_the_name_of_the_section() {
-    let databases = Databases::create("no_section").await;
-    let migrated = databases.launch_without_section().args(["migrate"]).run();
+    let tenant = without_section("no_section").await;
+    let migrated = launch(&tenant).args(["migrate"]).run();
     assert_eq!(migrated.code, Some(78), "{}", migrated.stderr);
     assert!(migrated.stderr.contains("add the section [databases.reports]"), "{}", migrated.stderr);
-    let launch = databases.launch().env("APP_DATABASES__REPORTS__HOTS", "localhost");
-    let checked = launch.args(["check"]).run();
+    let checked = launch(&tenant).env("APP_DATABASES__REPORTS__HOTS", "localhost").args(["check"]).run();
     assert_eq!(checked.code, Some(78), "{}", checked.stderr);
     assert!(checked.stderr.contains("APP_DATABASES__REPORTS__HOTS"), "{}", checked.stderr);
 }
 
 #[tokio::test]
 async fn migrate_stops_at_the_first_database_that_fails_and_names_both() {
-    let databases = Databases::create("one_fails").await;
-    databases.reports.set_password(&databases.reports.migrator_role(), "sentinel-elsewhere").await.expect("it is set");
-    let migrated = databases.launch().args(["migrate"]).run();
+    let tenant = with_reports("one_fails").await;
+    tenant.set_password(&role(&tenant, "migrator_reports"), "sentinel-elsewhere").await.expect("it is set");
+    let migrated = launch(&tenant).args(["migrate"]).run();
     assert_eq!(migrated.code, Some(77), "{}", migrated.stderr);
     assert!(migrated.stdout.contains("\"database\":\"database\""), "the first one is done: {}", migrated.stdout);
     assert!(migrated.stderr.contains("migrator_reports"), "{}", migrated.stderr);
 
     // The schema of the second database is behind, and the report says which one it is.
-    let checked = databases.launch().args(["check", "--live"]).env("APP_SECRETS__DEADLINE", "5s").run();
+    let checked = launch(&tenant).args(["check", "--live"]).env("APP_SECRETS__DEADLINE", "5s").run();
     assert_eq!(checked.code, Some(69), "{}", checked.stderr);
     assert!(checked.stderr.contains("database `reports` schema"), "{}", checked.stderr);
 }

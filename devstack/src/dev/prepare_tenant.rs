@@ -20,11 +20,21 @@ pub(crate) async fn prepare_tenant(
 ) -> Result<Tenant, DevError> {
     progress("creating the database, its roles and the credentials");
     let ids = description.credentials.iter().map(|credential| (credential.name.clone(), credential.id.clone()));
-    let tenant = stack.empty_tenant(&description.settings.database.name, ids).await?;
-    program.use_tenant(&tenant);
+    let mut tenant = stack.empty_tenant(&description.settings.database.name, ids).await?;
+    // Several credentials may have one secret: one role can own several databases.
+    let first_with = |id: &str| description.credentials.iter().find(|credential| credential.id == id);
     for credential in &description.credentials {
-        put_credential(&tenant, credential).await?;
+        if first_with(&credential.id).is_some_and(|first| first.name == credential.name) {
+            put_credential(&tenant, credential).await?;
+        }
     }
+    for (section, database) in &description.settings.databases {
+        let migrator = format!("migrator_{section}");
+        let declared = description.credentials.iter().find(|credential| credential.name == migrator);
+        let owner = declared.and_then(|migrator| first_with(&migrator.id));
+        tenant.add_database(section, &database.name, owner.map_or("migrator", |owner| &owner.name)).await?;
+    }
+    program.use_tenant(&tenant);
     if description.credentials.iter().any(|credential| credential.name == "migrator") {
         progress("migrating");
         program.migrate().await?;

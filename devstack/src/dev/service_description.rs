@@ -2,6 +2,7 @@
 
 use devstack::DeclaredCredential;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 
 use crate::dev::error::DevError;
 
@@ -17,6 +18,7 @@ pub(crate) struct DescribedSettings {
     pub(crate) server: ListenerSettings,
     pub(crate) admin: ListenerSettings,
     pub(crate) database: DatabaseSettings,
+    pub(crate) databases: BTreeMap<String, DatabaseSettings>,
 }
 
 #[derive(Deserialize)]

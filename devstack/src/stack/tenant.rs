@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use aws_sdk_secretsmanager::Client;
-use sqlx::Connection;
 
 use crate::stack::Stack;
 use crate::stack::authority::Authority;
@@ -16,7 +15,6 @@ use crate::stack::emulator::{ACCESS_KEY, Emulator, REGION};
 use crate::stack::error::Error;
 use crate::stack::leak_detector::LeakDetector;
 use crate::stack::postgres::Postgres;
-use crate::stack::postgres::sql::format_and_run;
 use crate::stack::python_environment::PythonEnvironment;
 use crate::stack::random::random;
 
@@ -31,6 +29,8 @@ use crate::stack::random::random;
 pub struct Tenant {
     name: String,
     ids: BTreeMap<String, String>,
+    /// The names of the databases of `[databases.SECTION]`, by section.
+    databases: BTreeMap<String, String>,
     postgres: Postgres,
     emulator: Emulator,
     python: PythonEnvironment,
@@ -67,6 +67,7 @@ impl Stack {
         let tenant = Tenant {
             name: name.into(),
             ids: ids.into_iter().collect(),
+            databases: BTreeMap::new(),
             postgres: self.postgres().clone(),
             emulator: self.emulator().clone(),
             python: self.python().clone(),
@@ -75,19 +76,9 @@ impl Stack {
             leak_detector: LeakDetector::default(),
         };
         let (migrator, access) = (tenant.migrator_role(), tenant.access_role());
-        let mut admin = tenant.postgres.admin("postgres").await?;
-        for (statement, names) in [
-            ("CREATE ROLE %I LOGIN", vec![migrator.as_str()]),
-            ("CREATE ROLE %I NOLOGIN", vec![&access]),
-            ("CREATE DATABASE %I OWNER %I", vec![name, &migrator]),
-            ("REVOKE ALL ON DATABASE %I FROM PUBLIC", vec![name]),
-            ("GRANT CONNECT ON DATABASE %I TO %I", vec![name, &access]),
-        ] {
-            format_and_run(&mut admin, statement, &names)
-                .await
-                .map_err(Error::database(format!("create the database `{name}` and its roles")))?;
-        }
-        admin.close().await.map_err(Error::database("close a connection"))?;
+        let roles = [("CREATE ROLE %I LOGIN", vec![migrator.as_str()]), ("CREATE ROLE %I NOLOGIN", vec![&access])];
+        tenant.run_as_superuser(&format!("create the roles of `{name}`"), &roles).await?;
+        tenant.create_database(name, &migrator).await?;
         Ok(tenant)
     }
 }
@@ -154,16 +145,13 @@ impl Tenant {
 
     /// Returns the environment with which a service finds its tenant.
     pub fn env(&self) -> Vec<(String, String)> {
-        let Postgres { host, port, .. } = &self.postgres;
-        [
+        let mut environment = self.database_env("DATABASE", &self.name);
+        for (section, name) in &self.databases {
+            environment.extend(self.database_env(&format!("DATABASES__{}", section.to_ascii_uppercase()), name));
+        }
+        let others = [
             ("APP_SECRETS__PREFIX", self.prefix()),
             ("APP_SECRETS__AWS__REGIONS", REGION),
-            ("APP_DATABASE__HOST", host),
-            ("APP_DATABASE__PORT", &port.to_string()),
-            ("APP_DATABASE__NAME", &self.name),
-            ("APP_DATABASE__ACCESS_ROLE", &self.access_role()),
-            ("APP_DATABASE__TLS", "disable"),
-            ("APP_DATABASE__ALLOW_UNVERIFIED_TLS", "true"),
             ("APP_SECRETS__AWS__ALLOW_STATIC_KEYS", "true"),
             ("APP_SECRETS__AWS__ALLOW_HTTP_ENDPOINT", "true"),
             ("AWS_ENDPOINT_URL", &self.emulator.endpoint),
@@ -172,8 +160,22 @@ impl Tenant {
             ("AWS_REGION", REGION),
             ("AWS_EC2_METADATA_DISABLED", "true"),
         ]
-        .map(|(name, value)| (name.into(), value.into()))
-        .into()
+        .map(|(name, value)| (name.into(), value.into()));
+        environment.extend(others);
+        environment
+    }
+
+    fn database_env(&self, section: &str, name: &str) -> Vec<(String, String)> {
+        let Postgres { host, port, .. } = &self.postgres;
+        let settings = [
+            ("HOST", host.as_str()),
+            ("PORT", &port.to_string()),
+            ("NAME", name),
+            ("ACCESS_ROLE", &self.access_role()),
+            ("TLS", "disable"),
+            ("ALLOW_UNVERIFIED_TLS", "true"),
+        ];
+        settings.map(|(key, value)| (format!("APP_{section}__{key}"), value.into())).into()
     }
 
     /// Returns the Python that runs the watchdogs.

@@ -26,6 +26,33 @@ impl Tenant {
         PgConnection::connect_with(&self.postgres.options(&self.name, role, password)).await
     }
 
+    /// Creates the database of a section `[databases.SECTION]`, and points the service to it. The role of the credential
+    /// `owner` owns it, and must exist.
+    pub async fn add_database(&mut self, section: &str, name: &str, owner: &str) -> Result<(), Error> {
+        self.create_database(name, &self.role(owner)).await?;
+        self.databases.insert(section.into(), name.into());
+        Ok(())
+    }
+
+    pub(super) async fn create_database(&self, name: &str, owner: &str) -> Result<(), Error> {
+        let access = self.access_role();
+        let statements = [
+            ("CREATE DATABASE %I OWNER %I", vec![name, owner]),
+            ("REVOKE ALL ON DATABASE %I FROM PUBLIC", vec![name]),
+            ("GRANT CONNECT ON DATABASE %I TO %I", vec![name, &access]),
+        ];
+        self.run_as_superuser(&format!("create the database `{name}`"), &statements).await
+    }
+
+    /// Runs statements with their names, outside of the tenant's database.
+    pub(super) async fn run_as_superuser(&self, what: &str, statements: &[(&str, Vec<&str>)]) -> Result<(), Error> {
+        let mut admin = self.postgres.admin("postgres").await?;
+        for (statement, names) in statements {
+            format_and_run(&mut admin, statement, names).await.map_err(Error::database(what))?;
+        }
+        admin.close().await.map_err(Error::database("close a connection"))
+    }
+
     pub(super) async fn create_role(&self, role: &str) -> Result<(), Error> {
         format_and_run(&mut self.admin().await?, "CREATE ROLE %I LOGIN IN ROLE %I", &[role, &self.access_role()])
             .await
