@@ -8,6 +8,7 @@ pub(crate) mod all_secrets;
 pub(crate) mod api_key;
 pub(crate) mod certificate;
 pub(crate) mod client_ca;
+mod client_verifier;
 pub(crate) mod login;
 pub(crate) mod pem;
 pub(crate) mod signing_keys;

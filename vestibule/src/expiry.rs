@@ -123,6 +123,19 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_jumps_and_is_set_right_loses_no_warning() {
+        let mut warnings = Warnings::default();
+        let mut due_at = |left| take_due(&mut warnings, "v1", left);
+        assert_eq!(due_at(Span::days(40)), (0, MAX_SLEEP));
+        assert_eq!(due_at(Span::days(-300)), (1, MAX_SLEEP), "the clock is a year ahead");
+        assert_eq!(due_at(Span::days(40)), (0, MAX_SLEEP), "the clock is right again");
+        assert_eq!(due_at(Span::days(7)).0, 1);
+        assert_eq!(due_at(Span::days(300)), (0, MAX_SLEEP), "the clock is a year behind");
+        assert_eq!(due_at(Span::days(6)).0, 1, "the clock is right again");
+        assert_eq!(due_at(Span::hours(20)).0, 1);
+    }
+
+    #[test]
     fn another_version_gets_warnings_of_its_own() {
         let mut warnings = Warnings::default();
         assert_eq!(take_due(&mut warnings, "v1", Span::days(5)).0, 1);

@@ -88,6 +88,7 @@ mod generation_usage;
 mod jitter;
 mod last_uses;
 mod loader;
+mod moment;
 mod package;
 mod reload;
 mod reload_requests;

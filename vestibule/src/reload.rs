@@ -15,6 +15,7 @@ use crate::{
     config::Config,
     exit::{Phase, Report},
     loader::{FinishedLoad, LoadError, LoadOutcome, LoadRequest, Loader, RetryClass, Unrefreshed, panicked},
+    moment::Moment,
     reload_requests::ReloadRequest,
     resources::breaker::ProbeReason,
     secrets::{credential::Name, fetch::ManagerStage, id::VersionId},
@@ -31,7 +32,6 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use time::OffsetDateTime;
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -216,7 +216,7 @@ impl<A: Application> Reloader<A> {
         in_service: &Arc<Generation<A>>,
         config: &Result<Arc<Config<A::Settings>>, Report>,
     ) -> FinishedReload {
-        let (started, clock) = (OffsetDateTime::now_utc(), Instant::now());
+        let started = Moment::now();
         systemd::reloading();
         let FinishedLoad { seen, result } = match config {
             Ok(config) => {
@@ -249,7 +249,7 @@ impl<A: Application> Reloader<A> {
                 FinishedReload { result: Err(report), retry: Some(retry) }
             }
         };
-        record.duration_ms = u64::try_from(clock.elapsed().as_millis()).unwrap_or(u64::MAX);
+        record.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.report(record);
         reload
     }

@@ -19,6 +19,7 @@ use self::{
 use crate::{
     application::{Application, Generation},
     last_uses::LastUses,
+    moment::Moment,
     package::Package,
     resources::connection_counter::ConnectionCounter,
     secrets::{
@@ -81,8 +82,7 @@ pub(crate) struct CredentialStatus {
     #[serde(with = "time::serde::rfc3339")]
     loaded: OffsetDateTime,
     /// The time at which the manager last confirmed that it may be used.
-    #[serde(with = "time::serde::rfc3339")]
-    verified: OffsetDateTime,
+    verified: Moment,
     /// The time at which this version expires, as a certificate does.
     #[serde(with = "time::serde::rfc3339::option")]
     expires: Option<OffsetDateTime>,
@@ -146,12 +146,12 @@ impl Status {
         generation: &Arc<Generation<A>>,
         last_uses: Arc<LastUses>,
     ) -> Self {
-        let now = OffsetDateTime::now_utc();
+        let now = Moment::now();
         let mut status = Self {
             instance: Uuid::new_v4(),
             service: package.name,
             version: package.version,
-            started: now,
+            started: now.at(),
             stopping: false,
             generation: generation.number,
             credentials: Vec::new(),
@@ -169,7 +169,7 @@ impl Status {
     }
 
     /// Records that this generation is in service.
-    fn set_generation<A: Application>(&mut self, generation: &Arc<Generation<A>>, now: OffsetDateTime) {
+    fn set_generation<A: Application>(&mut self, generation: &Arc<Generation<A>>, now: Moment) {
         self.generation = generation.number;
         self.connections = generation.resources.connections().map(|(_, counter)| counter).collect();
         self.staleness.configure(generation);
@@ -196,7 +196,7 @@ impl Status {
     }
 
     /// Records the stages at which the manager has the versions in service.
-    fn note_manager_stages(&mut self, stages: &BTreeMap<Name, ManagerStage>, now: OffsetDateTime) {
+    fn note_manager_stages(&mut self, stages: &BTreeMap<Name, ManagerStage>, now: Moment) {
         for credential in &mut self.credentials {
             let Some(stage) = stages.get(credential.name) else { continue };
             credential.stage = (*stage).into();
@@ -227,7 +227,7 @@ impl Status {
 }
 
 impl CredentialStatus {
-    fn new(name: Name, held: &HeldCredential, now: OffsetDateTime) -> Self {
+    fn new(name: Name, held: &HeldCredential, now: Moment) -> Self {
         Self {
             name,
             id: held.id.clone(),

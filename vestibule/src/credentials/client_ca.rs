@@ -1,15 +1,11 @@
 //! The certificate authorities of clients.
 
-use super::{ValueText, certificate::Certificate, json};
+use super::{ValueText, certificate::Certificate, client_verifier::ClientVerifier, json};
 use crate::secrets::{
     kind::{Kind, Malformed},
     version::SecretValues,
 };
-use rustls::{
-    RootCertStore,
-    crypto::aws_lc_rs,
-    server::{WebPkiClientVerifier, danger::ClientCertVerifier},
-};
+use rustls::server::danger::ClientCertVerifier;
 use secrecy::ExposeSecret;
 use serde::Deserialize;
 use std::sync::Arc;
@@ -59,22 +55,14 @@ impl Kind for ClientCa {
         if !authorities.iter().all(Certificate::is_authority) {
             return Err(Malformed::expected("only certificates of authorities, but one of them may not sign others"));
         }
-        // The verifier does not check the dates of an authority. An expired one is left out: it must not keep out the
-        // clients of the others.
+        // An authority that is not in date must not keep out the clients of the others.
         let now = OffsetDateTime::now_utc();
-        let in_date: Vec<_> = authorities.into_iter().filter(|authority| authority.check_date(now).is_ok()).collect();
-        let Some(expires_at) = in_date.iter().map(Certificate::expires_at).min() else {
+        let in_date = authorities.iter().filter(|authority| authority.check_date(now).is_ok());
+        let Some(expires_at) = in_date.map(Certificate::expires_at).min() else {
             return Err(Malformed::expected("the certificate of at least one authority that is valid now"));
         };
-        let mut roots = RootCertStore::empty();
-        for authority in in_date {
-            roots.add(authority.der).map_err(|_| Malformed::expected(Self::EXPECTED))?;
-        }
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
-            .build()
-            .map_err(|_| Malformed::expected(Self::EXPECTED))?;
-        Ok(Self { verifier, expires_at })
+        let verifier = ClientVerifier::new(authorities).ok_or(Malformed::expected(Self::EXPECTED))?;
+        Ok(Self { verifier: Arc::new(verifier), expires_at })
     }
 
     fn expires_at(&self) -> Option<OffsetDateTime> {

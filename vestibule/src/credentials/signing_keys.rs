@@ -1,10 +1,13 @@
 //! The keys that sign the tokens and the messages of this service.
 
 use super::{ValueText, json, unescaped};
-use crate::secrets::{
-    id::VersionId,
-    kind::{Kind, Malformed},
-    version::{SecretValue, SecretValues, Stage},
+use crate::{
+    moment::Moment,
+    secrets::{
+        id::VersionId,
+        kind::{Kind, Malformed},
+        version::{SecretValue, SecretValues, Stage},
+    },
 };
 use aws_lc_rs::hmac;
 use base64::{
@@ -28,7 +31,17 @@ pub struct SigningKeys {
     current: SigningKey,
     pending: Option<SigningKey>,
     previous: Option<SigningKey>,
-    rotated_at: OffsetDateTime,
+    pub(crate) rotated: RotationTime,
+}
+
+/// The time at which the current key took the place of the previous one, as far as this process can know.
+#[derive(Clone, Copy)]
+pub(crate) enum RotationTime {
+    /// The process was running: it saw the current version replace another one. If the manager has no dates, the process
+    /// read both then.
+    Seen(Moment),
+    /// The process started later. The manager got the younger of both versions then.
+    Dated(OffsetDateTime),
 }
 
 /// A key, with the id of its version.
@@ -84,20 +97,6 @@ impl SigningKeys {
         well_formed && self.key(key_id, previous_verifies).is_none()
     }
 
-    /// Returns the time at which the current key took the place of the previous one, as far as this process can know.
-    ///
-    /// It is the latest of three times:
-    ///
-    /// - The manager got the current version. If the manager does not say when, the time at which it was read.
-    /// - The manager got the previous version.
-    /// - This process saw the current version replace another one.
-    ///
-    /// The third time is the latest if a version was made long before it became current, or if the manager's label moved
-    /// back to it. Then a process that was running at the time still verifies what the previous key signed.
-    pub(crate) fn rotated_at(&self) -> OffsetDateTime {
-        self.rotated_at
-    }
-
     fn key(&self, id: &str, previous_verifies: bool) -> Option<&SigningKey> {
         // Looks at the previous key first. A manager may leave the label of the pending version in place after a rotation,
         // so the previous version may also be the pending one.
@@ -117,14 +116,18 @@ impl Kind for SigningKeys {
 
     fn read(values: &SecretValues) -> Result<Self, Malformed> {
         let current = values.current();
-        let created = current.created.unwrap_or_else(OffsetDateTime::now_utc);
         let previous_created = other_version(values, Stage::Previous).and_then(|value| value.created);
-        let other_times = [previous_created, values.current_since()].into_iter().flatten();
+        // A label may move back to an old version, so the other one may be younger.
+        let rotated = match (values.seen_current(), current.created.max(previous_created)) {
+            (Some(seen), _) => RotationTime::Seen(seen),
+            (None, Some(created)) if current.created.is_some() => RotationTime::Dated(created),
+            (None, _) => RotationTime::Seen(Moment::now()),
+        };
         Ok(Self {
             current: key(current)?,
             pending: verifying_key(values, Stage::Pending),
             previous: verifying_key(values, Stage::Previous),
-            rotated_at: other_times.fold(created, OffsetDateTime::max),
+            rotated,
         })
     }
 }

@@ -2,7 +2,7 @@
 
 pub use crate::credentials::signing_keys::BadSignature;
 use crate::{
-    credentials::signing_keys::SigningKeys,
+    credentials::signing_keys::{RotationTime, SigningKeys},
     last_uses::LastUses,
     reload_requests::ReloadRequests,
     secrets::{credential::Name, id::VersionId},
@@ -47,8 +47,8 @@ pub struct Signer {
     purpose: &'static str,
     /// The lifetime of a token, in seconds.
     lifetime: u64,
-    /// The time until which the previous key verifies, in seconds since the epoch.
-    previous_valid_until: u64,
+    /// The time for which the previous key verifies after it was replaced.
+    previous_verifies_for: Duration,
     reload_requests: Arc<ReloadRequests>,
     last_uses: Arc<LastUses>,
 }
@@ -73,10 +73,9 @@ impl Signer {
         last_uses: Arc<LastUses>,
     ) -> Self {
         assert!(!purpose.contains('\0'), "the purpose of a signer has a zero byte");
+        let previous_verifies_for = max_stale.saturating_add(lifetime);
         let lifetime = whole_seconds(lifetime);
-        let rotated_at = seconds_since_epoch(keys.rotated_at());
-        let previous_valid_until = rotated_at.saturating_add(whole_seconds(max_stale)).saturating_add(lifetime);
-        Self { keys, credential, purpose, lifetime, previous_valid_until, reload_requests, last_uses }
+        Self { keys, credential, purpose, lifetime, previous_verifies_for, reload_requests, last_uses }
     }
 
     /// Returns a token that carries `payload` and expires after the signer's lifetime. It is safe in a URL:
@@ -162,7 +161,7 @@ impl Signer {
         signature: &[u8],
         now: u64,
     ) -> Result<(), BadSignature> {
-        let previous_verifies = now <= self.previous_valid_until;
+        let previous_verifies = self.previous_verifies(now);
         if self.keys.may_exist_elsewhere(key_id, previous_verifies) {
             self.reload_requests.request_for_unknown_key();
         }
@@ -171,6 +170,17 @@ impl Signer {
             self.last_uses.record(self.credential, key);
         }
         Ok(())
+    }
+
+    /// Returns `true` if the previous key still verifies. A date of the manager is compared with the wall clock, because
+    /// nothing else has the manager's time.
+    fn previous_verifies(&self, now: u64) -> bool {
+        match self.keys.rotated {
+            RotationTime::Seen(moment) => moment.elapsed() <= self.previous_verifies_for,
+            RotationTime::Dated(at) => {
+                now <= seconds_since_epoch(at).saturating_add(whole_seconds(self.previous_verifies_for))
+            }
+        }
     }
 
     /// Returns the bytes to sign. Neither the purpose nor the kind contains a zero byte, so no two inputs give the same

@@ -9,13 +9,15 @@ use super::{
     spec::CredentialSpec,
     version::{SecretValue, SecretValues, Stage, Versions},
 };
-use crate::exit::{Exit, Fault};
+use crate::{
+    exit::{Exit, Fault},
+    moment::Moment,
+};
 use futures_util::future::{BoxFuture, join_all, try_join_all};
 use std::{
     collections::{BTreeMap, BTreeSet},
     time::Duration,
 };
-use time::OffsetDateTime;
 use tokio::time::Instant;
 
 /// The pause before the current version is read for the second time, if the first answer was an older or a revoked one.
@@ -152,7 +154,7 @@ async fn compare_with_held(
     let current_since = match held {
         Some(held) if *held.in_use() == current.version => held.current_since,
         // This process sees the current version replace another one.
-        Some(_) => Some(OffsetDateTime::now_utc()),
+        Some(_) => Some(Moment::now()),
         None => None,
     };
     Ok(FetchOutcome::New(SecretValues::new(current, values, current_since)))

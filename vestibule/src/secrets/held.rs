@@ -5,6 +5,7 @@ use super::{
     id::{SecretId, VersionId},
     version::{Stage, Versions},
 };
+use crate::moment::Moment;
 use std::{
     any::Any,
     collections::{BTreeMap, BTreeSet},
@@ -29,7 +30,7 @@ pub(crate) struct HeldCredential {
     /// The time at which the version in use expires.
     pub(crate) expires_at: Option<OffsetDateTime>,
     /// The time at which this process first saw the version in use replace another one. `None` if it started with it.
-    pub(crate) current_since: Option<OffsetDateTime>,
+    pub(crate) current_since: Option<Moment>,
     pub(super) value: Arc<dyn Any + Send + Sync>,
 }
 

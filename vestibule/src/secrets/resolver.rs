@@ -160,7 +160,7 @@ fn read<K: Kind>(name: Name, id: &SecretId, values: &SecretValues) -> Result<Hel
         loaded: OffsetDateTime::now_utc(),
         created: values.current().created,
         expires_at: credential.expires_at(),
-        current_since: values.current_since(),
+        current_since: values.seen_current(),
         value: Arc::new(credential),
     })
 }

@@ -1,6 +1,7 @@
 //! Versions of a secret: their stages and their values.
 
 use super::id::VersionId;
+use crate::moment::Moment;
 use secrecy::SecretString;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -48,14 +49,14 @@ impl SecretValue {
 pub struct SecretValues {
     current: SecretValue,
     others: BTreeMap<Stage, SecretValue>,
-    current_since: Option<OffsetDateTime>,
+    current_since: Option<Moment>,
 }
 
 impl SecretValues {
     pub(crate) fn new(
         current: SecretValue,
         others: BTreeMap<Stage, SecretValue>,
-        current_since: Option<OffsetDateTime>,
+        current_since: Option<Moment>,
     ) -> Self {
         Self { current, others, current_since }
     }
@@ -76,6 +77,11 @@ impl SecretValues {
     /// Returns the time at which this process first saw the current version in place of another one. Returns `None` if
     /// the process started with this version.
     pub fn current_since(&self) -> Option<OffsetDateTime> {
+        self.current_since.map(Moment::at)
+    }
+
+    /// Returns the same as a moment, to measure from.
+    pub(crate) fn seen_current(&self) -> Option<Moment> {
         self.current_since
     }
 

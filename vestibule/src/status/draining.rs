@@ -4,6 +4,7 @@ use crate::{
     application::{Application, Generation},
     generation_usage::GenerationUsage,
     last_uses::LastUses,
+    moment::Moment,
     resources::connection_counter::{ConnectionCounter, OpenConnections},
     secrets::{credential::Name, id::VersionId},
 };
@@ -14,7 +15,6 @@ use std::{
     fmt,
     sync::{Arc, Weak},
 };
-use time::OffsetDateTime;
 
 /// A handle that tells whether something is still alive, and does not keep it alive.
 type Observer = Weak<dyn Any + Send + Sync>;
@@ -24,7 +24,7 @@ type Observer = Weak<dyn Any + Send + Sync>;
 pub(crate) struct DrainingGeneration {
     pub(crate) number: u64,
     /// The time at which it was replaced.
-    pub(crate) since: OffsetDateTime,
+    pub(crate) since: Moment,
     usage: Arc<GenerationUsage>,
     generation: Observer,
     service: Observer,
@@ -63,8 +63,7 @@ pub(crate) struct Holders {
 #[derive(Serialize)]
 struct DrainingStatus {
     generation: u64,
-    #[serde(with = "time::serde::rfc3339")]
-    since: OffsetDateTime,
+    since: Moment,
     reason: String,
     #[serde(flatten)]
     holders: Holders,
@@ -81,11 +80,7 @@ impl Serialize for DrainingGeneration {
 
 impl DrainingGeneration {
     /// Returns the entry of a generation that `successor` replaces.
-    pub(super) fn new<A: Application>(
-        replaced: &Arc<Generation<A>>,
-        successor: &Generation<A>,
-        since: OffsetDateTime,
-    ) -> Self {
+    pub(super) fn new<A: Application>(replaced: &Arc<Generation<A>>, successor: &Generation<A>, since: Moment) -> Self {
         let carried_over: Vec<_> = successor.resources.connections().map(|(_, counter)| counter).collect();
         let mut connections: Vec<_> = replaced.resources.connections().collect();
         connections.retain(|(_, counter)| !carried_over.iter().any(|other| other.is_same_as(counter)));
@@ -256,7 +251,7 @@ mod tests {
         manager.rotate("key", "two");
         assert!(harness.reload().await.unwrap());
         let after = harness.live().generation();
-        let entry = DrainingGeneration::new(&before, &after, OffsetDateTime::now_utc());
+        let entry = DrainingGeneration::new(&before, &after, Moment::now());
         (entry, keep(before))
     }
 

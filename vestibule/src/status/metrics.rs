@@ -48,8 +48,7 @@ impl MetricsEncoder<'_> {
         self.gauge("vestibule_generation", "The number of the generation in service, from 1", status.generation)?;
         let draining = status.draining.len();
         self.gauge("vestibule_draining_generations", "Older generations that are still held", draining)?;
-        let now = OffsetDateTime::now_utc();
-        let ages = status.draining.iter().map(|draining| (now - draining.since).as_seconds_f64().max(0.0));
+        let ages = status.draining.iter().map(|draining| draining.since.elapsed().as_secs_f64());
         let help = "The time since the oldest generation that is still held was replaced; 0 if none is held";
         self.gauge("vestibule_oldest_generation_age_seconds", help, ages.fold(0.0, f64::max))?;
         self.holders(status)
@@ -61,7 +60,7 @@ impl MetricsEncoder<'_> {
         let mut info = self.0.encode_descriptor("vestibule_credential", help, None, MetricType::Info)?;
         for credential in &status.credentials {
             let name = ("name", credential.name.to_owned());
-            verified.push(([name.clone()], seconds(credential.verified)));
+            verified.push(([name.clone()], seconds(credential.verified.at())));
             if let Some(expires) = credential.expires {
                 expiry.push(([name.clone()], seconds(expires)));
             }

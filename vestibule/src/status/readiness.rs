@@ -4,11 +4,11 @@ use crate::{
     application::{Application, Generation},
     config::settings::WhenStale,
     jitter,
+    moment::Moment,
     secrets::credential::Name,
 };
 use serde::Serialize;
 use std::time::Duration;
-use time::OffsetDateTime;
 
 /// The answer of `/readyz`: the readiness for requests, and the reasons if it is not `ready`.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -49,23 +49,18 @@ impl Staleness {
     }
 
     /// Returns the readiness of a process whose credentials were last verified at these times.
-    pub(super) fn readiness(
-        &self,
-        verified: impl Iterator<Item = (Name, OffsetDateTime)>,
-        is_stopping: bool,
-    ) -> Readiness {
-        let now = OffsetDateTime::now_utc();
+    pub(super) fn readiness(&self, verified: impl Iterator<Item = (Name, Moment)>, is_stopping: bool) -> Readiness {
         let mut status = ReadinessState::Ready;
         let mut reasons = Vec::new();
         for (name, verified) in verified {
-            if now - verified > self.max_stale.mul_f64(self.jitter) {
+            if verified.elapsed() > self.max_stale.mul_f64(self.jitter) {
                 status = match self.when_stale {
                     WhenStale::Report => ReadinessState::Degraded,
                     WhenStale::Unready => ReadinessState::Unready,
                 };
-                reasons.push(format!(
-                    "credential `{name}` was last verified at {verified}, longer ago than secrets.max_stale"
-                ));
+                let at = verified.at();
+                reasons
+                    .push(format!("credential `{name}` was last verified at {at}, longer ago than secrets.max_stale"));
             }
         }
         if is_stopping {
@@ -73,5 +68,23 @@ impl Staleness {
             reasons.push("the process is stopping".into());
         }
         Readiness { status, reasons }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use time::Duration as Span;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_jump_of_the_wall_clock_makes_no_credential_stale_or_fresh() {
+        let max_stale = Duration::from_secs(3600);
+        let staleness = Staleness { max_stale, when_stale: WhenStale::Unready, jitter: 1.0 };
+        let moments = [Span::ZERO, Span::days(2), Span::days(-2)].map(|jump| Moment::now().before_a_jump(jump));
+        let state = |moment| staleness.readiness([("database", moment)].into_iter(), false).status;
+        tokio::time::advance(max_stale).await;
+        assert_eq!(moments.map(state), [ReadinessState::Ready; 3]);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(moments.map(state), [ReadinessState::Unready; 3]);
     }
 }

@@ -1,9 +1,8 @@
 //! Records of reloads: trigger, outcome, faults.
 
-use crate::{exit::Exit, loader::Unrefreshed, secrets::credential::Name};
+use crate::{exit::Exit, loader::Unrefreshed, moment::Moment, secrets::credential::Name};
 use serde::Serialize;
 use std::fmt;
-use time::OffsetDateTime;
 
 /// The record of a reload.
 #[derive(Clone, Serialize)]
@@ -12,8 +11,7 @@ pub(crate) struct ReloadRecord {
     pub(crate) outcome: ReloadOutcome,
     /// The number of the last signal that it covers. It covers all signals before that one too.
     pub(crate) signals_covered: u64,
-    #[serde(with = "time::serde::rfc3339")]
-    pub(crate) started: OffsetDateTime,
+    pub(crate) started: Moment,
     pub(crate) duration_ms: u64,
     /// The report of every fault, if the outcome is `kept`.
     pub(crate) error: Option<String>,
@@ -96,7 +94,7 @@ impl fmt::Display for ReloadOutcome {
 
 impl ReloadRecord {
     /// Returns the record of a reload that has just started. Its outcome is `Kept` until the reload succeeds.
-    pub(crate) fn new(trigger: Trigger, signals_covered: u64, started: OffsetDateTime) -> Self {
+    pub(crate) fn new(trigger: Trigger, signals_covered: u64, started: Moment) -> Self {
         Self {
             trigger,
             outcome: ReloadOutcome::Kept,

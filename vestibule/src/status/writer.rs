@@ -12,11 +12,11 @@ use crate::{
     application::{Application, Generation},
     exit::Exit,
     metrics::MetricsRegistry,
+    moment::Moment,
     secrets::{credential::Name, fetch::ManagerStage},
 };
 use prometheus_client::metrics::info::Info;
 use std::{collections::BTreeMap, sync::Arc};
-use time::OffsetDateTime;
 use tokio::sync::watch;
 
 /// The writer of the status. Only the reload actor and the shutdown use it.
@@ -59,7 +59,7 @@ impl StatusWriter {
         seen: &BTreeMap<Name, ManagerStage>,
         needs_restart: Vec<String>,
     ) {
-        let now = OffsetDateTime::now_utc();
+        let now = Moment::now();
         self.status.send_modify(|status| {
             status.note_manager_stages(seen, now);
             status.set_generation(generation, now);
@@ -82,7 +82,7 @@ impl StatusWriter {
 
     /// Records the stages that the manager gave in a reload that published nothing.
     pub(crate) fn manager_stages_seen(&self, seen: &BTreeMap<Name, ManagerStage>) {
-        self.status.send_modify(|status| status.note_manager_stages(seen, OffsetDateTime::now_utc()));
+        self.status.send_modify(|status| status.note_manager_stages(seen, Moment::now()));
     }
 
     /// Returns the faults of the last reload. There are none if it did not fail.

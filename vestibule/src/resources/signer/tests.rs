@@ -1,7 +1,10 @@
 use super::*;
-use crate::secrets::{
-    kind::Kind,
-    version::{SecretValue, SecretValues, Stage},
+use crate::{
+    moment::Moment,
+    secrets::{
+        kind::Kind,
+        version::{SecretValue, SecretValues, Stage},
+    },
 };
 use futures_util::FutureExt;
 use std::collections::BTreeMap;
@@ -32,10 +35,10 @@ fn signer_of(
     purpose: &'static str,
     current: SecretValue,
     others: &[(Stage, usize)],
-    current_since: Option<u64>,
+    current_since: Option<Moment>,
 ) -> Signer {
     let others: BTreeMap<_, _> = others.iter().map(|(stage, number)| (*stage, key(*number, Some(7)))).collect();
-    let keys = SigningKeys::read(&SecretValues::new(current, others, current_since.map(at))).unwrap();
+    let keys = SigningKeys::read(&SecretValues::new(current, others, current_since)).unwrap();
     Signer::new("keys", keys.into(), purpose, LIFETIME, MAX_STALE, Arc::default(), Arc::default())
 }
 
@@ -96,12 +99,29 @@ fn the_time_of_the_previous_key_begins_when_this_process_saw_it_replaced() {
     let others = [(Stage::Previous, 0)];
     let started_afterwards = signer_of("test", key(1, Some(ROTATED_AT)), &others, None);
     assert_eq!(started_afterwards.open_at(&token, ROTATED_AT + 5000), Err(BadSignature));
-    let was_running = signer_of("test", key(1, Some(ROTATED_AT)), &others, Some(ROTATED_AT + 4900));
+    let was_running = signer_of("test", key(1, Some(ROTATED_AT)), &others, Some(Moment::now()));
     assert_eq!(was_running.open_at(&token, ROTATED_AT + 5000).unwrap(), b"p");
     let rolled_back = signer_of("test", key(1, Some(3)), &others, None);
-    assert_eq!(rolled_back.previous_valid_until, 7 + 1100, "the later of both times counts");
-    let without_time = signer_of("test", key(1, None), &others, None);
-    assert!(without_time.previous_valid_until.abs_diff(now() + 1100) <= 60, "counted from when it was read");
+    assert!(rolled_back.previous_verifies(7 + 1100), "the later of both times counts");
+    assert!(!rolled_back.previous_verifies(7 + 1101));
+}
+
+/// A process that saw the rotation measures. A jump of the wall clock lets the previous key verify neither longer nor
+/// shorter.
+#[tokio::test(start_paused = true)]
+async fn the_wall_clock_does_not_decide_how_long_the_previous_key_verifies() {
+    let others = [(Stage::Previous, 0)];
+    for jump in [time::Duration::ZERO, time::Duration::days(400), time::Duration::days(-400)] {
+        let replaced_at = Moment::now().before_a_jump(jump);
+        let was_running = signer_of("test", key(1, Some(ROTATED_AT)), &others, Some(replaced_at));
+        let without_dates = signer_of("test", key(1, None), &others, None);
+        tokio::time::advance(MAX_STALE + LIFETIME).await;
+        assert!(was_running.previous_verifies(0) && was_running.previous_verifies(u64::MAX), "{jump}");
+        assert!(without_dates.previous_verifies(0) && without_dates.previous_verifies(u64::MAX), "{jump}");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(!was_running.previous_verifies(0) && !was_running.previous_verifies(u64::MAX), "{jump}");
+        assert!(!without_dates.previous_verifies(0), "counted from when it was read");
+    }
 }
 
 #[test]

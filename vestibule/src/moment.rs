@@ -1,0 +1,46 @@
+//! Moments: the wall clock's time to show, and the monotonic clock's to measure from.
+
+use serde::{Serialize, Serializer};
+use std::time::Duration;
+use time::OffsetDateTime;
+use tokio::time::Instant;
+
+/// A moment in the life of this process. The time since then is right even if somebody sets the wall clock.
+///
+/// The monotonic clock stands still while the machine is suspended, so that time does not count.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Moment {
+    at: OffsetDateTime,
+    since: Instant,
+}
+
+impl Moment {
+    /// Returns the moment that is now.
+    pub(crate) fn now() -> Self {
+        Self { at: OffsetDateTime::now_utc(), since: Instant::now() }
+    }
+
+    /// Returns the time that the wall clock said at that moment, to show it.
+    pub(crate) fn at(self) -> OffsetDateTime {
+        self.at
+    }
+
+    /// Returns the time since that moment.
+    pub(crate) fn elapsed(self) -> Duration {
+        self.since.elapsed()
+    }
+}
+
+impl Serialize for Moment {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        time::serde::rfc3339::serialize(&self.at, serializer)
+    }
+}
+
+#[cfg(test)]
+impl Moment {
+    /// Returns this moment as a process has it whose wall clock was set by `jump` since then.
+    pub(crate) fn before_a_jump(self, jump: time::Duration) -> Self {
+        Self { at: self.at - jump, ..self }
+    }
+}
