@@ -16,6 +16,8 @@ mod denied_start;
 mod documents;
 mod endurance;
 mod metrics;
+mod passes_by_itself;
+mod platform_identity;
 mod regions;
 mod rejected_login;
 mod reload;

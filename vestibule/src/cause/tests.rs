@@ -149,6 +149,7 @@ fn an_error_is_read_to_its_core_and_names_its_host() {
     assert_eq!(cause.host(), Some("manager.example"));
 }
 
+#[expect(clippy::disallowed_methods, reason = "nothing is secret here")]
 #[test]
 fn a_kind_alone_and_a_text_of_a_parser_are_not_shown() {
     let no_text = RootCause::of(&io::Error::from(io::ErrorKind::Other));

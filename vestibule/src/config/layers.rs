@@ -1,6 +1,7 @@
 //! The layers of the configuration, and the place that each value comes from.
 
-mod file;
+pub(crate) mod file;
+
 mod toml;
 mod variables;
 
@@ -10,7 +11,7 @@ use figment::{
     providers::Serialized,
     value::{Dict, Map, Value},
 };
-use file::ConfigFile;
+use file::{ConfigFile, Unread};
 use std::{
     ffi::OsString,
     fmt::{self, Write},
@@ -76,6 +77,8 @@ pub(super) struct Layers {
     /// Files and variables, without the defaults.
     pub(super) given: Value,
     pub(super) defaults: Value,
+    /// The reason for which a file could not be taken up, if there is one. That of a file which cannot be read wins.
+    pub(super) unread: Option<Unread>,
     figment: Figment,
     files: Vec<ConfigFile>,
 }
@@ -106,6 +109,7 @@ impl Layers {
         let mut faults = Vec::new();
         let mut files = Vec::new();
         let mut given = Figment::new();
+        let mut unread = if sources.dir.is_dir() { None } else { Some(Unread::Unreadable) };
         for path in paths(sources, &mut faults) {
             let metadata = Metadata::from(FILE, path.as_path());
             match ConfigFile::read(path) {
@@ -113,13 +117,16 @@ impl Layers {
                     files.push(file);
                     given = given.merge(LayerProvider { metadata, dict });
                 }
-                Err(fault) => faults.push(fault),
+                Err((reason, fault)) => {
+                    unread = unread.max(Some(reason));
+                    faults.push(fault);
+                }
             }
         }
         let dict = variables::settings(&sources.variables, &defaults, &mut faults);
         given = given.merge(LayerProvider { metadata: Metadata::named(VARIABLE), dict });
         let figment = Figment::from(Serialized::defaults(&defaults)).merge(given.clone());
-        let layers = Self { tree: merged(&figment), given: merged(&given), defaults, figment, files };
+        let layers = Self { tree: merged(&figment), given: merged(&given), defaults, unread, figment, files };
         (layers, faults)
     }
 

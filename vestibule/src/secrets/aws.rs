@@ -2,6 +2,7 @@
 
 mod errors;
 mod http_client;
+mod identity;
 mod remedies;
 mod sdk;
 
