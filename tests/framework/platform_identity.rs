@@ -165,6 +165,7 @@ async fn an_identity_that_is_not_given_names_its_provider_and_its_cause() {
         let exited = run(launch).await;
         assert_eq!(exited.code, Some(code), "{}", exited.stderr);
         assert!(exited.stderr.contains(text), "{text} is missing in:\n{}", exited.stderr);
+        assert!(!exited.stdout.contains("aws_config"), "the SDK logs whole answers:\n{}", exited.stdout);
     }
 }
 

@@ -201,7 +201,11 @@ fn provider_error(provider: &str, error: &CredentialsError) -> SourceError {
             SourceError::NoIdentity(format!("{provider}: {}", quoted(&source.to_string())))
         }
         (_, Some(source)) if source.is::<std::io::Error>() => {
-            SourceError::Unavailable(format!("{provider}: the file of its token cannot be read: {cause}"))
+            let problem = format!("{provider}: the file of its token cannot be read: {cause}");
+            SourceError::NotConnected {
+                problem,
+                remedy: Some("mount the token, or correct the variable with its path"),
+            }
         }
         _ => SourceError::Unavailable(format!("{provider}: its answer cannot be understood")),
     }

@@ -24,8 +24,8 @@ pub(super) const CONTAINER: &str = "the container's agent";
 /// The keys of a profile that are static keys.
 const KEYS_OF_A_PROFILE: [&str; 3] = ["aws_access_key_id", "aws_secret_access_key", "aws_session_token"];
 
-/// The identity: the first that a provider has.
-pub(super) struct Identity {
+/// The providers of an identity, in the order in which they are asked. The first identity counts.
+pub(super) struct IdentityChain {
     config: ProviderConfig,
     /// The profile files, if not those of the SDK.
     profiles: Option<ProfileFiles>,
@@ -42,7 +42,7 @@ pub(super) struct IdentityError {
     pub(super) source: CredentialsError,
 }
 
-impl Identity {
+impl IdentityChain {
     /// Returns the identity with the static keys of the environment and of the profile files.
     pub(super) fn with_static_keys(config: ProviderConfig) -> Self {
         Self { static_keys: Some(EnvironmentVariableCredentialsProvider::new()), ..Self::of_platform(config, None) }
@@ -95,7 +95,7 @@ impl Identity {
     }
 }
 
-impl ProvideCredentials for Identity {
+impl ProvideCredentials for IdentityChain {
     fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
     where
         Self: 'a,
@@ -108,9 +108,9 @@ impl ProvideCredentials for Identity {
     }
 }
 
-impl fmt::Debug for Identity {
+impl fmt::Debug for IdentityChain {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Identity").finish_non_exhaustive()
+        f.debug_struct("IdentityChain").finish_non_exhaustive()
     }
 }
 

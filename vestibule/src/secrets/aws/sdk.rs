@@ -2,7 +2,7 @@
 
 use super::{
     http_client::{ManagerHttpClient, PlainHttp},
-    identity::{Identity, ProfileFiles, keyless_profiles},
+    identity::{IdentityChain, ProfileFiles, keyless_profiles},
 };
 use crate::{
     cause::RootCause,
@@ -57,8 +57,8 @@ pub(super) async fn configure(aws: &AwsConfig, production: bool) -> Result<(SdkC
         .with_use_fips(sdk.use_fips())
         .with_use_dual_stack(sdk.use_dual_stack());
     let identity = match profiles {
-        Some(profiles) => Identity::of_platform(config, Some(profiles)),
-        None => Identity::with_static_keys(config),
+        Some(profiles) => IdentityChain::of_platform(config, Some(profiles)),
+        None => IdentityChain::with_static_keys(config),
     };
     let sdk = sdk.into_builder().credentials_provider(SharedCredentialsProvider::new(identity)).build();
     Ok((sdk, region))
