@@ -4,17 +4,12 @@ use crate::{
     SERVICE,
     note_client::NoteClient,
     support::{
-        launch_options::LaunchOptions, log_events::events_that_say, reload_status::assert_kept,
-        secrets::scripted_manager,
+        launch_options::LaunchOptions, log_events::events_that_say, platform::PlatformService,
+        reload_status::assert_kept, secrets::scripted_manager,
     },
-};
-use axum::{
-    Router,
-    routing::{get, put},
 };
 use devstack::{DEFAULT_TIMEOUT, ExitedProcess, FaultRule, Launch, RunningService, ScriptedFault, Tenant, free_port};
 use serde_json::Value;
-use tokio::net::TcpListener;
 
 const WAITS: &str = "access is denied";
 
@@ -44,18 +39,6 @@ async fn denied_until_the_deadline(launch: Launch) -> ExitedProcess {
     assert!(exited.stderr.contains("; tried for "), "{}", exited.stderr);
     assert_eq!(exited.stdout.matches(WAITS).count(), 1, "{}", exited.stdout);
     exited
-}
-
-/// Serves the instance metadata service of EC2: a role with keys.
-async fn serve_metadata(listener: TcpListener) {
-    let token = || async { ([("x-aws-ec2-metadata-token-ttl-seconds", "21600")], "token") };
-    let keys = r#"{ "Code": "Success", "Type": "AWS-HMAC", "AccessKeyId": "id", "SecretAccessKey": "key",
-                    "Token": "token", "Expiration": "2100-01-01T00:00:00Z" }"#;
-    let router = Router::new()
-        .route("/latest/api/token", put(token))
-        .route("/latest/meta-data/iam/security-credentials/", get("a-role"))
-        .route("/latest/meta-data/iam/security-credentials/a-role", get(keys));
-    axum::serve(listener, router).await.expect("it serves until the test ends");
 }
 
 #[tokio::test]
@@ -111,8 +94,7 @@ async fn a_start_waits_for_the_metadata_service_of_its_machine() {
     let mut process = launch().start();
     let line = process.wait_for_line(|line| line.contains(WAITS), DEFAULT_TIMEOUT).await;
     assert!(line.contains("no identity"), "{line}");
-    let listener = TcpListener::bind(&address).await.expect("the port is free");
-    tokio::spawn(serve_metadata(listener));
+    let _metadata = PlatformService::metadata_at(&address).await;
     process.listening().await;
 }
 

@@ -18,6 +18,8 @@ mod documents;
 mod endurance;
 mod metrics;
 mod parents;
+mod passes_by_itself;
+mod platform_identity;
 mod regions;
 mod rejected_login;
 mod reload;

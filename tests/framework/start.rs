@@ -258,7 +258,7 @@ async fn a_port_in_use_ends_with_71() {
     let tenant = SERVICE.migrated("port").await;
     let taken = [(); 2].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
     let [public, admin] = taken.each_ref().map(|taken| taken.local_addr().unwrap().to_string());
-    let both = SERVICE.launch(&tenant).env("APP_SERVER__LISTEN", &public).env("APP_ADMIN__LISTEN", &admin);
+    let both = launch_with_short_deadline(&tenant).env("APP_SERVER__LISTEN", &public).env("APP_ADMIN__LISTEN", &admin);
     let exited = both.start().exited(DEFAULT_TIMEOUT).await;
     assert_eq!(exited.code, Some(71));
     for part in ["server.listen", &public, "admin.listen", &admin, "in use"] {
@@ -266,8 +266,8 @@ async fn a_port_in_use_ends_with_71() {
     }
     // If one port is free, nobody listens there either.
     let free = free_port();
-    let one =
-        SERVICE.launch(&tenant).env("APP_SERVER__LISTEN", format!("127.0.0.1:{free}")).env("APP_ADMIN__LISTEN", &admin);
+    let one = launch_with_short_deadline(&tenant);
+    let one = one.env("APP_SERVER__LISTEN", format!("127.0.0.1:{free}")).env("APP_ADMIN__LISTEN", &admin);
     let mut process = one.start();
     assert_closed_until_exit(&mut process, &[free]).await;
     assert_eq!(process.exited(DEFAULT_TIMEOUT).await.code, Some(71));

@@ -38,6 +38,11 @@ impl Backoff {
         Self { ceiling: first, cap, deadline: None }
     }
 
+    /// Makes pauses that end after this time from now. The ceiling is 1 s at first, and 5 s at most.
+    pub(crate) fn lasting(time: Duration) -> Self {
+        Self { deadline: Some(Instant::now() + time), ..Self::from_to(Duration::from_secs(1), Duration::from_secs(5)) }
+    }
+
     /// Returns the time of the next attempt, or `None` if there is no time left for one.
     pub(crate) fn next(&mut self) -> Option<Instant> {
         let pause = self.ceiling.mul_f64(fastrand::f64());

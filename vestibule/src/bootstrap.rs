@@ -15,10 +15,11 @@ use self::{
 };
 use crate::{
     application::{Application, Generation},
+    backoff::Backoff,
     cause::RootCause,
     config::{Config, ConfigError, layers::Sources, settings::LogFormat},
     exit::{Exit, Fault, Phase, Report},
-    http::listen,
+    http::listen::{self, BoundListeners},
     loader::Loader,
     secrets::{regions::Regions, set::SecretSet},
     signals::Signals,
@@ -26,8 +27,12 @@ use crate::{
     systemd,
     telemetry::Telemetry,
 };
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Duration};
 use tokio::time::Instant;
+
+/// The time for which a start reads a file of the configuration again that cannot be read, or is not TOML. It is short:
+/// most often, a name is wrong.
+const WAIT_FOR_FILES: Duration = Duration::from_secs(3);
 
 /// Runs the service until it is asked to stop. Returns `Ok` if it stopped as asked.
 ///
@@ -39,7 +44,11 @@ pub(crate) async fn serve<A: Application>(
     inherited: &Inherited,
 ) -> Result<(), CommandError> {
     let signals = Signals::install().map_err(|error| start_error(&error))?;
-    let config = configure::<A>(&sources)?;
+    let config = tokio::select! {
+        biased;
+        () = signals.stopping.cancelled() => return Ok(()),
+        config = configure_a_start::<A>(&sources) => config?,
+    };
     let telemetry = Telemetry::install(&config.telemetry);
     inherited.log();
 
@@ -56,7 +65,14 @@ pub(crate) async fn serve<A: Application>(
     };
     let first = Arc::new(first);
     let status = StatusWriter::new(Status::new(&A::PACKAGE, &first, loader.last_uses.clone()), &loader.metrics);
-    let listeners = listen::bind(first).map_err(failed)?;
+    let listeners = tokio::select! {
+        biased;
+        () = signals.stopping.cancelled() => {
+            tracing::info!("asked to stop before the listeners were bound");
+            return Ok(());
+        }
+        listeners = bind(first, started + config.secrets.deadline) => listeners.map_err(failed)?,
+    };
     let parts = ReloaderParts { loader, sources, telemetry, config };
     let process = ServingProcess::start(listeners, status, signals, parts).map_err(|error| start_error(&error))?;
     let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -70,11 +86,62 @@ pub(crate) async fn serve<A: Application>(
 /// # Errors
 /// The report of every mistake. It is logged in the format that the configuration asks for.
 pub(crate) fn configure<A: Application>(sources: &Sources) -> Result<Arc<Config<A::Settings>>, CommandError> {
-    match Config::load(sources, A::PACKAGE.name, &A::Secrets::specs()) {
-        Ok(config) => Ok(Arc::new(config)),
-        Err(ConfigError { report, telemetry, .. }) => {
-            Telemetry::install(&telemetry);
-            Err(CommandError { report, format: telemetry.format })
+    read_config::<A>(sources).map_err(log_in_its_format)
+}
+
+/// Reads the configuration for a start. Reads a file that cannot be read, or is not TOML, again for a moment: somebody may
+/// be replacing it.
+///
+/// # Errors
+/// As [`configure`].
+async fn configure_a_start<A: Application>(sources: &Sources) -> Result<Arc<Config<A::Settings>>, CommandError> {
+    let mut pauses = Backoff::until(Instant::now() + WAIT_FOR_FILES);
+    let mut is_said = false;
+    loop {
+        let error = match read_config::<A>(sources) {
+            Ok(config) => return Ok(config),
+            Err(error) => error,
+        };
+        if error.unread.is_none() || !pauses.wait().await {
+            return Err(log_in_its_format(error));
+        }
+        if !is_said {
+            // There is no log yet: the configuration says how to write it.
+            eprintln!("the configuration cannot be read; trying for {} s", WAIT_FOR_FILES.as_secs());
+            is_said = true;
+        }
+    }
+}
+
+fn read_config<A: Application>(sources: &Sources) -> Result<Arc<Config<A::Settings>>, ConfigError> {
+    Config::load(sources, A::PACKAGE.name, &A::Secrets::specs()).map(Arc::new)
+}
+
+fn log_in_its_format(error: ConfigError) -> CommandError {
+    let ConfigError { report, telemetry, .. } = error;
+    Telemetry::install(&telemetry);
+    CommandError { report, format: telemetry.format }
+}
+
+/// Binds the listeners. Tries until the deadline: a predecessor may still have the port, and an address may not be there
+/// yet.
+///
+/// # Errors
+/// The report of the last try.
+async fn bind<A: Application>(first: Arc<Generation<A>>, deadline: Instant) -> Result<BoundListeners<A>, Report> {
+    let mut pauses = Backoff::until(deadline);
+    let mut is_logged = false;
+    loop {
+        let report = match listen::bind(first.clone()) {
+            Ok(listeners) => return Ok(listeners),
+            Err(report) => report,
+        };
+        if !is_logged {
+            tracing::warn!(error = %report, "an address cannot be bound; trying until secrets.deadline");
+            is_logged = true;
+        }
+        if !pauses.wait().await {
+            return Err(report);
         }
     }
 }

@@ -198,7 +198,7 @@ fn read_io(error: &io::Error) -> Option<(CauseClass, String)> {
 
 /// Returns `true` if an error is a text that the code of a library has as it is. That type is private, but its `Debug` is
 /// that of the text.
-fn is_text(error: &(dyn Error + Send + Sync + 'static)) -> bool {
+pub(crate) fn is_text(error: &(dyn Error + 'static)) -> bool {
     format!("{error:?}") == format!("{:?}", error.to_string())
 }
 

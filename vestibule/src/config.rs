@@ -44,7 +44,7 @@ use crate::{
 };
 use extract::Mistake;
 use figment::value::Value;
-use layers::Layers;
+use layers::{Layers, file::Unread};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::collections::BTreeMap;
 
@@ -86,6 +86,8 @@ pub struct ConfigError {
     pub admin: Option<AdminConfig>,
     /// The `[secrets]` section, if it has no mistake. An audit needs no other section.
     pub secrets: Option<Box<SecretsConfig>>,
+    /// The reason for which a file could not be taken up, if there is one.
+    pub(crate) unread: Option<Unread>,
 }
 
 impl<T: ServiceSettings> Config<T> {
@@ -125,6 +127,7 @@ impl<T: ServiceSettings> Config<T> {
             telemetry: config.telemetry,
             admin: if admin_is_right { Some(config.admin) } else { None },
             secrets: if secrets_is_right { Some(Box::new(config.secrets)) } else { None },
+            unread: layers.unread,
         })
     }
 

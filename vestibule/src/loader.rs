@@ -13,7 +13,7 @@ pub(crate) use self::doubts::Unrefreshed;
 use crate::{
     application::{Application, Build, Generation},
     backoff::Backoff,
-    config::Config,
+    config::{Config, ConfigError, layers::file::Unread},
     credentials::all_secrets::AllSecrets,
     exit::{Exit, Fault, Phase, Report},
     http::{frame, tls::Tls},
@@ -116,6 +116,7 @@ pub(crate) enum LoadOutcome<A: Application> {
 }
 
 /// A load that failed.
+#[derive(Clone)]
 pub(crate) struct LoadError {
     pub(crate) report: Report,
     pub(crate) retry: RetryClass,
@@ -128,6 +129,10 @@ pub(crate) enum RetryClass {
     Rejected,
     /// The manager or the database does not answer.
     Unavailable,
+    /// A file of the configuration is not there, or cannot be read.
+    Unreadable,
+    /// A file of the configuration is not TOML. It may be half written.
+    HalfWritten,
     /// Somebody must mend something.
     Permanent,
 }
@@ -145,6 +150,17 @@ impl From<Report> for LoadError {
     fn from(report: Report) -> Self {
         let retry = RetryClass::of(report.exit());
         Self { report, retry }
+    }
+}
+
+impl From<ConfigError> for LoadError {
+    fn from(error: ConfigError) -> Self {
+        let retry = match error.unread {
+            Some(Unread::Unreadable) => RetryClass::Unreadable,
+            Some(Unread::NotToml) => RetryClass::HalfWritten,
+            None => RetryClass::Permanent,
+        };
+        Self { report: error.report, retry }
     }
 }
 
@@ -234,7 +250,7 @@ impl<A: Application> Loader<A> {
                         _ => Err(report),
                     };
                 }
-                RetryClass::Permanent => return Err(report),
+                RetryClass::Unreadable | RetryClass::HalfWritten | RetryClass::Permanent => return Err(report),
             }
         }
     }

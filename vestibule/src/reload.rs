@@ -9,7 +9,11 @@ mod poll;
 mod replaced;
 mod retries;
 
-use self::{poll::Poll, replaced::ReplacedGenerations, retries::Retries};
+use self::{
+    poll::Poll,
+    replaced::ReplacedGenerations,
+    retries::{Retries, RetryWith},
+};
 use crate::{
     application::{Application, Generation},
     config::Config,
@@ -35,9 +39,11 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
+/// The configuration of a reload, or the error of one that cannot be used.
+pub(crate) type ConfigOrError<A> = Result<Arc<Config<<A as Application>::Settings>>, LoadError>;
+
 /// The function that reads the configuration again, for a signal.
-pub(crate) type ReadConfig<A> =
-    Box<dyn Fn() -> Result<Arc<Config<<A as Application>::Settings>>, Report> + Send + Sync>;
+pub(crate) type ReadConfig<A> = Box<dyn Fn() -> ConfigOrError<A> + Send + Sync>;
 
 /// The reload actor. It loads at each trigger, and nobody else publishes.
 pub(crate) struct Reloader<A: Application> {
@@ -116,14 +122,18 @@ impl<A: Application> Reloader<A> {
             }
             self.status.reload_started(state.signals_covered);
             requests.reload_started();
-            let config = self.config_for(trigger, &state.retries, &in_service);
+            let (was_read, config) = self.config_for(trigger, &state.retries, &in_service);
             let retry = tokio::select! {
                 biased;
                 () = stopping.cancelled() => return,
                 reload = self.reload(trigger, probe_reason, state.signals_covered, &in_service, &config) => reload.retry,
             };
             requests.reload_ended();
-            self.schedule(&mut state, trigger, config, retry, &in_service);
+            match config {
+                Ok(config) => self.schedule(&mut state, trigger, was_read, config, retry, &in_service),
+                // A signal takes back what an earlier one brought, also if the configuration cannot be read now.
+                Err(error) => state.retries.schedule_unread(trigger, error.retry),
+            }
         }
     }
 
@@ -177,26 +187,28 @@ impl<A: Application> Reloader<A> {
         self.live.borrow().config.secrets.refresh_every
     }
 
-    /// Returns the configuration for a reload. Only a signal has it read again: a half-edited file must not keep another
-    /// trigger from mending the service.
+    /// Returns the configuration for a reload, and `true` if it was read. Only a signal has it read, and the retry of a
+    /// signal whose files could not be read: a half-edited file must not keep another trigger from mending the service.
     fn config_for(
         &self,
         trigger: Trigger,
         retries: &Retries<Config<A::Settings>>,
         in_service: &Generation<A>,
-    ) -> Result<Arc<Config<A::Settings>>, Report> {
-        match trigger {
-            Trigger::Signal => self.read_config(&in_service.config),
-            Trigger::Retry => Ok(retries.next_config().unwrap_or_else(|| in_service.config.clone())),
-            _ => Ok(in_service.config.clone()),
+    ) -> (bool, ConfigOrError<A>) {
+        let retry_with = match trigger {
+            Trigger::Signal => RetryWith::ReadAgain,
+            Trigger::Retry => retries.next_config(),
+            _ => RetryWith::InService,
+        };
+        match retry_with {
+            RetryWith::ReadAgain => (true, self.read_config(&in_service.config)),
+            RetryWith::Unpublished(config) => (false, Ok(config)),
+            RetryWith::InService => (false, Ok(in_service.config.clone())),
         }
     }
 
     /// Reads the configuration again.
-    pub(crate) fn read_config(
-        &self,
-        in_service: &Arc<Config<A::Settings>>,
-    ) -> Result<Arc<Config<A::Settings>>, Report> {
+    pub(crate) fn read_config(&self, in_service: &Arc<Config<A::Settings>>) -> ConfigOrError<A> {
         let read = || {
             let config = (self.read_config)()?;
             // The same `Arc` tells everybody that no setting changed.
@@ -204,7 +216,7 @@ impl<A: Application> Reloader<A> {
         };
         // The service's own code reads and writes its settings. A panic there must not end the reload actor.
         let read = catch_unwind(AssertUnwindSafe(read));
-        read.unwrap_or_else(|_| Err(Report::of(Phase::Config, panicked())))
+        read.unwrap_or_else(|_| Err(Report::of(Phase::Config, panicked()).into()))
     }
 
     /// Reloads once: loads, publishes if there is something new, and reports the outcome.
@@ -214,7 +226,7 @@ impl<A: Application> Reloader<A> {
         probe_reason: ProbeReason,
         signals_covered: u64,
         in_service: &Arc<Generation<A>>,
-        config: &Result<Arc<Config<A::Settings>>, Report>,
+        config: &ConfigOrError<A>,
     ) -> FinishedReload {
         let started = Moment::now();
         systemd::reloading();
@@ -225,7 +237,7 @@ impl<A: Application> Reloader<A> {
                     LoadRequest { config: config.clone(), in_service: Some(in_service), deadline, probe_reason };
                 self.loader.load(request).await
             }
-            Err(report) => FinishedLoad { seen: BTreeMap::new(), result: Err(report.clone().into()) },
+            Err(error) => FinishedLoad { seen: BTreeMap::new(), result: Err(error.clone()) },
         };
         let mut record = ReloadRecord::new(trigger, signals_covered, started);
         let reload = match result {
@@ -307,7 +319,8 @@ impl<A: Application> Reloader<A> {
         &self,
         state: &mut ActorState<A>,
         trigger: Trigger,
-        config: Result<Arc<Config<A::Settings>>, Report>,
+        was_read: bool,
+        config: Arc<Config<A::Settings>>,
         retry: Option<RetryClass>,
         before: &Arc<Generation<A>>,
     ) {
@@ -317,15 +330,10 @@ impl<A: Application> Reloader<A> {
         {
             state.replaced.add(replaced);
         }
-        let Ok(config) = config else {
-            // A signal takes back what an earlier one brought, also if the configuration cannot be read now.
-            state.retries.forget_unpublished();
-            return;
-        };
         if Arc::ptr_eq(&config, &in_service.config) {
             state.poll = Poll::next(self.interval());
         }
-        state.retries.schedule(trigger, config, retry, &in_service.config);
+        state.retries.schedule(trigger, was_read, config, retry, &in_service.config);
     }
 }
 

@@ -17,7 +17,7 @@ pub(crate) struct Telemetry {
 impl Telemetry {
     /// Installs the log on standard output. Call it once per process.
     pub(crate) fn install(config: &TelemetryConfig) -> Self {
-        let (filter, handle) = reload::Layer::new(EnvFilter::new(&config.filter));
+        let (filter, handle) = reload::Layer::new(filter(&config.filter));
         let format = match config.format {
             LogFormat::Json => fmt::layer().json().with_current_span(false).with_span_list(false).boxed(),
             LogFormat::Pretty => fmt::layer().with_ansi(std::io::stdout().is_terminal()).boxed(),
@@ -34,9 +34,18 @@ impl Telemetry {
     }
 
     /// Replaces the filter. The configuration has checked it already.
-    pub(crate) fn set_filter(&self, filter: &str) {
-        let _ = self.filter.reload(EnvFilter::new(filter));
+    pub(crate) fn set_filter(&self, directives: &str) {
+        let _ = self.filter.reload(filter(directives));
     }
+}
+
+/// Returns a filter with these directives. The AWS SDK's own lines about the identity are off unless a directive names
+/// them: they repeat each error of ours, with the whole answer of the other side.
+fn filter(directives: &str) -> EnvFilter {
+    if directives.contains("aws_config") {
+        return EnvFilter::new(directives);
+    }
+    EnvFilter::new(format!("{directives},aws_config=off"))
 }
 
 /// Reports a command that failed: as text on standard error, and also as one event if the log's format is JSON.

@@ -1,24 +1,82 @@
 //! The certificate authorities that our TLS clients trust: the platform's, or those in the file that `SSL_CERT_FILE`
-//! names.
+//! names. For calls to AWS, those in the file that `AWS_CA_BUNDLE` names come first.
 
-use crate::exit::{Exit, Fault};
-use hyper_rustls::ConfigBuilderExt;
-use rustls::{ClientConfig, ConfigBuilder, RootCertStore};
+use crate::{
+    cause::RootCause,
+    credentials::certificate::Certificate,
+    exit::{Exit, Fault},
+};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, pki_types::CertificateDer};
+use rustls_native_certs::CertificateResult;
+use std::fs;
+
+/// The variable of AWS's other SDKs for a file of authorities. The one for Rust does not read it.
+const AWS_CA_BUNDLE: &str = "AWS_CA_BUNDLE";
 
 /// Returns a configuration that trusts the platform's authorities. They are read once, now.
 ///
 /// # Errors
-/// A fault with exit code 78 if none can be read.
+/// A fault with exit code 69 if they cannot be read now, and with 78 if there are none.
 pub(crate) fn platform_authorities() -> Result<ClientConfig, Fault> {
-    match builder().with_native_roots() {
-        Ok(builder) => Ok(builder.with_no_client_auth()),
-        Err(_) => Err(Fault::new(
-            Exit::Config,
-            "the platform's certificate authorities",
-            "none can be read, so no certificate can be verified",
-            "install them (the package ca-certificates), or name a file of them in SSL_CERT_FILE",
-        )),
+    let mut roots = RootCertStore::empty();
+    let (valid, _) = roots.add_parsable_certificates(platform_certificates()?);
+    if valid == 0 {
+        return Err(no_certificates("none of them can be used"));
     }
+    Ok(builder().with_root_certificates(roots).with_no_client_auth())
+}
+
+/// Returns the certificates of the authorities for calls to AWS.
+///
+/// # Errors
+/// As [`platform_authorities`], and with exit code 78 if the file of `AWS_CA_BUNDLE` is not one of certificates.
+pub(crate) fn aws_certificates() -> Result<Vec<CertificateDer<'static>>, Fault> {
+    #[expect(clippy::disallowed_methods, reason = "the variable is AWS's, and no setting of ours")]
+    let Some(path) = std::env::var_os(AWS_CA_BUNDLE).filter(|path| !path.is_empty()) else {
+        return platform_certificates();
+    };
+    let subject = format!("variable {AWS_CA_BUNDLE}");
+    let remedy = "name a PEM file with the certificates of authorities, and nothing else";
+    let text = fs::read_to_string(&path).map_err(|error| {
+        let problem = format!("{} cannot be read: {}", path.display(), RootCause::of(&error));
+        Fault::new(Exit::Unavailable, subject.clone(), problem, remedy)
+    })?;
+    match Certificate::parse_all(&text, "certificates in PEM") {
+        Ok(certificates) => Ok(certificates.into_iter().map(|certificate| certificate.der).collect()),
+        Err(malformed) => Err(Fault::new(Exit::Config, subject, malformed.to_string(), remedy)),
+    }
+}
+
+/// Returns the certificates of the platform's authorities.
+fn platform_certificates() -> Result<Vec<CertificateDer<'static>>, Fault> {
+    let CertificateResult { certs, errors, .. } = rustls_native_certs::load_native_certs();
+    if !certs.is_empty() {
+        return Ok(certs);
+    }
+    let mut unreadable = errors.iter().filter_map(|error| match &error.kind {
+        rustls_native_certs::ErrorKind::Io { inner, path } => Some((inner, path)),
+        _ => None,
+    });
+    Err(match unreadable.next() {
+        Some((error, path)) => {
+            none(Exit::Unavailable, &format!("{} cannot be read: {}", path.display(), RootCause::of(error)))
+        }
+        None => no_certificates("none can be read, so no certificate can be verified"),
+    })
+}
+
+/// Returns the fault of a platform whose authorities are not of use.
+pub(crate) fn no_certificates(problem: &str) -> Fault {
+    none(Exit::Config, problem)
+}
+
+fn none(exit: Exit, problem: &str) -> Fault {
+    Fault::new(
+        exit,
+        "the platform's certificate authorities",
+        problem,
+        "install them (the package ca-certificates), or name a file of them in SSL_CERT_FILE",
+    )
 }
 
 /// Returns a configuration that trusts no authority, so that every TLS handshake fails: for calls without TLS that stay

@@ -7,10 +7,10 @@ use rustls::{
     crypto::aws_lc_rs,
     pki_types::{PrivateKeyDer, pem::PemObject},
 };
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpStream, ToSocketAddrs},
     task::JoinSet,
 };
 use tokio_rustls::TlsAcceptor;
@@ -26,7 +26,26 @@ impl StandIn {
     pub(crate) async fn start<F: Future<Output = ()> + Send + 'static>(
         serve: impl Fn(TcpStream) -> F + Send + 'static,
     ) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        Self::start_at(0, serve).await
+    }
+
+    /// Starts a server at this port that sends everything on to `to`, and back.
+    pub(crate) async fn relay(port: u16, to: impl ToSocketAddrs + Clone + Send + Sync + 'static) -> Self {
+        Self::start_at(port, move |mut near| {
+            let to = to.clone();
+            async move {
+                let mut far = TcpStream::connect(to).await.expect("it listens");
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            }
+        })
+        .await
+    }
+
+    async fn start_at<F: Future<Output = ()> + Send + 'static>(
+        port: u16,
+        serve: impl Fn(TcpStream) -> F + Send + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.expect("a port");
         let port = listener.local_addr().expect("it is bound").port();
         let mut accepting = JoinSet::new();
         accepting.spawn(async move {
@@ -48,6 +67,20 @@ impl StandIn {
     pub(crate) async fn tls_after(identity: &Identity, answer: &'static [u8]) -> Self {
         let acceptor = acceptor(identity);
         Self::start(move |connection| handshake(acceptor.clone(), connection, answer)).await
+    }
+
+    /// Starts a server that does the handshake of TLS with this identity, and sends everything on to `to`, and back.
+    pub(crate) async fn tls_before(identity: &Identity, to: SocketAddr) -> Self {
+        let acceptor = acceptor(identity);
+        Self::start(move |near| {
+            let acceptor = acceptor.clone();
+            async move {
+                let Ok(mut near) = acceptor.accept(near).await else { return };
+                let mut far = TcpStream::connect(to).await.expect("it listens");
+                let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
+            }
+        })
+        .await
     }
 
     pub(crate) fn port(&self) -> u16 {

@@ -1,6 +1,7 @@
 //! The secrets manager of the process: AWS Secrets Manager, or a source that the service brings.
 
 use crate::{
+    backoff::Backoff,
     config::{Config, layers::Sources},
     exit::{Exit, Fault},
     secrets::{aws::SecretsManager, regions::Regions, source::Source},
@@ -27,10 +28,25 @@ impl<T> ManagerSetup<T> for AwsSetup {
     const READS_ALL_SETTINGS: bool = false;
 
     async fn regions(self, sources: &Sources, config: &Config<T>, deadline: Instant) -> Result<Regions, Fault> {
-        let connecting = SecretsManager::of_regions(&config.secrets.aws, sources.is_strict());
-        let managers = match timeout_at(deadline, connecting).await {
-            Ok(managers) => managers?,
-            Err(_) => return Err(SecretsManager::region_timeout()),
+        let mut pauses = Backoff::until(deadline);
+        let mut is_logged = false;
+        let managers = loop {
+            let connecting = SecretsManager::of_regions(&config.secrets.aws, sources.is_strict());
+            let fault = match timeout_at(deadline, connecting).await {
+                Ok(Ok(managers)) => break managers,
+                Ok(Err(fault)) => fault,
+                Err(_) => SecretsManager::region_timeout(),
+            };
+            // A restart may mend it, and so may a moment: a file that is not mounted yet, a network that is not up yet.
+            let may_pass = matches!(fault.exit, Exit::Unavailable | Exit::Deadline);
+            if may_pass && !is_logged {
+                let Fault { subject, problem, .. } = &fault;
+                tracing::warn!(subject, problem, "the secrets manager cannot be set up; trying until secrets.deadline");
+                is_logged = true;
+            }
+            if !may_pass || !pauses.wait().await {
+                return Err(fault);
+            }
         };
         let region = |(name, manager)| (name, Arc::new(manager) as Arc<dyn Source>);
         Ok(Regions::new(managers.into_iter().map(region)))

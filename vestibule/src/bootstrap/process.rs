@@ -86,9 +86,9 @@ impl<A: Application> ServingProcess<A> {
         tokio::spawn(expiry::watch(live.clone(), signals.stopping.clone()));
         let background = Background::new(live.clone(), signals.stopping.clone());
         A::background(&background);
-        let read_config = move || match Config::load(&parts.sources, A::PACKAGE.name, &A::Secrets::specs()) {
-            Ok(config) => Ok(Arc::new(config)),
-            Err(error) => Err(error.report),
+        let read_config = move || {
+            let config = Config::load(&parts.sources, A::PACKAGE.name, &A::Secrets::specs())?;
+            Ok(Arc::new(config))
         };
         let reloader = Reloader {
             loader: parts.loader,

@@ -178,7 +178,7 @@ async fn log_in<T: ServiceSettings>(
     loop {
         let login = &resolved.secrets.migrator;
         let options = database::options(login, target.section).map_err(of_command)?;
-        let rejected = match database::connect(&options, deadline, None).await {
+        let rejected = match database::connect(&options, deadline, None, true).await {
             Ok(connection) => return Ok(connection),
             Err(ConnectError::Rejected(error)) => Rejection::of(login, database::reason(&error)),
             Err(ConnectError::Fault(fault)) => return Err(of_command(target.section.name_in(fault))),

@@ -1,8 +1,8 @@
 //! The layers of the configuration, and the place that each value comes from.
 
+pub(crate) mod file;
 pub(super) mod toml;
 
-mod file;
 mod variables;
 
 use crate::exit::{Exit, Fault};
@@ -11,7 +11,7 @@ use figment::{
     providers::Serialized,
     value::{Dict, Empty, Map, Tag, Value},
 };
-use file::ConfigFile;
+use file::{ConfigFile, Unread};
 use std::{
     ffi::OsString,
     fmt::{self, Write},
@@ -76,6 +76,8 @@ pub(super) struct Layers {
     /// Files and variables, without the defaults.
     pub(super) given: Value,
     pub(super) defaults: Value,
+    /// The reason for which a file could not be taken up, if there is one. That of a file which cannot be read wins.
+    pub(super) unread: Option<Unread>,
     figment: Figment,
     files: Vec<ConfigFile>,
 }
@@ -106,6 +108,7 @@ impl Layers {
         let mut faults = Vec::new();
         let mut files = Vec::new();
         let mut given = Figment::new();
+        let mut unread = if sources.dir.is_dir() { None } else { Some(Unread::Unreadable) };
         for path in paths(sources, &mut faults) {
             let metadata = Metadata::from(FILE, path.as_path());
             match ConfigFile::read(path) {
@@ -114,7 +117,10 @@ impl Layers {
                     dict.values_mut().for_each(trim);
                     given = given.merge(LayerProvider { metadata, dict });
                 }
-                Err(fault) => faults.push(fault),
+                Err((reason, fault)) => {
+                    unread = unread.max(Some(reason));
+                    faults.push(fault);
+                }
             }
         }
         let dict = variables::settings(&sources.variables, &defaults, &mut faults);
@@ -122,7 +128,7 @@ impl Layers {
         let figment = Figment::from(Serialized::defaults(&defaults)).merge(given.clone());
         let mut tree = merged(&figment);
         turn_off(&mut tree, &defaults, &mut Vec::new());
-        let layers = Self { tree, given: merged(&given), defaults, figment, files };
+        let layers = Self { tree, given: merged(&given), defaults, unread, figment, files };
         (layers, faults)
     }
 

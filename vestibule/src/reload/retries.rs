@@ -13,6 +13,10 @@ const LONGEST_PAUSE_OF_REJECTED: Duration = Duration::from_secs(15);
 /// The longest pause between reloads while the manager or the database does not answer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
+/// The time for which a file that is not TOML is read again. Who writes a file needs less. Whoever mends a mistake sends
+/// another signal: their next save may not be the last one.
+const TIME_TO_WRITE_A_FILE: Duration = Duration::from_secs(60);
+
 /// The retries that are due. The configuration in service has one. A new configuration that a signal brought has its own
 /// until it is published.
 ///
@@ -20,7 +24,22 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 pub(super) struct Retries<C> {
     in_service: Option<Retry>,
     /// The configuration that a signal brought and that could not be published yet, with its retry.
-    unpublished: Option<(Retry, Arc<C>)>,
+    unpublished: Option<(Retry, Unpublished<C>)>,
+}
+
+/// A configuration that a signal brought.
+enum Unpublished<C> {
+    /// Its files could not be read yet.
+    Unread,
+    Read(Arc<C>),
+}
+
+/// The configuration of a retry.
+pub(super) enum RetryWith<C> {
+    InService,
+    Unpublished(Arc<C>),
+    /// It is read again, as for the signal that could not be followed.
+    ReadAgain,
 }
 
 struct Retry {
@@ -41,39 +60,48 @@ impl<C> Retries<C> {
         in_service.into_iter().chain(unpublished).min()
     }
 
-    /// Returns the configuration of the next retry, if it is not the one in service.
-    pub(super) fn next_config(&self) -> Option<Arc<C>> {
-        let (retry, config) = self.unpublished.as_ref()?;
-        if Some(retry.at) == self.next() { Some(config.clone()) } else { None }
+    /// Returns the configuration of the next retry.
+    pub(super) fn next_config(&self) -> RetryWith<C> {
+        match &self.unpublished {
+            Some((retry, unpublished)) if Some(retry.at) == self.next() => match unpublished {
+                Unpublished::Unread => RetryWith::ReadAgain,
+                Unpublished::Read(config) => RetryWith::Unpublished(config.clone()),
+            },
+            _ => RetryWith::InService,
+        }
     }
 
-    /// Forgets the configuration that could not be published.
-    pub(super) fn forget_unpublished(&mut self) {
-        self.unpublished = None;
+    /// Schedules the retry that follows a configuration which could not be read. It takes the place of the one that a
+    /// signal brought before.
+    pub(super) fn schedule_unread(&mut self, trigger: Trigger, class: RetryClass) {
+        let before = self.unpublished.take().map(|(retry, _)| retry);
+        self.unpublished = follow(trigger, Some(class), before).map(|retry| (retry, Unpublished::Unread));
     }
 
     /// Schedules the retry that follows a reload with this configuration. `class` is `None` if none is needed. It may be
-    /// `Some` after a reload that published, because a credential that was carried over is fetched again.
+    /// `Some` after a reload that published, because a credential that was carried over is fetched again. `was_read` is
+    /// `true` if the configuration was read for this reload.
     pub(super) fn schedule(
         &mut self,
         trigger: Trigger,
+        was_read: bool,
         config: Arc<C>,
         class: Option<RetryClass>,
         in_service: &Arc<C>,
     ) {
         if !Arc::ptr_eq(&config, in_service) {
             let before = self.unpublished.take().map(|(retry, _)| retry);
-            self.unpublished = follow(trigger, class, before).map(|retry| (retry, config));
+            self.unpublished = follow(trigger, class, before).map(|retry| (retry, Unpublished::Read(config)));
             return;
         }
         self.in_service = follow(trigger, class, self.in_service.take());
-        if let Some((_, unpublished)) = &self.unpublished {
-            // A signal that brings the configuration in service takes the unpublished one back.
-            let was_taken_back = trigger == Trigger::Signal;
-            let was_published = Arc::ptr_eq(unpublished, in_service);
-            if was_taken_back || was_published {
-                self.unpublished = None;
-            }
+        let was_published = match &self.unpublished {
+            Some((_, Unpublished::Read(unpublished))) => Arc::ptr_eq(unpublished, in_service),
+            _ => false,
+        };
+        // If the files have the configuration in service again, they take the unpublished one back.
+        if was_read || was_published {
+            self.unpublished = None;
         }
     }
 }
@@ -92,7 +120,8 @@ fn follow(trigger: Trigger, class: Option<RetryClass>, before: Option<Retry>) ->
 fn first_pauses(class: RetryClass) -> Option<Backoff> {
     match class {
         RetryClass::Rejected => Some(Backoff::from_to(FIRST_PAUSE_OF_REJECTED, LONGEST_PAUSE_OF_REJECTED)),
-        RetryClass::Unavailable => Some(Backoff::capped_at(LONGEST_PAUSE)),
+        RetryClass::Unavailable | RetryClass::Unreadable => Some(Backoff::capped_at(LONGEST_PAUSE)),
+        RetryClass::HalfWritten => Some(Backoff::lasting(TIME_TO_WRITE_A_FILE)),
         RetryClass::Permanent => None,
     }
 }

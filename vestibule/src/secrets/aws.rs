@@ -3,6 +3,7 @@
 pub(crate) mod errors;
 
 mod http_client;
+mod identity;
 mod remedies;
 mod sdk;
 
@@ -41,14 +42,14 @@ pub struct SecretsManager {
 
 impl SecretsManager {
     /// Makes a client for each Region, with the platform's identity: for the first one, then for those to which it is
-    /// replicated. In production, static keys and endpoints without TLS are used only if the configuration allows them.
+    /// replicated. If `strict`, static keys and endpoints without TLS are used only if the configuration allows them.
     /// Asks for no secret yet.
     ///
     /// # Errors
     /// A fault if there is no Region, if the platform trusts no certificate authority, or if the endpoint has no TLS and
     /// must have it.
-    pub async fn of_regions(aws: &AwsConfig, production: bool) -> Result<Vec<(String, Self)>, Fault> {
-        let (sdk, first) = sdk::configure(aws, production).await?;
+    pub async fn of_regions(aws: &AwsConfig, strict: bool) -> Result<Vec<(String, Self)>, Fault> {
+        let (sdk, first) = sdk::configure(aws, strict).await?;
         let mut regions = vec![first];
         regions.extend(aws.regions.iter().skip(1).cloned().map(Region::new));
         let has_replicas = regions.len() > 1;

@@ -36,6 +36,8 @@ pub(crate) struct Regions {
     places: Semaphore,
     /// Done once it is logged that a start waits for access.
     wait_logged: Once,
+    /// Done once it is logged that a start waits for an answer.
+    silence_logged: Once,
 }
 
 struct Region {
@@ -80,7 +82,7 @@ impl Regions {
         for (name, source) in sources {
             regions.push(Region { name, is_first: regions.is_empty(), source, silent_since: Mutex::default() });
         }
-        Self { regions, places: Semaphore::new(CONCURRENCY), wait_logged: Once::new() }
+        Self { regions, places: Semaphore::new(CONCURRENCY), wait_logged: Once::new(), silence_logged: Once::new() }
     }
 
     /// Makes the only Region of a manager.
@@ -129,6 +131,7 @@ impl Regions {
         attempt: impl Fn(&'a Region) -> BoxFuture<'a, Result<RegionAnswer<T>, SourceError>>,
     ) -> Result<T, SourceError> {
         let mut backoff = Backoff::until(query.deadline);
+        let mut earlier: Option<SourceError> = None;
         loop {
             let round = match tokio::time::timeout_at(query.deadline, self.places.acquire()).await {
                 Ok(_place) => ask_each(query.id, query.deadline, &order(), &attempt).await,
@@ -140,12 +143,20 @@ impl Regions {
                     denial
                 }
                 Round::Done(result) => return result,
-                Round::Failed(Some(error)) => error,
+                Round::Failed(Some(error)) => {
+                    if query.waits_for_access {
+                        self.log_silence(&error);
+                    }
+                    error
+                }
                 Round::Failed(None) => SourceError::Unanswered("there was no time to ask".into()),
             };
+            let was_cut_off = Instant::now() >= query.deadline;
             if !backoff.wait().await {
-                return Err(error);
+                // The error before an attempt that the deadline cut off says more.
+                return Err(if was_cut_off { earlier.unwrap_or(error) } else { error });
             }
+            earlier = Some(error);
         }
     }
 
@@ -158,6 +169,13 @@ impl Regions {
                 "access is denied; identities and policies may still propagate, so this start tries until \
                  secrets.deadline"
             );
+        });
+    }
+
+    /// Logs that a start waits for an answer. Logs it once, as a wait for access.
+    fn log_silence(&self, error: &SourceError) {
+        self.silence_logged.call_once(|| {
+            tracing::warn!(%error, "a secret could not be fetched; this start tries until secrets.deadline");
         });
     }
 

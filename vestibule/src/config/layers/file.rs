@@ -11,6 +11,15 @@ use figment::{
 use std::{io, ops::Range, path::PathBuf};
 use toml_edit::{ImDocument, TableLike};
 
+/// The reason for which a file could not be taken up. Both pass by themselves if somebody is replacing the file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Unread {
+    /// It is not TOML: it may be half written.
+    NotToml,
+    /// It is not there, or cannot be read.
+    Unreadable,
+}
+
 /// A file of the configuration. It is kept with its text, so that a mistake can be reported with its line.
 pub(super) struct ConfigFile {
     pub(super) path: PathBuf,
@@ -19,14 +28,15 @@ pub(super) struct ConfigFile {
 
 impl ConfigFile {
     /// Reads a file. Returns it with its settings.
-    pub(super) fn read(path: PathBuf) -> Result<(Self, Dict), Fault> {
+    pub(super) fn read(path: PathBuf) -> Result<(Self, Dict), (Unread, Fault)> {
         let subject = path.display().to_string();
         let text = match std::fs::read_to_string(&path) {
             Ok(text) => text,
-            Err(error) => return Err(unreadable(subject, &error)),
+            Err(error) => return Err((Unread::Unreadable, unreadable(subject, &error))),
         };
-        let document = ImDocument::parse(text.clone()).map_err(|error| not_toml(&subject, &text, error.span()))?;
-        let dict = Toml::from_str(&text).map_err(|error| not_toml(&subject, &text, error.span()))?;
+        let not_toml = |span| (Unread::NotToml, not_toml(&subject, &text, span));
+        let document = ImDocument::parse(text.clone()).map_err(|error| not_toml(error.span()))?;
+        let dict = Toml::from_str(&text).map_err(|error| not_toml(error.span()))?;
         Ok((Self { path, document }, dict))
     }
 

@@ -29,7 +29,7 @@ pub(super) async fn prove(
     let attempt = login.breaker.allow(context.probe_reason)?;
     let mut lease = pool.place();
     let _permit = timeout_at(deadline, pool.login_permit()).await.map_err(|_| of_section(unanswered()))?;
-    let connected = connect(&login.options, deadline, Some(pool)).await;
+    let connected = connect(&login.options, deadline, Some(pool), context.is_start()).await;
     let connection = match connected {
         Ok(connection) => connection,
         Err(ConnectError::Rejected(error)) => return Err(attempt.rejected(reason(&error)).into()),
@@ -121,14 +121,16 @@ pub(crate) enum ConnectError {
 /// Logs in. Repeats attempts that may succeed later (no answer, starting up, too many connections) until the deadline.
 ///
 /// If the server has no connection left, closes one connection of `pool`, once. Its place stays taken until the end of this
-/// call, so that nobody opens another connection in it.
+/// call, so that nobody opens another connection in it. `is_start` has the first attempt that fails logged.
 pub(crate) async fn connect(
     options: &PgConnectOptions,
     deadline: Instant,
     pool: Option<&Arc<Pool>>,
+    is_start: bool,
 ) -> Result<PgConnection, ConnectError> {
     let mut backoff = Backoff::until(deadline);
     let mut freed_place = None;
+    let mut is_logged = !is_start;
     let at_place = |fault| {
         let subject = format!("database at {}:{}", options.get_host(), options.get_port());
         ConnectError::Fault(Fault { subject, ..fault })
@@ -150,6 +152,11 @@ pub(crate) async fn connect(
             }
             Err(_) => unanswered(),
         };
+        if !is_logged {
+            let (host, problem) = (options.get_host(), &fault.problem);
+            tracing::warn!(server.address = host, problem, "the database cannot be reached; trying until the deadline");
+            is_logged = true;
+        }
         if !backoff.wait().await {
             return Err(at_place(fault));
         }

@@ -1,13 +1,18 @@
 //! Errors of the AWS SDK, as errors of a secrets manager.
 
+use super::identity::{CONTAINER, IdentityError};
 use crate::{
-    cause::{OtherSide, RootCause},
+    cause::{self, OtherSide, RootCause},
     secrets::source::SourceError,
 };
+use aws_config::imds::client::error::ImdsError;
 use aws_credential_types::provider::error::CredentialsError;
 use aws_sdk_secretsmanager::{
     error::{ErrorMetadata, ProvideErrorMetadata, SdkError},
     primitives::{DateTime, DateTimeFormat},
+};
+use aws_sdk_sts::operation::{
+    assume_role::AssumeRoleError, assume_role_with_web_identity::AssumeRoleWithWebIdentityError,
 };
 use std::error::Error;
 use time::{Duration, OffsetDateTime};
@@ -41,6 +46,24 @@ const WRONG_TIMES: [&str; 2] = ["RequestExpired", "RequestTimeTooSkewed"];
 /// 5 minutes (*Signature Version 4*); the SDK has the same limit.
 const CLOCK_TOLERANCE: Duration = Duration::minutes(4);
 
+/// The codes with which STS says no for good, or until a role and its trust have propagated. Their messages name the
+/// role, the issuer and the dates of the token (*AssumeRoleWithWebIdentity*, *Errors*).
+const STS_DENIALS: [&str; 6] = [
+    "AccessDenied",
+    "ExpiredToken",
+    "ExpiredTokenException",
+    "IDPRejectedClaim",
+    "InvalidIdentityToken",
+    "RegionDisabledException",
+];
+
+/// The codes of STS below 500 with which another attempt may succeed.
+const STS_TRANSIENT: [&str; 3] = ["IDPCommunicationError", "Throttling", "ThrottlingException"];
+
+/// The variables for the agent of a container.
+const CONTAINER_VARIABLES: &str = "AWS_CONTAINER_CREDENTIALS_FULL_URI (https, or http to this machine or to an agent of \
+                                   AWS), or AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE,";
+
 /// The largest part of the manager's own message that an error quotes, in characters.
 const MAX_QUOTED: usize = 300;
 
@@ -73,7 +96,7 @@ where
         SdkError::DispatchFailure(failure) => match find_cause(error) {
             Some(cause) => identity_error(cause),
             None if failure.is_timeout() => SourceError::Unanswered("connecting timed out".into()),
-            None => not_connected(&RootCause::of(error)),
+            None => not_connected("", &RootCause::of(error)),
         },
         SdkError::TimeoutError(_) => SourceError::Unanswered("the request timed out".into()),
         SdkError::ResponseError(_) => SourceError::Unavailable(format!(
@@ -97,8 +120,7 @@ fn service_error(meta: &ErrorMetadata, status: u16, ahead: Option<Duration>) -> 
     // The message of a signing error quotes the request that was signed, with its headers. Only its code may be shown.
     let may_quote = code.starts_with("AccessDenied") || code == "InvalidRequestException";
     let message = if may_quote { meta.message().unwrap_or_default() } else { "" };
-    let quoted: String = message.chars().take(MAX_QUOTED).collect();
-    let text = format!("{code} {quoted}").trim_end().to_owned();
+    let text = format!("{code} {}", quoted(message)).trim_end().to_owned();
     let clocks_differ = ahead.filter(|ahead| ahead.abs() >= CLOCK_TOLERANCE);
     match code {
         code if BAD_SIGNATURES.contains(&code) && (clocks_differ.is_some() || WRONG_TIMES.contains(&code)) => {
@@ -124,28 +146,104 @@ fn clock_problem(code: &str, ahead: Option<Duration>) -> String {
     format!("it is {difference} {direction} the manager's ({code})")
 }
 
-/// Returns the error of a call for which the platform gave no identity.
+/// Returns the error of a call for which there is no identity.
 fn identity_error(error: &CredentialsError) -> SourceError {
+    if let Some(IdentityError { provider, source }) = find_cause(error) {
+        return provider_error(provider, source);
+    }
     match error {
-        CredentialsError::CredentialsNotLoaded(_) => SourceError::NoIdentity(
-            "no provider has one (web identity, container, instance; static keys if they are allowed)".into(),
-        ),
-        CredentialsError::InvalidConfiguration(_) => {
-            SourceError::NoIdentity("the identity's configuration is invalid".into())
+        CredentialsError::CredentialsNotLoaded(_) => {
+            let cause = RootCause::of(error);
+            let metadata = match cause.host() {
+                Some(_) => format!("; the instance metadata: {}", connect_problem(&cause)),
+                None => String::new(),
+            };
+            SourceError::NoIdentity(format!(
+                "no provider has one (profile file, web identity, container, instance; static keys if they are \
+                 allowed){metadata}"
+            ))
         }
-        CredentialsError::ProviderTimedOut(_) => SourceError::Unanswered(
+        _ => SourceError::Unanswered(
             "the platform's identity service timed out; in a container, check the hop limit of the instance metadata"
                 .into(),
-        ),
-        _ => SourceError::Unavailable(
-            "the platform's identity service failed; check that the role exists and trusts this workload".into(),
         ),
     }
 }
 
+/// Returns the error of a provider that should have an identity.
+fn provider_error(provider: &str, error: &CredentialsError) -> SourceError {
+    // A profile wraps the error of its source.
+    if let Some(inner) = error.source().and_then(|source| source.downcast_ref()) {
+        return provider_error(provider, inner);
+    }
+    if let Some(error) = find_cause::<SdkError<AssumeRoleWithWebIdentityError>>(error) {
+        return sts_error(provider, error);
+    }
+    if let Some(error) = find_cause::<SdkError<AssumeRoleError>>(error) {
+        return sts_error(provider, error);
+    }
+    if let Some(ImdsError::ErrorResponse(answer)) = find_cause(error) {
+        let status = answer.response().status().as_u16();
+        return SourceError::Unavailable(format!("{provider} gives no identity: HTTP {status}"));
+    }
+    let cause = RootCause::of(error);
+    if cause.host().is_some() {
+        return not_connected(provider, &cause);
+    }
+    match (error, error.source()) {
+        // Its text quotes the URI.
+        (CredentialsError::InvalidConfiguration(_), _) if provider == CONTAINER => {
+            SourceError::NoIdentity(format!("{provider}: {CONTAINER_VARIABLES} cannot be used"))
+        }
+        (CredentialsError::InvalidConfiguration(_) | CredentialsError::ProviderError(_), Some(source))
+            if cause::is_text(source) =>
+        {
+            SourceError::NoIdentity(format!("{provider}: {}", quoted(&source.to_string())))
+        }
+        (_, Some(source)) if source.is::<std::io::Error>() => {
+            let problem = format!("{provider}: the file of its token cannot be read: {cause}");
+            SourceError::NotConnected {
+                problem,
+                remedy: Some("mount the token, or correct the variable with its path"),
+            }
+        }
+        _ => SourceError::Unavailable(format!("{provider}: its answer cannot be understood")),
+    }
+}
+
+/// Returns the error of a call to STS, which exchanges a token or an identity for that of a role.
+fn sts_error<E>(provider: &str, error: &SdkError<E>) -> SourceError
+where
+    E: ProvideErrorMetadata + Error + 'static,
+{
+    let SdkError::ServiceError(answer) = error else {
+        return match source_error(error) {
+            SourceError::Unanswered(problem) => SourceError::Unanswered(format!("{provider}, STS: {problem}")),
+            _ => not_connected(&format!("{provider}, STS"), &RootCause::of(error)),
+        };
+    };
+    let (meta, status) = (answer.err().meta(), answer.raw().status().as_u16());
+    let code = meta.code().unwrap_or("no code");
+    // Others quote what was sent.
+    let message = if STS_DENIALS.contains(&code) { meta.message().unwrap_or_default() } else { "" };
+    let text = format!("{provider}: STS says {code} {}", quoted(message)).trim_end().to_owned();
+    if status < 500 && !STS_TRANSIENT.contains(&code) {
+        SourceError::NoIdentity(text)
+    } else {
+        SourceError::Unavailable(text)
+    }
+}
+
+/// Returns the start of a text of the other side.
+fn quoted(message: &str) -> String {
+    message.chars().take(MAX_QUOTED).collect()
+}
+
 /// Returns the error of a connection that failed.
-fn not_connected(cause: &RootCause) -> SourceError {
-    SourceError::NotConnected { problem: connect_problem(cause), remedy: cause.remedy(OtherSide::Manager) }
+fn not_connected(by: &str, cause: &RootCause) -> SourceError {
+    let problem = connect_problem(cause);
+    let problem = if by.is_empty() { problem } else { format!("{by}: {problem}") };
+    SourceError::NotConnected { problem, remedy: cause.remedy(OtherSide::Manager) }
 }
 
 /// Describes a connection that failed.

@@ -1,7 +1,11 @@
 //! The HTTP client of the AWS SDK, for the manager and for the platform's identity services.
 
 use crate::cause::AtHost;
-use aws_smithy_http_client::{Builder, ConnectorBuilder, proxy::ProxyConfig, tls};
+use aws_smithy_http_client::{
+    Builder, ConnectorBuilder, HttpClientError,
+    proxy::ProxyConfig,
+    tls::{Provider, TlsContext, TrustStore, rustls_provider::CryptoMode},
+};
 use aws_smithy_runtime_api::client::{
     http::{
         HttpClient, HttpConnector, HttpConnectorFuture, HttpConnectorSettings, SharedHttpClient, SharedHttpConnector,
@@ -11,38 +15,88 @@ use aws_smithy_runtime_api::client::{
     runtime_components::RuntimeComponents,
 };
 use axum::http::Uri;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use rustls::pki_types::CertificateDer;
+use std::{io, net::IpAddr};
 
 /// A client that sends requests without TLS past any proxy, and names the host in its errors.
 ///
-/// A request without TLS goes to this machine (the metadata of an instance, the agent of a container, a stand-in). A
-/// proxy would read the identity in its answer.
+/// Without TLS, the metadata of an instance and the agent of a container answer with an identity, and a proxy would read
+/// it.
 #[derive(Debug)]
 pub(super) struct ManagerHttpClient {
+    plain: PlainHttp,
     /// Uses `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`.
     through_proxies: SharedHttpClient,
     direct: SharedHttpClient,
 }
 
 impl ManagerHttpClient {
-    pub(super) fn new() -> Self {
-        Self { through_proxies: client(ProxyConfig::from_env), direct: client(ProxyConfig::disabled) }
+    /// Makes a client that trusts these authorities, at least one.
+    pub(super) fn new(authorities: &[CertificateDer<'_>], plain: PlainHttp) -> Result<Self, HttpClientError> {
+        let trusted = TrustStore::empty().with_pem_certificate(pem(authorities));
+        let tls = TlsContext::builder().with_trust_store(trusted).build()?;
+        Ok(Self {
+            plain,
+            through_proxies: client(tls.clone(), ProxyConfig::from_env),
+            direct: client(tls, ProxyConfig::disabled),
+        })
     }
+}
+
+/// The places to which requests without TLS may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PlainHttp {
+    /// This machine and its link: the instance metadata, and the agent of a container.
+    ToAgents,
+    Anywhere,
+}
+
+impl PlainHttp {
+    fn allows(self, uri: &Uri) -> bool {
+        // RFC 3927 for IPv4; AWS has its IPv6 addresses in fd00:ec2::/32 (*Instance metadata*, *Pod Identity*).
+        let host = uri.host().unwrap_or_default();
+        self == Self::Anywhere
+            || match host.trim_start_matches('[').trim_end_matches(']').parse() {
+                Ok(IpAddr::V4(ip)) => ip.is_loopback() || ip.is_link_local(),
+                Ok(IpAddr::V6(ip)) => ip.is_loopback() || ip.segments()[..2] == [0xfd00, 0x0ec2],
+                Err(_) => host == "localhost",
+            }
+    }
+}
+
+/// Encodes certificates as the SDK takes them.
+fn pem(certificates: &[CertificateDer<'_>]) -> String {
+    let mut pem = String::new();
+    for certificate in certificates {
+        let base64 = STANDARD.encode(certificate);
+        pem.push_str("-----BEGIN CERTIFICATE-----\n");
+        for start in (0..base64.len()).step_by(64) {
+            pem.push_str(&base64[start..base64.len().min(start + 64)]);
+            pem.push('\n');
+        }
+        pem.push_str("-----END CERTIFICATE-----\n");
+    }
+    pem
 }
 
 impl HttpClient for ManagerHttpClient {
     fn http_connector(&self, settings: &HttpConnectorSettings, components: &RuntimeComponents) -> SharedHttpConnector {
         SharedHttpConnector::new(SchemeConnector {
+            plain: self.plain,
             https: self.through_proxies.http_connector(settings, components),
             http: self.direct.http_connector(settings, components),
         })
     }
 }
 
-/// Returns the SDK's own client, with these proxies.
-fn client(proxies: fn() -> ProxyConfig) -> SharedHttpClient {
+/// Returns the SDK's own client, with these authorities and proxies.
+fn client(tls: TlsContext, proxies: fn() -> ProxyConfig) -> SharedHttpClient {
     Builder::new().build_with_connector_fn(move |settings, components| {
-        let provider = tls::Provider::Rustls(tls::rustls_provider::CryptoMode::AwsLc);
-        let mut builder = ConnectorBuilder::default().tls_provider(provider).proxy_config(proxies());
+        let mut builder = ConnectorBuilder::default()
+            .tls_provider(Provider::Rustls(CryptoMode::AwsLc))
+            .tls_context(tls.clone())
+            .proxy_config(proxies());
         builder.set_connector_settings(settings.cloned());
         builder.set_sleep_impl(components.and_then(RuntimeComponents::sleep_impl));
         builder.build()
@@ -52,6 +106,7 @@ fn client(proxies: fn() -> ProxyConfig) -> SharedHttpClient {
 /// A connector for each scheme.
 #[derive(Debug)]
 struct SchemeConnector {
+    plain: PlainHttp,
     https: SharedHttpConnector,
     http: SharedHttpConnector,
 }
@@ -61,6 +116,10 @@ impl HttpConnector for SchemeConnector {
         let uri: Uri = request.uri().parse().unwrap_or_default();
         let host = uri.authority().map(ToString::to_string).unwrap_or_default();
         let connector = if uri.scheme_str() == Some("https") { &self.https } else { &self.http };
+        if uri.scheme_str() != Some("https") && !self.plain.allows(&uri) {
+            let refused = ConnectorError::user(io::Error::other("the endpoint has no TLS, and must have it").into());
+            return HttpConnectorFuture::ready(Err(at_host(host, refused)));
+        }
         let answer = connector.call(request);
         HttpConnectorFuture::new(async move { answer.await.map_err(|error| at_host(host, error)) })
     }
@@ -78,5 +137,23 @@ fn at_host(host: String, error: ConnectorError) -> ConnectorError {
         ConnectorError::io(named)
     } else {
         ConnectorError::other(named, other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_request_without_tls_goes_to_agents_of_this_machine_only() {
+        for uri in
+            ["http://169.254.169.254/latest", "http://[fd00:ec2::23]/v1", "http://127.0.0.1:8080", "http://[::1]/"]
+        {
+            assert!(PlainHttp::ToAgents.allows(&uri.parse().unwrap()), "{uri}");
+        }
+        for uri in ["http://sts.eu-west-1.amazonaws.com/", "http://10.0.0.7/", "http://[fd00::23]/"] {
+            let uri = uri.parse().unwrap();
+            assert!(!PlainHttp::ToAgents.allows(&uri) && PlainHttp::Anywhere.allows(&uri), "{uri}");
+        }
     }
 }

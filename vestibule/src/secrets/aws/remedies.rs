@@ -20,10 +20,10 @@ pub(super) fn remedy(error: &SourceError, operation: Operation) -> &'static str 
              wrong id may get the same answer"
         }
         (SourceError::NoIdentity(_), Operation::ReadValue) => {
-            "give the process an identity: a role of its pod, task or instance"
+            "give the process an identity: a role of its pod, task or instance, which exists and trusts this workload"
         }
         (SourceError::NoIdentity(_), Operation::ReadVersions) => {
-            "audit with an identity: a role of the pod, task or instance"
+            "audit with an identity: a role of the pod, task or instance, which exists and trusts this workload"
         }
         (SourceError::ClockWrong(_), _) => {
             "set the clock of this machine (NTP); if it is right, check the keys of the identity"

@@ -1,51 +1,66 @@
-//! The configuration of the AWS SDK: the Region, the platform's identity and the endpoint.
+//! The configuration of the AWS SDK: the Region, the identity, the endpoints and the authorities.
 
-use super::http_client::ManagerHttpClient;
+use super::{
+    http_client::{ManagerHttpClient, PlainHttp},
+    identity::{IdentityChain, ProfileFiles, keyless_profiles},
+};
 use crate::{
+    cause::RootCause,
     config::settings::AwsConfig,
     exit::{Exit, Fault},
     trust,
 };
-use aws_config::{
-    BehaviorVersion, Region, SdkConfig, ecs::EcsCredentialsProvider, imds::credentials::ImdsCredentialsProvider,
-    meta::credentials::CredentialsProviderChain, provider_config::ProviderConfig, retry::RetryConfig,
-    web_identity_token::WebIdentityTokenCredentialsProvider,
-};
+use aws_config::{BehaviorVersion, Region, SdkConfig, provider_config::ProviderConfig, retry::RetryConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use std::{
+    env, fs,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
 
-/// Returns the SDK's configuration and its Region. In production it uses static keys, and an endpoint without TLS, only
-/// if the settings allow them.
-pub(super) async fn configure(aws: &AwsConfig, production: bool) -> Result<(SdkConfig, Region), Fault> {
-    // The SDK panics if the platform trusts no authority, even for an endpoint without TLS.
-    trust::platform_authorities()?;
-    let platform_only = production && !aws.allow_static_keys;
-    let http_client = SharedHttpClient::new(ManagerHttpClient::new());
+/// The variables for an endpoint of the manager, or of the service that gives an identity to a token. Those before win.
+const ENDPOINTS: [&str; 3] = ["AWS_ENDPOINT_URL_SECRETS_MANAGER", "AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL"];
+
+/// Returns the SDK's configuration and its Region. If `strict`, it uses static keys, and an endpoint without TLS, only
+/// if the settings allow them. Everything else is the platform's: what the variables and the profile file of the SDK say
+/// counts for the manager and for the identity alike.
+pub(super) async fn configure(aws: &AwsConfig, strict: bool) -> Result<(SdkConfig, Region), Fault> {
+    let plain = if strict && !aws.allow_http_endpoint { PlainHttp::ToAgents } else { PlainHttp::Anywhere };
+    let http_client = ManagerHttpClient::new(&trust::aws_certificates()?, plain)
+        .map_err(|_| trust::no_certificates("they cannot be used"))?;
+    let http_client = SharedHttpClient::new(http_client);
+    let profiles = if strict && !aws.allow_static_keys { Some(profiles_without_keys()?) } else { None };
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .retry_config(RetryConfig::disabled())
         .http_client(http_client.clone());
     if let Some(region) = aws.regions.first() {
         loader = loader.region(Region::new(region.clone()));
     }
-    if platform_only {
-        #[expect(deprecated, reason = "only the alias is; the crate behind it is not meant to be used directly")]
-        let no_profiles = {
-            use aws_config::profile::profile_file::{ProfileFileKind, ProfileFiles};
-            ProfileFiles::builder().with_contents(ProfileFileKind::Config, "").build()
-        };
-        loader = loader.profile_files(no_profiles);
+    if let Some(profiles) = &profiles {
+        loader = loader.profile_files(profiles.clone());
     }
     let sdk = loader.load().await;
     let Some(region) = sdk.region().cloned() else {
-        return Err(no_region(Exit::Config, "no AWS Region is configured, and the environment names none"));
+        // The instance metadata may not answer yet.
+        let exit = if is_on("AWS_EC2_METADATA_DISABLED") { Exit::Config } else { Exit::Deadline };
+        return Err(no_region(exit, "no AWS Region is configured, and the environment names none"));
     };
-    if production && !aws.allow_http_endpoint {
+    if plain == PlainHttp::ToAgents {
         refuse_http(&sdk)?;
     }
-    if platform_only {
-        let identity = platform_identity(&region, http_client);
-        return Ok((sdk.into_builder().credentials_provider(identity).build(), region));
-    }
+    let config = ProviderConfig::without_region()
+        .with_region(Some(region.clone()))
+        .with_http_client(http_client)
+        // Whoever asks the manager repeats the attempt, and an attempt has no time for the SDK's pauses.
+        .with_retry_config(RetryConfig::disabled())
+        .with_use_fips(sdk.use_fips())
+        .with_use_dual_stack(sdk.use_dual_stack());
+    let identity = match profiles {
+        Some(profiles) => IdentityChain::of_platform(config, Some(profiles)),
+        None => IdentityChain::with_static_keys(config),
+    };
+    let sdk = sdk.into_builder().credentials_provider(SharedCredentialsProvider::new(identity)).build();
     Ok((sdk, region))
 }
 
@@ -54,43 +69,51 @@ pub(super) fn no_region(exit: Exit, problem: &str) -> Fault {
     Fault::new(exit, "secrets.aws.regions", problem, "set secrets.aws.regions = [\"eu-west-1\"], or AWS_REGION")
 }
 
-/// Returns the SDK's default chain of identities, without the static keys of the environment and the profile files.
-fn platform_identity(region: &Region, http_client: SharedHttpClient) -> SharedCredentialsProvider {
-    let config = ProviderConfig::without_region().with_region(Some(region.clone())).with_http_client(http_client);
-    let chain = CredentialsProviderChain::first_try(
-        "WebIdentityToken",
-        WebIdentityTokenCredentialsProvider::builder().configure(&config).build(),
-    )
-    .or_else("EcsContainer", EcsCredentialsProvider::builder().configure(&config).build())
-    .or_else("Ec2InstanceMetadata", ImdsCredentialsProvider::builder().configure(&config).build());
-    SharedCredentialsProvider::new(chain)
+/// Returns the SDK's profile files without static keys.
+///
+/// # Errors
+/// A fault with exit code 69 if the file is there and cannot be read.
+fn profiles_without_keys() -> Result<ProfileFiles, Fault> {
+    let path = match variable("AWS_CONFIG_FILE") {
+        Some(path) => PathBuf::from(path),
+        None => Path::new(&variable("HOME").unwrap_or_default()).join(".aws/config"),
+    };
+    let text = match fs::read_to_string(&path) {
+        Ok(text) => text,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => String::new(),
+        Err(error) => {
+            let problem = format!("it cannot be read: {}", RootCause::of(&error));
+            return Err(Fault::new(Exit::Unavailable, path.display().to_string(), problem, "make it readable"));
+        }
+    };
+    Ok(keyless_profiles(&text))
 }
 
 /// Refuses an endpoint without TLS.
 fn refuse_http(sdk: &SdkConfig) -> Result<(), Fault> {
-    let Some((subject, url)) = endpoint(sdk) else {
-        return Ok(());
-    };
-    if url.to_ascii_lowercase().starts_with("https://") {
-        return Ok(());
-    }
-    Err(Fault::new(
-        Exit::Config,
-        subject,
-        "the endpoint has no TLS, and this is the production profile",
-        "use an https:// endpoint, or set secrets.aws.allow_http_endpoint = true",
-    ))
-}
-
-/// Returns the endpoint that replaces the one of the Region, and the place that names it.
-fn endpoint(sdk: &SdkConfig) -> Option<(String, String)> {
-    for name in ["AWS_ENDPOINT_URL_SECRETS_MANAGER", "AWS_ENDPOINT_URL"] {
-        #[expect(clippy::disallowed_methods, reason = "the variable is the SDK's, and no setting of ours")]
-        let url = std::env::var(name).unwrap_or_default();
-        if !url.is_empty() {
-            return Some((format!("variable {name}"), url));
+    let variables = ENDPOINTS.into_iter().filter_map(|name| Some((format!("variable {name}"), variable(name)?)));
+    let of_profile = sdk.endpoint_url().map(|url| ("the SDK's endpoint_url".to_owned(), url.to_owned()));
+    for (subject, url) in variables.chain(of_profile) {
+        if !url.to_ascii_lowercase().starts_with("https://") {
+            return Err(Fault::new(
+                Exit::Config,
+                subject,
+                "the endpoint has no TLS, and the profile is not `dev`",
+                "use an https:// endpoint, or set secrets.aws.allow_http_endpoint = true",
+            ));
         }
     }
-    let url = sdk.endpoint_url()?;
-    Some(("the SDK's endpoint_url".to_owned(), url.to_owned()))
+    Ok(())
+}
+
+/// Returns `true` if a variable of the SDK turns something on.
+fn is_on(name: &str) -> bool {
+    variable(name).is_some_and(|value| value.eq_ignore_ascii_case("true"))
+}
+
+/// Returns a variable of the SDK. An empty one is none.
+fn variable(name: &str) -> Option<String> {
+    #[expect(clippy::disallowed_methods, reason = "the variable is the SDK's, and no setting of ours")]
+    let value = env::var(name).ok()?;
+    if value.is_empty() { None } else { Some(value) }
 }
