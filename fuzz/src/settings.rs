@@ -1,5 +1,6 @@
 //! Settings that are text: ids, durations, sizes, addresses, log filters, URLs.
 
+use crate::{assert_quotes_nothing, with_sentinel};
 use axum::http::Uri;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -16,8 +17,7 @@ fn read<T: Serialize + DeserializeOwned + PartialEq>(text: &str) -> Option<T> {
     let setting = match serde_json::from_value::<T>(json!(text)) {
         Ok(setting) => setting,
         Err(error) => {
-            let error = error.to_string();
-            assert!(text.len() < 20 || !error.contains(text), "an error quotes its input: {error}");
+            assert_quotes_nothing(&error.to_string());
             return None;
         }
     };
@@ -30,6 +30,7 @@ fn read<T: Serialize + DeserializeOwned + PartialEq>(text: &str) -> Option<T> {
 
 /// Checks the ids of secrets and versions. The second line is a Region.
 pub(crate) fn ids(text: &str) {
+    let text = &with_sentinel(text);
     let (id, region) = text.split_once('\n').unwrap_or((text, "eu-west-1"));
     if let Some(version) = read::<VersionId>(id) {
         assert!(version.as_str().bytes().all(|byte| byte.is_ascii_graphic()));
@@ -64,6 +65,7 @@ struct Filter(#[serde(with = "units::filter")] String);
 
 /// Checks durations, sizes, addresses and log filters.
 pub(crate) fn units(text: &str) {
+    let text = &with_sentinel(text);
     let century = Duration::from_secs(100 * 365 * 24 * 60 * 60);
     let duration = read::<DurationSetting>(text).map(|DurationSetting(duration)| duration);
     assert!(duration.is_none_or(|duration| duration <= century));
@@ -72,16 +74,20 @@ pub(crate) fn units(text: &str) {
     read::<Size>(text);
     read::<Address>(text);
     if let Some(Filter(filter)) = read::<Filter>(text) {
-        assert_eq!(filter, text);
+        assert_eq!(&filter, text);
     }
 }
 
 /// Checks URLs of other services and of replicas. The second line is a reference below the first.
 pub(crate) fn urls(text: &str) {
+    let text = &with_sentinel(text);
     let (text, reference) = text.split_once('\n').unwrap_or((text, "/a?b=c"));
-    if let Ok((shown, status)) = fuzzing::replica_address(text) {
-        assert!(!shown.contains(['@', '?', '#']) && status.port_u16().is_some() && status.path() == "/status");
-        assert_eq!(fuzzing::replica_address(&shown), Ok((shown, status)));
+    match fuzzing::replica_address(text) {
+        Ok((shown, status)) => {
+            assert!(!shown.contains(['@', '?', '#']) && status.port_u16().is_some() && status.path() == "/status");
+            assert_eq!(fuzzing::replica_address(&shown), Ok((shown, status)));
+        }
+        Err(mistake) => assert_quotes_nothing(mistake),
     }
     let Some(url) = read::<BaseUrl>(text) else { return };
     let written = serde_json::to_value(&url).expect("a URL can be written");
