@@ -28,9 +28,16 @@ fn read<T: Serialize + DeserializeOwned + PartialEq>(text: &str) -> Option<T> {
     Some(setting)
 }
 
-/// Checks the ids of secrets and versions. The second line is a Region.
-pub(crate) fn ids(text: &str) {
+/// Checks the text as each setting.
+pub(crate) fn check(text: &str) {
     let text = &with_sentinel(text);
+    ids(text);
+    units(text);
+    urls(text);
+}
+
+/// Checks the ids of secrets and versions. The second line is a Region.
+fn ids(text: &str) {
     let (id, region) = text.split_once('\n').unwrap_or((text, "eu-west-1"));
     if let Some(version) = read::<VersionId>(id) {
         assert!(version.as_str().bytes().all(|byte| byte.is_ascii_graphic()));
@@ -64,8 +71,7 @@ struct Address(#[serde(with = "units::address")] SocketAddr);
 struct Filter(#[serde(with = "units::filter")] String);
 
 /// Checks durations, sizes, addresses and log filters.
-pub(crate) fn units(text: &str) {
-    let text = &with_sentinel(text);
+fn units(text: &str) {
     let century = Duration::from_secs(100 * 365 * 24 * 60 * 60);
     let duration = read::<DurationSetting>(text).map(|DurationSetting(duration)| duration);
     assert!(duration.is_none_or(|duration| duration <= century));
@@ -74,13 +80,12 @@ pub(crate) fn units(text: &str) {
     read::<Size>(text);
     read::<Address>(text);
     if let Some(Filter(filter)) = read::<Filter>(text) {
-        assert_eq!(&filter, text);
+        assert_eq!(filter, text);
     }
 }
 
 /// Checks URLs of other services and of replicas. The second line is a reference below the first.
-pub(crate) fn urls(text: &str) {
-    let text = &with_sentinel(text);
+fn urls(text: &str) {
     let (text, reference) = text.split_once('\n').unwrap_or((text, "/a?b=c"));
     match fuzzing::replica_address(text) {
         Ok((shown, status)) => {
