@@ -104,7 +104,7 @@ fn with_sentinel_in_values(text: &str) -> String {
     let mut lines = String::new();
     for line in text.split_inclusive('\n') {
         let (key, value) = line.split_at(line.find('=').unwrap_or(line.len()));
-        lines += &key.replace(PLACE, "");
+        lines += &key.replace(PLACE, "").replace(SENTINEL, "");
         lines += &value.replace(PLACE, SENTINEL);
     }
     lines

@@ -17,17 +17,15 @@ use std::sync::LazyLock;
 type Target = fn(&[u8]) -> bool;
 
 /// The targets, each with the folder of its seeds in `seeds/`.
-const TARGETS: [(&str, Target); 11] = [
+const TARGETS: [(&str, Target); 9] = [
     ("answers", |data| with_text(data, answers::check)),
     ("certificate", values::certificate),
     ("config", |data| with_text(data, config::check)),
-    ("ids", |data| with_text(data, settings::ids)),
     ("login", |data| with_text(data, values::login)),
     ("pem", |data| with_text(data, values::pem)),
+    ("settings", |data| with_text(data, settings::check)),
     ("tls", |data| with_text(data, values::tls)),
     ("tokens", |data| with_text(data, tokens::check)),
-    ("units", |data| with_text(data, settings::units)),
-    ("urls", |data| with_text(data, settings::urls)),
     ("values", |data| with_text(data, values::keys)),
 ];
 
@@ -51,7 +49,7 @@ fn with_text(data: &[u8], check: fn(&str)) -> bool {
 }
 
 /// A secret. No error may contain it.
-const SENTINEL: &str = "hunter2hunter2";
+const SENTINEL: &str = "Hunter2-Hunter2";
 
 /// The character in an input that stands for the sentinel.
 const PLACE: char = '§';

@@ -1,5 +1,6 @@
 //! Settings that are text: ids, durations, sizes, addresses, log filters, URLs.
 
+use crate::{assert_quotes_nothing, with_sentinel};
 use axum::http::Uri;
 use bytesize::ByteSize;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -17,8 +18,7 @@ fn read<T: Serialize + DeserializeOwned + PartialEq>(text: &str) -> Option<T> {
     let setting = match serde_json::from_value::<T>(json!(text)) {
         Ok(setting) => setting,
         Err(error) => {
-            let error = error.to_string();
-            assert!(text.len() < 20 || !error.contains(text), "an error quotes its input: {error}");
+            assert_quotes_nothing(&error.to_string());
             return None;
         }
     };
@@ -29,8 +29,16 @@ fn read<T: Serialize + DeserializeOwned + PartialEq>(text: &str) -> Option<T> {
     Some(setting)
 }
 
+/// Checks the text as each setting.
+pub(crate) fn check(text: &str) {
+    let text = &with_sentinel(text);
+    ids(text);
+    units(text);
+    urls(text);
+}
+
 /// Checks the ids of secrets and versions. The second line is a Region.
-pub(crate) fn ids(text: &str) {
+fn ids(text: &str) {
     let (id, region) = text.split_once('\n').unwrap_or((text, "eu-west-1"));
     if let Some(version) = read::<VersionId>(id) {
         assert!(version.as_str().bytes().all(|byte| byte.is_ascii_graphic()));
@@ -61,7 +69,7 @@ struct Address(#[serde(with = "units::address")] SocketAddr);
 struct Filter(#[serde(with = "units::filter")] String);
 
 /// Checks durations, sizes, addresses and log filters.
-pub(crate) fn units(text: &str) {
+fn units(text: &str) {
     let century = Duration::from_secs(100 * 365 * 24 * 60 * 60);
     let duration = read::<DurationSetting>(text).map(|DurationSetting(duration)| duration);
     assert!(duration.is_none_or(|duration| duration <= century));
@@ -75,11 +83,14 @@ pub(crate) fn units(text: &str) {
 }
 
 /// Checks URLs of other services and of replicas. The second line is a reference below the first.
-pub(crate) fn urls(text: &str) {
+fn urls(text: &str) {
     let (text, reference) = text.split_once('\n').unwrap_or((text, "/a?b=c"));
-    if let Ok((shown, status)) = fuzzing::replica_address(text) {
-        assert!(!shown.contains(['@', '?', '#']) && status.port_u16().is_some() && status.path() == "/status");
-        assert_eq!(fuzzing::replica_address(&shown), Ok((shown, status)));
+    match fuzzing::replica_address(text) {
+        Ok((shown, status)) => {
+            assert!(!shown.contains(['@', '?', '#']) && status.port_u16().is_some() && status.path() == "/status");
+            assert_eq!(fuzzing::replica_address(&shown), Ok((shown, status)));
+        }
+        Err(mistake) => assert_quotes_nothing(mistake),
     }
     let Some(url) = read::<BaseUrl>(text) else { return };
     let written = serde_json::to_value(&url).expect("a URL can be written");

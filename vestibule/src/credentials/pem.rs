@@ -67,6 +67,10 @@ pub(crate) fn blocks(text: &str) -> Option<Vec<PemBlock>> {
         let (label, after) = rest[start + BEGIN.len()..].split_once(DASHES)?;
         let end = [END, label, DASHES].concat();
         let (content, after) = after.split_once(end.as_str())?;
+        // The letters of a second BEGIN or END are base64 too, and it can share its dashes with the one before.
+        if content.contains("BEGIN ") || !is_explanatory(content) || after.starts_with("BEGIN ") {
+            return None;
+        }
         blocks.push(PemBlock { label: PemLabel::of(label)?, der: decode(content)? });
         rest = after;
     }
@@ -152,6 +156,9 @@ mod tests {
             "-----BEGIN CERTIFICATE-----\nA*EC\n-----END CERTIFICATE-----\n",
             "-----BEGIN CERTIFICATE-----\nAAE\u{fffd}\n-----END CERTIFICATE-----\n",
             "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n",
+            "-----BEGIN CERTIFICATE-----BEGIN AAECAwQ\n-----END CERTIFICATE-----\n",
+            "-----BEGIN CERTIFICATE-----\nAAEC\n-----END CERTIFICATE-----BEGIN AAECAwQ\n",
+            "-----BEGIN CERTIFICATE-----\nAAEC\nEND CERTIFICATE\nAA\n-----END CERTIFICATE-----\n",
             "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAEC\n-----END ENCRYPTED PRIVATE KEY-----\n",
             "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nAAEC\n-----END RSA PRIVATE KEY-----\n",
             "-----BEGIN TRUSTED CERTIFICATE-----\nAAEC\n-----END TRUSTED CERTIFICATE-----\n",

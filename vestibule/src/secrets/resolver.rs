@@ -189,3 +189,17 @@ pub(crate) fn check_size(value: &SecretValue) -> Result<(), Malformed> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secrets::id::VersionId;
+
+    #[test]
+    fn a_value_of_blanks_and_byte_order_marks_is_empty() {
+        for text in ["", " ", "\r\n", "\u{feff}", "\u{feff}\u{feff} \n"] {
+            let value = SecretValue { text: text.into(), version: VersionId::new("v1"), created: None };
+            assert!(check_size(&value).is_err(), "{text:?}");
+        }
+    }
+}
