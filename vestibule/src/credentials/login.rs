@@ -23,7 +23,8 @@ use zeroize::Zeroize;
 /// ```
 ///
 /// Host, port and database name are optional; an empty one is absent. The port may be a number or a text, and the host may
-/// have it too (`db.internal:5432`). `user` and `database` may stand for `username` and `dbname`. A service gives the credential to [`Build::database`](crate::Build::database).
+/// have it too (`db.internal:5432`). `user` and `database` may stand for `username` and `dbname`. A service gives the
+/// credential to [`Build::database`](crate::Build::database).
 pub struct Login {
     /// The user name. If there is none, `database.username` is used.
     pub username: Option<PostgresName>,

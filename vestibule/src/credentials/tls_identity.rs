@@ -24,10 +24,10 @@ use webpki::{EndEntityCert, KeyUsage};
 
 /// A certificate chain and its private key. Both are in one secret, so that nobody reads halves of two versions.
 ///
-/// The manager has it as `{"certificate": "…", "private_key": "…"}` in PEM, or under the names `tls.crt` and `tls.key`, or
-/// as one PEM text of both. The certificates that follow the server's own may be in `ca_chain` (a list, as Vault writes
-/// it) or `certificate_chain`. It is accepted if the key matches the first certificate, if each certificate is signed by the next, if all are valid
-/// now, and if the first is for servers and names a host.
+/// The manager has it as `{"certificate": "…", "private_key": "…"}` in PEM, or under the names `tls.crt` and `tls.key`,
+/// or as one PEM text of both. The certificates that follow the server's own may be in `ca_chain` (a list, as Vault
+/// writes it) or `certificate_chain`. It is accepted if the key matches the first certificate, if each certificate is
+/// signed by the next, if all are valid now, and if the first is for servers and names a host.
 ///
 /// The framework fetches it if `server.tls` or `admin.tls` is on, so it is no field of a service's `Secrets`.
 pub struct TlsIdentity {
