@@ -6,7 +6,10 @@ use crate::{
     secrets::id::{SecretId, VersionId},
 };
 use bytesize::ByteSize;
-use serde::{Deserialize, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error, Unexpected},
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
@@ -231,6 +234,7 @@ pub struct DatabaseConfig {
     /// The name of the database; without it, the service's name, or NAME in `[databases.NAME]`. A name with dashes works, but needs double quotes in SQL: `CREATE DATABASE "my-service"`.
     pub name: Option<PostgresName>,
     /// The user name of the login, if the credential is a bare password.
+    #[serde(deserialize_with = "user_name")]
     pub username: Option<PostgresName>,
     /// The NOLOGIN role to which `migrate` grants reading and writing; without it, there are no grants.
     pub access_role: Option<PostgresName>,
@@ -299,6 +303,16 @@ impl Default for DatabaseConfig {
             allow_unverified_tls: false,
             tls_root_cert: None,
         }
+    }
+}
+
+/// Reads the name of a user that the driver can log in as.
+fn user_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PostgresName>, D::Error> {
+    let expected = "a name of 1 to 63 bytes, without control characters and commas, without characters that are newer than \
+                    Unicode 3.2, and without blanks at its ends";
+    match Option::<PostgresName>::deserialize(deserializer)? {
+        Some(name) if !name.is_user() => Err(D::Error::invalid_value(Unexpected::Other("this"), &expected)),
+        name => Ok(name),
     }
 }
 

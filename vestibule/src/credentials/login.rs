@@ -78,6 +78,12 @@ impl PostgresName {
             (1..=Self::MAX_BYTES).contains(&text.len()) && text.trim() == text && !text.chars().any(char::is_control);
         if is_name { Some(Self(text.to_owned())) } else { None }
     }
+
+    /// Returns `true` if the driver can log in as a user of this name. It puts the name into its SCRAM message as it is,
+    /// where a comma would end it.
+    pub(crate) fn is_user(&self) -> bool {
+        !self.contains(',') && can_be_prepared(self)
+    }
 }
 
 impl Host {
@@ -172,11 +178,10 @@ impl Login {
         }
         let username = name_of([json.username, json.user], Self::USERNAME)?;
         let username = username.ok_or(Malformed::expected(Self::USERNAME))?;
-        // The driver puts the name into its SCRAM message as it is, where a comma would end it.
         if username.contains(',') {
             return Err(Malformed::expected(Self::USERNAME));
         }
-        if !can_be_prepared(&username) {
+        if !username.is_user() {
             return Err(Malformed::expected(Self::PREPARED_USERNAME));
         }
         let dbname = name_of([json.dbname, json.database], Self::DBNAME)?;
