@@ -2,7 +2,10 @@
 
 use crate::{
     SERVICE,
-    support::{launch_options::LaunchOptions, log_events::events_that_say, time_waits::let_time_pass},
+    support::{
+        configuration_folder::ConfigurationFolder, launch_options::LaunchOptions, log_events::events_that_say,
+        time_waits::let_time_pass,
+    },
 };
 use devstack::{DEFAULT_TIMEOUT, RunningService, Signal, TestProcess};
 use std::{fs, time::Duration};
@@ -106,4 +109,20 @@ async fn variables_that_nobody_can_undo_are_logged_by_name() {
     let problem = ignored[0]["fields"]["problem"].as_str().unwrap();
     assert!(ignored.len() == 1 && problem.starts_with("TOKIO_WORKER_THREADS"), "{ignored:?}");
     assert!(!running.process.output().contains("/no/such"), "a variable's value is in the log");
+}
+
+/// A deploy puts another folder in the place of the one in which the parent started the service.
+#[tokio::test]
+async fn the_configuration_folder_is_the_one_at_its_path_and_not_the_one_of_the_start() {
+    let tenant = SERVICE.migrated("folder").await;
+    let folder = ConfigurationFolder::new();
+    let parent = parent(&format!("os.chdir({:?})", folder.path()));
+    let launch = folder.launch(&tenant).without_polling().env("APP_CONFIG_DIR", ".").started_by(parent);
+    let mut running = RunningService::start(launch, &tenant).await;
+    let before = folder.path().with_extension("before");
+    fs::rename(folder.path(), &before).unwrap();
+    fs::create_dir(folder.path()).unwrap();
+    folder.write("[database]\nacquire_timeout = \"4s\"\n");
+    assert_eq!(running.reload().await["outcome"], "published");
+    fs::remove_dir_all(before).unwrap();
 }

@@ -48,6 +48,12 @@ fn assert_closed(port: u16) {
     assert!(TcpStream::connect_timeout(&address, Duration::from_secs(1)).is_err(), "{port} is open");
 }
 
+/// Returns `true` if a command socket belongs to this port of an admin listener. Only Linux tells.
+fn has_command_socket(admin: u16) -> bool {
+    let name = format!("@vestibule-{}@127.0.0.1:{admin}", env!("CARGO_PKG_NAME"));
+    std::fs::read_to_string("/proc/net/unix").is_ok_and(|sockets| sockets.lines().any(|line| line.ends_with(&name)))
+}
+
 /// Checks every millisecond that nobody listens on these ports, until the process has ended.
 async fn assert_closed_until_exit(process: &mut TestProcess, ports: &[u16]) {
     let polling = Polling { interval: Duration::from_millis(1), limit: DEFAULT_TIMEOUT };
@@ -316,6 +322,7 @@ async fn nothing_listens_before_all_credentials_are_loaded() {
     let is_closed = async || {
         assert_closed(public);
         assert_closed(admin);
+        assert!(!has_command_socket(admin), "the command socket is there");
         looks += 1;
         true
     };
@@ -325,6 +332,7 @@ async fn nothing_listens_before_all_credentials_are_loaded() {
     for port in [public, admin] {
         TcpStream::connect(("127.0.0.1", port)).expect("the service listens now");
     }
+    assert!(has_command_socket(admin) || !cfg!(target_os = "linux"));
 }
 
 #[tokio::test]

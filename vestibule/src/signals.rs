@@ -1,4 +1,4 @@
-//! Signals. They are handled from the first moment on: an unhandled SIGHUP would kill the process during its start.
+//! Signals. `serve` handles them before it reads anything; until then, SIGHUP is ignored (`bootstrap/inherited.rs`).
 
 use futures_util::StreamExt;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
