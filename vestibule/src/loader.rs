@@ -129,7 +129,7 @@ pub(crate) struct LoadError {
 pub(crate) enum RetryClass {
     /// The manager and the other side have different versions. A rotation ends this by itself.
     Rejected,
-    /// The manager or the database does not answer.
+    /// The manager or the database does not answer, or denies access: identities and policies propagate.
     Unavailable,
     /// A file of the configuration is not there, or cannot be read.
     Unreadable,
@@ -142,7 +142,7 @@ pub(crate) enum RetryClass {
 impl RetryClass {
     fn of(exit: Exit) -> Self {
         match exit {
-            Exit::Unavailable | Exit::Deadline => Self::Unavailable,
+            Exit::Unavailable | Exit::Deadline | Exit::Denied => Self::Unavailable,
             _ => Self::Permanent,
         }
     }
@@ -376,7 +376,7 @@ impl<A: Application> Loader<A> {
             let Some((name, as_held)) = failure.as_held(&resolved, context.held) else {
                 let has_database_failed = failure.has_database_failed;
                 let error = LoadError::from(failure.error);
-                let may_pass_soon = error.retry == RetryClass::Unavailable && !has_database_failed;
+                let may_pass_soon = error.report.exit() == Exit::Unavailable && !has_database_failed;
                 return Err(LoadError { may_pass_soon, ..error }.with_unrefreshed(unrefreshed));
             };
             resolved = as_held;
