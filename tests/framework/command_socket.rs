@@ -79,7 +79,7 @@ async fn reload_signals_no_process_but_the_one_that_listens() {
 }
 
 /// A sidecar shares the network, but not the processes. There, the number of the service's process belongs to another
-/// one. If this machine may make no PID namespace, only `a_process_that_is_not_visible_here_is_refused` checks it.
+/// one. A machine that may make no PID namespace does not check it.
 #[tokio::test]
 async fn reload_from_another_pid_namespace_signals_nobody() {
     if !may_unshare() {

@@ -4,8 +4,11 @@ use crate::{
     SERVICE,
     note_client::NoteClient,
     support::{
-        launch_options::LaunchOptions, log_events::events_that_say, platform::PlatformService,
-        reload_status::assert_kept, secrets::scripted_manager,
+        launch_options::LaunchOptions,
+        log_events::events_that_say,
+        platform::PlatformService,
+        reload_status::{assert_kept, wait_for_generation},
+        secrets::scripted_manager,
     },
 };
 use devstack::{DEFAULT_TIMEOUT, ExitedProcess, FaultRule, Launch, RunningService, ScriptedFault, Tenant, free_port};
@@ -80,6 +83,19 @@ async fn a_denial_in_a_reload_is_reported_at_once() {
     assert_kept(&reload, 77);
     assert_eq!(manager.requests(&tenant.id("database")) - before, 1);
     assert!(!reload["error"].to_string().contains("tried for"), "{reload}");
+}
+
+#[tokio::test]
+async fn a_denial_in_a_reload_is_made_up_for_when_access_is_given() {
+    let tenant = SERVICE.migrated("denied_for_a_moment").await;
+    let manager = scripted_manager(&tenant).await;
+    let launch = SERVICE.launch(&tenant).with_manager(&manager).without_polling();
+    let mut running = RunningService::start(launch, &tenant).await;
+    tenant.put("signing", &devstack::random_key()).await.unwrap();
+    manager.script([FaultRule::all(ScriptedFault::Status(400, "AccessDeniedException"))]);
+    assert_kept(&running.reload().await, 77);
+    manager.clear();
+    wait_for_generation(&running, 2).await;
 }
 
 #[tokio::test]

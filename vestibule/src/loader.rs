@@ -120,6 +120,8 @@ pub(crate) enum LoadOutcome<A: Application> {
 pub(crate) struct LoadError {
     pub(crate) report: Report,
     pub(crate) retry: RetryClass,
+    /// `true` if nobody has tried again yet, and another load may succeed soon.
+    may_pass_soon: bool,
 }
 
 /// The change that another load needs to succeed.
@@ -127,7 +129,7 @@ pub(crate) struct LoadError {
 pub(crate) enum RetryClass {
     /// The manager and the other side have different versions. A rotation ends this by itself.
     Rejected,
-    /// The manager or the database does not answer.
+    /// The manager or the database does not answer, or denies access: identities and policies propagate.
     Unavailable,
     /// A file of the configuration is not there, or cannot be read.
     Unreadable,
@@ -140,7 +142,7 @@ pub(crate) enum RetryClass {
 impl RetryClass {
     fn of(exit: Exit) -> Self {
         match exit {
-            Exit::Unavailable | Exit::Deadline => Self::Unavailable,
+            Exit::Unavailable | Exit::Deadline | Exit::Denied => Self::Unavailable,
             _ => Self::Permanent,
         }
     }
@@ -149,7 +151,7 @@ impl RetryClass {
 impl From<Report> for LoadError {
     fn from(report: Report) -> Self {
         let retry = RetryClass::of(report.exit());
-        Self { report, retry }
+        Self { report, retry, may_pass_soon: false }
     }
 }
 
@@ -160,16 +162,18 @@ impl From<ConfigError> for LoadError {
             Some(Unread::NotToml) => RetryClass::HalfWritten,
             None => RetryClass::Permanent,
         };
-        Self { report: error.report, retry }
+        Self { report: error.report, retry, may_pass_soon: false }
     }
 }
 
 impl From<BuildError> for LoadError {
     fn from(error: BuildError) -> Self {
         match error {
-            BuildError::Rejected(_) => {
-                Self { report: Report::of(Phase::Build, error.into_fault()), retry: RetryClass::Rejected }
-            }
+            BuildError::Rejected(_) => Self {
+                report: Report::of(Phase::Build, error.into_fault()),
+                retry: RetryClass::Rejected,
+                may_pass_soon: false,
+            },
             BuildError::Fault(fault) => Report::of(Phase::Build, fault).into(),
         }
     }
@@ -180,7 +184,8 @@ impl LoadError {
     fn of_unrefreshed(phase: Phase, unrefreshed: Vec<Unrefreshed>) -> Self {
         let retry = Unrefreshed::retry_of(&unrefreshed);
         let faults = unrefreshed.into_iter().map(|stays| stays.fault).collect();
-        Self { report: Report { phase, faults }, retry: retry.unwrap_or(RetryClass::Permanent) }
+        let retry = retry.unwrap_or(RetryClass::Permanent);
+        Self { report: Report { phase, faults }, retry, may_pass_soon: false }
     }
 
     fn with_unrefreshed(mut self, others: Vec<Unrefreshed>) -> Self {
@@ -207,7 +212,7 @@ impl<A: Application> Loader<A> {
     }
 
     /// Loads the first generation. While a login is rejected, loads again until the deadline: a rotation may be under
-    /// way. Once, half-way to the deadline, a rejected version is tried before its pause is over.
+    /// way. Does the same while something that the service opens itself is unavailable. Once, half-way to the deadline, a rejected version is tried before its pause is over.
     ///
     /// # Errors
     /// The report of the last load that failed.
@@ -221,6 +226,7 @@ impl<A: Application> Loader<A> {
         let mut tried_early = false;
         let mut pauses = Backoff::until(deadline);
         let mut last_rejection: Option<Report> = None;
+        let mut is_logged = false;
         loop {
             let mut probe_reason = ProbeReason::Scheduled;
             if !tried_early && Instant::now() >= half_way {
@@ -228,7 +234,7 @@ impl<A: Application> Loader<A> {
                 probe_reason = ProbeReason::Operator;
             }
             let request = LoadRequest { config: config.clone(), in_service: None, deadline, probe_reason };
-            let LoadError { report, retry } = match self.load(request).await.result {
+            let LoadError { report, retry, may_pass_soon } = match self.load(request).await.result {
                 Ok(LoadOutcome::Built { generation, .. }) => return Ok(*generation),
                 Ok(LoadOutcome::Unchanged) => unreachable!("nothing was held that could be unchanged"),
                 Err(error) => error,
@@ -242,6 +248,15 @@ impl<A: Application> Loader<A> {
                         return Err(report);
                     }
                     last_rejection = Some(report);
+                }
+                RetryClass::Unavailable if may_pass_soon => {
+                    if !is_logged {
+                        tracing::warn!(error = %report, "the service cannot be built; trying until secrets.deadline");
+                        is_logged = true;
+                    }
+                    if !pauses.wait().await {
+                        return Err(report);
+                    }
                 }
                 RetryClass::Unavailable => {
                     // If the deadline cut this attempt off, the report of the one before it says more.
@@ -359,7 +374,10 @@ impl<A: Application> Loader<A> {
             }
             // With the version that is held, `build` gets the resource in service.
             let Some((name, as_held)) = failure.as_held(&resolved, context.held) else {
-                return Err(LoadError::from(failure.error).with_unrefreshed(unrefreshed));
+                let has_database_failed = failure.has_database_failed;
+                let error = LoadError::from(failure.error);
+                let may_pass_soon = error.report.exit() == Exit::Unavailable && !has_database_failed;
+                return Err(LoadError { may_pass_soon, ..error }.with_unrefreshed(unrefreshed));
             };
             resolved = as_held;
             unrefreshed.push(failure.unrefreshed(name));
@@ -400,8 +418,14 @@ impl<A: Application> Loader<A> {
         let building = tokio::time::timeout_at(*deadline + BUILD_GRACE, A::build(&cx));
         let service = match building.await {
             Ok(Ok(service)) => Arc::new(service),
-            Ok(Err(error)) => return Err(BuildFailure { error, credential: cx.failed() }),
-            Err(_) => return Err(BuildFailure { error: BuildError::Fault(overdue()), credential: None }),
+            Ok(Err(error)) => {
+                let has_database_failed = cx.has_database_failed();
+                return Err(BuildFailure { error, credential: cx.failed(), has_database_failed });
+            }
+            Err(_) => {
+                let error = BuildError::Fault(overdue());
+                return Err(BuildFailure { error, credential: None, has_database_failed: false });
+            }
         };
         let resources = cx.into_resources();
 
@@ -431,6 +455,7 @@ struct BuildFailure {
     error: BuildError,
     /// The credential whose resource could not be made. `None` if something else failed.
     credential: Option<Name>,
+    has_database_failed: bool,
 }
 
 impl BuildFailure {

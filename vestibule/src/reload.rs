@@ -254,7 +254,7 @@ impl<A: Application> Reloader<A> {
                 self.status.manager_stages_seen(&seen);
                 FinishedReload { result: Ok(false), retry: None }
             }
-            Err(LoadError { report, retry }) => {
+            Err(LoadError { report, retry, .. }) => {
                 (record.error, record.exit_code) = (Some(report.to_string()), report.exit() as u8);
                 record.faults = report.faults().iter().map(|fault| (fault.subject.clone(), fault.exit)).collect();
                 self.status.manager_stages_seen(&seen);

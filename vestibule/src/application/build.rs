@@ -22,7 +22,10 @@ use crate::{
 use serde::Serialize;
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::time::timeout_at;
@@ -43,16 +46,31 @@ pub struct Build<'a, A: Application> {
     keys: Mutex<BTreeSet<ResourceKey>>,
     /// The credential whose resource could not be made.
     failed: Mutex<Option<Name>>,
+    /// `true` once a database failed. It was tried until the deadline, or somebody must change something at it.
+    database_failed: AtomicBool,
 }
 
 impl<'a, A: Application> Build<'a, A> {
     pub(crate) fn new(settings: &'a A::Settings, secrets: &'a A::Secrets, context: &'a LoadContext<'a>) -> Self {
-        Self { settings, secrets, context, built: Mutex::default(), keys: Mutex::default(), failed: Mutex::default() }
+        Self {
+            settings,
+            secrets,
+            context,
+            built: Mutex::default(),
+            keys: Mutex::default(),
+            failed: Mutex::default(),
+            database_failed: AtomicBool::new(false),
+        }
     }
 
     /// Returns the credential whose resource could not be made.
     pub(crate) fn failed(&self) -> Option<Name> {
         *self.failed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns `true` if a database could not be opened.
+    pub(crate) fn has_database_failed(&self) -> bool {
+        self.database_failed.load(Ordering::Relaxed)
     }
 
     pub(crate) fn into_resources(self) -> ResourceRegistry {
@@ -100,7 +118,11 @@ impl<'a, A: Application> Build<'a, A> {
         login: &Credential<Login>,
     ) -> Result<Database, BuildError> {
         let open = async |before: Option<&Database>| Database::open(login, section, before, self.context).await;
-        self.resource(login, &(section.config, self.context.request_timeout), open).await
+        let opened = self.resource(login, &(section.config, self.context.request_timeout), open).await;
+        if opened.is_err() {
+            self.database_failed.store(true, Ordering::Relaxed);
+        }
+        opened
     }
 
     /// Returns a signer for one purpose. What it signs is void for any other purpose.

@@ -76,7 +76,10 @@ struct RelayState {
 impl RelayServer {
     /// Starts a relay that accepts `login`. Returns it with the settings for a service that uses it.
     async fn start(login: &str) -> (Self, Settings) {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+        Self::start_at(TcpListener::bind(("127.0.0.1", 0)).await.expect("a port"), login)
+    }
+
+    fn start_at(listener: TcpListener, login: &str) -> (Self, Settings) {
         let relay = listener.local_addr().expect("it is bound").to_string();
         let server = Self::default();
         server.accept_only(login);
@@ -180,6 +183,21 @@ async fn a_session_is_carried_over_while_its_login_is_the_same() {
     server.wait_for_lines(&["too early", "two"]).await;
     mailer.stop().await;
     server.wait_for_lines(&["app sentinel one is gone"]).await;
+}
+
+#[tokio::test]
+async fn a_start_waits_for_the_relay() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.expect("a port");
+    let settings = Settings { relay: listener.local_addr().unwrap().to_string(), greeting: String::new() };
+    let relay = tokio::spawn(async move {
+        // The first session ends before its answer.
+        drop(listener.accept().await.expect("a connection"));
+        RelayServer::start_at(listener, "app sentinel one").0
+    });
+    let manager = MemoryManager::with([("relay", FIRST)]);
+    let mailer = Harness::<Mailer>::start(manager, config(settings)).await.expect("the relay is there by then");
+    assert_eq!(relay.await.expect("a relay").state().logins, 1);
+    mailer.stop().await;
 }
 
 #[tokio::test]
