@@ -69,8 +69,12 @@ async fn a_database_that_cannot_be_reached_is_reported_with_its_cause() {
     let identity = Authority::new("corporate").local(Validity::days(1));
     let foreign = StandIn::tls_after(&identity, HAS_TLS).await;
     let launch = database().env("APP_DATABASE__PORT", foreign.port().to_string());
+    let launch = launch.env("APP_DATABASE__TLS", "verify-full");
     let texts = ["database at 127.0.0.1:", "not trusted", "database.tls_root_cert"];
-    assert_reports(launch.env("APP_DATABASE__TLS", "verify-full"), 69, &texts).await;
+    assert_reports(launch, 69, &texts).await;
+    let launch = database().env("APP_DATABASE__PORT", foreign.port().to_string());
+    let launch = launch.env("APP_DATABASE__TLS", "verify-full").env("APP_DATABASE__TLS_ROOT_CERT", "/nonexistent/ca");
+    assert_reports(launch, 69, &["No such file or directory", "put the file of database.tls_root_cert there"]).await;
 }
 
 #[tokio::test]

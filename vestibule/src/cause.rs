@@ -38,6 +38,7 @@ enum CauseClass {
     NoHttp,
     NoTunnel,
     TooManyOpenFiles,
+    NoSuchFile,
     Other,
 }
 
@@ -135,7 +136,10 @@ impl RootCause {
                 "check the proxy in HTTPS_PROXY, and add this host to NO_PROXY if it needs none"
             }
             (CauseClass::TooManyOpenFiles, _) => "raise the limit of open files (LimitNOFILE=, ulimit -n)",
-            (CauseClass::Other, _) => return None,
+            (CauseClass::NoSuchFile, Database) => {
+                "put the file of database.tls_root_cert there; if database.host is a folder of sockets, check that"
+            }
+            (CauseClass::NoSuchFile | CauseClass::Other, _) => return None,
         })
     }
 
@@ -186,6 +190,7 @@ fn read_io(error: &io::Error) -> Option<(CauseClass, String)> {
     }
     let class = match error.kind() {
         ErrorKind::ConnectionRefused => CauseClass::NobodyListens,
+        ErrorKind::NotFound => CauseClass::NoSuchFile,
         ErrorKind::TimedOut | ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown => {
             CauseClass::NoWayThere
         }

@@ -28,6 +28,7 @@ pub(super) struct ManagerHttpClient {
     plain: PlainHttp,
     /// Uses `HTTPS_PROXY`, `ALL_PROXY` and `NO_PROXY`.
     through_proxies: SharedHttpClient,
+    /// For requests without TLS.
     direct: SharedHttpClient,
 }
 
@@ -35,11 +36,11 @@ impl ManagerHttpClient {
     /// Makes a client that trusts these authorities, at least one.
     pub(super) fn new(authorities: &[CertificateDer<'_>], plain: PlainHttp) -> Result<Self, HttpClientError> {
         let trusted = TrustStore::empty().with_pem_certificate(pem(authorities));
-        let tls = TlsContext::builder().with_trust_store(trusted).build()?;
+        let tls = |trusted| TlsContext::builder().with_trust_store(trusted).build();
         Ok(Self {
             plain,
-            through_proxies: client(tls.clone(), ProxyConfig::from_env),
-            direct: client(tls, ProxyConfig::disabled),
+            through_proxies: client(tls(trusted)?, ProxyConfig::from_env),
+            direct: client(tls(TrustStore::empty())?, ProxyConfig::disabled),
         })
     }
 }
