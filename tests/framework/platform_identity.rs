@@ -18,9 +18,8 @@ const ROLE: &str = "arn:aws:iam::123456789012:role/notes";
 /// Prepares the service as a platform starts it: in production, and without static keys.
 fn launch_in_production(tenant: &Tenant) -> Launch {
     let launch = SERVICE.launch(tenant).env("APP_PROFILE", "production").env("HOME", "/nonexistent");
-    let launch = launch.env("APP_SECRETS__AWS__ALLOW_HTTP_ENDPOINT", "true").with_short_deadline();
-    let variables = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"];
-    variables.into_iter().fold(launch, Launch::env_remove)
+    let variables = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "APP_SECRETS__AWS__ALLOW_STATIC_KEYS"];
+    variables.into_iter().fold(launch.with_short_deadline(), Launch::env_remove)
 }
 
 /// Gives the service a token that stands for its role.
