@@ -3,7 +3,7 @@
 use super::{
     error::{fault, is_full, is_rejected, reason, sqlstate, transient, unanswered},
     lease::Lease,
-    login::PoolLogin,
+    login::{PoolLogin, log_in},
     pool::{LOGIN_TIMEOUT, Pool},
     section::DatabaseSection,
 };
@@ -13,7 +13,7 @@ use crate::{
     package::Package,
     resources::{build_error::BuildError, context::LoadContext},
 };
-use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
+use sqlx::{PgConnection, postgres::PgConnectOptions};
 use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
 
@@ -131,7 +131,7 @@ pub(crate) async fn connect(
     let mut freed_place = None;
     loop {
         let until = deadline.min(Instant::now() + LOGIN_TIMEOUT);
-        let fault = match timeout_at(until, PgConnection::connect_with(options)).await {
+        let fault = match timeout_at(until, log_in(options)).await {
             Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(error)) if is_rejected(&error) => return Err(ConnectError::Rejected(error)),
             Ok(Err(error)) if !transient(&error) => return Err(ConnectError::Fault(fault(&error))),

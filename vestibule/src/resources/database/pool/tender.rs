@@ -6,11 +6,14 @@ use crate::{
     resources::{
         breaker::ProbeReason,
         circuit_breaker::Attempt,
-        database::{error, lease::Lease, login::PoolLogin},
+        database::{
+            error,
+            lease::Lease,
+            login::{PoolLogin, log_in},
+        },
     },
 };
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use sqlx::{Connection as _, PgConnection};
 use std::{
     io,
     sync::{Arc, Weak},
@@ -84,7 +87,7 @@ impl Pool {
         under_way: LoginUnderWay,
     ) {
         let _permit = self.login_permit().await;
-        let connected = match timeout(LOGIN_TIMEOUT, PgConnection::connect_with(&login.options)).await {
+        let connected = match timeout(LOGIN_TIMEOUT, log_in(&login.options)).await {
             Ok(connected) => connected,
             Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
         };
