@@ -13,7 +13,7 @@ use crate::{
     package::Package,
     resources::{build_error::BuildError, context::LoadContext},
 };
-use sqlx::{PgConnection, postgres::PgConnectOptions};
+use sqlx::{FromRow, PgConnection, postgres::PgConnectOptions};
 use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
 
@@ -70,7 +70,9 @@ async fn check_schema(
     if needed.is_empty() {
         return Ok(());
     }
-    let applied = sqlx::query_as("SELECT version, success FROM _sqlx_migrations").fetch_all(connection).await;
+    // Not prepared: that would be a round trip more, and a statement that nobody uses again.
+    let applied = sqlx::raw_sql("SELECT version, success FROM _sqlx_migrations").fetch_all(connection).await;
+    let applied = applied.and_then(|rows| rows.iter().map(FromRow::from_row).collect());
     let applied: Vec<(i64, bool)> = match applied {
         Ok(applied) => applied,
         Err(error) => {
