@@ -119,14 +119,7 @@ impl Pool {
             return None;
         }
         // To check a suspect login, one connection more than the maximum is opened, as for a proof.
-        if state.places >= state.login.limits.max_connections && !state.is_suspect {
-            // A replaced connection gives its place to a new one.
-            let Some(replaced) = state.replaced.pop() else {
-                state.wanted = 0;
-                return None;
-            };
-            drop(state);
-            self.close_later(replaced);
+        if !state.has_place() && !state.is_suspect {
             return None;
         }
         let login = state.login.clone();
