@@ -16,7 +16,7 @@ use aws_credential_types::provider::SharedCredentialsProvider;
 /// if the settings allow them.
 pub(super) async fn configure(aws: &AwsConfig, production: bool) -> Result<(SdkConfig, Region), Fault> {
     // The SDK panics if the platform trusts no authority, even for an endpoint without TLS.
-    trust::platform_authorities()?;
+    trust::check_platform_authorities()?;
     let platform_only = production && !aws.allow_static_keys;
     let mut loader = aws_config::defaults(BehaviorVersion::latest()).retry_config(RetryConfig::disabled());
     if let Some(region) = aws.regions.first() {
