@@ -10,20 +10,31 @@ use crate::{
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use secrecy::ExposeSecret;
-use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use sqlx::{
+    Connection as _, PgConnection,
+    postgres::{PgConnectOptions, PgSslMode},
+};
 use std::{
-    fs, io,
+    fs,
+    future::poll_fn,
+    io,
     path::Path,
+    pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    task::Poll,
     time::Duration,
 };
 use tokio::time::Instant;
 
 /// The shortest time between two checks of a login that an error of a statement made suspect.
 const SUSPICION_INTERVAL: Duration = Duration::from_secs(15);
+
+/// The number of steps for which a log-in goes on before it gives way to other tasks. If it computes, they take half a
+/// millisecond. If it waits for the server, each step only finds that there is no answer yet.
+const STEPS_OF_A_LOGIN: usize = 256;
 
 /// One version of a login at one place, with the settings of its connections.
 pub(super) struct PoolLogin {
@@ -138,6 +149,23 @@ impl PoolLogin {
     pub(super) fn was_discarded(&self) -> bool {
         self.discarded.load(Ordering::Acquire)
     }
+}
+
+/// Logs in once.
+///
+/// For SCRAM, sqlx computes for a millisecond, and gives way to other tasks 819 times on the way. Under load, each time costs
+/// a turn of all tasks that are ready. So this gives way once in [`STEPS_OF_A_LOGIN`] times.
+pub(super) async fn log_in(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+    let mut connecting = pin!(PgConnection::connect_with(options));
+    poll_fn(|cx| {
+        for _ in 1..STEPS_OF_A_LOGIN {
+            if let Poll::Ready(connected) = connecting.as_mut().poll(cx) {
+                return Poll::Ready(connected);
+            }
+        }
+        connecting.as_mut().poll(cx)
+    })
+    .await
 }
 
 /// Returns a text that names the user, and the place that it logs in at.

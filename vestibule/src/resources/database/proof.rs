@@ -3,7 +3,7 @@
 use super::{
     error::{fault, is_full, is_rejected, reason, sqlstate, transient, unanswered},
     lease::Lease,
-    login::PoolLogin,
+    login::{PoolLogin, log_in},
     pool::{LOGIN_TIMEOUT, Pool},
     section::DatabaseSection,
 };
@@ -13,7 +13,7 @@ use crate::{
     package::Package,
     resources::{build_error::BuildError, context::LoadContext},
 };
-use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
+use sqlx::{FromRow, PgConnection, postgres::PgConnectOptions};
 use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
 
@@ -70,7 +70,9 @@ async fn check_schema(
     if needed.is_empty() {
         return Ok(());
     }
-    let applied = sqlx::query_as("SELECT version, success FROM _sqlx_migrations").fetch_all(connection).await;
+    // Not prepared: that would be a round trip more, and a statement that nobody uses again.
+    let applied = sqlx::raw_sql("SELECT version, success FROM _sqlx_migrations").fetch_all(connection).await;
+    let applied = applied.and_then(|rows| rows.iter().map(FromRow::from_row).collect());
     let applied: Vec<(i64, bool)> = match applied {
         Ok(applied) => applied,
         Err(error) => {
@@ -137,7 +139,7 @@ pub(crate) async fn connect(
     };
     loop {
         let until = deadline.min(Instant::now() + LOGIN_TIMEOUT);
-        let fault = match timeout_at(until, PgConnection::connect_with(options)).await {
+        let fault = match timeout_at(until, log_in(options)).await {
             Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(error)) if is_rejected(&error) => return Err(ConnectError::Rejected(error)),
             Ok(Err(error)) if !transient(&error) => return Err(at_place(fault(&error))),

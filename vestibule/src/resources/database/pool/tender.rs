@@ -6,11 +6,14 @@ use crate::{
     resources::{
         breaker::ProbeReason,
         circuit_breaker::Attempt,
-        database::{error, lease::Lease, login::PoolLogin},
+        database::{
+            error,
+            lease::Lease,
+            login::{PoolLogin, log_in},
+        },
     },
 };
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
-use sqlx::{Connection as _, PgConnection};
 use std::{
     io,
     sync::{Arc, Weak},
@@ -84,7 +87,7 @@ impl Pool {
         under_way: LoginUnderWay,
     ) {
         let _permit = self.login_permit().await;
-        let connected = match timeout(LOGIN_TIMEOUT, PgConnection::connect_with(&login.options)).await {
+        let connected = match timeout(LOGIN_TIMEOUT, log_in(&login.options)).await {
             Ok(connected) => connected,
             Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
         };
@@ -116,14 +119,7 @@ impl Pool {
             return None;
         }
         // To check a suspect login, one connection more than the maximum is opened, as for a proof.
-        if state.places >= state.login.limits.max_connections && !state.is_suspect {
-            // A replaced connection gives its place to a new one.
-            let Some(replaced) = state.replaced.pop() else {
-                state.wanted = 0;
-                return None;
-            };
-            drop(state);
-            self.close_later(replaced);
+        if !state.has_place() && !state.is_suspect {
             return None;
         }
         let login = state.login.clone();
