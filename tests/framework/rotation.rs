@@ -18,7 +18,7 @@ use crate::{
     },
 };
 use devstack::{
-    FaultRule, RunningService, ScriptedFault, Signal,
+    FaultRule, RunningService, ScriptedFault, Signal, eventually_within,
     reqwest::{Method, StatusCode},
 };
 use serde_json::Value;
@@ -208,6 +208,19 @@ async fn a_new_login_serves_while_all_connections_of_the_old_one_are_in_use() {
     reads_only.release().await;
     assert_eq!(deletion.await.unwrap().unwrap().status(), StatusCode::NO_CONTENT);
     wait_until_connections_are(&tenant, 1).await;
+}
+
+#[tokio::test]
+async fn rotations_in_quick_succession_leave_no_connections_open() {
+    let tenant = SERVICE.migrated("quick").await;
+    let mut running = start_without_polling(&tenant).await;
+    for _ in 0..8 {
+        tenant.rotate("database").await.unwrap();
+        assert_eq!(running.reload().await["outcome"], "published");
+    }
+    // One of this login, one of the login before it, which serves on for a second, and those that are being closed.
+    let is_handed_over = async || tenant.connections(&tenant.app_role()).await.unwrap() <= 2;
+    eventually_within(Duration::from_millis(700), "the end of the older connections", is_handed_over).await;
 }
 
 #[tokio::test]

@@ -268,18 +268,22 @@ impl Pool {
     /// Puts a login in service. Connections of the one before serve on for a moment.
     pub(super) fn publish(self: &Arc<Self>, login: &Arc<PoolLogin>) {
         let now = Instant::now();
+        let mut older = Vec::new();
         let proven = {
             let mut state = self.state();
             if !Arc::ptr_eq(&state.login, login) {
                 state.login = login.clone();
                 state.replaced_until = now + HANDOVER;
                 let idle = std::mem::take(&mut state.idle);
-                state.replaced.extend(idle);
+                older = std::mem::replace(&mut state.replaced, idle);
                 (state.trouble, state.wanted, state.is_suspect) = (None, 0, false);
                 state.stage = PoolStage::Open;
             }
             std::mem::take(&mut state.unpublished)
         };
+        for connection in older {
+            self.close_later(connection);
+        }
         for connection in proven {
             self.put_back(connection, now);
         }
@@ -368,10 +372,11 @@ impl State {
             || idle + used > self.login.limits.max_connections
     }
 
-    /// Returns `true` if a connection of a replaced login serves on: it is not its turn yet.
+    /// Returns `true` if a connection of a replaced login serves on: it is not its turn yet, and it is not one too many.
     fn serves_on(&self, now: Instant) -> bool {
         let is_its_turn = self.trouble.is_none() && self.logins + self.wanted < CONCURRENT_LOGINS;
-        now < self.replaced_until && !is_its_turn
+        let is_surplus = self.places > self.login.limits.max_connections;
+        now < self.replaced_until && !is_its_turn && !is_surplus
     }
 
     /// Returns `true` if a connection can be opened.
