@@ -13,7 +13,7 @@ use crate::{
         time_waits::stays,
     },
 };
-use devstack::{DEFAULT_TIMEOUT, Launch, RunningService, Signal, Tenant, TestProcess, free_port};
+use devstack::{DEFAULT_TIMEOUT, Launch, RunningService, Signal, Tenant, TestProcess, Validity, free_port};
 use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use std::{
     fs,
@@ -182,4 +182,21 @@ async fn a_reload_without_descriptors_is_made_up_for() {
     prlimit(pid, Resource::Nofile, before).expect("it is our child");
     wait_for_generation(&running, 2).await;
     assert_eq!(events_that_say(&running.process, "the reload failed").len(), 1);
+}
+
+/// A clock that is behind makes a good certificate one that is not valid yet.
+#[tokio::test]
+async fn a_start_waits_for_a_certificate_that_is_not_valid_yet() {
+    const WAITS: &str = "something is not available yet; trying until secrets.deadline";
+    let tenant = SERVICE.migrated("too_early").await;
+    tenant.put_identity("server_tls", &tenant.authority().local(Validity::not_yet())).await.unwrap();
+    let launch = || SERVICE.launch(&tenant).env("APP_SERVER__TLS", "true");
+    let process = start_that_waits(launch(), WAITS).await;
+    tenant.put_identity("server_tls", &tenant.authority().local(Validity::days(90))).await.unwrap();
+    assert_serves(process, WAITS).await;
+
+    tenant.put_identity("server_tls", &tenant.authority().local(Validity::not_yet())).await.unwrap();
+    let exited = launch().with_short_deadline().start().exited(DEFAULT_TIMEOUT).await;
+    assert_eq!(exited.code, Some(69), "{}", exited.stderr);
+    assert!(exited.stderr.contains("set the clock (NTP)"), "{}", exited.stderr);
 }

@@ -157,7 +157,6 @@ async fn a_load_fails_with_a_certificate_that_clients_would_not_accept() {
     let stranger = Authority::new("devstack").local(Validity::days(90));
     let cases = [
         (local(Validity::over()).secret(), "has expired"),
-        (local(Validity::not_yet()).secret(), "is not valid yet"),
         (authority.client("localhost", Validity::days(90)).secret(), "serverAuth in its extended key usage"),
         (with([chain[1], chain[0]].concat()).secret(), "names a host"),
         (with([chain[0], stranger.certificates()[1]].concat()).secret(), "a chain in order"),
@@ -176,6 +175,10 @@ async fn a_load_fails_with_a_certificate_that_clients_would_not_accept() {
         let error = reload["error"].as_str().unwrap_or_default();
         assert!(reload["exit_code"] == 65 && error.contains(problem), "{error:?} does not contain {problem:?}");
     }
+    tenant.put_identity("server_tls", &local(Validity::not_yet())).await.unwrap();
+    let reload = running.reload().await;
+    assert_kept(&reload, 69);
+    assert!(reload["error"].as_str().unwrap().contains("is not valid yet"), "{reload}");
     // The field names of cert-manager, and a chain that ends with its root.
     let with_root = with([chain[0], chain[1], authority.certificate()].concat());
     let named = json!({ "tls.crt": with_root.certificate, "tls.key": with_root.private_key }).to_string();

@@ -212,7 +212,8 @@ impl<A: Application> Loader<A> {
     }
 
     /// Loads the first generation. While a login is rejected, loads again until the deadline: a rotation may be under
-    /// way. Does the same while something that the service opens itself is unavailable. Once, half-way to the deadline, a rejected version is tried before its pause is over.
+    /// way. Does the same while something that the service opens itself is unavailable, or a certificate is not valid yet.
+    /// Once, half-way to the deadline, a rejected version is tried before its pause is over.
     ///
     /// # Errors
     /// The report of the last load that failed.
@@ -251,7 +252,7 @@ impl<A: Application> Loader<A> {
                 }
                 RetryClass::Unavailable if may_pass_soon => {
                     if !is_logged {
-                        tracing::warn!(error = %report, "the service cannot be built; trying until secrets.deadline");
+                        tracing::warn!(error = %report, "something is not available yet; trying until secrets.deadline");
                         is_logged = true;
                     }
                     if !pauses.wait().await {
@@ -330,7 +331,10 @@ impl<A: Application> Loader<A> {
             Ok(resolved) => resolved,
             Err(error) => {
                 let others = error.carried_over.into_iter().map(Into::into).collect();
-                return Err(LoadError::from(error.report).with_unrefreshed(others));
+                let error = LoadError::from(error.report);
+                // What the manager did not answer was tried until the deadline. A credential may be valid soon.
+                let may_pass_soon = error.report.exit() == Exit::Unavailable;
+                return Err(LoadError { may_pass_soon, ..error }.with_unrefreshed(others));
             }
         };
         let mut unrefreshed: Vec<Unrefreshed> =

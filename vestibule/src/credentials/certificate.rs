@@ -54,9 +54,7 @@ impl Certificate {
             return Err(Malformed::expected("certificates that are all valid now, but one of them has expired"));
         }
         if now < date_time(self.parsed.tbs_certificate().validity().not_before) {
-            return Err(Malformed::expected(
-                "certificates that are all valid now, but one of them is not valid yet (is this machine's clock right?)",
-            ));
+            return Err(Malformed::too_early("certificates that are all valid now, but one of them is not valid yet"));
         }
         Ok(())
     }

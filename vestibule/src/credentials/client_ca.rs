@@ -59,7 +59,9 @@ impl Kind for ClientCa {
         let now = OffsetDateTime::now_utc();
         let in_date = authorities.iter().filter(|authority| authority.check_date(now).is_ok());
         let Some(expires_at) = in_date.map(Certificate::expires_at).min() else {
-            return Err(Malformed::expected("the certificate of at least one authority that is valid now"));
+            let expected = "the certificate of at least one authority that is valid now";
+            let is_too_early = authorities.iter().any(|authority| authority.expires_at() > now);
+            return Err(if is_too_early { Malformed::too_early(expected) } else { Malformed::expected(expected) });
         };
         let verifier = ClientVerifier::new(authorities).ok_or(Malformed::expected(Self::EXPECTED))?;
         Ok(Self { verifier: Arc::new(verifier), expires_at })

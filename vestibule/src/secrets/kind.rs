@@ -66,11 +66,22 @@ pub trait Kind: Sized + Send + Sync + 'static {
 #[error("expected {expected}")]
 pub struct Malformed {
     expected: &'static str,
+    is_too_early: bool,
 }
 
 impl Malformed {
     /// Makes the error for a value that is not `expected`.
     pub const fn expected(expected: &'static str) -> Self {
-        Self { expected }
+        Self { expected, is_too_early: false }
+    }
+
+    /// Makes the error for a value that is right, but not valid yet by this machine's clock. The clock may be wrong, and set
+    /// soon: a start tries again until `secrets.deadline`, and a failed reload is tried again. The exit code is 69.
+    pub const fn too_early(expected: &'static str) -> Self {
+        Self { expected, is_too_early: true }
+    }
+
+    pub(crate) fn is_too_early(&self) -> bool {
+        self.is_too_early
     }
 }

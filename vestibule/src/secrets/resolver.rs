@@ -100,7 +100,7 @@ impl<'a> Resolver<'a> {
         let checked = match read_or_held {
             Ok(credential) if is_judged => match check(&credential.value::<K>()) {
                 Ok(()) => Ok(credential),
-                Err(expected) => Err(malformed(name, &id, &expected.to_string())),
+                Err(expected) => Err(malformed(name, &id, &expected, "")),
             },
             other => other,
         };
@@ -134,20 +134,27 @@ impl<'a> Resolver<'a> {
     }
 }
 
-fn malformed(name: Name, id: &SecretId, problem: &str) -> Fault {
+/// Returns the fault of a value. `seen` says which form it has, if that helps.
+fn malformed(name: Name, id: &SecretId, expected: &Malformed, seen: &str) -> Fault {
+    let subject = subject(name, id);
+    if expected.is_too_early() {
+        let remedy = "compare its dates with the clock of this machine, and set the clock (NTP)";
+        return Fault::new(Exit::Unavailable, subject, format!("the value cannot be used yet: {expected}"), remedy);
+    }
+    let seen = if seen.is_empty() { String::new() } else { format!("; seen: {seen}") };
     Fault::new(
         Exit::Malformed,
-        subject(name, id),
-        format!("the value is malformed: {problem}"),
+        subject,
+        format!("the value is malformed: {expected}{seen}"),
         "put a value of this form at the manager, as a new version",
     )
 }
 
 fn read<K: Kind>(name: Name, id: &SecretId, values: &SecretValues) -> Result<HeldCredential, Fault> {
-    check_size(values.current()).map_err(|expected| malformed(name, id, &expected.to_string()))?;
+    check_size(values.current()).map_err(|expected| malformed(name, id, &expected, ""))?;
     let credential = K::read(values).map_err(|expected| {
         let seen = shape::of(values.current().text.expose_secret());
-        malformed(name, id, &format!("{expected}; seen: {seen}"))
+        malformed(name, id, &expected, &seen)
     })?;
     let fetched = values.versions();
     let mut versions = fetched.clone();
