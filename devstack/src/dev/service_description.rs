@@ -18,6 +18,7 @@ pub(crate) struct DescribedSettings {
     pub(crate) server: ListenerSettings,
     pub(crate) admin: ListenerSettings,
     pub(crate) database: DatabaseSettings,
+    #[serde(default)]
     pub(crate) databases: BTreeMap<String, DatabaseSettings>,
 }
 
