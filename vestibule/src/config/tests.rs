@@ -404,6 +404,13 @@ fn variables_that_kubernetes_injects_are_ignored() {
     assert_eq!(folder.mistakes(&[("APP_SERVER__LISSTEN", "x")]).len(), 1, "any other unknown key is a mistake");
 }
 
+/// The fuzz target `settings` found it.
+#[test]
+fn a_log_filter_that_is_not_ascii_is_a_mistake_and_no_panic() {
+    let mistakes = ConfigFolder::new("").mistakes(&[("APP_TELEMETRY__FILTER", "info,\u{85}3=")]);
+    assert!(mistakes[0].1.contains("log directives"), "{mistakes:?}");
+}
+
 #[test]
 fn an_env_file_is_refused_by_name() {
     for dir in ["/nonexistent/.env", "/nonexistent/.env.local", "/nonexistent/prod.env"] {

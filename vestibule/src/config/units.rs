@@ -156,7 +156,8 @@ pub mod filter {
     }
 
     fn check(text: &str) -> Option<String> {
-        if text.trim().is_empty() || EnvFilter::builder().parse(text).is_err() {
+        // tracing-subscriber 0.3.23 panics at some characters that are not ASCII, such as U+0085. Directives need none.
+        if text.trim().is_empty() || !text.is_ascii() || EnvFilter::builder().parse(text).is_err() {
             return None;
         }
         Some(text.to_owned())
