@@ -3,7 +3,10 @@
 pub(crate) mod panics;
 
 use crate::{
-    config::settings::{LogFormat, TelemetryConfig},
+    config::{
+        settings::{LogFormat, TelemetryConfig},
+        units,
+    },
     exit::{Phase, Report},
 };
 use std::io::{IsTerminal, Write};
@@ -42,10 +45,8 @@ impl Telemetry {
 /// Returns a filter with these directives. The AWS SDK's own lines about the identity are off unless a directive names
 /// them: they repeat each error of ours, with the whole answer of the other side.
 fn filter(directives: &str) -> EnvFilter {
-    if directives.contains("aws_config") {
-        return EnvFilter::new(directives);
-    }
-    EnvFilter::new(format!("{directives},aws_config=off"))
+    let off = if directives.contains("aws_config") { "" } else { ",aws_config=off" };
+    units::filter::parse(&format!("{directives}{off}")).unwrap_or_default()
 }
 
 /// Reports a command that failed: as text on standard error, and also as one event if the log's format is JSON.

@@ -411,6 +411,13 @@ fn a_log_filter_that_is_not_ascii_is_a_mistake_and_no_panic() {
     assert!(mistakes[0].1.contains("log directives"), "{mistakes:?}");
 }
 
+/// The fuzz target `settings` found a value of a field that took seconds, as a regular expression.
+#[test]
+fn the_value_of_a_field_in_a_log_filter_is_a_text() {
+    let filter = "info,a[span{b=(}]=debug";
+    assert_eq!(ConfigFolder::new("").load(&[("APP_TELEMETRY__FILTER", filter)]).unwrap().telemetry.filter, filter);
+}
+
 #[test]
 fn an_env_file_is_refused_by_name() {
     for dir in ["/nonexistent/.env", "/nonexistent/.env.local", "/nonexistent/prod.env"] {

@@ -140,7 +140,7 @@ pub mod address {
     }
 }
 
-/// Directives of `tracing_subscriber::EnvFilter`.
+/// Directives of `tracing_subscriber::EnvFilter`, in ASCII. The value of a field is a text, and no regular expression.
 pub mod filter {
     use super::{Deserializer, Serializer, text};
     use tracing_subscriber::EnvFilter;
@@ -156,11 +156,17 @@ pub mod filter {
     }
 
     fn check(text: &str) -> Option<String> {
+        parse(text).map(|_| text.to_owned())
+    }
+
+    /// Parses directives. Returns `None` if the text is none.
+    pub(crate) fn parse(text: &str) -> Option<EnvFilter> {
         // tracing-subscriber 0.3.23 panics at some characters that are not ASCII, such as U+0085. Directives need none.
-        if text.trim().is_empty() || !text.is_ascii() || EnvFilter::builder().parse(text).is_err() {
+        if text.trim().is_empty() || !text.is_ascii() {
             return None;
         }
-        Some(text.to_owned())
+        // As a regular expression, the value of a field can take seconds to parse.
+        EnvFilter::builder().with_regex(false).parse(text).ok()
     }
 
     /// Writes the directives.
