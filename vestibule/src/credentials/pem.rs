@@ -68,13 +68,18 @@ pub(crate) fn blocks(text: &str) -> Option<Vec<PemBlock>> {
         let end = [END, label, DASHES].concat();
         let (content, after) = after.split_once(end.as_str())?;
         // The letters of a second BEGIN or END are base64 too, and it can share its dashes with the one before.
-        if content.contains("BEGIN ") || !is_explanatory(content) || after.starts_with("BEGIN ") {
+        if content.contains("BEGIN ") || !is_explanatory(content) || has_no_dashes(content) || has_no_dashes(after) {
             return None;
         }
         blocks.push(PemBlock { label: PemLabel::of(label)?, der: decode(content)? });
         rest = after;
     }
     if blocks.is_empty() || !is_explanatory(rest) { None } else { Some(blocks) }
+}
+
+/// Returns `true` if a text that follows dashes goes on as a BEGIN or an END whose dashes they are.
+fn has_no_dashes(text: &str) -> bool {
+    text.starts_with("BEGIN ") || text.starts_with("END ")
 }
 
 /// Returns `true` if a text outside of blocks contains no part of a block.
@@ -158,6 +163,8 @@ mod tests {
             "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n",
             "-----BEGIN CERTIFICATE-----BEGIN AAECAwQ\n-----END CERTIFICATE-----\n",
             "-----BEGIN CERTIFICATE-----\nAAEC\n-----END CERTIFICATE-----BEGIN AAECAwQ\n",
+            "-----BEGIN CERTIFICATE-----\nAAEC\n-----END CERTIFICATE-----END AAECAwQ\n",
+            "-----BEGIN CERTIFICATE-----END AAECA\n-----END CERTIFICATE-----\n",
             "-----BEGIN CERTIFICATE-----\nAAEC\nEND CERTIFICATE\nAA\n-----END CERTIFICATE-----\n",
             "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAEC\n-----END ENCRYPTED PRIVATE KEY-----\n",
             "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nAAEC\n-----END RSA PRIVATE KEY-----\n",
