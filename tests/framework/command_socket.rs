@@ -3,6 +3,7 @@
 use crate::{
     SERVICE,
     support::{
+        configuration_folder::ConfigurationFolder,
         launch_options::{LaunchOptions, start_without_polling},
         secrets::scripted_manager,
     },
@@ -172,12 +173,14 @@ async fn a_command_of_another_user_is_refused() {
         return;
     }
     let tenant = SERVICE.migrated("users").await;
+    // The other users may not be able to read the folder of this repository.
+    let folder = ConfigurationFolder::new();
     let user = |id: &str| ["setpriv", &format!("--reuid={id}"), "--clear-groups"].map(String::from);
-    let mut process = SERVICE.launch(&tenant).without_polling().started_by(user("65533")).start();
+    let mut process = folder.launch(&tenant).without_polling().started_by(user("65533")).start();
     let at = process.listening().await;
     for (id, health, reload) in [("65532", 77, 77), ("65533", 0, 0), ("0", 0, 0)] {
         for (arguments, code) in [(["health", "live"], health), (["reload", "--wait"], reload)] {
-            let exited = ended(command(SERVICE.launch(&tenant), &at.admin, &arguments).started_by(user(id))).await;
+            let exited = ended(command(folder.launch(&tenant), &at.admin, &arguments).started_by(user(id))).await;
             assert_eq!(exited.code, Some(code), "{arguments:?} of user {id}: {}", exited.stderr);
         }
     }

@@ -4,10 +4,7 @@ use crate::{
     SERVICE,
     note_client::NoteClient,
     support::{
-        database::{
-            TableLock, cut_connections, open_rotation_window, replace_password, wait_for_blocked_statements,
-            wait_for_connections, wait_until_connections_are,
-        },
+        database::{TableLock, cut_connections, open_rotation_window, replace_password, wait_for_connections},
         launch_options::{LaunchOptions, start_without_polling},
         log_events::{events_of_level, events_that_say},
         reload_status::{wait_for_generation, wait_for_last_reload, wait_for_version, wait_until_drained},
@@ -17,10 +14,7 @@ use crate::{
         time_waits::{let_time_pass, stays},
     },
 };
-use devstack::{
-    FaultRule, RunningService, ScriptedFault, Signal, eventually_within,
-    reqwest::{Method, StatusCode},
-};
+use devstack::{FaultRule, RunningService, ScriptedFault, Signal, reqwest::StatusCode};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 
@@ -191,36 +185,6 @@ async fn a_reload_loads_a_login_of_another_user() {
         assert_eq!(running.credential("database").await["version"], version);
         assert_eq!(running.get(&note).await.status(), StatusCode::OK);
     }
-}
-
-#[tokio::test]
-async fn a_new_login_serves_while_all_connections_of_the_old_one_are_in_use() {
-    let tenant = SERVICE.migrated("all_in_use").await;
-    let launch = SERVICE.launch(&tenant).without_polling().env("APP_DATABASE__MAX_CONNECTIONS", "1");
-    let mut running = RunningService::start(launch, &tenant).await;
-    let note = running.create_note("a note").await;
-    let reads_only = TableLock::on(&tenant, "notes IN SHARE MODE").await;
-    let deletion = tokio::spawn(running.request(Method::DELETE, &note).send());
-    wait_for_blocked_statements(&tenant, 1).await;
-    tenant.rotate("database").await.unwrap();
-    assert_eq!(running.reload().await["outcome"], "published");
-    assert_eq!(running.get(&note).await.status(), StatusCode::OK, "the connection that proved the login serves");
-    reads_only.release().await;
-    assert_eq!(deletion.await.unwrap().unwrap().status(), StatusCode::NO_CONTENT);
-    wait_until_connections_are(&tenant, 1).await;
-}
-
-#[tokio::test]
-async fn rotations_in_quick_succession_leave_no_connections_open() {
-    let tenant = SERVICE.migrated("quick").await;
-    let mut running = start_without_polling(&tenant).await;
-    for _ in 0..8 {
-        tenant.rotate("database").await.unwrap();
-        assert_eq!(running.reload().await["outcome"], "published");
-    }
-    // One of this login, one of the login before it, which serves on for a second, and those that are being closed.
-    let is_handed_over = async || tenant.connections(&tenant.app_role()).await.unwrap() <= 2;
-    eventually_within(Duration::from_millis(700), "the end of the older connections", is_handed_over).await;
 }
 
 #[tokio::test]

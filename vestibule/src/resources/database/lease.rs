@@ -66,44 +66,52 @@ impl PooledConnection {
     /// Rolls back what was left open, and waits for the end of a statement that was abandoned.
     async fn tidy(&mut self) -> bool {
         let now = Instant::now();
-        let until = self.busy_until.map_or(now, |end| end.max(now)) + CLOSE_TIMEOUT;
+        let until = self.busy_until.take().map_or(now, |end| end.max(now)) + CLOSE_TIMEOUT;
+        let has_transaction = std::mem::take(&mut self.has_transaction);
         let tidied = timeout_at(until, async {
             self.pg.ping().await?;
-            if self.has_transaction {
+            if has_transaction {
                 sqlx::raw_sql("ROLLBACK").execute(&mut self.pg).await?;
             }
             Ok::<_, sqlx::Error>(())
         });
-        let is_tidy = matches!(tidied.await, Ok(Ok(())));
-        if is_tidy {
-            (self.busy_until, self.has_transaction) = (None, false);
-        }
-        is_tidy
-    }
-
-    fn is_clean(&self) -> bool {
-        self.busy_until.is_none() && !self.has_transaction && self.damage.is_none()
+        matches!(tidied.await, Ok(Ok(())))
     }
 }
 
 /// A place in a pool, and the connection in it, if there is one.
-///
-/// If it is dropped, a clean connection goes back. One that is not clean gets a task that tidies it.
 pub(crate) struct Lease {
     pool: Arc<Pool>,
     connection: Option<PooledConnection>,
-    /// `true` if that task has it. If the runtime drops the task, a connection that is not clean is dropped too.
-    is_last: bool,
+    at_end: AtEnd,
+}
+
+/// The end of a lease that is dropped.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AtEnd {
+    /// The connection goes back. A task tidies it before, if that is needed.
+    GiveBack,
+    /// The connection goes back if it is clean. A runtime that ends drops the task that tidies it.
+    GiveBackIfClean,
+    /// The connection is closed.
+    Close,
+    /// The place has passed on to somebody else.
+    Nothing,
 }
 
 impl Lease {
     pub(super) fn new(pool: Arc<Pool>, mut connection: PooledConnection) -> Self {
         connection.guard.set_idle(false);
-        Self { pool, connection: Some(connection), is_last: false }
+        Self { pool, connection: Some(connection), at_end: AtEnd::GiveBack }
+    }
+
+    /// Makes a lease that closes its connection.
+    pub(super) fn to_close(pool: Arc<Pool>, connection: PooledConnection) -> Self {
+        Self { pool, connection: Some(connection), at_end: AtEnd::Close }
     }
 
     pub(super) fn empty(pool: Arc<Pool>) -> Self {
-        Self { pool, connection: None, is_last: false }
+        Self { pool, connection: None, at_end: AtEnd::GiveBack }
     }
 
     /// Puts a connection that was just opened into the place.
@@ -143,8 +151,13 @@ impl Lease {
             self.connection().busy_until = None;
             return true;
         }
-        self.connection = None;
+        self.forget();
         false
+    }
+
+    /// Drops the connection without a word to the server, which does not answer.
+    fn forget(&mut self) {
+        self.connection = None;
     }
 
     /// Closes the connection, and keeps its place.
@@ -153,6 +166,21 @@ impl Lease {
             // If closing fails, the connection is gone as well.
             let _ = timeout(CLOSE_TIMEOUT, connection.pg.close()).await;
         }
+    }
+
+    pub(super) async fn close(mut self) {
+        self.disconnect().await;
+    }
+
+    /// Returns the connection. Its place goes with it.
+    pub(super) fn into_connection(mut self) -> PooledConnection {
+        self.at_end = AtEnd::Nothing;
+        self.connection.take().expect("a lease that was handed out has a connection")
+    }
+
+    /// Drops the connection, and frees its place.
+    fn into_closed(mut self) {
+        self.at_end = AtEnd::Close;
     }
 
     /// Rolls back and waits for an abandoned statement, or closes the connection.
@@ -169,6 +197,12 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        if self.at_end == AtEnd::Nothing {
+            return;
+        }
+        if self.at_end == AtEnd::Close {
+            self.forget();
+        }
         let Some(mut connection) = self.connection.take() else {
             self.pool.free_place();
             return;
@@ -178,17 +212,17 @@ impl Drop for Lease {
         {
             connection.damage = None;
         }
-        if connection.is_clean() {
+        if connection.busy_until.is_none() && !connection.has_transaction && connection.damage.is_none() {
             let now = Instant::now();
             connection.idle_since = now;
             self.pool.put_back(connection, now);
             return;
         }
-        let mut lease = Self { pool: self.pool.clone(), connection: Some(connection), is_last: true };
+        let at_end = if self.at_end == AtEnd::GiveBack { AtEnd::GiveBackIfClean } else { AtEnd::Close };
+        let lease = Self { pool: self.pool.clone(), connection: Some(connection), at_end };
         match Handle::try_current() {
-            Ok(runtime) if !self.is_last => drop(runtime.spawn(lease.tidy())),
-            // Without a runtime nothing can be sent, and only the socket closes.
-            _ => lease.connection = None,
+            Ok(runtime) if at_end == AtEnd::GiveBackIfClean => drop(runtime.spawn(lease.tidy())),
+            _ => lease.into_closed(),
         }
     }
 }

@@ -9,8 +9,7 @@
 //! ```
 //!
 //! The pool logs in with the newest login that was proven and published. Each connection knows the login that it was made
-//! with. After a publication, each connection of the old login that comes back gives its place to a new one, two at a time.
-//! The others serve on until it is their turn, for a second at most.
+//! with. After a publication, idle connections of the old login serve until the new ones are open, for a second at most.
 
 mod tender;
 
@@ -18,17 +17,16 @@ pub(super) use self::tender::LOGIN_TIMEOUT;
 
 use self::tender::Trouble;
 use super::{
-    error::Damage,
     lease::{Lease, PooledConnection},
     login::{DatabaseUnavailable, PoolLogin},
 };
-use crate::resources::connection_counter::OpenConnections;
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::{
+    runtime::Handle,
     sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot},
     time::{Instant, timeout, timeout_at},
 };
@@ -41,8 +39,8 @@ const MAX_UNCHECKED_IDLE: Duration = Duration::from_millis(500);
 /// The number of log-ins that run at a time. No more than this many are rejected before the breaker opens.
 const CONCURRENT_LOGINS: usize = 2;
 
-/// The longest time for which connections of a replaced login serve on. Without it, all requests would wait for the first
-/// log-ins.
+/// The time for which idle connections of a replaced login serve until new ones are open. Without it, all requests would
+/// wait for the first log-ins.
 const HANDOVER: Duration = Duration::from_secs(1);
 
 /// The longest wait for connections in use when the pool is closed.
@@ -66,7 +64,7 @@ struct State {
     unpublished: Vec<PooledConnection>,
     /// The idle connections of the login in service. The last one was used last.
     idle: Vec<PooledConnection>,
-    /// The idle connections of a replaced login. It was replaced less than [`HANDOVER`] ago.
+    /// The idle connections of logins that were replaced less than [`HANDOVER`] ago.
     replaced: Vec<PooledConnection>,
     replaced_until: Instant,
     waiting: VecDeque<oneshot::Sender<Lease>>,
@@ -173,7 +171,15 @@ impl Pool {
     fn take(self: &Arc<Self>, login: &Arc<PoolLogin>) -> Taken {
         let now = Instant::now();
         let mut state = self.state();
-        if let Some(connection) = state.pop_idle(login, now) {
+        let mut connection = state.idle_for(login).pop();
+        if connection.is_none() && login.was_published() && now < state.replaced_until {
+            connection = state.replaced.pop();
+            if connection.is_some() {
+                state.want_login();
+                self.work.notify_one();
+            }
+        }
+        if let Some(connection) = connection {
             let is_fresh = now - connection.idle_since < MAX_UNCHECKED_IDLE;
             let lease = Lease::new(self.clone(), connection);
             return if is_fresh { Taken::Ready(lease) } else { Taken::Unchecked(lease) };
@@ -206,38 +212,48 @@ impl Pool {
 
     /// Takes a connection back that is clean.
     pub(super) fn put_back(self: &Arc<Self>, mut connection: PooledConnection, now: Instant) {
-        let mut state = self.state();
-        let is_current = Arc::ptr_eq(&connection.login, &state.login);
-        let is_replaced = !is_current && connection.login.was_published();
-        if state.is_worn_out(&connection, now) {
-            drop(state);
-            self.close_later(connection);
-        } else if is_replaced && !state.serves_on(now) {
-            // A new one is opened in its place.
-            state.want_login();
-            drop(state);
-            self.close_later(connection);
-        } else if !is_current && !is_replaced {
-            connection.set_idle(true);
-            state.unpublished.push(connection);
-        } else if let Some(waiting) = state.next_waiting() {
-            drop(state);
-            // If the caller has just gone away, the lease is dropped here, and the next one gets the connection.
-            drop(waiting.send(Lease::new(self.clone(), connection)));
-        } else if state.stage == PoolStage::Retired {
-            drop(state);
-            self.close_later(connection);
-        } else {
-            connection.set_idle(true);
-            let list = if is_current { &mut state.idle } else { &mut state.replaced };
-            list.push(connection);
+        loop {
+            let mut state = self.state();
+            let is_current = Arc::ptr_eq(&connection.login, &state.login);
+            if !is_current && !connection.login.was_published() && !connection.login.was_discarded() {
+                connection.set_idle(true);
+                state.unpublished.push(connection);
+                return;
+            }
+            let is_worn = now >= connection.expires_at || connection.opened_at < state.renewed_at;
+            // The connection that proved a login may be one too many.
+            let is_surplus = state.places > state.login.limits.max_connections;
+            if state.stage == PoolStage::Closed || is_worn || is_surplus || connection.login.was_discarded() {
+                break;
+            }
+            if !is_current && now >= state.replaced_until {
+                break;
+            }
+            match state.waiting.pop_front() {
+                Some(waiting) => {
+                    drop(state);
+                    let Err(unwanted) = waiting.send(Lease::new(self.clone(), connection)) else { return };
+                    connection = unwanted.into_connection();
+                }
+                None if state.stage == PoolStage::Retired => break,
+                None => {
+                    connection.set_idle(true);
+                    let list = if is_current { &mut state.idle } else { &mut state.replaced };
+                    list.push(connection);
+                    return;
+                }
+            }
         }
+        self.close_later(connection);
     }
 
     /// Closes a connection, and frees its place afterwards.
-    pub(super) fn close_later(self: &Arc<Self>, mut connection: PooledConnection) {
-        connection.damage = Some(Damage::Connection);
-        drop(Lease::new(self.clone(), connection));
+    pub(super) fn close_later(self: &Arc<Self>, connection: PooledConnection) {
+        let lease = Lease::to_close(self.clone(), connection);
+        // Without a runtime nothing can be sent, and only the socket closes.
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(lease.close());
+        }
     }
 
     pub(super) fn free_place(&self) {
@@ -265,27 +281,22 @@ impl Pool {
         Some(lease)
     }
 
-    /// Puts a login in service. Connections of the one before serve on for a moment.
+    /// Puts a login in service. Idle connections of the one before serve on for a moment.
     pub(super) fn publish(self: &Arc<Self>, login: &Arc<PoolLogin>) {
-        let now = Instant::now();
-        let mut older = Vec::new();
         let proven = {
             let mut state = self.state();
             if !Arc::ptr_eq(&state.login, login) {
                 state.login = login.clone();
-                state.replaced_until = now + HANDOVER;
+                state.replaced_until = Instant::now() + HANDOVER;
                 let idle = std::mem::take(&mut state.idle);
-                older = std::mem::replace(&mut state.replaced, idle);
+                state.replaced.extend(idle);
                 (state.trouble, state.wanted, state.is_suspect) = (None, 0, false);
                 state.stage = PoolStage::Open;
             }
             std::mem::take(&mut state.unpublished)
         };
-        for connection in older {
-            self.close_later(connection);
-        }
         for connection in proven {
-            self.put_back(connection, now);
+            self.put_back(connection, Instant::now());
         }
         self.work.notify_one();
     }
@@ -352,46 +363,14 @@ impl Pool {
 }
 
 impl State {
-    /// Returns an idle connection for a caller with this login. A login that waits for its publication has its own.
-    fn pop_idle(&mut self, login: &Arc<PoolLogin>, now: Instant) -> Option<PooledConnection> {
-        if !login.was_published() && !Arc::ptr_eq(login, &self.login) {
-            return self.unpublished.pop();
-        }
-        let current = self.idle.pop();
-        current.or_else(|| if now < self.replaced_until { self.replaced.pop() } else { None })
+    /// Returns the idle connections for a caller with this login. A login that waits for its publication has its own.
+    fn idle_for(&mut self, login: &Arc<PoolLogin>) -> &mut Vec<PooledConnection> {
+        if login.was_published() || Arc::ptr_eq(login, &self.login) { &mut self.idle } else { &mut self.unpublished }
     }
 
-    /// Returns `true` if a connection cannot be used again, whatever its login.
-    fn is_worn_out(&self, connection: &PooledConnection, now: Instant) -> bool {
-        // A check of a suspect login opens one too many. The one that proved a login is in place of a replaced one.
-        let OpenConnections { idle, used } = connection.login.connections.count();
-        self.stage == PoolStage::Closed
-            || connection.login.was_discarded()
-            || now >= connection.expires_at
-            || connection.opened_at < self.renewed_at
-            || idle + used > self.login.limits.max_connections
-    }
-
-    /// Returns `true` if a connection of a replaced login serves on: it is not its turn yet, and it is not one too many.
-    fn serves_on(&self, now: Instant) -> bool {
-        let is_its_turn = self.trouble.is_none() && self.logins + self.wanted < CONCURRENT_LOGINS;
-        let is_surplus = self.places > self.login.limits.max_connections;
-        now < self.replaced_until && !is_its_turn && !is_surplus
-    }
-
-    /// Returns `true` if a connection can be opened.
+    /// Returns `true` if a connection can be opened in a free place, or in that of a replaced one.
     fn has_place(&self) -> bool {
-        self.places < self.login.limits.max_connections
-    }
-
-    /// Returns the first caller who still waits.
-    fn next_waiting(&mut self) -> Option<oneshot::Sender<Lease>> {
-        loop {
-            let waiting = self.waiting.pop_front()?;
-            if !waiting.is_closed() {
-                return Some(waiting);
-            }
-        }
+        self.places < self.login.limits.max_connections || !self.replaced.is_empty()
     }
 
     fn want_login(&mut self) {

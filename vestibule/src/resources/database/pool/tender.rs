@@ -119,7 +119,14 @@ impl Pool {
             return None;
         }
         // To check a suspect login, one connection more than the maximum is opened, as for a proof.
-        if !state.has_place() && !state.is_suspect {
+        if state.places >= state.login.limits.max_connections && !state.is_suspect {
+            // A replaced connection gives its place to a new one.
+            let Some(replaced) = state.replaced.pop() else {
+                state.wanted = 0;
+                return None;
+            };
+            drop(state);
+            self.close_later(replaced);
             return None;
         }
         let login = state.login.clone();
