@@ -236,6 +236,7 @@ pub trait BoundedSetting: Sized {
     }
 }
 
+/// Describes types of settings without bounds.
 macro_rules! unbounded {
     ($($type:ty: $name:literal,)*) => {$(
         impl UnboundedSetting for $type {
@@ -245,6 +246,8 @@ macro_rules! unbounded {
         }
     )*};
 }
+
+pub(super) use unbounded;
 
 unbounded! {
     bool: "`true` or `false`",

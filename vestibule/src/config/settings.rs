@@ -1,6 +1,9 @@
 //! The framework's own sections of the configuration, with their defaults.
 
-use super::{section::UnboundedSetting, units};
+use super::{
+    section::{UnboundedSetting, unbounded},
+    units,
+};
 use crate::{
     credentials::login::{Host, PostgresName},
     secrets::id::{SecretId, VersionId},
@@ -323,17 +326,7 @@ impl DatabaseConfig {
     }
 }
 
-macro_rules! described {
-    ($($type:ty: $description:literal,)*) => {$(
-        impl UnboundedSetting for $type {
-            fn type_name() -> String {
-                $description.into()
-            }
-        }
-    )*};
-}
-
-described! {
+unbounded! {
     LogFormat: "`json` or `pretty`",
     SecretsProvider: "`aws`",
     WhenStale: "`report` or `unready`",

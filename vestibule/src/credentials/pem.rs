@@ -68,7 +68,8 @@ pub(crate) fn blocks(text: &str) -> Option<Vec<PemBlock>> {
         let end = [END, label, DASHES].concat();
         let (content, after) = after.split_once(end.as_str())?;
         // The letters of a second BEGIN or END are base64 too, and it can share its dashes with the one before.
-        if content.contains("BEGIN ") || !is_explanatory(content) || has_no_dashes(content) || has_no_dashes(after) {
+        if content.contains("BEGIN ") || !is_explanatory(content) || goes_on_as_mark(content) || goes_on_as_mark(after)
+        {
             return None;
         }
         blocks.push(PemBlock { label: PemLabel::of(label)?, der: decode(content)? });
@@ -77,8 +78,8 @@ pub(crate) fn blocks(text: &str) -> Option<Vec<PemBlock>> {
     if blocks.is_empty() || !is_explanatory(rest) { None } else { Some(blocks) }
 }
 
-/// Returns `true` if a text that follows dashes goes on as a BEGIN or an END whose dashes they are.
-fn has_no_dashes(text: &str) -> bool {
+/// Returns `true` if a text that follows dashes goes on as another BEGIN or END, to which these dashes would belong too.
+fn goes_on_as_mark(text: &str) -> bool {
     text.starts_with("BEGIN ") || text.starts_with("END ")
 }
 
