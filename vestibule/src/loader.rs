@@ -6,14 +6,17 @@
 //!                              └── the pending version, if the current one is rejected
 //! ```
 
+pub(crate) mod load_error;
+pub(crate) mod retry_class;
+
 mod doubts;
 
-use self::doubts::Doubts;
 pub(crate) use self::doubts::Unrefreshed;
+use self::{doubts::Doubts, load_error::LoadError, retry_class::RetryClass};
 use crate::{
     application::{Application, Build, Generation},
     backoff::Backoff,
-    config::{Config, ConfigError, layers::file::Unread},
+    config::Config,
     credentials::all_secrets::AllSecrets,
     exit::{Exit, Fault, Phase, Report},
     http::{frame, tls::Tls},
@@ -113,85 +116,6 @@ pub(crate) enum LoadOutcome<A: Application> {
     },
     /// Everything is as held, and was verified.
     Unchanged,
-}
-
-/// A load that failed.
-#[derive(Clone)]
-pub(crate) struct LoadError {
-    pub(crate) report: Report,
-    pub(crate) retry: RetryClass,
-    /// `true` if nobody has tried again yet, and another load may succeed soon.
-    may_pass_soon: bool,
-}
-
-/// The change that another load needs to succeed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum RetryClass {
-    /// The manager and the other side have different versions. A rotation ends this by itself.
-    Rejected,
-    /// The manager or the database does not answer, or denies access: identities and policies propagate.
-    Unavailable,
-    /// A file of the configuration is not there, or cannot be read.
-    Unreadable,
-    /// A file of the configuration is not TOML. It may be half written.
-    HalfWritten,
-    /// Somebody must mend something.
-    Permanent,
-}
-
-impl RetryClass {
-    fn of(exit: Exit) -> Self {
-        match exit {
-            Exit::Unavailable | Exit::Deadline | Exit::Denied => Self::Unavailable,
-            _ => Self::Permanent,
-        }
-    }
-}
-
-impl From<Report> for LoadError {
-    fn from(report: Report) -> Self {
-        let retry = RetryClass::of(report.exit());
-        Self { report, retry, may_pass_soon: false }
-    }
-}
-
-impl From<ConfigError> for LoadError {
-    fn from(error: ConfigError) -> Self {
-        let retry = match error.unread {
-            Some(Unread::Unreadable) => RetryClass::Unreadable,
-            Some(Unread::NotToml) => RetryClass::HalfWritten,
-            None => RetryClass::Permanent,
-        };
-        Self { report: error.report, retry, may_pass_soon: false }
-    }
-}
-
-impl From<BuildError> for LoadError {
-    fn from(error: BuildError) -> Self {
-        match error {
-            BuildError::Rejected(_) => Self {
-                report: Report::of(Phase::Build, error.into_fault()),
-                retry: RetryClass::Rejected,
-                may_pass_soon: false,
-            },
-            BuildError::Fault(fault) => Report::of(Phase::Build, fault).into(),
-        }
-    }
-}
-
-impl LoadError {
-    /// Makes the error of a load that brings nothing which is worth publishing. There is one fault at least.
-    fn of_unrefreshed(phase: Phase, unrefreshed: Vec<Unrefreshed>) -> Self {
-        let retry = Unrefreshed::retry_of(&unrefreshed);
-        let faults = unrefreshed.into_iter().map(|stays| stays.fault).collect();
-        let retry = retry.unwrap_or(RetryClass::Permanent);
-        Self { report: Report { phase, faults }, retry, may_pass_soon: false }
-    }
-
-    fn with_unrefreshed(mut self, others: Vec<Unrefreshed>) -> Self {
-        self.report.faults.extend(others.into_iter().map(|stays| stays.fault));
-        self
-    }
 }
 
 impl<A: Application> Loader<A> {

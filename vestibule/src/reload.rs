@@ -18,7 +18,10 @@ use crate::{
     application::{Application, Generation},
     config::Config,
     exit::{Phase, Report},
-    loader::{FinishedLoad, LoadError, LoadOutcome, LoadRequest, Loader, RetryClass, Unrefreshed, panicked},
+    loader::{
+        FinishedLoad, LoadOutcome, LoadRequest, Loader, Unrefreshed, load_error::LoadError, panicked,
+        retry_class::RetryClass,
+    },
     moment::Moment,
     reload_requests::ReloadRequest,
     resources::breaker::ProbeReason,

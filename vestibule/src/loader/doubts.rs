@@ -2,7 +2,7 @@
 //!
 //! They decide between the two rules for a reload: only new versions are judged, and what must be replaced never waits.
 
-use super::RetryClass;
+use super::retry_class::RetryClass;
 use crate::{
     application::{Application, Generation},
     exit::Fault,

@@ -1,6 +1,6 @@
 //! Retries: reloads that follow one that failed, while they may help.
 
-use crate::{backoff::Backoff, loader::RetryClass, status::reload_record::Trigger};
+use crate::{backoff::Backoff, loader::retry_class::RetryClass, status::reload_record::Trigger};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
