@@ -41,7 +41,8 @@ impl ServiceProgram {
         let mut environment = Vec::new();
         for (name, value) in std::env::vars_os() {
             let text = name.to_str().unwrap_or_default();
-            if !text.starts_with("AWS_") && !text.starts_with("PG") {
+            // `cargo run` sets the last one, and the service warns of it.
+            if !text.starts_with("AWS_") && !text.starts_with("PG") && text != "LD_LIBRARY_PATH" {
                 environment.push((name, value));
             }
         }
