@@ -92,6 +92,8 @@ mod moment;
 mod package;
 mod reload;
 mod reload_requests;
+#[expect(dead_code, reason = "the frame sets it and the log reads it; both come next")]
+mod request_context;
 mod signals;
 mod status;
 mod systemd;

@@ -1,7 +1,7 @@
 //! Accepts connections: turns a socket into a connection that speaks HTTP. The connection is plain, or it begins with a
 //! TLS handshake that uses the certificate in service at that moment.
 
-use super::client::ClientCertificate;
+use super::{client::ClientCertificate, connection_info::ConnectionInfo};
 use axum::http::Request;
 use axum_server::accept::Accept;
 use futures_util::future::BoxFuture;
@@ -59,6 +59,7 @@ impl<S: Send + 'static> Accept<TcpStream, S> for Acceptor {
         let in_service = self.0.clone();
         Box::pin(async move {
             stream.set_nodelay(true)?;
+            let peer = stream.peer_addr()?;
             let stream = timeout(HANDSHAKE_TIMEOUT, handshake(stream, in_service)).await??;
             let chain = match &stream {
                 Either::Left(_) => None,
@@ -68,7 +69,8 @@ impl<S: Send + 'static> Accept<TcpStream, S> for Acceptor {
                 None => None,
                 Some(chain) => Some(ClientCertificate::of(chain).ok_or_else(unreadable_certificate)?),
             };
-            Ok((stream, Identified { service, client }))
+            let connection = ConnectionInfo { peer, tls: matches!(stream, Either::Right(_)) };
+            Ok((stream, Identified { service, connection, client }))
         })
     }
 }
@@ -103,10 +105,11 @@ async fn handshake(mut stream: TcpStream, in_service: TlsInService) -> io::Resul
     Ok(Either::Right(Box::new(TlsAcceptor::from(config).accept(stream).await?)))
 }
 
-/// A service whose requests carry the certificate of their client.
+/// A service whose requests carry what is known of their connection.
 #[derive(Clone, Debug)]
 pub(super) struct Identified<S> {
     service: S,
+    connection: ConnectionInfo,
     client: Option<ClientCertificate>,
 }
 
@@ -120,6 +123,7 @@ impl<S: tower::Service<Request<B>>, B> tower::Service<Request<B>> for Identified
     }
 
     fn call(&mut self, mut request: Request<B>) -> S::Future {
+        request.extensions_mut().insert(self.connection);
         if let Some(client) = &self.client {
             request.extensions_mut().insert(client.clone());
         }
