@@ -16,6 +16,8 @@ mod dead_connections;
 mod denied_start;
 mod documents;
 mod endurance;
+mod hostile_clients;
+mod long_lived;
 mod metrics;
 mod parents;
 mod passes_by_itself;

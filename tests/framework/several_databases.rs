@@ -1,20 +1,11 @@
 //! A service with two databases (`vestibule/examples/two_databases`), and one with none.
 
-use crate::support::{launch_options::LaunchOptions, reload_status::wait_for_generation};
+use crate::support::{
+    examples::{config_of_examples, example},
+    launch_options::LaunchOptions,
+    reload_status::wait_for_generation,
+};
 use devstack::{Launch, RunningService, Signal, Stack, Tenant};
-use std::path::{Path, PathBuf};
-
-/// Returns the program of an example. `cargo test` builds it, but not if it is told to run this test alone.
-fn example(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("the path of this test");
-    let program = test.ancestors().nth(2).expect("target/<profile>/deps/<test>").join("examples").join(name);
-    assert!(program.exists(), "run `cargo build --package vestibule --examples` first");
-    program
-}
-
-fn config_of_example() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/vestibule/examples/two_databases/config"))
-}
 
 /// Returns a tenant with the credentials of both databases. It has the database of `[database]` alone.
 async fn without_section(label: &str) -> Tenant {
@@ -39,7 +30,7 @@ fn role(tenant: &Tenant, credential: &str) -> String {
 }
 
 fn launch(tenant: &Tenant) -> Launch {
-    Launch::with_tenant(example("two_databases"), tenant).without_polling().env("APP_CONFIG_DIR", config_of_example())
+    Launch::with_tenant(example("two_databases"), tenant).without_polling().env("APP_CONFIG_DIR", config_of_examples())
 }
 
 async fn sessions(running: &RunningService<'_>) -> [i32; 2] {
@@ -94,7 +85,7 @@ async fn migrate_stops_at_the_first_database_that_fails_and_names_both() {
 #[tokio::test]
 async fn a_service_without_a_database_has_nothing_to_migrate() {
     let tenant = Stack::shared().await.tenant("none").await.expect("a tenant");
-    let launch = || Launch::with_tenant(example("api_keys"), &tenant).env("APP_CONFIG_DIR", config_of_example());
+    let launch = || Launch::with_tenant(example("api_keys"), &tenant).env("APP_CONFIG_DIR", config_of_examples());
     let migrated = launch().args(["migrate"]).run();
     assert_eq!(migrated.code, Some(0), "{}", migrated.stderr);
     assert!(migrated.stdout.contains("there is nothing to migrate"), "{}", migrated.stdout);

@@ -2,6 +2,7 @@
 
 pub(crate) mod configuration_folder;
 pub(crate) mod database;
+pub(crate) mod examples;
 pub(crate) mod launch_options;
 pub(crate) mod log_events;
 pub(crate) mod metrics_page;

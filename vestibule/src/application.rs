@@ -100,6 +100,16 @@ impl<A: Application> Live<A> {
         self.0.borrow().service.clone()
     }
 
+    /// Returns a handle that has seen the generations up to this one.
+    pub(crate) fn after(&self, generation: u64) -> Self {
+        let mut receiver = self.0.clone();
+        let in_service = receiver.borrow_and_update().number;
+        if in_service != generation {
+            receiver.mark_changed();
+        }
+        Self(receiver)
+    }
+
     /// Waits for a generation that this handle has not seen yet. Returns `false` if the process is stopping and there
     /// will be none.
     pub async fn changed(&mut self) -> bool {

@@ -74,7 +74,7 @@ pub(crate) async fn serve<A: Application>(
         listeners = bind(first, started + config.secrets.deadline) => listeners.map_err(failed)?,
     };
     let parts = ReloaderParts { loader, sources, telemetry, config };
-    let process = ServingProcess::start(listeners, status, signals, parts).map_err(|error| start_error(&error))?;
+    let process = ServingProcess::start(listeners, status, signals, parts);
     let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(duration_ms, "all credentials loaded; serving");
     systemd::ready();

@@ -27,8 +27,8 @@ pub use base_url::BaseUrl;
 pub use layers::Sources;
 pub use section::{BoundedSetting, ConfigSection, Setting, UnboundedSetting};
 pub use settings::{
-    AdminConfig, AwsConfig, DatabaseConfig, LogFormat, SecretsConfig, SecretsProvider, ServerConfig, TelemetryConfig,
-    TlsMode, WhenStale,
+    AdminConfig, AwsConfig, ConnectionsConfig, DatabaseConfig, LogFormat, SecretsConfig, SecretsProvider, ServerConfig,
+    TelemetryConfig, TlsMode, WhenStale,
 };
 
 pub(crate) use explain::{effective, settings_table};
@@ -60,6 +60,8 @@ impl<T: ConfigSection + Serialize + DeserializeOwned + Default + Send + Sync + '
 pub struct Config<T> {
     /// The `[server]` section.
     pub server: ServerConfig,
+    /// The `[connections]` section.
+    pub connections: ConnectionsConfig,
     /// The `[admin]` section.
     pub admin: AdminConfig,
     /// The `[telemetry]` section.
@@ -192,6 +194,7 @@ impl<T: ServiceSettings> Config<T> {
 impl<T: ConfigSection> ConfigSection for Config<T> {
     fn settings(&self) -> Vec<Setting> {
         let mut settings = Setting::of_section("server", &self.server);
+        settings.extend(Setting::of_section("connections", &self.connections));
         settings.extend(Setting::of_section("admin", &self.admin));
         settings.extend(Setting::of_section("telemetry", &self.telemetry));
         settings.extend(Setting::of_section("secrets", &self.secrets));

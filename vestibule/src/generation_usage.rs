@@ -15,6 +15,8 @@ pub(crate) struct GenerationUsage {
     requests: AtomicUsize,
     /// The pieces of background work that are under way, by the name of their worker.
     work: Mutex<BTreeMap<&'static str, usize>>,
+    /// The long-lived responses, by route.
+    long_lived: Mutex<BTreeMap<String, usize>>,
     answered: AtomicU64,
     failed: AtomicU64,
     microseconds: AtomicU64,
@@ -34,6 +36,13 @@ pub(crate) struct Answers {
 pub(crate) struct PieceGuard {
     usage: Arc<GenerationUsage>,
     worker: &'static str,
+}
+
+/// A long-lived response that is under way.
+#[derive(Debug)]
+pub(crate) struct LongLivedGuard {
+    usage: Arc<GenerationUsage>,
+    route: String,
 }
 
 impl GenerationUsage {
@@ -56,8 +65,14 @@ impl GenerationUsage {
 
     /// Counts a piece of work until the guard is dropped.
     pub(crate) fn piece_of_work(self: &Arc<Self>, worker: &'static str) -> PieceGuard {
-        *self.lock().entry(worker).or_default() += 1;
+        add(&mut lock(&self.work), worker);
         PieceGuard { usage: self.clone(), worker }
+    }
+
+    /// Counts a long-lived response until the guard is dropped.
+    pub(crate) fn long_lived(self: &Arc<Self>, route: &str) -> LongLivedGuard {
+        add(&mut lock(&self.long_lived), route.to_owned());
+        LongLivedGuard { usage: self.clone(), route: route.to_owned() }
     }
 
     /// Returns the number of requests whose response has not ended.
@@ -67,7 +82,12 @@ impl GenerationUsage {
 
     /// Returns the number of pieces of work that are under way, by the name of their worker.
     pub(crate) fn work(&self) -> BTreeMap<&'static str, usize> {
-        self.lock().clone()
+        lock(&self.work).clone()
+    }
+
+    /// Returns the number of long-lived responses, by route.
+    pub(crate) fn long_lived_responses(&self) -> BTreeMap<String, usize> {
+        lock(&self.long_lived).clone()
     }
 
     pub(crate) fn answers(&self) -> Answers {
@@ -77,20 +97,36 @@ impl GenerationUsage {
             microseconds: self.microseconds.load(Ordering::Relaxed),
         }
     }
-
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, usize>> {
-        self.work.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Drop for PieceGuard {
     fn drop(&mut self) {
-        let mut work = self.usage.lock();
-        if let Some(pieces) = work.get_mut(self.worker) {
-            *pieces -= 1;
-            if *pieces == 0 {
-                work.remove(self.worker);
-            }
+        remove(&mut lock(&self.usage.work), &self.worker);
+    }
+}
+
+impl Drop for LongLivedGuard {
+    fn drop(&mut self) {
+        remove(&mut lock(&self.usage.long_lived), &self.route);
+    }
+}
+
+/// The users that are under way, by name.
+type Users<N> = BTreeMap<N, usize>;
+
+fn lock<N>(users: &Mutex<Users<N>>) -> MutexGuard<'_, Users<N>> {
+    users.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn add<N: Ord>(users: &mut Users<N>, name: N) {
+    *users.entry(name).or_default() += 1;
+}
+
+fn remove<N: Ord>(users: &mut Users<N>, name: &N) {
+    if let Some(number) = users.get_mut(name) {
+        *number -= 1;
+        if *number == 0 {
+            users.remove(name);
         }
     }
 }

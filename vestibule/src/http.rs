@@ -11,8 +11,17 @@ pub(crate) mod listen;
 pub(crate) mod accept;
 #[expect(dead_code, reason = "the frame reads it; it comes next")]
 pub(crate) mod connection_info;
+pub(crate) mod policy;
+pub(crate) mod serve;
+pub(crate) mod socket;
+
+mod connection;
+pub(crate) mod connections;
+mod exchange;
+pub(crate) mod watched;
 
 pub(crate) mod door;
+pub(crate) mod long_lived;
 
 pub(crate) mod frame;
 
@@ -23,4 +32,5 @@ pub(crate) mod problem;
 
 pub use client::ClientCertificate;
 pub use door::Door;
+pub use long_lived::{LongLived, LongLivedEvent};
 pub use problem::Problem;

@@ -102,7 +102,7 @@ mod trace_context;
 mod trust;
 
 pub use application::{Application, Background, Build, Generation, Live};
-pub use http::{ClientCertificate, Problem};
+pub use http::{ClientCertificate, LongLived, LongLivedEvent, Problem};
 pub use package::{NamedMigrations, Package};
 pub use resources::{
     ApiClient, ApiEndpoint, BuildError, CallError, Database, DeliveryError, KeyHeader, Session, Signature, Signer,

@@ -8,11 +8,13 @@ use crate::{
     exit::{Exit, Fault, Phase, Report},
     expiry,
     http::{
+        connections::ConnectionMetrics,
         door::Door,
-        listen::{self, BoundListeners, HttpServer},
+        listen::BoundListeners,
+        policy::{AdminPolicy, CommandPolicy, PublicPolicy},
+        serve::HttpServer,
     },
     loader::Loader,
-    metrics::Counter,
     reload::Reloader,
     secrets::set::SecretSet,
     signals::Signals,
@@ -20,8 +22,7 @@ use crate::{
     systemd,
     telemetry::Telemetry,
 };
-use prometheus_client::metrics::family::Family;
-use std::{io, os::unix, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 use tokio::{task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -40,7 +41,7 @@ pub(super) struct ReloaderParts<A: Application> {
 pub(super) struct ServingProcess<A: Application> {
     public: HttpServer,
     admin: HttpServer,
-    commands: HttpServer<unix::net::SocketAddr>,
+    commands: HttpServer,
     reloader: JoinHandle<()>,
     live: Live<A>,
     status: StatusWriter,
@@ -50,38 +51,27 @@ pub(super) struct ServingProcess<A: Application> {
 
 impl<A: Application> ServingProcess<A> {
     /// Starts the listeners, the service's background tasks and the reload actor.
-    ///
-    /// # Errors
-    /// If a listener cannot be registered with the runtime.
     pub(super) fn start(
         listeners: BoundListeners<A>,
         status: StatusWriter,
         signals: Signals,
         parts: ReloaderParts<A>,
-    ) -> io::Result<Self> {
+    ) -> Self {
         tracing::info!(
-            server.address = %listeners.public.local_addr()?,
-            admin.address = %listeners.admin.local_addr()?,
+            server.address = listeners.public.address().map(tracing::field::display),
+            admin.address = listeners.admin.address().map(tracing::field::display),
             "listening"
         );
         listeners.live.borrow().resources.publish();
         let live = Live::new(listeners.live.subscribe());
         let metrics = &parts.loader.metrics;
-        let failed_handshakes = Family::<[(&str, &str); 1], Counter>::default();
-        let help = "Connections that ended before their handshake was complete";
-        metrics.register("vestibule_tls_handshakes_failed", help, failed_handshakes.clone());
-        let failed_at = |listener| failed_handshakes.get_or_create_owned(&[("listener", listener)]);
-
-        let in_service = live.clone();
-        let admin_tls = move || in_service.generation().tls.admin.clone();
-        let admin_routes = admin::router(&status, signals.hups.clone(), metrics.clone());
-        let commands = listen::serve_commands(listeners.commands, admin_routes.clone());
-        let admin = listen::serve(listeners.admin, admin_tls, failed_at("admin"), admin_routes)?;
-
-        let in_service = live.clone();
-        let public_tls = move || in_service.generation().tls.public.clone();
-        let door = Door::new(live.clone());
-        let public = listen::serve(listeners.public, public_tls, failed_at("public"), door)?;
+        let connections = ConnectionMetrics::register(metrics);
+        let routes = admin::router(&status, signals.hups.clone(), metrics.clone());
+        let policy = CommandPolicy(live.clone());
+        let commands = HttpServer::start("commands", listeners.commands, policy, &connections, routes.clone());
+        let admin = HttpServer::start("admin", listeners.admin, AdminPolicy(live.clone()), &connections, routes);
+        let (policy, door) = (PublicPolicy(live.clone()), Door::new(live.clone()));
+        let public = HttpServer::start("public", listeners.public, policy, &connections, door);
 
         tokio::spawn(expiry::watch(live.clone(), signals.stopping.clone()));
         let background = Background::new(live.clone(), signals.stopping.clone());
@@ -100,7 +90,7 @@ impl<A: Application> ServingProcess<A> {
         };
         let (hups, stopping_reloads) = (signals.hups, signals.stopping.clone());
         let reloader = tokio::spawn(async move { reloader.run(hups, stopping_reloads).await });
-        Ok(Self { public, admin, commands, reloader, live, status, background, stopping: signals.stopping })
+        Self { public, admin, commands, reloader, live, status, background, stopping: signals.stopping }
     }
 
     /// Waits until the process is asked to stop, then stops it.
@@ -110,15 +100,15 @@ impl<A: Application> ServingProcess<A> {
     pub(super) async fn run_until_stopped(mut self) -> Result<(), CommandError> {
         let failure = tokio::select! {
             () = self.stopping.cancelled() => None,
-            error = self.public.failed() => Some(unexpected_end("the public listener", &error.to_string())),
-            error = self.admin.failed() => Some(unexpected_end("the admin listener", &error.to_string())),
-            error = self.commands.failed() => Some(unexpected_end("the command socket", &error.to_string())),
+            () = self.public.failed() => Some(unexpected_end("the public listener")),
+            () = self.admin.failed() => Some(unexpected_end("the admin listener")),
+            () = self.commands.failed() => Some(unexpected_end("the command socket")),
             _ = &mut self.reloader => {
                 // The reload actor also ends when the process is asked to stop.
                 if self.stopping.is_cancelled() {
                     None
                 } else {
-                    Some(unexpected_end("the reload actor", "it panicked"))
+                    Some(unexpected_end("the reload actor"))
                 }
             }
         };
@@ -157,8 +147,7 @@ impl<A: Application> ServingProcess<A> {
 }
 
 /// Returns the report of a part that ended while the process served. It must run as long as the process does.
-fn unexpected_end(part: &str, problem: &str) -> Report {
-    let fault =
-        Fault::new(Exit::Bug, part, format!("it ended: {problem}"), "see the log before this event; this is a bug");
+fn unexpected_end(part: &str) -> Report {
+    let fault = Fault::new(Exit::Bug, part, "it panicked", "see the log before this event; this is a bug");
     Report::of(Phase::Serve, fault)
 }

@@ -1,27 +1,19 @@
-//! Accepts connections: turns a socket into a connection that speaks HTTP. The connection is plain, or it begins with a
-//! TLS handshake that uses the certificate in service at that moment.
+//! Turns an accepted socket into a connection that speaks HTTP. The connection is plain, or it begins with a TLS handshake
+//! that uses the certificate in service at that moment.
 
-use super::{client::ClientCertificate, connection_info::ConnectionInfo};
-use axum::http::Request;
-use axum_server::accept::Accept;
-use futures_util::future::BoxFuture;
-use rustls::ServerConfig;
-use std::{
-    fmt, io,
-    sync::Arc,
-    task::{Context, Poll},
-    time::Duration,
+use super::{
+    client::ClientCertificate,
+    connection_info::ConnectionInfo,
+    policy::{ListenerPolicy, ListenerTls},
+    socket::{Io, Socket},
 };
+use crate::config::settings::ConnectionsConfig;
+use std::{io, net::SocketAddr, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    time::timeout,
 };
-use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tokio_util::either::Either;
-
-/// The timeout of a handshake. Each handshake has a task of its own, so other connections do not wait for it.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+use tokio_rustls::TlsAcceptor;
 
 /// The first byte of a TLS connection: a record with a handshake message (RFC 8446, section 5.1).
 const HANDSHAKE_RECORD: u8 = 22;
@@ -29,104 +21,90 @@ const HANDSHAKE_RECORD: u8 = 22;
 /// The problem for a client that used `http` in place of `https`.
 const USE_HTTPS: &str = r#"{"type":"about:blank","title":"Bad Request","status":400,"detail":"this port speaks HTTPS: use https:// in place of http://"}"#;
 
-/// A function that returns the TLS configuration of the generation in service, or `None` if the listener does not use
-/// TLS.
-type TlsInService = Arc<dyn Fn() -> Option<Arc<ServerConfig>> + Send + Sync>;
+/// The pause before the first probe of a silent connection, and between two probes.
+const KEEPALIVE: Duration = Duration::from_secs(30);
 
-/// The acceptor of one listener's connections.
-#[derive(Clone)]
-pub(super) struct Acceptor(TlsInService);
-
-impl Acceptor {
-    /// Makes an acceptor. It calls `in_service` for each connection.
-    pub(super) fn new(in_service: impl Fn() -> Option<Arc<ServerConfig>> + Send + Sync + 'static) -> Self {
-        Self(Arc::new(in_service))
-    }
+/// A connection that speaks HTTP.
+pub(super) struct HttpConnection {
+    pub(super) io: Io,
+    /// `None` at the command socket.
+    pub(super) info: Option<ConnectionInfo>,
+    pub(super) client: Option<ClientCertificate>,
+    /// The configuration that the handshake used.
+    pub(super) tls: Option<ListenerTls>,
 }
 
-impl fmt::Debug for Acceptor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Acceptor")
-    }
+/// Does the TLS handshake, if TLS is on. Takes as long as the client likes: the watchdog ends it.
+///
+/// # Errors
+/// If the handshake fails, or the socket.
+pub(super) async fn handshake(socket: Socket, policy: &impl ListenerPolicy) -> io::Result<HttpConnection> {
+    let (stream, peer) = match socket {
+        Socket::Tcp(stream, peer) => (stream, peer),
+        Socket::Unix(stream) => {
+            return Ok(HttpConnection { io: Io::Unix(stream), info: None, client: None, tls: None });
+        }
+    };
+    set_options(&stream, &policy.limits().connections)?;
+    handshake_of_tcp(stream, peer, policy).await
 }
 
-impl<S: Send + 'static> Accept<TcpStream, S> for Acceptor {
-    type Stream = Stream;
-    type Service = Identified<S>;
-    type Future = BoxFuture<'static, io::Result<(Self::Stream, Self::Service)>>;
-
-    fn accept(&self, stream: TcpStream, service: S) -> Self::Future {
-        let in_service = self.0.clone();
-        Box::pin(async move {
-            stream.set_nodelay(true)?;
-            let peer = stream.peer_addr()?;
-            let stream = timeout(HANDSHAKE_TIMEOUT, handshake(stream, in_service)).await??;
-            let chain = match &stream {
-                Either::Left(_) => None,
-                Either::Right(stream) => stream.get_ref().1.peer_certificates(),
-            };
-            let client = match chain {
-                None => None,
-                Some(chain) => Some(ClientCertificate::of(chain).ok_or_else(unreadable_certificate)?),
-            };
-            let connection = ConnectionInfo { peer, tls: matches!(stream, Either::Right(_)) };
-            Ok((stream, Identified { service, connection, client }))
-        })
-    }
-}
-
-/// A connection: plain, or TLS.
-type Stream = Either<TcpStream, Box<TlsStream<TcpStream>>>;
-
-fn unreadable_certificate() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, "the client's certificate cannot be read")
-}
-
-/// Does the TLS handshake, if TLS is on. A client that speaks plain HTTP gets a 400 that says so.
-async fn handshake(mut stream: TcpStream, in_service: TlsInService) -> io::Result<Stream> {
-    if in_service().is_none() {
-        return Ok(Either::Left(stream));
+async fn handshake_of_tcp(
+    mut stream: TcpStream,
+    peer: SocketAddr,
+    policy: &impl ListenerPolicy,
+) -> io::Result<HttpConnection> {
+    let info = ConnectionInfo { peer, tls: false };
+    let plain = |stream| HttpConnection { io: Io::Tcp(stream), info: Some(info), client: None, tls: None };
+    if policy.tls().is_none() {
+        return Ok(plain(stream));
     }
     let mut first = [0];
     if stream.peek(&mut first).await? == 0 {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     // Asks again now that the handshake begins: the client may have opened the connection long before.
-    let Some(config) = in_service() else { return Ok(Either::Left(stream)) };
+    let Some(tls) = policy.tls() else { return Ok(plain(stream)) };
     if first[0] != HANDSHAKE_RECORD {
-        let head = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\nconnection: close\r\n";
-        let response = format!("{head}content-length: {}\r\n\r\n{USE_HTTPS}", USE_HTTPS.len());
-        stream.write_all(response.as_bytes()).await?;
-        stream.shutdown().await?;
-        // Unread bytes would reset the connection at its close, and the client would lose the response.
-        tokio::io::copy(&mut stream.take(64 * 1024), &mut tokio::io::sink()).await?;
+        refuse_plain_http(&mut stream).await?;
         return Err(io::Error::new(io::ErrorKind::InvalidData, "the client does not speak TLS"));
     }
-    Ok(Either::Right(Box::new(TlsAcceptor::from(config).accept(stream).await?)))
+    let stream = TlsAcceptor::from(tls.config.clone()).accept(stream).await?;
+    let client = match stream.get_ref().1.peer_certificates() {
+        None => None,
+        Some(chain) => Some(ClientCertificate::of(chain).ok_or_else(unreadable_certificate)?),
+    };
+    let info = ConnectionInfo { peer, tls: true };
+    Ok(HttpConnection { io: Io::Tls(Box::new(stream)), info: Some(info), client, tls: Some(tls) })
 }
 
-/// A service whose requests carry what is known of their connection.
-#[derive(Clone, Debug)]
-pub(super) struct Identified<S> {
-    service: S,
-    connection: ConnectionInfo,
-    client: Option<ClientCertificate>,
+async fn refuse_plain_http(stream: &mut TcpStream) -> io::Result<()> {
+    let head = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\nconnection: close\r\n";
+    let response = format!("{head}content-length: {}\r\n\r\n{USE_HTTPS}", USE_HTTPS.len());
+    stream.write_all(response.as_bytes()).await?;
+    stream.shutdown().await?;
+    // Unread bytes would reset the connection at its close, and the client would lose the response.
+    tokio::io::copy(&mut stream.take(64 * 1024), &mut tokio::io::sink()).await?;
+    Ok(())
 }
 
-impl<S: tower::Service<Request<B>>, B> tower::Service<Request<B>> for Identified<S> {
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = S::Future;
+fn unreadable_certificate() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "the client's certificate cannot be read")
+}
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.service.poll_ready(cx)
+/// Sets the options of a socket, so that one whose peer vanished is closed.
+fn set_options(stream: &TcpStream, limits: &ConnectionsConfig) -> io::Result<()> {
+    use rustix::net::sockopt;
+    stream.set_nodelay(true)?;
+    sockopt::set_socket_keepalive(stream, true)?;
+    #[cfg(target_os = "linux")]
+    {
+        sockopt::set_tcp_keepidle(stream, KEEPALIVE)?;
+        sockopt::set_tcp_keepintvl(stream, KEEPALIVE)?;
+        let unacknowledged = u32::try_from(limits.unacknowledged_timeout.as_millis()).unwrap_or(u32::MAX);
+        sockopt::set_tcp_user_timeout(stream, unacknowledged)?;
     }
-
-    fn call(&mut self, mut request: Request<B>) -> S::Future {
-        request.extensions_mut().insert(self.connection);
-        if let Some(client) = &self.client {
-            request.extensions_mut().insert(client.clone());
-        }
-        self.service.call(request)
-    }
+    #[cfg(not(target_os = "linux"))]
+    let _ = limits;
+    Ok(())
 }

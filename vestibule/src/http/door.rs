@@ -1,6 +1,9 @@
 //! The door: a tower service that sends each request to the generation in service.
 
-use super::problem::Problem;
+use super::{
+    long_lived::{LongLivedSource, WatchGenerations},
+    problem::Problem,
+};
 use crate::application::{Application, Generation, Live};
 use axum::{
     body::{Body, Bytes},
@@ -23,24 +26,28 @@ use tokio::sync::OwnedSemaphorePermit;
 /// that generation until the last byte of its response.
 ///
 /// A request costs a borrow of the watch channel, a clone of an `Arc`, and a permit: `benches/door.rs` measures it.
-pub struct Door<A: Application>(Live<A>);
+pub struct Door<A: Application> {
+    live: Live<A>,
+    /// The same, for long-lived responses.
+    generations: Arc<dyn WatchGenerations>,
+}
 
 impl<A: Application> Door<A> {
     /// Makes a door to the generation that `live` holds.
     pub fn new(live: Live<A>) -> Self {
-        Self(live)
+        Self { generations: Arc::new(live.clone()), live }
     }
 }
 
 impl<A: Application> Clone for Door<A> {
     fn clone(&self) -> Self {
-        Self(self.0.clone())
+        Self { live: self.live.clone(), generations: self.generations.clone() }
     }
 }
 
 impl<A: Application> fmt::Debug for Door<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Door").field(&self.0).finish()
+        f.debug_tuple("Door").field(&self.live).finish()
     }
 }
 
@@ -59,11 +66,16 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> ResponseFuture<A> {
-        let generation = self.0.generation();
+        let generation = self.live.generation();
         let Ok(permit) = generation.in_flight.clone().try_acquire_owned() else {
             return ResponseFuture::Full;
         };
-        let request = request.map(Body::new);
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(LongLivedSource {
+            generations: self.generations.clone(),
+            usage: generation.usage.clone(),
+            generation: generation.number,
+        });
         let routed = tower::Service::<Request>::call(&mut generation.router.clone(), request);
         ResponseFuture::Routed { routed, guard: Some(InFlightGuard::new(generation, permit)), started: Instant::now() }
     }

@@ -1,5 +1,6 @@
 //! The TLS configuration of the listeners, made of the credentials of one generation.
 
+use super::connection::ClientAuthority;
 use crate::{
     config::settings,
     credentials::{all_secrets::AllSecrets, client_ca::ClientCa, tls_identity::TlsIdentity},
@@ -11,7 +12,7 @@ use rustls::{
     server::{NoServerSessionStorage, danger::ClientCertVerifier},
     sign::SingleCertAndKey,
 };
-use std::sync::Arc;
+use std::{any::Any, sync::Arc};
 
 /// The TLS configurations of both listeners. `None` if a listener does not use TLS.
 #[derive(Default)]
@@ -42,6 +43,12 @@ impl TlsInputs {
 }
 
 impl Tls {
+    /// Returns the authorities with which the public listener verifies clients.
+    pub(super) fn client_authority(&self) -> Option<ClientAuthority> {
+        let authority: Arc<dyn Any + Send + Sync> = self.inputs.as_ref()?.clients.clone()?;
+        Some(Arc::downgrade(&authority))
+    }
+
     /// Returns the configurations of `before` if their inputs are the same, and new ones otherwise.
     pub(crate) fn build<S>(
         secrets: &AllSecrets<S>,

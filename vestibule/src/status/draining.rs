@@ -48,6 +48,8 @@ struct HeldVersion {
 pub(crate) struct Holders {
     /// The requests whose response has not ended.
     pub(crate) requests: usize,
+    /// The long-lived responses, by route. Those that the request still carries are among the requests too.
+    pub(crate) long_lived: BTreeMap<String, usize>,
     /// The pieces of background work, by the name of their worker.
     pub(crate) work: BTreeMap<&'static str, usize>,
     /// The handles of the service or of the generation in tasks. They are counted only if there are no requests: requests
@@ -112,7 +114,12 @@ impl DrainingGeneration {
     }
 
     pub(crate) fn holders(&self) -> Holders {
-        let mut holders = Holders { requests: self.usage.requests(), work: self.usage.work(), ..Holders::default() };
+        let mut holders = Holders {
+            requests: self.usage.requests(),
+            work: self.usage.work(),
+            long_lived: self.usage.long_lived_responses(),
+            ..Holders::default()
+        };
         let pieces: usize = holders.work.values().sum();
         let of_generation = self.generation.strong_count();
         let of_service = self.service.strong_count().saturating_sub(pieces);
@@ -159,6 +166,9 @@ impl fmt::Display for Holders {
         let mut parts = Vec::new();
         if self.requests > 0 {
             parts.push(counted(self.requests, "request", "requests"));
+        }
+        for (route, responses) in &self.long_lived {
+            parts.push(format!("{} at `{route}`", counted(*responses, "long-lived response", "long-lived responses")));
         }
         for (worker, pieces) in &self.work {
             parts.push(format!("{} of `{worker}`", counted(*pieces, "piece of work", "pieces of work")));

@@ -107,6 +107,9 @@ impl MetricsEncoder<'_> {
             };
             add("request", "", holders.requests);
             add("handle", "", holders.handles);
+            for (route, responses) in &holders.long_lived {
+                add("long_lived", route, *responses);
+            }
             for (worker, pieces) in &holders.work {
                 add("work", worker, *pieces);
             }
@@ -117,7 +120,7 @@ impl MetricsEncoder<'_> {
                 add("version", credential, 1);
             }
         }
-        let help = "The holders of older generations, by kind; the name is a worker's or a credential's";
+        let help = "The holders of older generations, by kind; the name is a route's, a worker's or a credential's";
         self.gauges("vestibule_draining_holders", help, samples)
     }
 

@@ -1,0 +1,140 @@
+//! HTTP/2 by hand.
+
+use axum::body::Bytes;
+use devstack::{DEFAULT_TIMEOUT, RunningService, reqwest::StatusCode};
+use futures_util::future::join_all;
+use h2::client::{Builder, ResponseFuture, SendRequest};
+use tokio::{io::AsyncWriteExt, net::TcpStream, task::JoinHandle, time::timeout};
+
+/// A client of one connection, which is driven: it answers pings.
+pub(super) struct Http2Client {
+    requests: SendRequest<Bytes>,
+    host: String,
+    responses: Vec<ResponseFuture>,
+    _driver: JoinHandle<()>,
+}
+
+impl Http2Client {
+    /// Connects, and never lets the service send a body.
+    pub(super) async fn without_window(running: &RunningService<'_>) -> Self {
+        Self::connect(running, Builder::new().initial_window_size(0)).await
+    }
+
+    pub(super) async fn ordinary(running: &RunningService<'_>) -> Self {
+        Self::connect(running, &mut Builder::new()).await
+    }
+
+    async fn connect(running: &RunningService<'_>, builder: &mut Builder) -> Self {
+        let stream = TcpStream::connect(&running.at.public).await.expect("it listens");
+        let (requests, connection) = builder.handshake(stream).await.expect("a handshake");
+        let driver = tokio::spawn(async move {
+            let _ = connection.await;
+        });
+        Self { requests, host: running.at.public.clone(), responses: Vec::new(), _driver: driver }
+    }
+
+    async fn send(&mut self, path: &str, header: (&str, &str)) -> Result<ResponseFuture, h2::Error> {
+        let mut requests = self.requests.clone().ready().await?;
+        let url = format!("http://{}{path}", self.host);
+        let request = axum::http::Request::get(url).header(header.0, header.1).body(()).expect("a request");
+        Ok(requests.send_request(request, true)?.0)
+    }
+
+    /// Sends requests until there are this many, or the service takes no more. Waits for the heads of the answers.
+    pub(super) async fn request_many(mut self, path: &str, number: usize) -> Self {
+        for _ in 0..number {
+            match self.send(path, ("accept", "*/*")).await {
+                Ok(response) => self.responses.push(response),
+                Err(_) => break,
+            }
+        }
+        // The bodies are kept: a dropped one would be a reset.
+        let heads = join_all(self.responses.drain(..)).await;
+        std::mem::forget(heads);
+        self
+    }
+
+    pub(super) async fn request_one(mut self, path: &str) -> Self {
+        let response = self.send(path, ("accept", "*/*")).await.expect("the service takes a request");
+        let status = timeout(DEFAULT_TIMEOUT, response).await.expect("in time").expect("an answer").status();
+        assert_eq!(status, StatusCode::OK);
+        self
+    }
+
+    /// Returns the status of an answer. `None` if the service reset the request.
+    pub(super) async fn request_with_header(mut self, name: &str, value: &str) -> Option<StatusCode> {
+        let response = self.send("/v1/notes", (name, value)).await.ok()?;
+        Some(timeout(DEFAULT_TIMEOUT, response).await.expect("in time").ok()?.status())
+    }
+}
+
+/// The beginning of a connection (RFC 9113, section 3.4), and empty SETTINGS.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+
+const HEADERS: u8 = 1;
+const RST_STREAM: u8 = 3;
+const CONTINUATION: u8 = 9;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).expect("short").to_be_bytes();
+    let mut frame = vec![length[1], length[2], length[3], kind, flags];
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// Returns the header block of `GET /v1/notes` (RFC 7541: indexed fields, and literals without indexing).
+fn head() -> Vec<u8> {
+    let mut block = vec![0x82, 0x86, 0x04, 9];
+    block.extend(b"/v1/notes");
+    block.extend([0x01, 1, b'a']);
+    block
+}
+
+/// Begins requests and resets them at once. Returns the number until the service ended the connection.
+pub(super) async fn flood_of_resets(running: &RunningService<'_>, number: u32) -> u32 {
+    flood(running, number, |index| {
+        let stream = 2 * index + 1;
+        let mut frames = frame(HEADERS, END_STREAM | END_HEADERS, stream, &head());
+        frames.extend(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
+        frames
+    })
+    .await
+}
+
+/// Begins one request whose head never ends. Returns the number of its parts until the service ended the connection.
+pub(super) async fn flood_of_continuations(running: &RunningService<'_>, number: u32) -> u32 {
+    let mut part = vec![0x00, 3, b'x', b'-', b'a', 100];
+    part.extend([b'b'; 100]);
+    flood(running, number, |index| match index {
+        0 => frame(HEADERS, END_STREAM, 1, &head()),
+        _ => frame(CONTINUATION, 0, 1, &part),
+    })
+    .await
+}
+
+async fn flood(running: &RunningService<'_>, number: u32, frames: impl Fn(u32) -> Vec<u8>) -> u32 {
+    let stream = TcpStream::connect(&running.at.public).await.expect("it listens");
+    let (mut answers, mut stream) = stream.into_split();
+    let sending = async move {
+        stream.write_all(PREFACE).await.expect("it reads the preface");
+        for index in 0..number {
+            if stream.write_all(&frames(index)).await.is_err() {
+                return index;
+            }
+        }
+        number
+    };
+    // Somebody reads the answers, or the service would wait for that.
+    let reading = async { tokio::io::copy(&mut answers, &mut tokio::io::sink()).await };
+    let both = async {
+        tokio::pin!(sending, reading);
+        tokio::select! {
+            index = &mut sending => index,
+            _ = &mut reading => timeout(DEFAULT_TIMEOUT, sending).await.expect("a closed connection takes nothing"),
+        }
+    };
+    timeout(DEFAULT_TIMEOUT, both).await.expect("the flood ends")
+}

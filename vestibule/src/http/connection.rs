@@ -1,0 +1,466 @@
+//! One connection, as the watchdog sees it, and the orders that it gets.
+
+use super::exchange::{Exchange, ExchangeRules, SHORT_PATIENCE};
+use crate::{config::settings::ConnectionsConfig, jitter};
+use axum::http::Version;
+use std::{
+    any::Any,
+    error::Error,
+    io,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
+};
+use tokio::{sync::Notify, time::Instant};
+
+/// The time in which a connection ends that is asked to and does nothing.
+const CLOSING_GRACE: Duration = Duration::from_secs(1);
+
+/// The reason for which a connection ended: a label of `vestibule_connections_ended_total`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum EndReason {
+    Closed,
+    HandshakeFailed,
+    HandshakeTimeout,
+    HeadTimeout,
+    HeadTooLarge,
+    Malformed,
+    Idle,
+    MaxAge,
+    AuthorityChanged,
+    PingTimeout,
+    ProtocolError,
+    Reset,
+    ResponseTimeout,
+    Stalled,
+    Shortage,
+    Stopping,
+    Upgraded,
+}
+
+impl EndReason {
+    /// All reasons, so that each series is there from the start.
+    pub(super) const ALL: [Self; 17] = [
+        Self::Closed,
+        Self::HandshakeFailed,
+        Self::HandshakeTimeout,
+        Self::HeadTimeout,
+        Self::HeadTooLarge,
+        Self::Malformed,
+        Self::Idle,
+        Self::MaxAge,
+        Self::AuthorityChanged,
+        Self::PingTimeout,
+        Self::ProtocolError,
+        Self::Reset,
+        Self::ResponseTimeout,
+        Self::Stalled,
+        Self::Shortage,
+        Self::Stopping,
+        Self::Upgraded,
+    ];
+
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::HandshakeFailed => "handshake_failed",
+            Self::HandshakeTimeout => "handshake_timeout",
+            Self::HeadTimeout => "head_timeout",
+            Self::HeadTooLarge => "head_too_large",
+            Self::Malformed => "malformed",
+            Self::Idle => "idle",
+            Self::MaxAge => "max_age",
+            Self::AuthorityChanged => "authority_changed",
+            Self::PingTimeout => "ping_timeout",
+            Self::ProtocolError => "protocol_error",
+            Self::Reset => "reset",
+            Self::ResponseTimeout => "response_timeout",
+            Self::Stalled => "stalled",
+            Self::Shortage => "shortage",
+            Self::Stopping => "stopping",
+            Self::Upgraded => "upgraded",
+        }
+    }
+
+    /// Returns the reason of a connection whose HTTP ended by itself.
+    pub(super) fn of(result: &Result<(), Box<dyn Error + Send + Sync>>) -> Self {
+        let Err(error) = result else { return Self::Closed };
+        let Some(error) = error.downcast_ref::<hyper::Error>() else { return Self::Reset };
+        if error.is_parse_too_large() {
+            Self::HeadTooLarge
+        } else if error.is_parse() {
+            Self::Malformed
+        } else if error.is_timeout() {
+            Self::PingTimeout
+        } else if error.is_incomplete_message() || error.is_body_write_aborted() || has_io_error(error) {
+            Self::Reset
+        } else {
+            Self::ProtocolError
+        }
+    }
+}
+
+fn has_io_error(error: &hyper::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if error.is::<io::Error>() {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}
+
+/// The authorities of clients of a generation, to compare. Nothing of them is kept alive.
+pub(crate) type ClientAuthority = Weak<dyn Any + Send + Sync>;
+
+/// A connection, from its acceptance to its end.
+pub(super) struct Connection {
+    opened: Instant,
+    max_age: Duration,
+    state: Mutex<ConnectionState>,
+    ordered: Notify,
+}
+
+struct ConnectionState {
+    phase: Phase,
+    /// The requests whose response has not ended.
+    exchanges: Vec<Arc<Exchange>>,
+    /// The time since which there has been no request.
+    idle_since: Instant,
+    /// The authorities by which the client's certificate was verified.
+    authority: Option<ClientAuthority>,
+    end: Option<EndReason>,
+    /// The time at which a connection that is asked to end is cut.
+    cut_at: Option<Instant>,
+    order: Option<Order>,
+    /// The reason for which the next request is the last one.
+    retired: Option<EndReason>,
+    is_http2: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Handshake,
+    /// No request has come.
+    New,
+    /// It has served a request.
+    InUse,
+    /// It speaks another protocol now. Its handler ends it.
+    Upgraded,
+}
+
+/// An order to the task of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Order {
+    /// Finish the requests, and take no more.
+    Close,
+    /// End at once.
+    Cut,
+}
+
+/// The rules by which the watchdog judges a connection.
+pub(super) struct ConnectionRules {
+    pub(super) limits: ConnectionsConfig,
+    pub(super) exchange: ExchangeRules,
+    /// `true` while places for connections are short.
+    pub(super) is_short: bool,
+    /// The authorities of clients that are in service.
+    pub(super) authority: Option<ClientAuthority>,
+}
+
+impl Connection {
+    pub(super) fn new(limits: &ConnectionsConfig) -> Self {
+        let now = Instant::now();
+        Self {
+            opened: now,
+            max_age: limits.max_age.mul_f64(jitter::factor(0.1)),
+            state: Mutex::new(ConnectionState {
+                phase: Phase::Handshake,
+                exchanges: Vec::new(),
+                idle_since: now,
+                authority: None,
+                end: None,
+                cut_at: None,
+                order: None,
+                retired: None,
+                is_http2: false,
+            }),
+            ordered: Notify::new(),
+        }
+    }
+
+    /// Records that the handshake is done.
+    pub(super) fn speaks_http(&self, authority: Option<ClientAuthority>) {
+        let mut state = self.lock();
+        state.phase = Phase::New;
+        state.authority = authority;
+    }
+
+    /// Records that a request came. The flag is `true` if the response must say that the connection ends with it.
+    ///
+    /// So a client of HTTP/1 knows before it sends another request. HTTP/2 has a frame that says it (GOAWAY).
+    pub(super) fn begin(&self, version: Version) -> (Arc<Exchange>, bool) {
+        let exchange = Arc::new(Exchange::new());
+        let mut state = self.lock();
+        state.phase = Phase::InUse;
+        state.is_http2 = version == Version::HTTP_2;
+        state.exchanges.push(exchange.clone());
+        if self.opened.elapsed() >= self.max_age {
+            state.retired.get_or_insert(EndReason::MaxAge);
+        }
+        let Some(reason) = state.retired else { return (exchange, false) };
+        let is_http2 = state.is_http2;
+        if !is_http2 {
+            state.end.get_or_insert(reason);
+        } else if state.end.is_none() {
+            state.ask_to_close(reason);
+            self.ordered.notify_one();
+        }
+        (exchange, !is_http2)
+    }
+
+    /// Records that a response ended, or that its request was given up.
+    pub(super) fn finish(&self, exchange: &Arc<Exchange>) {
+        let mut state = self.lock();
+        if let Some(position) = state.exchanges.iter().position(|other| Arc::ptr_eq(other, exchange)) {
+            state.exchanges.swap_remove(position);
+        }
+        if state.exchanges.is_empty() {
+            state.idle_since = Instant::now();
+        }
+    }
+
+    /// Records that the connection speaks another protocol from now on.
+    pub(super) fn upgraded(&self) {
+        self.lock().phase = Phase::Upgraded;
+        self.ends_for(EndReason::Upgraded);
+    }
+
+    /// Records why the connection ends. The first reason counts.
+    pub(super) fn ends_for(&self, reason: EndReason) {
+        self.lock().end.get_or_insert(reason);
+    }
+
+    pub(super) fn end_reason(&self) -> EndReason {
+        self.lock().end.unwrap_or(EndReason::Closed)
+    }
+
+    /// Asks the connection to end, and cuts it after `grace`.
+    pub(super) fn close(&self, reason: EndReason, grace: Duration) {
+        self.lock().close(reason, Instant::now() + grace);
+        self.ordered.notify_one();
+    }
+
+    /// Ends the connection at once.
+    pub(super) fn cut(&self, reason: EndReason) {
+        self.lock().cut(reason);
+        self.ordered.notify_one();
+    }
+
+    /// Waits for an order. Cancel-safe.
+    pub(super) async fn next_order(&self) -> Order {
+        loop {
+            let order = self.lock().order.take();
+            match order {
+                Some(order) => return order,
+                None => self.ordered.notified().await,
+            }
+        }
+    }
+
+    /// Asks or orders the connection to end, if a limit says so.
+    pub(super) fn judge(&self, rules: &ConnectionRules) {
+        let mut state = self.lock();
+        state.judge(self.opened, rules);
+        if state.order.is_some() {
+            self.ordered.notify_one();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ConnectionState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl ConnectionState {
+    fn judge(&mut self, opened: Instant, rules: &ConnectionRules) {
+        let (now, limits) = (rules.exchange.now, &rules.limits);
+        let age = now.duration_since(opened);
+        if self.cut_at.is_some_and(|at| at <= now) {
+            return self.cut(self.retired.unwrap_or(EndReason::Closed));
+        }
+        match self.phase {
+            Phase::Upgraded => return,
+            Phase::Handshake if age >= limits.handshake_timeout => return self.cut(EndReason::HandshakeTimeout),
+            Phase::New if age >= limits.handshake_timeout + limits.head_timeout => {
+                return self.cut(EndReason::HeadTimeout);
+            }
+            Phase::Handshake | Phase::New if rules.is_short && age >= SHORT_PATIENCE => {
+                return self.cut(EndReason::Shortage);
+            }
+            Phase::Handshake | Phase::New | Phase::InUse => {}
+        }
+        let unfit = self.exchanges.iter().find_map(|exchange| exchange.judge(rules.exchange));
+        if let Some(reason) = unfit {
+            return self.cut(reason);
+        }
+        if self.cut_at.is_some() {
+            return;
+        }
+        let idle = if self.exchanges.is_empty() { now.duration_since(self.idle_since) } else { Duration::ZERO };
+        if idle >= limits.idle_timeout {
+            self.close(EndReason::Idle, now + CLOSING_GRACE);
+        } else if rules.is_short && idle >= SHORT_PATIENCE {
+            self.close(EndReason::Shortage, now + CLOSING_GRACE);
+        } else if self.is_of_other_authority(rules.authority.as_ref()) {
+            self.retire(EndReason::AuthorityChanged, now + rules.exchange.response_timeout);
+        }
+    }
+
+    /// Lets the connection end with its next request, and cuts it at a time anyway.
+    fn retire(&mut self, reason: EndReason, cut_at: Instant) {
+        self.retired = Some(reason);
+        self.cut_at = Some(cut_at);
+        if self.is_http2 || self.phase == Phase::New {
+            self.ask_to_close(reason);
+        }
+    }
+
+    fn is_of_other_authority(&self, in_service: Option<&ClientAuthority>) -> bool {
+        match (&self.authority, in_service) {
+            (Some(own), Some(in_service)) => !own.ptr_eq(in_service),
+            (Some(_), None) => true,
+            (None, _) => false,
+        }
+    }
+
+    fn ask_to_close(&mut self, reason: EndReason) {
+        self.end.get_or_insert(reason);
+        self.order = Some(Order::Close);
+    }
+
+    fn close(&mut self, reason: EndReason, cut_at: Instant) {
+        self.ask_to_close(reason);
+        self.cut_at = Some(self.cut_at.map_or(cut_at, |earlier| earlier.min(cut_at)));
+    }
+
+    fn cut(&mut self, reason: EndReason) {
+        self.end.get_or_insert(reason);
+        self.order = Some(Order::Cut);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules(is_short: bool) -> ConnectionRules {
+        let exchange = ExchangeRules { now: Instant::now(), response_timeout: Duration::from_secs(60), is_short };
+        ConnectionRules { limits: ConnectionsConfig::default(), exchange, is_short, authority: None }
+    }
+
+    fn taken(connection: &Connection) -> Option<Order> {
+        connection.lock().order.take()
+    }
+
+    fn order(connection: &Connection, is_short: bool) -> Option<(Order, EndReason)> {
+        connection.judge(&rules(is_short));
+        let order = taken(connection)?;
+        Some((order, connection.end_reason()))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handshake_and_the_first_head_have_limits_which_are_short_while_places_are() {
+        let connection = Connection::new(&ConnectionsConfig::default());
+        assert_eq!(order(&connection, true), None);
+        tokio::time::advance(Duration::from_secs(9)).await;
+        assert_eq!(order(&connection, false), None);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(order(&connection, false), Some((Order::Cut, EndReason::HandshakeTimeout)));
+
+        let connection = Connection::new(&ConnectionsConfig::default());
+        connection.speaks_http(None);
+        tokio::time::advance(Duration::from_secs(19)).await;
+        assert_eq!(order(&connection, false), None);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(order(&connection, false), Some((Order::Cut, EndReason::HeadTimeout)));
+
+        let connection = Connection::new(&ConnectionsConfig::default());
+        connection.speaks_http(None);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(order(&connection, true), Some((Order::Cut, EndReason::Shortage)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_is_asked_to_end_and_then_cut() {
+        let connection = Connection::new(&ConnectionsConfig::default());
+        connection.speaks_http(None);
+        let (exchange, _) = connection.begin(Version::HTTP_11);
+        tokio::time::advance(Duration::from_secs(100)).await;
+        assert_eq!(order(&connection, true), None, "it is not idle while there is a request");
+        connection.finish(&exchange);
+        tokio::time::advance(Duration::from_secs(74)).await;
+        assert_eq!(order(&connection, false), None);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(order(&connection, false), Some((Order::Close, EndReason::Idle)));
+        assert_eq!(order(&connection, false), None, "it is asked once");
+        tokio::time::advance(CLOSING_GRACE).await;
+        assert_eq!(order(&connection, false), Some((Order::Cut, EndReason::Idle)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn at_its_maximum_age_a_connection_ends_with_its_next_request_and_a_long_response_goes_on() {
+        for (version, is_said) in [(Version::HTTP_11, true), (Version::HTTP_2, false)] {
+            let connection = Connection::new(&ConnectionsConfig::default());
+            connection.speaks_http(None);
+            let (long, is_last) = connection.begin(version);
+            long.responds(true);
+            long.asked_for_more();
+            assert!(!is_last);
+            tokio::time::advance(Duration::from_secs(70 * 60)).await;
+            assert_eq!(order(&connection, false), None);
+            let (_, is_last) = connection.begin(version);
+            assert_eq!(is_last, is_said, "{version:?}");
+            let expected = if is_said { None } else { Some(Order::Close) };
+            assert_eq!((taken(&connection), connection.end_reason()), (expected, EndReason::MaxAge));
+            tokio::time::advance(Duration::from_secs(60 * 60)).await;
+            assert_eq!(order(&connection, false), None);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_of_replaced_authorities_ends_with_its_next_request_or_in_time() {
+        let authority: Arc<dyn Any + Send + Sync> = Arc::new("an authority");
+        let connection = Connection::new(&ConnectionsConfig::default());
+        connection.speaks_http(Some(Arc::downgrade(&authority)));
+        let (exchange, _) = connection.begin(Version::HTTP_11);
+        exchange.responds(true);
+        let mut rules = rules(false);
+        rules.authority = Some(Arc::downgrade(&authority));
+        connection.judge(&rules);
+        assert!(!connection.begin(Version::HTTP_11).1);
+        let other: Arc<dyn Any + Send + Sync> = Arc::new("another");
+        rules.authority = Some(Arc::downgrade(&other));
+        connection.judge(&rules);
+        assert!(connection.begin(Version::HTTP_11).1);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        rules.exchange.now = Instant::now();
+        connection.judge(&rules);
+        assert_eq!((taken(&connection), connection.end_reason()), (Some(Order::Cut), EndReason::AuthorityChanged));
+    }
+
+    #[tokio::test]
+    async fn an_order_is_not_lost_whoever_comes_first() {
+        let connection = Arc::new(Connection::new(&ConnectionsConfig::default()));
+        connection.cut(EndReason::Stopping);
+        assert_eq!(connection.next_order().await, Order::Cut);
+        let waiting = tokio::spawn({
+            let connection = connection.clone();
+            async move { connection.next_order().await }
+        });
+        tokio::task::yield_now().await;
+        connection.close(EndReason::Idle, Duration::ZERO);
+        assert_eq!(waiting.await.unwrap(), Order::Close);
+        assert_eq!(connection.end_reason(), EndReason::Stopping, "the first reason counts");
+    }
+}

@@ -1,0 +1,192 @@
+//! One request and its response, as the watchdog sees them: who waits for whom, and how fast it goes.
+
+use super::connection::EndReason;
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// The patience with a client while places are short.
+pub(super) const SHORT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The bytes per second that a client must send or take while places are short, on average.
+const SHORT_RATE: f64 = 16.0 * 1024.0;
+
+/// A request and its response.
+pub(super) struct Exchange(Mutex<Progress>);
+
+struct Progress {
+    stage: Stage,
+    /// The start of the stage.
+    since: Instant,
+    /// The bytes that came in or were handed out in this stage.
+    bytes: u64,
+    /// The time since which we wait for the client. `None` while it waits for us.
+    waiting_since: Option<Instant>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// The response has not started.
+    Request,
+    /// The response has started.
+    Response,
+    /// A response that may last.
+    LongLived,
+}
+
+/// The rules by which the watchdog judges an exchange.
+#[derive(Clone, Copy)]
+pub(super) struct ExchangeRules {
+    pub(super) now: Instant,
+    pub(super) response_timeout: Duration,
+    /// `true` while places for requests or connections are short.
+    pub(super) is_short: bool,
+}
+
+impl Exchange {
+    pub(super) fn new() -> Self {
+        Self(Mutex::new(Progress { stage: Stage::Request, since: Instant::now(), bytes: 0, waiting_since: None }))
+    }
+
+    /// Records that we wait for the request's body.
+    pub(super) fn waits_for_body(&self) {
+        let mut progress = self.lock();
+        if progress.stage == Stage::Request {
+            progress.waiting_since.get_or_insert_with(Instant::now);
+        }
+    }
+
+    /// Records that some of the request's body came.
+    pub(super) fn body_came(&self, bytes: usize) {
+        let mut progress = self.lock();
+        if progress.stage == Stage::Request {
+            progress.bytes += bytes as u64;
+            progress.waiting_since = None;
+        }
+    }
+
+    /// Records that the response starts. We wait until the client has made room for its body.
+    pub(super) fn responds(&self, is_long_lived: bool) {
+        let stage = if is_long_lived { Stage::LongLived } else { Stage::Response };
+        let now = Instant::now();
+        *self.lock() = Progress { stage, since: now, bytes: 0, waiting_since: Some(now) };
+    }
+
+    /// Records that a piece of the response was handed out. We wait until the client has taken enough to make room for
+    /// another.
+    pub(super) fn handed_out(&self, bytes: usize) {
+        let mut progress = self.lock();
+        progress.bytes += bytes as u64;
+        progress.waiting_since = Some(Instant::now());
+    }
+
+    /// Records that there is room for another piece of the response.
+    pub(super) fn asked_for_more(&self) {
+        self.lock().waiting_since = None;
+    }
+
+    /// Returns the reason to end the connection, if there is one.
+    pub(super) fn judge(&self, rules: ExchangeRules) -> Option<EndReason> {
+        let ExchangeRules { now, response_timeout, is_short } = rules;
+        let progress = self.lock();
+        match progress.stage {
+            Stage::Response if now.duration_since(progress.since) >= response_timeout => {
+                return Some(EndReason::ResponseTimeout);
+            }
+            // `server.request_timeout` ends it.
+            Stage::Request if !is_short => return None,
+            _ => {}
+        }
+        let waiting_since = progress.waiting_since?;
+        let patience = match progress.stage {
+            _ if is_short => SHORT_PATIENCE,
+            Stage::LongLived => response_timeout,
+            Stage::Request | Stage::Response => response_timeout / 2,
+        };
+        let is_stalled = now.duration_since(waiting_since) >= patience;
+        let is_slow = is_short && progress.stage != Stage::LongLived && progress.is_slow(now);
+        if is_stalled || is_slow { Some(EndReason::Stalled) } else { None }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Progress {
+    /// Returns `true` if the client is slower than [`SHORT_RATE`] in this stage.
+    fn is_slow(&self, now: Instant) -> bool {
+        let elapsed = now.duration_since(self.since);
+        elapsed >= SHORT_PATIENCE && (self.bytes as f64) < SHORT_RATE * elapsed.as_secs_f64()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMEOUT: Duration = Duration::from_secs(60);
+
+    fn verdict(exchange: &Exchange, is_short: bool) -> Option<EndReason> {
+        exchange.judge(ExchangeRules { now: Instant::now(), response_timeout: TIMEOUT, is_short })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_response_has_until_its_timeout_however_fast_it_goes() {
+        let exchange = Exchange::new();
+        exchange.responds(false);
+        exchange.asked_for_more();
+        for _ in 0..59 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            exchange.handed_out(1 << 20);
+            assert_eq!(verdict(&exchange, true), None);
+            exchange.asked_for_more();
+        }
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(verdict(&exchange, false), Some(EndReason::ResponseTimeout));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_has_half_of_it_and_a_second_while_places_are_short() {
+        let exchange = Exchange::new();
+        exchange.responds(false);
+        exchange.handed_out(1 << 20);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!((verdict(&exchange, false), verdict(&exchange, true)), (None, Some(EndReason::Stalled)));
+        tokio::time::advance(Duration::from_secs(29)).await;
+        assert_eq!(verdict(&exchange, false), Some(EndReason::Stalled));
+        // A handler that produces slowly is not the client's fault.
+        exchange.asked_for_more();
+        assert_eq!((verdict(&exchange, false), verdict(&exchange, true)), (None, None));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trickling_body_is_ended_early_only_while_places_are_short() {
+        let exchange = Exchange::new();
+        for _ in 0..4 {
+            exchange.waits_for_body();
+            tokio::time::advance(Duration::from_millis(500)).await;
+            exchange.body_came(1);
+        }
+        assert_eq!(verdict(&exchange, true), None, "we do not wait for the client");
+        exchange.waits_for_body();
+        assert_eq!((verdict(&exchange, false), verdict(&exchange, true)), (None, Some(EndReason::Stalled)));
+        exchange.body_came(1 << 20);
+        exchange.waits_for_body();
+        assert_eq!(verdict(&exchange, true), None, "it was fast on average");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_long_lived_response_ends_only_if_nobody_takes_it() {
+        let exchange = Exchange::new();
+        exchange.responds(true);
+        exchange.asked_for_more();
+        tokio::time::advance(TIMEOUT * 10).await;
+        assert_eq!(verdict(&exchange, true), None);
+        exchange.handed_out(10);
+        tokio::time::advance(TIMEOUT).await;
+        assert_eq!(verdict(&exchange, false), Some(EndReason::Stalled));
+    }
+}

@@ -1,0 +1,136 @@
+//! Responses that may last: server-sent events, downloads without end, WebSockets.
+
+use crate::{
+    application::{Application, Live},
+    generation_usage::{GenerationUsage, LongLivedGuard},
+};
+use axum::{
+    extract::{FromRequestParts, MatchedPath},
+    http::request::Parts,
+    response::{IntoResponse, Response},
+};
+use futures_util::future::BoxFuture;
+use std::{convert::Infallible, fmt, sync::Arc};
+
+/// A response that may last longer than `server.response_timeout`: server-sent events, a download without end, a WebSocket.
+///
+/// It is an extractor. [`respond`](Self::respond) marks the response. `/status` and `audit` name the route for as long as
+/// the response or a clone of this value lasts, if its generation was replaced: such a response may still use replaced
+/// credentials. So it listens to [`next`](Self::next), and ends soon.
+///
+/// For a WebSocket, move it into the task that has the socket: once the connection speaks another protocol, no limit of the
+/// framework applies to it.
+///
+/// ```
+/// use axum::{body::{Body, Bytes}, response::Response};
+/// use futures_util::stream;
+/// use std::{convert::Infallible, time::Duration};
+/// use vestibule::LongLived;
+///
+/// async fn ticks(long_lived: LongLived) -> Response {
+///     let ticks = stream::unfold(long_lived.clone(), async |mut long_lived| {
+///         tokio::select! {
+///             // The client connects again, and gets the generation in service.
+///             _ = long_lived.next() => None,
+///             () = tokio::time::sleep(Duration::from_secs(1)) => {
+///                 Some((Ok::<_, Infallible>(Bytes::from_static(b"data: tick\n\n")), long_lived))
+///             }
+///         }
+///     });
+///     long_lived.respond(([("content-type", "text/event-stream")], Body::from_stream(ticks)))
+/// }
+/// ```
+#[derive(Clone)]
+pub struct LongLived {
+    generations: Generations,
+    /// `None` outside of a service, in a test of a handler.
+    _guard: Option<Arc<LongLivedGuard>>,
+}
+
+/// The news for a response that lasts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LongLivedEvent {
+    /// Another generation is in service. The response still uses the credentials of its own.
+    Replaced,
+    /// The process is stopping. `server.drain` is the time that is left.
+    Stopping,
+}
+
+impl LongLived {
+    /// Waits until another generation comes into service, or the process stops. Once it stops, it returns at once each time.
+    /// Cancel-safe.
+    pub async fn next(&mut self) -> LongLivedEvent {
+        let Some(generations) = &mut self.generations.0 else { return std::future::pending().await };
+        if generations.changed().await { LongLivedEvent::Replaced } else { LongLivedEvent::Stopping }
+    }
+
+    /// Makes a response that may last.
+    pub fn respond(self, response: impl IntoResponse) -> Response {
+        let mut response = response.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl fmt::Debug for LongLived {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LongLived")
+    }
+}
+
+/// Makes the [`LongLived`] of a request. The door gives it to each request.
+#[derive(Clone)]
+pub(super) struct LongLivedSource {
+    pub(super) generations: Arc<dyn WatchGenerations>,
+    pub(super) usage: Arc<GenerationUsage>,
+    /// The number of the request's generation.
+    pub(super) generation: u64,
+}
+
+impl<S: Sync> FromRequestParts<S> for LongLived {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let Some(source) = parts.extensions.get::<LongLivedSource>() else {
+            return Ok(Self { generations: Generations(None), _guard: None });
+        };
+        let route = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+        Ok(Self {
+            generations: Generations(Some(source.generations.after(source.generation))),
+            _guard: Some(Arc::new(source.usage.long_lived(route))),
+        })
+    }
+}
+
+/// A handle to the generation in service, whatever the service.
+pub(super) trait WatchGenerations: Send + Sync {
+    /// Waits for a generation that this handle has not seen. Returns `false` if there will be none.
+    fn changed(&mut self) -> BoxFuture<'_, bool>;
+
+    /// Returns a handle that has seen the generations up to this one.
+    fn after(&self, generation: u64) -> Box<dyn WatchGenerations>;
+
+    fn boxed_clone(&self) -> Box<dyn WatchGenerations>;
+}
+
+impl<A: Application> WatchGenerations for Live<A> {
+    fn changed(&mut self) -> BoxFuture<'_, bool> {
+        Box::pin(Self::changed(self))
+    }
+
+    fn after(&self, generation: u64) -> Box<dyn WatchGenerations> {
+        Box::new(Self::after(self, generation))
+    }
+
+    fn boxed_clone(&self) -> Box<dyn WatchGenerations> {
+        Box::new(self.clone())
+    }
+}
+
+struct Generations(Option<Box<dyn WatchGenerations>>);
+
+impl Clone for Generations {
+    fn clone(&self) -> Self {
+        Self(self.0.as_ref().map(|generations| generations.boxed_clone()))
+    }
+}

@@ -1,0 +1,179 @@
+//! A service whose requests and responses the watchdog sees.
+
+use super::{
+    client::ClientCertificate, connection::Connection, connection_info::ConnectionInfo, exchange::Exchange,
+    long_lived::LongLived,
+};
+use axum::{
+    body::Bytes,
+    http::{HeaderValue, Request, Response, StatusCode, header::CONNECTION},
+};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+
+/// The largest piece of a response that is handed out at a time. hyper takes a piece as soon as there is room for one byte
+/// of it, so a larger one would hide that the client takes nothing.
+const LARGEST_PIECE: usize = 16 * 1024;
+
+/// The service of one connection. It gives each request what is known of the connection.
+pub(super) struct WatchedService<S> {
+    pub(super) inner: S,
+    pub(super) connection: Arc<Connection>,
+    /// `None` at the command socket.
+    pub(super) info: Option<ConnectionInfo>,
+    pub(super) client: Option<ClientCertificate>,
+}
+
+impl<S, B> hyper::service::Service<Request<Incoming>> for WatchedService<S>
+where
+    S: tower::Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone,
+    B: Body<Data = Bytes>,
+{
+    type Response = Response<ResponseBody<B>>;
+    type Error = Infallible;
+    type Future = ResponseFuture<S::Future>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let (exchange, is_last) = self.connection.begin(request.version());
+        let guard = ExchangeGuard { exchange: exchange.clone(), connection: self.connection.clone() };
+        let mut request = request.map(|body| RequestBody { body, exchange });
+        if let Some(info) = self.info {
+            request.extensions_mut().insert(info);
+        }
+        if let Some(client) = &self.client {
+            request.extensions_mut().insert(client.clone());
+        }
+        ResponseFuture { response: self.inner.clone().call(request), guard: Some(guard), is_last }
+    }
+}
+
+/// A request whose response has not ended.
+struct ExchangeGuard {
+    connection: Arc<Connection>,
+    exchange: Arc<Exchange>,
+}
+
+impl Drop for ExchangeGuard {
+    fn drop(&mut self) {
+        self.connection.finish(&self.exchange);
+    }
+}
+
+/// The body of a request.
+pub(crate) struct RequestBody {
+    body: Incoming,
+    exchange: Arc<Exchange>,
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+            self.exchange.waits_for_body();
+            return Poll::Pending;
+        };
+        let bytes = match &frame {
+            Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len),
+            Some(Err(_)) | None => 0,
+        };
+        self.exchange.body_came(bytes);
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// The future of a response.
+    pub(super) struct ResponseFuture<F> {
+        #[pin]
+        response: F,
+        guard: Option<ExchangeGuard>,
+        // Whether the connection ends with this response.
+        is_last: bool,
+    }
+}
+
+impl<F, B> Future for ResponseFuture<F>
+where
+    F: Future<Output = Result<Response<B>, Infallible>>,
+    B: Body<Data = Bytes>,
+{
+    type Output = Result<Response<ResponseBody<B>>, Infallible>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut response = ready!(this.response.poll(cx))?;
+        if *this.is_last {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        let guard = this.guard.take().expect("a future is not polled after it was ready");
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            guard.connection.upgraded();
+        }
+        guard.exchange.responds(response.extensions().get::<LongLived>().is_some());
+        Poll::Ready(Ok(response.map(|body| ResponseBody { body, rest: Bytes::new(), guard })))
+    }
+}
+
+pin_project_lite::pin_project! {
+    /// The body of a response, in pieces.
+    pub(super) struct ResponseBody<B> {
+        #[pin]
+        body: B,
+        // What is left of a frame that is larger than a piece.
+        rest: Bytes,
+        guard: ExchangeGuard,
+    }
+}
+
+impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self.project();
+        let exchange = &this.guard.exchange;
+        if this.rest.is_empty() {
+            exchange.asked_for_more();
+            match ready!(this.body.poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => *this.rest = data,
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                },
+                other => return Poll::Ready(other),
+            }
+        }
+        let piece = this.rest.split_to(this.rest.len().min(LARGEST_PIECE));
+        exchange.handed_out(piece.len());
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let rest = self.rest.len() as u64;
+        let mut hint = self.body.size_hint();
+        if let Some(upper) = hint.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint.set_lower(hint.lower() + rest);
+        hint
+    }
+}
