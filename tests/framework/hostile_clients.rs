@@ -178,7 +178,7 @@ async fn a_flood_of_connections_leaves_room_for_others_for_probes_and_for_a_relo
     assert_a_rotation_passes(&mut running, &tenant).await;
     assert!(open(&running).await <= limit);
     let complaints = events_that_say(&running.process, "no more connections are accepted until one ends").len();
-    assert!((1..=20).contains(&complaints), "{complaints} lines");
+    assert!((1..=2).contains(&complaints), "{complaints} lines");
     drop(flood);
 }
 

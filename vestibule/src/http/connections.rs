@@ -23,6 +23,9 @@ const ROUND: Duration = Duration::from_secs(1);
 /// The same while places are short.
 const SHORT_ROUND: Duration = Duration::from_millis(100);
 
+/// The time after which the log says again that there are too many connections.
+const LOG_AGAIN: Duration = Duration::from_secs(60);
+
 /// The metrics of the connections of all listeners.
 #[derive(Clone, Default)]
 pub(crate) struct ConnectionMetrics {
@@ -89,22 +92,22 @@ impl Connections {
         self.lock().len()
     }
 
-    /// Waits until there is a place for another connection.
-    pub(super) async fn room(&self, policy: &impl ListenerPolicy) {
-        let mut is_logged = false;
+    /// Waits until there is a place for another connection. Logs that there is none, unless it did so at `logged`, a short
+    /// time ago.
+    pub(super) async fn room(&self, policy: &impl ListenerPolicy, logged: &mut Option<Instant>) {
         loop {
             let left = self.left.notified();
             let max_open = policy.limits().max_open;
             if self.count() < max_open {
                 break;
             }
-            if !is_logged {
+            if logged.is_none_or(|at| at.elapsed() >= LOG_AGAIN) {
                 tracing::warn!(
                     listener = self.listener,
                     connections.limit = max_open,
                     "no more connections are accepted until one ends; idle ones are asked to"
                 );
-                is_logged = true;
+                *logged = Some(Instant::now());
             }
             self.full.notify_one();
             left.await;

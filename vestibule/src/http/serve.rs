@@ -99,9 +99,9 @@ async fn accept_all<S, B>(
         + 'static,
     B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
 {
-    let mut is_failing = false;
+    let (mut is_failing, mut logged_full) = (false, None);
     loop {
-        connections.room(&**policy).await;
+        connections.room(&**policy, &mut logged_full).await;
         let socket = match listener.accept().await {
             Ok(socket) => socket,
             Err(error) if is_of_one_client(&error) => continue,
