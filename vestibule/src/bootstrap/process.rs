@@ -67,6 +67,7 @@ impl<A: Application> ServingProcess<A> {
         listeners.live.borrow().resources.publish();
         let live = Live::new(listeners.live.subscribe());
         let metrics = &parts.loader.metrics;
+        parts.telemetry.register(metrics);
         let failed_handshakes = Family::<[(&str, &str); 1], Counter>::default();
         let help = "Connections that ended before their handshake was complete";
         metrics.register("vestibule_tls_handshakes_failed", help, failed_handshakes.clone());
