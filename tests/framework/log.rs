@@ -2,7 +2,7 @@
 
 use crate::{
     SERVICE,
-    support::{launch_options::LaunchOptions, log_events::events_that_say},
+    support::{launch_options::LaunchOptions, log_events::events_that_say, time_waits::let_time_pass},
 };
 use devstack::{DEFAULT_TIMEOUT, RunningService, Signal, eventually, free_port, reqwest, reqwest::StatusCode};
 use futures_util::future::join_all;
@@ -42,7 +42,7 @@ async fn stop(running: &mut RunningService<'_>) {
 }
 
 #[tokio::test]
-async fn nobody_who_reads_the_log_is_missed() {
+async fn requests_reloads_and_a_stop_do_not_wait_for_a_reader_of_the_log() {
     let tenant = SERVICE.migrated("log_unread").await;
     let mut running = start_talkative(&tenant).await;
     running.process.pause_stdout();
@@ -109,16 +109,32 @@ async fn a_disk_that_is_full_stops_nothing() {
 }
 
 #[tokio::test]
-async fn the_last_lines_are_in_the_log_at_a_second_signal() {
-    let tenant = SERVICE.migrated("log_second").await;
-    let launch = SERVICE.launch(&tenant).env("APP_SERVER__LINGER", "60s");
-    let mut running = RunningService::start(launch, &tenant).await;
+async fn a_process_that_a_signal_ends_writes_its_last_lines_first() {
+    let tenant = SERVICE.migrated("log_last").await;
+    for (signal, code) in [(Signal::INT, Some(128 + 2)), (Signal::ABORT, None)] {
+        let launch = SERVICE.launch(&tenant).env("APP_TELEMETRY__FILTER", "trace").env("APP_SERVER__LINGER", "60s");
+        let mut running = RunningService::start(launch, &tenant).await;
+        running.process.pause_stdout();
+        // The pipe is full, so the last lines wait in the process.
+        join_all((0..200).map(|_| running.get("/v1/notes"))).await;
+        running.process.signal(Signal::TERM);
+        eventually("a stop", async || running.admin("/readyz").await.0 == StatusCode::SERVICE_UNAVAILABLE).await;
+        running.process.signal(signal);
+        let_time_pass("a process that does not wait would be gone", Duration::from_millis(200)).await;
+        running.process.resume_stdout();
+        let exited = running.process.exited(DEFAULT_TIMEOUT).await;
+        assert_eq!((exited.code, exited.signal), (code, if code.is_some() { None } else { Some(6) }));
+        assert!(exited.stdout.contains("\"stopping\""), "{signal:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_last_line_of_a_stop_is_in_the_log() {
+    let tenant = SERVICE.migrated("log_stop").await;
+    let mut running = SERVICE.start(&tenant).await;
     running.process.signal(Signal::TERM);
-    eventually("a stop", async || running.admin("/readyz").await.0 == StatusCode::SERVICE_UNAVAILABLE).await;
-    running.process.signal(Signal::INT);
     let exited = running.process.exited(DEFAULT_TIMEOUT).await;
-    assert_eq!(exited.code, Some(128 + 2));
-    assert!(exited.stdout.contains("\"stopping\""), "{}", exited.stdout);
+    assert!(exited.stdout.lines().last().is_some_and(|line| line.contains("\"stopped\"")), "{}", exited.stdout);
 }
 
 /// A credential that the service would log: the key of the webhook is a word that stands in the event of each reload.

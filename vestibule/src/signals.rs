@@ -72,8 +72,10 @@ fn exit_if_armed(armed: &Arc<AtomicBool>) -> io::Result<()> {
         })?;
         flag::register(signal, armed.clone())?;
     }
-    // When the handler returns, the abort goes on.
-    on_signal(SIGABRT, telemetry::flush)
+    on_signal(SIGABRT, || {
+        telemetry::flush();
+        let _ = low_level::emulate_default_handler(SIGABRT);
+    })
 }
 
 /// Calls `handler` at a signal. It takes no lock and allocates nothing.

@@ -17,7 +17,7 @@ mod tests;
 mod text;
 mod writer;
 
-use self::{buffer::LogBuffer, json::JsonLayer, text::TextWriter};
+use self::{buffer::LogBuffer, json::JsonLayer, text::TextWriter, writer::StandardOutput};
 use crate::{
     config::{
         settings::{LogFormat, TelemetryConfig},
@@ -59,11 +59,9 @@ impl Telemetry {
         };
         // Fails if a log is installed already, as in a test. Then that log stays.
         if tracing_subscriber::registry().with(filter).with(format).try_init().is_ok() {
-            match writer::start(buffer.clone(), config.format) {
+            match writer::start(buffer.clone(), config.format, StandardOutput) {
                 Ok(()) => drop(INSTALLED.set(buffer.clone())),
-                Err(error) => {
-                    standard_error::write_line(&format!("there is no log, because it has no thread: {error}"))
-                }
+                Err(error) => standard_error::write_line(&format!("the log has no thread, so there is none: {error}")),
             }
         }
         Self { filter: handle, buffer }
@@ -84,6 +82,16 @@ impl Telemetry {
     pub(crate) fn register(&self, metrics: &MetricsRegistry) {
         self.buffer.counters.register(metrics);
     }
+}
+
+/// Returns a JSON layer whose thread drops the lines, for benchmarks.
+///
+/// # Errors
+/// If the operating system has no further thread.
+pub(crate) fn discarding() -> io::Result<JsonLayer> {
+    let buffer = Arc::<LogBuffer>::default();
+    writer::start(buffer.clone(), LogFormat::Json, io::sink())?;
+    Ok(JsonLayer::new(buffer))
 }
 
 /// Waits until the log has all lines, for a second at most. Call it before the process ends. A signal handler may call it.

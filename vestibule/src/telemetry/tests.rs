@@ -17,7 +17,6 @@ use std::{
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
-use tracing::Subscriber;
 use tracing_subscriber::{Layer, fmt::MakeWriter, layer::SubscriberExt};
 
 /// A file in memory that may be full.

@@ -46,12 +46,12 @@ pub(super) struct LogWriter<W> {
     pause: Duration,
 }
 
-/// Starts the thread, which writes on standard output.
+/// Starts the thread.
 ///
 /// # Errors
 /// If the operating system has no further thread.
-pub(super) fn start(buffer: Arc<LogBuffer>, format: LogFormat) -> io::Result<()> {
-    let mut writer = LogWriter::new(buffer, format, StandardOutput);
+pub(super) fn start(buffer: Arc<LogBuffer>, format: LogFormat, out: impl Write + Send + 'static) -> io::Result<()> {
+    let mut writer = LogWriter::new(buffer, format, out);
     let thread = thread::Builder::new().name("log".into());
     thread.spawn(move || {
         block_signals();
@@ -172,7 +172,7 @@ impl<W: Write> LogWriter<W> {
 }
 
 /// Standard output, without the lock and the buffer of the standard library. Both belong to the commands.
-struct StandardOutput;
+pub(super) struct StandardOutput;
 
 impl Write for StandardOutput {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
