@@ -1,6 +1,9 @@
 //! Standard error, for reports. Nobody may be reading it, and no process may wait for that.
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
 use std::{
     io,
     time::{Duration, Instant},
@@ -21,11 +24,14 @@ pub(crate) fn write_line(text: &str) {
             let time_left = deadline.saturating_duration_since(Instant::now());
             let Ok(timeout) = Timespec::try_from(time_left) else { return };
             let is_ready = poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], Some(&timeout));
-            if !matches!(is_ready, Ok(1)) {
-                return;
-            }
-            match rustix::io::write(&stderr, rest) {
+            let written = match is_ready {
+                Ok(0) => return,
+                Ok(_) => rustix::io::write(&stderr, rest),
+                Err(error) => Err(error),
+            };
+            match written {
                 Ok(written) => rest = &rest[written..],
+                Err(Errno::INTR) => (),
                 Err(_) => return,
             }
         }

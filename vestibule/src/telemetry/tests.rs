@@ -17,6 +17,7 @@ use std::{
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
+use tracing_log::log;
 use tracing_subscriber::{Layer, fmt::MakeWriter, layer::SubscriberExt};
 
 /// A file in memory that may be full.
@@ -134,6 +135,9 @@ fn log_each_type() {
     tracing::warn!(only = "fields");
     let span = tracing::info_span!("span", of = "no interest");
     span.in_scope(|| tracing::debug!("in a span"));
+    let mut record = log::Record::builder();
+    record.level(log::Level::Warn).target("of::the::crate::log").line(Some(7));
+    tracing_log::format_trace(&record.args(format_args!("by the crate `log`")).build()).unwrap();
 }
 
 #[test]
@@ -146,7 +150,8 @@ fn a_line_is_the_one_of_the_stock_format() {
     tracing::subscriber::with_default(subscriber, log_each_type);
     log.writer.write_next();
     let (ours, stock) = (log.file.take(), stock.take());
-    assert_eq!(ours.lines().count(), 4);
+    assert_eq!(ours.lines().count(), 5);
+    assert!(ours.contains("\"target\":\"of::the::crate::log\""), "{ours}");
     for (ours, stock) in ours.lines().zip(stock.lines()) {
         let place = |line: &str, key: &str| line.find(key).unwrap_or_else(|| panic!("no {key} in {line}"));
         for key in ["\"timestamp\":", "\"level\":", "\"fields\":", "\"target\":"] {
