@@ -18,6 +18,7 @@ mod documents;
 mod endurance;
 mod hostile_clients;
 mod long_lived;
+mod log;
 mod metrics;
 mod parents;
 mod passes_by_itself;

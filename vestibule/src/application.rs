@@ -59,11 +59,12 @@ pub struct Generation<A: Application> {
     /// The TLS configuration of the listeners.
     pub(crate) tls: Arc<Tls>,
     pub(crate) config: Arc<Config<A::Settings>>,
-    pub(crate) credentials: HeldCredentials,
     pub(crate) resources: ResourceRegistry,
     pub(crate) usage: Arc<GenerationUsage>,
     /// The number of handles of the service that the generation has itself: this one, and those in its routes.
     pub(crate) own_handles: usize,
+    /// The credentials. They are dropped last: nothing above holds one any more, so the log forgets them at once.
+    pub(crate) credentials: HeldCredentials,
 }
 
 impl<A: Application> Generation<A> {

@@ -25,7 +25,7 @@ use crate::{
     signals::Signals,
     status::{Status, writer::StatusWriter},
     systemd,
-    telemetry::Telemetry,
+    telemetry::{Telemetry, standard_error},
 };
 use std::{io, sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -107,7 +107,8 @@ async fn configure_a_start<A: Application>(sources: &Sources) -> Result<Arc<Conf
         }
         if !is_said {
             // There is no log yet: the configuration says how to write it.
-            eprintln!("the configuration cannot be read; trying for {} s", WAIT_FOR_FILES.as_secs());
+            let seconds = WAIT_FOR_FILES.as_secs();
+            standard_error::write_line(&format!("the configuration cannot be read; trying for {seconds} s"));
             is_said = true;
         }
     }

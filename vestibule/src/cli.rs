@@ -34,7 +34,7 @@ use crate::{
     config::layers::Sources,
     exit::Exit,
     signals,
-    telemetry::{self, panics},
+    telemetry::{self, panics, standard_error},
 };
 use clap::{CommandFactory, FromArgMatches, error::ErrorKind};
 use std::{panic::AssertUnwindSafe, process::ExitCode};
@@ -58,14 +58,15 @@ pub(crate) fn main<A: Application>(manager: impl ManagerSetup<A::Settings>) -> E
     let runtime = match tokio::runtime::Runtime::new() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("could not start the tokio runtime: {}", RootCause::of(&error));
+            let cause = RootCause::of(&error);
+            standard_error::write_line(&format!("could not start the tokio runtime: {cause}"));
             return Exit::Bug.into();
         }
     };
     let result = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(run::<A>(cli, manager, &inherited))));
     // Does not wait for blocking tasks: a DNS lookup that is under way must not delay the exit.
     runtime.shutdown_background();
-    match result {
+    let code = match result {
         Ok(Ok(())) => ExitCode::SUCCESS,
         // The panic hook has logged it.
         Err(_) => Exit::Bug.into(),
@@ -73,7 +74,9 @@ pub(crate) fn main<A: Application>(manager: impl ManagerSetup<A::Settings>) -> E
             telemetry::report_failure(&report, format);
             report.exit().into()
         }
-    }
+    };
+    telemetry::flush();
+    code
 }
 
 async fn run<A: Application>(

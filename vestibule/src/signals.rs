@@ -1,10 +1,17 @@
 //! Signals. `serve` handles them before it reads anything; until then, SIGHUP is ignored (`bootstrap/inherited.rs`).
 
+use crate::telemetry;
 use futures_util::StreamExt;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::{
+    consts::{SIGABRT, SIGHUP, SIGINT, SIGTERM},
+    flag, low_level,
+};
 use std::{
     io,
-    sync::{Arc, atomic::AtomicBool},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -49,14 +56,34 @@ pub(crate) fn exit_at_first_signal() -> io::Result<()> {
     exit_if_armed(&Arc::new(AtomicBool::new(true)))
 }
 
-/// Makes SIGTERM and SIGINT end the process if `armed` is set. Each of them sets it.
+/// Makes SIGTERM and SIGINT end the process if `armed` is set. Each of them sets it. An end by them, or by an abort, waits
+/// for the log, for a second at most.
 ///
 /// The handler itself ends the process, so no busy thread can delay it. It also works for PID 1 of a container, for
 /// which the kernel's default actions do not apply.
 fn exit_if_armed(armed: &Arc<AtomicBool>) -> io::Result<()> {
     for signal in [SIGTERM, SIGINT] {
-        signal_hook::flag::register_conditional_shutdown(signal, 128 + signal, armed.clone())?;
-        signal_hook::flag::register(signal, armed.clone())?;
+        let is_armed = armed.clone();
+        on_signal(signal, move || {
+            if is_armed.load(Ordering::SeqCst) {
+                telemetry::flush();
+                low_level::exit(128 + signal);
+            }
+        })?;
+        flag::register(signal, armed.clone())?;
+    }
+    on_signal(SIGABRT, || {
+        telemetry::flush();
+        let _ = low_level::emulate_default_handler(SIGABRT);
+    })
+}
+
+/// Calls `handler` at a signal. It takes no lock and allocates nothing.
+fn on_signal(signal: i32, handler: impl Fn() + Send + Sync + 'static) -> io::Result<()> {
+    // SAFETY: the handlers above load atomics, look at the clock, poll, and end the process. signal-safety(7) allows it.
+    #[expect(unsafe_code, reason = "what a signal handler does cannot be checked by the compiler")]
+    unsafe {
+        low_level::register(signal, handler)?;
     }
     Ok(())
 }

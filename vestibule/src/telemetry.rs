@@ -1,44 +1,103 @@
 //! The log, and the report of a command that failed.
+//!
+//! ```text
+//! event ─► filter ─► layer ─► line ─► LogBuffer ─► thread: LogWriter ─► standard output
+//!                                        └─ full: dropped, and counted
+//! ```
 
+pub(crate) mod escape;
+pub(crate) mod live_secrets;
 pub(crate) mod panics;
+pub(crate) mod standard_error;
 
+mod buffer;
+mod json;
+#[cfg(test)]
+mod tests;
+mod text;
+mod writer;
+
+use self::{buffer::LogBuffer, json::JsonLayer, text::TextWriter, writer::StandardOutput};
 use crate::{
     config::{
         settings::{LogFormat, TelemetryConfig},
         units,
     },
     exit::{Phase, Report},
+    metrics::MetricsRegistry,
 };
-use std::io::{IsTerminal, Write};
+use std::{
+    io::{self, IsTerminal},
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
+
+/// The longest time that the end of the process waits for the log.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
+
+/// The buffer of the installed log. Signal handlers need it, and nothing can be passed to them.
+static INSTALLED: OnceLock<Arc<LogBuffer>> = OnceLock::new();
 
 /// The installed log. A reload may change its filter.
 pub(crate) struct Telemetry {
     filter: reload::Handle<EnvFilter, Registry>,
+    buffer: Arc<LogBuffer>,
 }
 
 impl Telemetry {
     /// Installs the log on standard output. Call it once per process.
     pub(crate) fn install(config: &TelemetryConfig) -> Self {
         let (filter, handle) = reload::Layer::new(filter(&config.filter));
+        let buffer = Arc::<LogBuffer>::default();
         let format = match config.format {
-            LogFormat::Json => fmt::layer().json().with_current_span(false).with_span_list(false).boxed(),
-            LogFormat::Pretty => fmt::layer().with_ansi(std::io::stdout().is_terminal()).boxed(),
+            LogFormat::Json => JsonLayer::new(buffer.clone()).boxed(),
+            LogFormat::Pretty => {
+                let writer = TextWriter::new(buffer.clone());
+                fmt::layer().with_ansi(io::stdout().is_terminal()).with_writer(writer).boxed()
+            }
         };
         // Fails if a log is installed already, as in a test. Then that log stays.
-        let _ = tracing_subscriber::registry().with(filter).with(format).try_init();
-        Self { filter: handle }
+        if tracing_subscriber::registry().with(filter).with(format).try_init().is_ok() {
+            match writer::start(buffer.clone(), config.format, StandardOutput) {
+                Ok(()) => drop(INSTALLED.set(buffer.clone())),
+                Err(error) => standard_error::write_line(&format!("the log has no thread, so there is none: {error}")),
+            }
+        }
+        Self { filter: handle, buffer }
     }
 
     /// Makes the telemetry of a service without a process, which has no log of its own.
     pub(crate) fn detached() -> Self {
         let (_, filter) = reload::Layer::new(EnvFilter::default());
-        Self { filter }
+        Self { filter, buffer: Arc::default() }
     }
 
     /// Replaces the filter. The configuration has checked it already.
     pub(crate) fn set_filter(&self, directives: &str) {
         let _ = self.filter.reload(filter(directives));
+    }
+
+    /// Registers the metrics of the log.
+    pub(crate) fn register(&self, metrics: &MetricsRegistry) {
+        self.buffer.counters.register(metrics);
+    }
+}
+
+/// Returns a JSON layer whose thread drops the lines, for benchmarks.
+///
+/// # Errors
+/// If the operating system has no further thread.
+pub(crate) fn discarding() -> io::Result<JsonLayer> {
+    let buffer = Arc::<LogBuffer>::default();
+    writer::start(buffer.clone(), LogFormat::Json, io::sink())?;
+    Ok(JsonLayer::new(buffer))
+}
+
+/// Waits until the log has all lines, for a second at most. Call it before the process ends. A signal handler may call it.
+pub(crate) fn flush() {
+    if let Some(buffer) = INSTALLED.get() {
+        buffer.wait_until_written(FLUSH_LIMIT);
     }
 }
 
@@ -52,7 +111,7 @@ fn filter(directives: &str) -> EnvFilter {
 /// Reports a command that failed: as text on standard error, and also as one event if the log's format is JSON.
 pub(crate) fn report_failure(report: &Report, format: LogFormat) {
     // If nobody can read standard error, the exit code still says that it failed.
-    let _ = writeln!(std::io::stderr(), "{report}");
+    standard_error::write_line(&report.to_string());
     if format == LogFormat::Json {
         let faults: Vec<_> = report
             .faults()

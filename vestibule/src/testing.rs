@@ -13,7 +13,7 @@ use crate::{
     resources::breaker::ProbeReason,
     secrets::source::Source,
     status::{Status, reload_record::Trigger, writer::StatusWriter},
-    telemetry::Telemetry,
+    telemetry::{self, Telemetry},
 };
 use std::{
     fmt,
@@ -21,6 +21,8 @@ use std::{
 };
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 use tokio_util::sync::CancellationToken;
+use tracing::Subscriber;
+use tracing_subscriber::Layer;
 
 /// A service without a process around it, for tests and benchmarks: no files, no listeners. It loads and reloads as the
 /// process does, but only when it is told to. [`start_reloading`](Self::start_reloading) gives it all that a process
@@ -178,6 +180,12 @@ impl<A: Application> Harness<A> {
         }
         last.resources.close().await;
     }
+}
+
+/// Returns the layer of the log, with a thread that drops the lines. For the framework's own benchmarks.
+#[doc(hidden)]
+pub fn discarding_log<S: Subscriber>() -> impl Layer<S> {
+    telemetry::discarding().expect("there is room for a thread")
 }
 
 impl<A: Application> fmt::Debug for Harness<A> {

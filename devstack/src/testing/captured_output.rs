@@ -1,7 +1,7 @@
 //! The output of a process, read while it runs.
 
 use std::io::{BufRead, BufReader, Read};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -15,19 +15,59 @@ const END: Polling = Polling { interval: Duration::from_millis(5), limit: Durati
 pub(super) struct CapturedOutput {
     lines: Arc<Mutex<Vec<String>>>,
     reader: JoinHandle<()>,
+    gate: Arc<ReadingGate>,
+}
+
+/// The work of the thread that reads.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// It reads.
+    #[default]
+    Goes,
+    /// It reads nothing, and has the stream open.
+    Paused,
+    /// It closes the stream after the next line.
+    Ends,
+}
+
+/// A gate that the thread passes before each line.
+#[derive(Default)]
+struct ReadingGate {
+    reading: Mutex<Reading>,
+    changed: Condvar,
+}
+
+impl ReadingGate {
+    /// Waits while the thread is paused. Returns false if it ends.
+    fn pass(&self) -> bool {
+        let reading = self.reading.lock().unwrap_or_else(PoisonError::into_inner);
+        let passed = self.changed.wait_while(reading, |reading| *reading == Reading::Paused);
+        *passed.unwrap_or_else(PoisonError::into_inner) == Reading::Goes
+    }
 }
 
 impl CapturedOutput {
     pub(super) fn start(stream: impl Read + Send + 'static) -> Self {
         let lines = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&lines);
+        let gate = Arc::<ReadingGate>::default();
+        let passed = Arc::clone(&gate);
         let reader = thread::spawn(move || {
             for line in BufReader::new(stream).split(b'\n').map_while(Result::ok) {
+                if !passed.pass() {
+                    return;
+                }
                 let line = String::from_utf8_lossy(&line).into_owned();
                 sink.lock().unwrap_or_else(PoisonError::into_inner).push(line);
             }
         });
-        Self { lines, reader }
+        Self { lines, reader, gate }
+    }
+
+    /// Lets the thread read, pause or end.
+    pub(super) fn set(&self, reading: Reading) {
+        *self.gate.reading.lock().unwrap_or_else(PoisonError::into_inner) = reading;
+        self.gate.changed.notify_all();
     }
 
     /// Returns the lines so far.

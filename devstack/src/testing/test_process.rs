@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::stack::leak_detector::LeakDetector;
 use crate::stack::polling::Polling;
 use crate::stack::supervised_process::SupervisedProcess;
-use crate::testing::captured_output::CapturedOutput;
+use crate::testing::captured_output::{CapturedOutput, Reading};
 use crate::testing::eventually::DEFAULT_TIMEOUT;
 
 const INTERVAL: Duration = Duration::from_millis(5);
@@ -68,6 +68,21 @@ impl TestProcess {
     /// Returns true if the program still runs.
     pub fn is_running(&mut self) -> bool {
         self.child.exited().is_none()
+    }
+
+    /// Reads no more of stdout until [`Self::resume_stdout`], and leaves it open. Some lines may be read before that.
+    pub fn pause_stdout(&self) {
+        self.stdout.set(Reading::Paused);
+    }
+
+    /// Reads stdout again.
+    pub fn resume_stdout(&self) {
+        self.stdout.set(Reading::Goes);
+    }
+
+    /// Closes stdout after the next line.
+    pub fn close_stdout(&self) {
+        self.stdout.set(Reading::Ends);
     }
 
     /// Waits for a line on stdout or stderr, also one that was written before.
@@ -145,6 +160,7 @@ impl TestProcess {
     }
 
     fn finish(self, status: ExitStatus) -> ExitedProcess {
+        self.resume_stdout();
         self.stdout.wait_for_end();
         self.stderr.wait_for_end();
         let (stdout, stderr) = (self.stdout.lines().join("\n"), self.stderr.lines().join("\n"));
@@ -160,6 +176,7 @@ impl TestProcess {
 impl Drop for TestProcess {
     fn drop(&mut self) {
         self.child.stop();
+        self.resume_stdout();
         self.stdout.wait_for_end();
         self.stderr.wait_for_end();
         if !thread::panicking() {

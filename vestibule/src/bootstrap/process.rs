@@ -65,6 +65,7 @@ impl<A: Application> ServingProcess<A> {
         listeners.live.borrow().resources.publish();
         let live = Live::new(listeners.live.subscribe());
         let metrics = &parts.loader.metrics;
+        parts.telemetry.register(metrics);
         let connections = ConnectionMetrics::register(metrics);
         let routes = admin::router(&status, signals.hups.clone(), metrics.clone());
         let policy = CommandPolicy(live.clone());

@@ -3,6 +3,7 @@
 use super::{ValueText, json, not_blank, unescaped};
 use crate::secrets::{
     kind::{Kind, Malformed},
+    secret_parts::SecretParts,
     version::SecretValues,
 };
 use secrecy::{ExposeSecret, SecretString};
@@ -52,5 +53,9 @@ impl Kind for ApiKey {
             return Err(Malformed::expected(Self::EXPECTED));
         }
         Ok(Self { key })
+    }
+
+    fn secret_parts(&self, _: &SecretValues, parts: &mut SecretParts) {
+        parts.add(self.key.expose_secret());
     }
 }

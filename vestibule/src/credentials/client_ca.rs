@@ -3,6 +3,7 @@
 use super::{ValueText, certificate::Certificate, client_verifier::ClientVerifier, json};
 use crate::secrets::{
     kind::{Kind, Malformed},
+    secret_parts::SecretParts,
     version::SecretValues,
 };
 use rustls::server::danger::ClientCertVerifier;
@@ -70,4 +71,7 @@ impl Kind for ClientCa {
     fn expires_at(&self) -> Option<OffsetDateTime> {
         Some(self.expires_at)
     }
+
+    /// Adds nothing: certificates are public.
+    fn secret_parts(&self, _: &SecretValues, _: &mut SecretParts) {}
 }

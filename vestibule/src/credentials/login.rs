@@ -5,6 +5,7 @@ use crate::{
     config::units,
     secrets::{
         kind::{Kind, Malformed},
+        secret_parts::SecretParts,
         version::SecretValues,
     },
 };
@@ -273,6 +274,10 @@ impl Kind for Login {
             (&login.username, &login.host, login.port, &login.dbname)
         }
         place(self) == place(pending) && self.password.expose_secret() != pending.password.expose_secret()
+    }
+
+    fn secret_parts(&self, _: &SecretValues, parts: &mut SecretParts) {
+        parts.add(self.password.expose_secret());
     }
 }
 

@@ -6,6 +6,7 @@ use crate::{
     secrets::{
         id::VersionId,
         kind::{Kind, Malformed},
+        secret_parts::SecretParts,
         version::{SecretValue, SecretValues, Stage},
     },
 };
@@ -130,6 +131,14 @@ impl Kind for SigningKeys {
             rotated,
         })
     }
+
+    /// Adds each key: its bytes, and the lines of its base64.
+    fn secret_parts(&self, values: &SecretValues, parts: &mut SecretParts) {
+        for key in values.all().filter_map(|value| key_bytes(value).ok()) {
+            parts.add(&*key);
+            parts.add_pem(&key);
+        }
+    }
 }
 
 /// Returns the version at a stage, if it is another one than the current version.
@@ -159,6 +168,11 @@ struct SigningKeyJson {
 }
 
 fn key(value: &SecretValue) -> Result<SigningKey, Malformed> {
+    let bytes = key_bytes(value)?;
+    Ok(SigningKey { id: value.version.clone(), key: Box::new(hmac::Key::new(hmac::HMAC_SHA256, &bytes)) })
+}
+
+fn key_bytes(value: &SecretValue) -> Result<Zeroizing<Vec<u8>>, Malformed> {
     let malformed = Malformed::expected(SigningKeys::EXPECTED);
     let text = value.text.expose_secret();
     let from_json;
@@ -178,5 +192,6 @@ fn key(value: &SecretValue) -> Result<SigningKey, Malformed> {
         Ok(length) if length >= SigningKeys::MIN_BYTES => length,
         _ => return Err(malformed),
     };
-    Ok(SigningKey { id: value.version.clone(), key: Box::new(hmac::Key::new(hmac::HMAC_SHA256, &bytes[..length])) })
+    bytes.truncate(length);
+    Ok(bytes)
 }

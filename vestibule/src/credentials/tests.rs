@@ -1,6 +1,7 @@
 mod certificate_forms;
 mod key_forms;
 mod login_forms;
+mod parts_of_kinds;
 
 use super::*;
 use crate::secrets::{

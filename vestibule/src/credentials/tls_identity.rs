@@ -9,6 +9,7 @@ use super::{
 };
 use crate::secrets::{
     kind::{Kind, Malformed},
+    secret_parts::SecretParts,
     version::SecretValues,
 };
 use rustls::{
@@ -98,11 +99,7 @@ impl Kind for TlsIdentity {
     const NAME: &'static str = "tls_identity";
 
     fn read(values: &SecretValues) -> Result<Self, Malformed> {
-        let text = values.current().text.expose_secret();
-        let (chain, key) = match ValueText::of(text, Self::EXPECTED)? {
-            ValueText::Json(text) => of_json(text)?,
-            ValueText::Bare(text) => of_one_text(text)?,
-        };
+        let (chain, key) = chain_and_key(values)?;
         let key = read_key(key)?;
         check_chain(&chain, OffsetDateTime::now_utc())?;
         let expires_at = chain.iter().map(Certificate::expires_at).min().ok_or(Malformed::expected(Self::EXPECTED))?;
@@ -115,9 +112,25 @@ impl Kind for TlsIdentity {
     fn expires_at(&self) -> Option<OffsetDateTime> {
         Some(self.expires_at)
     }
+
+    /// Adds the lines of the private key.
+    fn secret_parts(&self, values: &SecretValues, parts: &mut SecretParts) {
+        let Ok((_, key)) = chain_and_key(values) else { return };
+        for block in key.iter().filter(|block| block.label != PemLabel::EcParameters) {
+            parts.add_pem(&block.der);
+        }
+    }
 }
 
 /// Reads the certificates, and the blocks of the key.
+fn chain_and_key(values: &SecretValues) -> Result<(Vec<Certificate>, Vec<PemBlock>), Malformed> {
+    match ValueText::of(values.current().text.expose_secret(), TlsIdentity::EXPECTED)? {
+        ValueText::Json(text) => of_json(text),
+        ValueText::Bare(text) => of_one_text(text),
+    }
+}
+
+/// Reads the certificates, and the blocks of the key, from JSON.
 fn of_json(text: &str) -> Result<(Vec<Certificate>, Vec<PemBlock>), Malformed> {
     let TlsIdentityJson { certificate, ca_chain, private_key } = json(text, TlsIdentity::EXPECTED)?;
     let mut chain = Certificate::parse_all(&certificate, TlsIdentity::PEM_CHAIN)?;

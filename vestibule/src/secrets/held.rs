@@ -5,7 +5,7 @@ use super::{
     id::{SecretId, VersionId},
     version::{Stage, Versions},
 };
-use crate::moment::Moment;
+use crate::{moment::Moment, telemetry::live_secrets::LiveSecretGuard};
 use std::{
     any::Any,
     collections::{BTreeMap, BTreeSet},
@@ -32,6 +32,9 @@ pub(crate) struct HeldCredential {
     /// The time at which this process first saw the version in use replace another one. `None` if it started with it.
     pub(crate) current_since: Option<Moment>,
     pub(super) value: Arc<dyn Any + Send + Sync>,
+    /// The log looks for the value until this is dropped, after it.
+    #[expect(dead_code, reason = "it only needs to be dropped")]
+    pub(super) in_log: Arc<LiveSecretGuard>,
 }
 
 impl HeldCredential {

@@ -1,6 +1,10 @@
 //! The trait of all kinds of credential.
 
-use super::version::{SecretValues, Stage};
+use super::{
+    secret_parts::SecretParts,
+    version::{SecretValues, Stage},
+};
+use secrecy::ExposeSecret;
 use time::OffsetDateTime;
 
 /// A kind of credential: the values that it accepts, and the stages that it is made of.
@@ -50,6 +54,17 @@ pub trait Kind: Sized + Send + Sync + 'static {
     /// warnings in the log show it. The default is `None`.
     fn expires_at(&self) -> Option<OffsetDateTime> {
         None
+    }
+
+    /// Adds the parts that are secret, of `values`, which this was read from. The log withholds each line that contains one
+    /// of them, while this is held. The default adds each value as a whole, which suits a bare secret. A kind that is
+    /// written as JSON adds the fields that are secret, and leaves the others out: a user name may be in the log.
+    ///
+    /// It is a net for mistakes. Whatever holds a secret has no `Debug` or `Display` that shows it, all the same.
+    fn secret_parts(&self, values: &SecretValues, parts: &mut SecretParts) {
+        for value in values.all() {
+            parts.add(value.text.expose_secret().trim());
+        }
     }
 }
 

@@ -6,13 +6,17 @@ use super::{
     held::{HeldCredential, HeldCredentials},
     id::SecretId,
     kind::{Kind, Malformed},
+    secret_parts::SecretParts,
     shape,
     spec::CredentialSpec,
     version::{SecretValue, SecretValues, Stage},
 };
-use crate::exit::{Exit, Fault};
+use crate::{
+    exit::{Exit, Fault},
+    telemetry::live_secrets,
+};
 use secrecy::ExposeSecret;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{any::Any, collections::BTreeMap, sync::Arc};
 use time::OffsetDateTime;
 
 /// The largest secret, in bytes. AWS has the same limit (`GetSecretValue`, *SecretString*).
@@ -109,7 +113,7 @@ impl<'a> Resolver<'a> {
             Err(fault) => self.carry_over_or_fail(name, held, fault)?,
         };
         if let Some((_, pending)) = self.pending.take_if(|(of, _)| *of == name)
-            && let Some(fallback) = fall_back_to::<K>(&resolved, pending)
+            && let Some(fallback) = fall_back_to::<K>(name, &resolved, pending)
         {
             resolved = fallback;
         }
@@ -159,6 +163,10 @@ fn read<K: Kind>(name: Name, id: &SecretId, values: &SecretValues) -> Result<Hel
     let fetched = values.versions();
     let mut versions = fetched.clone();
     versions.retain(|stage, _| K::STAGES.contains(stage));
+    let mut parts = SecretParts::default();
+    credential.secret_parts(values, &mut parts);
+    let expires_at = credential.expires_at();
+    let value: Arc<dyn Any + Send + Sync> = Arc::new(credential);
     Ok(HeldCredential {
         id: id.clone(),
         versions,
@@ -166,16 +174,17 @@ fn read<K: Kind>(name: Name, id: &SecretId, values: &SecretValues) -> Result<Hel
         fetched,
         loaded: OffsetDateTime::now_utc(),
         created: values.current().created,
-        expires_at: credential.expires_at(),
+        expires_at,
         current_since: values.seen_current(),
-        value: Arc::new(credential),
+        in_log: Arc::new(live_secrets::watch(name, &value, parts)),
+        value,
     })
 }
 
 /// Returns the pending version, if it can be read and its kind allows to use it in place of the current one.
-fn fall_back_to<K: Kind>(current: &HeldCredential, pending: SecretValue) -> Option<HeldCredential> {
+fn fall_back_to<K: Kind>(name: Name, current: &HeldCredential, pending: SecretValue) -> Option<HeldCredential> {
     let version = pending.version.clone();
-    let fallback = read::<K>("", &current.id, &SecretValues::new(pending, BTreeMap::new(), None)).ok()?;
+    let fallback = read::<K>(name, &current.id, &SecretValues::new(pending, BTreeMap::new(), None)).ok()?;
     let allowed = version != *current.in_use() && current.value::<K>().can_fall_back_to(&fallback.value());
     if !allowed {
         return None;

@@ -85,6 +85,11 @@ impl SecretValues {
         self.current_since
     }
 
+    /// Returns all versions.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &SecretValue> {
+        std::iter::once(&self.current).chain(self.others.values())
+    }
+
     pub(super) fn versions(&self) -> Versions {
         let mut versions = Versions::from([(Stage::Current, self.current.version.clone())]);
         for (stage, value) in &self.others {

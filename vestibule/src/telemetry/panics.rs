@@ -1,6 +1,7 @@
 //! The panic hook, which logs panics.
 
-use std::{any::Any, io::Write};
+use super::standard_error;
+use std::any::Any;
 
 /// Installs the hook: panics go to the log, or to standard error until the log is installed.
 pub(crate) fn install_hook() {
@@ -13,7 +14,7 @@ pub(crate) fn install_hook() {
         if tracing::dispatcher::has_been_set() {
             tracing::error!(panic.location = location, panic.message = message, "a task panicked");
         } else {
-            let _ = writeln!(std::io::stderr(), "a task panicked at {location}: {message}");
+            standard_error::write_line(&format!("a task panicked at {location}: {message}"));
         }
     }));
 }

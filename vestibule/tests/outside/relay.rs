@@ -17,7 +17,7 @@ use vestibule::{
     credentials::{json, not_blank, unescaped},
     exit::{Exit, Fault},
     resources::{CircuitBreaker, ProbeReason, Resource},
-    secrets::{ExposeSecret, Kind, Malformed, SecretString, SecretValues},
+    secrets::{ExposeSecret, Kind, Malformed, SecretParts, SecretString, SecretValues},
 };
 
 /// The longest time for a connection, and for a line and its answer.
@@ -45,6 +45,10 @@ impl Kind for RelayLogin {
 
     fn can_fall_back_to(&self, pending: &Self) -> bool {
         self.username == pending.username
+    }
+
+    fn secret_parts(&self, _: &SecretValues, parts: &mut SecretParts) {
+        parts.add(self.password.expose_secret());
     }
 }
 

@@ -1,0 +1,113 @@
+//! The parts of a credential that no line of the log may contain.
+
+use crate::telemetry::escape::escape_json;
+use base64::{
+    Engine,
+    engine::{
+        GeneralPurpose,
+        general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
+    },
+};
+use std::fmt::{self, Write};
+use zeroize::Zeroizing;
+
+/// The bytes of a line of PEM, which has 64 characters (RFC 7468, section 2).
+const PEM_LINE_BYTES: usize = 48;
+
+/// The parts of a credential that are secret. The log withholds each line that contains one of them, while the credential
+/// is held: as it is, escaped, or in base64. [`Kind::secret_parts`](super::Kind::secret_parts) adds them.
+///
+/// ```
+/// use vestibule::secrets::{ExposeSecret, SecretParts, SecretString};
+///
+/// /// Adds the password of a login. Its user name may be in the log.
+/// fn add_password(password: &SecretString, parts: &mut SecretParts) {
+///     parts.add(password.expose_secret());
+/// }
+/// ```
+#[derive(Default)]
+pub struct SecretParts {
+    /// The texts that the log looks for. They are wiped.
+    forms: Vec<Zeroizing<Vec<u8>>>,
+}
+
+impl SecretParts {
+    /// The shortest part that the log looks for, in bytes. A shorter one would be in many lines by chance.
+    pub const SHORTEST: usize = 8;
+
+    /// Adds a part. One that is shorter than [`SHORTEST`](Self::SHORTEST) is left out.
+    pub fn add(&mut self, part: impl AsRef<[u8]>) {
+        let part = part.as_ref();
+        if part.len() < Self::SHORTEST {
+            return;
+        }
+        if let Ok(text) = str::from_utf8(part) {
+            let debug = debug_form(text);
+            for form in [text, &debug] {
+                self.add_form(form.as_bytes());
+                self.add_form(json_form(form).as_bytes());
+            }
+        }
+        // In a longer text that is encoded as a whole, such as `user:password`, it may begin anywhere in a group of three.
+        for skipped in 0..3 {
+            self.add_base64(&part[skipped..]);
+        }
+    }
+
+    /// Adds a key that is written in lines of base64, as PEM is. Each of its lines counts.
+    pub(crate) fn add_pem(&mut self, key: &[u8]) {
+        for line in key.chunks(PEM_LINE_BYTES) {
+            if line.len() >= Self::SHORTEST {
+                self.add_base64(line);
+            }
+        }
+    }
+
+    /// Returns the texts to look for.
+    pub(crate) fn forms(&self) -> impl Iterator<Item = &[u8]> {
+        self.forms.iter().map(|form| form.as_slice())
+    }
+
+    /// Adds the base64 of the whole groups of three bytes.
+    fn add_base64(&mut self, bytes: &[u8]) {
+        let groups = bytes.len() / 3;
+        let encode = |alphabet: &GeneralPurpose| {
+            let mut text = Zeroizing::new(vec![0; groups * 4]);
+            let written = alphabet.encode_slice(&bytes[..groups * 3], &mut text);
+            debug_assert_eq!(written, Ok(groups * 4), "four characters for three bytes");
+            text
+        };
+        self.add_form(&encode(&STANDARD_NO_PAD));
+        self.add_form(&encode(&URL_SAFE_NO_PAD));
+    }
+
+    fn add_form(&mut self, form: &[u8]) {
+        if !self.forms().any(|known| known == form) {
+            self.forms.push(Zeroizing::new(form.to_vec()));
+        }
+    }
+}
+
+impl fmt::Debug for SecretParts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecretParts").finish_non_exhaustive()
+    }
+}
+
+/// Returns a text as JSON has it, without the quotes.
+fn json_form(text: &str) -> Zeroizing<String> {
+    // It has its final size from the start, because a text that grows leaves copies behind. `\u0000` is the longest escape.
+    let mut form = Zeroizing::new(String::with_capacity(text.len() * 6));
+    escape_json(text, &mut form, usize::MAX);
+    form
+}
+
+/// Returns a text as `Debug` writes it, without the quotes.
+fn debug_form(text: &str) -> Zeroizing<String> {
+    // `\u{7f}` is the longest escape of a byte.
+    let mut form = Zeroizing::new(String::with_capacity(text.len() * 6 + 2));
+    let _ = write!(form, "{text:?}");
+    form.pop();
+    form.remove(0);
+    form
+}

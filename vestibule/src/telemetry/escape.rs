@@ -1,0 +1,94 @@
+//! The escapes of JSON strings.
+
+/// The longest escape of one character, in bytes: `\u001b`.
+const LONGEST_ESCAPE: usize = 6;
+
+/// `true` for each byte that begins a character which may need an escape. The controls U+0080 to U+009F begin with 0xc2,
+/// as other characters do that need none.
+const MAY_NEED_ESCAPE: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        table[byte] = byte < 0x20 || matches!(byte as u8, b'"' | b'\\' | 0x7f | 0xc2);
+        byte += 1;
+    }
+    table
+};
+
+/// Appends a text as it stands within a JSON string. All control characters of Unicode are escaped: a terminal that shows
+/// the log would obey them. Returns `false` if `out` would be longer than `limit`. Then the end of the text is left out.
+pub(crate) fn escape_json(text: &str, out: &mut String, limit: usize) -> bool {
+    let mut rest = text;
+    loop {
+        let plain = rest.bytes().position(|byte| MAY_NEED_ESCAPE[usize::from(byte)]).unwrap_or(rest.len());
+        let room = limit.saturating_sub(out.len());
+        if plain > room {
+            out.push_str(&rest[..rest.floor_char_boundary(room)]);
+            return false;
+        }
+        out.push_str(&rest[..plain]);
+        let Some(special) = rest[plain..].chars().next() else { return true };
+        if plain + LONGEST_ESCAPE > room {
+            return false;
+        }
+        push_escaped(special, out);
+        rest = &rest[plain + special.len_utf8()..];
+    }
+}
+
+fn push_escaped(special: char, out: &mut String) {
+    const DIGITS: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
+    let short = match special {
+        '"' => "\\\"",
+        '\\' => "\\\\",
+        '\n' => "\\n",
+        '\r' => "\\r",
+        '\t' => "\\t",
+        '\u{8}' => "\\b",
+        '\u{c}' => "\\f",
+        control if control.is_control() => "\\u00",
+        other => return out.push(other),
+    };
+    out.push_str(short);
+    if short == "\\u00" {
+        let code = special as usize;
+        out.extend([DIGITS[code >> 4], DIGITS[code & 15]]);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::Value;
+
+    fn escaped(text: &str, limit: usize) -> (String, bool) {
+        let mut out = String::new();
+        let is_whole = escape_json(text, &mut out, limit);
+        (out, is_whole)
+    }
+
+    #[test]
+    fn an_escaped_text_is_read_as_it_was_and_has_no_control_character() {
+        let all: String = ('\0'..='\u{2ff}').chain("ä€😀\u{2028}".chars()).collect();
+        for text in ["", "plain", "\"\\/", "a\nb\r\n\tc\u{8}\u{c}\u{1b}[31m", "°·é\u{9b}31m\u{7f}", &all] {
+            let (json, is_whole) = escaped(text, usize::MAX);
+            assert!(is_whole && !json.chars().any(char::is_control), "{json}");
+            assert_eq!(format!("\"{json}\"").parse::<Value>().unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn a_text_is_cut_between_characters_and_never_within_an_escape() {
+        for (text, limit, cut) in [
+            ("plain", 3, "pla"),
+            ("aäb", 2, "a"),
+            ("aäb", 3, "aä"),
+            ("ab\n", 7, "ab"),
+            ("ab\n", 8, "ab\\n"),
+            ("\u{1}", 5, ""),
+            ("°°", 1, ""),
+        ] {
+            assert_eq!(escaped(text, limit), (cut.to_owned(), cut == "ab\\n"), "{text:?} in {limit}");
+        }
+    }
+}
