@@ -16,6 +16,7 @@ mod dead_connections;
 mod denied_start;
 mod documents;
 mod endurance;
+mod frame;
 mod metrics;
 mod parents;
 mod passes_by_itself;

