@@ -65,7 +65,7 @@ impl AccessGuard {
         self.record.context.within(f)
     }
 
-    /// Notes that the response begins, and completes its head.
+    /// Records that the response begins, and completes its head.
     pub(super) fn answer<B: HttpBody>(&mut self, response: &mut Response<B>) {
         self.frame.complete_head(&self.record, response.headers_mut());
         self.status = Some(response.status());
@@ -74,7 +74,7 @@ impl AccessGuard {
         }
     }
 
-    /// Notes what a poll of the response's body returned.
+    /// Records what a poll of the response's body returned.
     pub(super) fn body_polled<E>(
         &mut self,
         polled: &Poll<Option<Result<http_body::Frame<Bytes>, E>>>,

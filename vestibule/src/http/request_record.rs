@@ -106,7 +106,7 @@ impl RequestRecord {
         self.body.load(Ordering::Relaxed) == state as u8
     }
 
-    /// Notes the reason for which the request failed. The first one stays.
+    /// Records the reason for which the request failed. The first one stays.
     pub(crate) fn failed(&self, error_type: &'static str) {
         let _ = self.error_type.set(error_type);
     }

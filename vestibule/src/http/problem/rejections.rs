@@ -212,7 +212,7 @@ mod tests {
                 "unknown variant, expected `red` or `green`",
             ),
             (
-                format!("{{\"sentinel\": 1, {ID}}}"),
+                format!("{{\"other\": 1, {ID}}}"),
                 Some("#/other"),
                 "unknown field, expected one of `id`, `lines`, `labels`",
             ),
