@@ -13,9 +13,10 @@ use tower::{Layer, Service};
 /// The limits of a route, in place of `server.body_limit` and `server.request_timeout`: a layer for an upload, or for a
 /// long poll.
 ///
-/// They also hold for what the client sees: 413 for a body that is too long, 408 for one that does not arrive in time,
-/// and 503 if the response does not begin in time. A statement of the database keeps its own limit,
-/// `database.statement_timeout`, and a replaced generation lives on until its last request has ended.
+/// The client gets the same answers: 413 for a body that is too long, 408 for one that does not arrive in time, and 503
+/// if the response does not begin in time. A statement of the database keeps its own limit, `database.statement_timeout`.
+/// A generation that was replaced lives on until its last request has ended, so a long timeout keeps old credentials
+/// longer.
 ///
 /// ```
 /// use axum::{Router, body::Bytes, routing::post};
