@@ -55,6 +55,10 @@ async fn https_speaks_tls_1_2_and_1_3_and_both_versions_of_http() {
     let note = running.create_note("over h2").await;
     let answer = running.get(&note).await;
     assert_eq!((answer.status().as_u16(), answer.version()), (200, Version::HTTP_2));
+    assert_eq!(answer.headers()["strict-transport-security"], "max-age=31536000");
+    let is_of_tls =
+        |event: &Value| event["fields"]["url.scheme"] == "https" && event["fields"]["network.protocol.version"] == "2";
+    eventually("its access line", async || running.process.events().iter().any(is_of_tls)).await;
     let (_, answer) = TlsClient::new(tenant.authority()).get(&running.at.public, &note).await.unwrap();
     assert!(answer.contains("over h2"), "{answer}");
 }

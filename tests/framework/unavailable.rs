@@ -42,18 +42,18 @@ async fn too_many_requests_in_flight_get_503_and_a_retry_after() {
     let running = RunningService::start(SERVICE.launch(&tenant).env("APP_SERVER__MAX_IN_FLIGHT", "1"), &tenant).await;
     let slow = SlowRequest::start(&running).await;
     let full = running.get("/v1/notes").await;
-    assert_eq!(full.headers()["retry-after"], "1");
+    assert!(["1", "2", "3"].contains(&full.headers()["retry-after"].to_str().unwrap()));
     assert!(problem(full, 503).await.contains("in flight"));
     assert_eq!(slow.finish().await, StatusCode::CREATED);
     assert_eq!(running.get("/v1/notes").await.status(), StatusCode::OK);
 }
 
 #[tokio::test]
-async fn a_request_that_takes_too_long_gets_503() {
+async fn a_request_whose_body_does_not_arrive_in_time_gets_408() {
     let tenant = SERVICE.migrated("too_long").await;
     let running =
         RunningService::start(SERVICE.launch(&tenant).env("APP_SERVER__REQUEST_TIMEOUT", "300ms"), &tenant).await;
     let endless_body = Body::wrap_stream(stream::pending::<io::Result<&str>>());
     let answer = running.post_json("/v1/notes", endless_body).await;
-    assert!(problem(answer, 503).await.contains("too long"));
+    assert!(problem(answer, 408).await.contains("did not arrive in time"));
 }

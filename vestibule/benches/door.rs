@@ -1,7 +1,8 @@
-//! The cost of the door: calls the same routes as a static router and through the door.
+//! The cost of the door and the frame: calls the same route of a bare router of axum, through the door with metrics, and
+//! with an access line too. Nobody formats the line here: that is the log's work.
 //!
 //! `cargo bench --bench door` prints times; compare their ratio. To count instructions, run the binary that it names
-//! under callgrind with `--exact door::door --sample-count 1 --sample-size N`. Do it for two values of N, and divide
+//! under callgrind with `--exact door::logged --sample-count 1 --sample-size N`. Do it for two values of N, and divide
 //! the difference of the counts by the difference of the two.
 
 use axum::{
@@ -14,6 +15,11 @@ use axum::{
 use divan::Bencher;
 use serde_json::{Value, json};
 use std::sync::Arc;
+use tracing::{
+    Event, Metadata, Subscriber,
+    field::{Field, Visit},
+    span,
+};
 use vestibule::testing::{Harness, MemoryManager};
 use vestibule::{Application, Build, BuildError, Live, Package, SecretSet, config::Config, http::Door};
 
@@ -37,10 +43,41 @@ impl Application for HelloService {
     }
 
     fn routes() -> Router<Arc<Self>> {
-        async fn hello(_: State<Arc<HelloService>>) -> Json<Value> {
-            Json(json!({ "hello": "world" }))
-        }
         Router::new().route("/", get(hello))
+    }
+}
+
+async fn hello(_: State<Arc<HelloService>>) -> Json<Value> {
+    Json(json!({ "hello": "world" }))
+}
+
+/// A log that reads each field of an event, and does nothing with it.
+struct SinkLog;
+
+impl Subscriber for SinkLog {
+    fn enabled(&self, _: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn new_span(&self, _: &span::Attributes<'_>) -> span::Id {
+        span::Id::from_u64(1)
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        event.record(&mut SinkVisitor);
+    }
+
+    fn record(&self, _: &span::Id, _: &span::Record<'_>) {}
+    fn record_follows_from(&self, _: &span::Id, _: &span::Id) {}
+    fn enter(&self, _: &span::Id) {}
+    fn exit(&self, _: &span::Id) {}
+}
+
+struct SinkVisitor;
+
+impl Visit for SinkVisitor {
+    fn record_debug(&mut self, _: &Field, value: &dyn std::fmt::Debug) {
+        std::hint::black_box(value);
     }
 }
 
@@ -66,9 +103,9 @@ where
 }
 
 #[divan::bench]
-fn static_router(bencher: Bencher<'_, '_>) {
+fn bare(bencher: Bencher<'_, '_>) {
     let runtime = runtime();
-    let mut router = runtime.block_on(live()).generation().router.clone();
+    let mut router = Router::new().route("/", get(hello)).with_state(Arc::new(HelloService));
     bencher.bench_local(|| runtime.block_on(call(&mut router)));
 }
 
@@ -77,4 +114,13 @@ fn door(bencher: Bencher<'_, '_>) {
     let runtime = runtime();
     let mut door = Door::new(runtime.block_on(live()));
     bencher.bench_local(|| runtime.block_on(call(&mut door)));
+}
+
+#[divan::bench]
+fn logged(bencher: Bencher<'_, '_>) {
+    let runtime = runtime();
+    let mut door = Door::new(runtime.block_on(live()));
+    tracing::subscriber::with_default(SinkLog, || {
+        bencher.bench_local(|| runtime.block_on(call(&mut door)));
+    });
 }

@@ -9,7 +9,7 @@ pub use self::build::Build;
 use crate::{
     config::{Config, ServiceSettings},
     generation_usage::GenerationUsage,
-    http::tls::Tls,
+    http::{frame::Frame, tls::Tls},
     package::Package,
     resources::{build_error::BuildError, registry::ResourceRegistry},
     secrets::{held::HeldCredentials, set::SecretSet},
@@ -52,8 +52,9 @@ pub struct Generation<A: Application> {
     pub number: u64,
     /// The service.
     pub service: Arc<A>,
-    /// The service's routes, under the layers that every request passes.
-    pub router: Router,
+    /// The service's routes, in the frame. Only the door calls them.
+    pub(crate) router: Router,
+    pub(crate) frame: Arc<Frame>,
     /// The places for requests in flight, over all generations.
     pub(crate) in_flight: Arc<Semaphore>,
     /// The TLS configuration of the listeners.

@@ -23,12 +23,15 @@ mod lint;
 mod prefix;
 mod section;
 
+pub use crate::http::client_address::ProxyNetwork;
 pub use base_url::BaseUrl;
+/// A size in bytes, as settings have it.
+pub use bytesize::ByteSize;
 pub use layers::Sources;
 pub use section::{BoundedSetting, ConfigSection, Setting, UnboundedSetting};
 pub use settings::{
-    AdminConfig, AwsConfig, ConnectionsConfig, DatabaseConfig, LogFormat, SecretsConfig, SecretsProvider, ServerConfig,
-    TelemetryConfig, TlsMode, WhenStale,
+    AdminConfig, AwsConfig, ConnectionsConfig, DatabaseConfig, LogFormat, ProxyHeader, SecretsConfig, SecretsProvider,
+    ServerConfig, TelemetryConfig, TlsMode, WhenStale,
 };
 
 pub(crate) use explain::{effective, settings_table};

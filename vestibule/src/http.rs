@@ -2,14 +2,13 @@
 //!
 //! ```text
 //! listener ─► handshake ─► door (takes the generation in service, limits requests in flight)
-//!                            └─► its router (frame: problems, panics, body size, timeout) ─► routes
+//!                            └─► its router (frame: problems, panics, limits, gzip) ─► routes
 //! ```
 
 pub(crate) mod command_socket;
 pub(crate) mod listen;
 
 pub(crate) mod accept;
-#[expect(dead_code, reason = "the frame reads it; it comes next")]
 pub(crate) mod connection_info;
 pub(crate) mod policy;
 pub(crate) mod serve;
@@ -23,7 +22,16 @@ pub(crate) mod watched;
 pub(crate) mod door;
 pub(crate) mod long_lived;
 
+mod access;
+pub(crate) mod request_metrics;
+mod request_record;
+
 pub(crate) mod frame;
+mod limits;
+mod request_body;
+
+pub(crate) mod client_address;
+mod request_id;
 
 pub(crate) mod tls;
 
@@ -31,6 +39,9 @@ pub(crate) mod client;
 pub(crate) mod problem;
 
 pub use client::ClientCertificate;
+pub use client_address::ClientAddress;
 pub use door::Door;
+pub use limits::{LimitedRoute, Limits};
 pub use long_lived::{LongLived, LongLivedEvent};
 pub use problem::Problem;
+pub use request_id::RequestId;

@@ -92,7 +92,6 @@ mod moment;
 mod package;
 mod reload;
 mod reload_requests;
-#[cfg_attr(not(test), expect(dead_code, reason = "the log reads it; the frame, which sets it, comes next"))]
 mod request_context;
 mod signals;
 mod status;
@@ -102,7 +101,7 @@ mod trace_context;
 mod trust;
 
 pub use application::{Application, Background, Build, Generation, Live};
-pub use http::{ClientCertificate, LongLived, LongLivedEvent, Problem};
+pub use http::{ClientAddress, ClientCertificate, Limits, LongLived, LongLivedEvent, Problem, RequestId};
 pub use package::{NamedMigrations, Package};
 pub use resources::{
     ApiClient, ApiEndpoint, BuildError, CallError, Database, DeliveryError, KeyHeader, Session, Signature, Signer,

@@ -19,7 +19,7 @@ use crate::{
     config::Config,
     credentials::all_secrets::AllSecrets,
     exit::{Exit, Fault, Phase, Report},
-    http::{frame, tls::Tls},
+    http::{frame::Frame, request_metrics::RequestMetrics, tls::Tls},
     last_uses::LastUses,
     metrics::MetricsRegistry,
     reload_requests::ReloadRequests,
@@ -68,6 +68,7 @@ pub(crate) struct Loader<A> {
     regions: Regions,
     pub(crate) reload_requests: Arc<ReloadRequests>,
     pub(crate) metrics: Arc<MetricsRegistry>,
+    request_metrics: Arc<RequestMetrics>,
     breakers: Breakers,
     pub(crate) last_uses: Arc<LastUses>,
     application: PhantomData<fn() -> A>,
@@ -125,10 +126,12 @@ impl<A: Application> Loader<A> {
     }
 
     pub(crate) fn with_regions(regions: Regions) -> Self {
+        let metrics = Arc::new(MetricsRegistry::new(A::PACKAGE.name));
         Self {
             regions,
             reload_requests: Arc::default(),
-            metrics: Arc::new(MetricsRegistry::new(A::PACKAGE.name)),
+            request_metrics: RequestMetrics::register(&metrics),
+            metrics,
             breakers: Breakers::default(),
             last_uses: Arc::default(),
             application: PhantomData,
@@ -362,10 +365,13 @@ impl<A: Application> Loader<A> {
             Some(in_service) if in_service.config.server.max_in_flight == max_in_flight => in_service.in_flight.clone(),
             _ => Arc::new(Semaphore::new(max_in_flight.get() as usize)),
         };
-        let router = frame::router(A::routes().with_state(service.clone()), &config.server);
+        let number = in_service.map_or(1, |in_service| in_service.number + 1);
+        let frame = Frame::new(&config.server, number, &self.request_metrics);
+        let router = frame.router(A::routes().with_state(service.clone()));
         Ok(Generation {
-            number: in_service.map_or(1, |in_service| in_service.number + 1),
+            number,
             router,
+            frame,
             own_handles: Arc::strong_count(&service),
             usage: Arc::default(),
             service,

@@ -1,5 +1,6 @@
 //! Trace context: the place of a request in a distributed trace (W3C Trace Context, level 1).
 
+use crate::request_context::RequestContext;
 use axum::{
     extract::FromRequestParts,
     http::{HeaderMap, HeaderName, HeaderValue, request::Parts},
@@ -15,8 +16,9 @@ const MAX_BYTES: usize = 512;
 
 /// The trace context of a request, to be passed on unchanged with the calls that the request causes.
 ///
-/// It is empty if the request has no valid `traceparent`. As an extractor it never fails. Its two texts can be stored, for
-/// calls that are made after the request has ended.
+/// As an extractor it never fails. It is what the request brings. If that has no valid `traceparent`, it begins with the
+/// request: with its [`RequestId`](crate::RequestId), and not sampled. Its two texts can be stored, for calls that are
+/// made after the request has ended.
 ///
 /// ```
 /// use axum::{body::Bytes, http::Request};
@@ -57,6 +59,12 @@ impl TraceContext {
         }
     }
 
+    /// Returns the context of a trace that begins with a request.
+    fn beginning_with(request: RequestContext) -> Self {
+        let parent = format!("00-{:032x}-{:016x}-00", request.trace_id, fastrand::u64(1..));
+        Self { parent: Some(parent), state: None }
+    }
+
     /// Returns the value for the header `traceparent`.
     pub fn traceparent(&self) -> Option<&str> {
         self.parent.as_deref()
@@ -84,15 +92,25 @@ impl<S: Sync> FromRequestParts<S> for TraceContext {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        // Section 3.2: several `traceparent` headers are treated as none.
-        let parent = match texts(&parts.headers, TRACEPARENT).as_deref() {
-            Some([parent]) => Some(*parent),
-            _ => None,
+        let Some(parent) = parent(&parts.headers) else {
+            return Ok(RequestContext::current().map(Self::beginning_with).unwrap_or_default());
         };
         // Section 3.3: several `tracestate` headers are one list.
         let state = texts(&parts.headers, TRACESTATE).unwrap_or_default().join(",");
-        Ok(Self::parse(parent, Some(&state)))
+        Ok(Self::parse(Some(parent), Some(&state)))
     }
+}
+
+/// Returns the trace id of a request with these headers. `None` if it has no valid `traceparent`.
+pub(crate) fn trace_id(headers: &HeaderMap) -> Option<u128> {
+    u128::from_str_radix(parent(headers)?.get(3..35)?, 16).ok()
+}
+
+/// Returns the `traceparent`, if it is valid. Section 3.2: several of them are treated as none.
+fn parent(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(TRACEPARENT).iter();
+    let text = values.next()?.to_str().ok()?;
+    if values.next().is_none() && is_parent(text) { Some(text) } else { None }
 }
 
 /// Returns the values of all headers of a name. Returns `None` if one of them is no text.

@@ -66,7 +66,7 @@ pub(super) struct Failure {
 pub(super) enum FailedAnswer {
     /// 503 with `Retry-After`: there is no connection to the database, or it ended.
     Unavailable,
-    /// 503: the request took too long.
+    /// 503, or 408 if its body was not read yet: the request took too long.
     TooLong,
     /// 400 to a cursor that was got then.
     RejectedCursor(Instant),

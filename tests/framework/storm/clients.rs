@@ -150,6 +150,7 @@ async fn failed(answer: Result<Response, Error>, got: Instant) -> Result<Value, 
     let text = answer.text().await.map_err(other)?;
     Err(match status {
         StatusCode::SERVICE_UNAVAILABLE if text.contains("took too long") => FailedAnswer::TooLong,
+        StatusCode::REQUEST_TIMEOUT => FailedAnswer::TooLong,
         StatusCode::SERVICE_UNAVAILABLE if has_retry_after && text.contains("database") => FailedAnswer::Unavailable,
         StatusCode::BAD_REQUEST if text.contains("cursor") => FailedAnswer::RejectedCursor(got),
         _ => FailedAnswer::Other(format!("{status} {text}")),

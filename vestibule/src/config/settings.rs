@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     credentials::login::{Host, PostgresName},
+    http::client_address::ProxyNetwork,
     secrets::id::{SecretId, VersionId},
 };
 use bytesize::ByteSize;
@@ -47,6 +48,14 @@ pub struct ServerConfig {
     #[serde(with = "units::size")]
     #[setting(min = "0 B", max = "1 GiB")]
     pub body_limit: ByteSize,
+    /// `true` if responses of 1 KiB or more are compressed with gzip for clients that accept it. An attacker who can
+    /// choose a part of a response and see its length can guess the rest (BREACH): turn it off, or leave such a route
+    /// out with `Cache-Control: no-transform`.
+    pub compression: bool,
+    /// The proxies that say who the client is: networks such as `10.0.0.0/8`, or addresses. Nobody else is believed.
+    pub trusted_proxies: Vec<ProxyNetwork>,
+    /// The header in which these proxies name the client. Each of them must append to it, or set it.
+    pub proxy_header: ProxyHeader,
     /// The time for which a stopping service is unready but still accepts requests, until load balancers have noticed.
     #[serde(with = "units::duration")]
     #[setting(min = "0s", max = "10m")]
@@ -73,6 +82,9 @@ impl Default for ServerConfig {
             response_timeout: Duration::from_secs(60),
             max_in_flight: NonZeroU32::new(1024).expect("1024 is not zero"),
             body_limit: ByteSize::mib(1),
+            compression: true,
+            trusted_proxies: Vec::new(),
+            proxy_header: ProxyHeader::XForwardedFor,
             linger: Duration::from_secs(3),
             drain: Duration::from_secs(25),
             tls: false,
@@ -179,6 +191,17 @@ impl Default for ConnectionsConfig {
             http2_ping_timeout: Duration::from_secs(10),
         }
     }
+}
+
+/// The header in which a proxy names the client.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProxyHeader {
+    /// `X-Forwarded-For`, which most proxies and load balancers write.
+    #[default]
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
 }
 
 /// `[admin]`: the listener for probes and people, never for the public.
@@ -432,6 +455,8 @@ impl DatabaseConfig {
 }
 
 unbounded! {
+    ProxyNetwork: "network",
+    ProxyHeader: "`x-forwarded-for` or `forwarded`",
     LogFormat: "`json` or `pretty`",
     SecretsProvider: "`aws`",
     WhenStale: "`report` or `unready`",

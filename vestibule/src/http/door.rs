@@ -1,6 +1,7 @@
 //! The door: a tower service that sends each request to the generation in service.
 
 use super::{
+    access::AccessGuard,
     long_lived::{LongLivedSource, WatchGenerations},
     problem::Problem,
 };
@@ -18,7 +19,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::Instant,
 };
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -67,17 +67,18 @@ where
 
     fn call(&mut self, request: http::Request<B>) -> ResponseFuture<A> {
         let generation = self.live.generation();
-        let Ok(permit) = generation.in_flight.clone().try_acquire_owned() else {
-            return ResponseFuture::Full;
-        };
         let mut request = request.map(Body::new);
+        let access = Some(AccessGuard::begin(&generation.frame, &mut request));
+        let Ok(permit) = generation.in_flight.clone().try_acquire_owned() else {
+            return ResponseFuture::Full { access };
+        };
         request.extensions_mut().insert(LongLivedSource {
             generations: self.generations.clone(),
             usage: generation.usage.clone(),
             generation: generation.number,
         });
         let routed = tower::Service::<Request>::call(&mut generation.router.clone(), request);
-        ResponseFuture::Routed { routed, guard: Some(InFlightGuard::new(generation, permit)), started: Instant::now() }
+        ResponseFuture::Routed { routed, guard: Some(InFlightGuard::new(generation, permit)), access }
     }
 }
 
@@ -107,13 +108,13 @@ pin_project_lite::pin_project! {
     #[allow(missing_docs)]
     pub enum ResponseFuture<A: Application> {
         #[doc(hidden)]
-        Full,
+        Full { access: Option<AccessGuard> },
         #[doc(hidden)]
         Routed {
             #[pin]
             routed: axum::routing::future::RouteFuture<Infallible>,
             guard: Option<InFlightGuard<A>>,
-            started: Instant,
+            access: Option<AccessGuard>,
         },
     }
 }
@@ -122,28 +123,36 @@ impl<A: Application> Future for ResponseFuture<A> {
     type Output = Result<http::Response<GuardedBody<A>>, Infallible>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let (response, guard) = match self.project() {
-            ResponseFutureProjection::Full => {
-                (Problem::busy("too many requests are in flight; try again soon").into_response(), None)
+        let (mut response, mut access, guard) = match self.project() {
+            ResponseFutureProjection::Full { access } => {
+                let access = access.take().expect(POLLED_ONCE);
+                access.record.failed("too_many_requests_in_flight");
+                let problem = Problem::busy("too many requests are in flight; try again soon");
+                (access.within(|| problem.into_response()), access, None)
             }
-            ResponseFutureProjection::Routed { routed, guard, started } => {
-                let response = ready!(routed.poll(cx))?;
-                let guard = guard.take();
+            ResponseFutureProjection::Routed { routed, guard, access } => {
+                let response = ready!(access.as_ref().expect(POLLED_ONCE).within(|| routed.poll(cx)))?;
+                let (access, guard) = (access.take().expect(POLLED_ONCE), guard.take());
                 if let Some(InFlightGuard { generation, .. }) = &guard {
-                    generation.usage.answered(response.status().is_server_error(), started.elapsed());
+                    generation.usage.answered(response.status().is_server_error(), access.record.started.elapsed());
                 }
-                (response, guard)
+                (response, access, guard)
             }
         };
-        Poll::Ready(Ok(response.map(|body| GuardedBody { body, _guard: guard })))
+        access.answer(&mut response);
+        Poll::Ready(Ok(response.map(|body| GuardedBody { body, access, _guard: guard })))
     }
 }
+
+/// The promise of whoever polls a future.
+const POLLED_ONCE: &str = "a future is not polled after it has ended";
 
 pin_project_lite::pin_project! {
     /// The body of a response. It holds the generation and the place of its request until it is dropped.
     pub struct GuardedBody<A: Application> {
         #[pin]
         body: Body,
+        access: AccessGuard,
         _guard: Option<InFlightGuard<A>>,
     }
 }
@@ -153,7 +162,10 @@ impl<A: Application> http_body::Body for GuardedBody<A> {
     type Error = axum::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        self.project().body.poll_frame(cx)
+        let mut this = self.project();
+        let polled = this.access.within(|| this.body.as_mut().poll_frame(cx));
+        this.access.body_polled(&polled, this.body.is_end_stream());
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

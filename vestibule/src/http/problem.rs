@@ -1,8 +1,9 @@
 //! Errors as a client sees them: problem+json (RFC 9457). The client gets a public text. The log gets the cause.
 
 mod from_errors;
+mod rejections;
 
-use crate::{cause::reasons, resources::database::DatabaseUnavailable};
+use crate::{cause::reasons, request_context::RequestContext, resources::database::DatabaseUnavailable};
 use axum::{
     Json,
     http::{HeaderValue, StatusCode, header},
@@ -18,7 +19,8 @@ const PROBLEM_JSON: HeaderValue = HeaderValue::from_static("application/problem+
 /// The members that RFC 9457 defines.
 const RESERVED: [&str; 5] = ["type", "title", "status", "detail", "instance"];
 
-/// An error response (RFC 9457): a status, and a detail that tells the client what is wrong and what to change.
+/// An error response (RFC 9457): a status, and a detail that tells the client what is wrong and what to change. Its
+/// `instance` is `urn:trace:` and the request's id, by which the log has it too.
 ///
 /// `?` makes one of a `sqlx::Error` or a [`CallError`](crate::CallError). The error goes to the log, and the client gets
 /// a status that says if it may try again.
@@ -47,6 +49,9 @@ struct ProblemParts {
     #[serde(serialize_with = "serialize_status")]
     status: StatusCode,
     detail: Cow<'static, str>,
+    /// The request, by its trace id. It is set when the response is made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instance: Option<String>,
     #[serde(flatten)]
     members: Map<String, Value>,
     /// In seconds.
@@ -68,6 +73,7 @@ impl Problem {
             title: status.canonical_reason().unwrap_or("Error").into(),
             status,
             detail: detail.into(),
+            instance: None,
             members: Map::new(),
             retry_after: None,
             cause: None,
@@ -84,9 +90,10 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, detail)
     }
 
-    /// Returns a 503 with `Retry-After: 1`: the client may try again in a second.
+    /// Returns a 503 with a `Retry-After` of 1 to 3 s: the client may try again then. The time is random, so that the
+    /// clients of a busy moment do not come back together.
     pub fn busy(detail: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(Duration::from_secs(1))
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(Duration::from_secs(fastrand::u64(1..=3)))
     }
 
     /// Returns a 500. The client learns nothing about it; [`with_cause`](Self::with_cause) tells the log.
@@ -211,7 +218,8 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let problem = self.0;
+        let mut problem = self.0;
+        problem.instance = RequestContext::current().map(|request| format!("urn:trace:{:032x}", request.trace_id));
         if let Some(cause) = &problem.cause {
             log_cause(problem.status, &**cause);
         }
@@ -252,12 +260,13 @@ fn log_database_error(error: &sqlx::Error) {
 /// The largest plain error text that becomes a detail, in bytes.
 const MAX_DETAIL: usize = 4096;
 
-/// Returns `true` if a response is an error and no problem: axum's own rejections are plain text, and a timeout has no
-/// body.
+/// Returns `true` if a response is an error and no problem: axum's own rejections are plain text, and a bare status has no
+/// body. An error that a layer of the service has compressed stays as it is.
 pub(super) fn is_other_error(response: &Response) -> bool {
-    let status = response.status();
+    let (status, headers) = (response.status(), response.headers());
     (status.is_client_error() || status.is_server_error())
-        && match response.headers().get(header::CONTENT_TYPE) {
+        && !headers.contains_key(header::CONTENT_ENCODING)
+        && match headers.get(header::CONTENT_TYPE) {
             Some(content_type) => content_type.as_bytes().starts_with(b"text/plain"),
             None => true,
         }
@@ -268,13 +277,9 @@ pub(super) async fn unify(response: Response) -> Response {
     let status = response.status();
     let (mut head, body) = response.into_parts();
     let text = axum::body::to_bytes(body, MAX_DETAIL).await.unwrap_or_default();
-    let detail = match std::str::from_utf8(&text) {
-        Ok(text) if !text.is_empty() => text.to_owned(),
-        _ => default_detail(status).to_owned(),
-    };
-    let problem = match status {
-        StatusCode::SERVICE_UNAVAILABLE => Problem::busy(detail),
-        status => Problem::new(status, detail),
+    let problem = match std::str::from_utf8(&text) {
+        Ok(text) if !text.is_empty() => rejections::problem(status, text),
+        _ => of_status(status, default_detail(status)),
     };
     let (mut problem_head, body) = problem.into_response().into_parts();
     head.headers.remove(header::CONTENT_LENGTH);
@@ -283,13 +288,20 @@ pub(super) async fn unify(response: Response) -> Response {
     Response::from_parts(head, body)
 }
 
+fn of_status(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Problem {
+    match status {
+        StatusCode::SERVICE_UNAVAILABLE => Problem::busy(detail),
+        status => Problem::new(status, detail),
+    }
+}
+
 /// Returns the detail of an error that says nothing itself.
 fn default_detail(status: StatusCode) -> &'static str {
     match status {
         StatusCode::NOT_FOUND => "there is nothing at this path",
         StatusCode::METHOD_NOT_ALLOWED => "this path does not take this method; see the Allow header",
-        // The 503 of the frame's timeout has no text. A 503 of a route should have one: `Problem::busy`.
-        StatusCode::SERVICE_UNAVAILABLE => "the request took too long; try again soon",
+        // A 503 of a route should say why: `Problem::busy`.
+        StatusCode::SERVICE_UNAVAILABLE => "the service cannot answer now; try again soon",
         status if status.is_server_error() => "the request failed on our side",
         status => status.canonical_reason().unwrap_or("the request is wrong"),
     }

@@ -1,9 +1,11 @@
 //! The framework as the crate of a service uses it, with a secrets manager in memory.
 
+mod access;
 mod background;
 mod faulty_resource;
 mod fifth_kind;
 mod frame;
+mod frame_service;
 mod memory_manager;
 mod metrics;
 mod own_manager;
@@ -11,6 +13,7 @@ mod problem;
 mod revoked_version;
 mod several_resources;
 
+mod captured_log;
 mod eventually;
 mod relay;
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 const NOT_AVAILABLE: &str = "the database is not available; try again soon";
 
-/// Turns an error of the database into 503 with `Retry-After: 1` if the client may try again: the database is not
+/// Turns an error of the database into 503 with `Retry-After` if the client may try again: the database is not
 /// available, or it ended the transaction because of another one. Any other error is a 500. The log gets the error.
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
@@ -36,7 +36,7 @@ impl From<sqlx::Error> for Problem {
 ///
 /// | error | status |
 /// |---|---|
-/// | [`NotConnected`](CallError::NotConnected) | 503 with `Retry-After: 1`. Nothing was sent, so the client may try again |
+/// | [`NotConnected`](CallError::NotConnected) | 503 with `Retry-After`. Nothing was sent, so the client may try again |
 /// | [`Timeout`](CallError::Timeout) | 504 |
 /// | [`ConnectionBroken`](CallError::ConnectionBroken), [`BodyIncomplete`](CallError::BodyIncomplete) | 502 |
 /// | [`OutsideBaseUrl`](CallError::OutsideBaseUrl) | 500, because it is a bug |

@@ -1,0 +1,134 @@
+//! The access line of a request, and its metrics. Both are written when its response has ended.
+
+use super::{
+    frame::Frame,
+    request_metrics::{RequestLabels, RouteLabel, method_label, version_label},
+    request_record::RequestRecord,
+};
+use axum::{
+    body::{Bytes, HttpBody},
+    extract::Request,
+    http::{Response, StatusCode, Uri},
+};
+use std::{sync::Arc, task::Poll};
+use tracing::Level;
+
+/// The target of access lines: `telemetry.filter = "info,vestibule::access=off"` turns them off.
+const TARGET: &str = "vestibule::access";
+
+/// The largest part of a path that is logged, in bytes.
+const MAX_PATH: usize = 1024;
+
+/// The guard of a request that has begun. It writes the access line and the metrics when it is dropped.
+pub(super) struct AccessGuard {
+    pub(super) record: Arc<RequestRecord>,
+    frame: Arc<Frame>,
+    method: &'static str,
+    version: &'static str,
+    /// `None` if nobody reads access lines.
+    uri: Option<Uri>,
+    status: Option<StatusCode>,
+    end: ResponseEnd,
+}
+
+/// The end of a response.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ResponseEnd {
+    /// It has not ended. If it is dropped now, the client did not wait for the rest.
+    Pending,
+    /// Its last byte was handed out.
+    Complete,
+    /// Its body failed.
+    Failed,
+}
+
+impl AccessGuard {
+    /// Begins the record of a request, and puts it into the request's extensions.
+    pub(super) fn begin(frame: &Arc<Frame>, request: &mut Request) -> Self {
+        frame.metrics.begin();
+        let record = frame.begin(request);
+        request.extensions_mut().insert(record.clone());
+        let is_logged = tracing::enabled!(target: TARGET, Level::INFO);
+        Self {
+            record,
+            frame: frame.clone(),
+            method: method_label(request.method()),
+            version: version_label(request.version()),
+            uri: if is_logged { Some(request.uri().clone()) } else { None },
+            status: None,
+            end: ResponseEnd::Pending,
+        }
+    }
+
+    /// Calls `f` for this request: the log lines that it writes get the request's ids.
+    pub(super) fn within<T>(&self, f: impl FnOnce() -> T) -> T {
+        self.record.context.within(f)
+    }
+
+    /// Records that the response begins, and completes its head.
+    pub(super) fn answer<B: HttpBody>(&mut self, response: &mut Response<B>) {
+        self.frame.complete_head(&self.record, response.headers_mut());
+        self.status = Some(response.status());
+        if response.body().is_end_stream() {
+            self.end = ResponseEnd::Complete;
+        }
+    }
+
+    /// Records what a poll of the response's body returned.
+    pub(super) fn body_polled<E>(
+        &mut self,
+        polled: &Poll<Option<Result<http_body::Frame<Bytes>, E>>>,
+        is_end_stream: bool,
+    ) {
+        match polled {
+            Poll::Ready(Some(Err(_))) => self.end = ResponseEnd::Failed,
+            Poll::Ready(_) if is_end_stream => self.end = ResponseEnd::Complete,
+            Poll::Ready(None) => self.end = ResponseEnd::Complete,
+            _ => {}
+        }
+    }
+
+    fn log(&self, labels: &RequestLabels, uri: &Uri, duration_ms: f64) {
+        let path = uri.path();
+        tracing::info!(
+            target: TARGET,
+            {
+                http.request.method = labels.method,
+                http.route = labels.route(),
+                url.path = &path[..path.floor_char_boundary(MAX_PATH)],
+                url.scheme = labels.scheme,
+                http.response.status_code = labels.status.map(|status| status.as_u16()),
+                duration_ms,
+                network.protocol.version = labels.version,
+                client.address = self.record.client.map(tracing::field::display),
+                "error.type" = labels.error_type(),
+            },
+            "a request ended"
+        );
+    }
+}
+
+impl Drop for AccessGuard {
+    fn drop(&mut self) {
+        let duration = self.record.started.elapsed();
+        match self.end {
+            ResponseEnd::Pending => self.record.failed("client_disconnected"),
+            ResponseEnd::Failed => self.record.failed("response_failed"),
+            ResponseEnd::Complete => {}
+        }
+        let labels = RequestLabels {
+            method: self.method,
+            scheme: if self.record.is_tls { "https" } else { "http" },
+            version: self.version,
+            status: self.status,
+            route: self.record.route.get().cloned().map(RouteLabel),
+            error_type: self.record.error_type.get().copied(),
+        };
+        self.frame.metrics.end(&labels, duration);
+        if let Some(uri) = &self.uri {
+            // To the microsecond.
+            let duration_ms = duration.as_micros() as f64 / 1000.0;
+            self.within(|| self.log(&labels, uri, duration_ms));
+        }
+    }
+}

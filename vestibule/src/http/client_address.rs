@@ -1,0 +1,213 @@
+//! The address of the client, also behind proxies that are trusted.
+
+use super::{problem::Problem, request_record::RequestRecord};
+use crate::config::{
+    settings::{ProxyHeader, ServerConfig},
+    units,
+};
+use axum::{
+    extract::{FromRequestParts, OptionalFromRequestParts},
+    http::{HeaderMap, HeaderName, header, request::Parts},
+};
+use ipnet::IpNet;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::{
+    convert::Infallible,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// The address of the client: that of the connection, or the one that proxies of `server.trusted_proxies` name.
+///
+/// A client that is no such proxy cannot choose it. In a test without a listener, it comes from axum's extension
+/// `ConnectInfo<SocketAddr>` of the request. Without that, a handler that takes `Option<ClientAddress>` gets `None`,
+/// and one that takes `ClientAddress` answers 500.
+///
+/// ```
+/// use vestibule::ClientAddress;
+///
+/// async fn whoami(client: ClientAddress) -> String {
+///     client.ip().to_string()
+/// }
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ClientAddress(IpAddr);
+
+impl ClientAddress {
+    /// Returns the IP address. One that IPv6 maps from IPv4 is an IPv4 address here.
+    pub fn ip(self) -> IpAddr {
+        self.0
+    }
+
+    fn of(parts: &Parts) -> Option<Self> {
+        parts.extensions.get::<Arc<RequestRecord>>()?.client.map(Self)
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for ClientAddress {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        Self::of(parts).ok_or_else(|| Problem::internal().with_cause("the request came on no connection"))
+    }
+}
+
+impl<S: Sync> OptionalFromRequestParts<S> for ClientAddress {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Option<Self>, Infallible> {
+        Ok(Self::of(parts))
+    }
+}
+
+/// The addresses of proxies, in the configuration: a network such as `10.0.0.0/8`, or one address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProxyNetwork(IpNet);
+
+impl ProxyNetwork {
+    /// Reads a network or an address. Returns `None` if the text is neither.
+    pub fn parse(text: &str) -> Option<Self> {
+        text.parse().ok().or_else(|| Some(text.parse::<IpAddr>().ok()?.into())).map(Self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ProxyNetwork {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        units::text(deserializer, "a network such as \"10.0.0.0/8\", or an address", Self::parse)
+    }
+}
+
+impl Serialize for ProxyNetwork {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl fmt::Display for ProxyNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The proxies whose word on the client counts.
+pub(crate) struct TrustedProxies {
+    networks: Vec<IpNet>,
+    header: ProxyHeader,
+}
+
+impl TrustedProxies {
+    pub(crate) fn of(config: &ServerConfig) -> Self {
+        Self { networks: config.trusted_proxies.iter().map(|network| network.0).collect(), header: config.proxy_header }
+    }
+
+    /// Returns the client's address. Each proxy appends the address that it was called from. So the last entry that no
+    /// trusted proxy has written is the client; everything before it is the client's own word.
+    pub(crate) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        let mut client = peer.to_canonical();
+        if !self.trust(client) {
+            return client;
+        }
+        let name = match self.header {
+            ProxyHeader::XForwardedFor => X_FORWARDED_FOR,
+            ProxyHeader::Forwarded => header::FORWARDED,
+        };
+        for line in headers.get_all(name).iter().rev() {
+            for entry in line.as_bytes().rsplit(|byte| *byte == b',') {
+                let Some(hop) = self.address(entry) else { return client };
+                client = hop;
+                if !self.trust(client) {
+                    return client;
+                }
+            }
+        }
+        client
+    }
+
+    fn trust(&self, address: IpAddr) -> bool {
+        self.networks.iter().any(|network| network.contains(&address))
+    }
+
+    /// Returns the address in an entry of the header. `None` if it is malformed, or hidden by the proxy.
+    fn address(&self, entry: &[u8]) -> Option<IpAddr> {
+        let entry = std::str::from_utf8(entry).ok()?.trim();
+        let node = match self.header {
+            ProxyHeader::XForwardedFor => entry,
+            ProxyHeader::Forwarded => forwarded_for(entry)?,
+        };
+        let address = match node.parse::<SocketAddr>() {
+            Ok(with_port) => with_port.ip(),
+            Err(_) => node.strip_prefix('[').and_then(|node| node.strip_suffix(']')).unwrap_or(node).parse().ok()?,
+        };
+        Some(address.to_canonical())
+    }
+}
+
+/// Returns the node that an element of `Forwarded` names as its client (RFC 7239, section 4): `for="[2001:db8::1]:4711"`.
+fn forwarded_for(element: &str) -> Option<&str> {
+    for pair in element.split(';') {
+        let (name, value) = pair.trim().split_once('=')?;
+        if name.eq_ignore_ascii_case("for") {
+            return Some(value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns the client that a request of `peer` has, if `10.0.0.0/8` and `fd00::1` are trusted.
+    fn client(header: ProxyHeader, peer: &str, lines: &[&str]) -> String {
+        let networks = ["10.0.0.0/8", "fd00::1"].map(|network| ProxyNetwork::parse(network).unwrap().0);
+        let proxies = TrustedProxies { networks: networks.into(), header };
+        let name = if header == ProxyHeader::Forwarded { header::FORWARDED } else { X_FORWARDED_FOR };
+        let headers = lines.iter().map(|line| (name.clone(), line.parse().unwrap())).collect();
+        proxies.client(peer.parse().unwrap(), &headers).to_string()
+    }
+
+    #[test]
+    fn a_peer_that_is_not_trusted_cannot_choose_its_address() {
+        for header in [ProxyHeader::XForwardedFor, ProxyHeader::Forwarded] {
+            assert_eq!(client(header, "192.0.2.7", &["10.0.0.1", "for=10.0.0.1"]), "192.0.2.7");
+        }
+    }
+
+    #[test]
+    fn the_last_hop_that_is_not_trusted_is_the_client() {
+        for (peer, lines, expected) in [
+            ("10.0.0.1", &[][..], "10.0.0.1"),
+            ("10.0.0.1", &["192.0.2.7"], "192.0.2.7"),
+            ("fd00::1", &["2001:db8::7"], "2001:db8::7"),
+            ("::ffff:10.0.0.1", &["::ffff:192.0.2.7"], "192.0.2.7"),
+            // The client's own word comes before the addresses that proxies wrote.
+            ("10.0.0.1", &["198.51.100.1, 192.0.2.7, 10.0.0.2"], "192.0.2.7"),
+            ("10.0.0.1", &["198.51.100.1", "192.0.2.7", "10.0.0.2"], "192.0.2.7"),
+            ("10.0.0.1", &["192.0.2.7:4711"], "192.0.2.7"),
+            ("10.0.0.1", &["[2001:db8::7]:4711"], "2001:db8::7"),
+            ("10.0.0.1", &["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
+            ("10.0.0.1", &["192.0.2.7, sentinel, 10.0.0.2"], "10.0.0.2"),
+            ("10.0.0.1", &["192.0.2.7,"], "10.0.0.1"),
+            ("fd00::2", &["192.0.2.7"], "fd00::2"),
+        ] {
+            assert_eq!(client(ProxyHeader::XForwardedFor, peer, lines), expected, "{peer} {lines:?}");
+        }
+    }
+
+    #[test]
+    fn forwarded_names_the_client_in_its_for() {
+        for (line, expected) in [
+            ("for=192.0.2.7", "192.0.2.7"),
+            ("for=198.51.100.1, For=\"192.0.2.7:80\";proto=https;by=10.0.0.1", "192.0.2.7"),
+            ("proto=https; for=\"[2001:db8::7]:4711\"", "2001:db8::7"),
+            ("for=192.0.2.7, for=_hidden", "10.0.0.1"),
+            ("for=unknown", "10.0.0.1"),
+            ("192.0.2.7", "10.0.0.1"),
+        ] {
+            assert_eq!(client(ProxyHeader::Forwarded, "10.0.0.1", &[line]), expected, "{line}");
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! The problems that axum's rejections become: the place of the mistake, and no word of the client's input.
+//!
+//! Their texts are serde's, which quotes what it could not read. That may be a password in the wrong place, and a client
+//! may log the problem.
+
+use super::{Problem, of_status};
+use axum::http::StatusCode;
+use serde_json::json;
+
+/// The texts with which axum begins: the text of the detail, and `true` if what follows tells a place in a JSON body.
+const BEGINNINGS: [(&str, bool); 5] = [
+    ("Failed to deserialize the JSON body into the target type", true),
+    ("Failed to parse the request body as JSON", true),
+    ("Failed to deserialize query string", false),
+    ("Failed to deserialize form body", false),
+    ("Failed to deserialize form", false),
+];
+
+/// The beginnings of serde's own messages.
+const OF_SERDE: [&str; 7] = [
+    "invalid type: ",
+    "invalid value: ",
+    "invalid length ",
+    "unknown variant `",
+    "unknown field `",
+    "missing field `",
+    "duplicate field `",
+];
+
+/// Turns an error in plain text into a problem.
+pub(super) fn problem(status: StatusCode, text: &str) -> Problem {
+    for (beginning, is_json) in BEGINNINGS {
+        let Some(rest) = text.strip_prefix(beginning) else { continue };
+        let Some(rest) = rest.strip_prefix(": ") else { continue };
+        let (path, message) = split(rest);
+        let message = without_input(message);
+        let place = if path.is_empty() || !is_plain(path) { String::new() } else { format!("{path}: ") };
+        let problem = of_status(status, format!("{beginning}: {place}{message}"));
+        let pointer = if is_json { pointer(path, &message) } else { None };
+        return match pointer {
+            Some(pointer) => problem.with("errors", [json!({ "detail": message, "pointer": pointer })]),
+            None => problem,
+        };
+    }
+    if let Some(message) = text.strip_prefix("Invalid URL: ") {
+        return of_status(status, format!("Invalid URL: {}", without_value_of_path(message)));
+    }
+    of_status(status, text.to_owned())
+}
+
+/// Splits the path of serde_path_to_error from the message behind it. The path may be missing.
+fn split(text: &str) -> (&str, &str) {
+    let of_serde = OF_SERDE.iter().filter_map(|beginning| {
+        let start = if text.starts_with(beginning) { 0 } else { text.find(&format!(": {beginning}"))? + 2 };
+        Some(start)
+    });
+    let start = match of_serde.min() {
+        Some(start) => start,
+        // Another message, such as that of a parser. A path has no blanks.
+        None => match text.split_once(": ") {
+            Some((path, _)) if !path.contains(' ') => path.len() + 2,
+            _ => 0,
+        },
+    };
+    (text[..start].trim_end_matches(": "), &text[start..])
+}
+
+/// Returns a message of serde without the input that it quotes.
+fn without_input(message: &str) -> String {
+    for beginning in ["invalid type: ", "invalid value: ", "unknown variant ", "unknown field "] {
+        let Some(input) = message.strip_prefix(beginning) else { continue };
+        // The kind of the value comes before it: string "…", integer `…`.
+        let kind = input.split(['"', '`']).next().unwrap_or_default().trim_end();
+        let kind = if kind.contains(", expected ") { "" } else { kind };
+        let rest = ["`, expected ", ", expected ", "`, there are no "].iter().find_map(|end| {
+            let at = input.rfind(end)?;
+            Some(input[at..].trim_start_matches('`'))
+        });
+        return format!("{}{}", format!("{beginning}{kind}").trim_end_matches([' ', ':']), rest.unwrap_or_default());
+    }
+    if OF_SERDE.iter().any(|beginning| message.starts_with(beginning)) {
+        return message.to_owned();
+    }
+    without_quoted(message)
+}
+
+/// Returns a text without what it has in quotes or backticks. A quote that does not end takes the rest with it.
+fn without_quoted(text: &str) -> String {
+    let mut kept = String::new();
+    let mut quote = None;
+    let mut is_escaped = false;
+    for character in text.chars() {
+        match quote {
+            None if matches!(character, '"' | '`') => {
+                quote = Some(character);
+                kept.push('…');
+            }
+            None => kept.push(character),
+            Some(_) if is_escaped => is_escaped = false,
+            Some('"') if character == '\\' => is_escaped = true,
+            Some(end) if character == end => quote = None,
+            Some(_) => {}
+        }
+    }
+    kept
+}
+
+/// Returns axum's message about a parameter of the path, without its value.
+fn without_value_of_path(message: &str) -> String {
+    // Cannot parse `id` with value `…` to a `u64`
+    if let Some((before, value)) = message.split_once(" with value `") {
+        let after = value.rfind("` to a `").map_or("", |at| &value[at + 1..]);
+        return format!("{before}{after}");
+    }
+    // Cannot parse `…` to a `u64`
+    match (message.strip_prefix("Cannot parse `"), message.rfind("` to a `")) {
+        (Some(_), Some(at)) => format!("Cannot parse the value{}", &message[at + 1..]),
+        _ => message.to_owned(),
+    }
+}
+
+/// Returns `true` if the names in a path look like those of a program. A client can use any text as a name.
+fn is_plain(path: &str) -> bool {
+    path.len() <= 256 && path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-$@.[]".contains(&byte))
+}
+
+/// Returns the JSON pointer (RFC 6901, as a fragment) to the place of a mistake. `None` if the place is not known, or if
+/// a name in it is an unusual one.
+fn pointer(path: &str, message: &str) -> Option<String> {
+    let missing = message.strip_prefix("missing field `").and_then(|field| field.split('`').next());
+    if !is_plain(path) {
+        return None;
+    }
+    let mut pointer = "#".to_owned();
+    for part in path.split(['.', '[']).chain(missing).map(|part| part.trim_end_matches(']')) {
+        if !part.is_empty() {
+            pointer.push('/');
+            pointer.push_str(part);
+        }
+    }
+    // The root, for a text that may not be JSON at all, is no place.
+    if pointer == "#" { None } else { Some(pointer) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::{
+        Json,
+        extract::{FromRequestParts, Query},
+        http::Request,
+        response::IntoResponse,
+    };
+    use serde::{Deserialize, de::DeserializeOwned};
+    use serde_json::Value;
+    use std::collections::BTreeMap;
+
+    #[derive(Debug, Deserialize)]
+    #[serde(deny_unknown_fields)]
+    #[expect(dead_code, reason = "only their types matter")]
+    struct Order {
+        id: uuid::Uuid,
+        lines: Vec<Line>,
+        #[serde(default)]
+        labels: BTreeMap<String, u8>,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    enum Color {
+        Red,
+        Green,
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[expect(dead_code, reason = "only their types matter")]
+    struct Line {
+        count: u16,
+        color: Option<Color>,
+    }
+
+    /// Returns the detail and the pointer of the problem that axum's rejection of this JSON becomes.
+    async fn problem_of<T: DeserializeOwned + std::fmt::Debug>(json: &str) -> (String, Option<String>) {
+        let response = Json::<T>::from_bytes(json.as_bytes()).expect_err("it is wrong").into_response();
+        let text = axum::body::to_bytes(response.into_body(), 4096).await.unwrap();
+        let problem = problem(StatusCode::BAD_REQUEST, std::str::from_utf8(&text).unwrap());
+        let problem: Value = serde_json::to_value(&*problem.0).unwrap();
+        let text = |value: &Value| value.as_str().map(str::to_owned);
+        (text(&problem["detail"]).unwrap(), text(&problem["errors"][0]["pointer"]))
+    }
+
+    const ID: &str = "\"id\": \"0af76519-16cd-43dd-8448-eb211c80319c\"";
+
+    #[tokio::test]
+    async fn a_mistake_in_json_has_its_place_and_no_word_of_the_input() {
+        for (json, pointer, detail) in [
+            (format!("{{{ID}}}"), Some("#/lines"), "missing field `lines` at line 1"),
+            (format!("{{{ID}, \"lines\": [{{}}]}}"), Some("#/lines/0/count"), "missing field `count`"),
+            (
+                format!("{{{ID}, \"lines\": [{{\"count\": \"sentinel, expected x\"}}]}}"),
+                Some("#/lines/0/count"),
+                "invalid type: string, expected u16",
+            ),
+            (
+                format!("{{{ID}, \"lines\": [{{\"count\": 1234567}}]}}"),
+                Some("#/lines/0/count"),
+                "invalid value: integer, expected u16",
+            ),
+            (
+                format!("{{{ID}, \"lines\": [{{\"count\": 1, \"color\": \"senti`nel\"}}]}}"),
+                Some("#/lines/0/color"),
+                "unknown variant, expected `red` or `green`",
+            ),
+            (
+                format!("{{\"other\": 1, {ID}}}"),
+                Some("#/other"),
+                "unknown field, expected one of `id`, `lines`, `labels`",
+            ),
+            ("{\"id\": \"sentinel\"}".into(), Some("#/id"), "UUID parsing failed"),
+            (format!("{{{ID}, \"labels\": {{\"my sentinel: x\": \"y\"}}}}"), None, "invalid type: string, expected u8"),
+            ("\"sentinel\"".into(), None, "invalid type: string, expected struct Order"),
+            ("{\"id\": sentinel}".into(), Some("#/id"), "expected value at line 1 column 8"),
+            ("sentinel".into(), None, "expected value at line 1 column 1"),
+        ] {
+            let (text, place) = problem_of::<Order>(&json).await;
+            assert!(text.contains(detail), "{json}: {text}");
+            assert_eq!(place.as_deref(), pointer, "{json}: {text}");
+            assert!(!text.contains("senti") && !text.contains("1234567"), "{json}: {text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_mistake_in_the_query_or_the_path_does_not_quote_the_value() {
+        let request = Request::get("/?count=sentinel").body(()).unwrap();
+        let rejection = Query::<Line>::from_request_parts(&mut request.into_parts().0, &()).await.unwrap_err();
+        let (detail, _) = text_of(&rejection.body_text());
+        assert_eq!(detail, "Failed to deserialize query string: count: invalid digit found in string");
+        for (text, expected) in [
+            (
+                "Invalid URL: Cannot parse `id` with value `sen`tinel` to a `u64`",
+                "Invalid URL: Cannot parse `id` to a `u64`",
+            ),
+            ("Invalid URL: Cannot parse `sentinel` to a `u64`", "Invalid URL: Cannot parse the value to a `u64`"),
+            ("Invalid URL: Cannot parse `id` with value `sentinel`: UUID `sentinel`", "Invalid URL: Cannot parse `id`"),
+            ("Invalid URL: Invalid UTF-8 in `id`", "Invalid URL: Invalid UTF-8 in `id`"),
+            ("a text of a handler with `words`", "a text of a handler with `words`"),
+        ] {
+            assert_eq!(text_of(text).0, expected);
+        }
+    }
+
+    fn text_of(text: &str) -> (String, Value) {
+        let problem = serde_json::to_value(&*problem(StatusCode::BAD_REQUEST, text).0).unwrap();
+        (problem["detail"].as_str().unwrap().to_owned(), problem["errors"].clone())
+    }
+}

@@ -1,0 +1,139 @@
+//! The metrics of requests, in the words of OpenTelemetry's semantic conventions for HTTP.
+
+use crate::metrics::{Gauge, Histogram, MetricsRegistry};
+use axum::{
+    extract::MatchedPath,
+    http::{Method, StatusCode, Version},
+};
+use prometheus_client::{
+    encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder},
+    metrics::family::Family,
+};
+use std::{
+    fmt,
+    hash::{Hash, Hasher},
+    sync::Arc,
+    time::Duration,
+};
+
+/// The upper bounds of the histogram's buckets, in seconds. OpenTelemetry advises them.
+const BOUNDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
+
+/// The metrics of all requests of a process.
+pub(crate) struct RequestMetrics {
+    durations: Family<RequestLabels, Histogram>,
+    active: Gauge,
+}
+
+impl RequestMetrics {
+    /// Registers the metrics. Call it once per process.
+    pub(crate) fn register(registry: &MetricsRegistry) -> Arc<Self> {
+        let durations = Family::<_, _>::new_with_constructor((|| Histogram::new(BOUNDS)) as fn() -> Histogram);
+        let active = Gauge::default();
+        let help = "The time from the head of a request to the end of its response";
+        registry.register("http_server_request_duration_seconds", help, durations.clone());
+        registry.register("http_server_active_requests", "Requests whose response has not ended", active.clone());
+        Arc::new(Self { durations, active })
+    }
+
+    /// Counts a request that begins.
+    pub(super) fn begin(&self) {
+        self.active.inc();
+    }
+
+    /// Counts a request that has ended.
+    pub(super) fn end(&self, labels: &RequestLabels, duration: Duration) {
+        self.active.dec();
+        self.durations.get_or_create(labels).observe(duration.as_secs_f64());
+    }
+}
+
+/// The labels of a request. They are few: a path or an id is none.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct RequestLabels {
+    pub(super) method: &'static str,
+    pub(super) scheme: &'static str,
+    pub(super) version: &'static str,
+    /// `None` if there was no answer.
+    pub(super) status: Option<StatusCode>,
+    /// `None` if no route matched.
+    pub(super) route: Option<RouteLabel>,
+    /// The reason for which the request failed, if its status does not say it.
+    pub(super) error_type: Option<&'static str>,
+}
+
+impl RequestLabels {
+    pub(super) fn route(&self) -> Option<&str> {
+        Some(self.route.as_ref()?.0.as_str())
+    }
+
+    /// Returns the reason for which the request failed. `None` if it did not: a mistake of the client is no failure.
+    pub(super) fn error_type(&self) -> Option<&str> {
+        match &self.status {
+            Some(status) if status.is_server_error() => Some(self.error_type.unwrap_or(status.as_str())),
+            _ => self.error_type,
+        }
+    }
+}
+
+impl EncodeLabelSet for RequestLabels {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> fmt::Result {
+        let labels = [
+            ("http_request_method", Some(self.method)),
+            ("url_scheme", Some(self.scheme)),
+            ("network_protocol_version", Some(self.version)),
+            ("http_response_status_code", self.status.as_ref().map(StatusCode::as_str)),
+            ("http_route", self.route()),
+            ("error_type", self.error_type()),
+        ];
+        for (name, value) in labels {
+            if let Some(value) = value {
+                (name, value).encode(encoder.encode_label())?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The pattern of a route, such as `/v1/orders/{id}`.
+#[derive(Clone, Debug)]
+pub(super) struct RouteLabel(pub(super) MatchedPath);
+
+impl PartialEq for RouteLabel {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_str() == other.0.as_str()
+    }
+}
+
+impl Eq for RouteLabel {}
+
+impl Hash for RouteLabel {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.as_str().hash(state);
+    }
+}
+
+/// Returns the method for a label. A client can invent any number of methods, so those that are not known share one name.
+pub(super) fn method_label(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::DELETE => "DELETE",
+        Method::HEAD => "HEAD",
+        Method::OPTIONS => "OPTIONS",
+        Method::CONNECT => "CONNECT",
+        Method::PATCH => "PATCH",
+        Method::TRACE => "TRACE",
+        _ => "_OTHER",
+    }
+}
+
+pub(super) fn version_label(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_2 => "2",
+        Version::HTTP_3 => "3",
+        _ => "1.1",
+    }
+}

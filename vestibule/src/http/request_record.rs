@@ -1,0 +1,117 @@
+//! The facts of one request, from its head to the last byte of its response.
+
+use super::{client_address::TrustedProxies, connection_info::ConnectionInfo, limits::Limits, request_id};
+use crate::request_context::RequestContext;
+use axum::extract::{ConnectInfo, MatchedPath, Request};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU8, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// The facts of one request. The door makes it, and the request carries it as an extension: the frame, and the layers
+/// and extractors of routes, read and change it there.
+pub(crate) struct RequestRecord {
+    pub(crate) context: RequestContext,
+    pub(crate) started: Instant,
+    /// `true` if the connection uses TLS.
+    pub(crate) is_tls: bool,
+    /// The client's address. `None` if the request came on no connection, as in a test.
+    pub(crate) client: Option<IpAddr>,
+    /// The route that matched. Empty if none did.
+    pub(crate) route: OnceLock<MatchedPath>,
+    /// The reason for which the request failed, if its status does not say it.
+    pub(crate) error_type: OnceLock<&'static str>,
+    /// In bytes.
+    body_limit: AtomicU64,
+    timeout_micros: AtomicU64,
+    body: AtomicU8,
+}
+
+/// The state of the request's body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum BodyState {
+    /// Nobody waits for it: the handler has not asked for more.
+    Idle,
+    /// The handler waits for its next bytes.
+    Awaited,
+    /// It is longer than the limit.
+    TooLong,
+}
+
+impl RequestRecord {
+    /// Begins the record of a request. These limits apply unless its route has its own.
+    pub(crate) fn begin(
+        request: &Request,
+        generation: u64,
+        body_limit: u64,
+        timeout: Duration,
+        proxies: &TrustedProxies,
+    ) -> Arc<Self> {
+        let extensions = request.extensions();
+        let (peer, is_tls) = match extensions.get::<ConnectionInfo>() {
+            Some(connection) => (Some(connection.peer), connection.tls),
+            // axum's own extension, for tests of a service.
+            None => (extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0), false),
+        };
+        Arc::new(Self {
+            context: RequestContext { trace_id: request_id::trace_id(request.headers()), generation },
+            started: Instant::now(),
+            is_tls,
+            client: peer.map(|peer| proxies.client(peer.ip(), request.headers())),
+            route: OnceLock::new(),
+            error_type: OnceLock::new(),
+            body_limit: body_limit.into(),
+            timeout_micros: micros(timeout).into(),
+            body: (BodyState::Idle as u8).into(),
+        })
+    }
+
+    /// Returns the record that the door put into the request's extensions.
+    pub(super) fn of(request: &Request) -> Arc<Self> {
+        request.extensions().get::<Arc<Self>>().expect("a request comes through the door").clone()
+    }
+
+    /// Replaces the limits that a route has its own of.
+    pub(super) fn limit(&self, limits: &Limits) {
+        if let Some(body) = limits.body {
+            self.body_limit.store(body.as_u64(), Ordering::Relaxed);
+        }
+        if let Some(timeout) = limits.timeout {
+            self.timeout_micros.store(micros(timeout), Ordering::Relaxed);
+        }
+    }
+
+    /// Returns the largest length of the request's body, in bytes.
+    pub(super) fn body_limit(&self) -> u64 {
+        self.body_limit.load(Ordering::Relaxed)
+    }
+
+    /// Returns the time at which the response must have begun.
+    pub(super) fn deadline(&self) -> Instant {
+        self.started + Duration::from_micros(self.timeout_micros.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn set_body(&self, state: BodyState) {
+        self.body.store(state as u8, Ordering::Relaxed);
+    }
+
+    /// Returns `true` if the request's body is in this state.
+    pub(super) fn is_body(&self, state: BodyState) -> bool {
+        self.body.load(Ordering::Relaxed) == state as u8
+    }
+
+    /// Records the reason for which the request failed. The first one stays.
+    pub(crate) fn failed(&self, error_type: &'static str) {
+        let _ = self.error_type.set(error_type);
+    }
+}
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
