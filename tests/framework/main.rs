@@ -17,6 +17,7 @@ mod denied_start;
 mod documents;
 mod endurance;
 mod metrics;
+mod openapi;
 mod parents;
 mod passes_by_itself;
 mod platform_identity;

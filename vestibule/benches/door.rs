@@ -5,7 +5,7 @@
 //! the difference of the counts by the difference of the two.
 
 use axum::{
-    BoxError, Json, Router,
+    BoxError, Json,
     body::{Body, Bytes, HttpBody},
     extract::{Request, State},
     response::Response,
@@ -15,7 +15,7 @@ use divan::Bencher;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use vestibule::testing::{Harness, MemoryManager};
-use vestibule::{Application, Build, BuildError, Live, Package, SecretSet, config::Config, http::Door};
+use vestibule::{Application, Build, BuildError, Live, OpenApiRouter, Package, SecretSet, config::Config, http::Door};
 
 fn main() {
     divan::main();
@@ -36,11 +36,11 @@ impl Application for HelloService {
         Ok(Self)
     }
 
-    fn routes() -> Router<Arc<Self>> {
+    fn routes() -> OpenApiRouter<Arc<Self>> {
         async fn hello(_: State<Arc<HelloService>>) -> Json<Value> {
             Json(json!({ "hello": "world" }))
         }
-        Router::new().route("/", get(hello))
+        OpenApiRouter::new().route("/", get(hello))
     }
 }
 

@@ -15,6 +15,7 @@ pub(crate) mod connection_info;
 pub(crate) mod door;
 
 pub(crate) mod frame;
+pub(crate) mod routes;
 
 pub(crate) mod tls;
 

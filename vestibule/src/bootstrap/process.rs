@@ -13,6 +13,7 @@ use crate::{
     },
     loader::Loader,
     metrics::Counter,
+    openapi::page,
     reload::Reloader,
     secrets::set::SecretSet,
     signals::Signals,
@@ -74,7 +75,8 @@ impl<A: Application> ServingProcess<A> {
 
         let in_service = live.clone();
         let admin_tls = move || in_service.generation().tls.admin.clone();
-        let admin_routes = admin::router(&status, signals.hups.clone(), metrics.clone());
+        let admin_routes =
+            admin::router(&status, signals.hups.clone(), metrics.clone()).merge(page::router(live.clone()));
         let commands = listen::serve_commands(listeners.commands, admin_routes.clone());
         let admin = listen::serve(listeners.admin, admin_tls, failed_at("admin"), admin_routes)?;
 

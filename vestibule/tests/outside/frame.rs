@@ -1,7 +1,6 @@
 //! The frame of every route: what becomes of a body that is too long.
 
 use axum::{
-    Router,
     body::{Body, Bytes},
     extract::Request,
     routing::post,
@@ -9,7 +8,7 @@ use axum::{
 use std::{io, sync::Arc};
 use tower::Service as _;
 use vestibule::testing::{Harness, MemoryManager};
-use vestibule::{Application, Build, BuildError, Package, SecretSet, config::Config, http::Door};
+use vestibule::{Application, Build, BuildError, OpenApiRouter, Package, SecretSet, config::Config, http::Door};
 
 #[derive(SecretSet)]
 struct NoSecrets {}
@@ -26,8 +25,8 @@ impl Application for LengthService {
         Ok(Self)
     }
 
-    fn routes() -> Router<Arc<Self>> {
-        Router::new().route("/", post(async |body: Bytes| body.len().to_string()))
+    fn routes() -> OpenApiRouter<Arc<Self>> {
+        OpenApiRouter::new().route("/", post(async |body: Bytes| body.len().to_string()))
     }
 }
 

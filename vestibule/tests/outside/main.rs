@@ -9,13 +9,13 @@ mod metrics;
 mod own_manager;
 mod problem;
 mod revoked_version;
+mod routes;
 mod several_resources;
 
 mod eventually;
 mod relay;
 
 use axum::{
-    Router,
     body::Body,
     extract::{Request, State},
     routing::get,
@@ -32,7 +32,7 @@ use time::OffsetDateTime;
 use tower::Service as _;
 use vestibule::testing::{Harness, MemoryManager};
 use vestibule::{
-    Application, Build, BuildError, Credential, Live, Package, SecretSet, Signer,
+    Application, Build, BuildError, Credential, Live, OpenApiRouter, Package, SecretSet, Signer,
     config::Config,
     credentials::{ApiKey, Login, SigningKeys},
     exit::{Exit, Report},
@@ -71,11 +71,11 @@ impl Application for Probe {
         })
     }
 
-    fn routes() -> Router<Arc<Self>> {
+    fn routes() -> OpenApiRouter<Arc<Self>> {
         async fn panic(State(probe): State<Arc<Probe>>) {
             panic!("{} {:?}", probe.credentials, probe.signer);
         }
-        Router::new().route("/panic", get(panic)).route("/", get("hello"))
+        OpenApiRouter::new().route("/panic", get(panic)).route("/", get("hello"))
     }
 }
 
@@ -172,8 +172,8 @@ impl Application for Careless {
         panic!("{:?}", cx.secrets.api);
     }
 
-    fn routes() -> Router<Arc<Self>> {
-        Router::new()
+    fn routes() -> OpenApiRouter<Arc<Self>> {
+        OpenApiRouter::new()
     }
 }
 

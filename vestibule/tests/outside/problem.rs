@@ -1,7 +1,6 @@
 //! Problems, as a client and the reader of the log see them.
 
 use axum::{
-    Router,
     body::{Body, Bytes},
     extract::{Path, Request},
     http::{HeaderMap, StatusCode, header},
@@ -18,7 +17,8 @@ use tower::Service as _;
 use tracing_subscriber::fmt::MakeWriter;
 use vestibule::testing::{Harness, MemoryManager};
 use vestibule::{
-    Application, Build, BuildError, CallError, Package, Problem, SecretSet, config::Config, http::Door, sqlx,
+    Application, Build, BuildError, CallError, OpenApiRouter, Package, Problem, SecretSet, config::Config, http::Door,
+    sqlx,
 };
 
 #[derive(SecretSet)]
@@ -36,8 +36,8 @@ impl Application for FailingService {
         Ok(Self)
     }
 
-    fn routes() -> Router<Arc<Self>> {
-        Router::new().route("/{failure}", get(fail))
+    fn routes() -> OpenApiRouter<Arc<Self>> {
+        OpenApiRouter::new().route("/{failure}", get(fail))
     }
 }
 
