@@ -37,7 +37,7 @@ async fn the_document_has_every_route_with_its_problems_and_needs_no_configurati
     }
 
     let (_, _, page) = running.page("/docs").await;
-    for part in ["/v1/notes/{id}", "The id of the note.", "curl -i -X POST"] {
+    for part in ["/v1/notes/{id}", "The largest number of notes in the page.", "curl -i -X POST"] {
         assert!(page.contains(part), "{part} is missing in {page}");
     }
     assert!(!page.contains("<script"), "{page}");
