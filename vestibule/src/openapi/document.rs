@@ -28,7 +28,12 @@ const COMMON_PROBLEMS: [(&str, &str, Operations, &str); 8] = [
     ("415", "UnsupportedMediaType", Operations::WithBody, "The body of the request has another media type."),
     ("422", "UnprocessableContent", Operations::WithBody, "The body of the request has a wrong member or value."),
     ("500", "InternalServerError", Operations::All, "The request failed on the side of the service."),
-    ("503", "ServiceUnavailable", Operations::All, "The service cannot answer now. Try again after `Retry-After`."),
+    (
+        "503",
+        "ServiceUnavailable",
+        Operations::All,
+        "The service cannot answer now. `Retry-After` says when to try again.",
+    ),
 ];
 
 /// The operations that a problem belongs to.
@@ -83,13 +88,14 @@ fn add_problems(path: &str, operation: &mut Value) {
     let has_input = has_body || operation.get("parameters").is_some();
     let responses = &mut operation["responses"];
     for (status, response) in responses.as_object_mut().into_iter().flatten() {
-        if response["description"] == "" {
+        if response.get("$ref").is_some() {
+            continue;
+        }
+        if response.get("description").is_none() {
             response["description"] = reason(status).into();
         }
         // The frame makes a problem of each error without a body.
-        let is_bare_error =
-            status.starts_with(['4', '5']) && response.get("$ref").or(response.get("content")).is_none();
-        if is_bare_error {
+        if status.starts_with(['4', '5']) && response.get("content").is_none() {
             response["content"] = problem_content();
         }
     }
