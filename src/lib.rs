@@ -6,7 +6,7 @@
 //!
 //! - To add a credential, add a field to [`Secrets`]. Its id is `<secrets.prefix>/<field>`, unless `[secrets.ids]` has one.
 //! - To add a setting, add a field to [`Settings`]: it is a key of `[service]` in `config/`.
-//! - To add a route, add it to [`Notes::routes`](vestibule::Application::routes).
+//! - To add a route, describe it with `#[utoipa::path]`, and add it to [`Notes::routes`](vestibule::Application::routes).
 //! - To work in the background, see `outbox.rs`. Delete it if you have no webhook.
 //! - To change the schema, add a file to `migrations/`.
 
@@ -16,14 +16,12 @@ mod secrets;
 
 pub use secrets::Secrets;
 
-use axum::{
-    Router,
-    routing::{get, post},
-};
 use outbox::Webhook;
 use serde::{Deserialize, Serialize};
 use std::{num::NonZeroU16, sync::Arc, time::Duration};
-use vestibule::{Application, Background, Build, BuildError, ConfigSection, Database, Package, Signer, config};
+use vestibule::{
+    Application, Background, Build, BuildError, ConfigSection, Database, OpenApiRouter, Package, Signer, config, routes,
+};
 
 /// The service: everything that is built from credentials or settings. Requests work with it.
 pub struct Notes {
@@ -84,10 +82,8 @@ impl Application for Notes {
         })
     }
 
-    fn routes() -> Router<Arc<Self>> {
-        Router::new()
-            .route("/v1/notes", post(notes::create).get(notes::list))
-            .route("/v1/notes/{id}", get(notes::read).delete(notes::delete))
+    fn routes() -> OpenApiRouter<Arc<Self>> {
+        OpenApiRouter::new().routes(routes!(notes::create, notes::list)).routes(routes!(notes::read, notes::delete))
     }
 
     fn background(tasks: &Background<Self>) {

@@ -3,19 +3,19 @@
 use crate::Notes;
 use axum::{
     Json,
-    extract::{Path, Query, State, rejection::PathRejection},
+    extract::{Path, Query, State},
     http::{HeaderName, StatusCode, header::LOCATION},
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use sqlx::FromRow;
 use std::sync::Arc;
 use time::OffsetDateTime;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 use vestibule::{ClientCertificate, Problem, TraceContext};
 
 /// A note. Its id is a UUIDv7, so the order of ids is the order of creation.
-#[derive(Serialize, FromRow)]
+#[derive(Serialize, sqlx::FromRow, ToSchema)]
 pub(crate) struct Note {
     id: Uuid,
     body: String,
@@ -26,9 +26,11 @@ pub(crate) struct Note {
     created_by: Option<String>,
 }
 
-#[derive(Deserialize)]
+/// A note to create. Its body is not blank, has no NUL character, and is not longer than `service.max_length`.
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct NewNote {
+    #[schema(min_length = 1, example = "hello")]
     body: String,
 }
 
@@ -48,6 +50,8 @@ impl NewNote {
     }
 }
 
+/// Creates a note.
+#[utoipa::path(post, path = "/v1/notes", responses((status = CREATED, body = Note, headers(("location" = String)))))]
 pub(crate) async fn create(
     State(notes): State<Arc<Notes>>,
     client: Option<ClientCertificate>,
@@ -72,23 +76,23 @@ pub(crate) async fn create(
     Ok((StatusCode::CREATED, location, Json(note)))
 }
 
-pub(crate) async fn read(
-    State(notes): State<Arc<Notes>>,
-    id: Result<Path<Uuid>, PathRejection>,
-) -> Result<Json<Note>, Problem> {
+/// Reads a note.
+#[utoipa::path(get, path = "/v1/notes/{id}", responses((status = OK, body = Note)))]
+pub(crate) async fn read(State(notes): State<Arc<Notes>>, Path(id): Path<Uuid>) -> Result<Json<Note>, Problem> {
     let note = sqlx::query_as("SELECT id, body, created_at, created_by FROM notes WHERE id = $1")
-        .bind(note_id(id)?)
+        .bind(id)
         .fetch_optional(&notes.database)
         .await?;
     note.map(Json).ok_or_else(no_such_note)
 }
 
+/// Deletes a note.
+#[utoipa::path(delete, path = "/v1/notes/{id}", responses((status = NO_CONTENT)))]
 pub(crate) async fn delete(
     State(notes): State<Arc<Notes>>,
-    id: Result<Path<Uuid>, PathRejection>,
+    Path(id): Path<Uuid>,
     trace: TraceContext,
 ) -> Result<StatusCode, Problem> {
-    let id = note_id(id)?;
     let mut transaction = notes.database.begin().await?;
     let deleted = sqlx::query("DELETE FROM notes WHERE id = $1").bind(id).execute(&mut *transaction).await?;
     if deleted.rows_affected() == 0 {
@@ -101,20 +105,26 @@ pub(crate) async fn delete(
     Ok(StatusCode::NO_CONTENT)
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListQuery {
+    /// The largest number of notes in the page.
+    #[param(minimum = 1, maximum = 100, default = 20)]
     limit: Option<usize>,
+    /// The `next_cursor` of the page before.
     cursor: Option<String>,
 }
 
-#[derive(Serialize)]
+/// A page of the list.
+#[derive(Serialize, ToSchema)]
 pub(crate) struct Page {
     notes: Vec<Note>,
-    /// The start of the next page. `None` on the last page.
+    /// The cursor of the next page. It is null on the last page.
     next_cursor: Option<String>,
 }
 
+/// Lists the notes, newest first.
+#[utoipa::path(get, path = "/v1/notes", params(ListQuery), responses((status = OK, body = Page)))]
 pub(crate) async fn list(
     State(notes): State<Arc<Notes>>,
     Query(query): Query<ListQuery>,
@@ -149,11 +159,6 @@ impl Notes {
         let id = self.cursors.open(cursor).map_err(|_| foreign())?;
         Uuid::from_slice(&id).map_err(|_| foreign())
     }
-}
-
-fn note_id(id: Result<Path<Uuid>, PathRejection>) -> Result<Uuid, Problem> {
-    id.map(|Path(id)| id)
-        .map_err(|_| Problem::bad_request("the id in the path is not a UUID: use the `id` of a note, or its Location"))
 }
 
 fn no_such_note() -> Problem {

@@ -2,7 +2,7 @@
 
 use super::axum_sqlx;
 use axum::{
-    BoxError, Router,
+    BoxError,
     body::{Body, Bytes, HttpBody},
     extract::Request,
     response::Response,
@@ -25,7 +25,7 @@ use tower::Service;
 use uuid::Uuid;
 use vestibule::testing::Harness;
 use vestibule::{
-    Application, Build, BuildError, Database, Live, Package,
+    Application, Build, BuildError, Database, Live, OpenApiRouter, Package,
     config::{Config, TlsMode},
     http::Door,
     secrets::{Fetched, SecretId, SecretValue, Source, SourceError, Stage, VersionId, Versions},
@@ -124,8 +124,8 @@ impl Application for DatabaseOnly {
         Ok(Self(cx.database(&cx.secrets.database).await?))
     }
 
-    fn routes() -> Router<Arc<Self>> {
-        Router::new()
+    fn routes() -> OpenApiRouter<Arc<Self>> {
+        OpenApiRouter::new()
     }
 }
 

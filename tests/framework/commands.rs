@@ -24,7 +24,7 @@ async fn a_wrong_command_line_ends_with_64_and_help_with_0() {
     }
     let help = SERVICE.launch_without_tenant().await.args(["--help"]).run();
     assert_eq!(help.code, Some(0));
-    for command in ["serve", "check", "migrate", "config", "reload", "audit", "health"] {
+    for command in ["serve", "check", "migrate", "config", "openapi", "reload", "audit", "health"] {
         assert!(help.stdout.contains(command), "{command} is missing");
     }
     let version = SERVICE.launch_without_tenant().await.args(["--version"]).run();

@@ -21,6 +21,7 @@ mod hostile_clients;
 mod log;
 mod long_lived;
 mod metrics;
+mod openapi;
 mod parents;
 mod passes_by_itself;
 mod platform_identity;

@@ -1,13 +1,13 @@
 //! Transactions that collide with others on a real PostgreSQL, and are repeated.
 
 use crate::SERVICE;
-use axum::{Router, response::IntoResponse};
+use axum::response::IntoResponse;
 use devstack::{DEFAULT_TIMEOUT, Tenant, reqwest::StatusCode};
 use sqlx::{AssertSqlSafe, Connection as _};
 use std::{num::NonZeroU16, sync::Arc, time::Duration};
 use tokio::sync::Barrier;
 use vestibule::{
-    Application, Build, BuildError, Credential, Database, Package, Problem, SecretSet, Session,
+    Application, Build, BuildError, Credential, Database, OpenApiRouter, Package, Problem, SecretSet, Session,
     config::{Config, DatabaseConfig, TlsMode},
     credentials::{Host, Login, PostgresName},
     testing::{Harness, MemoryManager},
@@ -31,8 +31,8 @@ impl Application for Accounts {
         Ok(Self { database: cx.database(&cx.secrets.database).await? })
     }
 
-    fn routes() -> Router<Arc<Self>> {
-        Router::new()
+    fn routes() -> OpenApiRouter<Arc<Self>> {
+        OpenApiRouter::new()
     }
 }
 

@@ -74,7 +74,7 @@ async fn the_answer_to_bad_input_says_what_to_change() {
     assert!(problem(untyped, 415).await.contains("application/json"));
     let paths = [
         ("/v1/notes/7", 400, "UUID"),
-        ("/v1/notes/%ff", 400, "UUID"),
+        ("/v1/notes/%ff", 400, "UTF-8"),
         ("/v1/notes?limit=0", 400, "1 to 100"),
         ("/v1/notes?limit=101", 400, "1 to 100"),
         ("/v1/notes?limit=many", 400, "limit"),

@@ -6,7 +6,7 @@
 //! the difference of the counts by the difference of the two.
 
 use axum::{
-    BoxError, Json, Router,
+    BoxError, Json,
     body::{Body, Bytes, HttpBody},
     extract::{Request, State},
     response::Response,
@@ -21,7 +21,7 @@ use tracing::{
     span,
 };
 use vestibule::testing::{Harness, MemoryManager};
-use vestibule::{Application, Build, BuildError, Live, Package, SecretSet, config::Config, http::Door};
+use vestibule::{Application, Build, BuildError, Live, OpenApiRouter, Package, SecretSet, config::Config, http::Door};
 
 fn main() {
     divan::main();
@@ -42,8 +42,8 @@ impl Application for HelloService {
         Ok(Self)
     }
 
-    fn routes() -> Router<Arc<Self>> {
-        Router::new().route("/", get(hello))
+    fn routes() -> OpenApiRouter<Arc<Self>> {
+        OpenApiRouter::new().route("/", get(hello))
     }
 }
 

@@ -3,7 +3,6 @@
 //! `cargo bench --bench reload` prints the calls of the manager, and then the times. `one_rotated` builds a generation
 //! and publishes it.
 
-use axum::Router;
 use divan::Bencher;
 use futures_util::future::BoxFuture;
 use std::sync::{
@@ -13,7 +12,7 @@ use std::sync::{
 use tokio::runtime::Runtime;
 use vestibule::testing::Harness;
 use vestibule::{
-    Application, Build, BuildError, Credential, Package,
+    Application, Build, BuildError, Credential, OpenApiRouter, Package,
     config::Config,
     credentials::ApiKey,
     secrets::{
@@ -99,8 +98,8 @@ impl<const N: usize> Application for KeyService<N> {
         Ok(Self)
     }
 
-    fn routes() -> Router<Arc<Self>> {
-        Router::new()
+    fn routes() -> OpenApiRouter<Arc<Self>> {
+        OpenApiRouter::new()
     }
 }
 

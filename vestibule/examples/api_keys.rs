@@ -2,9 +2,9 @@
 //!
 //! Its command `check --live` fetches and validates the keys.
 
-use axum::{Router, extract::State, routing::get};
+use axum::{extract::State, routing::get};
 use std::{process::ExitCode, sync::Arc};
-use vestibule::{Application, Build, BuildError, Credential, Package, SecretSet, credentials::ApiKey};
+use vestibule::{Application, Build, BuildError, Credential, OpenApiRouter, Package, SecretSet, credentials::ApiKey};
 
 /// The credentials. A field's name is the credential's name.
 #[derive(SecretSet)]
@@ -33,8 +33,8 @@ impl Application for ApiKeys {
         Ok(Self { versions: versions.concat() })
     }
 
-    fn routes() -> Router<Arc<Self>> {
-        Router::new().route("/", get(async |State(service): State<Arc<Self>>| service.versions.clone()))
+    fn routes() -> OpenApiRouter<Arc<Self>> {
+        OpenApiRouter::new().route("/", get(async |State(service): State<Arc<Self>>| service.versions.clone()))
     }
 }
 

@@ -4,7 +4,6 @@
 //! Both hear if the generation that they use is replaced, and if the process stops.
 
 use axum::{
-    Router,
     body::{Body, Bytes},
     extract::{Request, State},
     http::{StatusCode, header},
@@ -16,7 +15,8 @@ use hyper_util::rt::TokioIo;
 use std::{convert::Infallible, process::ExitCode, sync::Arc, time::Duration};
 use tokio::io::AsyncWriteExt;
 use vestibule::{
-    Application, Build, BuildError, Credential, LongLived, LongLivedEvent, Package, SecretSet, credentials::ApiKey,
+    Application, Build, BuildError, Credential, LongLived, LongLivedEvent, OpenApiRouter, Package, SecretSet,
+    credentials::ApiKey,
 };
 
 /// The credentials.
@@ -39,8 +39,8 @@ impl Application for Events {
         Ok(Self)
     }
 
-    fn routes() -> Router<Arc<Self>> {
-        Router::new().route("/events", get(events)).route("/upgrade", get(upgrade))
+    fn routes() -> OpenApiRouter<Arc<Self>> {
+        OpenApiRouter::new().route("/events", get(events)).route("/upgrade", get(upgrade))
     }
 }
 

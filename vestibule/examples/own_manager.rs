@@ -9,7 +9,7 @@
 //!
 //! All commands use this manager: `serve`, `check --live`, `migrate`, and `audit`.
 
-use axum::{Router, extract::State, routing::get};
+use axum::{extract::State, routing::get};
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use sqlx::migrate::Migrator;
@@ -21,7 +21,7 @@ use std::{
 };
 use tokio::fs;
 use vestibule::{
-    Application, Build, BuildError, Credential, Package, SecretSet,
+    Application, Build, BuildError, Credential, OpenApiRouter, Package, SecretSet,
     config::Config,
     credentials::ApiKey,
     exit::{Exit, Fault},
@@ -58,8 +58,8 @@ impl Application for Payments {
         Ok(Self { version: cx.secrets.payment.version().to_string() })
     }
 
-    fn routes() -> Router<Arc<Self>> {
-        Router::new().route("/", get(async |State(service): State<Arc<Self>>| service.version.clone()))
+    fn routes() -> OpenApiRouter<Arc<Self>> {
+        OpenApiRouter::new().route("/", get(async |State(service): State<Arc<Self>>| service.version.clone()))
     }
 }
 

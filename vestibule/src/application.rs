@@ -10,11 +10,13 @@ use crate::{
     config::{Config, ServiceSettings},
     generation_usage::GenerationUsage,
     http::{frame::Frame, tls::Tls},
+    openapi::OpenApiRouter,
     package::Package,
     resources::{build_error::BuildError, registry::ResourceRegistry},
     secrets::{held::HeldCredentials, set::SecretSet},
 };
 use axum::Router;
+use serde_json::Value;
 use std::{fmt, sync::Arc};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -36,8 +38,74 @@ pub trait Application: Sized + Send + Sync + 'static {
     /// Builds the service. Runs at the start, and in each reload that brings something new.
     fn build(cx: &Build<'_, Self>) -> impl Future<Output = Result<Self, BuildError>> + Send;
 
-    /// Returns the routes: plain axum, with the service as their state.
-    fn routes() -> Router<Arc<Self>>;
+    /// Returns the routes, whose state is the service. Runs once per generation.
+    ///
+    /// A handler with `#[utoipa::path]` is added with `.routes(routes!(handler))`, and is in the OpenAPI document. One
+    /// without it is added as in plain axum, with `.route("/path", get(handler))`, and is not. A whole router of axum is
+    /// `OpenApiRouter::from(router)`.
+    ///
+    /// ```
+    /// use axum::{Json, extract::State};
+    /// use serde::Serialize;
+    /// use std::sync::Arc;
+    /// use utoipa::ToSchema;
+    /// use vestibule::{OpenApiRouter, routes};
+    ///
+    /// struct Shop {
+    ///     is_open: bool,
+    /// }
+    ///
+    /// #[derive(Serialize, ToSchema)]
+    /// struct Hours {
+    ///     open: bool,
+    /// }
+    ///
+    /// /// Says if the shop is open.
+    /// #[utoipa::path(get, path = "/v1/hours", responses((status = OK, body = Hours)))]
+    /// async fn hours(State(shop): State<Arc<Shop>>) -> Json<Hours> {
+    ///     Json(Hours { open: shop.is_open })
+    /// }
+    ///
+    /// // `Application::routes` of `Shop`.
+    /// fn routes() -> OpenApiRouter<Arc<Shop>> {
+    ///     OpenApiRouter::new().routes(routes!(hours))
+    /// }
+    /// # let document = routes().into_openapi();
+    /// # assert!(document.paths.paths.contains_key("/v1/hours"));
+    /// ```
+    fn routes() -> OpenApiRouter<Arc<Self>>;
+
+    /// Returns the routes that are open to everybody. The default has none.
+    fn public_routes() -> OpenApiRouter<Arc<Self>> {
+        OpenApiRouter::new()
+    }
+
+    /// Puts layers around all routes: CORS, or limits from the settings. Runs once per generation. The default adds none.
+    ///
+    /// ```
+    /// use axum::{Router, extract::{Request, State}, middleware::{self, Next}, response::Response};
+    /// use std::sync::Arc;
+    ///
+    /// struct Shop {
+    ///     region: &'static str,
+    /// }
+    ///
+    /// // `Application::layers` of `Shop`.
+    /// fn layers(shop: &Arc<Shop>, routes: Router) -> Router {
+    ///     routes.layer(middleware::from_fn_with_state(shop.clone(), add_region))
+    /// }
+    ///
+    /// async fn add_region(State(shop): State<Arc<Shop>>, request: Request, next: Next) -> Response {
+    ///     let mut response = next.run(request).await;
+    ///     response.headers_mut().insert("x-region", shop.region.parse().expect("it is ASCII"));
+    ///     response
+    /// }
+    /// # let _ = layers(&Arc::new(Shop { region: "eu" }), Router::new());
+    /// ```
+    fn layers(service: &Arc<Self>, routes: Router) -> Router {
+        let _ = service;
+        routes
+    }
 
     /// Starts the work that goes on beside requests. Runs once, after the first generation is in service.
     fn background(tasks: &Background<Self>) {
@@ -55,6 +123,8 @@ pub struct Generation<A: Application> {
     /// The service's routes, in the frame. Only the door calls them.
     pub(crate) router: Router,
     pub(crate) frame: Arc<Frame>,
+    /// The OpenAPI document of the routes.
+    pub(crate) document: Arc<Value>,
     /// The places for requests in flight, over all generations.
     pub(crate) in_flight: Arc<Semaphore>,
     /// The TLS configuration of the listeners.

@@ -15,6 +15,7 @@ mod check;
 mod config;
 mod health;
 mod migrate;
+mod openapi;
 pub(crate) mod reload;
 
 mod admin;
@@ -96,6 +97,7 @@ async fn run<A: Application>(
         CliCommand::Check { live } => check::run::<A>(&sources, manager, live).await,
         CliCommand::Migrate => migrate::run::<A>(&sources, manager).await,
         CliCommand::Config { json, explain } => config::run::<A>(&sources, json, explain),
+        CliCommand::Openapi => openapi::run::<A>(),
         CliCommand::Reload { pid, wait, settle } => {
             let wait = if wait { Some(settle) } else { None };
             reload::run::<A>(&sources, pid, wait).await

@@ -32,6 +32,7 @@ mod request_body;
 
 pub(crate) mod client_address;
 mod request_id;
+pub(crate) mod routes;
 
 pub(crate) mod tls;
 

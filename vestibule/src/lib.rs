@@ -15,9 +15,11 @@
 //! AWS Secrets Manager):
 //!
 //! ```no_run
-//! use axum::{Router, extract::State, routing::get};
+//! use axum::{extract::State, routing::get};
 //! use std::{process::ExitCode, sync::Arc};
-//! use vestibule::{Application, Build, BuildError, Credential, Package, SecretSet, credentials::ApiKey};
+//! use vestibule::{
+//!     Application, Build, BuildError, Credential, OpenApiRouter, Package, SecretSet, credentials::ApiKey,
+//! };
 //!
 //! /// The credentials: one field per credential.
 //! #[derive(SecretSet)]
@@ -40,8 +42,8 @@
 //!         Ok(Self { payment_version: cx.secrets.payment.version().to_string() })
 //!     }
 //!
-//!     fn routes() -> Router<Arc<Self>> {
-//!         Router::new().route("/", get(async |State(hello): State<Arc<Self>>| hello.payment_version.clone()))
+//!     fn routes() -> OpenApiRouter<Arc<Self>> {
+//!         OpenApiRouter::new().route("/", get(async |State(hello): State<Arc<Self>>| hello.payment_version.clone()))
 //!     }
 //! }
 //!
@@ -89,6 +91,7 @@ mod jitter;
 mod last_uses;
 mod loader;
 mod moment;
+mod openapi;
 mod package;
 mod reload;
 mod reload_requests;
@@ -102,6 +105,9 @@ mod trust;
 
 pub use application::{Application, Background, Build, Generation, Live};
 pub use http::{ClientAddress, ClientCertificate, Limits, LongLived, LongLivedEvent, Problem, RequestId};
+/// Adds handlers with `#[utoipa::path]` to an [`OpenApiRouter`]. [`Application::routes`] has an example.
+pub use openapi::routes;
+pub use openapi::{OpenApiRouter, UtoipaMethodRouterExt};
 pub use package::{NamedMigrations, Package};
 pub use resources::{
     ApiClient, ApiEndpoint, BuildError, CallError, Database, DeliveryError, KeyHeader, Session, Signature, Signer,

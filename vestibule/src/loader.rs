@@ -19,7 +19,7 @@ use crate::{
     config::Config,
     credentials::all_secrets::AllSecrets,
     exit::{Exit, Fault, Phase, Report},
-    http::{frame::Frame, request_metrics::RequestMetrics, tls::Tls},
+    http::{frame::Frame, request_metrics::RequestMetrics, routes, tls::Tls},
     last_uses::LastUses,
     metrics::MetricsRegistry,
     reload_requests::ReloadRequests,
@@ -353,11 +353,9 @@ impl<A: Application> Loader<A> {
                 let has_database_failed = cx.has_database_failed();
                 return Err(BuildFailure { error, credential: cx.failed(), has_database_failed });
             }
-            Err(_) => {
-                let error = BuildError::Fault(overdue());
-                return Err(BuildFailure { error, credential: None, has_database_failed: false });
-            }
+            Err(_) => return Err(BuildFailure::of_fault(overdue())),
         };
+        let (routes, document) = routes::router(&service, &config.server).map_err(BuildFailure::of_fault)?;
         let resources = cx.into_resources();
 
         let max_in_flight = config.server.max_in_flight;
@@ -367,11 +365,12 @@ impl<A: Application> Loader<A> {
         };
         let number = in_service.map_or(1, |in_service| in_service.number + 1);
         let frame = Frame::new(&config.server, number, &self.request_metrics);
-        let router = frame.router(A::routes().with_state(service.clone()));
+        let router = frame.router(routes);
         Ok(Generation {
             number,
             router,
             frame,
+            document: Arc::new(document),
             own_handles: Arc::strong_count(&service),
             usage: Arc::default(),
             service,
@@ -393,6 +392,11 @@ struct BuildFailure {
 }
 
 impl BuildFailure {
+    /// Returns the failure of something that is not made from a credential.
+    fn of_fault(fault: Fault) -> Self {
+        Self { error: BuildError::Fault(fault), credential: None, has_database_failed: false }
+    }
+
     /// Returns the credential that failed, and the set with the version of it that is held. Returns `None` if there is no
     /// other version to go on with.
     fn as_held<S: SecretSet>(&self, resolved: &Resolved<S>, held: &HeldCredentials) -> Option<(Name, Resolved<S>)> {

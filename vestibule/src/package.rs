@@ -11,6 +11,8 @@ pub struct Package {
     pub name: &'static str,
     /// The package's version.
     pub version: &'static str,
+    /// The package's description. The OpenAPI document begins with it. It may be empty.
+    pub description: &'static str,
     /// The migrations of the database of `[database]`. `None` if there is nothing to migrate.
     pub migrations: Option<&'static Migrator>,
     /// The migrations of the databases of `[databases.NAME]`. A database without migrations is not among them.
@@ -29,9 +31,9 @@ pub struct NamedMigrations {
 }
 
 impl Package {
-    /// Returns the package of a service without migrations.
+    /// Returns the package of a service without a description and migrations.
     pub const fn new(name: &'static str, version: &'static str) -> Self {
-        Self { name, version, migrations: None, named_migrations: &[] }
+        Self { name, version, description: "", migrations: None, named_migrations: &[] }
     }
 }
 
@@ -65,6 +67,7 @@ macro_rules! package {
             },
         }),*];
         $crate::Package {
+            description: ::core::env!("CARGO_PKG_DESCRIPTION"),
             named_migrations: NAMED,
             ..$crate::Package::new(::core::env!("CARGO_PKG_NAME"), ::core::env!("CARGO_PKG_VERSION"))
         }

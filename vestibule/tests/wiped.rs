@@ -5,7 +5,6 @@
 #![expect(unsafe_code, reason = "an allocator that reads memory needs it")]
 
 use aws_lc_rs::hmac;
-use axum::Router;
 use std::{
     alloc::{GlobalAlloc, Layout, System},
     slice,
@@ -17,7 +16,7 @@ use std::{
 };
 use vestibule::testing::{Harness, MemoryManager};
 use vestibule::{
-    Application, Build, BuildError, Credential, Package, SecretSet, Signer,
+    Application, Build, BuildError, Credential, OpenApiRouter, Package, SecretSet, Signer,
     config::Config,
     credentials::{ApiKey, Login, SigningKeys, TlsIdentity},
     secrets::Stage,
@@ -179,8 +178,8 @@ impl Application for Holder {
         Ok(Self { signer: cx.signer(&cx.secrets.signing, "test", Duration::from_secs(60)) })
     }
 
-    fn routes() -> Router<Arc<Self>> {
-        Router::new()
+    fn routes() -> OpenApiRouter<Arc<Self>> {
+        OpenApiRouter::new()
     }
 }
 

@@ -4,13 +4,17 @@ use crate::Hello;
 use axum::{Json, extract::State};
 use serde::Serialize;
 use std::sync::Arc;
+use utoipa::ToSchema;
 use vestibule::Problem;
 
-#[derive(Serialize)]
+/// A greeting.
+#[derive(Serialize, ToSchema)]
 pub(crate) struct Greeting {
     greeting: String,
 }
 
+/// Says hello.
+#[utoipa::path(get, path = "/v1/hello", responses((status = OK, body = Greeting), (status = NOT_FOUND)))]
 pub(crate) async fn greet(State(hello): State<Arc<Hello>>) -> Result<Json<Greeting>, Problem> {
     let greeting = sqlx::query_scalar("SELECT greeting FROM greetings WHERE language = $1")
         .bind(&hello.language)

@@ -6,7 +6,7 @@
 //!
 //! - To add a credential, add a field to [`Secrets`]. Its id is `<secrets.prefix>/<field>`, unless `[secrets.ids]` has one.
 //! - To add a setting, add a field to [`Settings`]: it is a key of `[service]` in `config/`.
-//! - To add a route, add it to [`Hello::routes`](vestibule::Application::routes).
+//! - To add a route, describe it with `#[utoipa::path]`, and add it to [`Hello::routes`](vestibule::Application::routes).
 //! - To work in the background, add [`Hello::background`](vestibule::Application::background).
 //! - To change the schema, add a file to `migrations/`.
 
@@ -15,10 +15,9 @@ mod secrets;
 
 pub use secrets::Secrets;
 
-use axum::{Router, routing::get};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use vestibule::{Application, Build, BuildError, ConfigSection, Database, Package};
+use vestibule::{Application, Build, BuildError, ConfigSection, Database, OpenApiRouter, Package, routes};
 
 /// The service: everything that is built from credentials or settings. Requests work with it.
 pub struct Hello {
@@ -49,7 +48,7 @@ impl Application for Hello {
         Ok(Self { database: cx.database(&cx.secrets.database).await?, language: cx.settings.language.clone() })
     }
 
-    fn routes() -> Router<Arc<Self>> {
-        Router::new().route("/v1/hello", get(hello::greet))
+    fn routes() -> OpenApiRouter<Arc<Self>> {
+        OpenApiRouter::new().routes(routes!(hello::greet))
     }
 }

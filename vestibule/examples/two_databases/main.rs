@@ -3,11 +3,12 @@
 //!
 //! `migrate` reads the credentials `migrator` and `migrator_reports`.
 
-use axum::{Json, Router, extract::State, routing::get};
+use axum::{Json, extract::State, routing::get};
 use sqlx::migrate::Migrator;
 use std::{process::ExitCode, sync::Arc};
 use vestibule::{
-    Application, Build, BuildError, Credential, Database, Package, Problem, SecretSet, credentials::Login,
+    Application, Build, BuildError, Credential, Database, OpenApiRouter, Package, Problem, SecretSet,
+    credentials::Login,
 };
 
 #[derive(SecretSet)]
@@ -40,8 +41,8 @@ impl Application for Shop {
         })
     }
 
-    fn routes() -> Router<Arc<Self>> {
-        Router::new().route("/", get(sessions))
+    fn routes() -> OpenApiRouter<Arc<Self>> {
+        OpenApiRouter::new().route("/", get(sessions))
     }
 }
 

@@ -151,12 +151,12 @@ mod tests {
     use crate::{
         application::Build,
         config::Config,
+        openapi::OpenApiRouter,
         package::Package,
         resources::build_error::BuildError,
         secrets::{resolver::Resolver, set::SecretSet, spec::CredentialSpec},
         testing::{Harness, MemoryManager},
     };
-    use axum::Router;
 
     struct Nothing;
 
@@ -179,8 +179,8 @@ mod tests {
             Ok(Self)
         }
 
-        fn routes() -> Router<Arc<Self>> {
-            Router::new()
+        fn routes() -> OpenApiRouter<Arc<Self>> {
+            OpenApiRouter::new()
         }
     }
 

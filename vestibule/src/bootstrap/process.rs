@@ -15,6 +15,7 @@ use crate::{
         serve::HttpServer,
     },
     loader::Loader,
+    openapi::page,
     reload::Reloader,
     secrets::set::SecretSet,
     signals::Signals,
@@ -67,7 +68,7 @@ impl<A: Application> ServingProcess<A> {
         let metrics = &parts.loader.metrics;
         parts.telemetry.register(metrics);
         let connections = ConnectionMetrics::register(metrics);
-        let routes = admin::router(&status, signals.hups.clone(), metrics.clone());
+        let routes = admin::router(&status, signals.hups.clone(), metrics.clone()).merge(page::router(live.clone()));
         let policy = CommandPolicy(live.clone());
         let commands = HttpServer::start("commands", listeners.commands, policy, &connections, routes.clone());
         let admin = HttpServer::start("admin", listeners.admin, AdminPolicy(live.clone()), &connections, routes);

@@ -40,6 +40,8 @@ pub(super) enum CliCommand {
         #[arg(long, conflicts_with = "json")]
         explain: bool,
     },
+    /// Print the OpenAPI document of the routes. Needs no configuration.
+    Openapi,
     /// Send SIGHUP to the running service. Works in a container that has no `kill`.
     ///
     /// The kernel says which process listens beside the admin listener of this configuration. No other one gets the signal.

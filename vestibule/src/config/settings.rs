@@ -72,6 +72,8 @@ pub struct ServerConfig {
     /// client without such a certificate cannot connect. Without it, no client is asked for one. `{prefix}/` at its
     /// start stands for `secrets.prefix`.
     pub client_ca: Option<SecretId>,
+    /// `true` if `GET /openapi.json` answers with the OpenAPI document of the routes. It is open to everybody.
+    pub openapi: bool,
 }
 
 impl Default for ServerConfig {
@@ -90,6 +92,7 @@ impl Default for ServerConfig {
             tls: false,
             tls_names: Vec::new(),
             client_ca: None,
+            openapi: true,
         }
     }
 }

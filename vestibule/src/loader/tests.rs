@@ -2,6 +2,7 @@
 
 use super::{doubts::LAST_DAYS, *};
 use crate::{
+    openapi::OpenApiRouter,
     package::Package,
     resources::{rejection::Rejection, resource::Resource},
     secrets::{
@@ -12,7 +13,6 @@ use crate::{
         version::{SecretValue, SecretValues, Stage, Versions},
     },
 };
-use axum::Router;
 use futures_util::future::{BoxFuture, join_all};
 use secrecy::ExposeSecret;
 use std::{fs, num::NonZeroU32};
@@ -91,8 +91,8 @@ impl Application for Pair {
         Ok(Self)
     }
 
-    fn routes() -> Router<Arc<Self>> {
-        Router::new()
+    fn routes() -> OpenApiRouter<Arc<Self>> {
+        OpenApiRouter::new()
     }
 }
 

@@ -204,12 +204,18 @@ mod tests {
         application::Build,
         config::Config,
         credentials::api_key::ApiKey,
+        openapi::OpenApiRouter,
         package::Package,
         resources::build_error::BuildError,
         secrets::{credential::Credential, kind::Kind, resolver::Resolver, set::SecretSet, spec::CredentialSpec},
         testing::{Harness, MemoryManager},
     };
-    use axum::{Router, extract::State, routing::get};
+    use axum::{
+        Router,
+        extract::State,
+        middleware::{self, Next},
+        routing::get,
+    };
 
     struct Secrets {
         key: Credential<ApiKey>,
@@ -238,9 +244,14 @@ mod tests {
             Ok(Self { key: cx.secrets.key.shared() })
         }
 
-        fn routes() -> Router<Arc<Self>> {
+        fn routes() -> OpenApiRouter<Arc<Self>> {
             let handler = async |State(_): State<Arc<Self>>| "";
-            Router::new().route("/one", get(handler)).route("/two", get(handler))
+            OpenApiRouter::new().route("/one", get(handler)).route("/two", get(handler))
+        }
+
+        fn layers(service: &Arc<Self>, routes: Router) -> Router {
+            let pass = async |State(_): State<Arc<Self>>, request, next: Next| next.run(request).await;
+            routes.layer(middleware::from_fn_with_state(service.clone(), pass))
         }
     }
 

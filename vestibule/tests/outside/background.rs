@@ -1,7 +1,6 @@
 //! The background tasks of a service, in its tests.
 
 use crate::eventually::eventually;
-use axum::Router;
 use serde::{Deserialize, Serialize};
 use std::{
     convert::Infallible,
@@ -12,7 +11,7 @@ use std::{
     time::Duration,
 };
 use vestibule::{
-    Application, Background, Build, BuildError, Credential, Package, SecretSet,
+    Application, Background, Build, BuildError, Credential, OpenApiRouter, Package, SecretSet,
     config::{Config, ServerConfig},
     credentials::ApiKey,
     testing::{Harness, MemoryManager},
@@ -50,8 +49,8 @@ impl Application for WorkingService {
         Ok(Self { ends: cx.settings.ends, ..Self::default() })
     }
 
-    fn routes() -> Router<Arc<Self>> {
-        Router::new()
+    fn routes() -> OpenApiRouter<Arc<Self>> {
+        OpenApiRouter::new()
     }
 
     fn background(tasks: &Background<Self>) {

@@ -1,9 +1,8 @@
 //! A resource of a service's own whose methods panic or hang. It stops neither a reload nor a stop.
 
-use axum::Router;
 use std::{sync::Arc, time::Duration};
 use vestibule::{
-    Application, Build, BuildError, Credential, Package, SecretSet,
+    Application, Build, BuildError, Credential, OpenApiRouter, Package, SecretSet,
     config::Config,
     credentials::ApiKey,
     resources::{ProbeReason, Rejection, Resource},
@@ -54,8 +53,8 @@ impl Application for Service {
         Ok(Self { version: cx.secrets.key.version().to_string() })
     }
 
-    fn routes() -> Router<Arc<Self>> {
-        Router::new()
+    fn routes() -> OpenApiRouter<Arc<Self>> {
+        OpenApiRouter::new()
     }
 }
 

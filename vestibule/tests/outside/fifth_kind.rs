@@ -5,7 +5,6 @@ use crate::{
     eventually::eventually,
     relay::{Relay, RelayLogin},
 };
-use axum::Router;
 use serde::{Deserialize, Serialize};
 use std::{
     io::ErrorKind,
@@ -17,7 +16,8 @@ use tokio::{
 };
 use vestibule::testing::{Harness, MemoryManager};
 use vestibule::{
-    Application, Build, BuildError, Credential, Package, SecretSet, config::Config, exit::Exit, secrets::Stage,
+    Application, Build, BuildError, Credential, OpenApiRouter, Package, SecretSet, config::Config, exit::Exit,
+    secrets::Stage,
 };
 
 #[derive(SecretSet)]
@@ -53,8 +53,8 @@ impl Application for Mailer {
         Ok(Self { relay, version: login.version().to_string() })
     }
 
-    fn routes() -> Router<Arc<Self>> {
-        Router::new()
+    fn routes() -> OpenApiRouter<Arc<Self>> {
+        OpenApiRouter::new()
     }
 }
 

@@ -1,7 +1,7 @@
 //! A service with a route for each thing that the frame does, and the answers of its requests.
 
 use axum::{
-    Json, Router,
+    Json,
     body::{Body, Bytes},
     extract::Request,
     http::{StatusCode, header, response::Parts},
@@ -13,7 +13,8 @@ use std::{io, sync::Arc, time::Duration};
 use tower::Service as _;
 use vestibule::testing::{Harness, MemoryManager};
 use vestibule::{
-    Application, Build, BuildError, ClientAddress, Limits, Live, Package, RequestId, SecretSet, TraceContext,
+    Application, Build, BuildError, ClientAddress, Limits, Live, OpenApiRouter, Package, RequestId, SecretSet,
+    TraceContext,
     config::{ByteSize, Config},
     http::Door,
 };
@@ -41,7 +42,7 @@ impl Application for FrameService {
         Ok(Self)
     }
 
-    fn routes() -> Router<Arc<Self>> {
+    fn routes() -> OpenApiRouter<Arc<Self>> {
         let large = Limits::new().body(ByteSize::mb(4));
         let (short, long) = (Duration::from_secs(2), Duration::from_secs(60));
         let nap = async || tokio::time::sleep(Duration::from_secs(30)).await;
@@ -49,7 +50,7 @@ impl Application for FrameService {
         let html = [(header::CONTENT_SECURITY_POLICY, "default-src 'self'"), (header::CACHE_CONTROL, "max-age=60")];
         let gzipped = [(header::CONTENT_ENCODING, "gzip"), (header::CONTENT_TYPE, "text/plain")];
         let unchanged = [(header::CACHE_CONTROL, "private, no-transform")];
-        Router::new()
+        OpenApiRouter::new()
             .route("/length", post(async |body: Bytes| body.len().to_string()))
             .route("/large", post(async |body: Bytes| body.len().to_string()).layer(large))
             .route("/ignores", post("it did not read the body"))

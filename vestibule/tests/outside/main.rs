@@ -11,6 +11,7 @@ mod metrics;
 mod own_manager;
 mod problem;
 mod revoked_version;
+mod routes;
 mod several_resources;
 
 mod captured_log;
@@ -18,7 +19,6 @@ mod eventually;
 mod relay;
 
 use axum::{
-    Router,
     body::Body,
     extract::{Request, State},
     routing::get,
@@ -35,7 +35,7 @@ use time::OffsetDateTime;
 use tower::Service as _;
 use vestibule::testing::{Harness, MemoryManager};
 use vestibule::{
-    Application, Build, BuildError, Credential, Live, Package, SecretSet, Signer,
+    Application, Build, BuildError, Credential, Live, OpenApiRouter, Package, SecretSet, Signer,
     config::Config,
     credentials::{ApiKey, Login, SigningKeys},
     exit::{Exit, Report},
@@ -74,11 +74,11 @@ impl Application for Probe {
         })
     }
 
-    fn routes() -> Router<Arc<Self>> {
+    fn routes() -> OpenApiRouter<Arc<Self>> {
         async fn panic(State(probe): State<Arc<Probe>>) {
             panic!("{} {:?}", probe.credentials, probe.signer);
         }
-        Router::new().route("/panic", get(panic)).route("/", get("hello"))
+        OpenApiRouter::new().route("/panic", get(panic)).route("/", get("hello"))
     }
 }
 
@@ -175,8 +175,8 @@ impl Application for Careless {
         panic!("{:?}", cx.secrets.api);
     }
 
-    fn routes() -> Router<Arc<Self>> {
-        Router::new()
+    fn routes() -> OpenApiRouter<Arc<Self>> {
+        OpenApiRouter::new()
     }
 }
 

@@ -1,11 +1,10 @@
 //! Metrics of a service. Its generations share them.
 
-use axum::Router;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use vestibule::testing::{Harness, MemoryManager};
 use vestibule::{
-    Application, Build, BuildError, Credential, Package, SecretSet,
+    Application, Build, BuildError, Credential, OpenApiRouter, Package, SecretSet,
     config::Config,
     credentials::ApiKey,
     exit::Exit,
@@ -43,8 +42,8 @@ impl Application for Measured {
         Ok(Self { builds, in_use, key_version: cx.secrets.key.version().to_string() })
     }
 
-    fn routes() -> Router<Arc<Self>> {
-        Router::new()
+    fn routes() -> OpenApiRouter<Arc<Self>> {
+        OpenApiRouter::new()
     }
 }
 

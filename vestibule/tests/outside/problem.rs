@@ -2,7 +2,6 @@
 
 use crate::captured_log::CapturedLog;
 use axum::{
-    Router,
     body::{Body, Bytes},
     extract::{Path, Request},
     http::{HeaderMap, StatusCode, header},
@@ -13,7 +12,8 @@ use std::{collections::BTreeMap, io, sync::Arc, time::Duration};
 use tower::Service as _;
 use vestibule::testing::{Harness, MemoryManager};
 use vestibule::{
-    Application, Build, BuildError, CallError, Package, Problem, SecretSet, config::Config, http::Door, sqlx,
+    Application, Build, BuildError, CallError, OpenApiRouter, Package, Problem, SecretSet, config::Config, http::Door,
+    sqlx,
 };
 
 #[derive(SecretSet)]
@@ -31,8 +31,8 @@ impl Application for FailingService {
         Ok(Self)
     }
 
-    fn routes() -> Router<Arc<Self>> {
-        Router::new().route("/{failure}", get(fail))
+    fn routes() -> OpenApiRouter<Arc<Self>> {
+        OpenApiRouter::new().route("/{failure}", get(fail))
     }
 }
 

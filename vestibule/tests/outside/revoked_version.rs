@@ -1,6 +1,5 @@
 //! A version that the configuration revokes.
 
-use axum::Router;
 use futures_util::future::BoxFuture;
 use std::sync::{
     Arc,
@@ -8,7 +7,7 @@ use std::sync::{
 };
 use vestibule::testing::{Harness, MemoryManager};
 use vestibule::{
-    Application, Build, BuildError, Credential, Package, SecretSet,
+    Application, Build, BuildError, Credential, OpenApiRouter, Package, SecretSet,
     config::{Config, SecretsConfig},
     credentials::ApiKey,
     exit::Exit,
@@ -56,8 +55,8 @@ impl Application for TwoKeys {
         Ok(Self { versions: [checked, other].map(|key| key.version().clone()) })
     }
 
-    fn routes() -> Router<Arc<Self>> {
-        Router::new()
+    fn routes() -> OpenApiRouter<Arc<Self>> {
+        OpenApiRouter::new()
     }
 }
 

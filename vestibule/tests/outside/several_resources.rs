@@ -1,13 +1,12 @@
 //! Several resources that are made from one credential.
 
-use axum::Router;
 use serde::{Deserialize, Serialize};
 use std::sync::{
     Arc, OnceLock,
     atomic::{AtomicBool, Ordering},
 };
 use vestibule::{
-    ApiClient, ApiEndpoint, Application, Build, BuildError, Credential, Package, SecretSet,
+    ApiClient, ApiEndpoint, Application, Build, BuildError, Credential, OpenApiRouter, Package, SecretSet,
     config::{BaseUrl, Config},
     credentials::ApiKey,
     exit::{Exit, Report},
@@ -83,8 +82,8 @@ impl Application for Several {
         Ok(Self { channels, clients: [clients.0?, clients.1?] })
     }
 
-    fn routes() -> Router<Arc<Self>> {
-        Router::new()
+    fn routes() -> OpenApiRouter<Arc<Self>> {
+        OpenApiRouter::new()
     }
 }
 

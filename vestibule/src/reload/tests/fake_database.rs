@@ -5,6 +5,7 @@ use crate::{
     config::{ConfigSection, Setting},
     credentials::{login::Login, signing_keys::SigningKeys},
     exit::{Exit, Fault},
+    openapi::OpenApiRouter,
     package::Package,
     resources::{
         breaker::ProbeReason, build_error::BuildError, circuit_breaker::CircuitBreaker, rejection::Rejection,
@@ -14,7 +15,6 @@ use crate::{
         credential::Credential, id::VersionId, kind::Kind, resolver::Resolver, set::SecretSet, spec::CredentialSpec,
     },
 };
-use axum::Router;
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -200,7 +200,7 @@ impl Application for FakeService {
         Ok(Self { client: FakeClient::open(cx).await? })
     }
 
-    fn routes() -> Router<Arc<Self>> {
-        Router::new()
+    fn routes() -> OpenApiRouter<Arc<Self>> {
+        OpenApiRouter::new()
     }
 }

@@ -8,6 +8,7 @@ use crate::{
     application::{Application, Build, Generation},
     config::{Config, base_url::BaseUrl},
     loader::{LoadOutcome, LoadRequest, Loader},
+    openapi::OpenApiRouter,
     package::Package,
     resources::breaker::ProbeReason,
     secrets::{
@@ -88,8 +89,8 @@ impl Application for CallingService {
         Ok(Self(cx.client(&cx.secrets.remote, &api).await?))
     }
 
-    fn routes() -> Router<Arc<Self>> {
-        Router::new()
+    fn routes() -> OpenApiRouter<Arc<Self>> {
+        OpenApiRouter::new()
     }
 }
 

@@ -1,0 +1,60 @@
+//! The routes of the public listener: those of the service, and the OpenAPI document that describes them.
+
+use crate::{
+    application::Application,
+    config::settings::ServerConfig,
+    exit::{Exit, Fault},
+    openapi::document,
+};
+use axum::Router;
+use serde_json::Value;
+use std::{
+    any::Any,
+    panic::{self, AssertUnwindSafe},
+    sync::Arc,
+};
+
+/// Returns the routes of a generation in the layers of the service, and their document.
+///
+/// # Errors
+/// A fault if the routes do not fit together.
+pub(crate) fn router<A: Application>(service: &Arc<A>, config: &ServerConfig) -> Result<(Router, Value), Fault> {
+    let (routes, document) = collect::<A>(config.openapi)?;
+    Ok((A::layers(service, routes.with_state(service.clone())), document))
+}
+
+/// Collects all routes of a service, and the document that describes them. `serves_document` adds `GET /openapi.json`.
+///
+/// # Errors
+/// A fault if the routes do not fit together: then axum panics.
+pub(crate) fn collect<A: Application>(serves_document: bool) -> Result<(Router<Arc<A>>, Value), Fault> {
+    let collecting = || {
+        // Authentication is a layer around these routes, and a security scheme in their operations.
+        let (routes, mut described) = A::routes().split_for_parts();
+        let (public_routes, public_described) = A::public_routes().split_for_parts();
+        described.merge(public_described);
+        let document = document::complete(described, &A::PACKAGE);
+        let mut routes = routes.merge(public_routes);
+        if serves_document {
+            routes = routes.route("/openapi.json", document::route(&document));
+        }
+        (routes, document)
+    };
+    panic::catch_unwind(AssertUnwindSafe(collecting)).map_err(|payload| {
+        Fault::new(
+            Exit::Bug,
+            "the routes of the service",
+            message(&*payload),
+            "give each method of a path to one handler, in `routes` or in `public_routes`; `GET /openapi.json` is taken, \
+             unless `server.openapi` is `false`",
+        )
+    })
+}
+
+/// Returns the message of a panic. It quotes no secret: the routes are made without the service.
+fn message(payload: &(dyn Any + Send)) -> String {
+    if let Some(text) = payload.downcast_ref::<String>() {
+        return text.clone();
+    }
+    payload.downcast_ref::<&str>().map_or_else(|| "they cannot be made".to_owned(), |text| (*text).to_owned())
+}

@@ -1,0 +1,321 @@
+//! The OpenAPI 3.1 document of a service: its routes describe themselves, and the framework adds what it does itself.
+
+use crate::package::Package;
+use aws_lc_rs::digest::{self, SHA256};
+use axum::{
+    body::Bytes,
+    http::{
+        HeaderMap, HeaderName, HeaderValue, StatusCode,
+        header::{CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH},
+    },
+    response::{IntoResponse, Response},
+    routing::{MethodRouter, get},
+};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use utoipa::openapi::OpenApi;
+
+/// The members of a path item that are operations.
+pub(super) const METHODS: [&str; 8] = ["get", "put", "post", "delete", "options", "head", "patch", "trace"];
+
+/// The problems that the framework itself answers with: the status, the name of the response, and its description.
+const COMMON_PROBLEMS: [(&str, &str, Operations, &str); 8] = [
+    ("400", "BadRequest", Operations::WithInput, "The request is malformed."),
+    ("404", "NotFound", Operations::WithPathParameter, "There is nothing at this path."),
+    ("408", "RequestTimeout", Operations::WithBody, "The body of the request did not arrive in time."),
+    ("413", "ContentTooLarge", Operations::WithBody, "The body of the request is too large."),
+    ("415", "UnsupportedMediaType", Operations::WithBody, "The body of the request has another media type."),
+    ("422", "UnprocessableContent", Operations::WithBody, "The body of the request has a wrong member or value."),
+    ("500", "InternalServerError", Operations::All, "The request failed on the side of the service."),
+    (
+        "503",
+        "ServiceUnavailable",
+        Operations::All,
+        "The service cannot answer now. `Retry-After` says when to try again.",
+    ),
+];
+
+/// The operations that a problem belongs to.
+enum Operations {
+    All,
+    /// Those with a parameter or a body.
+    WithInput,
+    WithPathParameter,
+    WithBody,
+}
+
+/// Completes the document of the routes: with the name of the service, and with the problems that each operation can
+/// answer. Keeps what the routes say themselves.
+pub(crate) fn complete(routes: OpenApi, package: &Package) -> Value {
+    let mut document = serde_json::to_value(routes).expect("the keys of a document are text");
+    document["info"] = json!({ "title": package.name, "version": package.version });
+    if !package.description.is_empty() {
+        document["info"]["description"] = package.description.into();
+    }
+    let items = std::mem::replace(&mut document["paths"], json!({}));
+    let mut ids = BTreeSet::new();
+    for (path, mut item) in items.as_object().cloned().unwrap_or_default() {
+        // A parameter of axum that takes the rest of the path, slashes too. OpenAPI has no sign for it.
+        let path = path.replace("{*", "{");
+        for method in METHODS {
+            if let Some(operation) = item.get_mut(method) {
+                add_problems(&path, operation);
+                exclude_null(operation);
+                make_id_unique(method, &path, operation, &mut ids);
+            }
+        }
+        document["paths"][path] = item;
+    }
+    for (status, name, _, description) in COMMON_PROBLEMS {
+        let response = &mut document["components"]["responses"][name];
+        *response = json!({ "description": description, "content": problem_content() });
+        if status == "503" {
+            response["headers"]["Retry-After"] = json!({
+                "description": "The seconds after which the client may try again.",
+                "schema": { "type": "integer", "minimum": 0 },
+            });
+        }
+    }
+    document["components"]["schemas"]["Problem"] = problem_schema();
+    document
+}
+
+/// Adds the problems that the framework answers for this operation.
+fn add_problems(path: &str, operation: &mut Value) {
+    let has_body = operation.get("requestBody").is_some();
+    let has_path_parameter = path.contains('{');
+    let has_input = has_body || operation.get("parameters").is_some();
+    let responses = &mut operation["responses"];
+    for (status, response) in responses.as_object_mut().into_iter().flatten() {
+        if response.get("$ref").is_some() {
+            continue;
+        }
+        if response.get("description").is_none() {
+            response["description"] = reason(status).into();
+        }
+        // The frame makes a problem of each error without a body.
+        if status.starts_with(['4', '5']) && response.get("content").is_none() {
+            response["content"] = problem_content();
+        }
+    }
+    for (status, name, operations, _) in COMMON_PROBLEMS {
+        let applies = match operations {
+            Operations::All => true,
+            Operations::WithInput => has_input,
+            Operations::WithPathParameter => has_path_parameter,
+            Operations::WithBody => has_body,
+        };
+        if applies && responses.get(status).is_none() {
+            responses[status] = json!({ "$ref": format!("#/components/responses/{name}") });
+        }
+    }
+}
+
+/// Returns the phrase of a status.
+fn reason(status: &str) -> &'static str {
+    status.parse().ok().and_then(|status: StatusCode| status.canonical_reason()).unwrap_or_default()
+}
+
+/// Takes `null` out of the types of parameters. utoipa adds it for an `Option`, but no text of a URL or a header is null.
+fn exclude_null(operation: &mut Value) {
+    let parameters = operation.get_mut("parameters").and_then(Value::as_array_mut);
+    for parameter in parameters.into_iter().flatten() {
+        let Some(Value::Array(types)) = parameter.pointer_mut("/schema/type") else { continue };
+        types.retain(|name| name != "null");
+        if let [only] = &types[..] {
+            parameter["schema"]["type"] = only.clone();
+        }
+    }
+}
+
+/// Gives the operation an id of its method and path, if another one has its id. It is the name of the handler, unless the
+/// author chose another one, and handlers in two modules may have one name.
+fn make_id_unique(method: &str, path: &str, operation: &mut Value, ids: &mut BTreeSet<String>) {
+    let id = operation["operationId"].as_str().unwrap_or_default().to_owned();
+    if !ids.insert(id) {
+        let unique = format!("{method}{path}").replace(|char: char| !char.is_alphanumeric(), "_");
+        ids.insert(unique.clone());
+        operation["operationId"] = unique.into();
+    }
+}
+
+fn problem_content() -> Value {
+    json!({ "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } })
+}
+
+fn problem_schema() -> Value {
+    json!({
+        "type": "object",
+        "description": "An error (RFC 9457). It may have further members, which its type defines.",
+        "required": ["type", "title", "status", "detail"],
+        "properties": {
+            "type": {
+                "type": "string",
+                "format": "uri-reference",
+                "description": "The type of the problem, for programs. `about:blank` says no more than the status.",
+            },
+            "title": { "type": "string", "description": "The summary of the type." },
+            "status": { "type": "integer", "minimum": 400, "maximum": 599, "description": "The status of the response." },
+            "detail": { "type": "string", "description": "What is wrong with this request, and what to change." },
+            "instance": {
+                "type": "string",
+                "format": "uri-reference",
+                "description": "The name of this occurrence, which the log has too.",
+            },
+            "errors": {
+                "type": "array",
+                "description": "Each fault of the body.",
+                "items": {
+                    "type": "object",
+                    "required": ["detail"],
+                    "properties": {
+                        "detail": { "type": "string", "description": "What is wrong." },
+                        "pointer": { "type": "string", "description": "The place in the body: a JSON pointer." },
+                    },
+                },
+            },
+        },
+    })
+}
+
+/// Returns the text of a document, as `openapi` prints it and `/openapi.json` answers it.
+pub(crate) fn text(document: &Value) -> String {
+    format!("{document:#}")
+}
+
+/// Returns the handler of `GET /openapi.json`.
+pub(crate) fn route<S: Clone + Send + Sync + 'static>(document: &Value) -> MethodRouter<S> {
+    let text = Bytes::from(text(document));
+    let hash = BASE64_URL_SAFE_NO_PAD.encode(digest::digest(&SHA256, &text));
+    let tag = HeaderValue::from_str(&format!("\"{hash}\"")).expect("base64 is ASCII");
+    get(async move |request: HeaderMap| respond(text, tag, &request))
+}
+
+/// Answers with the document, or with 304 if the client has it.
+fn respond(text: Bytes, tag: HeaderValue, request: &HeaderMap) -> Response {
+    let known = request.get(IF_NONE_MATCH).is_some_and(|known| known == tag);
+    let headers: [(HeaderName, HeaderValue); 2] = [(ETAG, tag), (CACHE_CONTROL, HeaderValue::from_static("no-cache"))];
+    if known {
+        return (StatusCode::NOT_MODIFIED, headers).into_response();
+    }
+    (headers, [(CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::openapi::{OpenApiRouter, routes};
+    use axum::{Json, extract::Path, http::Request};
+    use tower::ServiceExt;
+    use utoipa::ToSchema;
+
+    #[derive(serde::Serialize, serde::Deserialize, ToSchema)]
+    struct Order {
+        count: u32,
+    }
+
+    /// Lists the orders.
+    #[utoipa::path(
+        get,
+        path = "/orders",
+        params(("above" = Option<u32>, Query)),
+        responses((status = OK, body = [Order])),
+    )]
+    async fn list() -> Json<Vec<Order>> {
+        Json(Vec::new())
+    }
+
+    #[utoipa::path(
+        post,
+        path = "/orders",
+        request_body = Order,
+        responses(
+            (status = CREATED),
+            (status = CONFLICT, description = "there is such an order"),
+            (status = 422, description = "too many", body = Order),
+        )
+    )]
+    async fn create(_: Json<Order>) {}
+
+    #[utoipa::path(get, path = "/hours", responses((status = OK)))]
+    async fn hours() {}
+
+    mod files {
+        #[utoipa::path(get, path = "/files/{*rest}", params(("rest" = String, Path)), responses((status = OK)))]
+        pub(super) async fn list(_: super::Path<String>) {}
+    }
+
+    fn shop() -> Value {
+        let router: OpenApiRouter =
+            OpenApiRouter::new().routes(routes!(list, create)).routes(routes!(files::list)).routes(routes!(hours));
+        let package = Package { description: "Sells.", ..Package::new("shop", "1.2.3") };
+        complete(router.into_openapi(), &package)
+    }
+
+    fn statuses(operation: &Value) -> Vec<&str> {
+        operation["responses"].as_object().unwrap().keys().map(String::as_str).collect()
+    }
+
+    #[test]
+    fn a_document_has_the_name_of_the_service_and_its_operations() {
+        let shop = shop();
+        assert!(shop["openapi"].as_str().unwrap().starts_with("3.1."), "{}", shop["openapi"]);
+        assert_eq!(shop["info"], json!({ "title": "shop", "version": "1.2.3", "description": "Sells." }));
+        assert_eq!(shop["paths"]["/orders"]["get"]["summary"], "Lists the orders.");
+        assert_eq!(shop["paths"]["/files/{rest}"]["get"]["parameters"][0]["name"], "rest");
+        assert_eq!(shop["paths"]["/orders"]["get"]["parameters"][0]["schema"]["type"], "integer");
+    }
+
+    #[test]
+    fn each_operation_has_the_problems_that_it_can_answer() {
+        let shop = shop();
+        assert_eq!(statuses(&shop["paths"]["/hours"]["get"]), ["200", "500", "503"]);
+        assert_eq!(statuses(&shop["paths"]["/orders"]["get"]), ["200", "400", "500", "503"]);
+        assert_eq!(statuses(&shop["paths"]["/files/{rest}"]["get"]), ["200", "400", "404", "500", "503"]);
+        let create = &shop["paths"]["/orders"]["post"];
+        assert_eq!(statuses(create), ["201", "400", "408", "409", "413", "415", "422", "500", "503"]);
+        for (_, response) in create["responses"].as_object().unwrap() {
+            let Some(name) = response["$ref"].as_str() else { continue };
+            let response = shop.pointer(name.strip_prefix('#').unwrap()).expect(name);
+            assert_eq!(response["content"], problem_content());
+        }
+        let busy = &shop["components"]["responses"]["ServiceUnavailable"];
+        assert_eq!(busy["headers"]["Retry-After"]["schema"]["type"], "integer");
+        assert_eq!(shop["components"]["schemas"]["Problem"], problem_schema());
+    }
+
+    #[test]
+    fn the_framework_overwrites_nothing_that_the_author_wrote() {
+        let shop = shop();
+        let responses = &shop["paths"]["/orders"]["post"]["responses"];
+        assert_eq!(responses["422"]["description"], "too many");
+        assert_eq!(responses["422"]["content"]["application/json"]["schema"]["$ref"], "#/components/schemas/Order");
+        assert_eq!(responses["409"]["description"], "there is such an order");
+        assert_eq!(responses["409"]["content"], problem_content());
+        assert_eq!((responses["201"].get("content"), &responses["201"]["description"]), (None, &"Created".into()));
+    }
+
+    #[test]
+    fn no_two_operations_have_the_same_id() {
+        let shop = shop();
+        let ids = ["/files/{rest}", "/orders"].map(|path| &shop["paths"][path]["get"]["operationId"]);
+        assert_eq!(ids, ["list", "get_orders"]);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_has_the_document_gets_304() {
+        let router: axum::Router = axum::Router::new().route("/openapi.json", route(&shop()));
+        let ask = async |known: &str| {
+            let request = Request::get("/openapi.json").header(IF_NONE_MATCH, known);
+            router.clone().oneshot(request.body(axum::body::Body::empty()).unwrap()).await.unwrap()
+        };
+        let first = ask("\"other\"").await;
+        assert_eq!(
+            (first.status(), &first.headers()[CONTENT_TYPE]),
+            (StatusCode::OK, &HeaderValue::from_static("application/json"))
+        );
+        let tag = first.headers()[ETAG].to_str().unwrap();
+        assert_eq!(ask(tag).await.status(), StatusCode::NOT_MODIFIED);
+    }
+}
