@@ -1,7 +1,7 @@
 //! The routes of the admin listener: probes, the status and the metrics. They are not for the public.
 
 use crate::{
-    metrics::{self, MetricsRegistry},
+    metrics::{MetricsRegistry, exposition_format::ExpositionFormat},
     status::{
         Status,
         readiness::{Readiness, ReadinessState},
@@ -11,7 +11,7 @@ use crate::{
 use axum::{
     Json, Router,
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -33,7 +33,7 @@ pub(crate) fn router(writer: &StatusWriter, hups: watch::Receiver<u64>, metrics:
         .route("/livez", get(async || Json(json!({ "status": "live" }))))
         .route("/readyz", get(readyz))
         .route("/status", get(status))
-        .route("/metrics", get(openmetrics))
+        .route("/metrics", get(scrape))
         .with_state(AdminState { status: writer.read(), hups, metrics })
 }
 
@@ -52,6 +52,8 @@ async fn status(State(admin): State<AdminState>) -> Response {
     Json(status).into_response()
 }
 
-async fn openmetrics(State(admin): State<AdminState>) -> impl IntoResponse {
-    ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], admin.metrics.encode())
+async fn scrape(State(admin): State<AdminState>, headers: HeaderMap) -> impl IntoResponse {
+    let format = ExpositionFormat::accepted(&headers);
+    let answer = [(header::CONTENT_TYPE, format.content_type()), (header::VARY, "accept")];
+    (answer, admin.metrics.encode(format))
 }
