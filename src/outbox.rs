@@ -19,8 +19,12 @@ use sqlx::FromRow;
 use std::{sync::Arc, time::Duration};
 use uuid::Uuid;
 use vestibule::{
-    ApiClient, ApiEndpoint, Background, Build, BuildError, Database, DeliveryError, Session, TraceContext, metrics,
+    ApiClient, ApiEndpoint, Background, Build, BuildError, Database, DeliveryError, Session, TraceContext, WorkerWake,
+    metrics,
 };
+
+/// The name of the workers.
+const WORKER: &str = "webhook";
 
 /// The number of deliveries at a time.
 const WORKERS: usize = 4;
@@ -37,6 +41,7 @@ pub(crate) struct Webhook {
     delivered: metrics::Counter,
     failed: metrics::Counter,
     set_aside: metrics::Counter,
+    wake: WorkerWake,
 }
 
 impl Webhook {
@@ -59,6 +64,7 @@ impl Webhook {
             delivered,
             failed,
             set_aside,
+            wake: cx.worker_wake(WORKER),
         }))
     }
 
@@ -87,6 +93,11 @@ impl Webhook {
             .execute(transaction)
             .await?;
         Ok(())
+    }
+
+    /// Has the recorded events delivered at once. Call it after the commit: the workers do not see them before.
+    pub(crate) fn deliver_soon(&self) {
+        self.wake.wake();
     }
 
     /// Delivers one event that is due. Returns `false` if there is none.
@@ -212,7 +223,7 @@ impl ClaimedEvent {
 /// Starts the workers. They deliver the events of all replicas.
 pub(crate) fn start(tasks: &Background<Notes>) {
     let deadline = |notes: &Notes| notes.webhook.as_ref().map_or(CLAIM_MARGIN, Webhook::claim_time);
-    tasks.work("webhook", WORKERS, deadline, async |notes: Arc<Notes>| match &notes.webhook {
+    tasks.work(WORKER, WORKERS, deadline, async |notes: Arc<Notes>| match &notes.webhook {
         Some(webhook) => webhook.deliver(&notes.database).await,
         None => Ok(false),
     });

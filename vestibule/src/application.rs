@@ -1,10 +1,14 @@
 //! The trait that a service implements, and the types that it meets there: its build context, its generations, its
 //! background tasks.
 
+mod background;
+mod background_metrics;
 mod build;
+mod wake;
 mod workers;
 
-pub use self::build::Build;
+pub use self::{background::Background, build::Build, wake::WorkerWake};
+pub(crate) use self::{background_metrics::BackgroundMetrics, wake::WorkerWakes};
 
 use crate::{
     config::{Config, ServiceSettings},
@@ -17,7 +21,6 @@ use crate::{
 use axum::Router;
 use std::{fmt, sync::Arc};
 use tokio::sync::{Semaphore, watch};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// A service: what it holds, how it is built from its credentials, and its routes.
 ///
@@ -116,46 +119,5 @@ impl<A: Application> Clone for Live<A> {
 impl<A: Application> fmt::Debug for Live<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Live").field(&self.0.borrow().number).finish()
-    }
-}
-
-/// Tasks that work beside requests, for as long as the process lives.
-pub struct Background<A: Application> {
-    live: Live<A>,
-    stopping: CancellationToken,
-    tasks: TaskTracker,
-}
-
-impl<A: Application> Background<A> {
-    pub(crate) fn new(live: Live<A>, stopping: CancellationToken) -> Self {
-        Self { live, stopping, tasks: TaskTracker::new() }
-    }
-
-    /// Spawns a task. It must end when [`stopping`](Self::stopping) is cancelled; `server.drain` is its grace period.
-    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn(task);
-    }
-
-    /// Returns a handle to the generation in service. Ask it again for each piece of work: a task that keeps an old
-    /// generation keeps its credentials.
-    pub fn live(&self) -> Live<A> {
-        self.live.clone()
-    }
-
-    /// Returns a token that is cancelled when the process is asked to stop.
-    pub fn stopping(&self) -> CancellationToken {
-        self.stopping.clone()
-    }
-
-    /// Waits until all tasks have ended.
-    pub(crate) async fn join(&self) {
-        self.tasks.close();
-        self.tasks.wait().await;
-    }
-}
-
-impl<A: Application> fmt::Debug for Background<A> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Background").field("tasks", &self.tasks.len()).finish_non_exhaustive()
     }
 }

@@ -14,7 +14,7 @@ mod doubts;
 pub(crate) use self::doubts::Unrefreshed;
 use self::{doubts::Doubts, load_error::LoadError, retry_class::RetryClass};
 use crate::{
-    application::{Application, Build, Generation},
+    application::{Application, BackgroundMetrics, Build, Generation, WorkerWakes},
     backoff::Backoff,
     config::Config,
     credentials::all_secrets::AllSecrets,
@@ -70,6 +70,8 @@ pub(crate) struct Loader<A> {
     pub(crate) metrics: Arc<MetricsRegistry>,
     breakers: Breakers,
     pub(crate) last_uses: Arc<LastUses>,
+    pub(crate) background_metrics: BackgroundMetrics,
+    pub(crate) worker_wakes: Arc<WorkerWakes>,
     application: PhantomData<fn() -> A>,
 }
 
@@ -125,12 +127,15 @@ impl<A: Application> Loader<A> {
     }
 
     pub(crate) fn with_regions(regions: Regions) -> Self {
+        let metrics = MetricsRegistry::new(A::PACKAGE.name);
         Self {
             regions,
             reload_requests: Arc::default(),
-            metrics: Arc::new(MetricsRegistry::new(A::PACKAGE.name)),
+            background_metrics: BackgroundMetrics::register(&metrics),
+            metrics: Arc::new(metrics),
             breakers: Breakers::default(),
             last_uses: Arc::default(),
+            worker_wakes: Arc::default(),
             application: PhantomData,
         }
     }
@@ -341,6 +346,7 @@ impl<A: Application> Loader<A> {
             reload_requests: &self.reload_requests,
             breakers: &self.breakers,
             last_uses: &self.last_uses,
+            worker_wakes: &self.worker_wakes,
         };
         let cx = Build::<A>::new(&config.service, &resolved.secrets.service, &context);
         let building = tokio::time::timeout_at(*deadline + BUILD_GRACE, A::build(&cx));

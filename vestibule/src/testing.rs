@@ -124,10 +124,16 @@ impl<A: Application> Harness<A> {
     /// ```
     pub fn start_background(&self) {
         self.background.get_or_init(|| {
-            let background = Background::new(self.live(), self.stopping.clone());
+            let background = self.background(self.stopping.clone());
             A::background(&background);
             background
         });
+    }
+
+    /// Returns the background tasks of the service, none of which was started.
+    pub(crate) fn background(&self, stopping: CancellationToken) -> Background<A> {
+        let loader = &self.reloader.loader;
+        Background::new(self.live(), stopping, loader.background_metrics.clone(), loader.worker_wakes.clone())
     }
 
     /// Returns a handle to the generation in service.

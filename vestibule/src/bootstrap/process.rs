@@ -84,7 +84,12 @@ impl<A: Application> ServingProcess<A> {
         let public = listen::serve(listeners.public, public_tls, failed_at("public"), door)?;
 
         tokio::spawn(expiry::watch(live.clone(), signals.stopping.clone()));
-        let background = Background::new(live.clone(), signals.stopping.clone());
+        let background = Background::new(
+            live.clone(),
+            signals.stopping.clone(),
+            parts.loader.background_metrics.clone(),
+            parts.loader.worker_wakes.clone(),
+        );
         A::background(&background);
         let read_config = move || {
             let config = Config::load(&parts.sources, A::PACKAGE.name, &A::Secrets::specs())?;

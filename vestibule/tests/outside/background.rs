@@ -64,8 +64,7 @@ impl Application for WorkingService {
                 Ok::<_, Infallible>(false)
             },
         );
-        let (live, stopping) = (tasks.live(), tasks.stopping());
-        tasks.spawn(async move {
+        tasks.spawn("ending", |live, stopping| async move {
             stopping.cancelled().await;
             // It needs some more time to end.
             tokio::time::sleep(Duration::from_millis(50)).await;
