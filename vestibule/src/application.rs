@@ -4,11 +4,16 @@
 mod background;
 mod background_metrics;
 mod build;
+mod readiness_checks;
 mod wake;
 mod workers;
 
-pub use self::{background::Background, build::Build, wake::WorkerWake};
-pub(crate) use self::{background_metrics::BackgroundMetrics, wake::WorkerWakes};
+pub use self::{background::Background, build::Build, readiness_checks::ReadinessChecks, wake::WorkerWake};
+pub(crate) use self::{
+    background_metrics::BackgroundMetrics,
+    readiness_checks::{ReadinessCheck, check_readiness, watch_readiness},
+    wake::WorkerWakes,
+};
 
 use crate::{
     config::{Config, ServiceSettings},
@@ -46,6 +51,46 @@ pub trait Application: Sized + Send + Sync + 'static {
     fn background(tasks: &Background<Self>) {
         let _ = tasks;
     }
+
+    /// Adds the readiness checks of the service. By default there are none: `/readyz` then depends on the age of the
+    /// credentials alone.
+    ///
+    /// Runs once per generation, and the checks follow the generation in service. They run in the background, about every
+    /// 5 s and after each rotation, so that a probe of `/readyz` gets the last results at once. A check that panics, or has
+    /// not ended after 1 s, fails. A check that is required fails too until it has ended for the first time.
+    /// `/readyz`, `/status` and `/metrics` name each check, and the log has each change.
+    ///
+    /// [`Harness::check_readiness`](crate::testing::Harness::check_readiness) runs them in a test.
+    ///
+    /// ```
+    /// use std::{path::PathBuf, sync::Arc};
+    /// # use axum::Router;
+    /// # use vestibule::{Application, Build, BuildError, Package, ReadinessChecks, SecretSet};
+    /// # #[derive(SecretSet)]
+    /// # struct NoSecrets {}
+    ///
+    /// struct Maps {
+    ///     tiles: PathBuf,
+    /// }
+    ///
+    /// impl Application for Maps {
+    ///     // …
+    /// #   const PACKAGE: Package = Package::new("maps", "1.0.0");
+    /// #   type Settings = ();
+    /// #   type Secrets = NoSecrets;
+    /// #   async fn build(_: &Build<'_, Self>) -> Result<Self, BuildError> { unreachable!() }
+    /// #   fn routes() -> Router<Arc<Self>> { Router::new() }
+    ///     fn readiness(_: &Arc<Self>, checks: &mut ReadinessChecks<Self>) {
+    ///         checks.required("tiles", |maps: Arc<Self>| async move {
+    ///             // Fails if the volume with the tiles is not mounted.
+    ///             tokio::fs::metadata(&maps.tiles).await.map(drop)
+    ///         });
+    ///     }
+    /// }
+    /// ```
+    fn readiness(service: &Arc<Self>, checks: &mut ReadinessChecks<Self>) {
+        let _ = (service, checks);
+    }
 }
 
 /// The service as built from one set of credentials and one configuration. A request holds the generation that it
@@ -64,6 +109,7 @@ pub struct Generation<A: Application> {
     pub(crate) config: Arc<Config<A::Settings>>,
     pub(crate) credentials: HeldCredentials,
     pub(crate) resources: ResourceRegistry,
+    pub(crate) checks: ReadinessChecks<A>,
     pub(crate) usage: Arc<GenerationUsage>,
     /// The number of handles of the service that the generation has itself: this one, and those in its routes.
     pub(crate) own_handles: usize,

@@ -101,7 +101,7 @@ mod telemetry;
 mod trace_context;
 mod trust;
 
-pub use application::{Application, Background, Build, Generation, Live, WorkerWake};
+pub use application::{Application, Background, Build, Generation, Live, ReadinessChecks, WorkerWake};
 pub use http::{ClientCertificate, Problem};
 pub use package::{NamedMigrations, Package};
 pub use resources::{

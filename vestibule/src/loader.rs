@@ -14,7 +14,7 @@ mod doubts;
 pub(crate) use self::doubts::Unrefreshed;
 use self::{doubts::Doubts, load_error::LoadError, retry_class::RetryClass};
 use crate::{
-    application::{Application, BackgroundMetrics, Build, Generation, WorkerWakes},
+    application::{Application, BackgroundMetrics, Build, Generation, ReadinessChecks, WorkerWakes},
     backoff::Backoff,
     config::Config,
     credentials::all_secrets::AllSecrets,
@@ -361,6 +361,10 @@ impl<A: Application> Loader<A> {
                 return Err(BuildFailure { error, credential: None, has_database_failed: false });
             }
         };
+        let checks = match ReadinessChecks::of(&service) {
+            Ok(checks) => checks,
+            Err(error) => return Err(BuildFailure { error, credential: None, has_database_failed: false }),
+        };
         let resources = cx.into_resources();
 
         let max_in_flight = config.server.max_in_flight;
@@ -380,6 +384,7 @@ impl<A: Application> Loader<A> {
             config: config.clone(),
             credentials: resolved.credentials.clone(),
             resources,
+            checks,
         })
     }
 }

@@ -1,6 +1,7 @@
 //! The status of the process, for `/status`, `/metrics` and readiness. It contains names, ids and versions, never a
 //! secret's value.
 
+pub(crate) mod check_status;
 pub(crate) mod draining;
 pub(crate) mod metrics;
 pub(crate) mod readiness;
@@ -11,6 +12,7 @@ pub(crate) mod writer;
 mod reload_metrics;
 
 use self::{
+    check_status::CheckStatus,
     draining::DrainingGeneration,
     readiness::{Readiness, Staleness},
     reload_record::ReloadRecord,
@@ -55,6 +57,7 @@ pub(crate) struct Status {
     pub(crate) needs_restart: Vec<String>,
     /// Older generations that somebody still holds something of.
     pub(crate) draining: Vec<DrainingGeneration>,
+    pub(crate) readiness_checks: Vec<CheckStatus>,
     /// The last reload that published. `None` if the first generation is in service.
     pub(crate) rotation: Option<LastRotation>,
     #[serde(skip)]
@@ -159,6 +162,7 @@ impl Status {
             last_reload: None,
             needs_restart: Vec::new(),
             draining: Vec::new(),
+            readiness_checks: Vec::new(),
             rotation: None,
             staleness: Staleness::jittered(),
             connections: Vec::new(),
@@ -173,6 +177,14 @@ impl Status {
         self.generation = generation.number;
         self.connections = generation.resources.connections().map(|(_, counter)| counter).collect();
         self.staleness.configure(generation);
+        let checks_before = std::mem::take(&mut self.readiness_checks);
+        for check in generation.checks.iter() {
+            let status = match checks_before.iter().find(|status| status.name == check.name) {
+                Some(status) => status.in_next_generation(check),
+                None => CheckStatus::new(check),
+            };
+            self.readiness_checks.push(status);
+        }
         let before = std::mem::take(&mut self.credentials);
         for (name, held) in generation.credentials.iter() {
             let of_name = before.iter().find(|status| status.name == name && status.id == held.id);
@@ -222,7 +234,7 @@ impl Status {
     /// Returns the readiness for requests.
     pub(crate) fn readiness(&self) -> Readiness {
         let verified = self.credentials.iter().map(|credential| (credential.name, credential.verified));
-        self.staleness.readiness(verified, self.stopping)
+        self.staleness.readiness(verified, &self.readiness_checks, self.stopping)
     }
 }
 

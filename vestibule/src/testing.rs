@@ -5,7 +5,7 @@ mod memory_manager;
 pub use memory_manager::MemoryManager;
 
 use crate::{
-    application::{Application, Background, Live},
+    application::{Application, Background, Live, check_readiness},
     config::Config,
     exit::Report,
     loader::Loader,
@@ -16,6 +16,7 @@ use crate::{
     telemetry::Telemetry,
 };
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{Arc, OnceLock},
 };
@@ -128,6 +129,22 @@ impl<A: Application> Harness<A> {
             A::background(&background);
             background
         });
+    }
+
+    /// Runs each readiness check of the generation in service once ([`Application::readiness`]), with its limit of 1 s.
+    /// Returns the errors of those that fail, by name.
+    ///
+    /// ```
+    /// use vestibule::{Application, testing::Harness};
+    ///
+    /// async fn is_ready<A: Application>(harness: &Harness<A>) {
+    ///     let failing = harness.check_readiness().await;
+    ///     assert!(failing.is_empty(), "{failing:?}");
+    /// }
+    /// ```
+    pub async fn check_readiness(&self) -> BTreeMap<&'static str, String> {
+        let in_service = self.reloader.live.borrow().clone();
+        check_readiness(&in_service, &self.reloader.status).await
     }
 
     /// Returns the background tasks of the service, none of which was started.

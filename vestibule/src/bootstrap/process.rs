@@ -3,7 +3,7 @@
 use super::command_error::CommandError;
 use crate::{
     admin,
-    application::{Application, Background, Live},
+    application::{Application, Background, Live, watch_readiness},
     config::{Config, layers::Sources},
     exit::{Exit, Fault, Phase, Report},
     expiry,
@@ -84,6 +84,7 @@ impl<A: Application> ServingProcess<A> {
         let public = listen::serve(listeners.public, public_tls, failed_at("public"), door)?;
 
         tokio::spawn(expiry::watch(live.clone(), signals.stopping.clone()));
+        tokio::spawn(watch_readiness(live.clone(), status.clone(), signals.stopping.clone()));
         let background = Background::new(
             live.clone(),
             signals.stopping.clone(),
