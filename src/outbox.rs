@@ -19,15 +19,8 @@ use sqlx::FromRow;
 use std::{sync::Arc, time::Duration};
 use uuid::Uuid;
 use vestibule::{
-    ApiClient, ApiEndpoint, Background, Build, BuildError, Database, DeliveryError, Session, TraceContext, WorkerWake,
-    metrics,
+    ApiClient, ApiEndpoint, Background, Build, BuildError, Database, DeliveryError, Session, TraceContext, metrics,
 };
-
-/// The name of the workers.
-const WORKER: &str = "webhook";
-
-/// The number of deliveries at a time.
-const WORKERS: usize = 4;
 
 /// The time that a claim lasts beyond the timeout of its delivery. It is for the statements before and after it.
 const CLAIM_MARGIN: Duration = Duration::from_secs(10);
@@ -41,7 +34,6 @@ pub(crate) struct Webhook {
     delivered: metrics::Counter,
     failed: metrics::Counter,
     set_aside: metrics::Counter,
-    wake: WorkerWake,
 }
 
 impl Webhook {
@@ -64,7 +56,6 @@ impl Webhook {
             delivered,
             failed,
             set_aside,
-            wake: cx.worker_wake(WORKER),
         }))
     }
 
@@ -93,11 +84,6 @@ impl Webhook {
             .execute(transaction)
             .await?;
         Ok(())
-    }
-
-    /// Has the recorded events delivered at once. Call it after the commit: the workers do not see them before.
-    pub(crate) fn deliver_soon(&self) {
-        self.wake.wake();
     }
 
     /// Delivers one event that is due. Returns `false` if there is none.
@@ -220,10 +206,10 @@ impl ClaimedEvent {
     }
 }
 
-/// Starts the workers. They deliver the events of all replicas.
+/// Starts four workers. They deliver the events of all replicas.
 pub(crate) fn start(tasks: &Background<Notes>) {
     let deadline = |notes: &Notes| notes.webhook.as_ref().map_or(CLAIM_MARGIN, Webhook::claim_time);
-    tasks.work(WORKER, WORKERS, deadline, async |notes: Arc<Notes>| match &notes.webhook {
+    tasks.work("webhook", 4, deadline, async |notes: Arc<Notes>| match &notes.webhook {
         Some(webhook) => webhook.deliver(&notes.database).await,
         None => Ok(false),
     });

@@ -94,6 +94,7 @@ mod reload;
 mod reload_requests;
 #[expect(dead_code, reason = "the frame sets it and the log reads it; both come next")]
 mod request_context;
+mod request_history;
 mod signals;
 mod status;
 mod systemd;

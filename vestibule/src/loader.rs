@@ -19,10 +19,12 @@ use crate::{
     config::Config,
     credentials::all_secrets::AllSecrets,
     exit::{Exit, Fault, Phase, Report},
+    generation_usage::GenerationUsage,
     http::{frame, tls::Tls},
     last_uses::LastUses,
     metrics::MetricsRegistry,
     reload_requests::ReloadRequests,
+    request_history::RequestHistory,
     resources::{
         breaker::{Breakers, ProbeReason},
         build_error::BuildError,
@@ -72,6 +74,7 @@ pub(crate) struct Loader<A> {
     pub(crate) last_uses: Arc<LastUses>,
     pub(crate) background_metrics: BackgroundMetrics,
     pub(crate) worker_wakes: Arc<WorkerWakes>,
+    pub(crate) request_history: Arc<RequestHistory>,
     application: PhantomData<fn() -> A>,
 }
 
@@ -136,6 +139,7 @@ impl<A: Application> Loader<A> {
             breakers: Breakers::default(),
             last_uses: Arc::default(),
             worker_wakes: Arc::default(),
+            request_history: Arc::default(),
             application: PhantomData,
         }
     }
@@ -377,7 +381,7 @@ impl<A: Application> Loader<A> {
             number: in_service.map_or(1, |in_service| in_service.number + 1),
             router,
             own_handles: Arc::strong_count(&service),
-            usage: Arc::default(),
+            usage: Arc::new(GenerationUsage::recorded_in(self.request_history.clone())),
             service,
             in_flight,
             tls,

@@ -4,6 +4,7 @@
 pub(crate) mod check_status;
 pub(crate) mod draining;
 pub(crate) mod metrics;
+pub(crate) mod page;
 pub(crate) mod readiness;
 pub(crate) mod reload_record;
 pub(crate) mod rotation;
@@ -15,7 +16,7 @@ use self::{
     check_status::CheckStatus,
     draining::DrainingGeneration,
     readiness::{Readiness, Staleness},
-    reload_record::ReloadRecord,
+    reload_record::{ReloadOutcome, ReloadRecord, Trigger},
     rotation::LastRotation,
 };
 use crate::{
@@ -60,6 +61,12 @@ pub(crate) struct Status {
     pub(crate) readiness_checks: Vec<CheckStatus>,
     /// The last reload that published. `None` if the first generation is in service.
     pub(crate) rotation: Option<LastRotation>,
+    /// The time at which the generation was put in service.
+    #[serde(skip)]
+    in_service_since: Moment,
+    /// The last reloads, the oldest first.
+    #[serde(skip)]
+    past_reloads: Vec<PastReload>,
     #[serde(skip)]
     staleness: Staleness,
     /// The open connections of the generation in service.
@@ -67,6 +74,18 @@ pub(crate) struct Status {
     connections: Vec<ConnectionCounter>,
     #[serde(skip)]
     last_uses: Arc<LastUses>,
+}
+
+/// A reload that ended, in the list on the page for people.
+#[derive(Clone, Copy)]
+struct PastReload {
+    started: Moment,
+    trigger: Trigger,
+    outcome: ReloadOutcome,
+    duration_ms: u64,
+    exit_code: u8,
+    /// The number of the generation in service after it.
+    generation: u64,
 }
 
 /// A credential of the generation in service.
@@ -142,6 +161,9 @@ pub(crate) struct SignalStatus {
     pub(crate) last_reload: Option<ReloadRecord>,
 }
 
+/// The number of reloads that the page for people remembers.
+const PAST_RELOADS: usize = 100;
+
 impl Status {
     /// Returns the status of a process with its first generation.
     pub(crate) fn new<A: Application>(
@@ -164,6 +186,8 @@ impl Status {
             draining: Vec::new(),
             readiness_checks: Vec::new(),
             rotation: None,
+            in_service_since: now,
+            past_reloads: Vec::new(),
             staleness: Staleness::jittered(),
             connections: Vec::new(),
             last_uses,
@@ -175,6 +199,7 @@ impl Status {
     /// Records that this generation is in service.
     fn set_generation<A: Application>(&mut self, generation: &Arc<Generation<A>>, now: Moment) {
         self.generation = generation.number;
+        self.in_service_since = now;
         self.connections = generation.resources.connections().map(|(_, counter)| counter).collect();
         self.staleness.configure(generation);
         let checks_before = std::mem::take(&mut self.readiness_checks);
@@ -216,6 +241,16 @@ impl Status {
                 credential.verified = now;
             }
         }
+    }
+
+    /// Adds a reload that ended to those that the page for people shows.
+    fn add_past_reload(&mut self, reload: &ReloadRecord) {
+        let ReloadRecord { started, trigger, outcome, duration_ms, exit_code, .. } = *reload;
+        if self.past_reloads.len() == PAST_RELOADS {
+            self.past_reloads.remove(0);
+        }
+        let generation = self.generation;
+        self.past_reloads.push(PastReload { started, trigger, outcome, duration_ms, exit_code, generation });
     }
 
     /// Returns a copy for this moment: without generations that are no longer in use.

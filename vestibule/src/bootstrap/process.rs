@@ -74,7 +74,8 @@ impl<A: Application> ServingProcess<A> {
 
         let in_service = live.clone();
         let admin_tls = move || in_service.generation().tls.admin.clone();
-        let admin_routes = admin::router(&status, signals.hups.clone(), metrics.clone());
+        let history = parts.loader.request_history.clone();
+        let admin_routes = admin::router(&status, signals.hups.clone(), metrics.clone(), history);
         let commands = listen::serve_commands(listeners.commands, admin_routes.clone());
         let admin = listen::serve(listeners.admin, admin_tls, failed_at("admin"), admin_routes)?;
 

@@ -97,6 +97,7 @@ impl StatusWriter {
     pub(crate) fn reload_ended(&self, reload: ReloadRecord) {
         self.reloads.add(&reload);
         self.status.send_modify(|status| {
+            status.add_past_reload(&reload);
             if reload.trigger == Trigger::Signal {
                 status.signals.last_reload = Some(reload.clone());
             }
