@@ -19,7 +19,7 @@ impl<A: Application> Background<A> {
     ///
     /// `piece` returns `Ok(true)` if it did something. Then the worker goes on at once, and wakes another one. It returns
     /// `Ok(false)` if there was nothing to do. While all workers of this name are idle, one of them looks again about once a
-    /// second, whatever their number. [`Build::worker_wake`](crate::Build::worker_wake) lets a request wake them at once.
+    /// second, whatever their number: so give each kind of work a name of its own. [`Build::worker_wake`](crate::Build::worker_wake) lets a request wake them at once.
     ///
     /// While `piece` fails or panics, the worker tries again after ever longer pauses, up to 30 s. The log says once that the
     /// workers fail, and once that they work again. A piece that has begun when the process is asked to stop is finished;

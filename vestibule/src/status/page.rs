@@ -38,13 +38,13 @@ impl Display for StatusPage<'_> {
              <meta http-equiv=\"refresh\" content=\"15\">\
              <title>{service}: {state}</title><style>{STYLE}</style></head><body>\
              <header><h1>{service} {version}</h1>\
-             <p><span class=\"state {state}\">{state}</span>, generation {generation} in service since {since}</p>\
+             <p><span class=\"state {state}\">{state}</span>, generation {generation} in service for {age}</p>\
              <p class=\"faint\">instance {instance}, started {started}</p>\
              <nav><a href=\"/status\">/status</a><a href=\"/metrics\">/metrics</a><a href=\"/readyz\">/readyz</a></nav>\
              </header><main>",
             version = Escaped(status.version),
             generation = status.generation,
-            since = Ago(status.in_service_since),
+            age = Age(status.in_service_since.elapsed()),
             instance = status.instance,
             started = Utc(status.started),
         )?;

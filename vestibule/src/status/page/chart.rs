@@ -21,6 +21,9 @@ const PANEL: f64 = 78.0;
 /// The height of a panel's title.
 const TITLE: f64 = 20.0;
 
+/// The tops of the panels.
+const TOPS: [f64; 3] = [0.0, PANEL, 2.0 * PANEL];
+
 /// The chart of these periods, the current one last.
 pub(super) struct RequestChart<'a> {
     pub(super) periods: &'a [PeriodSummary],
@@ -30,8 +33,7 @@ pub(super) struct RequestChart<'a> {
 /// A value of each period, from 0 to the highest.
 struct Panel<'a> {
     class: &'static str,
-    title: String,
-    top: f64,
+    title: &'static str,
     highest: f64,
     periods: &'a [PeriodSummary],
     value: fn(&PeriodSummary) -> f64,
@@ -47,17 +49,21 @@ impl Display for RequestChart<'_> {
             "<svg viewBox=\"0 0 {WIDTH} {height}\" role=\"img\" aria-label=\"in the last hour, requests: {requests}, errors: \
              {errors}\">"
         )?;
-        let rate = self.panel(0.0, "rate", |period| per_second(period.requests, period));
-        let title = format!("requests per second, at most {}", rounded(rate.highest));
-        Panel { title, ..rate }.fmt(f)?;
-        let error_rate = self.panel(PANEL, "errors", |period| per_second(period.errors, period));
-        let title = format!("errors per second (5xx), at most {}", rounded(error_rate.highest));
-        Panel { title, ..error_rate }.fmt(f)?;
-        let p99 = self.panel(2.0 * PANEL, "p99", |period| period.p99.map_or(0.0, |p99| p99.as_secs_f64() * 1000.0));
-        let title = format!("p99 in ms, at most {}", rounded(p99.highest));
-        Panel { title, ..p99 }.fmt(f)?;
+        let panels = [
+            self.panel("rate", "requests per second", |period| per_second(period.requests, period)),
+            self.panel("errors", "errors per second (5xx)", |period| per_second(period.errors, period)),
+            self.panel("p99", "p99 in ms", |period| period.p99.map_or(0.0, |p99| p99.as_secs_f64() * 1000.0)),
+        ];
+        for (panel, top) in panels.iter().zip(TOPS) {
+            panel.draw(f, top)?;
+        }
         for reload in self.reloads {
             mark(f, reload)?;
+        }
+        // The titles last, so that they can be read.
+        for (Panel { title, highest, .. }, top) in panels.iter().zip(TOPS) {
+            let y = top + TITLE - 6.0;
+            write!(f, "<text x=\"0\" y=\"{y:.1}\">{title}, at most {}</text>", rounded(*highest))?;
         }
         let baseline = height - 5.0;
         for (minutes, anchor) in [(60, "start"), (45, "middle"), (30, "middle"), (15, "middle"), (0, "end")] {
@@ -70,17 +76,15 @@ impl Display for RequestChart<'_> {
 }
 
 impl<'a> RequestChart<'a> {
-    fn panel(&self, top: f64, class: &'static str, value: fn(&PeriodSummary) -> f64) -> Panel<'a> {
+    fn panel(&self, class: &'static str, title: &'static str, value: fn(&PeriodSummary) -> f64) -> Panel<'a> {
         let highest = self.periods.iter().map(value).fold(0.0, f64::max);
-        Panel { class, title: String::new(), top, highest, periods: self.periods, value }
+        Panel { class, title, highest, periods: self.periods, value }
     }
 }
 
-impl Display for Panel<'_> {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let Self { class, title, top, .. } = self;
-        write!(f, "<text x=\"0\" y=\"{:.1}\">{}</text>", top + TITLE - 6.0, Escaped(title))?;
-        let bottom = top + PANEL;
+impl Panel<'_> {
+    fn draw(&self, f: &mut Formatter<'_>, top: f64) -> fmt::Result {
+        let (class, bottom) = (self.class, top + PANEL);
         let mut bars = String::new();
         let width = WIDTH / self.periods.len().max(1) as f64;
         for (i, period) in self.periods.iter().enumerate() {

@@ -73,6 +73,7 @@ async fn the_page_shows_the_service_its_credentials_its_checks_and_its_reloads()
     assert!(second.contains("Generation 1, replaced 0 s ago, is held by 1 handle in tasks"), "{second}");
     assert!(second.contains("class=\"published\">published</td>"), "{second}");
     assert!(second.contains("<g class=\"reload published\">"), "{second}");
+    assert!(second.contains("class=\"failing\">failing</td>"), "{second}");
     assert!(second.contains("<span class=\"state degraded\">degraded</span>"), "{second}");
     drop(held);
     manager.put_at("key", Stage::Current, "two words");
