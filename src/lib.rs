@@ -29,6 +29,7 @@ pub struct Notes {
     cursors: Signer,
     max_length: usize,
     webhook: Option<Webhook>,
+    deliveries: vestibule::WorkerWake,
 }
 
 /// The lifetime of a list's cursor. Rotate `signing` no faster than this.
@@ -79,6 +80,7 @@ impl Application for Notes {
             cursors: cx.signer(&cx.secrets.signing, "cursor", CURSOR_LIFETIME),
             max_length: cx.settings.max_length,
             webhook: Webhook::build(cx).await?,
+            deliveries: cx.worker_wake("webhook"),
         })
     }
 

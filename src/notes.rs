@@ -72,6 +72,7 @@ pub(crate) async fn create(
         webhook.record("note.created", note.id, &note, &trace, &mut transaction).await?;
     }
     transaction.commit().await?;
+    notes.deliveries.wake();
     let location = [(LOCATION, format!("/v1/notes/{}", note.id))];
     Ok((StatusCode::CREATED, location, Json(note)))
 }
@@ -102,6 +103,7 @@ pub(crate) async fn delete(
         webhook.record("note.deleted", id, json!({ "id": id }), &trace, &mut transaction).await?;
     }
     transaction.commit().await?;
+    notes.deliveries.wake();
     Ok(StatusCode::NO_CONTENT)
 }
 

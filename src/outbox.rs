@@ -22,9 +22,6 @@ use vestibule::{
     ApiClient, ApiEndpoint, Background, Build, BuildError, Database, DeliveryError, Session, TraceContext, metrics,
 };
 
-/// The number of deliveries at a time.
-const WORKERS: usize = 4;
-
 /// The time that a claim lasts beyond the timeout of its delivery. It is for the statements before and after it.
 const CLAIM_MARGIN: Duration = Duration::from_secs(10);
 
@@ -209,10 +206,10 @@ impl ClaimedEvent {
     }
 }
 
-/// Starts the workers. They deliver the events of all replicas.
+/// Starts four workers. They deliver the events of all replicas.
 pub(crate) fn start(tasks: &Background<Notes>) {
     let deadline = |notes: &Notes| notes.webhook.as_ref().map_or(CLAIM_MARGIN, Webhook::claim_time);
-    tasks.work("webhook", WORKERS, deadline, async |notes: Arc<Notes>| match &notes.webhook {
+    tasks.work("webhook", 4, deadline, async |notes: Arc<Notes>| match &notes.webhook {
         Some(webhook) => webhook.deliver(&notes.database).await,
         None => Ok(false),
     });

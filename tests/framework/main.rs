@@ -33,6 +33,7 @@ mod rotation;
 mod several_databases;
 mod signing_keys;
 mod start;
+mod status_page;
 mod stop;
 #[cfg(target_os = "linux")]
 mod storm;

@@ -62,6 +62,18 @@ async fn a_scrape_shows_the_build_the_credentials_and_the_process() {
 }
 
 #[tokio::test]
+async fn a_client_that_does_not_know_openmetrics_gets_text() {
+    let tenant = SERVICE.migrated("text").await;
+    let running = SERVICE.start(&tenant).await;
+    for accept in ["*/*", "text/plain;version=0.0.4"] {
+        let (_, kind, text) = running.page_as("/metrics", accept).await;
+        assert_eq!(kind, "text/plain; version=0.0.4; charset=utf-8", "{accept}");
+        assert!(text.contains("\n# TYPE vestibule_reloads_total counter\n"), "{text}");
+        assert!(text.contains("\n# TYPE vestibule_build_info gauge\n") && !text.contains("EOF"), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn after_a_rotation_no_series_of_the_old_version_remains() {
     let tenant = SERVICE.migrated("lingers").await;
     let mut running = SERVICE.start(&tenant).await;

@@ -6,7 +6,7 @@
 //! the difference of the counts by the difference of the two.
 
 use axum::{
-    BoxError, Json,
+    BoxError, Json, Router,
     body::{Body, Bytes, HttpBody},
     extract::{Request, State},
     response::Response,

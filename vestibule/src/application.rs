@@ -1,10 +1,19 @@
 //! The trait that a service implements, and the types that it meets there: its build context, its generations, its
 //! background tasks.
 
+mod background;
+mod background_metrics;
 mod build;
+mod readiness_checks;
+mod wake;
 mod workers;
 
-pub use self::build::Build;
+pub use self::{background::Background, build::Build, readiness_checks::ReadinessChecks, wake::WorkerWake};
+pub(crate) use self::{
+    background_metrics::BackgroundMetrics,
+    readiness_checks::{ReadinessCheck, check_readiness, watch_readiness},
+    wake::WorkerWakes,
+};
 
 use crate::{
     config::{Config, ServiceSettings},
@@ -19,7 +28,6 @@ use axum::Router;
 use serde_json::Value;
 use std::{fmt, sync::Arc};
 use tokio::sync::{Semaphore, watch};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// A service: what it holds, how it is built from its credentials, and its routes.
 ///
@@ -111,6 +119,46 @@ pub trait Application: Sized + Send + Sync + 'static {
     fn background(tasks: &Background<Self>) {
         let _ = tasks;
     }
+
+    /// Adds the readiness checks of the service. By default there are none: `/readyz` then depends on the age of the
+    /// credentials alone.
+    ///
+    /// Runs once per generation, and the checks follow the generation in service. They run in the background, about every
+    /// 5 s and after each rotation, so that a probe of `/readyz` gets the last results at once. A check that panics, or has
+    /// not ended after 1 s, fails. A check that is required fails too until it has ended for the first time.
+    /// `/readyz`, `/status` and `/metrics` name each check, and the log has each change.
+    ///
+    /// [`Harness::check_readiness`](crate::testing::Harness::check_readiness) runs them in a test.
+    ///
+    /// ```
+    /// use std::{path::PathBuf, sync::Arc};
+    /// # use axum::Router;
+    /// # use vestibule::{Application, Build, BuildError, Package, ReadinessChecks, SecretSet};
+    /// # #[derive(SecretSet)]
+    /// # struct NoSecrets {}
+    ///
+    /// struct Maps {
+    ///     tiles: PathBuf,
+    /// }
+    ///
+    /// impl Application for Maps {
+    ///     // …
+    /// #   const PACKAGE: Package = Package::new("maps", "1.0.0");
+    /// #   type Settings = ();
+    /// #   type Secrets = NoSecrets;
+    /// #   async fn build(_: &Build<'_, Self>) -> Result<Self, BuildError> { unreachable!() }
+    /// #   fn routes() -> Router<Arc<Self>> { Router::new() }
+    ///     fn readiness(_: &Arc<Self>, checks: &mut ReadinessChecks<Self>) {
+    ///         checks.required("tiles", |maps: Arc<Self>| async move {
+    ///             // Fails if the volume with the tiles is not mounted.
+    ///             tokio::fs::metadata(&maps.tiles).await.map(drop)
+    ///         });
+    ///     }
+    /// }
+    /// ```
+    fn readiness(service: &Arc<Self>, checks: &mut ReadinessChecks<Self>) {
+        let _ = (service, checks);
+    }
 }
 
 /// The service as built from one set of credentials and one configuration. A request holds the generation that it
@@ -131,6 +179,7 @@ pub struct Generation<A: Application> {
     pub(crate) tls: Arc<Tls>,
     pub(crate) config: Arc<Config<A::Settings>>,
     pub(crate) resources: ResourceRegistry,
+    pub(crate) checks: ReadinessChecks<A>,
     pub(crate) usage: Arc<GenerationUsage>,
     /// The number of handles of the service that the generation has itself: this one, and those in its routes.
     pub(crate) own_handles: usize,
@@ -198,46 +247,5 @@ impl<A: Application> Clone for Live<A> {
 impl<A: Application> fmt::Debug for Live<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Live").field(&self.0.borrow().number).finish()
-    }
-}
-
-/// Tasks that work beside requests, for as long as the process lives.
-pub struct Background<A: Application> {
-    live: Live<A>,
-    stopping: CancellationToken,
-    tasks: TaskTracker,
-}
-
-impl<A: Application> Background<A> {
-    pub(crate) fn new(live: Live<A>, stopping: CancellationToken) -> Self {
-        Self { live, stopping, tasks: TaskTracker::new() }
-    }
-
-    /// Spawns a task. It must end when [`stopping`](Self::stopping) is cancelled; `server.drain` is its grace period.
-    pub fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.tasks.spawn(task);
-    }
-
-    /// Returns a handle to the generation in service. Ask it again for each piece of work: a task that keeps an old
-    /// generation keeps its credentials.
-    pub fn live(&self) -> Live<A> {
-        self.live.clone()
-    }
-
-    /// Returns a token that is cancelled when the process is asked to stop.
-    pub fn stopping(&self) -> CancellationToken {
-        self.stopping.clone()
-    }
-
-    /// Waits until all tasks have ended.
-    pub(crate) async fn join(&self) {
-        self.tasks.close();
-        self.tasks.wait().await;
-    }
-}
-
-impl<A: Application> fmt::Debug for Background<A> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Background").field("tasks", &self.tasks.len()).finish_non_exhaustive()
     }
 }

@@ -1,5 +1,6 @@
 //! The users of a generation, and what its requests ended with.
 
+use crate::request_history::RequestHistory;
 use std::{
     collections::BTreeMap,
     sync::{
@@ -20,6 +21,8 @@ pub(crate) struct GenerationUsage {
     answered: AtomicU64,
     failed: AtomicU64,
     microseconds: AtomicU64,
+    /// The requests of all generations.
+    history: Arc<RequestHistory>,
 }
 
 /// The answers of a generation's requests so far.
@@ -46,6 +49,11 @@ pub(crate) struct LongLivedGuard {
 }
 
 impl GenerationUsage {
+    /// Makes the usage of a new generation. Its answers also count in `history`.
+    pub(crate) fn recorded_in(history: Arc<RequestHistory>) -> Self {
+        Self { history, ..Self::default() }
+    }
+
     /// Counts a request until [`request_ended`](Self::request_ended).
     pub(crate) fn request_started(&self) {
         self.requests.fetch_add(1, Ordering::Relaxed);
@@ -61,6 +69,7 @@ impl GenerationUsage {
         self.failed.fetch_add(is_failure.into(), Ordering::Relaxed);
         let microseconds = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         self.microseconds.fetch_add(microseconds, Ordering::Relaxed);
+        self.history.record(duration, is_failure);
     }
 
     /// Counts a piece of work until the guard is dropped.

@@ -96,6 +96,7 @@ mod package;
 mod reload;
 mod reload_requests;
 mod request_context;
+mod request_history;
 mod signals;
 mod status;
 mod systemd;
@@ -103,7 +104,7 @@ mod telemetry;
 mod trace_context;
 mod trust;
 
-pub use application::{Application, Background, Build, Generation, Live};
+pub use application::{Application, Background, Build, Generation, Live, ReadinessChecks, WorkerWake};
 pub use http::{ClientAddress, ClientCertificate, Limits, LongLived, LongLivedEvent, Problem, RequestId};
 /// Adds handlers with `#[utoipa::path]` to an [`OpenApiRouter`]. [`Application::routes`] has an example.
 pub use openapi::routes;

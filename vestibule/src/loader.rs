@@ -14,15 +14,17 @@ mod doubts;
 pub(crate) use self::doubts::Unrefreshed;
 use self::{doubts::Doubts, load_error::LoadError, retry_class::RetryClass};
 use crate::{
-    application::{Application, Build, Generation},
+    application::{Application, BackgroundMetrics, Build, Generation, ReadinessChecks, WorkerWakes},
     backoff::Backoff,
     config::Config,
     credentials::all_secrets::AllSecrets,
     exit::{Exit, Fault, Phase, Report},
+    generation_usage::GenerationUsage,
     http::{frame::Frame, request_metrics::RequestMetrics, routes, tls::Tls},
     last_uses::LastUses,
     metrics::MetricsRegistry,
     reload_requests::ReloadRequests,
+    request_history::RequestHistory,
     resources::{
         breaker::{Breakers, ProbeReason},
         build_error::BuildError,
@@ -71,6 +73,9 @@ pub(crate) struct Loader<A> {
     request_metrics: Arc<RequestMetrics>,
     breakers: Breakers,
     pub(crate) last_uses: Arc<LastUses>,
+    pub(crate) background_metrics: BackgroundMetrics,
+    pub(crate) worker_wakes: Arc<WorkerWakes>,
+    pub(crate) request_history: Arc<RequestHistory>,
     application: PhantomData<fn() -> A>,
 }
 
@@ -126,14 +131,17 @@ impl<A: Application> Loader<A> {
     }
 
     pub(crate) fn with_regions(regions: Regions) -> Self {
-        let metrics = Arc::new(MetricsRegistry::new(A::PACKAGE.name));
+        let metrics = MetricsRegistry::new(A::PACKAGE.name);
         Self {
             regions,
             reload_requests: Arc::default(),
             request_metrics: RequestMetrics::register(&metrics),
-            metrics,
+            background_metrics: BackgroundMetrics::register(&metrics),
+            metrics: Arc::new(metrics),
             breakers: Breakers::default(),
             last_uses: Arc::default(),
+            worker_wakes: Arc::default(),
+            request_history: Arc::default(),
             application: PhantomData,
         }
     }
@@ -344,6 +352,7 @@ impl<A: Application> Loader<A> {
             reload_requests: &self.reload_requests,
             breakers: &self.breakers,
             last_uses: &self.last_uses,
+            worker_wakes: &self.worker_wakes,
         };
         let cx = Build::<A>::new(&config.service, &resolved.secrets.service, &context);
         let building = tokio::time::timeout_at(*deadline + BUILD_GRACE, A::build(&cx));
@@ -354,6 +363,10 @@ impl<A: Application> Loader<A> {
                 return Err(BuildFailure { error, credential: cx.failed(), has_database_failed });
             }
             Err(_) => return Err(BuildFailure::of_fault(overdue())),
+        };
+        let checks = match ReadinessChecks::of(&service) {
+            Ok(checks) => checks,
+            Err(error) => return Err(BuildFailure { error, credential: None, has_database_failed: false }),
         };
         let (routes, document) = routes::router(&service, &config.server).map_err(BuildFailure::of_fault)?;
         let resources = cx.into_resources();
@@ -372,13 +385,14 @@ impl<A: Application> Loader<A> {
             frame,
             document: Arc::new(document),
             own_handles: Arc::strong_count(&service),
-            usage: Arc::default(),
+            usage: Arc::new(GenerationUsage::recorded_in(self.request_history.clone())),
             service,
             in_flight,
             tls,
             config: config.clone(),
             credentials: resolved.credentials.clone(),
             resources,
+            checks,
         })
     }
 }

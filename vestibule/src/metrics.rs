@@ -2,12 +2,17 @@
 //!
 //! A service gets them from [`Build`](crate::Build): the same series in all generations, from the start of the process.
 
+pub(crate) mod exposition_format;
+
+mod prometheus_text;
+
 pub use prometheus_client::metrics::{
     counter::Counter,
     gauge::Gauge,
     histogram::{Histogram, exponential_buckets, linear_buckets},
 };
 
+use self::exposition_format::ExpositionFormat;
 use prometheus_client::{
     collector::Collector,
     encoding::text,
@@ -19,10 +24,6 @@ use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
 };
-
-/// The content type of OpenMetrics 1.0.0 (section *Protocol Negotiation*). Older scrapers can read the text too: the
-/// parts that they do not know are comments.
-pub(crate) const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// The ends of names that OpenMetrics gives to the samples of a metric. With one of them, two metrics could have a
 /// sample of one name.
@@ -71,11 +72,14 @@ impl MetricsRegistry {
         self.lock().registry.register_collector(Box::new(collector));
     }
 
-    /// Returns the text for a scrape.
-    pub(crate) fn encode(&self) -> String {
-        let mut text = String::new();
-        text::encode(&mut text, &self.lock().registry).expect("writing to a String does not fail");
-        text
+    /// Returns the page for a scrape.
+    pub(crate) fn encode(&self, format: ExpositionFormat) -> String {
+        let mut page = String::new();
+        text::encode(&mut page, &self.lock().registry).expect("writing to a String does not fail");
+        match format {
+            ExpositionFormat::OpenMetrics => page,
+            ExpositionFormat::PrometheusText => prometheus_text::from_openmetrics(&page),
+        }
     }
 
     /// Returns the service's counter or gauge of this name and these labels. It is the same one each time.
@@ -224,7 +228,7 @@ svc_seconds_bucket{le=\"1.0\",step=\"read\"} 2
 svc_seconds_bucket{le=\"+Inf\",step=\"read\"} 3
 # EOF
 ";
-        assert_eq!(metrics.encode(), expected);
+        assert_eq!(metrics.encode(ExpositionFormat::OpenMetrics), expected);
     }
 
     #[test]
@@ -258,7 +262,10 @@ svc_seconds_bucket{le=\"+Inf\",step=\"read\"} 3
         for (service, name) in [("svc", "svc_calls"), ("my-svc2", "my_svc2_calls"), ("My_Svc", "my_svc_calls")] {
             let metrics = MetricsRegistry::new(service);
             metrics.counter_or_gauge::<Counter>("calls", "Calls", &[]).unwrap();
-            assert!(metrics.encode().contains(&format!("# TYPE {name} counter\n")), "{service}");
+            assert!(
+                metrics.encode(ExpositionFormat::OpenMetrics).contains(&format!("# TYPE {name} counter\n")),
+                "{service}"
+            );
         }
     }
 }

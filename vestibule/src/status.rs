@@ -1,8 +1,10 @@
 //! The status of the process, for `/status`, `/metrics` and readiness. It contains names, ids and versions, never a
 //! secret's value.
 
+pub(crate) mod check_status;
 pub(crate) mod draining;
 pub(crate) mod metrics;
+pub(crate) mod page;
 pub(crate) mod readiness;
 pub(crate) mod reload_record;
 pub(crate) mod rotation;
@@ -11,9 +13,10 @@ pub(crate) mod writer;
 mod reload_metrics;
 
 use self::{
+    check_status::CheckStatus,
     draining::DrainingGeneration,
     readiness::{Readiness, Staleness},
-    reload_record::ReloadRecord,
+    reload_record::{ReloadOutcome, ReloadRecord, Trigger},
     rotation::LastRotation,
 };
 use crate::{
@@ -55,8 +58,15 @@ pub(crate) struct Status {
     pub(crate) needs_restart: Vec<String>,
     /// Older generations that somebody still holds something of.
     pub(crate) draining: Vec<DrainingGeneration>,
+    pub(crate) readiness_checks: Vec<CheckStatus>,
     /// The last reload that published. `None` if the first generation is in service.
     pub(crate) rotation: Option<LastRotation>,
+    /// The time at which the generation was put in service.
+    #[serde(skip)]
+    in_service_since: Moment,
+    /// The last reloads, the oldest first.
+    #[serde(skip)]
+    past_reloads: Vec<PastReload>,
     #[serde(skip)]
     staleness: Staleness,
     /// The open connections of the generation in service.
@@ -64,6 +74,18 @@ pub(crate) struct Status {
     connections: Vec<ConnectionCounter>,
     #[serde(skip)]
     last_uses: Arc<LastUses>,
+}
+
+/// A reload that ended, in the list on the page for people.
+#[derive(Clone, Copy)]
+struct PastReload {
+    started: Moment,
+    trigger: Trigger,
+    outcome: ReloadOutcome,
+    duration_ms: u64,
+    exit_code: u8,
+    /// The number of the generation in service after it.
+    generation: u64,
 }
 
 /// A credential of the generation in service.
@@ -139,6 +161,9 @@ pub(crate) struct SignalStatus {
     pub(crate) last_reload: Option<ReloadRecord>,
 }
 
+/// The number of reloads that the page for people remembers.
+const PAST_RELOADS: usize = 100;
+
 impl Status {
     /// Returns the status of a process with its first generation.
     pub(crate) fn new<A: Application>(
@@ -159,7 +184,10 @@ impl Status {
             last_reload: None,
             needs_restart: Vec::new(),
             draining: Vec::new(),
+            readiness_checks: Vec::new(),
             rotation: None,
+            in_service_since: now,
+            past_reloads: Vec::new(),
             staleness: Staleness::jittered(),
             connections: Vec::new(),
             last_uses,
@@ -171,8 +199,17 @@ impl Status {
     /// Records that this generation is in service.
     fn set_generation<A: Application>(&mut self, generation: &Arc<Generation<A>>, now: Moment) {
         self.generation = generation.number;
+        self.in_service_since = now;
         self.connections = generation.resources.connections().map(|(_, counter)| counter).collect();
         self.staleness.configure(generation);
+        let checks_before = std::mem::take(&mut self.readiness_checks);
+        for check in generation.checks.iter() {
+            let status = match checks_before.iter().find(|status| status.name == check.name) {
+                Some(status) => status.in_next_generation(check),
+                None => CheckStatus::new(check),
+            };
+            self.readiness_checks.push(status);
+        }
         let before = std::mem::take(&mut self.credentials);
         for (name, held) in generation.credentials.iter() {
             let of_name = before.iter().find(|status| status.name == name && status.id == held.id);
@@ -206,6 +243,16 @@ impl Status {
         }
     }
 
+    /// Adds a reload that ended to those that the page for people shows.
+    fn add_past_reload(&mut self, reload: &ReloadRecord) {
+        let ReloadRecord { started, trigger, outcome, duration_ms, exit_code, .. } = *reload;
+        if self.past_reloads.len() == PAST_RELOADS {
+            self.past_reloads.remove(0);
+        }
+        let generation = self.generation;
+        self.past_reloads.push(PastReload { started, trigger, outcome, duration_ms, exit_code, generation });
+    }
+
     /// Returns a copy for this moment: without generations that are no longer in use.
     pub(crate) fn snapshot(&self) -> Self {
         let mut status = self.clone();
@@ -222,7 +269,7 @@ impl Status {
     /// Returns the readiness for requests.
     pub(crate) fn readiness(&self) -> Readiness {
         let verified = self.credentials.iter().map(|credential| (credential.name, credential.verified));
-        self.staleness.readiness(verified, self.stopping)
+        self.staleness.readiness(verified, &self.readiness_checks, self.stopping)
     }
 }
 

@@ -5,7 +5,7 @@ mod memory_manager;
 pub use memory_manager::MemoryManager;
 
 use crate::{
-    application::{Application, Background, Live},
+    application::{Application, Background, Live, check_readiness},
     config::Config,
     exit::Report,
     loader::Loader,
@@ -16,6 +16,7 @@ use crate::{
     telemetry::{self, Telemetry},
 };
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{Arc, OnceLock},
 };
@@ -126,10 +127,32 @@ impl<A: Application> Harness<A> {
     /// ```
     pub fn start_background(&self) {
         self.background.get_or_init(|| {
-            let background = Background::new(self.live(), self.stopping.clone());
+            let background = self.background(self.stopping.clone());
             A::background(&background);
             background
         });
+    }
+
+    /// Runs each readiness check of the generation in service once ([`Application::readiness`]), with its limit of 1 s.
+    /// Returns the errors of those that fail, by name.
+    ///
+    /// ```
+    /// use vestibule::{Application, testing::Harness};
+    ///
+    /// async fn is_ready<A: Application>(harness: &Harness<A>) {
+    ///     let failing = harness.check_readiness().await;
+    ///     assert!(failing.is_empty(), "{failing:?}");
+    /// }
+    /// ```
+    pub async fn check_readiness(&self) -> BTreeMap<&'static str, String> {
+        let in_service = self.reloader.live.borrow().clone();
+        check_readiness(&in_service, &self.reloader.status).await
+    }
+
+    /// Returns the background tasks of the service, none of which was started.
+    pub(crate) fn background(&self, stopping: CancellationToken) -> Background<A> {
+        let loader = &self.reloader.loader;
+        Background::new(self.live(), stopping, loader.background_metrics.clone(), loader.worker_wakes.clone())
     }
 
     /// Returns a handle to the generation in service.

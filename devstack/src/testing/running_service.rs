@@ -64,8 +64,16 @@ impl<'a> RunningService<'a> {
     /// # Panics
     /// If a secret is in the text.
     pub async fn page(&self, path: &str) -> (StatusCode, String, String) {
+        self.page_as(path, "*/*").await
+    }
+
+    /// Returns what [`page`](Self::page) returns, for a client that accepts these media types.
+    ///
+    /// # Panics
+    /// If a secret is in the text.
+    pub async fn page_as(&self, path: &str, accept: &str) -> (StatusCode, String, String) {
         let url = format!("http://{}{path}", self.at.admin);
-        let answer = self.client.get(url).send().await.expect("an answer");
+        let answer = self.client.get(url).header("accept", accept).send().await.expect("an answer");
         let status = answer.status();
         let kind = answer.headers()["content-type"].to_str().expect("text").to_owned();
         let text = answer.text().await.expect("a body");

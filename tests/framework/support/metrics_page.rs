@@ -12,7 +12,8 @@ impl MetricsPage {
     /// # Panics
     /// If the page is not OpenMetrics.
     pub(crate) async fn of(running: &RunningService<'_>) -> Self {
-        let (code, kind, text) = running.page("/metrics").await;
+        let accept = "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.2,*/*;q=0.1";
+        let (code, kind, text) = running.page_as("/metrics", accept).await;
         assert_eq!(code, StatusCode::OK);
         assert_eq!(kind, "application/openmetrics-text; version=1.0.0; charset=utf-8");
         Self(samples(&text))

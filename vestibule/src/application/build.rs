@@ -1,6 +1,6 @@
 //! The build context: what a service builds itself from, with the framework's help.
 
-use super::Application;
+use super::{Application, WorkerWake};
 use crate::{
     credentials::{api_key::ApiKey, login::Login, signing_keys::SigningKeys},
     exit::{Exit, Fault},
@@ -241,6 +241,20 @@ impl<'a, A: Application> Build<'a, A> {
     ) -> Result<Histogram, BuildError> {
         let bounds = bounds.into_iter().collect();
         self.context.metrics.histogram(name, help, labels, bounds).map_err(BuildError::bug)
+    }
+
+    /// Returns a handle that wakes the workers of this name ([`Background::work`](crate::Background::work)). With it, a
+    /// request that leaves them work has it begun at once.
+    ///
+    /// ```
+    /// use vestibule::{Application, Build, WorkerWake};
+    ///
+    /// fn mail<A: Application>(cx: &Build<'_, A>) -> WorkerWake {
+    ///     cx.worker_wake("mail")
+    /// }
+    /// ```
+    pub fn worker_wake(&self, name: &'static str) -> WorkerWake {
+        self.context.worker_wakes.of(name)
     }
 
     /// Returns a resource of any other kind.

@@ -1,22 +1,14 @@
 //! Workers: background tasks that do one piece of work after the other, from a table for example.
 
-use super::{Application, Background, Live};
-use crate::{backoff::Backoff, jitter};
-use futures_util::FutureExt;
-use std::{
-    fmt,
-    panic::AssertUnwindSafe,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
+use super::{
+    Application, Background, Live,
+    background_metrics::{PieceOutcome, WorkerMetrics},
+    wake::IdleWorkers,
 };
-use tokio::time::Instant;
+use crate::backoff::Backoff;
+use futures_util::FutureExt;
+use std::{fmt, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
-
-/// The pause of a worker that found nothing to do, before a jitter of half of it.
-const IDLE: Duration = Duration::from_secs(1);
 
 /// The longest pause of a worker that fails.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
@@ -25,10 +17,14 @@ impl<A: Application> Background<A> {
     /// Starts this many workers. Each does one piece of work after the other, always with the service that is in service
     /// at that moment, so that it takes up rotations.
     ///
-    /// `piece` returns `Ok(true)` if it did something, and the worker goes on at once. After `Ok(false)`, nothing to do, it
-    /// looks again after about a second. While `piece` fails or panics, it looks again after ever longer pauses, up to 30 s.
-    /// The log says once that the workers fail, and once that they work again. A piece that has begun when the process is
-    /// asked to stop is finished; `server.drain` is its grace period.
+    /// `piece` returns `Ok(true)` if it did something. Then the worker goes on at once, and wakes another one. It returns
+    /// `Ok(false)` if there was nothing to do. While all workers of this name are idle, one of them looks again about once a
+    /// second, whatever their number: so give each kind of work a name of its own. [`Build::worker_wake`](crate::Build::worker_wake) lets a request wake them at once.
+    ///
+    /// While `piece` fails or panics, the worker tries again after ever longer pauses, up to 30 s. The log says once that the
+    /// workers fail, and once that they work again. A piece that has begun when the process is asked to stop is finished;
+    /// `server.drain` is its grace period. `/metrics` counts pieces by their outcome, and has the time at which the last one
+    /// ended.
     ///
     /// `deadline` returns the longest time for one piece with this service. A piece that takes longer is dropped, and
     /// counts as failed. So it also bounds the time for which a piece keeps replaced credentials in use. `/status` names the
@@ -52,12 +48,20 @@ impl<A: Application> Background<A> {
         W: Future<Output = Result<bool, E>> + Send,
         E: fmt::Display + Send,
     {
-        let failing = Arc::new(AtomicUsize::new(0));
+        let (idle, metrics) = (self.wakes.idle(name), self.metrics.of_workers(name));
+        // The first look, for what was there before.
+        idle.wake_one();
         for _ in 0..workers {
-            let worker =
-                Worker { name, deadline, live: self.live(), stopping: self.stopping(), failing: failing.clone() };
+            let worker = Worker {
+                name,
+                deadline,
+                live: self.live.clone(),
+                stopping: self.stopping.clone(),
+                idle: idle.clone(),
+                metrics: metrics.clone(),
+            };
             let piece = piece.clone();
-            self.spawn(async move { worker.run(piece).await });
+            self.tasks.spawn(async move { worker.run(piece).await });
         }
     }
 }
@@ -67,40 +71,51 @@ struct Worker<A: Application> {
     deadline: fn(&A) -> Duration,
     live: Live<A>,
     stopping: CancellationToken,
-    /// The number of workers of this name that fail at the moment.
-    failing: Arc<AtomicUsize>,
+    idle: Arc<IdleWorkers>,
+    metrics: WorkerMetrics,
 }
 
 impl<A: Application> Worker<A> {
+    /// Works until the process is asked to stop.
     async fn run<F, W, E>(self, piece: F)
     where
         F: Fn(Arc<A>) -> W,
         W: Future<Output = Result<bool, E>>,
         E: fmt::Display,
     {
-        let mut pauses = Backoff::capped_at(LONGEST_PAUSE);
-        let mut is_failing = false;
+        // The pauses of a worker that fails.
+        let mut pauses: Option<Backoff> = None;
+        let mut did_something = false;
         while !self.stopping.is_cancelled() {
-            let result = self.do_one(&piece).await;
-            self.log_change(&mut is_failing, result.as_ref().err());
-            let next = match result {
-                Ok(did_something) => {
-                    pauses = Backoff::capped_at(LONGEST_PAUSE);
-                    if did_something {
-                        continue;
-                    }
-                    Instant::now() + IDLE.mul_f64(jitter::factor(0.5))
+            if !did_something {
+                tokio::select! {
+                    () = self.stopping.cancelled() => return,
+                    () = self.pause(&mut pauses) => (),
                 }
-                Err(_) => pauses.next().expect("these pauses have no end"),
-            };
-            tokio::select! {
-                () = self.stopping.cancelled() => (),
-                () = tokio::time::sleep_until(next) => (),
+            }
+            let result = self.do_one(&piece).await;
+            self.log_change(pauses.is_some(), result.as_ref().err());
+            did_something = matches!(result, Ok(true));
+            if did_something {
+                // There may be more.
+                self.idle.wake_one();
+            }
+            if result.is_ok() {
+                pauses = None;
+            } else {
+                pauses.get_or_insert_with(|| Backoff::capped_at(LONGEST_PAUSE));
             }
         }
     }
 
-    /// Does one piece of work. An error becomes its text.
+    async fn pause(&self, pauses: &mut Option<Backoff>) {
+        match pauses {
+            None => self.idle.wait().await,
+            Some(pauses) => drop(pauses.wait().await),
+        }
+    }
+
+    /// Does one piece of work, and counts it. An error becomes its text.
     async fn do_one<F, W, E>(&self, piece: &F) -> Result<bool, String>
     where
         F: Fn(Arc<A>) -> W,
@@ -114,109 +129,40 @@ impl<A: Application> Worker<A> {
             drop(generation);
             let deadline = (self.deadline)(&service);
             match tokio::time::timeout(deadline, piece(service)).await {
-                Ok(result) => result.map_err(|error| error.to_string()),
-                Err(_) => Err(format!("it did not end within {deadline:?}")),
+                Ok(Ok(true)) => (PieceOutcome::Done, Ok(true)),
+                Ok(Ok(false)) => (PieceOutcome::Nothing, Ok(false)),
+                Ok(Err(error)) => (PieceOutcome::Failed, Err(error.to_string())),
+                Err(_) => (PieceOutcome::Timeout, Err(format!("it did not end within {deadline:?}"))),
             }
         });
-        match piece.catch_unwind().await {
-            Ok(result) => result,
+        let (outcome, result) = match piece.catch_unwind().await {
+            Ok(ended) => ended,
             // The panic hook has logged the panic itself.
-            Err(_) => Err("it panicked".into()),
-        }
+            Err(_) => (PieceOutcome::Panicked, Err("it panicked".into())),
+        };
+        self.metrics.finished(outcome);
+        result
     }
 
     /// Logs the first failure, and that all workers of this name work again.
-    fn log_change(&self, is_failing: &mut bool, error: Option<&String>) {
-        let was_failing = std::mem::replace(is_failing, error.is_some());
-        if was_failing == *is_failing {
-            return;
-        }
-        if let Some(error) = error {
-            let others = self.failing.fetch_add(1, Ordering::Relaxed);
-            if others == 0 {
-                tracing::warn!(worker = self.name, error, "background work fails; trying again");
+    fn log_change(&self, was_failing: bool, error: Option<&String>) {
+        match error {
+            Some(error) if !was_failing => {
+                let others = self.metrics.failing.inc();
+                if others == 0 {
+                    tracing::warn!(worker = self.name, error, "background work fails; trying again");
+                }
             }
-        } else {
-            let failing = self.failing.fetch_sub(1, Ordering::Relaxed);
-            if failing == 1 {
-                tracing::info!(worker = self.name, "background work succeeds again");
+            None if was_failing => {
+                let failing = self.metrics.failing.dec();
+                if failing == 1 {
+                    tracing::info!(worker = self.name, "background work succeeds again");
+                }
             }
+            _ => (),
         }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        application::Build,
-        config::Config,
-        openapi::OpenApiRouter,
-        package::Package,
-        resources::build_error::BuildError,
-        secrets::{resolver::Resolver, set::SecretSet, spec::CredentialSpec},
-        testing::{Harness, MemoryManager},
-    };
-
-    struct Nothing;
-
-    impl SecretSet for Nothing {
-        fn specs() -> Vec<CredentialSpec> {
-            Vec::new()
-        }
-
-        fn resolve(_: &mut Resolver<'_>) -> Option<Self> {
-            Some(Self)
-        }
-    }
-
-    impl Application for Nothing {
-        const PACKAGE: Package = Package::new("nothing", "0");
-        type Settings = ();
-        type Secrets = Self;
-
-        async fn build(_: &Build<'_, Self>) -> Result<Self, BuildError> {
-            Ok(Self)
-        }
-
-        fn routes() -> OpenApiRouter<Arc<Self>> {
-            OpenApiRouter::new()
-        }
-    }
-
-    #[tokio::test]
-    async fn a_worker_goes_on_after_failures_and_panics_and_ends_when_the_process_stops() {
-        let harness = Harness::<Nothing>::start(MemoryManager::new(), Config::default()).await.unwrap();
-        let stopping = CancellationToken::new();
-        let tasks = Background::new(harness.live(), stopping.clone());
-        let pieces = Arc::new(AtomicUsize::new(0));
-        let done = pieces.clone();
-        tasks.work(
-            "test",
-            1,
-            |_| Duration::from_millis(50),
-            move |_: Arc<Nothing>| {
-                let piece = done.fetch_add(1, Ordering::SeqCst);
-                assert_ne!(piece, 2, "as a bug before the first await would");
-                async move {
-                    match piece {
-                        0 => panic!("as a bug in a service would"),
-                        1 => Err("as a database that is away would"),
-                        3 => std::future::pending().await,
-                        4..10 => Ok(true),
-                        _ => Ok(false),
-                    }
-                }
-            },
-        );
-        let eleven = async {
-            while pieces.load(Ordering::SeqCst) < 11 {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::time::timeout(Duration::from_secs(30), eleven).await.expect("it goes on");
-        stopping.cancel();
-        tokio::time::timeout(IDLE * 9 / 10, tasks.join()).await.expect("it does not sleep on");
-        assert!(pieces.load(Ordering::SeqCst) < 20, "nothing to do is waited for");
-    }
-}
+mod tests;

@@ -3,7 +3,7 @@
 use super::command_error::CommandError;
 use crate::{
     admin,
-    application::{Application, Background, Live},
+    application::{Application, Background, Live, watch_readiness},
     config::{Config, layers::Sources},
     exit::{Exit, Fault, Phase, Report},
     expiry,
@@ -68,7 +68,9 @@ impl<A: Application> ServingProcess<A> {
         let metrics = &parts.loader.metrics;
         parts.telemetry.register(metrics);
         let connections = ConnectionMetrics::register(metrics);
-        let routes = admin::router(&status, signals.hups.clone(), metrics.clone()).merge(page::router(live.clone()));
+        let history = parts.loader.request_history.clone();
+        let routes = admin::router(&status, signals.hups.clone(), metrics.clone(), history);
+        let routes = routes.merge(page::router(live.clone()));
         let policy = CommandPolicy(live.clone());
         let commands = HttpServer::start("commands", listeners.commands, policy, &connections, routes.clone());
         let admin = HttpServer::start("admin", listeners.admin, AdminPolicy(live.clone()), &connections, routes);
@@ -76,7 +78,13 @@ impl<A: Application> ServingProcess<A> {
         let public = HttpServer::start("public", listeners.public, policy, &connections, door);
 
         tokio::spawn(expiry::watch(live.clone(), signals.stopping.clone()));
-        let background = Background::new(live.clone(), signals.stopping.clone());
+        tokio::spawn(watch_readiness(live.clone(), status.clone(), signals.stopping.clone()));
+        let background = Background::new(
+            live.clone(),
+            signals.stopping.clone(),
+            parts.loader.background_metrics.clone(),
+            parts.loader.worker_wakes.clone(),
+        );
         A::background(&background);
         let read_config = move || {
             let config = Config::load(&parts.sources, A::PACKAGE.name, &A::Secrets::specs())?;

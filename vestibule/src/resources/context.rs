@@ -6,8 +6,8 @@ use super::{
     registry::ResourceRegistry,
 };
 use crate::{
-    config::settings::SecretsConfig, last_uses::LastUses, loader::WAIT_FOR_OTHERS, metrics::MetricsRegistry,
-    package::Package, reload_requests::ReloadRequests, secrets::credential::Name,
+    application::WorkerWakes, config::settings::SecretsConfig, last_uses::LastUses, loader::WAIT_FOR_OTHERS,
+    metrics::MetricsRegistry, package::Package, reload_requests::ReloadRequests, secrets::credential::Name,
 };
 use std::{
     collections::BTreeSet,
@@ -37,6 +37,7 @@ pub(crate) struct LoadContext<'a> {
     pub(crate) reload_requests: &'a Arc<ReloadRequests>,
     pub(crate) breakers: &'a Breakers,
     pub(crate) last_uses: &'a Arc<LastUses>,
+    pub(crate) worker_wakes: &'a WorkerWakes,
 }
 
 impl LoadContext<'_> {

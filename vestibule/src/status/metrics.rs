@@ -3,7 +3,7 @@
 #[cfg(target_os = "linux")]
 mod process;
 
-use super::Status;
+use super::{Status, check_status::CheckState};
 use crate::resources::connection_counter::{ConnectionCounter, OpenConnections};
 use prometheus_client::{
     collector::Collector,
@@ -29,6 +29,7 @@ impl Collector for StatusCollector {
         let mut encoder = MetricsEncoder(encoder);
         encoder.generations(&status)?;
         encoder.credentials(&status)?;
+        encoder.readiness_checks(&status)?;
         encoder.connections(&status)?;
         let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
         encoder.gauge("tokio_alive_tasks", "Tasks of the runtime that have not ended", tasks)?;
@@ -78,6 +79,15 @@ impl MetricsEncoder<'_> {
         self.gauges("vestibule_credential_expiry_timestamp_seconds", help, expiry)?;
         let help = "The time at which a version that only verifies, or that was replaced, was last used";
         self.gauges("vestibule_credential_last_used_timestamp_seconds", help, last_used)
+    }
+
+    fn readiness_checks(&mut self, status: &Status) -> fmt::Result {
+        let checks = status.readiness_checks.iter().map(|check| {
+            let is_passing = check.state() == CheckState::Passing;
+            ([("name", check.name.to_owned())], u32::from(is_passing))
+        });
+        let help = "1 for each readiness check of the service that passes, and 0 for each other one";
+        self.gauges("vestibule_readiness_check", help, checks)
     }
 
     /// Counts connections that were carried over once, under the youngest generation.

@@ -1,5 +1,6 @@
-//! Readiness, which depends on the staleness of credentials.
+//! Readiness, which depends on the staleness of credentials, and on the checks of the service.
 
+use super::check_status::{CheckState, CheckStatus};
 use crate::{
     application::{Application, Generation},
     config::settings::WhenStale,
@@ -8,17 +9,20 @@ use crate::{
     secrets::credential::Name,
 };
 use serde::Serialize;
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 /// The answer of `/readyz`: the readiness for requests, and the reasons if it is not `ready`.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(crate) struct Readiness {
     pub(crate) status: ReadinessState,
     pub(crate) reasons: Vec<String>,
+    /// The checks of the service, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) checks: BTreeMap<&'static str, CheckState>,
 }
 
-/// The status in the answer of `/readyz`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+/// The status in the answer of `/readyz`. The worst reason decides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum ReadinessState {
     Ready,
@@ -48,8 +52,14 @@ impl Staleness {
         self.when_stale = secrets.when_stale;
     }
 
-    /// Returns the readiness of a process whose credentials were last verified at these times.
-    pub(super) fn readiness(&self, verified: impl Iterator<Item = (Name, Moment)>, is_stopping: bool) -> Readiness {
+    /// Returns the readiness of a process whose credentials were last verified at these times, and whose checks have these
+    /// results.
+    pub(super) fn readiness(
+        &self,
+        verified: impl Iterator<Item = (Name, Moment)>,
+        checks: &[CheckStatus],
+        is_stopping: bool,
+    ) -> Readiness {
         let mut status = ReadinessState::Ready;
         let mut reasons = Vec::new();
         for (name, verified) in verified {
@@ -63,11 +73,17 @@ impl Staleness {
                     .push(format!("credential `{name}` was last verified at {at}, longer ago than secrets.max_stale"));
             }
         }
+        for check in checks {
+            let Some(reason) = check.reason() else { continue };
+            reasons.push(reason);
+            status = status.max(if check.is_required { ReadinessState::Unready } else { ReadinessState::Degraded });
+        }
         if is_stopping {
             status = ReadinessState::Unready;
             reasons.push("the process is stopping".into());
         }
-        Readiness { status, reasons }
+        let checks = checks.iter().map(|check| (check.name, check.state())).collect();
+        Readiness { status, reasons, checks }
     }
 }
 
@@ -81,7 +97,7 @@ mod tests {
         let max_stale = Duration::from_secs(3600);
         let staleness = Staleness { max_stale, when_stale: WhenStale::Unready, jitter: 1.0 };
         let moments = [Span::ZERO, Span::days(2), Span::days(-2)].map(|jump| Moment::now().before_a_jump(jump));
-        let state = |moment| staleness.readiness([("database", moment)].into_iter(), false).status;
+        let state = |moment| staleness.readiness([("database", moment)].into_iter(), &[], false).status;
         tokio::time::advance(max_stale).await;
         assert_eq!(moments.map(state), [ReadinessState::Ready; 3]);
         tokio::time::advance(Duration::from_secs(1)).await;

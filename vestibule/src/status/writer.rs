@@ -19,7 +19,7 @@ use prometheus_client::metrics::info::Info;
 use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::watch;
 
-/// The writer of the status. Only the reload actor and the shutdown use it.
+/// The writer of the status. Only the reload actor, the readiness checks and the shutdown use it.
 #[derive(Clone)]
 pub(crate) struct StatusWriter {
     status: Arc<watch::Sender<Status>>,
@@ -97,10 +97,20 @@ impl StatusWriter {
     pub(crate) fn reload_ended(&self, reload: ReloadRecord) {
         self.reloads.add(&reload);
         self.status.send_modify(|status| {
+            status.add_past_reload(&reload);
             if reload.trigger == Trigger::Signal {
                 status.signals.last_reload = Some(reload.clone());
             }
             status.last_reload = Some(reload);
+        });
+    }
+
+    /// Records that a readiness check ended. Does nothing if the generation in service has no check of this name.
+    pub(crate) fn check_ended(&self, name: &'static str, result: Result<(), String>) {
+        self.status.send_modify(|status| {
+            if let Some(check) = status.readiness_checks.iter_mut().find(|check| check.name == name) {
+                check.take(result, Moment::now());
+            }
         });
     }
 

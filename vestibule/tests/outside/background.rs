@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 use vestibule::{
-    Application, Background, Build, BuildError, Credential, OpenApiRouter, Package, SecretSet,
+    Application, Background, Build, BuildError, Credential, OpenApiRouter, Package, SecretSet, WorkerWake,
     config::{Config, ServerConfig},
     credentials::ApiKey,
     testing::{Harness, MemoryManager},
@@ -24,7 +24,6 @@ struct Secrets {
 }
 
 /// A service that works beside requests.
-#[derive(Default)]
 struct WorkingService {
     /// The number of pieces of work that were done for this generation.
     pieces: AtomicUsize,
@@ -32,6 +31,7 @@ struct WorkingService {
     ended: AtomicUsize,
     /// `false` if that task does not end.
     ends: bool,
+    wake: WorkerWake,
 }
 
 #[derive(Default, Serialize, Deserialize, vestibule::ConfigSection)]
@@ -46,7 +46,8 @@ impl Application for WorkingService {
     type Secrets = Secrets;
 
     async fn build(cx: &Build<'_, Self>) -> Result<Self, BuildError> {
-        Ok(Self { ends: cx.settings.ends, ..Self::default() })
+        let (pieces, ended, wake) = (AtomicUsize::new(0), AtomicUsize::new(0), cx.worker_wake("counting"));
+        Ok(Self { pieces, ended, ends: cx.settings.ends, wake })
     }
 
     fn routes() -> OpenApiRouter<Arc<Self>> {
@@ -63,8 +64,7 @@ impl Application for WorkingService {
                 Ok::<_, Infallible>(false)
             },
         );
-        let (live, stopping) = (tasks.live(), tasks.stopping());
-        tasks.spawn(async move {
+        tasks.spawn("ending", |live, stopping| async move {
             stopping.cancelled().await;
             // It needs some more time to end.
             tokio::time::sleep(Duration::from_millis(50)).await;
@@ -103,6 +103,22 @@ async fn a_test_can_run_the_background_tasks_of_a_service_over_a_rotation_and_to
     wait_for_work(&service).await;
     harness.stop().await;
     assert_eq!(service.ended.load(Ordering::SeqCst), 1, "a stop waits for the tasks, which were started once");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_service_wakes_its_workers_at_once() {
+    let (manager, harness) = start(Config { service: Settings { ends: true }, ..Config::default() }).await;
+    harness.start_background();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    manager.rotate("api", "key-two");
+    assert!(harness.reload().await.unwrap());
+    // The workers are those of all generations.
+    let service = harness.live().service();
+    service.wake.wake();
+    // The clock moves on when all tasks wait.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_ne!(service.pieces.load(Ordering::SeqCst), 0, "it does not wait for the next look");
+    harness.stop().await;
 }
 
 #[tokio::test]

@@ -1,0 +1,196 @@
+use super::*;
+use crate::{
+    application::Build,
+    config::Config,
+    metrics::exposition_format::ExpositionFormat,
+    openapi::OpenApiRouter,
+    package::Package,
+    secrets::{resolver::Resolver, set::SecretSet, spec::CredentialSpec},
+    testing::{Harness, MemoryManager},
+};
+
+use serde::{Deserialize, Serialize};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::time::sleep;
+use vestibule_derive::ConfigSection;
+
+/// A service whose checks do what its settings say.
+struct Checked {
+    settings: CheckSettings,
+    runs: AtomicUsize,
+}
+
+#[derive(Clone, Default, Serialize, Deserialize, ConfigSection)]
+struct CheckSettings {
+    /// The word that says what the check `disk` does.
+    disk: String,
+    /// The word that says what the check `search` does.
+    search: String,
+    /// `true` if a third check has the name of another one.
+    twice: bool,
+}
+
+impl SecretSet for Checked {
+    fn specs() -> Vec<CredentialSpec> {
+        Vec::new()
+    }
+
+    fn resolve(_: &mut Resolver<'_>) -> Option<Self> {
+        Some(Self { settings: CheckSettings::default(), runs: AtomicUsize::default() })
+    }
+}
+
+impl Application for Checked {
+    const PACKAGE: Package = Package::new("checked", "0");
+    type Settings = CheckSettings;
+    type Secrets = Self;
+
+    async fn build(cx: &Build<'_, Self>) -> Result<Self, BuildError> {
+        Ok(Self { settings: cx.settings.clone(), runs: AtomicUsize::default() })
+    }
+
+    fn routes() -> OpenApiRouter<Arc<Self>> {
+        OpenApiRouter::new()
+    }
+
+    fn readiness(service: &Arc<Self>, checks: &mut ReadinessChecks<Self>) {
+        checks.required("disk", |service: Arc<Self>| {
+            service.runs.fetch_add(1, Ordering::SeqCst);
+            assert_ne!(service.settings.disk, "panics", "as a bug before the first await would");
+            async move { service.settings.check(&service.settings.disk).await }
+        });
+        if !service.settings.search.is_empty() {
+            checks
+                .optional("search", async |service: Arc<Self>| service.settings.check(&service.settings.search).await);
+        }
+        if service.settings.twice {
+            checks.optional("disk", async |_| Ok::<_, String>(()));
+        }
+    }
+}
+
+impl CheckSettings {
+    async fn check(&self, word: &str) -> Result<(), String> {
+        match word {
+            "" | "passes" => Ok(()),
+            "hangs" => std::future::pending().await,
+            word => Err(word.into()),
+        }
+    }
+}
+
+fn config(disk: &str, search: &str) -> Config<CheckSettings> {
+    let service = CheckSettings { disk: disk.into(), search: search.into(), twice: false };
+    Config { service, ..Config::default() }
+}
+
+async fn start(disk: &str, search: &str) -> Harness<Checked> {
+    Harness::start(MemoryManager::new(), config(disk, search)).await.expect("it needs nothing")
+}
+
+/// Returns the answer of `/readyz`.
+fn readyz(harness: &Harness<Checked>) -> serde_json::Value {
+    let status = harness.reloader.status.read();
+    let readiness = status.borrow().readiness();
+    serde_json::to_value(readiness).expect("it is JSON")
+}
+
+/// Starts the rounds of checks.
+fn watch_checks(harness: &Harness<Checked>) -> CancellationToken {
+    let stopping = CancellationToken::new();
+    tokio::spawn(watch_readiness(harness.live(), harness.reloader.status.clone(), stopping.clone()));
+    stopping
+}
+
+#[tokio::test]
+async fn a_test_learns_which_checks_fail_and_why() {
+    let harness = start("passes", "passes").await;
+    assert_eq!(harness.check_readiness().await, BTreeMap::new());
+    let harness = start("panics", "the index is gone").await;
+    let failing = harness.check_readiness().await;
+    assert_eq!(failing, [("disk", "it panicked".into()), ("search", "the index is gone".into())].into());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_check_that_is_required_takes_the_replica_out_and_an_optional_one_degrades_it() {
+    for (disk, search, status) in [
+        ("passes", "passes", "ready"),
+        ("passes", "the index is gone", "degraded"),
+        ("the disk is gone", "passes", "unready"),
+        ("the disk is gone", "the index is gone", "unready"),
+        ("hangs", "passes", "unready"),
+        ("passes", "hangs", "degraded"),
+        ("panics", "passes", "unready"),
+    ] {
+        let harness = start(disk, search).await;
+        harness.check_readiness().await;
+        assert_eq!(readyz(&harness)["status"], status, "{disk}, {search}");
+    }
+}
+
+#[tokio::test]
+async fn a_probe_names_each_check_and_the_error() {
+    let harness = start("passes", "the index is gone").await;
+    let pending = readyz(&harness);
+    assert_eq!(pending["status"], "unready", "no check has ended yet");
+    assert_eq!(pending["checks"], serde_json::json!({ "disk": "pending", "search": "pending" }));
+    harness.check_readiness().await;
+    let answer = readyz(&harness);
+    assert_eq!(answer["checks"], serde_json::json!({ "disk": "passing", "search": "failing" }));
+    assert_eq!(answer["reasons"], serde_json::json!(["check `search` fails: the index is gone"]));
+    let status = serde_json::to_value(&*harness.reloader.status.read().borrow()).expect("it is JSON");
+    assert_eq!(status["readiness_checks"][1]["error"], "the index is gone");
+    assert_eq!(status["readiness_checks"][1]["required"], false);
+    let page = harness.reloader.loader.metrics.encode(ExpositionFormat::OpenMetrics);
+    assert!(page.contains("vestibule_readiness_check{name=\"disk\"} 1\n"), "{page}");
+    assert!(page.contains("vestibule_readiness_check{name=\"search\"} 0\n"), "{page}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn checks_run_about_every_five_seconds_and_end_with_the_process() {
+    let harness = start("passes", "hangs").await;
+    let service = harness.live().service();
+    let stopping = watch_checks(&harness);
+    sleep(Duration::from_secs(600)).await;
+    let runs = service.runs.load(Ordering::SeqCst);
+    // The check that hangs makes each round a second longer.
+    assert!((85..=125).contains(&runs), "{runs} runs in 10 min");
+    stopping.cancel();
+    sleep(Duration::from_secs(600)).await;
+    assert!(service.runs.load(Ordering::SeqCst) <= runs + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn checks_follow_the_generation_in_service_at_once() {
+    let harness = start("the disk is gone", "").await;
+    let _stopping = watch_checks(&harness).drop_guard();
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(readyz(&harness)["status"], "unready");
+    let replaced = Arc::downgrade(&harness.live().service());
+    assert!(harness.reload_with(config("passes", "hangs")).await.unwrap());
+    assert_eq!(readyz(&harness)["checks"]["disk"], "failing", "the last result counts until there is a new one");
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(readyz(&harness)["checks"], serde_json::json!({ "disk": "passing", "search": "pending" }));
+    assert_eq!(replaced.strong_count(), 0, "no check keeps the replaced generation");
+    assert!(harness.reload_with(config("passes", "")).await.unwrap());
+    assert_eq!(readyz(&harness)["checks"], serde_json::json!({ "disk": "passing" }));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_result_that_is_too_old_does_not_count() {
+    let harness = start("passes", "").await;
+    harness.check_readiness().await;
+    sleep(Duration::from_secs(20)).await;
+    assert_eq!(readyz(&harness)["status"], "ready");
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(readyz(&harness)["status"], "unready");
+    assert_eq!(readyz(&harness)["checks"]["disk"], "overdue");
+}
+
+#[tokio::test]
+async fn two_checks_of_one_name_are_a_bug() {
+    let service = CheckSettings { twice: true, ..CheckSettings::default() };
+    let config = Config { service, ..Config::default() };
+    let report = Harness::<Checked>::start(MemoryManager::new(), config).await.unwrap_err();
+    assert!(report.to_string().contains("two readiness checks have the same name"), "{report}");
+}
