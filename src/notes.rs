@@ -73,8 +73,7 @@ pub(crate) async fn create(
     }
     transaction.commit().await?;
     notes.deliveries.wake();
-    let location = [(LOCATION, format!("/v1/notes/{}", note.id))];
-    Ok((StatusCode::CREATED, location, Json(note)))
+    Ok((StatusCode::CREATED, [(LOCATION, format!("/v1/notes/{}", note.id))], Json(note)))
 }
 
 /// Reads a note.

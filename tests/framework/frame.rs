@@ -94,7 +94,8 @@ async fn a_response_names_the_trace_of_its_request() {
     let tenant = SERVICE.migrated("trace_id").await;
     let running = SERVICE.start(&tenant).await;
     let parent = format!("00-{TRACE_ID}-b7ad6b7169203331-01");
-    let missing = running.request(Method::GET, "/nowhere").header("traceparent", parent).send().await.unwrap();
+    let missing =
+        running.request(Method::GET, "/nowhere").header("traceparent", parent).send().await.expect("an answer");
     assert_eq!(missing.headers()["x-request-id"], TRACE_ID);
     assert_eq!(missing.json::<Value>().await.unwrap()["instance"], format!("urn:trace:{TRACE_ID}"));
     let other = running.get("/v1/notes").await;
@@ -145,7 +146,7 @@ async fn encoding_of_list(tenant: &Tenant, compression: &str) -> Option<String> 
     running.create_note(&"a long note ".repeat(200)).await;
     let list = running.request(Method::GET, "/v1/notes").header("accept-encoding", "gzip").send().await.unwrap();
     assert_eq!(list.status(), StatusCode::OK);
-    list.headers().get("content-encoding").map(|value| value.to_str().unwrap().to_owned())
+    list.headers().get("content-encoding").map(|value| value.to_str().expect("text").to_owned())
 }
 
 #[tokio::test]

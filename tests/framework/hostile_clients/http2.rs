@@ -1,9 +1,12 @@
 //! HTTP/2 by hand.
 
-use axum::body::Bytes;
+use axum::{body::Bytes, http::Response};
 use devstack::{DEFAULT_TIMEOUT, RunningService, reqwest::StatusCode};
 use futures_util::future::join_all;
-use h2::client::{Builder, ResponseFuture, SendRequest};
+use h2::{
+    RecvStream,
+    client::{Builder, ResponseFuture, SendRequest},
+};
 use tokio::{io::AsyncWriteExt, net::TcpStream, task::JoinHandle, time::timeout};
 
 /// A client of one connection, which is driven: it answers pings.
@@ -11,6 +14,8 @@ pub(super) struct Http2Client {
     requests: SendRequest<Bytes>,
     host: String,
     responses: Vec<ResponseFuture>,
+    /// Answers whose bodies nobody reads. A dropped one would be a reset.
+    heads: Vec<Result<Response<RecvStream>, h2::Error>>,
     _driver: JoinHandle<()>,
 }
 
@@ -30,7 +35,7 @@ impl Http2Client {
         let driver = tokio::spawn(async move {
             let _ = connection.await;
         });
-        Self { requests, host: running.at.public.clone(), responses: Vec::new(), _driver: driver }
+        Self { requests, host: running.at.public.clone(), responses: Vec::new(), heads: Vec::new(), _driver: driver }
     }
 
     async fn send(&mut self, path: &str, header: (&str, &str)) -> Result<ResponseFuture, h2::Error> {
@@ -48,9 +53,7 @@ impl Http2Client {
                 Err(_) => break,
             }
         }
-        // The bodies are kept: a dropped one would be a reset.
-        let heads = join_all(self.responses.drain(..)).await;
-        std::mem::forget(heads);
+        self.heads = join_all(self.responses.drain(..)).await;
         self
     }
 

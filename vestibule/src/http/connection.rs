@@ -114,7 +114,7 @@ fn has_io_error(error: &hyper::Error) -> bool {
 pub(crate) type ClientAuthority = Weak<dyn Any + Send + Sync>;
 
 /// A connection, from its acceptance to its end.
-pub(super) struct Connection {
+pub(super) struct WatchedConnection {
     opened: Instant,
     max_age: Duration,
     state: Mutex<ConnectionState>,
@@ -122,7 +122,7 @@ pub(super) struct Connection {
 }
 
 struct ConnectionState {
-    phase: Phase,
+    phase: ConnectionPhase,
     /// The requests whose response has not ended.
     exchanges: Vec<Arc<Exchange>>,
     /// The time since which there has been no request.
@@ -139,7 +139,7 @@ struct ConnectionState {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum ConnectionPhase {
     Handshake,
     /// No request has come.
     New,
@@ -168,14 +168,14 @@ pub(super) struct ConnectionRules {
     pub(super) authority: Option<ClientAuthority>,
 }
 
-impl Connection {
+impl WatchedConnection {
     pub(super) fn new(limits: &ConnectionsConfig) -> Self {
         let now = Instant::now();
         Self {
             opened: now,
             max_age: limits.max_age.mul_f64(jitter::factor(0.1)),
             state: Mutex::new(ConnectionState {
-                phase: Phase::Handshake,
+                phase: ConnectionPhase::Handshake,
                 exchanges: Vec::new(),
                 idle_since: now,
                 authority: None,
@@ -192,7 +192,7 @@ impl Connection {
     /// Records that the handshake is done.
     pub(super) fn speaks_http(&self, authority: Option<ClientAuthority>) {
         let mut state = self.lock();
-        state.phase = Phase::New;
+        state.phase = ConnectionPhase::New;
         state.authority = authority;
     }
 
@@ -202,7 +202,7 @@ impl Connection {
     pub(super) fn begin(&self, version: Version) -> (Arc<Exchange>, bool) {
         let exchange = Arc::new(Exchange::new());
         let mut state = self.lock();
-        state.phase = Phase::InUse;
+        state.phase = ConnectionPhase::InUse;
         state.is_http2 = version == Version::HTTP_2;
         state.exchanges.push(exchange.clone());
         if self.opened.elapsed() >= self.max_age {
@@ -232,7 +232,7 @@ impl Connection {
 
     /// Records that the connection speaks another protocol from now on.
     pub(super) fn upgraded(&self) {
-        self.lock().phase = Phase::Upgraded;
+        self.lock().phase = ConnectionPhase::Upgraded;
         self.ends_for(EndReason::Upgraded);
     }
 
@@ -290,15 +290,17 @@ impl ConnectionState {
             return self.cut(self.retired.unwrap_or(EndReason::Closed));
         }
         match self.phase {
-            Phase::Upgraded => return,
-            Phase::Handshake if age >= limits.handshake_timeout => return self.cut(EndReason::HandshakeTimeout),
-            Phase::New if age >= limits.handshake_timeout + limits.head_timeout => {
+            ConnectionPhase::Upgraded => return,
+            ConnectionPhase::Handshake if age >= limits.handshake_timeout => {
+                return self.cut(EndReason::HandshakeTimeout);
+            }
+            ConnectionPhase::New if age >= limits.handshake_timeout + limits.head_timeout => {
                 return self.cut(EndReason::HeadTimeout);
             }
-            Phase::Handshake | Phase::New if rules.is_short && age >= SHORT_PATIENCE => {
+            ConnectionPhase::Handshake | ConnectionPhase::New if rules.is_short && age >= SHORT_PATIENCE => {
                 return self.cut(EndReason::Shortage);
             }
-            Phase::Handshake | Phase::New | Phase::InUse => {}
+            ConnectionPhase::Handshake | ConnectionPhase::New | ConnectionPhase::InUse => {}
         }
         let unfit = self.exchanges.iter().find_map(|exchange| exchange.judge(rules.exchange));
         if let Some(reason) = unfit {
@@ -321,7 +323,7 @@ impl ConnectionState {
     fn retire(&mut self, reason: EndReason, cut_at: Instant) {
         self.retired = Some(reason);
         self.cut_at = Some(cut_at);
-        if self.is_http2 || self.phase == Phase::New {
+        if self.is_http2 || self.phase == ConnectionPhase::New {
             self.ask_to_close(reason);
         }
     }
@@ -359,11 +361,11 @@ mod tests {
         ConnectionRules { limits: ConnectionsConfig::default(), exchange, is_short, authority: None }
     }
 
-    fn taken(connection: &Connection) -> Option<Order> {
+    fn taken(connection: &WatchedConnection) -> Option<Order> {
         connection.lock().order.take()
     }
 
-    fn order(connection: &Connection, is_short: bool) -> Option<(Order, EndReason)> {
+    fn order(connection: &WatchedConnection, is_short: bool) -> Option<(Order, EndReason)> {
         connection.judge(&rules(is_short));
         let order = taken(connection)?;
         Some((order, connection.end_reason()))
@@ -371,21 +373,21 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_handshake_and_the_first_head_have_limits_which_are_short_while_places_are() {
-        let connection = Connection::new(&ConnectionsConfig::default());
+        let connection = WatchedConnection::new(&ConnectionsConfig::default());
         assert_eq!(order(&connection, true), None);
         tokio::time::advance(Duration::from_secs(9)).await;
         assert_eq!(order(&connection, false), None);
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(order(&connection, false), Some((Order::Cut, EndReason::HandshakeTimeout)));
 
-        let connection = Connection::new(&ConnectionsConfig::default());
+        let connection = WatchedConnection::new(&ConnectionsConfig::default());
         connection.speaks_http(None);
         tokio::time::advance(Duration::from_secs(19)).await;
         assert_eq!(order(&connection, false), None);
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(order(&connection, false), Some((Order::Cut, EndReason::HeadTimeout)));
 
-        let connection = Connection::new(&ConnectionsConfig::default());
+        let connection = WatchedConnection::new(&ConnectionsConfig::default());
         connection.speaks_http(None);
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(order(&connection, true), Some((Order::Cut, EndReason::Shortage)));
@@ -393,7 +395,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_idle_connection_is_asked_to_end_and_then_cut() {
-        let connection = Connection::new(&ConnectionsConfig::default());
+        let connection = WatchedConnection::new(&ConnectionsConfig::default());
         connection.speaks_http(None);
         let (exchange, _) = connection.begin(Version::HTTP_11);
         tokio::time::advance(Duration::from_secs(100)).await;
@@ -411,7 +413,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn at_its_maximum_age_a_connection_ends_with_its_next_request_and_a_long_response_goes_on() {
         for (version, is_said) in [(Version::HTTP_11, true), (Version::HTTP_2, false)] {
-            let connection = Connection::new(&ConnectionsConfig::default());
+            let connection = WatchedConnection::new(&ConnectionsConfig::default());
             connection.speaks_http(None);
             let (long, is_last) = connection.begin(version);
             long.responds(true);
@@ -431,7 +433,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_connection_of_replaced_authorities_ends_with_its_next_request_or_in_time() {
         let authority: Arc<dyn Any + Send + Sync> = Arc::new("an authority");
-        let connection = Connection::new(&ConnectionsConfig::default());
+        let connection = WatchedConnection::new(&ConnectionsConfig::default());
         connection.speaks_http(Some(Arc::downgrade(&authority)));
         let (exchange, _) = connection.begin(Version::HTTP_11);
         exchange.responds(true);
@@ -451,7 +453,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_order_is_not_lost_whoever_comes_first() {
-        let connection = Arc::new(Connection::new(&ConnectionsConfig::default()));
+        let connection = Arc::new(WatchedConnection::new(&ConnectionsConfig::default()));
         connection.cut(EndReason::Stopping);
         assert_eq!(connection.next_order().await, Order::Cut);
         let waiting = tokio::spawn({

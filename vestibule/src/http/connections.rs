@@ -1,7 +1,7 @@
 //! The open connections of a listener.
 
 use super::{
-    connection::{Connection, ConnectionRules, EndReason},
+    connection::{ConnectionRules, EndReason, WatchedConnection},
     exchange::ExchangeRules,
     policy::{ListenerLimits, ListenerPolicy},
 };
@@ -54,7 +54,7 @@ impl ConnectionMetrics {
 /// The open connections of one listener.
 pub(super) struct Connections {
     listener: &'static str,
-    open: Mutex<Slab<Arc<Connection>>>,
+    open: Mutex<Slab<Arc<WatchedConnection>>>,
     /// Wakes when a connection has ended.
     left: Notify,
     /// Wakes the watchdog when there is no place for another connection.
@@ -67,7 +67,7 @@ pub(super) struct Connections {
 /// The place of one connection.
 pub(super) struct Place {
     connections: Arc<Connections>,
-    connection: Arc<Connection>,
+    connection: Arc<WatchedConnection>,
     key: usize,
 }
 
@@ -115,8 +115,8 @@ impl Connections {
     }
 
     /// Gives a connection a place.
-    pub(super) fn admit(self: &Arc<Self>, limits: &ConnectionsConfig) -> (Arc<Connection>, Place) {
-        let connection = Arc::new(Connection::new(limits));
+    pub(super) fn admit(self: &Arc<Self>, limits: &ConnectionsConfig) -> (Arc<WatchedConnection>, Place) {
+        let connection = Arc::new(WatchedConnection::new(limits));
         let key = self.lock().insert(connection.clone());
         self.open_gauge.inc();
         (connection.clone(), Place { connections: self.clone(), connection, key })
@@ -167,13 +167,13 @@ impl Connections {
         }
     }
 
-    fn for_each(&self, act: impl Fn(&Connection)) {
+    fn for_each(&self, act: impl Fn(&WatchedConnection)) {
         for (_, connection) in self.lock().iter() {
             act(connection);
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Slab<Arc<Connection>>> {
+    fn lock(&self) -> MutexGuard<'_, Slab<Arc<WatchedConnection>>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

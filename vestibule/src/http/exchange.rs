@@ -17,7 +17,7 @@ const SHORT_RATE: f64 = 16.0 * 1024.0;
 pub(super) struct Exchange(Mutex<Progress>);
 
 struct Progress {
-    stage: Stage,
+    stage: ExchangeStage,
     /// The start of the stage.
     since: Instant,
     /// The bytes that came in or were handed out in this stage.
@@ -27,7 +27,7 @@ struct Progress {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Stage {
+enum ExchangeStage {
     /// The response has not started.
     Request,
     /// The response has started.
@@ -47,13 +47,18 @@ pub(super) struct ExchangeRules {
 
 impl Exchange {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(Progress { stage: Stage::Request, since: Instant::now(), bytes: 0, waiting_since: None }))
+        Self(Mutex::new(Progress {
+            stage: ExchangeStage::Request,
+            since: Instant::now(),
+            bytes: 0,
+            waiting_since: None,
+        }))
     }
 
     /// Records that we wait for the request's body.
     pub(super) fn waits_for_body(&self) {
         let mut progress = self.lock();
-        if progress.stage == Stage::Request {
+        if progress.stage == ExchangeStage::Request {
             progress.waiting_since.get_or_insert_with(Instant::now);
         }
     }
@@ -61,7 +66,7 @@ impl Exchange {
     /// Records that some of the request's body came.
     pub(super) fn body_came(&self, bytes: usize) {
         let mut progress = self.lock();
-        if progress.stage == Stage::Request {
+        if progress.stage == ExchangeStage::Request {
             progress.bytes += bytes as u64;
             progress.waiting_since = None;
         }
@@ -69,7 +74,7 @@ impl Exchange {
 
     /// Records that the response starts. We wait until the client has made room for its body.
     pub(super) fn responds(&self, is_long_lived: bool) {
-        let stage = if is_long_lived { Stage::LongLived } else { Stage::Response };
+        let stage = if is_long_lived { ExchangeStage::LongLived } else { ExchangeStage::Response };
         let now = Instant::now();
         *self.lock() = Progress { stage, since: now, bytes: 0, waiting_since: Some(now) };
     }
@@ -92,21 +97,21 @@ impl Exchange {
         let ExchangeRules { now, response_timeout, is_short } = rules;
         let progress = self.lock();
         match progress.stage {
-            Stage::Response if now.duration_since(progress.since) >= response_timeout => {
+            ExchangeStage::Response if now.duration_since(progress.since) >= response_timeout => {
                 return Some(EndReason::ResponseTimeout);
             }
             // `server.request_timeout` ends it.
-            Stage::Request if !is_short => return None,
+            ExchangeStage::Request if !is_short => return None,
             _ => {}
         }
         let waiting_since = progress.waiting_since?;
         let patience = match progress.stage {
             _ if is_short => SHORT_PATIENCE,
-            Stage::LongLived => response_timeout,
-            Stage::Request | Stage::Response => response_timeout / 2,
+            ExchangeStage::LongLived => response_timeout,
+            ExchangeStage::Request | ExchangeStage::Response => response_timeout / 2,
         };
         let is_stalled = now.duration_since(waiting_since) >= patience;
-        let is_slow = is_short && progress.stage != Stage::LongLived && progress.is_slow(now);
+        let is_slow = is_short && progress.stage != ExchangeStage::LongLived && progress.is_slow(now);
         if is_stalled || is_slow { Some(EndReason::Stalled) } else { None }
     }
 

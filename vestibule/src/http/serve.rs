@@ -8,11 +8,11 @@
 
 use super::{
     accept,
-    connection::{Connection, EndReason, Order},
+    connection::{EndReason, Order, WatchedConnection},
     connections::{ConnectionMetrics, Connections, Place},
     policy::ListenerPolicy,
     socket::{ListenerSocket, PlacedIo, Socket},
-    watched::{RequestBody, WatchedService},
+    watched::{WatchedRequestBody, WatchedService},
 };
 use crate::config::settings::ConnectionsConfig;
 use axum::{
@@ -49,7 +49,7 @@ impl HttpServer {
         service: S,
     ) -> Self
     where
-        S: tower::Service<Request<RequestBody>, Response = Response<B>, Error = Infallible, Future: Send>
+        S: tower::Service<Request<WatchedRequestBody>, Response = Response<B>, Error = Infallible, Future: Send>
             + Clone
             + Send
             + 'static,
@@ -93,7 +93,7 @@ async fn accept_all<S, B>(
     connections: &Arc<Connections>,
     service: S,
 ) where
-    S: tower::Service<Request<RequestBody>, Response = Response<B>, Error = Infallible, Future: Send>
+    S: tower::Service<Request<WatchedRequestBody>, Response = Response<B>, Error = Infallible, Future: Send>
         + Clone
         + Send
         + 'static,
@@ -135,12 +135,12 @@ fn is_of_one_client(error: &io::Error) -> bool {
 /// Serves one connection to its end.
 async fn serve<S, B>(
     socket: Socket,
-    connection: Arc<Connection>,
+    connection: Arc<WatchedConnection>,
     place: Place,
     policy: Arc<impl ListenerPolicy>,
     service: S,
 ) where
-    S: tower::Service<Request<RequestBody>, Response = Response<B>, Error = Infallible, Future: Send>
+    S: tower::Service<Request<WatchedRequestBody>, Response = Response<B>, Error = Infallible, Future: Send>
         + Clone
         + Send
         + 'static,

@@ -1,7 +1,7 @@
 //! A service whose requests and responses the watchdog sees.
 
 use super::{
-    client::ClientCertificate, connection::Connection, connection_info::ConnectionInfo, exchange::Exchange,
+    client::ClientCertificate, connection::WatchedConnection, connection_info::ConnectionInfo, exchange::Exchange,
     long_lived::LongLived,
 };
 use axum::{
@@ -24,7 +24,7 @@ const LARGEST_PIECE: usize = 16 * 1024;
 /// The service of one connection. It gives each request what is known of the connection.
 pub(super) struct WatchedService<S> {
     pub(super) inner: S,
-    pub(super) connection: Arc<Connection>,
+    pub(super) connection: Arc<WatchedConnection>,
     /// `None` at the command socket.
     pub(super) info: Option<ConnectionInfo>,
     pub(super) client: Option<ClientCertificate>,
@@ -32,7 +32,7 @@ pub(super) struct WatchedService<S> {
 
 impl<S, B> hyper::service::Service<Request<Incoming>> for WatchedService<S>
 where
-    S: tower::Service<Request<RequestBody>, Response = Response<B>, Error = Infallible> + Clone,
+    S: tower::Service<Request<WatchedRequestBody>, Response = Response<B>, Error = Infallible> + Clone,
     B: Body<Data = Bytes>,
 {
     type Response = Response<ResponseBody<B>>;
@@ -42,7 +42,7 @@ where
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let (exchange, is_last) = self.connection.begin(request.version());
         let guard = ExchangeGuard { exchange: exchange.clone(), connection: self.connection.clone() };
-        let mut request = request.map(|body| RequestBody { body, exchange });
+        let mut request = request.map(|body| WatchedRequestBody { body, exchange });
         if let Some(info) = self.info {
             request.extensions_mut().insert(info);
         }
@@ -55,7 +55,7 @@ where
 
 /// A request whose response has not ended.
 struct ExchangeGuard {
-    connection: Arc<Connection>,
+    connection: Arc<WatchedConnection>,
     exchange: Arc<Exchange>,
 }
 
@@ -66,12 +66,12 @@ impl Drop for ExchangeGuard {
 }
 
 /// The body of a request.
-pub(crate) struct RequestBody {
+pub(crate) struct WatchedRequestBody {
     body: Incoming,
     exchange: Arc<Exchange>,
 }
 
-impl Body for RequestBody {
+impl Body for WatchedRequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
