@@ -8,6 +8,7 @@
 //! - To add a setting, add a field to [`Settings`]: it is a key of `[service]` in `config/`.
 //! - To add a route, describe it with `#[utoipa::path]`, and add it to [`Hello::routes`](vestibule::Application::routes).
 //! - To work in the background, add [`Hello::background`](vestibule::Application::background).
+//! - To check more before requests come, add [`Hello::readiness`](vestibule::Application::readiness).
 //! - To change the schema, add a file to `migrations/`.
 
 mod hello;
