@@ -206,7 +206,11 @@ fn respond(text: Bytes, tag: HeaderValue, request: &HeaderMap) -> Response {
 mod tests {
     use super::*;
     use crate::openapi::{OpenApiRouter, routes};
-    use axum::{Json, extract::Path, http::Request};
+    use axum::{
+        Json,
+        extract::{Path, Query},
+        http::Request,
+    };
     use tower::ServiceExt;
     use utoipa::ToSchema;
 
@@ -215,14 +219,20 @@ mod tests {
         count: u32,
     }
 
+    #[derive(serde::Deserialize, utoipa::IntoParams)]
+    #[expect(dead_code, reason = "only the document knows it")]
+    struct Above {
+        above: Option<u32>,
+    }
+
     /// Lists the orders.
     #[utoipa::path(
         get,
         path = "/orders",
-        params(("above" = Option<u32>, Query)),
+        params(Above),
         responses((status = OK, body = [Order])),
     )]
-    async fn list() -> Json<Vec<Order>> {
+    async fn list(_: Query<Above>) -> Json<Vec<Order>> {
         Json(Vec::new())
     }
 
