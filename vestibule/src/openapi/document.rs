@@ -19,21 +19,16 @@ use utoipa::openapi::OpenApi;
 /// The members of a path item that are operations.
 pub(super) const METHODS: [&str; 8] = ["get", "put", "post", "delete", "options", "head", "patch", "trace"];
 
-/// The problems that the framework itself answers with: the status, the name of the response, and its description.
-const COMMON_PROBLEMS: [(&str, &str, Operations, &str); 8] = [
-    ("400", "BadRequest", Operations::WithInput, "The request is malformed."),
-    ("404", "NotFound", Operations::WithPathParameter, "There is nothing at this path."),
-    ("408", "RequestTimeout", Operations::WithBody, "The body of the request did not arrive in time."),
-    ("413", "ContentTooLarge", Operations::WithBody, "The body of the request is too large."),
-    ("415", "UnsupportedMediaType", Operations::WithBody, "The body of the request has another media type."),
-    ("422", "UnprocessableContent", Operations::WithBody, "The body of the request has a wrong member or value."),
-    ("500", "InternalServerError", Operations::All, "The request failed on the side of the service."),
-    (
-        "503",
-        "ServiceUnavailable",
-        Operations::All,
-        "The service cannot answer now. `Retry-After` says when to try again.",
-    ),
+/// The problems that the framework itself answers with: the status, and the description of the response.
+const COMMON_PROBLEMS: [(&str, Operations, &str); 8] = [
+    ("400", Operations::WithInput, "The request is malformed."),
+    ("404", Operations::WithPathParameter, "There is nothing at this path."),
+    ("408", Operations::WithBody, "The body of the request did not arrive in time."),
+    ("413", Operations::WithBody, "The body of the request is too large."),
+    ("415", Operations::WithBody, "The body of the request has another media type."),
+    ("422", Operations::WithBody, "The body of the request has a wrong member or value."),
+    ("500", Operations::All, "The request failed on the side of the service."),
+    ("503", Operations::All, "The service cannot answer now. `Retry-After` says when to try again."),
 ];
 
 /// The operations that a problem belongs to.
@@ -67,8 +62,8 @@ pub(crate) fn complete(routes: OpenApi, package: &Package) -> Value {
         }
         document["paths"][path] = item;
     }
-    for (status, name, _, description) in COMMON_PROBLEMS {
-        let response = &mut document["components"]["responses"][name];
+    for (status, _, description) in COMMON_PROBLEMS {
+        let response = &mut document["components"]["responses"][component(status)];
         *response = json!({ "description": description, "content": problem_content() });
         if status == "503" {
             response["headers"]["Retry-After"] = json!({
@@ -99,7 +94,7 @@ fn add_problems(path: &str, operation: &mut Value) {
             response["content"] = problem_content();
         }
     }
-    for (status, name, operations, _) in COMMON_PROBLEMS {
+    for (status, operations, _) in COMMON_PROBLEMS {
         let applies = match operations {
             Operations::All => true,
             Operations::WithInput => has_input,
@@ -107,9 +102,14 @@ fn add_problems(path: &str, operation: &mut Value) {
             Operations::WithBody => has_body,
         };
         if applies && responses.get(status).is_none() {
-            responses[status] = json!({ "$ref": format!("#/components/responses/{name}") });
+            responses[status] = json!({ "$ref": format!("#/components/responses/{}", component(status)) });
         }
     }
+}
+
+/// Returns the name of a common problem among the components of a document.
+fn component(status: &str) -> String {
+    format!("Problem{status}")
 }
 
 /// Returns the phrase of a status.
@@ -206,7 +206,11 @@ fn respond(text: Bytes, tag: HeaderValue, request: &HeaderMap) -> Response {
 mod tests {
     use super::*;
     use crate::openapi::{OpenApiRouter, routes};
-    use axum::{Json, extract::Path, http::Request};
+    use axum::{
+        Json,
+        extract::{Path, Query},
+        http::Request,
+    };
     use tower::ServiceExt;
     use utoipa::ToSchema;
 
@@ -215,14 +219,20 @@ mod tests {
         count: u32,
     }
 
+    #[derive(serde::Deserialize, utoipa::IntoParams)]
+    #[expect(dead_code, reason = "only the document knows it")]
+    struct Above {
+        above: Option<u32>,
+    }
+
     /// Lists the orders.
     #[utoipa::path(
         get,
         path = "/orders",
-        params(("above" = Option<u32>, Query)),
+        params(Above),
         responses((status = OK, body = [Order])),
     )]
-    async fn list() -> Json<Vec<Order>> {
+    async fn list(_: Query<Above>) -> Json<Vec<Order>> {
         Json(Vec::new())
     }
 
@@ -280,7 +290,7 @@ mod tests {
             let response = shop.pointer(name.strip_prefix('#').unwrap()).expect(name);
             assert_eq!(response["content"], problem_content());
         }
-        let busy = &shop["components"]["responses"]["ServiceUnavailable"];
+        let busy = &shop["components"]["responses"]["Problem503"];
         assert_eq!(busy["headers"]["Retry-After"]["schema"]["type"], "integer");
         assert_eq!(shop["components"]["schemas"]["Problem"], problem_schema());
     }
