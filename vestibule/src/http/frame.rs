@@ -53,6 +53,9 @@ const HEADERS: [(HeaderName, HeaderValue); 4] = [
     (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
 ];
 
+/// The headers that nearly every route sets.
+const OF_NEARLY_EVERY_ROUTE: [HeaderName; 2] = [header::CONTENT_TYPE, header::CONTENT_LENGTH];
+
 /// The header for connections with TLS: a browser does not use plain HTTP at this host for a year.
 const STRICT_TRANSPORT_SECURITY: HeaderValue = HeaderValue::from_static("max-age=31536000");
 
@@ -64,6 +67,9 @@ pub(crate) struct Frame {
     pub(super) timeout: Duration,
     compression: bool,
     pub(super) proxies: TrustedProxies,
+    /// The defaults, with places for what nearly every response has. A copy of this map costs less than to add to
+    /// another one, which grows then.
+    headers: HeaderMap,
 }
 
 impl Frame {
@@ -75,6 +81,7 @@ impl Frame {
             timeout: config.request_timeout,
             compression: config.compression,
             proxies: TrustedProxies::of(config),
+            headers: default_headers(),
         })
     }
 
@@ -102,13 +109,16 @@ impl Frame {
 
     /// Adds the headers that each response has.
     pub(super) fn complete_head(&self, record: &RequestRecord, headers: &mut HeaderMap) {
-        headers.reserve(HEADERS.len() + 2);
-        for (name, value) in HEADERS {
-            headers.entry(name).or_insert(value);
+        let of_route = std::mem::replace(headers, self.headers.clone());
+        for name in OF_NEARLY_EVERY_ROUTE {
+            if !of_route.contains_key(&name) {
+                headers.remove(name);
+            }
         }
         if record.is_tls {
-            headers.entry(header::STRICT_TRANSPORT_SECURITY).or_insert(STRICT_TRANSPORT_SECURITY);
+            headers.insert(header::STRICT_TRANSPORT_SECURITY, STRICT_TRANSPORT_SECURITY);
         }
+        headers.extend(of_route);
         headers.insert(request_id::X_REQUEST_ID, request_id::header_value(record.context.trace_id));
     }
 }
@@ -133,6 +143,15 @@ pin_project! {
         // What few requests need: a response that is compressed, or an error that becomes a problem.
         Boxed { boxed: BoxFuture<'static, Result<Response, Infallible>> },
     }
+}
+
+fn default_headers() -> HeaderMap {
+    let empty = HeaderValue::from_static("");
+    let mut headers = HeaderMap::with_capacity(HEADERS.len() + OF_NEARLY_EVERY_ROUTE.len() + 2);
+    headers.extend(OF_NEARLY_EVERY_ROUTE.map(|name| (name, empty.clone())));
+    headers.insert(request_id::X_REQUEST_ID, empty);
+    headers.extend(HEADERS);
+    headers
 }
 
 impl Future for FrameFuture {
