@@ -2,7 +2,7 @@
 
 use super::{
     frame::Frame,
-    request_metrics::{RequestLabels, RouteLabel, method_label, version_label},
+    request_metrics::{RequestLabels, RouteLabel},
     request_record::RequestRecord,
 };
 use axum::{
@@ -22,11 +22,6 @@ const MAX_PATH: usize = 1024;
 /// The guard of a request that has begun. It writes the access line and the metrics when it is dropped.
 pub(super) struct AccessGuard {
     pub(super) record: Arc<RequestRecord>,
-    frame: Arc<Frame>,
-    method: &'static str,
-    version: &'static str,
-    /// `None` if nobody reads access lines.
-    uri: Option<Uri>,
     status: Option<StatusCode>,
     end: ResponseEnd,
 }
@@ -46,18 +41,9 @@ impl AccessGuard {
     /// Begins the record of a request, and puts it into the request's extensions.
     pub(super) fn begin(frame: &Arc<Frame>, request: &mut Request) -> Self {
         frame.metrics.begin();
-        let record = frame.begin(request);
+        let record = RequestRecord::begin(frame, request, tracing::enabled!(target: TARGET, Level::INFO));
         request.extensions_mut().insert(record.clone());
-        let is_logged = tracing::enabled!(target: TARGET, Level::INFO);
-        Self {
-            record,
-            frame: frame.clone(),
-            method: method_label(request.method()),
-            version: version_label(request.version()),
-            uri: if is_logged { Some(request.uri().clone()) } else { None },
-            status: None,
-            end: ResponseEnd::Pending,
-        }
+        Self { record, status: None, end: ResponseEnd::Pending }
     }
 
     /// Calls `f` for this request: the log lines that it writes get the request's ids.
@@ -67,7 +53,7 @@ impl AccessGuard {
 
     /// Records that the response begins, and completes its head.
     pub(super) fn answer<B: HttpBody>(&mut self, response: &mut Response<B>) {
-        self.frame.complete_head(&self.record, response.headers_mut());
+        self.record.frame.complete_head(&self.record, response.headers_mut());
         self.status = Some(response.status());
         if response.body().is_end_stream() {
             self.end = ResponseEnd::Complete;
@@ -117,17 +103,18 @@ impl Drop for AccessGuard {
             ResponseEnd::Complete => {}
         }
         let labels = RequestLabels {
-            method: self.method,
+            method: self.record.method,
             scheme: if self.record.is_tls { "https" } else { "http" },
-            version: self.version,
+            version: self.record.version,
             status: self.status,
             route: self.record.route.get().cloned().map(RouteLabel),
             error_type: self.record.error_type.get().copied(),
         };
-        self.frame.metrics.end(&labels, duration);
-        if let Some(uri) = &self.uri {
+        self.record.frame.metrics.end(&labels, duration);
+        if let Some(uri) = &self.record.uri {
             // To the microsecond.
-            let duration_ms = duration.as_micros() as f64 / 1000.0;
+            let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+            let duration_ms = micros as f64 / 1000.0;
             self.within(|| self.log(&labels, uri, duration_ms));
         }
     }

@@ -16,14 +16,16 @@ use axum::{
     extract::{DefaultBodyLimit, MatchedPath, Request},
     http::{Extensions, HeaderMap, HeaderName, HeaderValue, StatusCode, Version, header},
     response::{IntoResponse, Response},
-    routing::Route,
+    routing::{Route, future::RouteFuture},
 };
-use futures_util::{FutureExt, future::Either};
+use futures_util::{
+    FutureExt, TryFutureExt,
+    future::{BoxFuture, ready},
+};
 use pin_project_lite::pin_project;
 use std::{
-    any::Any,
     convert::Infallible,
-    panic::AssertUnwindSafe,
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -51,17 +53,23 @@ const HEADERS: [(HeaderName, HeaderValue); 4] = [
     (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
 ];
 
+/// The headers that nearly every route sets.
+const OF_NEARLY_EVERY_ROUTE: [HeaderName; 2] = [header::CONTENT_TYPE, header::CONTENT_LENGTH];
+
 /// The header for connections with TLS: a browser does not use plain HTTP at this host for a year.
 const STRICT_TRANSPORT_SECURITY: HeaderValue = HeaderValue::from_static("max-age=31536000");
 
 /// The frame of one generation's requests. It is made with the generation, so that a reload changes its limits too.
 pub(crate) struct Frame {
     pub(super) metrics: Arc<RequestMetrics>,
-    generation: u64,
-    body_limit: u64,
-    timeout: Duration,
+    pub(super) generation: u64,
+    pub(super) body_limit: u64,
+    pub(super) timeout: Duration,
     compression: bool,
-    proxies: TrustedProxies,
+    pub(super) proxies: TrustedProxies,
+    /// The defaults, with places for what nearly every response has. A copy of this map costs less than to add to
+    /// another one, which grows then.
+    headers: HeaderMap,
 }
 
 impl Frame {
@@ -73,6 +81,7 @@ impl Frame {
             timeout: config.request_timeout,
             compression: config.compression,
             proxies: TrustedProxies::of(config),
+            headers: default_headers(),
         })
     }
 
@@ -87,72 +96,121 @@ impl Frame {
                 if let Some(path) = request.extensions().get::<MatchedPath>() {
                     let _ = record.route.set(path.clone());
                 }
-                let routed = match limit_body(&mut request, &record) {
-                    Err(problem) => Err(problem),
-                    Ok(()) if compression && accepts_gzip(&request) => Ok(Either::Left(compressed(&route, request))),
-                    Ok(()) => Ok(Either::Right(route.call(request))),
-                };
-                in_frame(routed, record)
+                if let Err(problem) = limit_body(&mut request, &record) {
+                    return FrameFuture::boxed(ready(Ok(problem.into_response())), record);
+                }
+                if compression && accepts_gzip(&request) {
+                    return FrameFuture::boxed(compressed(&route, request), record);
+                }
+                FrameFuture { state: FrameState::Routed { routed: route.call(request) }, deadline: None, record }
             })
         }))
     }
 
-    /// Begins the record of a request.
-    pub(super) fn begin(&self, request: &Request) -> Arc<RequestRecord> {
-        RequestRecord::begin(request, self.generation, self.body_limit, self.timeout, &self.proxies)
-    }
-
     /// Adds the headers that each response has.
     pub(super) fn complete_head(&self, record: &RequestRecord, headers: &mut HeaderMap) {
-        headers.reserve(HEADERS.len() + 2);
-        for (name, value) in HEADERS {
-            headers.entry(name).or_insert(value);
+        let of_route = std::mem::replace(headers, self.headers.clone());
+        for name in OF_NEARLY_EVERY_ROUTE {
+            if !of_route.contains_key(&name) {
+                headers.remove(name);
+            }
         }
         if record.is_tls {
-            headers.entry(header::STRICT_TRANSPORT_SECURITY).or_insert(STRICT_TRANSPORT_SECURITY);
+            headers.insert(header::STRICT_TRANSPORT_SECURITY, STRICT_TRANSPORT_SECURITY);
         }
+        headers.extend(of_route);
         headers.insert(request_id::X_REQUEST_ID, request_id::header_value(record.context.trace_id));
     }
 }
 
-/// Awaits the response, and makes an error a problem. The body of the response is not limited: only the time until it
-/// begins.
-async fn in_frame(
-    routed: Result<impl Future<Output = Result<Response, Infallible>>, Problem>,
-    record: Arc<RequestRecord>,
-) -> Result<Response, Infallible> {
-    let routed = match routed {
-        Ok(routed) => routed,
-        Err(problem) => return Ok(problem.into_response()),
-    };
-    let answered = async {
-        let Ok(response) = routed.await;
-        if !problem::is_other_error(&response) {
-            response
-        } else if record.is_body(BodyState::TooLong) {
-            too_long(&record).into_response()
-        } else {
-            // In a box, because errors are few: all others would carry its state too.
-            Box::pin(problem::unify(response)).await
+pin_project! {
+    /// The future of a response in the frame. The body of the response is not limited: only the time until it begins.
+    ///
+    /// It is written by hand: an `async` function would move the future of the route at each of these steps.
+    struct FrameFuture {
+        #[pin]
+        state: FrameState,
+        // In a box, because most requests are answered at the first poll and need no timer.
+        deadline: Option<Pin<Box<Sleep>>>,
+        record: Arc<RequestRecord>,
+    }
+}
+
+pin_project! {
+    #[project = FrameStateProjection]
+    enum FrameState {
+        Routed { #[pin] routed: RouteFuture<Infallible> },
+        // What few requests need: a response that is compressed, or an error that becomes a problem.
+        Boxed { boxed: BoxFuture<'static, Result<Response, Infallible>> },
+    }
+}
+
+fn default_headers() -> HeaderMap {
+    let empty = HeaderValue::from_static("");
+    let mut headers = HeaderMap::with_capacity(HEADERS.len() + OF_NEARLY_EVERY_ROUTE.len() + 2);
+    headers.extend(OF_NEARLY_EVERY_ROUTE.map(|name| (name, empty.clone())));
+    headers.insert(request_id::X_REQUEST_ID, empty);
+    headers.extend(HEADERS);
+    headers
+}
+
+impl Future for FrameFuture {
+    type Output = Result<Response, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            let mut this = self.as_mut().project();
+            let poll = || match this.state.as_mut().project() {
+                FrameStateProjection::Routed { routed } => routed.poll(cx),
+                FrameStateProjection::Boxed { boxed } => boxed.as_mut().poll(cx),
+            };
+            let response = match catch_unwind(AssertUnwindSafe(poll)) {
+                Ok(Poll::Ready(Ok(response))) => response,
+                Ok(Poll::Pending) => return self.poll_deadline(cx),
+                // The panic hook has logged the panic.
+                Err(_) => {
+                    this.record.failed("panic");
+                    return Poll::Ready(Ok(Problem::internal().into_response()));
+                }
+            };
+            if !problem::is_other_error(&response) {
+                return Poll::Ready(Ok(response));
+            }
+            if this.record.is_body(BodyState::TooLong) {
+                return Poll::Ready(Ok(too_long(this.record).into_response()));
+            }
+            this.state.set(FrameState::Boxed { boxed: Box::pin(problem::unify(response).map(Ok)) });
         }
-    };
-    let timely = WithinDeadline { answered: AssertUnwindSafe(answered).catch_unwind(), sleep: None, record: &record };
-    Ok(match timely.await {
-        Some(Ok(response)) => response,
-        Some(Err(panic)) => panicked(panic, &record).into_response(),
-        None => overdue(&record).into_response(),
-    })
+    }
+}
+
+impl FrameFuture {
+    fn boxed(
+        response: impl Future<Output = Result<Response, Infallible>> + Send + 'static,
+        record: Arc<RequestRecord>,
+    ) -> Self {
+        Self { state: FrameState::Boxed { boxed: Box::pin(response) }, deadline: None, record }
+    }
+
+    /// Waits for the deadline, and answers when it passes. The route may have changed it since the last poll.
+    fn poll_deadline(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Response, Infallible>> {
+        let this = self.project();
+        let deadline = this.record.deadline();
+        let sleep = this.deadline.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
+        if sleep.deadline() != deadline {
+            sleep.as_mut().reset(deadline);
+        }
+        // The clock counts too: the timer does not fire for a handler that uses its budget up in each poll.
+        if sleep.as_mut().poll(cx).is_pending() && Instant::now() < deadline {
+            return Poll::Pending;
+        }
+        Poll::Ready(Ok(overdue(this.record).into_response()))
+    }
 }
 
 fn too_long(record: &RequestRecord) -> Problem {
     let detail = format!("the body is longer than {} bytes: send less", record.body_limit());
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
-}
-
-/// The panic hook has logged the panic.
-fn panicked(_: Box<dyn Any + Send>, record: &RequestRecord) -> Problem {
-    record.failed("panic");
-    Problem::internal()
 }
 
 /// Returns the problem of a response that did not begin in time. 503, and not 504: no gateway is involved, and the client
@@ -163,42 +221,6 @@ fn overdue(record: &RequestRecord) -> Problem {
     }
     record.failed("request_timeout");
     Problem::busy("the request took too long; try again soon")
-}
-
-pin_project! {
-    /// A future that ends with `None` if the deadline of its request passes.
-    ///
-    /// tokio's own timeout makes its timer at once. This one makes it when the first poll has not sufficed, and the route
-    /// has set its limits.
-    struct WithinDeadline<'a, F> {
-        #[pin]
-        answered: F,
-        #[pin]
-        sleep: Option<Sleep>,
-        record: &'a RequestRecord,
-    }
-}
-
-impl<F: Future> Future for WithinDeadline<'_, F> {
-    type Output = Option<F::Output>;
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<F::Output>> {
-        let mut this = self.project();
-        if let Poll::Ready(output) = this.answered.poll(cx) {
-            return Poll::Ready(Some(output));
-        }
-        let deadline = this.record.deadline();
-        // Asked for here too: the timer does not fire for a handler that uses its budget up in each poll.
-        if deadline <= Instant::now() {
-            return Poll::Ready(None);
-        }
-        match this.sleep.as_mut().as_pin_mut() {
-            Some(sleep) if sleep.deadline() == deadline => {}
-            _ => this.sleep.set(Some(sleep_until(deadline))),
-        }
-        let sleep = this.sleep.as_pin_mut().expect("it was set above");
-        sleep.poll(cx).map(|()| None)
-    }
 }
 
 /// Limits the body of a request.
@@ -242,5 +264,5 @@ fn compressed(route: &Route, request: Request) -> impl Future<Output = Result<Re
         .and(NotForContentType::GRPC)
         .and(may_change);
     let layer = CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(worth_it);
-    layer.layer(route.clone()).call(request).map(|response| response.map(|response| response.map(Body::new)))
+    layer.layer(route.clone()).call(request).map_ok(|response| response.map(Body::new))
 }

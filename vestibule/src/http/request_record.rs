@@ -1,8 +1,17 @@
 //! The facts of one request, from its head to the last byte of its response.
 
-use super::{client_address::TrustedProxies, connection_info::ConnectionInfo, limits::Limits, request_id};
+use super::{
+    connection_info::ConnectionInfo,
+    frame::Frame,
+    limits::Limits,
+    request_id,
+    request_metrics::{method_label, version_label},
+};
 use crate::request_context::RequestContext;
-use axum::extract::{ConnectInfo, MatchedPath, Request};
+use axum::{
+    extract::{ConnectInfo, MatchedPath, Request},
+    http::Uri,
+};
 use std::{
     net::{IpAddr, SocketAddr},
     sync::{
@@ -16,6 +25,11 @@ use tokio::time::Instant;
 /// The facts of one request. The door makes it, and the request carries it as an extension: the frame, and the layers
 /// and extractors of routes, read and change it there.
 pub(crate) struct RequestRecord {
+    pub(crate) frame: Arc<Frame>,
+    pub(crate) method: &'static str,
+    pub(crate) version: &'static str,
+    /// `None` if nobody reads access lines.
+    pub(crate) uri: Option<Uri>,
     pub(crate) context: RequestContext,
     pub(crate) started: Instant,
     /// `true` if the connection uses TLS.
@@ -45,14 +59,8 @@ pub(crate) enum BodyState {
 }
 
 impl RequestRecord {
-    /// Begins the record of a request. These limits apply unless its route has its own.
-    pub(crate) fn begin(
-        request: &Request,
-        generation: u64,
-        body_limit: u64,
-        timeout: Duration,
-        proxies: &TrustedProxies,
-    ) -> Arc<Self> {
+    /// Begins the record of a request. The limits of the frame apply unless its route has its own.
+    pub(crate) fn begin(frame: &Arc<Frame>, request: &Request, is_logged: bool) -> Arc<Self> {
         let extensions = request.extensions();
         let (peer, is_tls) = match extensions.get::<ConnectionInfo>() {
             Some(connection) => (Some(connection.peer), connection.tls),
@@ -60,14 +68,18 @@ impl RequestRecord {
             None => (extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0), false),
         };
         Arc::new(Self {
-            context: RequestContext { trace_id: request_id::trace_id(request.headers()), generation },
+            frame: frame.clone(),
+            method: method_label(request.method()),
+            version: version_label(request.version()),
+            uri: if is_logged { Some(request.uri().clone()) } else { None },
+            context: RequestContext { trace_id: request_id::trace_id(request.headers()), generation: frame.generation },
             started: Instant::now(),
             is_tls,
-            client: peer.map(|peer| proxies.client(peer.ip(), request.headers())),
+            client: peer.map(|peer| frame.proxies.client(peer.ip(), request.headers())),
             route: OnceLock::new(),
             error_type: OnceLock::new(),
-            body_limit: body_limit.into(),
-            timeout_micros: micros(timeout).into(),
+            body_limit: frame.body_limit.into(),
+            timeout_micros: micros(frame.timeout).into(),
             body: (BodyState::Idle as u8).into(),
         })
     }
