@@ -5,14 +5,45 @@
 //! `--exact log::ours --sample-count 1 --sample-size N`. Do it for two values of N, and divide the difference of the counts by
 //! the difference of the two.
 
+use axum::Router;
 use divan::Bencher;
-use std::io;
+use std::{io, sync::Arc};
 use tracing::{Dispatch, dispatcher};
 use tracing_subscriber::{fmt, layer::SubscriberExt};
-use vestibule::testing::discarding_log;
+use vestibule::testing::{Harness, MemoryManager, discarding_log};
+use vestibule::{
+    Application, Build, BuildError, Credential, Package, SecretSet,
+    config::Config,
+    credentials::{ApiKey, Login, SigningKeys},
+};
 
 fn main() {
     divan::main();
+}
+
+/// A service that holds three credentials.
+struct CredentialHolder;
+
+#[derive(SecretSet)]
+#[expect(dead_code, reason = "the log looks for them, and nothing else uses them")]
+struct Secrets {
+    database: Credential<Login>,
+    signing: Credential<SigningKeys>,
+    webhook: Credential<ApiKey>,
+}
+
+impl Application for CredentialHolder {
+    const PACKAGE: Package = Package::new("credential-holder", "0");
+    type Settings = ();
+    type Secrets = Secrets;
+
+    async fn build(_: &Build<'_, Self>) -> Result<Self, BuildError> {
+        Ok(Self)
+    }
+
+    fn routes() -> Router<Arc<Self>> {
+        Router::new()
+    }
 }
 
 fn log_request() {
@@ -44,5 +75,18 @@ fn stock(bencher: Bencher<'_, '_>) {
 
 #[divan::bench]
 fn ours(bencher: Bencher<'_, '_>) {
+    measure(bencher, &tracing_subscriber::registry().with(discarding_log()).into());
+}
+
+#[divan::bench]
+fn ours_with_secrets(bencher: Bencher<'_, '_>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let manager = MemoryManager::with([
+        ("database", r#"{"username":"app","password":"k7XbZ-q0w9E.tR4y"}"#),
+        ("signing", "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="),
+        ("webhook", "wh_4f9c2b71d0e84a6f"),
+    ]);
+    let starting = Harness::<CredentialHolder>::start(manager, Config::default());
+    let _holder = runtime.block_on(starting).expect("all are there");
     measure(bencher, &tracing_subscriber::registry().with(discarding_log()).into());
 }

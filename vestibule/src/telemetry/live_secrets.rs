@@ -71,3 +71,74 @@ impl fmt::Debug for LiveSecretGuard {
         f.write_str("LiveSecretGuard")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        application::{Application, Build},
+        config::Config,
+        credentials::api_key::ApiKey,
+        package::Package,
+        resources::build_error::BuildError,
+        secrets::{credential::Credential, kind::Kind, resolver::Resolver, set::SecretSet, spec::CredentialSpec},
+        testing::{Harness, MemoryManager},
+    };
+    use axum::Router;
+
+    /// The name of a credential that no other test has: they share the list.
+    const KEY: Name = "key_in_the_log";
+
+    struct Secrets {
+        key: Credential<ApiKey>,
+    }
+
+    impl SecretSet for Secrets {
+        fn specs() -> Vec<CredentialSpec> {
+            vec![CredentialSpec { name: KEY, kind: ApiKey::NAME, stages: ApiKey::STAGES, optional: false }]
+        }
+
+        fn resolve(resolver: &mut Resolver<'_>) -> Option<Self> {
+            Some(Self { key: resolver.resolve(KEY)? })
+        }
+    }
+
+    /// A service that holds its key.
+    struct KeyHolder(#[expect(dead_code, reason = "it only holds it")] Arc<ApiKey>);
+
+    impl Application for KeyHolder {
+        const PACKAGE: Package = Package::new("key-holder", "0");
+        type Settings = ();
+        type Secrets = Secrets;
+
+        async fn build(cx: &Build<'_, Self>) -> Result<Self, BuildError> {
+            Ok(Self(cx.secrets.key.shared()))
+        }
+
+        fn routes() -> Router<Arc<Self>> {
+            Router::new()
+        }
+    }
+
+    fn count() -> usize {
+        LIVE.lock().iter().filter(|secret| secret.credential == KEY).count()
+    }
+
+    #[tokio::test]
+    async fn a_secret_is_forgotten_with_its_last_generation_without_a_line_of_the_log() {
+        let manager = MemoryManager::with([(KEY, "the-first-key")]);
+        let harness = Harness::<KeyHolder>::start(manager.clone(), Config::default()).await.unwrap();
+        assert_eq!(count(), 1);
+        let before = harness.live().generation();
+        manager.rotate(KEY, "the-second-key");
+        assert!(harness.reload().await.unwrap());
+        assert_eq!(count(), 2, "a request may still hold the older generation");
+        drop(before);
+        assert_eq!(count(), 1);
+        manager.rotate(KEY, "a malformed key");
+        harness.reload().await.unwrap_err();
+        assert_eq!(count(), 1);
+        harness.stop().await;
+        assert_eq!(count(), 0);
+    }
+}
