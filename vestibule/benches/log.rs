@@ -5,14 +5,13 @@
 //! `--exact log::ours --sample-count 1 --sample-size N`. Do it for two values of N, and divide the difference of the counts by
 //! the difference of the two.
 
-use axum::Router;
 use divan::Bencher;
 use std::{io, sync::Arc};
 use tracing::{Dispatch, dispatcher};
 use tracing_subscriber::{fmt, layer::SubscriberExt};
 use vestibule::testing::{Harness, MemoryManager, discarding_log};
 use vestibule::{
-    Application, Build, BuildError, Credential, Package, SecretSet,
+    Application, Build, BuildError, Credential, OpenApiRouter, Package, SecretSet,
     config::Config,
     credentials::{ApiKey, Login, SigningKeys},
 };
@@ -41,8 +40,8 @@ impl Application for CredentialHolder {
         Ok(Self)
     }
 
-    fn routes() -> Router<Arc<Self>> {
-        Router::new()
+    fn routes() -> OpenApiRouter<Arc<Self>> {
+        OpenApiRouter::new()
     }
 }
 

@@ -79,12 +79,12 @@ mod tests {
         application::{Application, Build},
         config::Config,
         credentials::api_key::ApiKey,
+        openapi::OpenApiRouter,
         package::Package,
         resources::build_error::BuildError,
         secrets::{credential::Credential, kind::Kind, resolver::Resolver, set::SecretSet, spec::CredentialSpec},
         testing::{Harness, MemoryManager},
     };
-    use axum::Router;
 
     /// The name of a credential that no other test has: they share the list.
     const KEY: Name = "key_in_the_log";
@@ -115,8 +115,8 @@ mod tests {
             Ok(Self(cx.secrets.key.shared()))
         }
 
-        fn routes() -> Router<Arc<Self>> {
-            Router::new()
+        fn routes() -> OpenApiRouter<Arc<Self>> {
+            OpenApiRouter::new()
         }
     }
 
