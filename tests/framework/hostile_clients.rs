@@ -8,7 +8,7 @@ use crate::{
     SERVICE,
     support::{launch_options::LaunchOptions, log_events::events_that_say},
 };
-use devstack::{Launch, RunningService, Tenant, Validity, eventually, reqwest::StatusCode};
+use devstack::{DEFAULT_TIMEOUT, Launch, RunningService, Tenant, Validity, eventually, reqwest::StatusCode};
 use http1::{BigPage, Socket};
 use http2::Http2Client;
 use serde_json::Value;
@@ -85,6 +85,8 @@ async fn clients_that_open_no_window_keep_nobody_out_and_end_in_time() {
     assert!(longest < Duration::from_secs(2), "places are left: {longest:?}");
     assert_a_rotation_passes(&mut running, &tenant).await;
     wait_for_ends(&running, "stalled", 6.0).await;
+    let line = running.process.wait_for_line(|line| line.contains(r#""error.type":"stalled""#), DEFAULT_TIMEOUT).await;
+    assert!(line.contains("\"http.route\":\"/v1/notes\""), "{line}");
     drop(hostile);
 }
 

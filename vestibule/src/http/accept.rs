@@ -3,7 +3,6 @@
 
 use super::{
     client::ClientCertificate,
-    connection_info::ConnectionInfo,
     policy::{ListenerPolicy, ListenerTls},
     socket::{Io, Socket},
 };
@@ -27,8 +26,8 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// A connection that speaks HTTP.
 pub(super) struct HttpConnection {
     pub(super) io: Io,
-    /// `None` at the command socket.
-    pub(super) info: Option<ConnectionInfo>,
+    /// The address at the other end. `None` at the command socket.
+    pub(super) peer: Option<SocketAddr>,
     pub(super) client: Option<ClientCertificate>,
     /// The configuration that the handshake used.
     pub(super) tls: Option<ListenerTls>,
@@ -42,7 +41,7 @@ pub(super) async fn handshake(socket: Socket, policy: &impl ListenerPolicy) -> i
     let (stream, peer) = match socket {
         Socket::Tcp(stream, peer) => (stream, peer),
         Socket::Unix(stream) => {
-            return Ok(HttpConnection { io: Io::Unix(stream), info: None, client: None, tls: None });
+            return Ok(HttpConnection { io: Io::Unix(stream), peer: None, client: None, tls: None });
         }
     };
     set_options(&stream, &policy.limits().connections)?;
@@ -54,8 +53,7 @@ async fn handshake_of_tcp(
     peer: SocketAddr,
     policy: &impl ListenerPolicy,
 ) -> io::Result<HttpConnection> {
-    let info = ConnectionInfo { peer, tls: false };
-    let plain = |stream| HttpConnection { io: Io::Tcp(stream), info: Some(info), client: None, tls: None };
+    let plain = |stream| HttpConnection { io: Io::Tcp(stream), peer: Some(peer), client: None, tls: None };
     if policy.tls().is_none() {
         return Ok(plain(stream));
     }
@@ -74,8 +72,7 @@ async fn handshake_of_tcp(
         None => None,
         Some(chain) => Some(ClientCertificate::of(chain).ok_or_else(unreadable_certificate)?),
     };
-    let info = ConnectionInfo { peer, tls: true };
-    Ok(HttpConnection { io: Io::Tls(Box::new(stream)), info: Some(info), client, tls: Some(tls) })
+    Ok(HttpConnection { io: Io::Tls(Box::new(stream)), peer: Some(peer), client, tls: Some(tls) })
 }
 
 async fn refuse_plain_http(stream: &mut TcpStream) -> io::Result<()> {

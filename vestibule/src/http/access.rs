@@ -98,7 +98,7 @@ impl Drop for AccessGuard {
     fn drop(&mut self) {
         let duration = self.record.started.elapsed();
         match self.end {
-            ResponseEnd::Pending => self.record.failed("client_disconnected"),
+            ResponseEnd::Pending => self.record.given_up(),
             ResponseEnd::Failed => self.record.failed("response_failed"),
             ResponseEnd::Complete => {}
         }

@@ -347,7 +347,10 @@ impl ConnectionState {
     }
 
     fn cut(&mut self, reason: EndReason) {
-        self.end.get_or_insert(reason);
+        let reason = *self.end.get_or_insert(reason);
+        for exchange in &self.exchanges {
+            exchange.cut(reason);
+        }
         self.order = Some(Order::Cut);
     }
 }

@@ -1,12 +1,15 @@
 //! The connection that a request came on.
 
-use std::net::SocketAddr;
+use super::exchange::Exchange;
+use std::{net::SocketAddr, sync::Arc};
 
-/// The properties of a connection that its requests carry, as an extension.
-#[derive(Clone, Copy, Debug)]
+/// The properties of a connection that each of its requests carries, as an extension.
+#[derive(Clone)]
 pub(crate) struct ConnectionInfo {
     /// The address at the other end: the client's, or that of a proxy in between.
     pub(crate) peer: SocketAddr,
     /// `true` if the connection uses TLS.
     pub(crate) tls: bool,
+    /// The request, as the watchdog sees it.
+    pub(super) exchange: Arc<Exchange>,
 }

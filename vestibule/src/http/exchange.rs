@@ -14,7 +14,7 @@ pub(super) const SHORT_PATIENCE: Duration = Duration::from_secs(1);
 const SHORT_RATE: f64 = 16.0 * 1024.0;
 
 /// A request and its response.
-pub(super) struct Exchange(Mutex<Progress>);
+pub(crate) struct Exchange(Mutex<Progress>);
 
 struct Progress {
     stage: ExchangeStage,
@@ -24,6 +24,8 @@ struct Progress {
     bytes: u64,
     /// The time since which we wait for the client. `None` while it waits for us.
     waiting_since: Option<Instant>,
+    /// The reason for which the watchdog ended the connection.
+    cut_for: Option<EndReason>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -52,6 +54,7 @@ impl Exchange {
             since: Instant::now(),
             bytes: 0,
             waiting_since: None,
+            cut_for: None,
         }))
     }
 
@@ -76,7 +79,7 @@ impl Exchange {
     pub(super) fn responds(&self, is_long_lived: bool) {
         let stage = if is_long_lived { ExchangeStage::LongLived } else { ExchangeStage::Response };
         let now = Instant::now();
-        *self.lock() = Progress { stage, since: now, bytes: 0, waiting_since: Some(now) };
+        *self.lock() = Progress { stage, since: now, bytes: 0, waiting_since: Some(now), cut_for: None };
     }
 
     /// Records that a piece of the response was handed out. We wait until the client has taken enough to make room for
@@ -90,6 +93,16 @@ impl Exchange {
     /// Records that there is room for another piece of the response.
     pub(super) fn asked_for_more(&self) {
         self.lock().waiting_since = None;
+    }
+
+    /// Records that the watchdog ends the connection.
+    pub(super) fn cut(&self, reason: EndReason) {
+        self.lock().cut_for = Some(reason);
+    }
+
+    /// Returns the reason for which the watchdog ended the connection, if it did.
+    pub(super) fn cut_for(&self) -> Option<EndReason> {
+        self.lock().cut_for
     }
 
     /// Returns the reason to end the connection, if there is one.

@@ -1,7 +1,9 @@
 //! The facts of one request, from its head to the last byte of its response.
 
 use super::{
+    connection::EndReason,
     connection_info::ConnectionInfo,
+    exchange::Exchange,
     frame::Frame,
     limits::Limits,
     request_id,
@@ -36,6 +38,8 @@ pub(crate) struct RequestRecord {
     pub(crate) is_tls: bool,
     /// The client's address. `None` if the request came on no connection, as in a test.
     pub(crate) client: Option<IpAddr>,
+    /// The request as the watchdog sees it. `None` if it came on no connection.
+    exchange: Option<Arc<Exchange>>,
     /// The route that matched. Empty if none did.
     pub(crate) route: OnceLock<MatchedPath>,
     /// The reason for which the request failed, if its status does not say it.
@@ -62,10 +66,11 @@ impl RequestRecord {
     /// Begins the record of a request. The limits of the frame apply unless its route has its own.
     pub(crate) fn begin(frame: &Arc<Frame>, request: &Request, is_logged: bool) -> Arc<Self> {
         let extensions = request.extensions();
-        let (peer, is_tls) = match extensions.get::<ConnectionInfo>() {
-            Some(connection) => (Some(connection.peer), connection.tls),
+        let connection = extensions.get::<ConnectionInfo>();
+        let peer = match connection {
+            Some(connection) => Some(connection.peer),
             // axum's own extension, for tests of a service.
-            None => (extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0), false),
+            None => extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0),
         };
         Arc::new(Self {
             frame: frame.clone(),
@@ -74,7 +79,8 @@ impl RequestRecord {
             uri: if is_logged { Some(request.uri().clone()) } else { None },
             context: RequestContext { trace_id: request_id::trace_id(request.headers()), generation: frame.generation },
             started: Instant::now(),
-            is_tls,
+            is_tls: connection.is_some_and(|connection| connection.tls),
+            exchange: connection.map(|connection| connection.exchange.clone()),
             client: peer.map(|peer| frame.proxies.client(peer.ip(), request.headers())),
             route: OnceLock::new(),
             error_type: OnceLock::new(),
@@ -116,6 +122,12 @@ impl RequestRecord {
     /// Returns `true` if the request's body is in this state.
     pub(super) fn is_body(&self, state: BodyState) -> bool {
         self.body.load(Ordering::Relaxed) == state as u8
+    }
+
+    /// Records that the response was given up: by the watchdog, or by the client.
+    pub(super) fn given_up(&self) {
+        let cut_for = self.exchange.as_ref().and_then(|exchange| exchange.cut_for());
+        self.failed(cut_for.map_or("client_disconnected", EndReason::label));
     }
 
     /// Records the reason for which the request failed. The first one stays.

@@ -159,11 +159,12 @@ async fn serve<S, B>(
             return connection.ends_for(EndReason::HandshakeFailed);
         }
     };
+    let is_tls = http.tls.is_some();
     connection.speaks_http(http.tls.and_then(|tls| tls.authority));
     let builder = with_limits(&policy.limits().connections);
     let io = TokioIo::new(PlacedIo { io: http.io, _place: place });
     let service =
-        WatchedService { inner: service, connection: connection.clone(), info: http.info, client: http.client };
+        WatchedService { inner: service, connection: connection.clone(), peer: http.peer, is_tls, client: http.client };
     let mut serving = pin!(builder.serve_connection_with_upgrades(io, service));
     loop {
         tokio::select! {

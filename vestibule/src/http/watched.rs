@@ -12,6 +12,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use std::{
     convert::Infallible,
+    net::SocketAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -25,8 +26,9 @@ const LARGEST_PIECE: usize = 16 * 1024;
 pub(super) struct WatchedService<S> {
     pub(super) inner: S,
     pub(super) connection: Arc<WatchedConnection>,
-    /// `None` at the command socket.
-    pub(super) info: Option<ConnectionInfo>,
+    /// The address at the other end. `None` at the command socket.
+    pub(super) peer: Option<SocketAddr>,
+    pub(super) is_tls: bool,
     pub(super) client: Option<ClientCertificate>,
 }
 
@@ -42,9 +44,9 @@ where
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let (exchange, is_last) = self.connection.begin(request.version());
         let guard = ExchangeGuard { exchange: exchange.clone(), connection: self.connection.clone() };
-        let mut request = request.map(|body| WatchedRequestBody { body, exchange });
-        if let Some(info) = self.info {
-            request.extensions_mut().insert(info);
+        let mut request = request.map(|body| WatchedRequestBody { body, exchange: exchange.clone() });
+        if let Some(peer) = self.peer {
+            request.extensions_mut().insert(ConnectionInfo { peer, tls: self.is_tls, exchange });
         }
         if let Some(client) = &self.client {
             request.extensions_mut().insert(client.clone());

@@ -107,10 +107,15 @@ fn without_quoted(text: &str) -> String {
 
 /// Returns axum's message about a parameter of the path, without its value.
 fn without_value_of_path(message: &str) -> String {
-    // Cannot parse `id` with value `…` to a `u64`
     if let Some((before, value)) = message.split_once(" with value `") {
-        let after = value.rfind("` to a `").map_or("", |at| &value[at + 1..]);
-        return format!("{before}{after}");
+        // Cannot parse `id` with value `…` to a `u64`, or: Cannot parse `id` with value `…`: the parser's own message
+        let end = if message.ends_with('`') { "` to a `" } else { "`: " };
+        let after = value.rfind(end).map_or("", |at| &value[at + 1..]);
+        return if message.ends_with('`') {
+            format!("{before}{after}")
+        } else {
+            before.to_owned() + &without_quoted(after)
+        };
     }
     // Cannot parse `…` to a `u64`
     match (message.strip_prefix("Cannot parse `"), message.rfind("` to a `")) {
@@ -242,6 +247,10 @@ mod tests {
             ),
             ("Invalid URL: Cannot parse `sentinel` to a `u64`", "Invalid URL: Cannot parse the value to a `u64`"),
             ("Invalid URL: Cannot parse `id` with value `sentinel`: UUID `sentinel`", "Invalid URL: Cannot parse `id`"),
+            (
+                "Invalid URL: Cannot parse `id` with value `` to a `sentinel`: no UUID: found `sentinel` at 2",
+                "Invalid URL: Cannot parse `id`: no UUID: found … at 2",
+            ),
             ("Invalid URL: Invalid UTF-8 in `id`", "Invalid URL: Invalid UTF-8 in `id`"),
             ("a text of a handler with `words`", "a text of a handler with `words`"),
         ] {
