@@ -74,6 +74,12 @@ impl Application for Notes {
     type Settings = Settings;
     type Secrets = Secrets;
 
+    fn check(settings: &Settings, check: &mut config::SettingsCheck<'_>) {
+        if settings.webhook_url.is_some() && !check.has_credential("webhook") {
+            check.refuse("service.webhook_url", "its key too: webhook = \"{prefix}/webhook\" in [secrets.ids]");
+        }
+    }
+
     async fn build(cx: &Build<'_, Self>) -> Result<Self, BuildError> {
         Ok(Self {
             database: cx.database(&cx.secrets.database).await?,

@@ -40,13 +40,9 @@ impl Webhook {
     /// Returns `None` if no URL is configured.
     pub(crate) async fn build(cx: &Build<'_, Notes>) -> Result<Option<Self>, BuildError> {
         // Also without a webhook, so that the series are there with 0.
-        let (delivered, failed) = (counter(cx, "delivered")?, counter(cx, "failed")?);
-        let set_aside = counter(cx, "set_aside")?;
-        let Some(url) = &cx.settings.webhook_url else { return Ok(None) };
-        let Some(key) = &cx.secrets.webhook else {
-            let expected = "the webhook's key too: webhook = \"<id>\", such as \"{prefix}/webhook\", in [secrets.ids]";
-            return Err(BuildError::setting("service.webhook_url", expected));
-        };
+        let (delivered, failed, set_aside) =
+            (counter(cx, "delivered")?, counter(cx, "failed")?, counter(cx, "set_aside")?);
+        let (Some(url), Some(key)) = (&cx.settings.webhook_url, &cx.secrets.webhook) else { return Ok(None) };
         let endpoint = ApiEndpoint { timeout: cx.settings.webhook_timeout, ..ApiEndpoint::at(url.clone()) };
         Ok(Some(Self {
             client: cx.client(key, &endpoint).await?,
@@ -92,8 +88,7 @@ impl Webhook {
         // Gives up before the attempt: an attempt that ends the process never gets to the code after it.
         if claimed.given_up {
             let error = claimed.last_error.as_deref().unwrap_or("no attempt came to an end");
-            self.set_aside(&claimed, error, database).await?;
-            return Ok(true);
+            return self.set_aside(&claimed, error, database).await.map(|()| true);
         }
         match self.client.deliver(claimed.request()).await {
             Ok(()) => {
@@ -168,8 +163,7 @@ impl ClaimedEvent {
                  attempts > $3 AND created_at < now() - make_interval(secs => $4) AS given_up",
         );
         let update = update.bind(Uuid::new_v4()).bind(webhook.claim_time().as_secs_f64());
-        let update = update.bind(webhook.max_failures).bind(webhook.give_up_after.as_secs_f64());
-        update.fetch_optional(database).await
+        update.bind(webhook.max_failures).bind(webhook.give_up_after.as_secs_f64()).fetch_optional(database).await
     }
 
     fn request(&self) -> Request<Bytes> {

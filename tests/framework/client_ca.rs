@@ -4,7 +4,7 @@ use crate::{
     SERVICE,
     support::{configuration_folder::ConfigurationFolder, time_waits::let_time_pass, tls_client::TlsClient},
 };
-use devstack::{Authority, Identity, Launch, RunningService, Tenant, Validity, eventually_within};
+use devstack::{Authority, Identity, Launch, RunningService, Tenant, Validity, eventually, eventually_within};
 use rustls::version::{TLS12, TLS13};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -49,20 +49,23 @@ async fn only_clients_with_a_certificate_of_the_authority_are_accepted() {
 }
 
 #[tokio::test]
-async fn new_authorities_apply_from_the_next_handshake_on() {
+async fn new_authorities_apply_from_the_next_handshake_on_and_end_the_connections_of_the_old() {
     let (old, new) = (Authority::new("old"), Authority::new("new"));
     let tenant = tenant_with_client_ca("clients_rotate", &old).await;
-    let mut running = RunningService::start_tls(launch_with_client_ca(&tenant), &tenant).await;
+    let launch = launch_with_client_ca(&tenant).env("APP_SERVER__RESPONSE_TIMEOUT", "3s");
+    let mut running = RunningService::start_tls(launch, &tenant).await;
     let at = running.at.public.clone();
     let client = TlsClient::showing(tenant.authority(), &old.client("orders", Validity::days(9)));
-    let (mut open, _) = client.get(&at, "/v1/notes").await.unwrap();
+    client.get(&at, "/v1/notes").await.unwrap();
 
     // While clients move to the new authority, the service accepts both.
     tenant.put("client_ca", &[old.certificate(), new.certificate()].concat()).await.unwrap();
     assert_eq!(running.reload().await["outcome"], "published");
     client.get(&at, "/v1/notes").await.unwrap();
     let moved = TlsClient::showing(tenant.authority(), &new.client("orders", Validity::days(9)));
-    moved.get(&at, "/v1/notes").await.unwrap();
+    let (mut idle, _) = client.get(&at, "/v1/notes").await.unwrap();
+    let (mut open, _) = client.get(&at, "/v1/notes").await.unwrap();
+    let (mut of_moved, _) = moved.get(&at, "/v1/notes").await.unwrap();
 
     // The connection is opened before the reload, and the handshake begins after it.
     let early = TcpStream::connect(&at).await.unwrap();
@@ -74,7 +77,20 @@ async fn new_authorities_apply_from_the_next_handshake_on() {
         .expect_err("a handshake has the authorities that are in service when it begins");
     client.get(&at, "/v1/notes").await.err().expect("the old authority is gone, and no session is resumed");
     moved.get(&at, "/v1/notes").await.unwrap();
-    assert!(open.get("/v1/notes").await.unwrap().starts_with("HTTP/1.1 200"), "an open connection goes on");
+    eventually("an answer that ends an open connection of the old authorities", async || {
+        let answer = open.get("/v1/notes").await.expect("an answer says that it is the last one");
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        if answer.contains("connection: close") { Ok(()) } else { Err(answer) }
+    })
+    .await;
+    eventually("the end of the idle connections of the old authorities", async || {
+        let ended = "vestibule_connections_ended_total{listener=\"public\",reason=\"authority_changed\"}";
+        let number = running.metric(ended).await;
+        if number >= 3.0 { Ok(()) } else { Err(number) }
+    })
+    .await;
+    idle.get("/v1/notes").await.expect_err("it was cut");
+    of_moved.get("/v1/notes").await.expect_err("it was verified with the old authorities too");
 }
 
 #[tokio::test]

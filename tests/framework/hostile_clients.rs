@@ -60,6 +60,7 @@ async fn longest_answer(running: &RunningService<'_>, during: Duration) -> Durat
         .await;
         longest = longest.max(asked.elapsed());
     }
+    println!("the longest answer to a well-behaved client: {longest:?}");
     longest
 }
 
@@ -98,6 +99,21 @@ async fn clients_that_take_all_places_lose_them_within_seconds() {
     let mut hostile = Vec::new();
     for _ in 0..11 {
         hostile.push(Http2Client::without_window(&running).await.request_many("/v1/notes", 100).await);
+    }
+    let longest = longest_answer(&running, Duration::from_secs(3)).await;
+    assert!(longest < Duration::from_secs(8), "{longest:?}");
+    wait_for_ends(&running, "stalled", 1.0).await;
+    drop(hostile);
+}
+
+#[tokio::test]
+async fn clients_that_begin_bodies_and_send_none_lose_their_places_too() {
+    let tenant = SERVICE.migrated("no_bodies").await;
+    let launch = launch(&tenant).env("APP_SERVER__REQUEST_TIMEOUT", "1h");
+    let running = RunningService::start(launch, &tenant).await;
+    let mut hostile = Vec::new();
+    for _ in 0..11 {
+        hostile.push(Http2Client::ordinary(&running).await.begin_many("/v1/notes", 100).await);
     }
     let longest = longest_answer(&running, Duration::from_secs(3)).await;
     assert!(longest < Duration::from_secs(8), "{longest:?}");

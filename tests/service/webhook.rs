@@ -320,6 +320,11 @@ async fn a_webhook_without_a_key_ends_with_78_and_names_the_missing_line() {
     for part in ["service.webhook_url", "[secrets.ids]", "webhook = "] {
         assert!(exited.stderr.contains(part), "{part} is missing in {}", exited.stderr);
     }
+    // `check` needs no secrets manager to see it.
+    let launch = SERVICE.launch(&tenant).args(["check"]).env("APP_SERVICE__WEBHOOK_URL", "https://example.com/hook");
+    let exited = launch.env("AWS_ENDPOINT_URL", "http://127.0.0.1:9").run();
+    assert_eq!(exited.code, Some(78), "{}", exited.stderr);
+    assert!(exited.stderr.contains("variable APP_SERVICE__WEBHOOK_URL (service.webhook_url)"), "{}", exited.stderr);
     // A key without a URL is allowed, and not used.
     tenant.put_random("webhook", "api_key").await.unwrap();
     let launch =

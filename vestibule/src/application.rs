@@ -16,7 +16,7 @@ pub(crate) use self::{
 };
 
 use crate::{
-    config::{Config, ServiceSettings},
+    config::{Config, ServiceSettings, SettingsCheck},
     generation_usage::GenerationUsage,
     http::{frame::Frame, tls::Tls},
     openapi::OpenApiRouter,
@@ -42,6 +42,29 @@ pub trait Application: Sized + Send + Sync + 'static {
 
     /// The credentials: a struct with `#[derive(SecretSet)]`, one field per credential.
     type Secrets: SecretSet;
+
+    /// Checks what involves more than one setting, or a setting and an optional credential. It runs whenever the configuration
+    /// is read, and before anything is fetched: `check` finds these mistakes too. The default finds none.
+    ///
+    /// ```
+    /// use vestibule::{ConfigSection, config::{BaseUrl, SettingsCheck}};
+    ///
+    /// #[derive(Default, serde::Serialize, serde::Deserialize, ConfigSection)]
+    /// struct Settings {
+    ///     /// The URL that is told of new orders.
+    ///     webhook_url: Option<BaseUrl>,
+    /// }
+    ///
+    /// // `Application::check` of a service with the optional credential `webhook`.
+    /// fn check(settings: &Settings, check: &mut SettingsCheck<'_>) {
+    ///     if settings.webhook_url.is_some() && !check.has_credential("webhook") {
+    ///         check.refuse("service.webhook_url", "the webhook's key too: its id, as `webhook` in [secrets.ids]");
+    ///     }
+    /// }
+    /// ```
+    fn check(settings: &Self::Settings, check: &mut SettingsCheck<'_>) {
+        let _ = (settings, check);
+    }
 
     /// Builds the service. Runs at the start, and in each reload that brings something new.
     fn build(cx: &Build<'_, Self>) -> impl Future<Output = Result<Self, BuildError>> + Send;

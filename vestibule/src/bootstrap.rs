@@ -114,8 +114,8 @@ async fn configure_a_start<A: Application>(sources: &Sources) -> Result<Arc<Conf
     }
 }
 
-fn read_config<A: Application>(sources: &Sources) -> Result<Arc<Config<A::Settings>>, ConfigError> {
-    Config::load(sources, A::PACKAGE.name, &A::Secrets::specs()).map(Arc::new)
+pub(crate) fn read_config<A: Application>(sources: &Sources) -> Result<Arc<Config<A::Settings>>, ConfigError> {
+    Config::load_and_check(sources, A::PACKAGE.name, &A::Secrets::specs(), A::check).map(Arc::new)
 }
 
 fn log_in_its_format(error: ConfigError) -> CommandError {

@@ -22,6 +22,7 @@ mod extract;
 mod lint;
 mod prefix;
 mod section;
+mod settings_check;
 
 pub use crate::http::client_address::ProxyNetwork;
 pub use base_url::BaseUrl;
@@ -33,6 +34,7 @@ pub use settings::{
     AdminConfig, AwsConfig, ConnectionsConfig, DatabaseConfig, LogFormat, ProxyHeader, SecretsConfig, SecretsProvider,
     ServerConfig, TelemetryConfig, TlsMode, WhenStale,
 };
+pub use settings_check::SettingsCheck;
 
 pub(crate) use explain::{effective, settings_table};
 
@@ -101,6 +103,19 @@ impl<T: ServiceSettings> Config<T> {
     /// # Errors
     /// [`ConfigError`] with every mistake, if there is any.
     pub fn load(sources: &Sources, service: &'static str, specs: &[CredentialSpec]) -> Result<Self, ConfigError> {
+        Self::load_and_check(sources, service, specs, |_, _| ())
+    }
+
+    /// Does the same, and lets the service check its own settings: [`Application::check`](crate::Application::check).
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
+    pub(crate) fn load_and_check(
+        sources: &Sources,
+        service: &'static str,
+        specs: &[CredentialSpec],
+        check_service: fn(&T, &mut SettingsCheck<'_>),
+    ) -> Result<Self, ConfigError> {
         let (mut layers, mut faults) = Layers::read(sources, defaults::<T>());
         let all_read = faults.is_empty();
         faults.extend(lint::lint(&layers));
@@ -110,11 +125,16 @@ impl<T: ServiceSettings> Config<T> {
         let admin_is_right = all_read && !has_mistake_in("admin", &mistakes);
         let secrets_is_right = all_read && !has_mistake_in("secrets", &mistakes);
         config.use_name_of(service);
-        let mut more: Vec<_> = mistakes.into_iter().map(|mistake| mistake.fault).collect();
+        let mut more: Vec<_> = mistakes.iter().map(|mistake| mistake.fault.clone()).collect();
         more.extend(check::ids(&config.secrets, specs, &config.databases, &layers));
         more.extend(check::databases(&config.databases, &layers));
         more.extend(check::listeners(&config.server, &config.admin, &layers));
         more.extend(check::secrets(&config.secrets, &layers));
+        if all_read && !has_mistake_in("service", &mistakes) {
+            let mut check = SettingsCheck::new(&config.secrets);
+            check_service(&config.service, &mut check);
+            more.extend(check::service(&check, &layers));
+        }
         if sources.is_strict() {
             more.extend(check::strict(&config.admin, &config.database, &config.databases, &layers));
         }

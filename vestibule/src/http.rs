@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! listener ─► handshake ─► door (takes the generation in service, limits requests in flight)
-//!                            └─► its router (frame: problems, panics, limits, gzip) ─► routes
+//!    watchdog: ends what     └─► its router (frame: problems, panics, limits, gzip) ─► routes
+//!    is slow, silent or old
 //! ```
 
 pub(crate) mod command_socket;

@@ -1,10 +1,13 @@
 //! HTTP/2 by hand.
 
-use axum::{body::Bytes, http::Response};
+use axum::{
+    body::Bytes,
+    http::{Request, Response},
+};
 use devstack::{DEFAULT_TIMEOUT, RunningService, reqwest::StatusCode};
 use futures_util::future::join_all;
 use h2::{
-    RecvStream,
+    RecvStream, SendStream,
     client::{Builder, ResponseFuture, SendRequest},
 };
 use tokio::{io::AsyncWriteExt, net::TcpStream, task::JoinHandle, time::timeout};
@@ -16,6 +19,7 @@ pub(super) struct Http2Client {
     responses: Vec<ResponseFuture>,
     /// Answers whose bodies nobody reads. A dropped one would be a reset.
     heads: Vec<Result<Response<RecvStream>, h2::Error>>,
+    begun: Vec<(ResponseFuture, SendStream<Bytes>)>,
     _driver: JoinHandle<()>,
 }
 
@@ -35,13 +39,20 @@ impl Http2Client {
         let driver = tokio::spawn(async move {
             let _ = connection.await;
         });
-        Self { requests, host: running.at.public.clone(), responses: Vec::new(), heads: Vec::new(), _driver: driver }
+        Self {
+            requests,
+            host: running.at.public.clone(),
+            responses: Vec::new(),
+            heads: Vec::new(),
+            begun: Vec::new(),
+            _driver: driver,
+        }
     }
 
     async fn send(&mut self, path: &str, header: (&str, &str)) -> Result<ResponseFuture, h2::Error> {
         let mut requests = self.requests.clone().ready().await?;
         let url = format!("http://{}{path}", self.host);
-        let request = axum::http::Request::get(url).header(header.0, header.1).body(()).expect("a request");
+        let request = Request::get(url).header(header.0, header.1).body(()).expect("a request");
         Ok(requests.send_request(request, true)?.0)
     }
 
@@ -54,6 +65,20 @@ impl Http2Client {
             }
         }
         self.heads = join_all(self.responses.drain(..)).await;
+        self
+    }
+
+    /// Begins requests with a body of which nothing comes, until there are this many, or the service takes no more.
+    pub(super) async fn begin_many(mut self, path: &str, number: usize) -> Self {
+        for _ in 0..number {
+            let Ok(mut requests) = self.requests.clone().ready().await else { break };
+            let url = format!("http://{}{path}", self.host);
+            let request = Request::post(url).header("content-type", "application/json").body(()).expect("a request");
+            match requests.send_request(request, false) {
+                Ok(begun) => self.begun.push(begun),
+                Err(_) => break,
+            }
+        }
         self
     }
 

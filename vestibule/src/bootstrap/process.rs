@@ -17,7 +17,6 @@ use crate::{
     loader::Loader,
     openapi::page,
     reload::Reloader,
-    secrets::set::SecretSet,
     signals::Signals,
     status::writer::StatusWriter,
     systemd,
@@ -86,13 +85,9 @@ impl<A: Application> ServingProcess<A> {
             parts.loader.worker_wakes.clone(),
         );
         A::background(&background);
-        let read_config = move || {
-            let config = Config::load(&parts.sources, A::PACKAGE.name, &A::Secrets::specs())?;
-            Ok(Arc::new(config))
-        };
         let reloader = Reloader {
             loader: parts.loader,
-            read_config: Box::new(read_config),
+            read_config: Box::new(move || Ok(super::read_config::<A>(&parts.sources)?)),
             telemetry: parts.telemetry,
             live: listeners.live,
             status: status.clone(),

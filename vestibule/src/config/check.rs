@@ -4,6 +4,7 @@ use super::{
     layers::Layers,
     prefix,
     settings::{AdminConfig, DatabaseConfig, SecretsConfig, ServerConfig, TlsMode},
+    settings_check::{SettingsCheck, SettingsMistake},
 };
 use crate::{
     exit::Fault,
@@ -51,6 +52,15 @@ pub(super) fn listeners(server: &ServerConfig, admin: &AdminConfig, layers: &Lay
 fn exclude_each_other(one: SocketAddr, other: SocketAddr) -> bool {
     let is_one_address = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
     one.port() == other.port() && one.port() != 0 && is_one_address
+}
+
+/// Returns the mistakes that the service found in its own settings.
+pub(super) fn service(check: &SettingsCheck<'_>, layers: &Layers) -> Vec<Fault> {
+    let fault = |mistake: &SettingsMistake| {
+        let path: Vec<String> = mistake.key.split('.').map(str::to_owned).collect();
+        layers.fault(&path, format!("expected {}", mistake.expected), "correct the value")
+    };
+    check.mistakes.iter().map(fault).collect()
 }
 
 /// Checks that each setting that weakens the service is allowed by another one.
