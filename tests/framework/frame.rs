@@ -144,7 +144,8 @@ async fn encoding_of_list(tenant: &Tenant, compression: &str) -> Option<String> 
     let running =
         RunningService::start(SERVICE.launch(tenant).env("APP_SERVER__COMPRESSION", compression), tenant).await;
     running.create_note(&"a long note ".repeat(200)).await;
-    let list = running.request(Method::GET, "/v1/notes").header("accept-encoding", "gzip").send().await.expect("an answer");
+    let list =
+        running.request(Method::GET, "/v1/notes").header("accept-encoding", "gzip").send().await.expect("an answer");
     assert_eq!(list.status(), StatusCode::OK);
     list.headers().get("content-encoding").map(|value| value.to_str().expect("text").to_owned())
 }

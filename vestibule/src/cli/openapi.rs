@@ -10,7 +10,7 @@ use crate::{
 };
 
 pub(super) fn run<A: Application>() -> Result<(), CommandError> {
-    let (_, document) = routes::collect::<A>(true)
+    let (_, document) = routes::collect::<A>(true, None)
         .map_err(|fault| CommandError { report: Report::of(Phase::Command, fault), format: LogFormat::Pretty })?;
     say!("{}", document::text(&document));
     Ok(())
