@@ -59,7 +59,10 @@ async fn a_route_needs_a_token_of_the_issuer_and_what_is_public_does_not() {
     let challenge = "Bearer realm=\"service\", error=\"invalid_token\"";
     assert_eq!(expired.headers()["www-authenticate"], challenge);
     assert_eq!(problem(expired, 401).await, "the token is refused: it has expired");
-    assert_eq!(running.get("/openapi.json").await.status(), StatusCode::OK);
+    let served = running.get("/openapi.json").await.text().await.unwrap();
+    assert!(served.contains("\"bearerFormat\": \"JWT\""), "{served}");
+    let printed = SERVICE.launch_without_tenant().await.args(["openapi", "--auth"]).run();
+    assert_eq!(printed.stdout.trim(), served);
 
     let keys = &running.status().await["authentication"];
     assert_eq!((&keys["issuer"], keys["key_ids"].as_array().unwrap().len()), (&"urn:devstack".into(), 1), "{keys}");

@@ -88,12 +88,17 @@ impl TokenIssuer {
         self.server.address()
     }
 
+    /// Returns its URL.
+    pub fn url(&self) -> String {
+        format!("{}://{}", self.scheme, self.address())
+    }
+
     /// Returns the variables with which a service accepts its tokens.
     pub fn env(&self) -> Vec<(String, String)> {
         let settings = [
             ("APP_AUTH__ISSUER", self.state.issuer.clone()),
             ("APP_AUTH__AUDIENCE", AUDIENCE.into()),
-            ("APP_AUTH__JWKS_URL", format!("{}://{}/jwks.json", self.scheme, self.address())),
+            ("APP_AUTH__JWKS_URL", format!("{}/jwks.json", self.url())),
         ];
         settings.map(|(name, value)| (name.to_owned(), value)).into()
     }

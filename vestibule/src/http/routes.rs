@@ -24,27 +24,39 @@ pub(crate) fn router<A: Application>(
     config: &ServerConfig,
     authenticator: Option<&Arc<Authenticator>>,
 ) -> Result<(Router, Value), Fault> {
-    let (routes, document) = collect::<A>(config.openapi, authenticator)?;
+    let (routes, document) = collect::<A>(config.openapi, authenticator.map_or(Guard::Off, Guard::On))?;
     Ok((A::layers(service, routes.with_state(service.clone())), document))
+}
+
+/// The guard of the routes that are not public.
+#[derive(Clone, Copy)]
+pub(crate) enum Guard<'a> {
+    Off,
+    On(&'a Arc<Authenticator>),
+    /// Only the document says that it is on: nobody serves the routes.
+    Described,
 }
 
 /// Collects all routes of a service, and the document that describes them. `serves_document` adds `GET /openapi.json`.
 ///
-/// With an authenticator, everything but the public routes needs a token, also a path without a route: a client without a
+/// With a guard, everything but the public routes needs a token, also a path without a route: a client without a
 /// token does not learn which paths there are.
 ///
 /// # Errors
 /// A fault if the routes do not fit together: then axum panics.
 pub(crate) fn collect<A: Application>(
     serves_document: bool,
-    authenticator: Option<&Arc<Authenticator>>,
+    guard: Guard<'_>,
 ) -> Result<(Router<Arc<A>>, Value), Fault> {
     let collecting = || {
         let (mut routes, mut described) = A::routes().split_for_parts();
         let (public_routes, public_described) = A::public_routes().split_for_parts();
+        if !matches!(guard, Guard::Off) {
+            document::require_token(&mut described);
+        }
         described.merge(public_described);
         let document = document::complete(described, &A::PACKAGE);
-        if let Some(authenticator) = authenticator {
+        if let Guard::On(authenticator) = guard {
             routes = routes.layer(middleware::from_fn_with_state(authenticator.clone(), authenticate));
         }
         // Of two default fallbacks, the one of the second router stays.
