@@ -281,12 +281,13 @@ async fn many_tokens_with_an_unknown_key_cause_one_fetch() {
     let (old, new) = (SigningKey::new("old", Algorithm::ES256), SigningKey::new("new", Algorithm::ES256));
     let server = JwksServer::start(&jwks([&old])).await;
     let guarded = Guarded::open(&server.config()).await.unwrap();
-    assert_eq!(guarded.status(&old.token()).await, 200);
+    let verified = old.token();
+    assert_eq!(guarded.status(&verified).await, 200);
     server.publish(&jwks([&new]));
     let tokens: Vec<String> = (0..20).map(|_| new.token()).collect();
     let statuses = futures_util::future::join_all(tokens.iter().map(|token| guarded.status(token))).await;
     assert_eq!((statuses, server.requests()), (vec![200; 20], 2));
-    assert_eq!(guarded.status(&old.token()).await, 401, "its key is gone, and so is what it has verified");
+    assert_eq!(guarded.status(&verified).await, 401, "its key is gone, and so is what it has verified");
 
     let unknown = SigningKey::new("unknown", Algorithm::ES256);
     for _ in 0..3 {
@@ -309,6 +310,21 @@ async fn keys_that_cannot_be_fetched_again_stay_until_they_are_too_old() {
     let (status, headers) = guarded.get(&[bearer(&key.token())]).await;
     assert_eq!((status.as_u16(), headers.contains_key(header::RETRY_AFTER)), (503, true));
     assert_eq!(guarded.get(&[]).await.0, 401, "without a token, its keys do not matter");
+}
+
+#[tokio::test]
+async fn a_token_that_was_verified_a_moment_ago_still_expires() {
+    let key = SigningKey::new("one", Algorithm::ES256);
+    let server = JwksServer::start(&jwks([&key])).await;
+    let config = AuthConfig { leeway: Duration::ZERO, ..server.config() };
+    let guarded = Guarded::open(&config).await.unwrap();
+    let expires = now() + 2;
+    let token = key.sign(&key.header(), &claims_with("exp", json!(expires)));
+    assert_eq!(guarded.status(&token).await, 200);
+    while now() <= expires {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(guarded.status(&token).await, 401);
 }
 
 #[tokio::test]
