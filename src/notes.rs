@@ -12,7 +12,7 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
-use vestibule::{ClientCertificate, Problem, TraceContext};
+use vestibule::{Principal, Problem, TraceContext};
 
 /// A note. Its id is a UUIDv7, so the order of ids is the order of creation.
 #[derive(Serialize, sqlx::FromRow, ToSchema)]
@@ -21,7 +21,7 @@ pub(crate) struct Note {
     body: String,
     #[serde(with = "time::serde::rfc3339")]
     created_at: OffsetDateTime,
-    /// The subject of the client's certificate, if clients show one.
+    /// The subject of the client's token or certificate, if it has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     created_by: Option<String>,
 }
@@ -54,7 +54,7 @@ impl NewNote {
 #[utoipa::path(post, path = "/v1/notes", responses((status = CREATED, body = Note, headers(("location" = String)))))]
 pub(crate) async fn create(
     State(notes): State<Arc<Notes>>,
-    client: Option<ClientCertificate>,
+    principal: Option<Principal>,
     trace: TraceContext,
     Json(new): Json<NewNote>,
 ) -> Result<(StatusCode, [(HeaderName, String); 1], Json<Note>), Problem> {
@@ -65,7 +65,7 @@ pub(crate) async fn create(
     )
     .bind(Uuid::now_v7())
     .bind(new.body)
-    .bind(client.as_ref().map(ClientCertificate::subject))
+    .bind(principal.as_ref().map(Principal::subject))
     .fetch_one(&mut *transaction)
     .await?;
     if let Some(webhook) = &notes.webhook {

@@ -21,7 +21,9 @@ mod stop_signals;
 
 pub(crate) mod exec_command;
 mod hints;
+mod issuer_client;
 pub(crate) mod load_command;
 pub(crate) mod rotate_command;
 pub(crate) mod stack_command;
+pub(crate) mod token_command;
 pub(crate) mod up_command;

@@ -59,3 +59,4 @@ pub use testing::running_service::RunningService;
 pub use testing::scripted_manager::ScriptedManager;
 pub use testing::scripted_manager::rule::{FaultRule, ScriptedFault};
 pub use testing::test_process::{Addresses, ExitedProcess, TestProcess};
+pub use testing::token_issuer::TokenIssuer;

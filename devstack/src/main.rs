@@ -10,22 +10,30 @@ use crate::dev::exec_command::ExecCommand;
 use crate::dev::load_command::LoadCommand;
 use crate::dev::rotate_command::RotateCommand;
 use crate::dev::stack_command::StackCommand;
+use crate::dev::token_command::TokenCommand;
 use crate::dev::up_command;
 
 /// Runs the service with a PostgreSQL and a secrets manager of its own, until Ctrl-C.
 #[derive(Parser)]
 #[command(bin_name = "cargo dev")]
+#[command(args_conflicts_with_subcommands = true)]
 struct DevArguments {
+    /// The routes need a token, of an issuer that is started too: `cargo dev token` prints one.
+    #[arg(long)]
+    auth: bool,
     #[command(subcommand)]
     command: Option<DevCommand>,
 }
 
 #[derive(Subcommand)]
 enum DevCommand {
-    /// Rotates a credential of the running service: a login in the four steps of AWS, anything else at once.
+    /// Rotates a credential of the running service: a login in the four steps of AWS, anything else at once. `auth` is the
+    /// key of the issuer that `--auth` started.
     Rotate(RotateCommand),
     /// Runs a command of the service with the environment of the running one: `cargo dev exec audit 127.0.0.1:9090`.
     Exec(ExecCommand),
+    /// Prints a token for the service that runs with `--auth`.
+    Token(TokenCommand),
     /// Sends requests to the running service at a steady rate, and prints statistics every second.
     Load(LoadCommand),
     /// Runs the stack without the service, for a service that runs elsewhere: in the container beside it
@@ -35,9 +43,11 @@ enum DevCommand {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let outcome = match DevArguments::parse().command {
-        None => up_command::run().await,
+    let arguments = DevArguments::parse();
+    let outcome = match arguments.command {
+        None => up_command::run(arguments.auth).await,
         Some(DevCommand::Rotate(rotate)) => rotate.run().await,
+        Some(DevCommand::Token(token)) => token.run().await,
         Some(DevCommand::Load(load)) => load.run().await,
         Some(DevCommand::Stack(stack)) => stack.run().await,
         Some(DevCommand::Exec(exec)) => Err(exec.run()),

@@ -13,3 +13,4 @@ pub(crate) mod running_service;
 mod background_server;
 pub(crate) mod receiver;
 pub(crate) mod scripted_manager;
+pub(crate) mod token_issuer;

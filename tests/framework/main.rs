@@ -5,6 +5,7 @@
 //! for every secret of the tenant.
 
 mod audit;
+mod auth;
 mod causes;
 mod client_ca;
 mod command_socket;

@@ -16,6 +16,7 @@ pub(crate) use self::{
 };
 
 use crate::{
+    auth::Authenticator,
     config::{Config, ServiceSettings, SettingsCheck},
     generation_usage::GenerationUsage,
     http::{frame::Frame, tls::Tls},
@@ -71,6 +72,9 @@ pub trait Application: Sized + Send + Sync + 'static {
 
     /// Returns the routes, whose state is the service. Runs once per generation.
     ///
+    /// If authentication is on (`auth.issuer`), a request needs a valid token for these, and for every path that has no
+    /// route: [`AccessToken`](crate::AccessToken).
+    ///
     /// A handler with `#[utoipa::path]` is added with `.routes(routes!(handler))`, and is in the OpenAPI document. One
     /// without it is added as in plain axum, with `.route("/path", get(handler))`, and is not. A whole router of axum is
     /// `OpenApiRouter::from(router)`.
@@ -106,7 +110,7 @@ pub trait Application: Sized + Send + Sync + 'static {
     /// ```
     fn routes() -> OpenApiRouter<Arc<Self>>;
 
-    /// Returns the routes that are open to everybody. The default has none.
+    /// Returns the routes that are open to everybody, also if authentication is on. The default has none.
     fn public_routes() -> OpenApiRouter<Arc<Self>> {
         OpenApiRouter::new()
     }
@@ -200,6 +204,8 @@ pub struct Generation<A: Application> {
     pub(crate) in_flight: Arc<Semaphore>,
     /// The TLS configuration of the listeners.
     pub(crate) tls: Arc<Tls>,
+    /// `None` if authentication is off.
+    pub(crate) authenticator: Option<Arc<Authenticator>>,
     pub(crate) config: Arc<Config<A::Settings>>,
     pub(crate) resources: ResourceRegistry,
     pub(crate) checks: ReadinessChecks<A>,

@@ -97,7 +97,7 @@ async fn run<A: Application>(
         CliCommand::Check { live } => check::run::<A>(&sources, manager, live).await,
         CliCommand::Migrate => migrate::run::<A>(&sources, manager).await,
         CliCommand::Config { json, explain } => config::run::<A>(&sources, json, explain),
-        CliCommand::Openapi => openapi::run::<A>(),
+        CliCommand::Openapi { auth } => openapi::run::<A>(auth),
         CliCommand::Reload { pid, wait, settle } => {
             let wait = if wait { Some(settle) } else { None };
             reload::run::<A>(&sources, pid, wait).await

@@ -31,8 +31,8 @@ pub use bytesize::ByteSize;
 pub use layers::Sources;
 pub use section::{BoundedSetting, ConfigSection, Setting, UnboundedSetting};
 pub use settings::{
-    AdminConfig, AwsConfig, ConnectionsConfig, DatabaseConfig, LogFormat, ProxyHeader, SecretsConfig, SecretsProvider,
-    ServerConfig, TelemetryConfig, TlsMode, WhenStale,
+    AdminConfig, AuthConfig, AwsConfig, ConnectionsConfig, DatabaseConfig, LogFormat, ProxyHeader, SecretsConfig,
+    SecretsProvider, ServerConfig, TelemetryConfig, TlsMode, TokenAlgorithm, WhenStale,
 };
 pub use settings_check::SettingsCheck;
 
@@ -67,6 +67,8 @@ pub struct Config<T> {
     pub server: ServerConfig,
     /// The `[connections]` section.
     pub connections: ConnectionsConfig,
+    /// The `[auth]` section.
+    pub auth: AuthConfig,
     /// The `[admin]` section.
     pub admin: AdminConfig,
     /// The `[telemetry]` section.
@@ -129,6 +131,7 @@ impl<T: ServiceSettings> Config<T> {
         more.extend(check::ids(&config.secrets, specs, &config.databases, &layers));
         more.extend(check::databases(&config.databases, &layers));
         more.extend(check::listeners(&config.server, &config.admin, &layers));
+        more.extend(check::auth(&config.auth, &config.server, &layers));
         more.extend(check::secrets(&config.secrets, &layers));
         if all_read && !has_mistake_in("service", &mistakes) {
             let mut check = SettingsCheck::new(&config.secrets);
@@ -136,7 +139,7 @@ impl<T: ServiceSettings> Config<T> {
             more.extend(check::service(&check, &layers));
         }
         if sources.is_strict() {
-            more.extend(check::strict(&config.admin, &config.database, &config.databases, &layers));
+            more.extend(check::strict(&config.admin, &config.auth, &config.database, &config.databases, &layers));
         }
         // One fault per value: the first check that refuses it says enough.
         for fault in more {
@@ -218,6 +221,7 @@ impl<T: ConfigSection> ConfigSection for Config<T> {
     fn settings(&self) -> Vec<Setting> {
         let mut settings = Setting::of_section("server", &self.server);
         settings.extend(Setting::of_section("connections", &self.connections));
+        settings.extend(Setting::of_section("auth", &self.auth));
         settings.extend(Setting::of_section("admin", &self.admin));
         settings.extend(Setting::of_section("telemetry", &self.telemetry));
         settings.extend(Setting::of_section("secrets", &self.secrets));

@@ -12,12 +12,12 @@ use std::fmt;
 pub enum Exit {
     /// 64: the command line is wrong.
     Usage = 64,
-    /// 65: a credential is malformed or empty.
+    /// 65: a credential is malformed or empty, or the issuer of tokens has no key that can be used.
     Malformed = 65,
     /// 66: a credential does not exist.
     Missing = 66,
-    /// 69: the secrets manager or the database is unavailable, the schema is behind, or an audit found a rotation that
-    /// is not complete.
+    /// 69: the secrets manager, the database or the issuer of tokens is unavailable, the schema is behind, or an audit found a
+    /// rotation that is not complete.
     Unavailable = 69,
     /// 70: a bug in the service or the framework.
     Bug = 70,

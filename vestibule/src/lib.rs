@@ -81,6 +81,7 @@ pub mod testing;
 
 mod admin;
 mod application;
+mod auth;
 mod backoff;
 mod bootstrap;
 mod cause;
@@ -105,6 +106,7 @@ mod trace_context;
 mod trust;
 
 pub use application::{Application, Background, Build, Generation, Live, ReadinessChecks, WorkerWake};
+pub use auth::{AccessToken, Principal, RequireScope};
 pub use http::{ClientAddress, ClientCertificate, Limits, LongLived, LongLivedEvent, Problem, RequestId};
 /// Adds handlers with `#[utoipa::path]` to an [`OpenApiRouter`]. [`Application::routes`] has an example.
 pub use openapi::routes;

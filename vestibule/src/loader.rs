@@ -15,6 +15,7 @@ pub(crate) use self::doubts::Unrefreshed;
 use self::{doubts::Doubts, load_error::LoadError, retry_class::RetryClass};
 use crate::{
     application::{Application, BackgroundMetrics, Build, Generation, ReadinessChecks, WorkerWakes},
+    auth::{AuthMetrics, Authenticator, AuthenticatorParts},
     backoff::Backoff,
     config::Config,
     credentials::all_secrets::AllSecrets,
@@ -74,6 +75,7 @@ pub(crate) struct Loader<A> {
     breakers: Breakers,
     pub(crate) last_uses: Arc<LastUses>,
     pub(crate) background_metrics: BackgroundMetrics,
+    auth_metrics: AuthMetrics,
     pub(crate) worker_wakes: Arc<WorkerWakes>,
     pub(crate) request_history: Arc<RequestHistory>,
     application: PhantomData<fn() -> A>,
@@ -137,6 +139,7 @@ impl<A: Application> Loader<A> {
             reload_requests: Arc::default(),
             request_metrics: RequestMetrics::register(&metrics),
             background_metrics: BackgroundMetrics::register(&metrics),
+            auth_metrics: AuthMetrics::register(&metrics),
             metrics: Arc::new(metrics),
             breakers: Breakers::default(),
             last_uses: Arc::default(),
@@ -337,6 +340,13 @@ impl<A: Application> Loader<A> {
         made: &Mutex<ResourceRegistry>,
     ) -> Result<Generation<A>, BuildFailure> {
         let LoadRequest { config, in_service, deadline, probe_reason } = request;
+        let authenticator = Authenticator::open(AuthenticatorParts {
+            config: &config.auth,
+            in_service: in_service.and_then(|held| held.authenticator.as_ref()),
+            metrics: &self.auth_metrics,
+            deadline: *deadline,
+        });
+        let authenticator = authenticator.await.map_err(BuildFailure::of_fault)?;
         let tls = Tls::build(&resolved.secrets, &config.server, &config.admin, in_service.map(|held| &held.tls));
         let context = LoadContext {
             package: &A::PACKAGE,
@@ -368,7 +378,8 @@ impl<A: Application> Loader<A> {
             Ok(checks) => checks,
             Err(error) => return Err(BuildFailure { error, credential: None, has_database_failed: false }),
         };
-        let (routes, document) = routes::router(&service, &config.server).map_err(BuildFailure::of_fault)?;
+        let (routes, document) =
+            routes::router(&service, &config.server, authenticator.as_ref()).map_err(BuildFailure::of_fault)?;
         let resources = cx.into_resources();
 
         let max_in_flight = config.server.max_in_flight;
@@ -389,6 +400,7 @@ impl<A: Application> Loader<A> {
             service,
             in_flight,
             tls,
+            authenticator,
             config: config.clone(),
             credentials: resolved.credentials.clone(),
             resources,

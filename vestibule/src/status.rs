@@ -21,6 +21,7 @@ use self::{
 };
 use crate::{
     application::{Application, Generation},
+    auth::Authenticator,
     last_uses::LastUses,
     moment::Moment,
     package::Package,
@@ -51,6 +52,9 @@ pub(crate) struct Status {
     /// The number of the generation in service.
     pub(crate) generation: u64,
     pub(crate) credentials: Vec<CredentialStatus>,
+    /// The keys that verify tokens. Absent if authentication is off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authentication: Option<Arc<Authenticator>>,
     pub(crate) signals: SignalStatus,
     /// The last reload that ended.
     pub(crate) last_reload: Option<ReloadRecord>,
@@ -180,6 +184,7 @@ impl Status {
             stopping: false,
             generation: generation.number,
             credentials: Vec::new(),
+            authentication: None,
             signals: SignalStatus::default(),
             last_reload: None,
             needs_restart: Vec::new(),
@@ -199,6 +204,7 @@ impl Status {
     /// Records that this generation is in service.
     fn set_generation<A: Application>(&mut self, generation: &Arc<Generation<A>>, now: Moment) {
         self.generation = generation.number;
+        self.authentication = generation.authenticator.clone();
         self.in_service_since = now;
         self.connections = generation.resources.connections().map(|(_, counter)| counter).collect();
         self.staleness.configure(generation);

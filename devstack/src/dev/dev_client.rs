@@ -1,6 +1,7 @@
 //! The HTTP clients of `cargo dev`.
 
 use devstack::reqwest::ClientBuilder;
+use devstack::reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 use devstack::{Authority, DeclaredCredential, Identity, Validity, home};
 
 use crate::dev::error::DevError;
@@ -10,6 +11,8 @@ pub(crate) struct DevClient {
     pub(crate) authority: Authority,
     /// `None` if the service asks its clients for no certificate.
     pub(crate) identity: Option<Identity>,
+    /// The token that requests bear. `None` if they need none.
+    pub(crate) token: Option<String>,
 }
 
 impl DevClient {
@@ -20,12 +23,16 @@ impl DevClient {
         if credentials.iter().any(|credential| credential.kind == "client_ca") {
             identity = Some(authority.client("cargo-dev", Validity::days(90)));
         }
-        Ok(Self { authority, identity })
+        Ok(Self { authority, identity, token: None })
     }
 
     /// Returns a builder for an HTTP client. Each client has its own connections and TLS sessions.
     pub(crate) fn http(&self) -> ClientBuilder {
-        let http = self.authority.trusted().tls_info(true);
+        let mut http = self.authority.trusted().tls_info(true);
+        if let Some(token) = &self.token {
+            let bearer = HeaderValue::try_from(format!("Bearer {token}")).expect("a token is ASCII");
+            http = http.default_headers(HeaderMap::from_iter([(AUTHORIZATION, bearer)]));
+        }
         match &self.identity {
             Some(identity) => http.identity(identity.for_client()),
             None => http,

@@ -30,6 +30,8 @@ pub(crate) struct RunningStack {
     pub(crate) admin: String,
     /// The URL of the secrets manager.
     pub(crate) manager: String,
+    /// The URL of the issuer of tokens. `None` if the service needs no tokens.
+    pub(crate) issuer: Option<String>,
     pub(crate) database: DatabaseAddress,
     pub(crate) credentials: Vec<DeclaredCredential>,
     /// The service's binary.

@@ -22,6 +22,8 @@ pub(crate) struct Hints {
     pub(crate) requests: ExampleRequests,
     pub(crate) credentials: Vec<DeclaredCredential>,
     pub(crate) dev_client: DevClient,
+    /// A token, if the routes need one.
+    pub(crate) token: Option<String>,
 }
 
 impl Hints {
@@ -45,6 +47,9 @@ impl Hints {
                 } else if needs_tls {
                     line = line.replacen("curl", &curl, 1).replacen("audit", &audit, 1);
                 }
+                if self.token.is_some() && template.contains("curl") && !template.contains("{admin}") {
+                    line += " -H \"authorization: Bearer $(cargo dev token)\"";
+                }
                 text += &(line + "\n");
             }
         }
@@ -55,6 +60,12 @@ impl Hints {
     fn fill(&self, line: &str) -> Vec<String> {
         if line.contains("{credential}") {
             return self.credential_names().map(|name| line.replace("{credential}", name)).collect();
+        }
+        if line.contains("{auth}") {
+            return if self.token.is_some() { vec![line.replace("{auth}", "auth")] } else { Vec::new() };
+        }
+        if line.contains("{token}") {
+            return self.token.iter().map(|token| line.replace("{token}", token)).collect();
         }
         if line.contains("{get}") {
             let Some(path) = &self.requests.get else { return Vec::new() };

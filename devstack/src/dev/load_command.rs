@@ -17,6 +17,7 @@ use tokio::time::{Instant, Interval, interval_at, sleep_until};
 use crate::dev::dev_client::DevClient;
 use crate::dev::dev_lock;
 use crate::dev::error::DevError;
+use crate::dev::issuer_client::IssuerClient;
 use crate::dev::load_command::example_requests::{LoadRequests, WRITE_EVERY};
 use crate::dev::load_command::generations::{SeenGenerations, watch_generations};
 use crate::dev::load_command::load_client::{CONNECT_EVERY, LoadClient, TIMEOUT};
@@ -62,11 +63,14 @@ impl LoadCommand {
     pub(crate) async fn run(self) -> Result<(), DevError> {
         let state = dev_lock::find_running()?;
         let running = state.ready()?;
-        let dev_client = Arc::new(DevClient::new(&running.credentials)?);
+        let mut dev_client = DevClient::new(&running.credentials)?;
         let generations = watch_generations(StatusClient::new(&running.admin, &dev_client)).await?;
+        if let Some(issuer) = IssuerClient::new(running) {
+            dev_client.token = Some(issuer.token("load", "").await?);
+        }
         let metadata = Project::read(&workspace()).await?.metadata;
         let requests = Arc::new(LoadRequests::new(metadata, &running.public)?);
-        self.start(requests, dev_client, generations).report().await
+        self.start(requests, Arc::new(dev_client), generations).report().await
     }
 
     /// Starts the clients, and prints their requests.

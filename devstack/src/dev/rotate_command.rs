@@ -12,6 +12,7 @@ use crate::dev::dev_client::DevClient;
 use crate::dev::dev_lock;
 use crate::dev::dev_state::RunningStack;
 use crate::dev::error::DevError;
+use crate::dev::issuer_client::IssuerClient;
 use crate::dev::rotate_command::login_rotation::rotate_login;
 use crate::dev::rotate_command::replacement::Replacement;
 use crate::dev::rotate_command::served_certificate::wait_until_served;
@@ -20,12 +21,16 @@ use crate::dev::status_client::StatusClient;
 /// The credential of the listeners, and its short name.
 const TLS: (&str, &str) = ("server_tls", "tls");
 
+/// The name of the issuer's key. It is no credential of the service.
+const ISSUER: &str = "auth";
+
 const RELOAD: Polling = Polling { interval: Duration::from_millis(100), limit: Duration::from_secs(10) };
 
 /// Rotates a credential of the running service, and waits until it is in service.
 #[derive(clap::Args)]
 pub(crate) struct RotateCommand {
-    /// Its name: `database`, `signing`, `webhook`, … `tls` is short for `server_tls`.
+    /// Its name: `database`, `signing`, `webhook`, … `tls` is short for `server_tls`. `auth` is the key of the issuer of
+    /// tokens that `cargo dev --auth` started.
     #[arg(value_name = "CREDENTIAL")]
     name: String,
     /// Do not send SIGHUP. The service finds the new version itself, sooner or later.
@@ -43,6 +48,15 @@ impl RotateCommand {
     pub(crate) async fn run(self) -> Result<(), DevError> {
         let state = dev_lock::find_running()?;
         let running = state.ready()?;
+        if self.name == ISSUER
+            && let Some(issuer) = IssuerClient::new(running)
+        {
+            issuer.rotate().await?;
+            println!(
+                "the issuer signs with a new key: the service fetches it once a request bears a token of it: cargo dev token"
+            );
+            return Ok(());
+        }
         let dev_client = DevClient::new(&running.credentials)?;
         let credential = self.credential(running)?;
         self.check_options(credential)?;

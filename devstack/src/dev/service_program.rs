@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use devstack::{Signal, StopSignal, SupervisedProcess, Tenant};
+use devstack::{Signal, StopSignal, SupervisedProcess, Tenant, TokenIssuer};
 use tokio::process::Command;
 
 use crate::dev::dev_state::RunningStack;
@@ -64,6 +64,13 @@ impl ServiceProgram {
     /// Sets the variables with which the service finds its tenant.
     pub(crate) fn use_tenant(&mut self, tenant: &Tenant) {
         for (name, value) in tenant_environment(tenant) {
+            self.set(&name, &value);
+        }
+    }
+
+    /// Sets the variables with which the service accepts the tokens of an issuer.
+    pub(crate) fn use_issuer(&mut self, issuer: &TokenIssuer) {
+        for (name, value) in issuer.env() {
             self.set(&name, &value);
         }
     }

@@ -70,6 +70,7 @@ impl StackCommand {
             public: description.settings.server.url()?,
             admin: description.settings.admin.url()?,
             manager: tenant.emulator().endpoint.clone(),
+            issuer: None,
             database: tenant.database(),
             credentials: description.credentials,
             program: path,

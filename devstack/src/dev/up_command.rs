@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use devstack::{Authority, Polling, Receiver, Signal, Stack, SupervisedProcess, home, send_signal, workspace};
+use devstack::{
+    Authority, Polling, Receiver, Signal, Stack, SupervisedProcess, TokenIssuer, home, send_signal, workspace,
+};
 use tokio::sync::watch;
 
 use crate::dev::api_receivers::start_receivers;
@@ -22,13 +24,13 @@ const WATCH: Polling = Polling { interval: Duration::from_millis(100), limit: Du
 const START: Polling = Polling { interval: Duration::from_millis(50), limit: Duration::from_secs(90) };
 
 /// Starts everything. Stops it again at a signal, or if a part ends.
-pub(crate) async fn run() -> Result<(), DevError> {
+pub(crate) async fn run(auth: bool) -> Result<(), DevError> {
     let lock = DevLock::take()?;
     let (service_pid, started_pid) = watch::channel(None);
     let mut signals = stop_signals();
     tokio::spawn(kill_at_second_signal(signals.clone(), started_pid));
     let mut environment = tokio::select! {
-        environment = start(&lock, &service_pid) => environment?,
+        environment = start(&lock, &service_pid, auth) => environment?,
         _ = signals.changed() => return Ok(()),
     };
     let outcome = tokio::select! {
@@ -48,6 +50,7 @@ pub(crate) async fn run() -> Result<(), DevError> {
 struct DevEnvironment {
     service: SupervisedProcess,
     receivers: Vec<Receiver>,
+    issuer: Option<TokenIssuer>,
     stack: Stack,
 }
 
@@ -67,14 +70,18 @@ impl DevEnvironment {
 
     /// Stops the service first, and then everything that it uses.
     async fn stop(self) {
-        let Self { service, receivers, stack } = self;
+        let Self { service, receivers, issuer, stack } = self;
         let _ = tokio::task::spawn_blocking(|| drop(service)).await;
-        drop(receivers);
+        drop((receivers, issuer));
         stack.stop().await;
     }
 }
 
-async fn start(lock: &DevLock, service_pid: &watch::Sender<Option<u32>>) -> Result<DevEnvironment, DevError> {
+async fn start(
+    lock: &DevLock,
+    service_pid: &watch::Sender<Option<u32>>,
+    auth: bool,
+) -> Result<DevEnvironment, DevError> {
     let start = Instant::now();
     let progress = |text: &str| print_progress(&format!("{:5.1} s  {text}", start.elapsed().as_secs_f64()));
     let workspace = workspace();
@@ -87,6 +94,10 @@ async fn start(lock: &DevLock, service_pid: &watch::Sender<Option<u32>>) -> Resu
     let stack = stack.with_authority(Authority::load_or_create(&home()?)?);
 
     let mut program = ServiceProgram::new(path, &workspace);
+    let issuer = if auth { Some(TokenIssuer::start()?) } else { None };
+    if let Some(issuer) = &issuer {
+        program.use_issuer(issuer);
+    }
     let description = program.describe().await?;
     let (public, admin) = (description.settings.server.url()?, description.settings.admin.url()?);
     let dev_client = DevClient::new(&description.credentials)?;
@@ -106,6 +117,7 @@ async fn start(lock: &DevLock, service_pid: &watch::Sender<Option<u32>>) -> Resu
         public: public.clone(),
         admin: admin.clone(),
         manager: tenant.emulator().endpoint.clone(),
+        issuer: issuer.as_ref().map(TokenIssuer::url),
         database: tenant.database(),
         credentials: description.credentials.clone(),
         program: program.path.clone(),
@@ -114,9 +126,11 @@ async fn start(lock: &DevLock, service_pid: &watch::Sender<Option<u32>>) -> Resu
         pids,
     }))?;
     progress("ready");
-    let hints = Hints { public, admin, requests: metadata.requests, credentials: description.credentials, dev_client };
+    let (requests, credentials) = (metadata.requests, description.credentials);
+    let token = issuer.as_ref().map(|issuer| issuer.token("developer", ""));
+    let hints = Hints { public, admin, requests, credentials, dev_client, token };
     eprintln!("\n{}\n", hints.text()?);
-    Ok(DevEnvironment { service, receivers, stack })
+    Ok(DevEnvironment { service, receivers, issuer, stack })
 }
 
 async fn wait_until_ready(

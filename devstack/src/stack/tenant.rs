@@ -207,7 +207,8 @@ impl Tenant {
         self.leak_detector.redact(text)
     }
 
-    pub(crate) fn leak_detector(&self) -> &LeakDetector {
+    /// Returns what knows the secrets of the tenant. What a test adds is looked for in the output of each process too.
+    pub fn leak_detector(&self) -> &LeakDetector {
         &self.leak_detector
     }
 }

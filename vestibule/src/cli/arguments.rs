@@ -41,7 +41,11 @@ pub(super) enum CliCommand {
         explain: bool,
     },
     /// Print the OpenAPI document of the routes. Needs no configuration.
-    Openapi,
+    Openapi {
+        /// Describe the routes as they are with authentication on.
+        #[arg(long)]
+        auth: bool,
+    },
     /// Send SIGHUP to the running service. Works in a container that has no `kill`.
     ///
     /// The kernel says which process listens beside the admin listener of this configuration. No other one gets the signal.

@@ -5,12 +5,13 @@ use crate::{
     bootstrap::command_error::CommandError,
     config::settings::LogFormat,
     exit::{Phase, Report},
-    http::routes,
+    http::routes::{self, Guard},
     openapi::document,
 };
 
-pub(super) fn run<A: Application>() -> Result<(), CommandError> {
-    let (_, document) = routes::collect::<A>(true)
+pub(super) fn run<A: Application>(auth: bool) -> Result<(), CommandError> {
+    let guard = if auth { Guard::Described } else { Guard::Off };
+    let (_, document) = routes::collect::<A>(true, guard)
         .map_err(|fault| CommandError { report: Report::of(Phase::Command, fault), format: LogFormat::Pretty })?;
     say!("{}", document::text(&document));
     Ok(())

@@ -3,7 +3,7 @@
 use super::{
     layers::Layers,
     prefix,
-    settings::{AdminConfig, DatabaseConfig, SecretsConfig, ServerConfig, TlsMode},
+    settings::{AdminConfig, AuthConfig, DatabaseConfig, SecretsConfig, ServerConfig, TlsMode},
     settings_check::{SettingsCheck, SettingsMistake},
 };
 use crate::{
@@ -48,6 +48,37 @@ pub(super) fn listeners(server: &ServerConfig, admin: &AdminConfig, layers: &Lay
     faults
 }
 
+/// Checks that authentication is wholly on or wholly off, and returns every mistake.
+pub(super) fn auth(auth: &AuthConfig, server: &ServerConfig, layers: &Layers) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut add = |key: &str, problem: &str, remedy: &str| {
+        faults.push(layers.fault(&path(&["auth", key]), problem, remedy));
+    };
+    if auth.issuer.is_empty() {
+        if auth.jwks_url.is_some() || !auth.audience.is_empty() || auth.require_certificate_binding {
+            let remedy = "set it, or leave auth.jwks_url, auth.audience and auth.require_certificate_binding unset too";
+            add("issuer", "it is empty, so every route would be open", remedy);
+        }
+        return faults;
+    }
+    if auth.audience.is_empty() {
+        let problem = "without it, the tokens for every other service of the issuer would be accepted";
+        add("audience", problem, "set it to the name of this service at the issuer");
+    }
+    if auth.jwks_url.is_none() {
+        let remedy = "set it to the URL of the issuer's keys: `jwks_uri` in its discovery document";
+        add("jwks_url", "without it, no token can be verified", remedy);
+    }
+    if auth.algorithms.is_empty() {
+        add("algorithms", "expected one algorithm at least", "name those that the issuer signs with");
+    }
+    if auth.require_certificate_binding && server.client_ca.is_none() {
+        let problem = "clients show certificates only if server.client_ca is set";
+        add("require_certificate_binding", problem, "set server.client_ca, or set this to false");
+    }
+    faults
+}
+
 /// Returns `true` if a process cannot listen at both addresses.
 fn exclude_each_other(one: SocketAddr, other: SocketAddr) -> bool {
     let is_one_address = one.ip() == other.ip() || one.ip().is_unspecified() || other.ip().is_unspecified();
@@ -66,6 +97,7 @@ pub(super) fn service(check: &SettingsCheck<'_>, layers: &Layers) -> Vec<Fault> 
 /// Checks that each setting that weakens the service is allowed by another one.
 pub(super) fn strict(
     admin: &AdminConfig,
+    auth: &AuthConfig,
     database: &DatabaseConfig,
     databases: &BTreeMap<String, DatabaseConfig>,
     layers: &Layers,
@@ -76,6 +108,13 @@ pub(super) fn strict(
             &path(&["admin", "listen"]),
             "this address is reachable from all networks, and the profile is not `dev`",
             "listen at one address; or set admin.allow_all_addresses = true, and keep the port off the public network",
+        ));
+    }
+    if auth.jwks_url.as_ref().is_some_and(|url| !url.is_https()) {
+        faults.push(layers.fault(
+            &path(&["auth", "jwks_url"]),
+            "who can change these keys can make tokens, and the profile is not `dev`",
+            "give a URL with https://",
         ));
     }
     faults.extend(unverified(&["database", "tls"], database, layers));

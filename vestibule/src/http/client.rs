@@ -2,10 +2,12 @@
 
 use super::problem::Problem;
 use crate::credentials::certificate::Certificate;
+use aws_lc_rs::digest::{self, SHA256};
 use axum::{
     extract::{FromRequestParts, OptionalFromRequestParts},
     http::{StatusCode, request::Parts},
 };
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use rustls::pki_types::CertificateDer;
 use std::{convert::Infallible, sync::Arc};
 
@@ -42,17 +44,21 @@ struct ClientNames {
     common_name: Option<String>,
     dns_names: Vec<String>,
     uris: Vec<String>,
+    thumbprint: String,
 }
 
 impl ClientCertificate {
     /// Returns the first certificate of a chain that was verified. `None` if it cannot be read.
     pub(super) fn of(chain: &[CertificateDer<'static>]) -> Option<Self> {
-        let own = Certificate::parse(chain.first()?.clone())?;
+        let first = chain.first()?;
+        let thumbprint = BASE64_URL_SAFE_NO_PAD.encode(digest::digest(&SHA256, first));
+        let own = Certificate::parse(first.clone())?;
         Some(Self(Arc::new(ClientNames {
             subject: own.subject(),
             common_name: own.common_name(),
             dns_names: own.dns_names(),
             uris: own.uris(),
+            thumbprint,
         })))
     }
 
@@ -75,6 +81,11 @@ impl ClientCertificate {
     /// Returns the URIs in the subjectAltName, such as SPIFFE ids.
     pub fn uris(&self) -> &[String] {
         &self.0.uris
+    }
+
+    /// Returns the SHA-256 of the certificate in base64url: the `x5t#S256` of RFC 8705, which binds a token to it.
+    pub fn thumbprint(&self) -> &str {
+        &self.0.thumbprint
     }
 }
 

@@ -57,6 +57,9 @@ struct ProblemParts {
     /// In seconds.
     #[serde(skip)]
     retry_after: Option<u64>,
+    /// The header `WWW-Authenticate`.
+    #[serde(skip)]
+    challenge: Option<HeaderValue>,
     #[serde(skip)]
     cause: Option<Box<dyn Error + Send + Sync>>,
 }
@@ -76,6 +79,7 @@ impl Problem {
             instance: None,
             members: Map::new(),
             retry_after: None,
+            challenge: None,
             cause: None,
         }))
     }
@@ -216,6 +220,14 @@ impl Problem {
     }
 }
 
+impl Problem {
+    /// Sets the header `WWW-Authenticate`. A text that cannot be a header is left out.
+    pub(crate) fn challenge(mut self, challenge: String) -> Self {
+        self.0.challenge = HeaderValue::try_from(challenge).ok();
+        self
+    }
+}
+
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut problem = self.0;
@@ -228,6 +240,9 @@ impl IntoResponse for Problem {
         headers.insert(header::CONTENT_TYPE, PROBLEM_JSON);
         if let Some(seconds) = problem.retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if let Some(challenge) = problem.challenge {
+            headers.insert(header::WWW_AUTHENTICATE, challenge);
         }
         response
     }

@@ -2,11 +2,12 @@
 
 use crate::{
     application::Application,
+    auth::{Authenticator, authenticate},
     config::settings::ServerConfig,
     exit::{Exit, Fault},
     openapi::document,
 };
-use axum::Router;
+use axum::{Router, middleware};
 use serde_json::Value;
 use std::{
     any::Any,
@@ -18,23 +19,48 @@ use std::{
 ///
 /// # Errors
 /// A fault if the routes do not fit together.
-pub(crate) fn router<A: Application>(service: &Arc<A>, config: &ServerConfig) -> Result<(Router, Value), Fault> {
-    let (routes, document) = collect::<A>(config.openapi)?;
+pub(crate) fn router<A: Application>(
+    service: &Arc<A>,
+    config: &ServerConfig,
+    authenticator: Option<&Arc<Authenticator>>,
+) -> Result<(Router, Value), Fault> {
+    let (routes, document) = collect::<A>(config.openapi, authenticator.map_or(Guard::Off, Guard::On))?;
     Ok((A::layers(service, routes.with_state(service.clone())), document))
+}
+
+/// The guard of the routes that are not public.
+#[derive(Clone, Copy)]
+pub(crate) enum Guard<'a> {
+    Off,
+    On(&'a Arc<Authenticator>),
+    /// Only the document says that it is on: nobody serves the routes.
+    Described,
 }
 
 /// Collects all routes of a service, and the document that describes them. `serves_document` adds `GET /openapi.json`.
 ///
+/// With a guard, everything but the public routes needs a token, also a path without a route: a client without a
+/// token does not learn which paths there are.
+///
 /// # Errors
 /// A fault if the routes do not fit together: then axum panics.
-pub(crate) fn collect<A: Application>(serves_document: bool) -> Result<(Router<Arc<A>>, Value), Fault> {
+pub(crate) fn collect<A: Application>(
+    serves_document: bool,
+    guard: Guard<'_>,
+) -> Result<(Router<Arc<A>>, Value), Fault> {
     let collecting = || {
-        // Authentication is a layer around these routes, and a security scheme in their operations.
-        let (routes, mut described) = A::routes().split_for_parts();
+        let (mut routes, mut described) = A::routes().split_for_parts();
         let (public_routes, public_described) = A::public_routes().split_for_parts();
+        if !matches!(guard, Guard::Off) {
+            document::require_token(&mut described);
+        }
         described.merge(public_described);
         let document = document::complete(described, &A::PACKAGE);
-        let mut routes = routes.merge(public_routes);
+        if let Guard::On(authenticator) = guard {
+            routes = routes.layer(middleware::from_fn_with_state(authenticator.clone(), authenticate));
+        }
+        // Of two default fallbacks, the one of the second router stays.
+        let mut routes = public_routes.merge(routes);
         if serves_document {
             routes = routes.route("/openapi.json", document::route(&document));
         }

@@ -14,14 +14,16 @@ use axum::{
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
-use utoipa::openapi::OpenApi;
+use utoipa::openapi::{OpenApi, PathItem, security::SecurityRequirement};
 
 /// The members of a path item that are operations.
 pub(super) const METHODS: [&str; 8] = ["get", "put", "post", "delete", "options", "head", "patch", "trace"];
 
 /// The problems that the framework itself answers with: the status, and the description of the response.
-const COMMON_PROBLEMS: [(&str, Operations, &str); 8] = [
+const COMMON_PROBLEMS: [(&str, Operations, &str); 10] = [
     ("400", Operations::WithInput, "The request is malformed."),
+    ("401", Operations::WithToken, "The token is missing, or it is not valid."),
+    ("403", Operations::WithToken, "The token does not allow this."),
     ("404", Operations::WithPathParameter, "There is nothing at this path."),
     ("408", Operations::WithBody, "The body of the request did not arrive in time."),
     ("413", Operations::WithBody, "The body of the request is too large."),
@@ -38,6 +40,22 @@ enum Operations {
     WithInput,
     WithPathParameter,
     WithBody,
+    /// Those that need a token.
+    WithToken,
+}
+
+/// The name of the security scheme.
+const BEARER: &str = "bearer";
+
+/// Says that each operation needs a token, unless its author has said what it needs.
+pub(crate) fn require_token(routes: &mut OpenApi) {
+    for item in routes.paths.paths.values_mut() {
+        let PathItem { get, put, post, delete, options, head, patch, trace, .. } = item;
+        for operation in [get, put, post, delete, options, head, patch, trace].into_iter().flatten() {
+            let bearer = || vec![SecurityRequirement::new(BEARER, [""; 0])];
+            operation.security.get_or_insert_with(bearer);
+        }
+    }
 }
 
 /// Completes the document of the routes: with the name of the service, and with the problems that each operation can
@@ -50,11 +68,13 @@ pub(crate) fn complete(routes: OpenApi, package: &Package) -> Value {
     }
     let items = std::mem::replace(&mut document["paths"], json!({}));
     let mut ids = BTreeSet::new();
+    let mut is_guarded = false;
     for (path, mut item) in items.as_object().cloned().unwrap_or_default() {
         // A parameter of axum that takes the rest of the path, slashes too. OpenAPI has no sign for it.
         let path = path.replace("{*", "{");
         for method in METHODS {
             if let Some(operation) = item.get_mut(method) {
+                is_guarded |= needs_token(operation);
                 add_problems(&path, operation);
                 exclude_null(operation);
                 make_id_unique(method, &path, operation, &mut ids);
@@ -62,7 +82,14 @@ pub(crate) fn complete(routes: OpenApi, package: &Package) -> Value {
         }
         document["paths"][path] = item;
     }
-    for (status, _, description) in COMMON_PROBLEMS {
+    if is_guarded {
+        let scheme = json!({ "type": "http", "scheme": "bearer", "bearerFormat": "JWT" });
+        document["components"]["securitySchemes"][BEARER] = scheme;
+    }
+    for (status, operations, description) in COMMON_PROBLEMS {
+        if matches!(operations, Operations::WithToken) && !is_guarded {
+            continue;
+        }
         let response = &mut document["components"]["responses"][component(status)];
         *response = json!({ "description": description, "content": problem_content() });
         if status == "503" {
@@ -76,11 +103,16 @@ pub(crate) fn complete(routes: OpenApi, package: &Package) -> Value {
     document
 }
 
+fn needs_token(operation: &Value) -> bool {
+    operation["security"].as_array().is_some_and(|schemes| schemes.iter().any(|scheme| scheme.get(BEARER).is_some()))
+}
+
 /// Adds the problems that the framework answers for this operation.
 fn add_problems(path: &str, operation: &mut Value) {
     let has_body = operation.get("requestBody").is_some();
     let has_path_parameter = path.contains('{');
     let has_input = has_body || operation.get("parameters").is_some();
+    let needs_token = needs_token(operation);
     let responses = &mut operation["responses"];
     for (status, response) in responses.as_object_mut().into_iter().flatten() {
         if response.get("$ref").is_some() {
@@ -100,6 +132,7 @@ fn add_problems(path: &str, operation: &mut Value) {
             Operations::WithInput => has_input,
             Operations::WithPathParameter => has_path_parameter,
             Operations::WithBody => has_body,
+            Operations::WithToken => needs_token,
         };
         if applies && responses.get(status).is_none() {
             responses[status] = json!({ "$ref": format!("#/components/responses/{}", component(status)) });
@@ -311,6 +344,23 @@ mod tests {
         let shop = shop();
         let ids = ["/files/{rest}", "/orders"].map(|path| &shop["paths"][path]["get"]["operationId"]);
         assert_eq!(ids, ["list", "get_orders"]);
+    }
+
+    #[test]
+    fn operations_that_need_a_token_say_so() {
+        let (mut guarded, public): (OpenApiRouter, OpenApiRouter) =
+            (OpenApiRouter::new().routes(routes!(list, create)), OpenApiRouter::new().routes(routes!(hours)));
+        require_token(guarded.get_openapi_mut());
+        let shop = complete(guarded.merge(public).into_openapi(), &Package::new("shop", "1.2.3"));
+        for method in ["get", "post"] {
+            let operation = &shop["paths"]["/orders"][method];
+            assert_eq!(operation["security"], json!([{ "bearer": [] }]), "{method}");
+            assert!(["401", "403"].iter().all(|status| statuses(operation).contains(status)), "{operation}");
+        }
+        assert_eq!(statuses(&shop["paths"]["/hours"]["get"]), ["200", "500", "503"]);
+        assert_eq!(shop["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");
+        assert_eq!(shop["components"]["responses"]["Forbidden"]["content"], problem_content());
+        assert_eq!(self::shop()["components"].get("securitySchemes"), None);
     }
 
     #[tokio::test]

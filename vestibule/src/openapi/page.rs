@@ -124,13 +124,15 @@ impl Page<'_> {
                     }
                 }
                 h3 { "Example" }
-                pre { (self.command(path, method, parameters, body)) }
+                pre { (self.command(path, method, operation)) }
             }
         }
     }
 
     /// Returns a command that sends an example of the request.
-    fn command(&self, path: &str, method: &str, parameters: &[Value], body: &Value) -> String {
+    fn command(&self, path: &str, method: &str, operation: &Value) -> String {
+        let parameters = operation["parameters"].as_array().map_or(&[][..], Vec::as_slice);
+        let body = example::resolve(&operation["requestBody"], self.document);
         let (mut path, mut query) = (path.to_owned(), Vec::new());
         for parameter in parameters {
             let parameter = example::resolve(parameter, self.document);
@@ -154,6 +156,9 @@ impl Page<'_> {
             words.push(format!("-X {}", method.to_uppercase()));
         }
         words.push(quoted(&format!("{scheme}://{}{path}", self.server.listen)));
+        if operation.get("security").is_some() {
+            words.push("-H \"authorization: Bearer $TOKEN\"".to_owned());
+        }
         if let Some((media_type, content)) = members(&body["content"]).next() {
             let body = example::of_schema(&content["schema"], self.document);
             words.push(format!(

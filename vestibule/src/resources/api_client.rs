@@ -13,7 +13,7 @@ mod error;
 mod key;
 mod refresh_on_401;
 pub(crate) mod retry;
-mod transport;
+pub(crate) mod transport;
 
 pub use delivery::DeliveryError;
 pub use endpoint::{ApiEndpoint, KeyHeader};
@@ -36,6 +36,9 @@ use tower::{
     timeout::TimeoutLayer,
 };
 use transport::Transport;
+
+/// The largest body of a response, in bytes.
+const MAX_BODY: usize = 1024 * 1024;
 
 /// A client of one other service, with the key of one credential. Clones are the same client.
 /// [`Build::client`](crate::Build::client) makes one.
@@ -85,7 +88,7 @@ impl ApiClient {
         let before = before.map(|before| &*before.0);
         let transport = match before {
             Some(before) if before.endpoint.url.is_https() == endpoint.url.is_https() => before.transport.clone(),
-            _ => Transport::new(&endpoint.url).map_err(BuildError::Fault)?,
+            _ => Transport::new(&endpoint.url, MAX_BODY).map_err(BuildError::Fault)?,
         };
         let key_before = match before {
             Some(before) if before.sends_key_to(endpoint) => Some(&*before.key),

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use aws_lc_rs::digest::{self, SHA256};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use serde_json::json;
@@ -29,6 +32,11 @@ impl Identity {
     /// Returns the leaf as DER, as a TLS handshake shows it.
     pub fn leaf(&self) -> CertificateDer<'static> {
         CertificateDer::from_pem_slice(self.certificate.as_bytes()).expect("it is ours")
+    }
+
+    /// Returns the SHA-256 of the leaf in base64url, as a token has it that is bound to this certificate (RFC 8705).
+    pub fn thumbprint(&self) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(digest::digest(&SHA256, &self.leaf()))
     }
 
     /// Returns the identity for an HTTP client that shows it to its server.

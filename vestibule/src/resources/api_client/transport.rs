@@ -28,9 +28,6 @@ use std::{
 use tokio::time::Instant;
 use tower::Service;
 
-/// The largest body of a response, in bytes.
-const MAX_BODY: usize = 1024 * 1024;
-
 /// The timeout of a connection attempt. It is shorter than the default timeout of a call, so there is time for another
 /// attempt.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -44,10 +41,18 @@ const PING: Duration = Duration::from_secs(5);
 
 /// A pool of connections. It adds no key. Clones share it.
 #[derive(Clone)]
-pub(super) struct Transport(Client<HttpsConnector<HttpConnector>, Body>);
+pub(crate) struct Transport {
+    client: Client<HttpsConnector<HttpConnector>, Body>,
+    /// The largest body of a response, in bytes.
+    max_body: usize,
+}
 
 impl Transport {
-    pub(super) fn new(url: &BaseUrl) -> Result<Self, Fault> {
+    /// Makes the transport to the host of `url`.
+    ///
+    /// # Errors
+    /// A fault if `url` asks for TLS and the platform trusts no certificate authority.
+    pub(crate) fn new(url: &BaseUrl, max_body: usize) -> Result<Self, Fault> {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
@@ -66,18 +71,18 @@ impl Transport {
             .http2_keep_alive_interval(PING)
             .http2_keep_alive_timeout(PING)
             .build(connector);
-        Ok(Self(client))
+        Ok(Self { client, max_body })
     }
 
     /// Returns the transport for the attempts of one call. The whole response must have come by the deadline.
-    pub(super) fn for_call(&self, deadline: Instant) -> CallTransport {
+    pub(crate) fn for_call(&self, deadline: Instant) -> CallTransport {
         CallTransport { transport: self.clone(), deadline }
     }
 }
 
 /// The transport for the attempts of one call.
 #[derive(Clone)]
-pub(super) struct CallTransport {
+pub(crate) struct CallTransport {
     transport: Transport,
     deadline: Instant,
 }
@@ -93,8 +98,8 @@ impl Service<Request<Bytes>> for CallTransport {
 
     fn call(&mut self, request: Request<Bytes>) -> Self::Future {
         let host = request.uri().authority().map(ToString::to_string).unwrap_or_default();
-        let response = self.transport.0.request(request.map(Body::from));
-        let deadline = self.deadline;
+        let response = self.transport.client.request(request.map(Body::from));
+        let (deadline, max_body) = (self.deadline, self.transport.max_body);
         Box::pin(async move {
             let (head, body) = match response.await {
                 Ok(response) => response.into_parts(),
@@ -103,7 +108,7 @@ impl Service<Request<Bytes>> for CallTransport {
                 }
                 Err(error) => return Err(CallError::ConnectionBroken { host, reason: reason(&error) }),
             };
-            let body = match tokio::time::timeout_at(deadline, read_body(body)).await {
+            let body = match tokio::time::timeout_at(deadline, read_body(body, max_body)).await {
                 Ok(body) => body,
                 Err(_) => Err("it was late".into()),
             };
@@ -118,14 +123,14 @@ impl Service<Request<Bytes>> for CallTransport {
 /// Reads a body to its end.
 ///
 /// # Errors
-/// The reason, if the body is larger than 1 MiB or breaks off.
-async fn read_body(mut body: Incoming) -> Result<Bytes, String> {
+/// The reason, if the body is larger than `max` bytes or breaks off.
+async fn read_body(mut body: Incoming, max: usize) -> Result<Bytes, String> {
     let mut bytes = Vec::new();
     while let Some(frame) = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
         let frame = frame.map_err(|error| reason(&error))?;
         let Ok(data) = frame.into_data() else { continue };
-        if bytes.len() + data.len() > MAX_BODY {
-            return Err("it is larger than 1 MiB".into());
+        if bytes.len() + data.len() > max {
+            return Err(format!("it is larger than {} KiB", max / 1024));
         }
         bytes.extend_from_slice(&data);
     }

@@ -1,0 +1,163 @@
+//! Authentication: the tokens of an issuer, its keys, and its outages.
+
+use crate::{
+    SERVICE,
+    support::{launch_options::LaunchOptions, temporary_file::TemporaryFile},
+};
+use devstack::{
+    DEFAULT_TIMEOUT, Launch, RunningService, Tenant, TokenIssuer, Validity, free_port, problem,
+    reqwest::{Method, Response, StatusCode},
+};
+use serde_json::{Value, json};
+
+/// An issuer, and the file of the authority of its certificate.
+struct TrustedIssuer {
+    issuer: TokenIssuer,
+    roots: TemporaryFile,
+}
+
+impl TrustedIssuer {
+    fn start(tenant: &Tenant) -> Self {
+        let authority = tenant.authority();
+        let issuer = TokenIssuer::with_tls(&authority.local(Validity::days(1))).expect("a port");
+        Self { issuer, roots: TemporaryFile::new(authority.certificate()) }
+    }
+
+    /// Prepares the service with the tokens of this issuer.
+    fn launch(&self, tenant: &Tenant) -> Launch {
+        let launch = SERVICE.launch(tenant).env("SSL_CERT_FILE", self.roots.path());
+        self.issuer.env().into_iter().fold(launch, |launch, (name, value)| launch.env(name, value))
+    }
+}
+
+/// Gets the list of notes with this token.
+async fn list(running: &RunningService<'_>, token: &str) -> Response {
+    running.request(Method::GET, "/v1/notes").bearer_auth(token).send().await.expect("an answer")
+}
+
+#[tokio::test]
+async fn a_route_needs_a_token_of_the_issuer_and_what_is_public_does_not() {
+    let tenant = SERVICE.migrated("auth").await;
+    let trusted = TrustedIssuer::start(&tenant);
+    let running = RunningService::start(trusted.launch(&tenant), &tenant).await;
+    let token = trusted.issuer.token("ada", "");
+    tenant.leak_detector().remember("token", &token);
+
+    for path in ["/v1/notes", "/v1/notes/7", "/no/such/path"] {
+        let answer = running.get(path).await;
+        assert_eq!(answer.headers()["www-authenticate"], "Bearer realm=\"service\"", "{path}");
+        problem(answer, 401).await;
+    }
+    let post = running.request(Method::POST, "/v1/notes").bearer_auth(&token).json(&json!({ "body": "mine" }));
+    let note: Value = post.send().await.unwrap().json().await.unwrap();
+    assert_eq!(note["created_by"], "ada", "{note}");
+    let unknown = running.request(Method::GET, "/no/such/path").bearer_auth(&token).send().await.unwrap();
+    problem(unknown, 404).await;
+    let in_query = running.get(&format!("/v1/notes?access_token={token}")).await;
+    problem(in_query, 401).await;
+    let expired = list(&running, &trusted.issuer.token_with(json!({ "exp": 1 }))).await;
+    let challenge = "Bearer realm=\"service\", error=\"invalid_token\"";
+    assert_eq!(expired.headers()["www-authenticate"], challenge);
+    assert_eq!(problem(expired, 401).await, "the token is refused: it has expired");
+    let served = running.get("/openapi.json").await.text().await.unwrap();
+    assert!(served.contains("\"bearerFormat\": \"JWT\""), "{served}");
+    let printed = SERVICE.launch_without_tenant().await.args(["openapi", "--auth"]).run();
+    assert_eq!(printed.stdout.trim(), served);
+
+    let keys = &running.status().await["authentication"];
+    assert_eq!((&keys["issuer"], keys["key_ids"].as_array().unwrap().len()), (&"urn:devstack".into(), 1), "{keys}");
+    assert_eq!(running.metric("vestibule_auth_tokens_total{outcome=\"accepted\"}").await, 2.0);
+    assert_eq!(running.metric("vestibule_auth_tokens_total{outcome=\"missing\"}").await, 4.0);
+}
+
+#[tokio::test]
+async fn keys_that_the_issuer_rotates_are_taken_up_without_a_restart() {
+    let tenant = SERVICE.migrated("auth_rotation").await;
+    let trusted = TrustedIssuer::start(&tenant);
+    let running = RunningService::start(trusted.launch(&tenant), &tenant).await;
+    let before = trusted.issuer.token("ada", "");
+    assert_eq!(list(&running, &before).await.status(), StatusCode::OK);
+    let version = running.status().await["authentication"]["version"].clone();
+    trusted.issuer.rotate();
+    let after = trusted.issuer.token("ada", "");
+    assert_eq!(list(&running, &after).await.status(), StatusCode::OK);
+    problem(list(&running, &before).await, 401).await;
+    let status = running.status().await;
+    assert_ne!(status["authentication"]["version"], version);
+    assert_eq!(status["generation"], 1, "nothing was built again");
+}
+
+#[tokio::test]
+async fn an_issuer_that_is_away_stops_no_token_of_its_known_keys() {
+    let tenant = SERVICE.migrated("auth_outage").await;
+    let trusted = TrustedIssuer::start(&tenant);
+    let launch = trusted.launch(&tenant).env("APP_AUTH__CACHE_LIFETIME", "0s");
+    let running = RunningService::start(launch, &tenant).await;
+    let known = trusted.issuer.token("ada", "");
+    trusted.issuer.rotate();
+    trusted.issuer.fail(Some(StatusCode::BAD_GATEWAY));
+    problem(list(&running, &trusted.issuer.token("ada", "")).await, 401).await;
+    assert_eq!(list(&running, &known).await.status(), StatusCode::OK);
+    assert_eq!(running.metric("vestibule_auth_key_fetches_total{outcome=\"failed\"}").await, 1.0);
+    let events = running.process.events();
+    let said = events.iter().filter(|event| event["fields"]["error"] == "the answer is 502").count();
+    assert_eq!(said, 1, "{events:?}");
+}
+
+#[tokio::test]
+async fn a_start_waits_for_the_keys_of_the_issuer_and_fails_without_them() {
+    let tenant = SERVICE.migrated("auth_start").await;
+    let trusted = TrustedIssuer::start(&tenant);
+    trusted.issuer.fail(Some(StatusCode::SERVICE_UNAVAILABLE));
+    let launch = || trusted.launch(&tenant).with_short_deadline();
+    let exited = launch().start().exited(DEFAULT_TIMEOUT).await;
+    assert_eq!(exited.code, Some(69), "{}", exited.stderr);
+    assert!(exited.stderr.contains("the keys of the issuer at 127.0.0.1"), "{}", exited.stderr);
+    let closed = format!("https://127.0.0.1:{}/jwks.json", free_port());
+    let checked = launch().env("APP_AUTH__JWKS_URL", closed).args(["check", "--live"]).start();
+    assert_eq!(checked.exited(DEFAULT_TIMEOUT).await.code, Some(69));
+
+    let mut waiting = trusted.launch(&tenant).start();
+    let says = "something is not available yet";
+    waiting.wait_for_line(|line| line.contains(says), DEFAULT_TIMEOUT).await;
+    trusted.issuer.fail(None);
+    waiting.listening().await;
+}
+
+#[tokio::test]
+async fn authentication_that_is_half_configured_is_a_mistake() {
+    for (variables, key) in [
+        (vec![("APP_AUTH__AUDIENCE", "local")], "auth.issuer"),
+        (vec![("APP_AUTH__ISSUER", "urn:x")], "auth.audience"),
+        (vec![("APP_AUTH__ISSUER", "urn:x"), ("APP_AUTH__AUDIENCE", "local")], "auth.jwks_url"),
+        (vec![("APP_AUTH__JWKS_URL", "http://127.0.0.1:9/")], "auth.jwks_url"),
+        (vec![("APP_AUTH__ALGORITHMS", "[\"HS256\"]")], "auth.algorithms"),
+        (vec![("APP_AUTH__LEEWAY", "2m")], "auth.leeway"),
+    ] {
+        let launch = SERVICE.launch_without_tenant().await.args(["check"]);
+        let exited = variables.iter().fold(launch, |launch, (name, value)| launch.env(name, value)).run();
+        assert_eq!(exited.code, Some(78), "{variables:?}");
+        assert!(exited.stderr.contains(key), "{key} is missing in {}", exited.stderr);
+    }
+}
+
+#[tokio::test]
+async fn a_token_that_is_bound_to_a_certificate_is_accepted_only_with_it() {
+    let tenant = SERVICE.migrated("auth_bound").await;
+    let trusted = TrustedIssuer::start(&tenant);
+    let authority = tenant.authority();
+    tenant.put_random("server_tls", "tls_identity").await.unwrap();
+    tenant.put("client_ca", authority.certificate()).await.unwrap();
+    let launch = trusted.launch(&tenant).env("APP_SERVER__CLIENT_CA", tenant.id("client_ca"));
+    let launch = launch.env("APP_AUTH__REQUIRE_CERTIFICATE_BINDING", "true");
+    let running = RunningService::start_tls(launch, &tenant).await;
+    let (orders, billing) =
+        (authority.client("orders", Validity::days(1)), authority.client("billing", Validity::days(1)));
+    let bound = trusted.issuer.token_with(json!({ "cnf": { "x5t#S256": orders.thumbprint() } }));
+    let unbound = trusted.issuer.token("ada", "");
+    for (identity, token, status) in [(&orders, &bound, 200), (&billing, &bound, 401), (&orders, &unbound, 401)] {
+        let client = authority.trusted().identity(identity.for_client()).build().unwrap();
+        let answer = client.get(running.url("/v1/notes")).bearer_auth(token).send().await.unwrap();
+        assert_eq!(answer.status(), status);
+    }
+}

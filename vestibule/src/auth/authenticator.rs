@@ -1,0 +1,170 @@
+//! The authenticator: it says which requests may go on.
+
+use super::{
+    access_token::AccessToken,
+    bearer,
+    issuer_keys::IssuerKeys,
+    key_set::KeySet,
+    metrics::{AuthMetrics, TokenOutcome},
+    token::{TokenFault, TokenRules},
+    verified_tokens::VerifiedTokens,
+};
+use crate::{
+    config::settings::AuthConfig,
+    exit::Fault,
+    http::{client::ClientCertificate, problem::Problem},
+    moment::Moment,
+};
+use axum::{
+    extract::{Request, State},
+    http::{HeaderMap, header::AUTHORIZATION},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use serde::{Serialize, Serializer};
+use std::sync::Arc;
+use tokio::time::Instant;
+
+/// The authenticator of one configuration. Generations with the same one share it.
+pub(crate) struct Authenticator {
+    config: AuthConfig,
+    rules: TokenRules,
+    keys: Arc<IssuerKeys>,
+    verified: VerifiedTokens,
+    metrics: AuthMetrics,
+}
+
+/// The parts from which a load makes an authenticator.
+pub(crate) struct AuthenticatorParts<'a> {
+    pub(crate) config: &'a AuthConfig,
+    pub(crate) in_service: Option<&'a Arc<Authenticator>>,
+    pub(crate) metrics: &'a AuthMetrics,
+    pub(crate) deadline: Instant,
+}
+
+impl Authenticator {
+    /// Returns the authenticator that a configuration asks for. `None` if authentication is off. Fetches the issuer's keys,
+    /// unless they are in service.
+    ///
+    /// # Errors
+    /// A fault if they cannot be fetched before the deadline.
+    pub(crate) async fn open(parts: AuthenticatorParts<'_>) -> Result<Option<Arc<Self>>, Fault> {
+        let AuthenticatorParts { config, in_service, metrics, deadline } = parts;
+        if config.issuer.is_empty() {
+            return Ok(None);
+        }
+        let keys = match in_service {
+            Some(in_service) if in_service.config == *config => return Ok(Some(in_service.clone())),
+            Some(in_service) if in_service.keys.are_of(config) => in_service.keys.clone(),
+            _ => IssuerKeys::fetch(config, metrics, deadline).await?,
+        };
+        Ok(Some(Arc::new(Self {
+            config: config.clone(),
+            rules: TokenRules::of(config),
+            keys,
+            verified: VerifiedTokens::new(config.cache_lifetime),
+            metrics: metrics.clone(),
+        })))
+    }
+
+    /// Verifies the token of a request.
+    ///
+    /// # Errors
+    /// The response to a request that may not go on.
+    pub(super) async fn check(
+        &self,
+        headers: &HeaderMap,
+        client: Option<&ClientCertificate>,
+    ) -> Result<AccessToken, Problem> {
+        let (outcome, result) = match bearer::token(headers) {
+            Ok(Some(token)) => self.verify(token, client).await,
+            Ok(None) => (TokenOutcome::Missing, Err(bearer::no_token())),
+            Err(problem) => (TokenOutcome::Refused, Err(problem)),
+        };
+        self.metrics.count(outcome);
+        result
+    }
+
+    async fn verify(
+        &self,
+        token: &str,
+        client: Option<&ClientCertificate>,
+    ) -> (TokenOutcome, Result<AccessToken, Problem>) {
+        let held = self.keys.held();
+        if held.fetched.elapsed() > self.config.max_stale {
+            let problem = Problem::busy("tokens cannot be verified now: their issuer does not answer; try again soon");
+            return (TokenOutcome::StaleKeys, Err(problem));
+        }
+        let refused = |reason| (TokenOutcome::Refused, Err(bearer::invalid_token(reason)));
+        let claims = match self.claims(token, held.set).await {
+            Ok(claims) => claims,
+            Err(TokenFault::Invalid(reason)) => return refused(reason),
+            Err(TokenFault::UnknownKey) => return refused("its issuer has not this key"),
+        };
+        let shown = client.map(ClientCertificate::thumbprint);
+        match claims.thumbprint() {
+            Some(_) if claims.thumbprint() != shown => refused("it is bound to another certificate than the client's"),
+            None if self.config.require_certificate_binding => refused("it is not bound to the client's certificate"),
+            _ => (TokenOutcome::Accepted, Ok(claims)),
+        }
+    }
+}
+
+impl Authenticator {
+    /// Returns the claims of a token. Fetches the keys if the token's is not among them.
+    ///
+    /// # Errors
+    /// The reason for which the token is refused.
+    async fn claims(&self, token: &str, mut keys: Arc<KeySet>) -> Result<AccessToken, TokenFault> {
+        if let Some(claims) = self.verified.get(token, &keys) {
+            return Ok(claims);
+        }
+        let mut verified = self.rules.verify(token, &keys);
+        if matches!(verified, Err(TokenFault::UnknownKey)) {
+            keys = self.keys.newer_than(&keys).await;
+            verified = self.rules.verify(token, &keys);
+        }
+        let claims = AccessToken::new(verified?);
+        self.verified.add(token, &claims, &keys);
+        Ok(claims)
+    }
+}
+
+/// Lets a request go on if it bears a token that is valid. Handlers find its claims as [`AccessToken`].
+pub(crate) async fn authenticate(
+    State(authenticator): State<Arc<Authenticator>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let client = parts.extensions.get::<ClientCertificate>().cloned();
+    match authenticator.check(&parts.headers, client.as_ref()).await {
+        Ok(token) => {
+            // `Debug` of the headers leaves it out then.
+            if let Some(header) = parts.headers.get_mut(AUTHORIZATION) {
+                header.set_sensitive(true);
+            }
+            parts.extensions.insert(token);
+            next.run(Request::from_parts(parts, body)).await
+        }
+        Err(problem) => problem.into_response(),
+    }
+}
+
+/// The authenticator as `/status` shows it.
+#[derive(Serialize)]
+struct AuthenticationStatus<'a> {
+    issuer: &'a str,
+    /// A hash of the keys.
+    version: &'a str,
+    key_ids: Vec<&'a str>,
+    verified: Moment,
+}
+
+impl Serialize for Authenticator {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let held = self.keys.held();
+        let (issuer, version, key_ids) = (&*self.config.issuer, &*held.set.version, held.set.ids().collect());
+        AuthenticationStatus { issuer, version, key_ids, verified: held.fetched }.serialize(serializer)
+    }
+}

@@ -1,0 +1,186 @@
+//! The keys of the issuer: fetched before the service starts, and again while it runs.
+
+use super::{key_set::KeySet, metrics::AuthMetrics};
+use crate::{
+    cause::reasons,
+    config::{base_url::BaseUrl, settings::AuthConfig},
+    exit::{Exit, Fault},
+    jitter,
+    moment::Moment,
+    resources::api_client::transport::Transport,
+};
+use axum::{
+    body::Bytes,
+    http::{Request, StatusCode, Uri},
+};
+use std::{
+    sync::{Arc, Mutex, PoisonError, Weak},
+    time::Duration,
+};
+use tokio::time::{Instant, timeout_at};
+use tower::Service;
+
+/// The largest document, in bytes.
+const MAX_DOCUMENT: usize = 64 * 1024;
+
+/// The longest time of one fetch.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The shortest time between two fetches for unknown keys, so that made-up ones do not become a flood at the issuer. Also
+/// the pause after a fetch that failed.
+const PAUSE: Duration = Duration::from_secs(30);
+
+/// The keys of an issuer. The generations that have the same issuer share them.
+pub(crate) struct IssuerKeys {
+    issuer: String,
+    url: BaseUrl,
+    transport: Transport,
+    refresh_every: Duration,
+    metrics: AuthMetrics,
+    held: Mutex<HeldKeys>,
+    /// The end of the last fetch for an unknown key. One such fetch runs at a time.
+    fetched_for_unknown: tokio::sync::Mutex<Option<Instant>>,
+}
+
+/// The keys in use.
+#[derive(Clone)]
+pub(super) struct HeldKeys {
+    pub(super) set: Arc<KeySet>,
+    /// The time at which the issuer last confirmed them.
+    pub(super) fetched: Moment,
+    /// `true` if the last fetch failed.
+    is_failing: bool,
+}
+
+/// The reason for which keys could not be fetched.
+struct JwksError {
+    exit: Exit,
+    problem: String,
+}
+
+impl IssuerKeys {
+    /// Fetches the keys, and keeps them fresh while somebody uses them.
+    ///
+    /// # Errors
+    /// A fault if they cannot be fetched before the deadline.
+    pub(super) async fn fetch(
+        config: &AuthConfig,
+        metrics: &AuthMetrics,
+        deadline: Instant,
+    ) -> Result<Arc<Self>, Fault> {
+        let url = config.jwks_url.clone().expect("the configuration was checked");
+        let transport = Transport::new(&url, MAX_DOCUMENT)?;
+        let deadline = deadline.min(Instant::now() + FETCH_TIMEOUT);
+        let set = fetch(&url, &transport, deadline).await.map_err(|error| {
+            metrics.fetch_failed();
+            let remedy = "check auth.jwks_url, and the network to the issuer";
+            Fault::new(error.exit, format!("the keys of the issuer at {}", url.authority()), error.problem, remedy)
+        })?;
+        metrics.begin();
+        metrics.fetched(&config.issuer);
+        let held = HeldKeys { set: Arc::new(set), fetched: Moment::now(), is_failing: false };
+        let keys = Arc::new(Self {
+            issuer: config.issuer.clone(),
+            url,
+            transport,
+            refresh_every: config.refresh_every,
+            metrics: metrics.clone(),
+            held: Mutex::new(held),
+            fetched_for_unknown: tokio::sync::Mutex::default(),
+        });
+        tokio::spawn(refresh(Arc::downgrade(&keys), config.refresh_every));
+        Ok(keys)
+    }
+
+    /// Returns `true` if these are the keys that the configuration asks for.
+    pub(super) fn are_of(&self, config: &AuthConfig) -> bool {
+        Some(&self.url) == config.jwks_url.as_ref()
+            && self.issuer == config.issuer
+            && self.refresh_every == config.refresh_every
+    }
+
+    pub(super) fn held(&self) -> HeldKeys {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Returns a set that may have a key which `seen` has not: fetches it, unless that was done a moment ago. Requests that
+    /// ask at the same time share one fetch.
+    pub(super) async fn newer_than(self: &Arc<Self>, seen: &Arc<KeySet>) -> Arc<KeySet> {
+        let (keys, seen) = (self.clone(), seen.clone());
+        // A task of its own: the fetch goes on for the others if the client of this request goes away.
+        let fetching = tokio::spawn(async move {
+            let mut last = keys.fetched_for_unknown.lock().await;
+            let may_fetch = last.is_none_or(|last| last.elapsed() >= PAUSE);
+            if may_fetch && Arc::ptr_eq(&keys.held().set, &seen) {
+                keys.refetch().await;
+                *last = Some(Instant::now());
+            }
+            keys.held().set
+        });
+        fetching.await.unwrap_or_else(|_| self.held().set)
+    }
+
+    /// Fetches the keys again. Keeps those in use if that fails. Returns `true` if it succeeded.
+    async fn refetch(&self) -> bool {
+        let fetched = fetch(&self.url, &self.transport, Instant::now() + FETCH_TIMEOUT).await;
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let issuer = self.url.authority();
+        match fetched {
+            Ok(set) => {
+                self.metrics.fetched(&self.issuer);
+                if held.is_failing {
+                    tracing::info!(issuer, "the keys of the issuer can be fetched again");
+                }
+                if set.version != held.set.version {
+                    tracing::info!(issuer, version = set.version, "the issuer has other keys; they are in use now");
+                    held.set = Arc::new(set);
+                }
+                held.fetched = Moment::now();
+                held.is_failing = false;
+                true
+            }
+            Err(error) => {
+                self.metrics.fetch_failed();
+                if !held.is_failing {
+                    tracing::warn!(
+                        issuer,
+                        error = error.problem,
+                        "the keys of the issuer cannot be fetched; those in use stay until auth.max_stale"
+                    );
+                }
+                held.is_failing = true;
+                false
+            }
+        }
+    }
+}
+
+/// Fetches the keys again and again, until nobody uses them.
+async fn refresh(keys: Weak<IssuerKeys>, every: Duration) {
+    let mut pause = every;
+    loop {
+        tokio::time::sleep(pause.mul_f64(jitter::factor(0.1))).await;
+        let Some(keys) = keys.upgrade() else { return };
+        pause = if keys.refetch().await { every } else { PAUSE };
+    }
+}
+
+/// Fetches the keys once.
+///
+/// # Errors
+/// If the issuer does not answer with a document that has a key.
+async fn fetch(url: &BaseUrl, transport: &Transport, deadline: Instant) -> Result<KeySet, JwksError> {
+    let unavailable = |problem: String| JwksError { exit: Exit::Unavailable, problem };
+    let target = url.join(&Uri::from_static("/")).expect("a URL is below itself");
+    let request = Request::get(target).header("accept", "application/json").body(Bytes::new());
+    let request = request.expect("a URL makes a request");
+    let response = match timeout_at(deadline, transport.for_call(deadline).call(request)).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(error)) => return Err(unavailable(reasons(&error))),
+        Err(_) => return Err(unavailable("no answer came in time".into())),
+    };
+    if response.status() != StatusCode::OK {
+        return Err(unavailable(format!("the answer is {}", response.status().as_u16())));
+    }
+    KeySet::parse(response.body()).map_err(|problem| JwksError { exit: Exit::Malformed, problem: problem.into() })
+}

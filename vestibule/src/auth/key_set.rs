@@ -1,0 +1,93 @@
+//! The public keys of an issuer (JWKS, RFC 7517).
+
+use aws_lc_rs::digest::{self, SHA256};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use jsonwebtoken::{
+    Algorithm, DecodingKey,
+    jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse},
+};
+use serde::Deserialize;
+use serde_json::Value;
+
+/// The keys with which an issuer signs.
+pub(crate) struct KeySet {
+    /// A hash of the document, by which people compare replicas.
+    pub(super) version: String,
+    keys: Vec<IssuerKey>,
+}
+
+/// One key, with the algorithms that it may be used for.
+pub(super) struct IssuerKey {
+    id: Option<String>,
+    pub(super) algorithms: Vec<Algorithm>,
+    pub(super) key: DecodingKey,
+}
+
+#[derive(Deserialize)]
+struct JwksDocument {
+    keys: Vec<Value>,
+}
+
+impl KeySet {
+    /// Reads a document. Leaves out keys that are of no use here: those for encryption, secret ones, unknown types.
+    ///
+    /// # Errors
+    /// The problem, if the document is malformed, or if no key remains.
+    pub(super) fn parse(document: &[u8]) -> Result<Self, &'static str> {
+        let hash = digest::digest(&SHA256, document);
+        #[expect(clippy::disallowed_methods, reason = "the keys are public, and the error is dropped")]
+        let Ok(JwksDocument { keys }) = serde_json::from_slice(document) else {
+            return Err("expected a JSON object with the list `keys`");
+        };
+        let keys: Vec<_> = keys.into_iter().filter_map(IssuerKey::parse).collect();
+        if keys.is_empty() {
+            return Err("no key has `use` \"sig\" and an algorithm with a public key");
+        }
+        Ok(Self { version: BASE64_URL_SAFE_NO_PAD.encode(&hash.as_ref()[..12]), keys })
+    }
+
+    /// Returns the ids of the keys.
+    pub(super) fn ids(&self) -> impl Iterator<Item = &str> {
+        self.keys.iter().filter_map(|key| key.id.as_deref())
+    }
+
+    /// Returns the key of this id. A token may do without an id if there is one key only.
+    pub(super) fn find(&self, id: Option<&str>) -> Option<&IssuerKey> {
+        match (id, &self.keys[..]) {
+            (Some(_), keys) => keys.iter().find(|key| key.id.as_deref() == id),
+            (None, [only]) => Some(only),
+            (None, _) => None,
+        }
+    }
+}
+
+impl IssuerKey {
+    fn parse(jwk: Value) -> Option<Self> {
+        let jwk = Jwk::deserialize(jwk).ok()?;
+        if jwk.common.public_key_use != Some(PublicKeyUse::Signature) {
+            return None;
+        }
+        let fitting = fitting_algorithms(&jwk.algorithm)?;
+        let algorithms = match jwk.common.key_algorithm {
+            None => fitting.to_vec(),
+            Some(named) => {
+                let named = Algorithm::try_from(named).ok()?;
+                fitting.iter().copied().filter(|fits| *fits == named).collect()
+            }
+        };
+        let key = DecodingKey::from_jwk(&jwk).ok()?;
+        if algorithms.is_empty() { None } else { Some(Self { id: jwk.common.key_id, algorithms, key }) }
+    }
+}
+
+/// Returns the algorithms of a type of key. `None` if it has no public key, or is not supported.
+fn fitting_algorithms(parameters: &AlgorithmParameters) -> Option<&'static [Algorithm]> {
+    use Algorithm::{ES256, ES384, EdDSA, PS256, PS384, PS512, RS256, RS384, RS512};
+    Some(match parameters {
+        AlgorithmParameters::RSA(_) => &[RS256, RS384, RS512, PS256, PS384, PS512],
+        AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => &[ES256],
+        AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P384 => &[ES384],
+        AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => &[EdDSA],
+        _ => return None,
+    })
+}
