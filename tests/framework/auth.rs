@@ -66,6 +66,8 @@ async fn a_route_needs_a_token_of_the_issuer_and_what_is_public_does_not() {
 
     let keys = &running.status().await["authentication"];
     assert_eq!((&keys["issuer"], keys["key_ids"].as_array().unwrap().len()), (&"urn:devstack".into(), 1), "{keys}");
+    let (_, _, page) = running.page("/").await;
+    assert!(page.contains("Tokens of urn:devstack; its keys were fetched"), "{page}");
     assert_eq!(running.metric("vestibule_auth_tokens_total{outcome=\"accepted\"}").await, 2.0);
     assert_eq!(running.metric("vestibule_auth_tokens_total{outcome=\"missing\"}").await, 4.0);
 }

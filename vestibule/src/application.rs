@@ -159,8 +159,7 @@ pub trait Application: Sized + Send + Sync + 'static {
     ///
     /// ```
     /// use std::{path::PathBuf, sync::Arc};
-    /// # use axum::Router;
-    /// # use vestibule::{Application, Build, BuildError, Package, ReadinessChecks, SecretSet};
+    /// # use vestibule::{Application, Build, BuildError, OpenApiRouter, Package, ReadinessChecks, SecretSet};
     /// # #[derive(SecretSet)]
     /// # struct NoSecrets {}
     ///
@@ -174,7 +173,7 @@ pub trait Application: Sized + Send + Sync + 'static {
     /// #   type Settings = ();
     /// #   type Secrets = NoSecrets;
     /// #   async fn build(_: &Build<'_, Self>) -> Result<Self, BuildError> { unreachable!() }
-    /// #   fn routes() -> Router<Arc<Self>> { Router::new() }
+    /// #   fn routes() -> OpenApiRouter<Arc<Self>> { OpenApiRouter::new() }
     ///     fn readiness(_: &Arc<Self>, checks: &mut ReadinessChecks<Self>) {
     ///         checks.required("tiles", |maps: Arc<Self>| async move {
     ///             // Fails if the volume with the tiles is not mounted.

@@ -26,6 +26,7 @@ async fn cargo_dev_runs_rotates_and_leaves_nothing_however_it_ends() -> Outcome 
     let mut workspace = Workspace::new("dev")?;
     a_second_cargo_dev_is_an_error_and_ctrl_c_stops_everything(&workspace)?;
     rotations_print_their_steps(&workspace)?;
+    an_issuer_gives_tokens_if_the_routes_need_them(&workspace)?;
     a_version_loaded_in_the_window_stays_in_service(&workspace)?;
     a_load_is_steady_and_fails_with_its_requests(&workspace)?;
     the_metadata_of_a_project_names_the_requests(&mut workspace)?;
@@ -99,6 +100,8 @@ fn rotations_print_their_steps(workspace: &Workspace) -> Outcome {
         let (code, output) = workspace.run(&[&["rotate"], arguments].concat())?;
         assert!(code == Some(expected_code) && output.contains(reason), "{output}");
     }
+    let (code, output) = workspace.run(&["token"])?;
+    assert!(code == Some(1) && output.contains("started without `--auth`"), "{output}");
     let (code, output) = workspace.run(&["exec", "audit", "--of", "here"])?;
     assert!(code == Some(69) && output.contains("audited here True\n"), "{output}");
     let (code, output) = workspace.run(&["rotate", "database", "--window", "300ms", "--no-signal"])?;
@@ -107,6 +110,25 @@ fn rotations_print_their_steps(workspace: &Workspace) -> Outcome {
     devstack::send_signal(dev.child.id(), Signal::TERM)?;
     let (status, output) = dev.ends()?;
     assert_eq!(status.code(), Some(0), "{output}");
+    Ok(())
+}
+
+fn an_issuer_gives_tokens_if_the_routes_need_them(workspace: &Workspace) -> Outcome {
+    let dev = Workspace::up_as(workspace.dev(&["--auth"]))?;
+    let (code, token) = workspace.run(&["token", "--subject", "ada", "--scope", "a b"])?;
+    assert!(code == Some(0) && token.trim().split('.').count() == 3, "{token}");
+    assert!(
+        !workspace.state().expect("it is ready").to_string().contains(token.trim()),
+        "a token is in the state file"
+    );
+    let (code, output) = workspace.run(&["rotate", "auth"])?;
+    assert!(code == Some(0) && output.contains("signs with a new key"), "{output}");
+    devstack::send_signal(dev.child.id(), Signal::INT)?;
+    let (status, output) = dev.ends()?;
+    assert_eq!(status.code(), Some(0), "{output}");
+    for part in ["audience local", "cargo dev rotate auth\n", "$(cargo dev token)", "A token for an hour: ey"] {
+        assert!(output.contains(part), "{part} is missing in {output}");
+    }
     Ok(())
 }
 

@@ -162,7 +162,7 @@ match sys.argv[1:]:
     case ["serve"]:
         foreign = [name for name in os.environ if name.startswith("PG") or name == "AWS_PROFILE"]
         print("serving", os.environ["APP_TELEMETRY__FORMAT"], foreign, "APP_SECRETS__PREFIX" in os.environ, flush=True)
-        print("profile", os.environ.get("APP_PROFILE"), flush=True)
+        print("profile", os.environ.get("APP_PROFILE"), "audience", os.environ.get("APP_AUTH__AUDIENCE"), flush=True)
         on(signal.SIGHUP, lambda: {"hung_up": True})
         on(signal.SIGUSR1, lambda: {"failing": not failing})
         on(signal.SIGUSR2, lambda: {"stalled_until": time.monotonic() + 1})

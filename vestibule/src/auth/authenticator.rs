@@ -111,6 +111,15 @@ impl Authenticator {
 }
 
 impl Authenticator {
+    pub(crate) fn issuer(&self) -> &str {
+        &self.config.issuer
+    }
+
+    /// Returns the time at which the issuer last confirmed its keys.
+    pub(crate) fn keys_fetched(&self) -> Moment {
+        self.keys.held().fetched
+    }
+
     /// Returns the claims of a token. Fetches the keys if the token's is not among them.
     ///
     /// # Errors

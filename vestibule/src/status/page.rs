@@ -51,6 +51,7 @@ impl Display for StatusPage<'_> {
         self.last_hour(f)?;
         self.readiness(f, &readiness)?;
         self.credentials(f)?;
+        self.authentication(f)?;
         self.draining(f)?;
         self.reloads(f)?;
         f.write_str("</main></body></html>\n")
@@ -114,6 +115,15 @@ impl StatusPage<'_> {
             credential.row(f)?;
         }
         f.write_str("</tbody></table></section>")
+    }
+
+    fn authentication(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let Some(authenticator) = &self.status.authentication else { return Ok(()) };
+        let (issuer, fetched) = (Escaped(authenticator.issuer()), Ago(authenticator.keys_fetched()));
+        write!(
+            f,
+            "<section><h2>Authentication</h2><p>Tokens of {issuer}; its keys were fetched {fetched}.</p></section>"
+        )
     }
 
     fn draining(&self, f: &mut Formatter<'_>) -> fmt::Result {
