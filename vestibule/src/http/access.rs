@@ -97,10 +97,12 @@ impl AccessGuard {
 impl Drop for AccessGuard {
     fn drop(&mut self) {
         let duration = self.record.started.elapsed();
-        match self.end {
-            ResponseEnd::Pending => self.record.given_up(),
-            ResponseEnd::Failed => self.record.failed("response_failed"),
-            ResponseEnd::Complete => {}
+        // The last byte may be handed out although the client has not taken it.
+        match (self.record.cut_for(), self.end) {
+            (Some(reason), _) => self.record.failed(reason.label()),
+            (None, ResponseEnd::Pending) => self.record.failed("client_disconnected"),
+            (None, ResponseEnd::Failed) => self.record.failed("response_failed"),
+            (None, ResponseEnd::Complete) => {}
         }
         let labels = RequestLabels {
             method: self.record.method,

@@ -124,10 +124,9 @@ impl RequestRecord {
         self.body.load(Ordering::Relaxed) == state as u8
     }
 
-    /// Records that the response was given up: by the watchdog, or by the client.
-    pub(super) fn given_up(&self) {
-        let cut_for = self.exchange.as_ref().and_then(|exchange| exchange.cut_for());
-        self.failed(cut_for.map_or("client_disconnected", EndReason::label));
+    /// Returns the reason for which the watchdog ended the connection before the response was out, if it did.
+    pub(super) fn cut_for(&self) -> Option<EndReason> {
+        self.exchange.as_ref()?.cut_for()
     }
 
     /// Records the reason for which the request failed. The first one stays.
