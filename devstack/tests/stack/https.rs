@@ -63,7 +63,7 @@ async fn every_command_of_cargo_dev_works_with_tls() -> Outcome {
     let (status, output) = dev.ends()?;
     assert_eq!(status.code(), Some(0), "{output}");
     let cacert = format!("curl --cacert {} -s", certificate.display());
-    let expected = [&format!("{cacert} {admin}/status\n"), "cargo dev rotate tls\n", "profile dev\n"];
+    let expected = [&format!("{cacert} {admin}/status\n"), "cargo dev rotate tls\n", "profile dev audience None\n"];
     assert!(expected.iter().all(|text| output.contains(*text)), "{output}");
     let audit = format!("cargo dev exec audit --ca {} {admin}\n", certificate.display());
     assert!(output.contains(&audit) && !output.contains("PRIVATE KEY"), "{output}");
