@@ -359,7 +359,7 @@ mod tests {
         }
         assert_eq!(statuses(&shop["paths"]["/hours"]["get"]), ["200", "500", "503"]);
         assert_eq!(shop["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");
-        assert_eq!(shop["components"]["responses"]["Forbidden"]["content"], problem_content());
+        assert_eq!(shop["components"]["responses"][component("403")]["content"], problem_content());
         assert_eq!(self::shop()["components"].get("securitySchemes"), None);
     }
 
