@@ -5,11 +5,12 @@ use crate::{
     support::{
         examples::{config_of_examples, example},
         launch_options::LaunchOptions,
+        time_waits::stays,
     },
 };
 use devstack::{DEFAULT_TIMEOUT, Launch, RunningService, Signal, Tenant, random_key, reqwest::Response};
 use serde_json::json;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::TcpStream,
@@ -47,10 +48,8 @@ async fn events_outlive_the_timeouts_and_hear_of_a_replacement_and_of_a_stop() {
     let tenant = SERVICE.tenant("events").await;
     let mut running = RunningService::start(launch(&tenant).await, &tenant).await;
     let mut stream = running.get("/events").await;
-    let begin = Instant::now();
-    while begin.elapsed() < Duration::from_secs(4) {
-        assert_eq!(next(&mut stream).await.as_deref(), Some("data: tick\n\n"));
-    }
+    let ticks = async || next(&mut stream).await.as_deref() == Some("data: tick\n\n");
+    stays("the stream of events", Duration::from_secs(4), ticks).await;
 
     tenant.put("first", &random_key()).await.expect("a new key");
     assert_eq!(running.reload().await["outcome"], "published");

@@ -17,6 +17,7 @@ pub(crate) mod socket;
 
 mod connection;
 pub(crate) mod connections;
+mod end_reason;
 mod exchange;
 pub(crate) mod watched;
 

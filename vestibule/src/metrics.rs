@@ -24,6 +24,7 @@ use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
 };
+use time::OffsetDateTime;
 
 /// The ends of names that OpenMetrics gives to the samples of a metric. With one of them, two metrics could have a
 /// sample of one name.
@@ -148,6 +149,11 @@ impl MetricsRegistry {
     fn lock(&self) -> MutexGuard<'_, RegisteredMetrics> {
         self.registered.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns a time as Prometheus has it: in seconds since 1970.
+pub(crate) fn unix_seconds(time: OffsetDateTime) -> f64 {
+    time.unix_timestamp_nanos() as f64 / 1e9
 }
 
 /// Checks the names of a metric of the service and of its labels.

@@ -1,5 +1,6 @@
 //! HTTP/1 by hand.
 
+use crate::support::time_waits::let_time_pass;
 use devstack::{DEFAULT_TIMEOUT, RunningService, reqwest::StatusCode};
 use serde_json::json;
 use std::time::Duration;
@@ -37,7 +38,7 @@ impl Socket {
 
     /// Returns `false` if the connection ended.
     pub(super) async fn read_one_byte_a_second(&mut self) -> bool {
-        tokio::time::sleep(Duration::from_secs(1)).await;
+        let_time_pass("the client reads a byte a second", Duration::from_secs(1)).await;
         self.0.read_u8().await.is_ok()
     }
 }

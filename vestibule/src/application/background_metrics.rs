@@ -1,6 +1,6 @@
 //! The metrics of background tasks and of workers.
 
-use crate::metrics::{Counter, Gauge, MetricsRegistry};
+use crate::metrics::{Counter, Gauge, MetricsRegistry, unix_seconds};
 use prometheus_client::metrics::family::Family;
 use std::sync::atomic::AtomicU64;
 use time::OffsetDateTime;
@@ -112,5 +112,5 @@ impl WorkerMetrics {
 
 /// Returns the time in seconds since 1970.
 fn now() -> f64 {
-    OffsetDateTime::now_utc().unix_timestamp_nanos() as f64 / 1e9
+    unix_seconds(OffsetDateTime::now_utc())
 }

@@ -1,6 +1,6 @@
 //! The metrics of authentication.
 
-use crate::metrics::{Counter, Gauge, MetricsRegistry};
+use crate::metrics::{Counter, Gauge, MetricsRegistry, unix_seconds};
 use prometheus_client::metrics::family::Family;
 use std::sync::atomic::AtomicU64;
 use time::OffsetDateTime;
@@ -68,7 +68,7 @@ impl AuthMetrics {
 
     pub(super) fn fetched(&self, issuer: &str) {
         self.fetches.get_or_create(&[("outcome", "fetched")]).inc();
-        let now = OffsetDateTime::now_utc().unix_timestamp_nanos() as f64 / 1e9;
+        let now = unix_seconds(OffsetDateTime::now_utc());
         self.fetched.get_or_create_owned(&[("issuer", issuer.to_owned())]).set(now);
     }
 

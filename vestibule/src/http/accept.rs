@@ -37,14 +37,18 @@ pub(super) struct HttpConnection {
 ///
 /// # Errors
 /// If the handshake fails, or the socket.
-pub(super) async fn handshake(socket: Socket, policy: &impl ListenerPolicy) -> io::Result<HttpConnection> {
+pub(super) async fn handshake(
+    socket: Socket,
+    limits: &ConnectionsConfig,
+    policy: &impl ListenerPolicy,
+) -> io::Result<HttpConnection> {
     let (stream, peer) = match socket {
         Socket::Tcp(stream, peer) => (stream, peer),
         Socket::Unix(stream) => {
             return Ok(HttpConnection { io: Io::Unix(stream), peer: None, client: None, tls: None });
         }
     };
-    set_options(&stream, &policy.limits().connections)?;
+    set_options(&stream, limits)?;
     handshake_of_tcp(stream, peer, policy).await
 }
 

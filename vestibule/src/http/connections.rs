@@ -1,7 +1,8 @@
 //! The open connections of a listener.
 
 use super::{
-    connection::{ConnectionRules, EndReason, WatchedConnection},
+    connection::{ConnectionRules, WatchedConnection},
+    end_reason::EndReason,
     exchange::ExchangeRules,
     policy::{ListenerLimits, ListenerPolicy},
 };
@@ -92,19 +93,19 @@ impl Connections {
         self.lock().len()
     }
 
-    /// Waits until there is a place for another connection. Logs that there is none, unless it did so at `logged`, a short
-    /// time ago.
-    pub(super) async fn room(&self, policy: &impl ListenerPolicy, logged: &mut Option<Instant>) {
+    /// Waits until there is a place for another connection. Returns the limits of that moment. Logs that there is none,
+    /// unless it did so at `logged`, a short time ago.
+    pub(super) async fn room(&self, policy: &impl ListenerPolicy, logged: &mut Option<Instant>) -> ListenerLimits {
         loop {
             let left = self.left.notified();
-            let max_open = policy.limits().max_open;
-            if self.count() < max_open {
-                break;
+            let limits = policy.limits();
+            if self.count() < limits.max_open {
+                return limits;
             }
             if logged.is_none_or(|at| at.elapsed() >= LOG_AGAIN) {
                 tracing::warn!(
                     listener = self.listener,
-                    connections.limit = max_open,
+                    connections.limit = limits.max_open,
                     "no more connections are accepted until one ends; idle ones are asked to"
                 );
                 *logged = Some(Instant::now());

@@ -1,6 +1,6 @@
 //! One request and its response, as the watchdog sees them: who waits for whom, and how fast it goes.
 
-use super::connection::EndReason;
+use super::end_reason::EndReason;
 use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,

@@ -1,8 +1,8 @@
 //! The facts of one request, from its head to the last byte of its response.
 
 use super::{
-    connection::EndReason,
     connection_info::ConnectionInfo,
+    end_reason::EndReason,
     exchange::Exchange,
     frame::Frame,
     limits::Limits,

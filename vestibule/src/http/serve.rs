@@ -8,8 +8,9 @@
 
 use super::{
     accept,
-    connection::{EndReason, Order, WatchedConnection},
+    connection::{Order, WatchedConnection},
     connections::{ConnectionMetrics, Connections, Place},
+    end_reason::EndReason,
     policy::ListenerPolicy,
     socket::{ListenerSocket, PlacedIo, Socket},
     watched::{WatchedRequestBody, WatchedService},
@@ -31,30 +32,47 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 /// The pause after a connection could not be accepted, for example because too many files are open.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// A service that answers the requests of a listener: the door, or the admin routes.
+pub(crate) trait ListenerService:
+    tower::Service<
+        Request<WatchedRequestBody>,
+        Response = Response<<Self as ListenerService>::Body>,
+        Error = Infallible,
+        Future: Send,
+    > + Clone
+    + Send
+    + 'static
+{
+    /// The body of its responses.
+    type Body: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static;
+}
+
+impl<S, B> ListenerService for S
+where
+    S: tower::Service<Request<WatchedRequestBody>, Response = Response<B>, Error = Infallible, Future: Send>,
+    S: Clone + Send + 'static,
+    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    type Body = B;
+}
+
 /// A listener that accepts connections.
 pub(crate) struct HttpServer {
     connections: Arc<Connections>,
     stopping: CancellationToken,
     accepting: JoinHandle<()>,
-    _watchdog: AbortOnDropHandle<()>,
+    watchdog: AbortOnDropHandle<()>,
 }
 
 impl HttpServer {
     /// Accepts connections for `service`.
-    pub(crate) fn start<S, B>(
+    pub(crate) fn start(
         name: &'static str,
         listener: ListenerSocket,
         policy: impl ListenerPolicy,
         metrics: &ConnectionMetrics,
-        service: S,
-    ) -> Self
-    where
-        S: tower::Service<Request<WatchedRequestBody>, Response = Response<B>, Error = Infallible, Future: Send>
-            + Clone
-            + Send
-            + 'static,
-        B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
-    {
+        service: impl ListenerService,
+    ) -> Self {
         let policy = Arc::new(policy);
         let connections = Arc::new(Connections::new(name, metrics));
         connections.limits(&*policy);
@@ -68,7 +86,7 @@ impl HttpServer {
             let accept_all = async move { accept_all(&listener, &policy, &connections, service).await };
             tokio::spawn(async move { stopping.run_until_cancelled(accept_all).await.unwrap_or_default() })
         };
-        Self { connections, stopping, accepting, _watchdog: AbortOnDropHandle::new(watchdog) }
+        Self { connections, stopping, accepting, watchdog: AbortOnDropHandle::new(watchdog) }
     }
 
     /// Stops accepting, and lets the requests in flight finish within `grace`.
@@ -80,28 +98,25 @@ impl HttpServer {
         self.connections.close(grace).await;
     }
 
-    /// Waits until the listener fails, which it does only by a panic. Cancel-safe.
+    /// Waits until the listener or its watchdog fails, which they do only by a panic. Cancel-safe.
     pub(crate) async fn failed(&mut self) {
-        let _ = (&mut self.accepting).await;
+        tokio::select! {
+            _ = &mut self.accepting => (),
+            _ = &mut self.watchdog => (),
+        }
     }
 }
 
 /// Accepts one connection after the other.
-async fn accept_all<S, B>(
+async fn accept_all(
     listener: &ListenerSocket,
     policy: &Arc<impl ListenerPolicy>,
     connections: &Arc<Connections>,
-    service: S,
-) where
-    S: tower::Service<Request<WatchedRequestBody>, Response = Response<B>, Error = Infallible, Future: Send>
-        + Clone
-        + Send
-        + 'static,
-    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
-{
+    service: impl ListenerService,
+) {
     let (mut is_failing, mut logged_full) = (false, None);
     loop {
-        connections.room(&**policy, &mut logged_full).await;
+        let limits = connections.room(&**policy, &mut logged_full).await.connections;
         let socket = match listener.accept().await {
             Ok(socket) => socket,
             Err(error) if is_of_one_client(&error) => continue,
@@ -118,9 +133,8 @@ async fn accept_all<S, B>(
             tracing::info!("connections are accepted again");
             is_failing = false;
         }
-        let (connection, place) = connections.admit(&policy.limits().connections);
-        let serving = serve(socket, connection, place, policy.clone(), service.clone());
-        tokio::spawn(serving);
+        let (connection, place) = connections.admit(&limits);
+        tokio::spawn(serve(socket, connection, place, limits, policy.clone(), service.clone()));
     }
 }
 
@@ -133,24 +147,19 @@ fn is_of_one_client(error: &io::Error) -> bool {
 }
 
 /// Serves one connection to its end.
-async fn serve<S, B>(
+async fn serve(
     socket: Socket,
     connection: Arc<WatchedConnection>,
     place: Place,
+    limits: ConnectionsConfig,
     policy: Arc<impl ListenerPolicy>,
-    service: S,
-) where
-    S: tower::Service<Request<WatchedRequestBody>, Response = Response<B>, Error = Infallible, Future: Send>
-        + Clone
-        + Send
-        + 'static,
-    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
-{
+    service: impl ListenerService,
+) {
     let handshake = tokio::select! {
         biased;
         // Nothing is under way that could finish.
         _ = connection.next_order() => return,
-        handshake = accept::handshake(socket, &*policy) => handshake,
+        handshake = accept::handshake(socket, &limits, &*policy) => handshake,
     };
     let http = match handshake {
         Ok(http) => http,
@@ -161,7 +170,7 @@ async fn serve<S, B>(
     };
     let is_tls = http.tls.is_some();
     connection.speaks_http(http.tls.and_then(|tls| tls.authority));
-    let builder = with_limits(&policy.limits().connections);
+    let builder = with_limits(&limits);
     let io = TokioIo::new(PlacedIo { io: http.io, _place: place });
     let service =
         WatchedService { inner: service, connection: connection.clone(), peer: http.peer, is_tls, client: http.client };

@@ -4,14 +4,16 @@
 mod process;
 
 use super::{Status, check_status::CheckState};
-use crate::resources::connection_counter::{ConnectionCounter, OpenConnections};
+use crate::{
+    metrics::unix_seconds,
+    resources::connection_counter::{ConnectionCounter, OpenConnections},
+};
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeGaugeValue},
     metrics::MetricType,
 };
 use std::fmt;
-use time::OffsetDateTime;
 use tokio::sync::watch;
 
 /// The collector of the metrics of a status. Labels are names, ids of versions, and words of a fixed list.
@@ -61,13 +63,13 @@ impl MetricsEncoder<'_> {
         let mut info = self.0.encode_descriptor("vestibule_credential", help, None, MetricType::Info)?;
         for credential in &status.credentials {
             let name = ("name", credential.name.to_owned());
-            verified.push(([name.clone()], seconds(credential.verified.at())));
+            verified.push(([name.clone()], unix_seconds(credential.verified.at())));
             if let Some(expires) = credential.expires {
-                expiry.push(([name.clone()], seconds(expires)));
+                expiry.push(([name.clone()], unix_seconds(expires)));
             }
             for use_of in &credential.last_used {
                 if let Some(at) = use_of.at {
-                    last_used.push(([name.clone(), ("version", use_of.version.to_string())], seconds(at)));
+                    last_used.push(([name.clone(), ("version", use_of.version.to_string())], unix_seconds(at)));
                 }
             }
             let (version, stage) = (credential.version.to_string(), credential.stage.to_string());
@@ -154,9 +156,4 @@ impl MetricsEncoder<'_> {
 
 fn sum(a: OpenConnections, b: OpenConnections) -> OpenConnections {
     OpenConnections { idle: a.idle + b.idle, used: a.used + b.used }
-}
-
-/// Returns a time in seconds since 1970, as Prometheus has it.
-fn seconds(time: OffsetDateTime) -> f64 {
-    time.unix_timestamp_nanos() as f64 / 1e9
 }
