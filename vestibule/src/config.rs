@@ -31,8 +31,10 @@ pub use bytesize::ByteSize;
 pub use layers::Sources;
 pub use section::{BoundedSetting, ConfigSection, Setting, UnboundedSetting};
 pub use settings::{
-    AdminConfig, AuthConfig, AwsConfig, ConnectionsConfig, DatabaseConfig, LogFormat, ProxyHeader, SecretsConfig,
-    SecretsProvider, ServerConfig, TelemetryConfig, TlsMode, TokenAlgorithm, WhenStale,
+    AdminConfig, AwsConfig, DatabaseConfig, LogFormat, ProxyHeader, SecretsConfig, SecretsProvider, ServerConfig,
+    TelemetryConfig, TlsMode, WhenStale,
+    auth::{AuthConfig, TokenAlgorithm},
+    connections::ConnectionsConfig,
 };
 pub use settings_check::SettingsCheck;
 

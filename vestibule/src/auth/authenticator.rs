@@ -10,7 +10,7 @@ use super::{
     verified_tokens::VerifiedTokens,
 };
 use crate::{
-    config::settings::AuthConfig,
+    config::settings::auth::AuthConfig,
     exit::Fault,
     http::{client::ClientCertificate, problem::Problem},
     moment::Moment,

@@ -3,7 +3,7 @@
 use super::{key_set::KeySet, metrics::AuthMetrics};
 use crate::{
     cause::reasons,
-    config::{base_url::BaseUrl, settings::AuthConfig},
+    config::{base_url::BaseUrl, settings::auth::AuthConfig},
     exit::{Exit, Fault},
     jitter,
     moment::Moment,

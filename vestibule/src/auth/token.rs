@@ -1,7 +1,7 @@
 //! One token: its signature, its times, and what it says (RFC 7519, RFC 8725, RFC 9068).
 
 use super::key_set::KeySet;
-use crate::config::settings::{AuthConfig, TokenAlgorithm};
+use crate::config::settings::auth::{AuthConfig, TokenAlgorithm};
 use jsonwebtoken::{Algorithm, Header, Validation, errors::ErrorKind};
 use serde::Deserialize;
 use serde_json::{Map, Value};

@@ -3,7 +3,7 @@
 use super::{
     layers::Layers,
     prefix,
-    settings::{AdminConfig, AuthConfig, DatabaseConfig, SecretsConfig, ServerConfig, TlsMode},
+    settings::{AdminConfig, DatabaseConfig, SecretsConfig, ServerConfig, TlsMode, auth::AuthConfig},
     settings_check::{SettingsCheck, SettingsMistake},
 };
 use crate::{

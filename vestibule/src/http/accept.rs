@@ -6,7 +6,7 @@ use super::{
     policy::{ListenerPolicy, ListenerTls},
     socket::{Io, Socket},
 };
-use crate::config::settings::ConnectionsConfig;
+use crate::config::settings::connections::ConnectionsConfig;
 use std::{io, net::SocketAddr, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

@@ -4,7 +4,7 @@ use super::{
     end_reason::EndReason,
     exchange::{Exchange, ExchangeRules, SHORT_PATIENCE},
 };
-use crate::{config::settings::ConnectionsConfig, jitter};
+use crate::{config::settings::connections::ConnectionsConfig, jitter};
 use axum::http::Version;
 use std::{
     any::Any,

@@ -7,7 +7,7 @@ use super::{
     policy::{ListenerLimits, ListenerPolicy},
 };
 use crate::{
-    config::settings::ConnectionsConfig,
+    config::settings::connections::ConnectionsConfig,
     metrics::{Counter, Gauge, MetricsRegistry},
 };
 use prometheus_client::metrics::family::Family;

@@ -3,7 +3,7 @@
 use super::connection::ClientAuthority;
 use crate::{
     application::{Application, Live},
-    config::settings::ConnectionsConfig,
+    config::settings::connections::ConnectionsConfig,
 };
 use rustix::process::{Resource, getrlimit};
 use rustls::ServerConfig;

@@ -15,7 +15,7 @@ use super::{
     socket::{ListenerSocket, PlacedIo, Socket},
     watched::{WatchedRequestBody, WatchedService},
 };
-use crate::config::settings::ConnectionsConfig;
+use crate::config::settings::connections::ConnectionsConfig;
 use axum::{
     BoxError,
     body::Bytes,
