@@ -2,7 +2,7 @@
 
 use super::{
     access::AccessGuard,
-    long_lived::{LongLivedSource, WatchGenerations},
+    connection_info::{ConnectionInfo, ServeConnection},
     problem::Problem,
 };
 use crate::application::{Application, Generation, Live};
@@ -27,21 +27,27 @@ use tokio::sync::OwnedSemaphorePermit;
 ///
 /// A request costs a borrow of the watch channel, a clone of an `Arc`, and a permit: `benches/door.rs` measures it.
 pub struct Door<A: Application> {
-    live: Live<A>,
-    /// The same, for long-lived responses.
-    generations: Arc<dyn WatchGenerations>,
+    live: Arc<Live<A>>,
+    /// The connection of the requests. `None` if they come on none, as in a test.
+    connection: Option<ConnectionInfo>,
 }
 
 impl<A: Application> Door<A> {
     /// Makes a door to the generation that `live` holds.
     pub fn new(live: Live<A>) -> Self {
-        Self { generations: Arc::new(live.clone()), live }
+        Self { live: Arc::new(live), connection: None }
     }
 }
 
 impl<A: Application> Clone for Door<A> {
     fn clone(&self) -> Self {
-        Self { live: self.live.clone(), generations: self.generations.clone() }
+        Self { live: self.live.clone(), connection: self.connection }
+    }
+}
+
+impl<A: Application> ServeConnection for Door<A> {
+    fn on(&self, connection: Option<ConnectionInfo>) -> Self {
+        Self { live: self.live.clone(), connection }
     }
 }
 
@@ -67,16 +73,13 @@ where
 
     fn call(&mut self, request: http::Request<B>) -> ResponseFuture<A> {
         let generation = self.live.generation();
-        let mut request = request.map(Body::new);
-        let access = Some(AccessGuard::begin(&generation.frame, &mut request));
+        // An empty body of axum needs no box.
+        let mut request = request.map(|body| if body.is_end_stream() { Body::empty() } else { Body::new(body) });
+        let access = AccessGuard::begin(&generation.frame, &mut request, self.connection, self.live.clone());
+        let access = Some(access);
         let Ok(permit) = generation.in_flight.clone().try_acquire_owned() else {
             return ResponseFuture::Full { access };
         };
-        request.extensions_mut().insert(LongLivedSource {
-            generations: self.generations.clone(),
-            usage: generation.usage.clone(),
-            generation: generation.number,
-        });
         let routed = tower::Service::<Request>::call(&mut generation.router.clone(), request);
         ResponseFuture::Routed { routed, guard: Some(InFlightGuard::new(generation, permit)), access }
     }

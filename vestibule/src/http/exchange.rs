@@ -46,13 +46,8 @@ pub(super) struct ExchangeRules {
 }
 
 impl Exchange {
-    pub(super) fn new() -> Self {
-        Self(Mutex::new(Progress {
-            stage: ExchangeStage::Request,
-            since: Instant::now(),
-            bytes: 0,
-            waiting_since: None,
-        }))
+    pub(super) fn new(now: Instant) -> Self {
+        Self(Mutex::new(Progress { stage: ExchangeStage::Request, since: now, bytes: 0, waiting_since: None }))
     }
 
     /// Records that we wait for the request's body.
@@ -140,7 +135,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_response_has_until_its_timeout_however_fast_it_goes() {
-        let exchange = Exchange::new();
+        let exchange = Exchange::new(Instant::now());
         exchange.responds(false);
         exchange.asked_for_more();
         for _ in 0..59 {
@@ -155,7 +150,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_nothing_has_half_of_it_and_a_second_while_places_are_short() {
-        let exchange = Exchange::new();
+        let exchange = Exchange::new(Instant::now());
         exchange.responds(false);
         exchange.handed_out(1 << 20);
         tokio::time::advance(Duration::from_secs(1)).await;
@@ -169,7 +164,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_trickling_body_is_ended_early_only_while_places_are_short() {
-        let exchange = Exchange::new();
+        let exchange = Exchange::new(Instant::now());
         for _ in 0..4 {
             exchange.waits_for_body();
             tokio::time::advance(Duration::from_millis(500)).await;
@@ -185,7 +180,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_long_lived_response_ends_only_if_nobody_takes_it() {
-        let exchange = Exchange::new();
+        let exchange = Exchange::new(Instant::now());
         exchange.responds(true);
         exchange.asked_for_more();
         tokio::time::advance(TIMEOUT * 10).await;

@@ -9,6 +9,7 @@
 use super::{
     accept,
     connection::{EndReason, Order, WatchedConnection},
+    connection_info::ServeConnection,
     connections::{ConnectionMetrics, Connections, Place},
     policy::ListenerPolicy,
     socket::{ListenerSocket, PlacedIo, Socket},
@@ -50,6 +51,7 @@ impl HttpServer {
     ) -> Self
     where
         S: tower::Service<Request<WatchedRequestBody>, Response = Response<B>, Error = Infallible, Future: Send>
+            + ServeConnection
             + Clone
             + Send
             + 'static,
@@ -94,6 +96,7 @@ async fn accept_all<S, B>(
     service: S,
 ) where
     S: tower::Service<Request<WatchedRequestBody>, Response = Response<B>, Error = Infallible, Future: Send>
+        + ServeConnection
         + Clone
         + Send
         + 'static,
@@ -141,6 +144,7 @@ async fn serve<S, B>(
     service: S,
 ) where
     S: tower::Service<Request<WatchedRequestBody>, Response = Response<B>, Error = Infallible, Future: Send>
+        + ServeConnection
         + Clone
         + Send
         + 'static,
@@ -162,8 +166,7 @@ async fn serve<S, B>(
     connection.speaks_http(http.tls.and_then(|tls| tls.authority));
     let builder = with_limits(&policy.limits().connections);
     let io = TokioIo::new(PlacedIo { io: http.io, _place: place });
-    let service =
-        WatchedService { inner: service, connection: connection.clone(), info: http.info, client: http.client };
+    let service = WatchedService { inner: service.on(http.info), connection: connection.clone(), client: http.client };
     let mut serving = pin!(builder.serve_connection_with_upgrades(io, service));
     loop {
         tokio::select! {

@@ -1,9 +1,6 @@
 //! A service whose requests and responses the watchdog sees.
 
-use super::{
-    client::ClientCertificate, connection::WatchedConnection, connection_info::ConnectionInfo, exchange::Exchange,
-    long_lived::LongLived,
-};
+use super::{client::ClientCertificate, connection::WatchedConnection, exchange::Exchange, long_lived::LongLived};
 use axum::{
     body::Bytes,
     http::{HeaderValue, Request, Response, StatusCode, header::CONNECTION},
@@ -21,12 +18,10 @@ use std::{
 /// of it, so a larger one would hide that the client takes nothing.
 const LARGEST_PIECE: usize = 16 * 1024;
 
-/// The service of one connection. It gives each request what is known of the connection.
+/// The service of one connection. It gives each request the client's certificate.
 pub(super) struct WatchedService<S> {
     pub(super) inner: S,
     pub(super) connection: Arc<WatchedConnection>,
-    /// `None` at the command socket.
-    pub(super) info: Option<ConnectionInfo>,
     pub(super) client: Option<ClientCertificate>,
 }
 
@@ -43,9 +38,6 @@ where
         let (exchange, is_last) = self.connection.begin(request.version());
         let guard = ExchangeGuard { exchange: exchange.clone(), connection: self.connection.clone() };
         let mut request = request.map(|body| WatchedRequestBody { body, exchange });
-        if let Some(info) = self.info {
-            request.extensions_mut().insert(info);
-        }
         if let Some(client) = &self.client {
             request.extensions_mut().insert(client.clone());
         }
@@ -146,11 +138,11 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
     type Error = B::Error;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let this = self.project();
+        let mut this = self.project();
         let exchange = &this.guard.exchange;
         if this.rest.is_empty() {
             exchange.asked_for_more();
-            match ready!(this.body.poll_frame(cx)) {
+            match ready!(this.body.as_mut().poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => *this.rest = data,
                     Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
@@ -159,7 +151,10 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
             }
         }
         let piece = this.rest.split_to(this.rest.len().min(LARGEST_PIECE));
-        exchange.handed_out(piece.len());
+        // The exchange ends with the last piece.
+        if !this.rest.is_empty() || !this.body.is_end_stream() {
+            exchange.handed_out(piece.len());
+        }
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
