@@ -17,17 +17,21 @@
 
 mod support {
     pub(crate) mod axum_sqlx;
+    pub(crate) mod callgrind;
+    pub(crate) mod contenders;
     pub(crate) mod in_process;
     pub(crate) mod load;
     pub(crate) mod server;
     pub(crate) mod statistics;
 }
 
-use devstack::{Binary, DatabaseAddress, Signal, Tenant, free_port};
+use devstack::{Binary, DatabaseAddress, Tenant, free_port};
 use serde_json::Value;
-use std::{env, io::Read, net::SocketAddr, path::Path, process::Command, sync::Arc};
+use std::{env, net::SocketAddr, path::Path, process::Command, sync::Arc};
 use support::{
     axum_sqlx,
+    callgrind::{self, CALLGRIND, NO_BLOCK_COPIES, collected},
+    contenders::{print_ratios, turns},
     in_process::{Callee, thread_cpu},
     load,
     server::Server,
@@ -55,13 +59,6 @@ const REQUESTS: usize = 2_500;
 
 /// The requests of two runs under valgrind. The difference of their instructions has no start in it.
 const COUNTED_REQUESTS: [usize; 2] = [500, 2_500];
-
-/// The program that counts instructions, with its arguments.
-const CALLGRIND: [&str; 3] = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"];
-
-/// The setting of glibc with which it copies memory in loops. Valgrind would count the one instruction that copies a block
-/// as many: one for each byte.
-const NO_BLOCK_COPIES: &str = "glibc.cpu.x86_rep_movsb_threshold=1000000000";
 
 /// The variable with the login for what knows no secrets manager. It has the database's place, too.
 const LOGIN: &str = "BENCH_LOGIN";
@@ -95,8 +92,7 @@ async fn measure(only_instructions: bool) {
             assert!(ended.success(), "{arguments:?} ended with {ended}");
         }
     }
-    if Command::new(CALLGRIND[0]).arg("--version").output().is_err() {
-        println!("instructions: skipped, because there is no valgrind (Debian: apt-get install valgrind)");
+    if !callgrind::is_there() {
         return;
     }
     for in_flight in IN_FLIGHT {
@@ -143,7 +139,7 @@ impl Bench {
         let mut command = Command::new(words[0]);
         command.args(&words[1..]).env(LOGIN, self.login.to_string()).env(PATH, &self.path);
         if !under.is_empty() {
-            command.env("GLIBC_TUNABLES", NO_BLOCK_COPIES);
+            command.envs([NO_BLOCK_COPIES]);
         }
         command
     }
@@ -179,7 +175,7 @@ impl Bench {
             servers.push(self.serve(name, &[]).await);
         }
         let (mut times, mut rates) = (CONTENDERS.map(|_| Rounds::default()), CONTENDERS.map(|_| Rounds::default()));
-        for (round, index) in turns() {
+        for (round, index) in turns(ROUNDS, CONTENDERS.len()) {
             let before = servers[index].cpu();
             let rate = self.send(&servers[index], in_flight, REQUESTS);
             if round > 0 {
@@ -187,8 +183,8 @@ impl Bench {
                 rates[index].0.push(rate);
             }
         }
-        print_ratios(&format!("request, {in_flight} in flight: CPU time in us"), &times);
-        print_ratios(&format!("request, {in_flight} in flight: number in a second"), &rates);
+        print_ratios(&CONTENDERS, &format!("request, {in_flight} in flight: CPU time in us"), &times);
+        print_ratios(&CONTENDERS, &format!("request, {in_flight} in flight: number in a second"), &rates);
     }
 
     async fn count_served(&self, in_flight: usize) {
@@ -198,7 +194,7 @@ impl Bench {
             let few = self.instructions_served(name, in_flight, few).await;
             counts.push(per_request(few, self.instructions_served(name, in_flight, many).await));
         }
-        print_ratios(&format!("request, {in_flight} in flight: instructions"), &counts);
+        print_ratios(&CONTENDERS, &format!("request, {in_flight} in flight: instructions"), &counts);
     }
 
     fn count_called(&self, what: &str, in_flight: usize) {
@@ -210,44 +206,20 @@ impl Bench {
             });
             per_request(few, many)
         });
-        print_ratios(&format!("{what}, {in_flight} in flight: instructions"), &counts);
+        print_ratios(&CONTENDERS, &format!("{what}, {in_flight} in flight: instructions"), &counts);
     }
 
     /// Returns the instructions of a server from its start to its end.
     async fn instructions_served(&self, name: &str, in_flight: usize, requests: usize) -> f64 {
-        let mut server = self.serve(name, &CALLGRIND).await;
+        let server = self.serve(name, &CALLGRIND).await;
         self.send(&server, in_flight, requests);
-        devstack::send_signal(server.child.id(), Signal::TERM).expect("it runs");
-        let mut output = String::new();
-        let errors = server.child.stderr.as_mut().expect("it is piped");
-        errors.read_to_string(&mut output).expect("valgrind writes text");
-        collected(&output)
+        callgrind::instructions_of(server)
     }
-}
-
-/// Returns the rounds, and the contenders in them. Each round begins with another contender. Round 0 is not counted,
-/// because it opens connections and fills caches.
-fn turns() -> impl Iterator<Item = (usize, usize)> {
-    let contenders = CONTENDERS.len();
-    (0..=ROUNDS).flat_map(move |round| (0..contenders).map(move |turn| (round, (round + turn) % contenders)))
-}
-
-/// Reads the number of instructions from the output of callgrind.
-fn collected(output: &str) -> f64 {
-    let count = output.lines().find_map(|line| line.split_once("Collected :")?.1.trim().parse().ok());
-    count.expect("callgrind ends with the number of instructions")
 }
 
 /// Returns the instructions of one request, as a measure of one round.
 fn per_request(few: f64, many: f64) -> Rounds {
     Rounds(vec![(many - few) / (COUNTED_REQUESTS[1] - COUNTED_REQUESTS[0]) as f64])
-}
-
-fn print_ratios(what: &str, measures: &[Rounds]) {
-    println!("{what}; median, and ratio to the last [quartiles]");
-    for (name, measure) in CONTENDERS.iter().zip(measures) {
-        println!("  {name:<16} {:>8.1}   {}", measure.median(), measure.ratio(&measures[2]).summary());
-    }
 }
 
 /// Serves the route as axum and sqlx alone do.
@@ -264,14 +236,14 @@ async fn time(what: &str, in_flight: usize) {
         callees.push(callee(what, name).await);
     }
     let mut times = CONTENDERS.map(|_| Rounds::default());
-    for (round, index) in turns() {
+    for (round, index) in turns(ROUNDS, CONTENDERS.len()) {
         let before = thread_cpu();
         callees[index].call(in_flight, REQUESTS).await;
         if round > 0 {
             times[index].0.push((thread_cpu() - before).as_secs_f64() * 1e6 / REQUESTS as f64);
         }
     }
-    print_ratios(&format!("{what}, {in_flight} in flight: CPU time in us"), &times);
+    print_ratios(&CONTENDERS, &format!("{what}, {in_flight} in flight: CPU time in us"), &times);
 }
 
 async fn callee(what: &str, name: &str) -> Callee {

@@ -388,7 +388,8 @@ impl<A: Application> Loader<A> {
             _ => Arc::new(Semaphore::new(max_in_flight.get() as usize)),
         };
         let number = in_service.map_or(1, |in_service| in_service.number + 1);
-        let frame = Frame::new(&config.server, number, &self.request_metrics);
+        let usage = Arc::new(GenerationUsage::recorded_in(self.request_history.clone()));
+        let frame = Frame::new(&config.server, number, &usage, &self.request_metrics);
         let router = frame.router(routes);
         Ok(Generation {
             number,
@@ -396,7 +397,7 @@ impl<A: Application> Loader<A> {
             frame,
             document: Arc::new(document),
             own_handles: Arc::strong_count(&service),
-            usage: Arc::new(GenerationUsage::recorded_in(self.request_history.clone())),
+            usage,
             service,
             in_flight,
             tls,

@@ -12,6 +12,7 @@ pub(crate) mod standard_error;
 
 mod buffer;
 mod json;
+mod secret_filter;
 #[cfg(test)]
 mod tests;
 mod text;

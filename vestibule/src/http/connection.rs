@@ -106,12 +106,13 @@ impl WatchedConnection {
     ///
     /// So a client of HTTP/1 knows before it sends another request. HTTP/2 has a frame that says it (GOAWAY).
     pub(super) fn begin(&self, version: Version) -> (Arc<Exchange>, bool) {
-        let exchange = Arc::new(Exchange::new());
+        let now = Instant::now();
+        let exchange = Arc::new(Exchange::new(now));
         let mut state = self.lock();
         state.phase = ConnectionPhase::InUse;
         state.is_http2 = version == Version::HTTP_2;
         state.exchanges.push(exchange.clone());
-        if self.opened.elapsed() >= self.max_age {
+        if now.duration_since(self.opened) >= self.max_age {
             state.retired.get_or_insert(EndReason::MaxAge);
         }
         let Some(reason) = state.retired else { return (exchange, false) };

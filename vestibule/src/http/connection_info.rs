@@ -3,8 +3,7 @@
 use super::exchange::Exchange;
 use std::{net::SocketAddr, sync::Arc};
 
-/// The properties of a connection that each of its requests carries, as an extension.
-#[derive(Clone)]
+/// The properties of a request's connection.
 pub(crate) struct ConnectionInfo {
     /// The address at the other end: the client's, or that of a proxy in between.
     pub(crate) peer: SocketAddr,

@@ -1,9 +1,8 @@
 //! The door: a tower service that sends each request to the generation in service.
 
 use super::{
-    access::AccessGuard,
-    long_lived::{LongLivedSource, WatchGenerations},
-    problem::Problem,
+    access::AccessGuard, connection_info::ConnectionInfo, problem::Problem, serve::ListenerService,
+    watched::WatchedRequestBody,
 };
 use crate::application::{Application, Generation, Live};
 use axum::{
@@ -27,21 +26,35 @@ use tokio::sync::OwnedSemaphorePermit;
 ///
 /// A request costs a borrow of the watch channel, a clone of an `Arc`, and a permit: `benches/door.rs` measures it.
 pub struct Door<A: Application> {
-    live: Live<A>,
-    /// The same, for long-lived responses.
-    generations: Arc<dyn WatchGenerations>,
+    live: Arc<Live<A>>,
 }
 
 impl<A: Application> Door<A> {
     /// Makes a door to the generation that `live` holds.
     pub fn new(live: Live<A>) -> Self {
-        Self { generations: Arc::new(live.clone()), live }
+        Self { live: Arc::new(live) }
+    }
+
+    /// Sends a request to the generation in service. `connection` is `None` if it came on none, as in a test.
+    fn send<B>(&self, request: http::Request<B>, connection: Option<ConnectionInfo>) -> ResponseFuture<A>
+    where
+        B: http_body::Body<Data = Bytes, Error: Into<axum::BoxError>> + Send + 'static,
+    {
+        let generation = self.live.generation();
+        // An empty body of axum needs no box.
+        let mut request = request.map(|body| if body.is_end_stream() { Body::empty() } else { Body::new(body) });
+        let access = Some(AccessGuard::begin(&generation.frame, &mut request, connection, self.live.clone()));
+        let Ok(permit) = generation.in_flight.clone().try_acquire_owned() else {
+            return ResponseFuture::Full { access };
+        };
+        let routed = tower::Service::<Request>::call(&mut generation.router.clone(), request);
+        ResponseFuture::Routed { routed, guard: Some(InFlightGuard::new(generation, permit)), access }
     }
 }
 
 impl<A: Application> Clone for Door<A> {
     fn clone(&self) -> Self {
-        Self { live: self.live.clone(), generations: self.generations.clone() }
+        Self { live: self.live.clone() }
     }
 }
 
@@ -66,19 +79,16 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> ResponseFuture<A> {
-        let generation = self.live.generation();
-        let mut request = request.map(Body::new);
-        let access = Some(AccessGuard::begin(&generation.frame, &mut request));
-        let Ok(permit) = generation.in_flight.clone().try_acquire_owned() else {
-            return ResponseFuture::Full { access };
-        };
-        request.extensions_mut().insert(LongLivedSource {
-            generations: self.generations.clone(),
-            usage: generation.usage.clone(),
-            generation: generation.number,
-        });
-        let routed = tower::Service::<Request>::call(&mut generation.router.clone(), request);
-        ResponseFuture::Routed { routed, guard: Some(InFlightGuard::new(generation, permit)), access }
+        self.send(request, None)
+    }
+}
+
+impl<A: Application> ListenerService for Door<A> {
+    type Body = GuardedBody<A>;
+    type Future = ResponseFuture<A>;
+
+    fn answer(&self, request: http::Request<WatchedRequestBody>, connection: Option<ConnectionInfo>) -> Self::Future {
+        self.send(request, connection)
     }
 }
 

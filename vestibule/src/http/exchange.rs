@@ -48,14 +48,9 @@ pub(super) struct ExchangeRules {
 }
 
 impl Exchange {
-    pub(super) fn new() -> Self {
-        Self(Mutex::new(Progress {
-            stage: ExchangeStage::Request,
-            since: Instant::now(),
-            bytes: 0,
-            waiting_since: None,
-            cut_for: None,
-        }))
+    pub(super) fn new(now: Instant) -> Self {
+        let stage = ExchangeStage::Request;
+        Self(Mutex::new(Progress { stage, since: now, bytes: 0, waiting_since: None, cut_for: None }))
     }
 
     /// Records that we wait for the request's body.
@@ -153,7 +148,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_response_has_until_its_timeout_however_fast_it_goes() {
-        let exchange = Exchange::new();
+        let exchange = Exchange::new(Instant::now());
         exchange.responds(false);
         exchange.asked_for_more();
         for _ in 0..59 {
@@ -168,7 +163,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_client_that_takes_nothing_has_half_of_it_and_a_second_while_places_are_short() {
-        let exchange = Exchange::new();
+        let exchange = Exchange::new(Instant::now());
         exchange.responds(false);
         exchange.handed_out(1 << 20);
         tokio::time::advance(Duration::from_secs(1)).await;
@@ -182,7 +177,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_trickling_body_is_ended_early_only_while_places_are_short() {
-        let exchange = Exchange::new();
+        let exchange = Exchange::new(Instant::now());
         for _ in 0..4 {
             exchange.waits_for_body();
             tokio::time::advance(Duration::from_millis(500)).await;
@@ -198,7 +193,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_long_lived_response_ends_only_if_nobody_takes_it() {
-        let exchange = Exchange::new();
+        let exchange = Exchange::new(Instant::now());
         exchange.responds(true);
         exchange.asked_for_more();
         tokio::time::advance(TIMEOUT * 10).await;

@@ -9,7 +9,7 @@ use super::{
     request_metrics::RequestMetrics,
     request_record::{BodyState, RequestRecord},
 };
-use crate::config::settings::ServerConfig;
+use crate::{config::settings::ServerConfig, generation_usage::GenerationUsage};
 use axum::{
     Router,
     body::{Body, HttpBody},
@@ -62,6 +62,7 @@ const STRICT_TRANSPORT_SECURITY: HeaderValue = HeaderValue::from_static("max-age
 /// The frame of one generation's requests. It is made with the generation, so that a reload changes its limits too.
 pub(crate) struct Frame {
     pub(super) metrics: Arc<RequestMetrics>,
+    pub(super) usage: Arc<GenerationUsage>,
     pub(super) generation: u64,
     pub(super) body_limit: u64,
     pub(super) timeout: Duration,
@@ -70,18 +71,27 @@ pub(crate) struct Frame {
     /// The defaults, with places for what nearly every response has. A copy of this map costs less than to add to
     /// another one, which grows then.
     headers: HeaderMap,
+    /// An empty map with room for what axum and we add to each request. A copy of it does not grow.
+    pub(super) extensions: Extensions,
 }
 
 impl Frame {
-    pub(crate) fn new(config: &ServerConfig, generation: u64, metrics: &Arc<RequestMetrics>) -> Arc<Self> {
+    pub(crate) fn new(
+        config: &ServerConfig,
+        generation: u64,
+        usage: &Arc<GenerationUsage>,
+        metrics: &Arc<RequestMetrics>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             metrics: metrics.clone(),
+            usage: usage.clone(),
             generation,
             body_limit: config.body_limit.as_u64(),
             timeout: config.request_timeout,
             compression: config.compression,
             proxies: TrustedProxies::of(config),
             headers: default_headers(),
+            extensions: empty_extensions(),
         })
     }
 
@@ -109,16 +119,19 @@ impl Frame {
 
     /// Adds the headers that each response has.
     pub(super) fn complete_head(&self, record: &RequestRecord, headers: &mut HeaderMap) {
-        let of_route = std::mem::replace(headers, self.headers.clone());
+        let mut of_route = std::mem::replace(headers, self.headers.clone());
         for name in OF_NEARLY_EVERY_ROUTE {
-            if !of_route.contains_key(&name) {
-                headers.remove(name);
-            }
+            match of_route.remove(&name) {
+                Some(value) => headers.insert(name, value),
+                None => headers.remove(name),
+            };
         }
         if record.is_tls {
             headers.insert(header::STRICT_TRANSPORT_SECURITY, STRICT_TRANSPORT_SECURITY);
         }
-        headers.extend(of_route);
+        if !of_route.is_empty() {
+            headers.extend(of_route);
+        }
         headers.insert(request_id::X_REQUEST_ID, request_id::header_value(record.context.trace_id));
     }
 }
@@ -152,6 +165,17 @@ fn default_headers() -> HeaderMap {
     headers.insert(request_id::X_REQUEST_ID, empty);
     headers.extend(HEADERS);
     headers
+}
+
+fn empty_extensions() -> Extensions {
+    let mut extensions = Extensions::new();
+    // Four values, as the record, and what axum adds: the path, its parameters, and the URI.
+    extensions.insert(0_u8);
+    extensions.insert(0_u16);
+    extensions.insert(0_u32);
+    extensions.insert(0_u64);
+    extensions.clear();
+    extensions
 }
 
 impl Future for FrameFuture {

@@ -1,8 +1,9 @@
 //! Responses that may last: server-sent events, downloads without end, WebSockets.
 
+use super::request_record::RequestRecord;
 use crate::{
     application::{Application, Live},
-    generation_usage::{GenerationUsage, LongLivedGuard},
+    generation_usage::LongLivedGuard,
 };
 use axum::{
     extract::{FromRequestParts, MatchedPath},
@@ -78,26 +79,17 @@ impl fmt::Debug for LongLived {
     }
 }
 
-/// Makes the [`LongLived`] of a request. The door gives it to each request.
-#[derive(Clone)]
-pub(super) struct LongLivedSource {
-    pub(super) generations: Arc<dyn WatchGenerations>,
-    pub(super) usage: Arc<GenerationUsage>,
-    /// The number of the request's generation.
-    pub(super) generation: u64,
-}
-
 impl<S: Sync> FromRequestParts<S> for LongLived {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        let Some(source) = parts.extensions.get::<LongLivedSource>() else {
+        let Some(record) = parts.extensions.get::<Arc<RequestRecord>>() else {
             return Ok(Self { generations: Generations(None), _guard: None });
         };
-        let route = parts.extensions.get::<MatchedPath>().map_or("", MatchedPath::as_str);
+        let route = record.route.get().map_or("", MatchedPath::as_str);
         Ok(Self {
-            generations: Generations(Some(source.generations.after(source.generation))),
-            _guard: Some(Arc::new(source.usage.long_lived(route))),
+            generations: Generations(Some(record.generations.after(record.context.generation))),
+            _guard: Some(Arc::new(record.frame.usage.long_lived(route))),
         })
     }
 }

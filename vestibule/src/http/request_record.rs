@@ -6,6 +6,7 @@ use super::{
     exchange::Exchange,
     frame::Frame,
     limits::Limits,
+    long_lived::WatchGenerations,
     request_id,
     request_metrics::{method_label, version_label},
 };
@@ -30,8 +31,7 @@ pub(crate) struct RequestRecord {
     pub(crate) frame: Arc<Frame>,
     pub(crate) method: &'static str,
     pub(crate) version: &'static str,
-    /// `None` if nobody reads access lines.
-    pub(crate) uri: Option<Uri>,
+    pub(crate) uri: Uri,
     pub(crate) context: RequestContext,
     pub(crate) started: Instant,
     /// `true` if the connection uses TLS.
@@ -44,6 +44,8 @@ pub(crate) struct RequestRecord {
     pub(crate) route: OnceLock<MatchedPath>,
     /// The reason for which the request failed, if its status does not say it.
     pub(crate) error_type: OnceLock<&'static str>,
+    /// A handle to the generation in service, for a response that lasts.
+    pub(super) generations: Arc<dyn WatchGenerations>,
     /// In bytes.
     body_limit: AtomicU64,
     timeout_micros: AtomicU64,
@@ -64,26 +66,30 @@ pub(crate) enum BodyState {
 
 impl RequestRecord {
     /// Begins the record of a request. The limits of the frame apply unless its route has its own.
-    pub(crate) fn begin(frame: &Arc<Frame>, request: &Request, is_logged: bool) -> Arc<Self> {
-        let extensions = request.extensions();
-        let connection = extensions.get::<ConnectionInfo>();
-        let peer = match connection {
-            Some(connection) => Some(connection.peer),
+    pub(super) fn begin(
+        frame: &Arc<Frame>,
+        request: &Request,
+        connection: Option<ConnectionInfo>,
+        generations: Arc<dyn WatchGenerations>,
+    ) -> Arc<Self> {
+        let (peer, is_tls, exchange) = match connection {
+            Some(ConnectionInfo { peer, tls, exchange }) => (Some(peer), tls, Some(exchange)),
             // axum's own extension, for tests of a service.
-            None => extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0),
+            None => (request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0), false, None),
         };
         Arc::new(Self {
             frame: frame.clone(),
             method: method_label(request.method()),
             version: version_label(request.version()),
-            uri: if is_logged { Some(request.uri().clone()) } else { None },
+            uri: request.uri().clone(),
             context: RequestContext { trace_id: request_id::trace_id(request.headers()), generation: frame.generation },
             started: Instant::now(),
-            is_tls: connection.is_some_and(|connection| connection.tls),
-            exchange: connection.map(|connection| connection.exchange.clone()),
+            is_tls,
+            exchange,
             client: peer.map(|peer| frame.proxies.client(peer.ip(), request.headers())),
             route: OnceLock::new(),
             error_type: OnceLock::new(),
+            generations,
             body_limit: frame.body_limit.into(),
             timeout_micros: micros(frame.timeout).into(),
             body: (BodyState::Idle as u8).into(),

@@ -9,6 +9,7 @@
 use super::{
     accept,
     connection::{Order, WatchedConnection},
+    connection_info::ConnectionInfo,
     connections::{ConnectionMetrics, Connections, Place},
     end_reason::EndReason,
     policy::ListenerPolicy,
@@ -17,9 +18,10 @@ use super::{
 };
 use crate::config::settings::connections::ConnectionsConfig;
 use axum::{
-    BoxError,
-    body::Bytes,
+    BoxError, Router,
+    body::{Body, Bytes},
     http::{Request, Response},
+    routing::future::RouteFuture,
 };
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -33,27 +35,24 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A service that answers the requests of a listener: the door, or the admin routes.
-pub(crate) trait ListenerService:
-    tower::Service<
-        Request<WatchedRequestBody>,
-        Response = Response<<Self as ListenerService>::Body>,
-        Error = Infallible,
-        Future: Send,
-    > + Clone
-    + Send
-    + 'static
-{
+pub(crate) trait ListenerService: Clone + Send + 'static {
     /// The body of its responses.
     type Body: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static;
+
+    /// The future of a response.
+    type Future: Future<Output = Result<Response<Self::Body>, Infallible>> + Send;
+
+    /// Answers a request. `connection` is `None` at the command socket.
+    fn answer(&self, request: Request<WatchedRequestBody>, connection: Option<ConnectionInfo>) -> Self::Future;
 }
 
-impl<S, B> ListenerService for S
-where
-    S: tower::Service<Request<WatchedRequestBody>, Response = Response<B>, Error = Infallible, Future: Send>,
-    S: Clone + Send + 'static,
-    B: http_body::Body<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
-{
-    type Body = B;
+impl ListenerService for Router {
+    type Body = Body;
+    type Future = RouteFuture<Infallible>;
+
+    fn answer(&self, request: Request<WatchedRequestBody>, _: Option<ConnectionInfo>) -> Self::Future {
+        tower::Service::call(&mut self.clone(), request)
+    }
 }
 
 /// A listener that accepts connections.

@@ -2,7 +2,7 @@
 
 use super::{
     client::ClientCertificate, connection::WatchedConnection, connection_info::ConnectionInfo, exchange::Exchange,
-    long_lived::LongLived,
+    long_lived::LongLived, serve::ListenerService,
 };
 use axum::{
     body::Bytes,
@@ -22,7 +22,7 @@ use std::{
 /// of it, so a larger one would hide that the client takes nothing.
 const LARGEST_PIECE: usize = 16 * 1024;
 
-/// The service of one connection. It gives each request what is known of the connection.
+/// The service of one connection. It gives each request the client's certificate.
 pub(super) struct WatchedService<S> {
     pub(super) inner: S,
     pub(super) connection: Arc<WatchedConnection>,
@@ -32,12 +32,11 @@ pub(super) struct WatchedService<S> {
     pub(super) client: Option<ClientCertificate>,
 }
 
-impl<S, B> hyper::service::Service<Request<Incoming>> for WatchedService<S>
+impl<S> hyper::service::Service<Request<Incoming>> for WatchedService<S>
 where
-    S: tower::Service<Request<WatchedRequestBody>, Response = Response<B>, Error = Infallible> + Clone,
-    B: Body<Data = Bytes>,
+    S: ListenerService,
 {
-    type Response = Response<ResponseBody<B>>;
+    type Response = Response<ResponseBody<S::Body>>;
     type Error = Infallible;
     type Future = ResponseFuture<S::Future>;
 
@@ -45,13 +44,11 @@ where
         let (exchange, is_last) = self.connection.begin(request.version());
         let guard = ExchangeGuard { exchange: exchange.clone(), connection: self.connection.clone() };
         let mut request = request.map(|body| WatchedRequestBody { body, exchange: exchange.clone() });
-        if let Some(peer) = self.peer {
-            request.extensions_mut().insert(ConnectionInfo { peer, tls: self.is_tls, exchange });
-        }
+        let info = self.peer.map(|peer| ConnectionInfo { peer, tls: self.is_tls, exchange });
         if let Some(client) = &self.client {
             request.extensions_mut().insert(client.clone());
         }
-        ResponseFuture { response: self.inner.clone().call(request), guard: Some(guard), is_last }
+        ResponseFuture { response: self.inner.answer(request, info), guard: Some(guard), is_last }
     }
 }
 

@@ -15,9 +15,38 @@ const MAY_NEED_ESCAPE: [bool; 256] = {
     table
 };
 
+/// A word with this byte in each of its eight places.
+const fn in_each_place(byte: u8) -> u64 {
+    u64::from_ne_bytes([byte; 8])
+}
+
+/// Returns `true` if a text is ASCII and needs no escape, as most are. It looks at eight bytes at a time.
+pub(super) fn is_plain(text: &str) -> bool {
+    let text = text.as_bytes();
+    let Some(last) = text.last_chunk() else {
+        return text.iter().all(|byte| byte.is_ascii() && !MAY_NEED_ESCAPE[usize::from(*byte)]);
+    };
+    let (words, _) = text.as_chunks();
+    words.iter().chain([last]).all(|word| is_plain_word(u64::from_ne_bytes(*word)))
+}
+
+fn is_plain_word(word: u64) -> bool {
+    // A subtraction sets the highest bit of each byte that is too small for it. It may set that of the byte after one too,
+    // which changes nothing: the word is not plain then.
+    let mut special = word | word.wrapping_sub(in_each_place(b' '));
+    for byte in [b'"', b'\\', 0x7f] {
+        special |= (word ^ in_each_place(byte)).wrapping_sub(in_each_place(1));
+    }
+    special & in_each_place(0x80) == 0
+}
+
 /// Appends a text as it stands within a JSON string. All control characters of Unicode are escaped: a terminal that shows
 /// the log would obey them. Returns `false` if `out` would be longer than `limit`. Then the end of the text is left out.
 pub(crate) fn escape_json(text: &str, out: &mut String, limit: usize) -> bool {
+    if text.len() <= limit.saturating_sub(out.len()) && is_plain(text) {
+        out.push_str(text);
+        return true;
+    }
     let mut rest = text;
     loop {
         let plain = rest.bytes().position(|byte| MAY_NEED_ESCAPE[usize::from(byte)]).unwrap_or(rest.len());
@@ -74,6 +103,17 @@ mod tests {
             let (json, is_whole) = escaped(text, usize::MAX);
             assert!(is_whole && !json.chars().any(char::is_control), "{json}");
             assert_eq!(format!("\"{json}\"").parse::<Value>().unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn a_special_character_is_found_at_each_place_of_a_text() {
+        for length in 1..=20 {
+            for (place, special) in (0..length).flat_map(|place| (0..=0xff).map(move |special| (place, special))) {
+                let text: String = (0..length).map(|at| if at == place { char::from(special) } else { 'a' }).collect();
+                let is_escaped = special == b'"' || special == b'\\' || char::from(special).is_control();
+                assert_eq!(escaped(&text, usize::MAX).0 != text, is_escaped, "{text:?}");
+            }
         }
     }
 

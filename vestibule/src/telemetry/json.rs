@@ -1,6 +1,9 @@
 //! The log as JSON: one object per line.
 
-use super::{buffer::LogBuffer, escape::escape_json};
+use super::{
+    buffer::LogBuffer,
+    escape::{escape_json, is_plain},
+};
 use crate::request_context::RequestContext;
 use std::{
     borrow::Cow,
@@ -12,10 +15,11 @@ use std::{
 use time::OffsetDateTime;
 use tracing::{
     Event, Level, Subscriber,
-    field::{Field, Visit},
+    field::{Field, FieldSet, Visit},
 };
 use tracing_log::NormalizeEvent;
 use tracing_subscriber::{Layer, layer::Context};
+use uuid::{Uuid, fmt::Simple};
 
 /// The length of a line, in bytes, after which values are cut. What follows a cut value is short: names of fields, numbers
 /// and the target.
@@ -32,6 +36,23 @@ thread_local! {
 struct Scratch {
     line: String,
     clock: LogClock,
+    /// The first field of the last line whose names of fields need no escape.
+    plain: Option<Field>,
+}
+
+impl Scratch {
+    /// Returns `true` if no name of these fields needs an escape. It looks at them once while lines come from the same place
+    /// in the code, as most do: they are access lines. Fields of two places are never equal.
+    fn has_plain_names(&mut self, fields: &FieldSet) -> bool {
+        let first = fields.iter().next();
+        if self.plain != first {
+            if !fields.iter().all(|field| is_plain(field.name())) {
+                return false;
+            }
+            self.plain = first;
+        }
+        true
+    }
 }
 
 /// A layer that writes each event as one line of JSON. Spans are not written.
@@ -52,7 +73,9 @@ impl<S: Subscriber> Layer<S> for JsonLayer {
         let metadata = of_log.as_ref().unwrap_or_else(|| event.metadata());
         // The thread may be ending: then it has no memory of its own any more.
         let mut scratch = SCRATCH.try_with(Cell::take).unwrap_or_default();
+        let has_plain_names = scratch.has_plain_names(event.metadata().fields());
         let mut line = JsonLine::begin(&mut scratch.line, &mut scratch.clock, *metadata.level());
+        line.has_plain_names = has_plain_names;
         event.record(&mut line);
         line.end(metadata.target(), RequestContext::current());
         self.buffer.push(&scratch.line, Cow::Borrowed(event.metadata().target()));
@@ -84,14 +107,18 @@ impl LogClock {
             let _ = write!(self.text, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.");
         }
         out.push_str(&self.text);
-        let _ = write!(out, "{:06}Z", now.subsec_micros());
+        // The six digits that follow the first one.
+        let micros = 1_000_000 + now.subsec_micros();
+        out.push_str(&itoa::Buffer::new().format(micros)[1..]);
+        out.push('Z');
     }
 }
 
 /// A line that is being written. Values go into it without a copy in between.
 pub(super) struct JsonLine<'a> {
     text: &'a mut String,
-    has_fields: bool,
+    /// `true` if no name of a field needs an escape.
+    has_plain_names: bool,
     is_cut: bool,
 }
 
@@ -103,7 +130,7 @@ impl<'a> JsonLine<'a> {
         text.push_str("\",\"level\":\"");
         text.push_str(level.as_str());
         text.push_str("\",\"fields\":{");
-        Self { text, has_fields: false, is_cut: false }
+        Self { text, has_plain_names: false, is_cut: false }
     }
 
     /// Adds a text.
@@ -111,22 +138,30 @@ impl<'a> JsonLine<'a> {
         self.name(name);
         self.text.push('"');
         let _ = EscapedValue::of(self).write_str(value);
-        self.text.push('"');
+        self.text.push_str("\",");
     }
 
-    /// Adds a number or a truth value, which JSON takes as it is displayed.
-    pub(super) fn plain(&mut self, name: &str, value: impl fmt::Display) {
+    /// Adds a value that is JSON as it is.
+    pub(super) fn json(&mut self, name: &str, value: &str) {
         self.name(name);
-        let _ = write!(self.text, "{value}");
+        self.text.push_str(value);
+        self.text.push(',');
     }
 
     /// Ends the line.
     pub(super) fn end(self, target: &str, context: Option<RequestContext>) {
+        // The comma after the last field.
+        if self.text.ends_with(',') {
+            self.text.pop();
+        }
         self.text.push_str("},\"target\":\"");
         escape_json(target, self.text, LONGEST + 1024);
         self.text.push('"');
         if let Some(RequestContext { trace_id, generation }) = context {
-            let _ = write!(self.text, ",\"trace_id\":\"{trace_id:032x}\",\"generation\":{generation}");
+            self.text.push_str(",\"trace_id\":\"");
+            self.text.push_str(Uuid::from_u128(trace_id).simple().encode_lower(&mut [0; Simple::LENGTH]));
+            self.text.push_str("\",\"generation\":");
+            self.text.push_str(itoa::Buffer::new().format(generation));
         }
         if self.is_cut {
             self.text.push_str(",\"cut\":true");
@@ -135,9 +170,12 @@ impl<'a> JsonLine<'a> {
     }
 
     fn name(&mut self, name: &str) {
-        self.text.push_str(if self.has_fields { ",\"" } else { "\"" });
-        self.has_fields = true;
-        escape_json(name, self.text, usize::MAX);
+        self.text.push('"');
+        if self.has_plain_names {
+            self.text.push_str(name);
+        } else {
+            escape_json(name, self.text, usize::MAX);
+        }
         self.text.push_str("\":");
     }
 }
@@ -148,23 +186,22 @@ impl Visit for JsonLine<'_> {
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.plain(field.name(), value);
+        self.json(field.name(), itoa::Buffer::new().format(value));
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.plain(field.name(), value);
+        self.json(field.name(), itoa::Buffer::new().format(value));
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.plain(field.name(), value);
+        self.json(field.name(), if value { "true" } else { "false" });
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
         if value.is_finite() {
-            // `Debug` keeps the point of `1.0`, and is JSON for every finite number.
-            self.plain(field.name(), format_args!("{value:?}"));
+            self.json(field.name(), zmij::Buffer::new().format_finite(value));
         } else {
-            self.plain(field.name(), "null");
+            self.json(field.name(), "null");
         }
     }
 
@@ -172,7 +209,7 @@ impl Visit for JsonLine<'_> {
         self.name(field.name());
         self.text.push('"');
         let _ = write!(EscapedValue::of(self), "{value:?}");
-        self.text.push('"');
+        self.text.push_str("\",");
     }
 }
 

@@ -2,9 +2,8 @@
 //!
 //! It is a net under the types, not a reason to log a credential.
 
-use super::buffer::LogLines;
+use super::{buffer::LogLines, secret_filter::SecretFilter};
 use crate::secrets::{credential::Name, secret_parts::SecretParts};
-use memchr::memmem;
 use std::{
     any::Any,
     collections::BTreeMap,
@@ -13,10 +12,13 @@ use std::{
 };
 
 /// The secrets of all credentials that are alive in this process. There is one list per process, as there is one log.
-static LIVE: LiveSecrets = LiveSecrets(Mutex::new(Vec::new()));
+static LIVE: Mutex<LiveSecrets> = Mutex::new(LiveSecrets { secrets: Vec::new(), filter: SecretFilter::new() });
 
 /// A list of secrets that are alive. It keeps none of them alive.
-struct LiveSecrets(Mutex<Vec<LiveSecret>>);
+struct LiveSecrets {
+    secrets: Vec<LiveSecret>,
+    filter: SecretFilter,
+}
 
 struct LiveSecret {
     credential: Name,
@@ -31,38 +33,51 @@ pub(crate) struct LiveSecretGuard(());
 
 /// Withholds lines that contain `parts` while `value` is alive.
 pub(crate) fn watch(credential: Name, value: &Arc<dyn Any + Send + Sync>, parts: SecretParts) -> LiveSecretGuard {
-    LIVE.lock().push(LiveSecret { credential, value: Arc::downgrade(value), parts });
+    lock().add(LiveSecret { credential, value: Arc::downgrade(value), parts });
     LiveSecretGuard(())
 }
 
 /// Returns the numbers of the lines that contain a secret, each with the credential's name.
 pub(super) fn find_in(lines: &LogLines) -> BTreeMap<usize, Name> {
-    let mut found = BTreeMap::new();
-    for secret in LIVE.sweep().iter() {
-        for form in secret.parts.forms() {
-            let places = memmem::find_iter(lines.text(), form);
-            found.extend(places.map(|place| (lines.line_at(place), secret.credential)));
-        }
-    }
-    found
+    let mut live = lock();
+    live.sweep();
+    let text = lines.text();
+    let starts = live.filter.starts(text).flatten();
+    starts.filter_map(|start| Some((lines.line_at(start), live.at_start_of(&text[start..])?))).collect()
 }
 
 impl LiveSecrets {
-    /// Wipes the entries of credentials that have been dropped.
-    fn sweep(&self) -> MutexGuard<'_, Vec<LiveSecret>> {
-        let mut secrets = self.lock();
-        secrets.retain(|secret| secret.value.strong_count() > 0);
-        secrets
+    fn add(&mut self, secret: LiveSecret) {
+        secret.parts.forms().for_each(|form| self.filter.add(form));
+        self.secrets.push(secret);
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<LiveSecret>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Wipes the entries of credentials that have been dropped.
+    fn sweep(&mut self) {
+        let count = self.secrets.len();
+        self.secrets.retain(|secret| secret.value.strong_count() > 0);
+        if self.secrets.len() == count {
+            return;
+        }
+        self.filter.clear();
+        self.secrets.iter().flat_map(|secret| secret.parts.forms()).for_each(|form| self.filter.add(form));
     }
+
+    /// Returns the credential of the secret that a text begins with.
+    fn at_start_of(&self, text: &[u8]) -> Option<Name> {
+        let mut secrets = self.secrets.iter();
+        let found = secrets.find(|secret| secret.parts.forms().any(|form| text.starts_with(form)))?;
+        Some(found.credential)
+    }
+}
+
+fn lock() -> MutexGuard<'static, LiveSecrets> {
+    LIVE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for LiveSecretGuard {
     fn drop(&mut self) {
-        drop(LIVE.sweep());
+        lock().sweep();
     }
 }
 
@@ -121,7 +136,7 @@ mod tests {
     }
 
     fn count() -> usize {
-        LIVE.lock().iter().filter(|secret| secret.credential == KEY).count()
+        lock().secrets.iter().filter(|secret| secret.credential == KEY).count()
     }
 
     #[tokio::test]

@@ -134,7 +134,7 @@ impl<W: Write> LogWriter<W> {
                 let mut line = JsonLine::begin(&mut text, &mut self.clock, level);
                 line.string("message", message);
                 for (name, value) in fields {
-                    line.plain(name, value);
+                    line.json(name, &value.to_string());
                 }
                 line.end(TARGET, None);
             }
