@@ -87,18 +87,16 @@ impl AccessGuard {
         let path = self.record.uri.path();
         tracing::info!(
             target: TARGET,
-            {
-                http.request.method = labels.method,
-                http.route = labels.route(),
-                url.path = &path[..path.floor_char_boundary(MAX_PATH)],
-                url.scheme = labels.scheme,
-                http.response.status_code = labels.status.map(|status| status.as_u16()),
-                duration_ms,
-                network.protocol.version = labels.version,
-                client.address = self.record.client.map(ip_text),
-                "error.type" = labels.error_type(),
-            },
-            "a request ended"
+            message = "a request ended",
+            http.request.method = labels.method,
+            http.route = labels.route(),
+            url.path = &path[..path.floor_char_boundary(MAX_PATH)],
+            url.scheme = labels.scheme,
+            http.response.status_code = labels.status.map(|status| status.as_u16()),
+            duration_ms,
+            network.protocol.version = labels.version,
+            client.address = self.record.client.map(ip_text),
+            "error.type" = labels.error_type(),
         );
     }
 }

@@ -1,9 +1,6 @@
 //! The door: a tower service that sends each request to the generation in service.
 
-use super::{
-    access::AccessGuard, connection_info::ConnectionInfo, problem::Problem, serve::ListenerService,
-    watched::WatchedRequestBody,
-};
+use super::{access::AccessGuard, connection_info::ConnectionInfo, problem::Problem, serve::ListenerService};
 use crate::application::{Application, Generation, Live};
 use axum::{
     body::{Body, Bytes},
@@ -36,13 +33,8 @@ impl<A: Application> Door<A> {
     }
 
     /// Sends a request to the generation in service. `connection` is `None` if it came on none, as in a test.
-    fn send<B>(&self, request: http::Request<B>, connection: Option<ConnectionInfo>) -> ResponseFuture<A>
-    where
-        B: http_body::Body<Data = Bytes, Error: Into<axum::BoxError>> + Send + 'static,
-    {
+    fn send(&self, mut request: Request, connection: Option<ConnectionInfo>) -> ResponseFuture<A> {
         let generation = self.live.generation();
-        // An empty body of axum needs no box.
-        let mut request = request.map(|body| if body.is_end_stream() { Body::empty() } else { Body::new(body) });
         let access = Some(AccessGuard::begin(&generation.frame, &mut request, connection, self.live.clone()));
         let Ok(permit) = generation.in_flight.clone().try_acquire_owned() else {
             return ResponseFuture::Full { access };
@@ -79,7 +71,7 @@ where
     }
 
     fn call(&mut self, request: http::Request<B>) -> ResponseFuture<A> {
-        self.send(request, None)
+        self.send(request.map(Body::new), None)
     }
 }
 
@@ -87,7 +79,7 @@ impl<A: Application> ListenerService for Door<A> {
     type Body = GuardedBody<A>;
     type Future = ResponseFuture<A>;
 
-    fn answer(&self, request: http::Request<WatchedRequestBody>, connection: Option<ConnectionInfo>) -> Self::Future {
+    fn answer(&self, request: Request, connection: Option<ConnectionInfo>) -> Self::Future {
         self.send(request, connection)
     }
 }

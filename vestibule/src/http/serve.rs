@@ -14,13 +14,14 @@ use super::{
     end_reason::EndReason,
     policy::ListenerPolicy,
     socket::{ListenerSocket, PlacedIo, Socket},
-    watched::{WatchedRequestBody, WatchedService},
+    watched::WatchedService,
 };
 use crate::config::settings::connections::ConnectionsConfig;
 use axum::{
     BoxError, Router,
     body::{Body, Bytes},
-    http::{Request, Response},
+    extract::Request,
+    http::Response,
     routing::future::RouteFuture,
 };
 use hyper_util::{
@@ -43,14 +44,14 @@ pub(crate) trait ListenerService: Clone + Send + 'static {
     type Future: Future<Output = Result<Response<Self::Body>, Infallible>> + Send;
 
     /// Answers a request. `connection` is `None` at the command socket.
-    fn answer(&self, request: Request<WatchedRequestBody>, connection: Option<ConnectionInfo>) -> Self::Future;
+    fn answer(&self, request: Request, connection: Option<ConnectionInfo>) -> Self::Future;
 }
 
 impl ListenerService for Router {
     type Body = Body;
     type Future = RouteFuture<Infallible>;
 
-    fn answer(&self, request: Request<WatchedRequestBody>, _: Option<ConnectionInfo>) -> Self::Future {
+    fn answer(&self, request: Request, _: Option<ConnectionInfo>) -> Self::Future {
         tower::Service::call(&mut self.clone(), request)
     }
 }

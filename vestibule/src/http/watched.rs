@@ -32,10 +32,7 @@ pub(super) struct WatchedService<S> {
     pub(super) client: Option<ClientCertificate>,
 }
 
-impl<S> hyper::service::Service<Request<Incoming>> for WatchedService<S>
-where
-    S: ListenerService,
-{
+impl<S: ListenerService> hyper::service::Service<Request<Incoming>> for WatchedService<S> {
     type Response = Response<ResponseBody<S::Body>>;
     type Error = Infallible;
     type Future = ResponseFuture<S::Future>;
@@ -43,7 +40,14 @@ where
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let (exchange, is_last) = self.connection.begin(request.version());
         let guard = ExchangeGuard { exchange: exchange.clone(), connection: self.connection.clone() };
-        let mut request = request.map(|body| WatchedRequestBody { body, exchange: exchange.clone() });
+        let mut request = request.map(|body| {
+            // An empty body needs no box.
+            if body.is_end_stream() {
+                axum::body::Body::empty()
+            } else {
+                axum::body::Body::new(RequestBody { body, exchange: exchange.clone() })
+            }
+        });
         let info = self.peer.map(|peer| ConnectionInfo { peer, tls: self.is_tls, exchange });
         if let Some(client) = &self.client {
             request.extensions_mut().insert(client.clone());
@@ -65,12 +69,12 @@ impl Drop for ExchangeGuard {
 }
 
 /// The body of a request.
-pub(crate) struct WatchedRequestBody {
+struct RequestBody {
     body: Incoming,
     exchange: Arc<Exchange>,
 }
 
-impl Body for WatchedRequestBody {
+impl Body for RequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
 

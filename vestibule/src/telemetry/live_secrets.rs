@@ -41,9 +41,11 @@ pub(crate) fn watch(credential: Name, value: &Arc<dyn Any + Send + Sync>, parts:
 pub(super) fn find_in(lines: &LogLines) -> BTreeMap<usize, Name> {
     let mut live = lock();
     live.sweep();
-    let text = lines.text();
-    let starts = live.filter.starts(text).flatten();
-    starts.filter_map(|start| Some((lines.line_at(start), live.at_start_of(&text[start..])?))).collect()
+    let (text, mut found) = (lines.text(), BTreeMap::new());
+    live.filter.starts(text).for_each(|range| {
+        found.extend(range.filter_map(|start| Some((lines.line_at(start), live.at_start_of(&text[start..])?))));
+    });
+    found
 }
 
 impl LiveSecrets {
