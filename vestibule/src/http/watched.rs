@@ -45,7 +45,7 @@ impl<S: ListenerService> hyper::service::Service<Request<Incoming>> for WatchedS
             if body.is_end_stream() {
                 axum::body::Body::empty()
             } else {
-                axum::body::Body::new(RequestBody { body, exchange: exchange.clone() })
+                axum::body::Body::new(WatchedRequestBody { body, exchange: exchange.clone() })
             }
         });
         let info = self.peer.map(|peer| ConnectionInfo { peer, tls: self.is_tls, exchange });
@@ -69,12 +69,12 @@ impl Drop for ExchangeGuard {
 }
 
 /// The body of a request.
-struct RequestBody {
+struct WatchedRequestBody {
     body: Incoming,
     exchange: Arc<Exchange>,
 }
 
-impl Body for RequestBody {
+impl Body for WatchedRequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
