@@ -3,13 +3,15 @@
 use super::{
     layers::Layers,
     prefix,
-    settings::{AdminConfig, DatabaseConfig, SecretsConfig, ServerConfig, TlsMode, auth::AuthConfig},
+    settings::{
+        AdminConfig, DatabaseConfig, SecretsConfig, ServerConfig, TlsMode, auth::AuthConfig, traces::TracesConfig,
+    },
     settings_check::{SettingsCheck, SettingsMistake},
 };
 use crate::{
     exit::Fault,
     secrets::{
-        credential::{CLIENT_CA, RESERVED},
+        credential::{CLIENT_CA, OTLP, RESERVED},
         spec::CredentialSpec,
     },
 };
@@ -75,6 +77,44 @@ pub(super) fn auth(auth: &AuthConfig, server: &ServerConfig, layers: &Layers) ->
     if auth.require_certificate_binding && server.client_ca.is_none() {
         let problem = "clients show certificates only if server.client_ca is set";
         add("require_certificate_binding", problem, "set server.client_ca, or set this to false");
+    }
+    faults
+}
+
+/// The largest number of attributes of the process, and the longest value, in bytes.
+const MAX_ATTRIBUTES: usize = 32;
+const LONGEST_ATTRIBUTE: usize = 256;
+
+/// Checks the traces and their key, and returns every mistake.
+pub(super) fn traces(traces: &TracesConfig, secrets: &SecretsConfig, layers: &Layers) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut add = |keys: &[&str], problem: &str, remedy: &str| faults.push(layers.fault(&path(keys), problem, remedy));
+    if traces.endpoint.is_some() && !cfg!(feature = "otlp") {
+        let remedy = "build it with the feature `otlp` of the crate `vestibule` (Cargo.toml), or leave this unset";
+        add(&["traces", "endpoint"], "this program was built without traces", remedy);
+    }
+    if traces.endpoint.is_none() && secrets.ids.contains_key(OTLP) {
+        add(
+            &["secrets", "ids", OTLP],
+            "traces are off, so nothing needs this key",
+            "set traces.endpoint, or remove it",
+        );
+    }
+    if traces.attributes.len() > MAX_ATTRIBUTES {
+        add(&["traces", "attributes"], "these are too many attributes", "leave 32 of them at most");
+    }
+    for (name, value) in &traces.attributes {
+        let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '.';
+        let is_ours = name.starts_with("telemetry.")
+            || ["service.name", "service.version", "service.instance.id"].contains(&name.as_str());
+        if is_ours {
+            add(&["traces", "attributes", name], "the framework sets this attribute itself", "remove it");
+        } else if name.is_empty() || name.len() > LONGEST_ATTRIBUTE || !name.chars().all(is_allowed) {
+            let remedy = "use lowercase letters, digits, `_` and `.`, such as \"deployment.environment.name\"";
+            add(&["traces", "attributes", name], "this is not the name of an attribute", remedy);
+        } else if value.is_empty() || value.len() > LONGEST_ATTRIBUTE || value.chars().any(char::is_control) {
+            add(&["traces", "attributes", name], "expected a text of 1 to 256 bytes", "correct the value");
+        }
     }
     faults
 }

@@ -9,7 +9,7 @@ use super::{
     request_metrics::RequestMetrics,
     request_record::{BodyState, RequestRecord},
 };
-use crate::config::settings::ServerConfig;
+use crate::{config::settings::ServerConfig, traces::Sampler};
 use axum::{
     Router,
     body::{Body, HttpBody},
@@ -67,13 +67,20 @@ pub(crate) struct Frame {
     pub(super) timeout: Duration,
     compression: bool,
     pub(super) proxies: TrustedProxies,
+    /// `None` if traces are off.
+    pub(super) sampler: Option<Sampler>,
     /// The defaults, with places for what nearly every response has. A copy of this map costs less than to add to
     /// another one, which grows then.
     headers: HeaderMap,
 }
 
 impl Frame {
-    pub(crate) fn new(config: &ServerConfig, generation: u64, metrics: &Arc<RequestMetrics>) -> Arc<Self> {
+    pub(crate) fn new(
+        config: &ServerConfig,
+        sampler: Option<Sampler>,
+        generation: u64,
+        metrics: &Arc<RequestMetrics>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             metrics: metrics.clone(),
             generation,
@@ -81,6 +88,7 @@ impl Frame {
             timeout: config.request_timeout,
             compression: config.compression,
             proxies: TrustedProxies::of(config),
+            sampler,
             headers: default_headers(),
         })
     }
