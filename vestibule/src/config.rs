@@ -35,7 +35,7 @@ pub use settings::{
     TelemetryConfig, TlsMode, WhenStale,
     auth::{AuthConfig, TokenAlgorithm},
     connections::ConnectionsConfig,
-    traces::{HeaderSetting, TracesConfig},
+    traces::{HeaderSetting, ProcessAttribute, TracesConfig},
 };
 pub use settings_check::SettingsCheck;
 

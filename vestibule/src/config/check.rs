@@ -81,10 +81,6 @@ pub(super) fn auth(auth: &AuthConfig, server: &ServerConfig, layers: &Layers) ->
     faults
 }
 
-/// The largest number of attributes of the process, and the longest value, in bytes.
-const MAX_ATTRIBUTES: usize = 32;
-const LONGEST_ATTRIBUTE: usize = 256;
-
 /// Checks the traces and their key, and returns every mistake.
 pub(super) fn traces(traces: &TracesConfig, secrets: &SecretsConfig, layers: &Layers) -> Vec<Fault> {
     let mut faults = Vec::new();
@@ -99,22 +95,6 @@ pub(super) fn traces(traces: &TracesConfig, secrets: &SecretsConfig, layers: &La
             "traces are off, so nothing needs this key",
             "set traces.endpoint, or remove it",
         );
-    }
-    if traces.attributes.len() > MAX_ATTRIBUTES {
-        add(&["traces", "attributes"], "these are too many attributes", "leave 32 of them at most");
-    }
-    for (name, value) in &traces.attributes {
-        let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '.';
-        let is_ours = name.starts_with("telemetry.")
-            || ["service.name", "service.version", "service.instance.id"].contains(&name.as_str());
-        if is_ours {
-            add(&["traces", "attributes", name], "the framework sets this attribute itself", "remove it");
-        } else if name.is_empty() || name.len() > LONGEST_ATTRIBUTE || !name.chars().all(is_allowed) {
-            let remedy = "use lowercase letters, digits, `_` and `.`, such as \"deployment.environment.name\"";
-            add(&["traces", "attributes", name], "this is not the name of an attribute", remedy);
-        } else if value.is_empty() || value.len() > LONGEST_ATTRIBUTE || value.chars().any(char::is_control) {
-            add(&["traces", "attributes", name], "expected a text of 1 to 256 bytes", "correct the value");
-        }
     }
     faults
 }

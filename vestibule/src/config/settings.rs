@@ -4,7 +4,10 @@ pub(crate) mod auth;
 pub(crate) mod connections;
 pub(crate) mod traces;
 
-use self::{auth::TokenAlgorithm, traces::HeaderSetting};
+use self::{
+    auth::TokenAlgorithm,
+    traces::{HeaderSetting, ProcessAttribute},
+};
 use super::{
     section::{UnboundedSetting, unbounded},
     units,
@@ -366,6 +369,7 @@ impl DatabaseConfig {
 unbounded! {
     ProxyNetwork: "network",
     HeaderSetting: "name of a header",
+    ProcessAttribute: "attribute",
     ProxyHeader: "`x-forwarded-for` or `forwarded`",
     TokenAlgorithm: "`ES256`, `ES384`, `RS256`, `RS384`, `RS512`, `PS256`, `PS384`, `PS512` or `EdDSA`",
     LogFormat: "`json` or `pretty`",

@@ -129,6 +129,6 @@ fn resource(package: &Package, config: &TracesConfig, tracer: &Tracer) -> Resour
         attribute("telemetry.sdk.name", env!("CARGO_PKG_NAME")),
         attribute("telemetry.sdk.version", env!("CARGO_PKG_VERSION")),
     ];
-    attributes.extend(config.attributes.iter().map(|(name, value)| attribute(name, value)));
+    attributes.extend(config.attributes.iter().map(|own| attribute(&own.name, &own.value)));
     Resource { attributes, ..Resource::default() }
 }

@@ -3,7 +3,7 @@
 use crate::config::{base_url::BaseUrl, units};
 use axum::http::HeaderName;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use std::{collections::BTreeMap, num::NonZeroU32, time::Duration};
+use std::{num::NonZeroU32, time::Duration};
 use vestibule_derive::ConfigSection;
 
 /// `[traces]`: the spans of sampled requests, sent to a collector over OTLP (protobuf over HTTP). It is off without an
@@ -30,9 +30,9 @@ pub struct TracesConfig {
     /// The largest number of spans that wait to be sent. Further ones are dropped and counted.
     #[setting(min = 1, max = 100_000)]
     pub queue: NonZeroU32,
-    /// The attributes of this process besides `service.name`, `service.version` and `service.instance.id`. A name with a
-    /// dot needs quotes: `"deployment.environment.name" = "production"`.
-    pub attributes: BTreeMap<String, String>,
+    /// The attributes of this process in its spans, each as `name=value`: `deployment.environment.name=production`. Besides
+    /// these it has `service.name`, `service.version` and `service.instance.id`.
+    pub attributes: Vec<ProcessAttribute>,
 }
 
 impl Default for TracesConfig {
@@ -43,7 +43,7 @@ impl Default for TracesConfig {
             key_header: None,
             timeout: Duration::from_secs(10),
             queue: NonZeroU32::new(4096).expect("4096 is not zero"),
-            attributes: BTreeMap::new(),
+            attributes: Vec::new(),
         }
     }
 }
@@ -72,5 +72,47 @@ impl<'de> Deserialize<'de> for HeaderSetting {
 impl Serialize for HeaderSetting {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.0.as_str())
+    }
+}
+
+/// An attribute of this process in its spans, as a setting.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProcessAttribute {
+    pub(crate) name: String,
+    pub(crate) value: String,
+}
+
+impl ProcessAttribute {
+    /// The longest name, and the longest value, in bytes.
+    const LONGEST: usize = 256;
+
+    /// Reads `name=value`. Returns `None` if the text is none, or if the framework sets this attribute itself.
+    pub fn parse(text: &str) -> Option<Self> {
+        let (name, value) = text.split_once('=')?;
+        let is_of_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_' || c == '.';
+        let is_ours = name.starts_with("telemetry.sdk.")
+            || ["service.name", "service.version", "service.instance.id"].contains(&name);
+        let has_length = |text: &str| (1..=Self::LONGEST).contains(&text.len());
+        if is_ours || !has_length(name) || !has_length(value) {
+            return None;
+        }
+        if !name.chars().all(is_of_name) || value.chars().any(char::is_control) {
+            return None;
+        }
+        Some(Self { name: name.into(), value: value.into() })
+    }
+}
+
+impl<'de> Deserialize<'de> for ProcessAttribute {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let expected =
+            "an attribute such as \"deployment.environment.name=production\", and none that every process has";
+        units::text(deserializer, expected, Self::parse)
+    }
+}
+
+impl Serialize for ProcessAttribute {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&format_args!("{}={}", self.name, self.value))
     }
 }
