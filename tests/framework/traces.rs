@@ -23,9 +23,10 @@ const PARENT_WITHOUT_SAMPLE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067a
 
 /// Asks for the list of notes with this `traceparent`, and waits for the answer.
 async fn list_within(running: &RunningService<'_>, parent: &str) {
-    let answer = running.request(Method::GET, "/v1/notes").header("traceparent", parent).send().await.unwrap();
+    let request = running.request(Method::GET, "/v1/notes").header("traceparent", parent);
+    let answer = request.send().await.expect("an answer");
     assert_eq!(answer.status(), StatusCode::OK);
-    answer.bytes().await.unwrap();
+    answer.bytes().await.expect("a body");
 }
 
 #[tokio::test]

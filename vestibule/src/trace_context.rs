@@ -238,6 +238,32 @@ mod tests {
     }
 
     #[test]
+    fn a_parent_reads_the_same_after_it_was_written() {
+        for (text, is_sampled) in [(PARENT, true), (&PARENT.replace("-01", "-00"), false)] {
+            let mut headers = HeaderMap::new();
+            headers.insert("traceparent", HeaderValue::from_str(text).unwrap());
+            let parent = SpanParent::of(&headers).unwrap();
+            assert_eq!((parent.to_string().as_str(), parent.is_sampled), (text, is_sampled));
+            assert_eq!(parent.trace_id, 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c);
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert("traceparent", HeaderValue::from_static("00-0af7651916cd43dd8448eb211c80319c-0-01"));
+        assert_eq!(SpanParent::of(&headers), None);
+    }
+
+    #[tokio::test]
+    async fn the_parent_of_what_a_request_causes_is_its_span_and_the_decision_is_ours() {
+        let request = axum::http::Request::builder().header("traceparent", PARENT).header("tracestate", "a=b");
+        let (mut parts, ()) = request.body(()).unwrap().into_parts();
+        let span = CurrentSpan { id: NonZeroU64::new(7).unwrap(), is_sampled: false };
+        let within = RequestContext { trace_id: 1, generation: 1, span: Some(span) };
+        let extracting = TraceContext::from_request_parts(&mut parts, &());
+        let context = within.within(|| futures_util::FutureExt::now_or_never(extracting)).unwrap().unwrap();
+        let parent = "00-00000000000000000000000000000001-0000000000000007-00";
+        assert_eq!((context.traceparent(), context.tracestate()), (Some(parent), Some("a=b")));
+    }
+
+    #[test]
     fn a_state_without_a_parent_or_too_long_is_dropped() {
         let state = |parent, state: &str| TraceContext::parse(parent, Some(state)).state;
         assert_eq!(state(Some(PARENT), "a=b").as_deref(), Some("a=b"));

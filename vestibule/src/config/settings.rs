@@ -368,7 +368,7 @@ impl DatabaseConfig {
 
 unbounded! {
     ProxyNetwork: "network",
-    HeaderSetting: "name of a header",
+    HeaderSetting: "header",
     ProcessAttribute: "attribute",
     ProxyHeader: "`x-forwarded-for` or `forwarded`",
     TokenAlgorithm: "`ES256`, `ES384`, `RS256`, `RS384`, `RS512`, `PS256`, `PS384`, `PS512` or `EdDSA`",

@@ -44,7 +44,7 @@ pub(crate) struct Exporter {
 enum CollectorClient {
     WithKey(ApiClient),
     /// The collector is on this machine, most often, and needs none.
-    WithoutKey(KeylessClient),
+    WithoutKey(Box<KeylessClient>),
 }
 
 impl Exporter {
@@ -70,7 +70,7 @@ impl Exporter {
         };
         let client = match key {
             Some(key) => CollectorClient::WithKey(cx.client(key, &endpoint).await?),
-            None => CollectorClient::WithoutKey(KeylessClient::open(endpoint).map_err(BuildError::Fault)?),
+            None => CollectorClient::WithoutKey(Box::new(KeylessClient::open(endpoint).map_err(BuildError::Fault)?)),
         };
         tracer.set_largest_queue(config.queue.get() as usize);
         Ok(Some(Arc::new(Self { client, resource: resource(&A::PACKAGE, config, tracer) })))

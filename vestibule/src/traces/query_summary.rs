@@ -33,7 +33,7 @@ const BEFORE_TABLE: [&str; 3] = ["FROM", "INTO", "UPDATE"];
 /// The longest name of a table, in bytes: that of PostgreSQL, with a schema.
 const LONGEST_TABLE: usize = 127;
 
-/// The summary of a statement, such as `SELECT notes`.
+/// The summary of a statement, such as `SELECT orders`.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct QuerySummary {
     pub(super) operation: &'static str,
@@ -110,11 +110,11 @@ mod tests {
     #[test]
     fn a_statement_is_named_after_what_it_does_and_its_table() {
         for (sql, summary) in [
-            ("SELECT id, body FROM notes WHERE id = $1", "SELECT notes"),
-            ("\n  select count(*)\nfrom app.notes;", "SELECT app.notes"),
-            ("INSERT INTO notes (id, body) VALUES ($1, $2)", "INSERT notes"),
-            ("UPDATE notes SET body = $1", "UPDATE notes"),
-            ("DELETE FROM notes", "DELETE notes"),
+            ("SELECT id, body FROM orders WHERE id = $1", "SELECT orders"),
+            ("\n  select count(*)\nfrom app.orders;", "SELECT app.orders"),
+            ("INSERT INTO orders (id, body) VALUES ($1, $2)", "INSERT orders"),
+            ("UPDATE orders SET body = $1", "UPDATE orders"),
+            ("DELETE FROM orders", "DELETE orders"),
             ("SELECT * FROM (SELECT 1) AS one", "SELECT"),
             ("COMMIT", "COMMIT"),
             ("SELECT 1", "SELECT"),

@@ -13,7 +13,7 @@ pub(crate) struct Sampler {
     ratio: f64,
 }
 
-/// What is known of a request when it begins.
+/// The facts on which the decision depends.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct SampledBy {
     pub(crate) parent: Option<SpanParent>,

@@ -53,7 +53,7 @@ impl OpenSpan {
     /// Names the span after a statement. Adds what the statement does, and on which table.
     pub(crate) fn describe_query(&mut self, sql: &str) {
         let summary = QuerySummary::of(sql);
-        self.set("db.operation.name", &summary.operation);
+        self.set("db.operation.name", summary.operation);
         if let Some(table) = &summary.table {
             self.set("db.collection.name", table);
         }

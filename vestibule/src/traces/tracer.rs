@@ -44,7 +44,7 @@ struct TracerState {
 
 /// The reason for which spans were dropped.
 #[derive(Clone, Copy, Debug)]
-enum DropReason {
+enum SpanDropReason {
     QueueFull,
     /// The collector is away, or refuses the whole batch.
     NotSent,
@@ -52,7 +52,7 @@ enum DropReason {
     Refused,
 }
 
-impl DropReason {
+impl SpanDropReason {
     const ALL: [Self; 3] = [Self::QueueFull, Self::NotSent, Self::Refused];
 
     fn label(self) -> &'static str {
@@ -86,8 +86,7 @@ impl Tracer {
 
     /// Begins a span within the current request. `None` if that is not sampled, or if there is none.
     pub(crate) fn begin_child(&self, kind: ChildKind) -> Option<OpenSpan> {
-        let request = RequestContext::current()?;
-        let parent = SpanParent::within(request.trace_id, request.span?);
+        let parent = current_request()?;
         if !parent.is_sampled {
             return None;
         }
@@ -104,13 +103,7 @@ impl Tracer {
         if !self.is_on() {
             return None;
         }
-        let parent = match SpanParent::of(headers) {
-            Some(named) => named,
-            None => {
-                let request = RequestContext::current()?;
-                SpanParent::within(request.trace_id, request.span?)
-            }
-        };
+        let parent = SpanParent::of(headers).or_else(current_request)?;
         if !parent.is_sampled {
             parent.put_on(headers);
             return None;
@@ -134,7 +127,7 @@ impl Tracer {
     pub(super) fn set_largest_queue(&self, spans: usize) {
         self.0.largest_queue.store(spans, Ordering::Relaxed);
         if spans > 0 {
-            for reason in DropReason::ALL {
+            for reason in SpanDropReason::ALL {
                 self.dropped(reason, 0);
             }
         }
@@ -149,7 +142,7 @@ impl Tracer {
         let mut ended = self.ended();
         if ended.len() >= self.0.largest_queue.load(Ordering::Relaxed) {
             drop(ended);
-            return self.dropped(DropReason::QueueFull, 1);
+            return self.dropped(SpanDropReason::QueueFull, 1);
         }
         ended.push(span);
         if ended.len() == 1 || ended.len() >= LARGEST_BATCH {
@@ -174,19 +167,19 @@ impl Tracer {
 
     async fn send(&self, batch: Vec<Span>, exporter: Option<Arc<Exporter>>, is_failing: &mut bool) {
         let spans = batch.len() as u64;
-        // A reload has just turned traces off.
-        let Some(exporter) = exporter else { return self.dropped(DropReason::NotSent, spans) };
+        // Traces are off since the last reload.
+        let Some(exporter) = exporter else { return self.dropped(SpanDropReason::NotSent, spans) };
         match exporter.send(batch).await {
             Ok(refused) => {
                 let refused = refused.min(spans);
                 self.0.exported.inc_by(spans - refused);
-                self.dropped(DropReason::Refused, refused);
+                self.dropped(SpanDropReason::Refused, refused);
                 if std::mem::take(is_failing) {
                     tracing::info!("the collector of traces takes spans again");
                 }
             }
             Err(error) => {
-                self.dropped(DropReason::NotSent, spans);
+                self.dropped(SpanDropReason::NotSent, spans);
                 if !std::mem::replace(is_failing, true) {
                     tracing::warn!(%error, "spans could not be sent to the collector of traces; dropping them");
                 }
@@ -212,11 +205,17 @@ impl Tracer {
         ended.drain(..size).collect()
     }
 
-    fn dropped(&self, reason: DropReason, spans: u64) {
+    fn dropped(&self, reason: SpanDropReason, spans: u64) {
         self.0.dropped.get_or_create(&[("reason", reason.label())]).inc_by(spans);
     }
 
     fn ended(&self) -> MutexGuard<'_, Vec<Span>> {
         self.0.ended.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Returns the span of the current request, as the parent of others.
+fn current_request() -> Option<SpanParent> {
+    let request = RequestContext::current()?;
+    Some(SpanParent::within(request.trace_id, request.span?))
 }

@@ -20,8 +20,8 @@ pub struct TracesConfig {
     /// certificate, names a parent, the parent's flag decides instead.
     #[setting(min = 0, max = 1)]
     pub sample_ratio: f64,
-    /// The header that carries the key, without anything but the key; without this setting, it is
-    /// `Authorization: Bearer`.
+    /// The header that carries the key, such as `x-api-key` or `authorization: Basic`; without this setting, it is
+    /// `authorization: Bearer`.
     pub key_header: Option<HeaderSetting>,
     /// The longest time of one call of the collector, with its retries.
     #[serde(with = "units::duration")]
@@ -48,30 +48,52 @@ impl Default for TracesConfig {
     }
 }
 
-/// The name of a header, as a setting.
+/// The header that carries a key, as a setting: its name, `x-api-key`, or its name and the word before the key,
+/// `authorization: Basic`.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HeaderSetting(HeaderName);
+pub struct HeaderSetting {
+    name: HeaderName,
+    /// The word before the key, with a blank after it. Empty if there is none.
+    scheme: String,
+}
 
 impl HeaderSetting {
-    /// Reads the name of a header. Returns `None` if the text is none.
+    /// Reads such a text. Returns `None` if it is none.
     pub fn parse(text: &str) -> Option<Self> {
-        text.parse().ok().map(Self)
+        let (name, scheme) = match text.split_once(':') {
+            None => (text, String::new()),
+            Some((name, word)) => {
+                let word = word.trim();
+                if word.is_empty() || !word.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
+                    return None;
+                }
+                (name, format!("{word} "))
+            }
+        };
+        Some(Self { name: name.parse().ok()?, scheme })
     }
 
     pub(crate) fn name(&self) -> &HeaderName {
-        &self.0
+        &self.name
+    }
+
+    /// Returns the text before the key.
+    pub(crate) fn scheme(&self) -> &str {
+        &self.scheme
     }
 }
 
 impl<'de> Deserialize<'de> for HeaderSetting {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        units::text(deserializer, "the name of a header, such as \"x-api-key\"", Self::parse)
+        let expected = "a header such as \"x-api-key\", or one with a word before the key: \"authorization: Basic\"";
+        units::text(deserializer, expected, Self::parse)
     }
 }
 
 impl Serialize for HeaderSetting {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.0.as_str())
+        let separator = if self.scheme.is_empty() { "" } else { ": " };
+        serializer.collect_str(&format_args!("{}{separator}{}", self.name, self.scheme.trim_end()))
     }
 }
 
@@ -114,5 +136,34 @@ impl<'de> Deserialize<'de> for ProcessAttribute {
 impl Serialize for ProcessAttribute {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&format_args!("{}={}", self.name, self.value))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_a_name_with_or_without_a_word_before_the_key() {
+        for (text, name, scheme) in
+            [("x-api-key", "x-api-key", ""), ("Authorization: Basic", "authorization", "Basic ")]
+        {
+            let header = HeaderSetting::parse(text).unwrap();
+            assert_eq!((header.name().as_str(), header.scheme()), (name, scheme));
+            let written = serde_json::to_value(&header).unwrap();
+            assert_eq!(HeaderSetting::parse(written.as_str().unwrap()), Some(header));
+        }
+        for wrong in ["", "x api key", "authorization:", "authorization: Basic dXNlcjo=", ": Basic"] {
+            assert_eq!(HeaderSetting::parse(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_attribute_that_every_process_has_cannot_be_set() {
+        let attribute = ProcessAttribute::parse("deployment.environment.name=a=b").unwrap();
+        assert_eq!((attribute.name.as_str(), attribute.value.as_str()), ("deployment.environment.name", "a=b"));
+        for wrong in ["", "a", "a=", "=a", "A=b", "a b=c", "a=\n", "service.name=other", "telemetry.sdk.name=other"] {
+            assert_eq!(ProcessAttribute::parse(wrong), None, "{wrong}");
+        }
     }
 }

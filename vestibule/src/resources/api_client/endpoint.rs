@@ -60,6 +60,6 @@ pub enum KeyHeader {
     Bearer,
     /// A header of this name, `x-api-key` for example, with nothing but the key.
     Named(&'static str),
-    /// The same, with a name from the configuration.
+    /// A header from the configuration.
     Configured(HeaderSetting),
 }

@@ -40,9 +40,10 @@ pub(super) struct VersionedKey {
 
 impl VersionedKey {
     pub(super) fn new(version: VersionId, key: &ApiKey, endpoint: &ApiEndpoint, name: HeaderName) -> Arc<Self> {
-        let scheme = match endpoint.key_header {
+        let scheme = match &endpoint.key_header {
             KeyHeader::Bearer => "Bearer ",
-            KeyHeader::Named(_) | KeyHeader::Configured(_) => "",
+            KeyHeader::Named(_) => "",
+            KeyHeader::Configured(header) => header.scheme(),
         };
         // Has its final size from the start, because a vector that grows leaves copies behind.
         let mut text = Zeroizing::new(Vec::with_capacity(scheme.len() + key.expose_secret().len()));

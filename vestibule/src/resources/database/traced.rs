@@ -7,7 +7,7 @@ use super::login::PoolLogin;
 use crate::traces::{ChildKind, OpenSpan};
 use sqlx::{
     Execute, Postgres, SqlStr,
-    error::BoxDynError,
+    error::{BoxDynError, DatabaseError},
     postgres::{PgArguments, PgStatement},
 };
 
@@ -32,11 +32,8 @@ pub(super) fn begin_statement(login: &PoolLogin, sql: &str) -> Option<OpenSpan> 
 /// Ends a span with a result. Of an error, the span has the code of the database: a message may have values.
 pub(super) fn end<T>(span: Option<OpenSpan>, result: &Result<T, sqlx::Error>) {
     let Some(mut span) = span else { return };
-    let error = match result {
-        Ok(_) => return span.succeed(),
-        Err(error) => error,
-    };
-    match error.as_database_error().and_then(|error| error.code()) {
+    let Err(error) = result else { return span.succeed() };
+    match error.as_database_error().and_then(DatabaseError::code) {
         Some(code) => {
             span.set("db.response.status_code", &code);
             span.fail(&code);
