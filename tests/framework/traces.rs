@@ -19,7 +19,7 @@ use opentelemetry_proto::tonic::trace::v1::{span::SpanKind, status::StatusCode a
 use std::time::{Duration, Instant};
 
 const SAMPLED_PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
-const PARENT_WITHOUT_SAMPLE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+const PARENT_WITHOUT_SAMPLE: &str = "00-11111111111111111111111111111111-2222222222222222-00";
 
 /// Asks for the list of notes with this `traceparent`, and waits for the answer.
 async fn list_within(running: &RunningService<'_>, parent: &str) {

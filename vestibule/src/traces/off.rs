@@ -11,7 +11,10 @@ use crate::{
     trace_context::SpanParent,
 };
 use axum::http::{HeaderMap, Uri};
-use std::sync::Arc;
+use std::{
+    future::{Ready, ready},
+    sync::Arc,
+};
 use tokio_util::sync::CancellationToken;
 
 /// A tracer that makes no spans.
@@ -41,7 +44,9 @@ impl NoTracer {
         None
     }
 
-    pub(crate) async fn export(self, _: impl Fn() -> Option<Arc<NoExporter>>, _: CancellationToken) {}
+    pub(crate) fn export(self, _: impl Fn() -> Option<Arc<NoExporter>>, _: CancellationToken) -> Ready<()> {
+        ready(())
+    }
 }
 
 impl NoSpan {
@@ -75,13 +80,12 @@ impl NoSpan {
 }
 
 impl NoExporter {
-    #[expect(clippy::unused_async, reason = "the exporter's is async")]
-    pub(crate) async fn open<A: Application>(
+    pub(crate) fn open<A: Application>(
         _: &Build<'_, A>,
         _: &TracesConfig,
         _: Option<&Credential<ApiKey>>,
         _: &NoTracer,
-    ) -> Result<Option<Arc<Self>>, BuildError> {
-        Ok(None)
+    ) -> Ready<Result<Option<Arc<Self>>, BuildError>> {
+        ready(Ok(None))
     }
 }
