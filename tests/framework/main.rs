@@ -39,6 +39,7 @@ mod stop;
 #[cfg(target_os = "linux")]
 mod storm;
 mod tls;
+mod traces;
 mod transactions;
 mod unavailable;
 mod webhook;

@@ -1,5 +1,6 @@
 //! Helpers that several test files share.
 
+pub(crate) mod collector;
 pub(crate) mod configuration_folder;
 pub(crate) mod database;
 pub(crate) mod examples;

@@ -24,6 +24,7 @@ use crate::{
     package::Package,
     resources::{build_error::BuildError, registry::ResourceRegistry},
     secrets::{held::HeldCredentials, set::SecretSet},
+    traces::Exporter,
 };
 use axum::Router;
 use serde_json::Value;
@@ -205,6 +206,8 @@ pub struct Generation<A: Application> {
     pub(crate) tls: Arc<Tls>,
     /// `None` if authentication is off.
     pub(crate) authenticator: Option<Arc<Authenticator>>,
+    /// `None` if traces are off.
+    pub(crate) exporter: Option<Arc<Exporter>>,
     pub(crate) config: Arc<Config<A::Settings>>,
     pub(crate) resources: ResourceRegistry,
     pub(crate) checks: ReadinessChecks<A>,

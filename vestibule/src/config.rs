@@ -35,6 +35,7 @@ pub use settings::{
     TelemetryConfig, TlsMode, WhenStale,
     auth::{AuthConfig, TokenAlgorithm},
     connections::ConnectionsConfig,
+    traces::{HeaderSetting, ProcessAttribute, TracesConfig},
 };
 pub use settings_check::SettingsCheck;
 
@@ -44,7 +45,7 @@ use crate::{
     credentials::login::PostgresName,
     exit::{Phase, Report},
     secrets::{
-        credential::{CLIENT_CA, SERVER_TLS},
+        credential::{CLIENT_CA, OTLP, SERVER_TLS},
         id::SecretId,
         spec::CredentialSpec,
     },
@@ -75,6 +76,8 @@ pub struct Config<T> {
     pub admin: AdminConfig,
     /// The `[telemetry]` section.
     pub telemetry: TelemetryConfig,
+    /// The `[traces]` section.
+    pub traces: TracesConfig,
     /// The `[secrets]` section.
     pub secrets: SecretsConfig,
     /// The `[database]` section.
@@ -134,6 +137,7 @@ impl<T: ServiceSettings> Config<T> {
         more.extend(check::databases(&config.databases, &layers));
         more.extend(check::listeners(&config.server, &config.admin, &layers));
         more.extend(check::auth(&config.auth, &config.server, &layers));
+        more.extend(check::traces(&config.traces, &config.secrets, &layers));
         more.extend(check::secrets(&config.secrets, &layers));
         if all_read && !has_mistake_in("service", &mistakes) {
             let mut check = SettingsCheck::new(&config.secrets);
@@ -184,6 +188,7 @@ impl<T: ServiceSettings> Config<T> {
         let configured = self.secrets.ids.get(spec.name);
         let is_on = match spec.name {
             SERVER_TLS => self.server.tls || self.admin.tls,
+            OTLP => self.traces.endpoint.is_some() && configured.is_some(),
             _ => !spec.optional || configured.is_some(),
         };
         if !is_on {
@@ -226,6 +231,7 @@ impl<T: ConfigSection> ConfigSection for Config<T> {
         settings.extend(Setting::of_section("auth", &self.auth));
         settings.extend(Setting::of_section("admin", &self.admin));
         settings.extend(Setting::of_section("telemetry", &self.telemetry));
+        settings.extend(Setting::of_section("traces", &self.traces));
         settings.extend(Setting::of_section("secrets", &self.secrets));
         settings.extend(Setting::of_section("database", &self.database));
         settings.extend(Setting::of_section("databases", &self.databases));

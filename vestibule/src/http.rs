@@ -27,6 +27,7 @@ pub(crate) mod long_lived;
 mod access;
 pub(crate) mod request_metrics;
 mod request_record;
+mod request_span;
 
 pub(crate) mod frame;
 mod limits;

@@ -103,6 +103,7 @@ mod status;
 mod systemd;
 mod telemetry;
 mod trace_context;
+mod traces;
 mod trust;
 
 pub use application::{Application, Background, Build, Generation, Live, ReadinessChecks, WorkerWake};

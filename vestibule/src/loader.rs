@@ -44,6 +44,7 @@ use crate::{
         source::Source,
         spec::CredentialSpec,
     },
+    traces::{Exporter, Sampler, Tracer},
 };
 use futures_util::FutureExt;
 use std::{
@@ -76,6 +77,7 @@ pub(crate) struct Loader<A> {
     pub(crate) last_uses: Arc<LastUses>,
     pub(crate) background_metrics: BackgroundMetrics,
     auth_metrics: AuthMetrics,
+    pub(crate) tracer: Tracer,
     pub(crate) worker_wakes: Arc<WorkerWakes>,
     pub(crate) request_history: Arc<RequestHistory>,
     application: PhantomData<fn() -> A>,
@@ -140,6 +142,7 @@ impl<A: Application> Loader<A> {
             request_metrics: RequestMetrics::register(&metrics),
             background_metrics: BackgroundMetrics::register(&metrics),
             auth_metrics: AuthMetrics::register(&metrics),
+            tracer: Tracer::register(&metrics),
             metrics: Arc::new(metrics),
             breakers: Breakers::default(),
             last_uses: Arc::default(),
@@ -363,6 +366,7 @@ impl<A: Application> Loader<A> {
             breakers: &self.breakers,
             last_uses: &self.last_uses,
             worker_wakes: &self.worker_wakes,
+            tracer: &self.tracer,
         };
         let cx = Build::<A>::new(&config.service, &resolved.secrets.service, &context);
         let building = tokio::time::timeout_at(*deadline + BUILD_GRACE, A::build(&cx));
@@ -378,6 +382,11 @@ impl<A: Application> Loader<A> {
             Ok(checks) => checks,
             Err(error) => return Err(BuildFailure { error, credential: None, has_database_failed: false }),
         };
+        let opening = Exporter::open(&cx, &config.traces, resolved.secrets.otlp.as_ref(), &self.tracer);
+        let exporter = match opening.await {
+            Ok(exporter) => exporter,
+            Err(error) => return Err(BuildFailure { error, credential: cx.failed(), has_database_failed: false }),
+        };
         let (routes, document) =
             routes::router(&service, &config.server, authenticator.as_ref()).map_err(BuildFailure::of_fault)?;
         let resources = cx.into_resources();
@@ -389,7 +398,8 @@ impl<A: Application> Loader<A> {
         };
         let number = in_service.map_or(1, |in_service| in_service.number + 1);
         let usage = Arc::new(GenerationUsage::recorded_in(self.request_history.clone()));
-        let frame = Frame::new(&config.server, number, &usage, &self.request_metrics);
+        let sampler = Sampler::of(&config.traces, &self.tracer);
+        let frame = Frame::new(&config.server, number, &usage, sampler, &self.request_metrics);
         let router = frame.router(routes);
         Ok(Generation {
             number,
@@ -402,6 +412,7 @@ impl<A: Application> Loader<A> {
             in_flight,
             tls,
             authenticator,
+            exporter,
             config: config.clone(),
             credentials: resolved.credentials.clone(),
             resources,

@@ -1,7 +1,7 @@
 //! The request that the running code belongs to. The log reads it, so that each line of a request has its ids without a
 //! span.
 
-use std::cell::Cell;
+use std::{cell::Cell, num::NonZeroU64};
 
 thread_local! {
     static CURRENT: Cell<Option<RequestContext>> = const { Cell::new(None) };
@@ -14,6 +14,16 @@ pub(crate) struct RequestContext {
     pub(crate) trace_id: u128,
     /// The number of the generation that answers it.
     pub(crate) generation: u64,
+    /// The span of the request. `None` if traces are off.
+    pub(crate) span: Option<CurrentSpan>,
+}
+
+/// A span that others can have as their parent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct CurrentSpan {
+    pub(crate) id: NonZeroU64,
+    /// `true` if it is recorded, and what it causes too.
+    pub(crate) is_sampled: bool,
 }
 
 impl RequestContext {
@@ -44,8 +54,10 @@ mod tests {
 
     #[test]
     fn the_context_is_there_within_and_gone_after_it_also_after_a_panic() {
-        let (outer, inner) =
-            (RequestContext { trace_id: 1, generation: 1 }, RequestContext { trace_id: 2, generation: 1 });
+        let (outer, inner) = (
+            RequestContext { trace_id: 1, generation: 1, span: None },
+            RequestContext { trace_id: 2, generation: 1, span: None },
+        );
         assert_eq!(RequestContext::current(), None);
         outer.within(|| {
             let panicked = std::panic::catch_unwind(|| inner.within(|| panic!("as a handler may")));

@@ -1,11 +1,11 @@
 //! Trace context: the place of a request in a distributed trace (W3C Trace Context, level 1).
 
-use crate::request_context::RequestContext;
+use crate::request_context::{CurrentSpan, RequestContext};
 use axum::{
     extract::FromRequestParts,
     http::{HeaderMap, HeaderName, HeaderValue, request::Parts},
 };
-use std::convert::Infallible;
+use std::{convert::Infallible, fmt, num::NonZeroU64};
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -14,11 +14,15 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// later version has the same limit.
 const MAX_BYTES: usize = 512;
 
-/// The trace context of a request, to be passed on unchanged with the calls that the request causes.
+/// The trace context of a request, to be passed on with the calls that the request causes.
 ///
-/// As an extractor it never fails. It is what the request brings. If that has no valid `traceparent`, it begins with the
-/// request: with its [`RequestId`](crate::RequestId), and not sampled. Its two texts can be stored, for calls that are
-/// made after the request has ended.
+/// As an extractor it never fails. If traces are on (`[traces]`), the parent of these calls is the span of the request.
+/// If traces are off, it is what the request brings, unchanged. If that has no valid `traceparent`, it begins with the
+/// request: with its [`RequestId`](crate::RequestId), and not sampled.
+///
+/// With traces on, a call of an [`ApiClient`](crate::ApiClient) within a request needs no help: it has the `traceparent`.
+/// This type is for other clients, for `tracestate`, and for calls that are made after the request has ended: its two
+/// texts can be stored.
 ///
 /// ```
 /// use axum::{body::Bytes, http::Request};
@@ -59,10 +63,10 @@ impl TraceContext {
         }
     }
 
-    /// Returns the context of a trace that begins with a request.
-    fn beginning_with(request: RequestContext) -> Self {
-        let parent = format!("00-{:032x}-{:016x}-00", request.trace_id, fastrand::u64(1..));
-        Self { parent: Some(parent), state: None }
+    /// Returns the context of what a request causes, as far as the headers of the request do not say it.
+    fn within(request: RequestContext) -> Self {
+        let span = request.span.unwrap_or_else(|| CurrentSpan { id: new_span_id(), is_sampled: false });
+        Self { parent: Some(SpanParent::within(request.trace_id, span).to_string()), state: None }
     }
 
     /// Returns the value for the header `traceparent`.
@@ -92,18 +96,61 @@ impl<S: Sync> FromRequestParts<S> for TraceContext {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let request = RequestContext::current();
         let Some(parent) = parent(&parts.headers) else {
-            return Ok(RequestContext::current().map(Self::beginning_with).unwrap_or_default());
+            return Ok(request.map(Self::within).unwrap_or_default());
         };
         // Section 3.3: several `tracestate` headers are one list.
         let state = texts(&parts.headers, TRACESTATE).unwrap_or_default().join(",");
-        Ok(Self::parse(Some(parent), Some(&state)))
+        let brought = Self::parse(Some(parent), Some(&state));
+        match request {
+            Some(request) if request.span.is_some() => Ok(Self { state: brought.state, ..Self::within(request) }),
+            _ => Ok(brought),
+        }
     }
 }
 
-/// Returns the trace id of a request with these headers. `None` if it has no valid `traceparent`.
-pub(crate) fn trace_id(headers: &HeaderMap) -> Option<u128> {
-    u128::from_str_radix(parent(headers)?.get(3..35)?, 16).ok()
+/// The parent of a span, as a `traceparent` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct SpanParent {
+    pub(crate) trace_id: u128,
+    pub(crate) span_id: NonZeroU64,
+    pub(crate) is_sampled: bool,
+}
+
+impl SpanParent {
+    /// Returns the parent that a request names. `None` if it has no valid `traceparent`.
+    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
+        let text = parent(headers)?;
+        Some(Self {
+            trace_id: u128::from_str_radix(text.get(3..35)?, 16).ok()?,
+            span_id: u64::from_str_radix(text.get(36..52)?, 16).ok()?.try_into().ok()?,
+            is_sampled: u8::from_str_radix(text.get(53..55)?, 16).ok()? & 1 == 1,
+        })
+    }
+
+    /// Returns a span of a trace as the parent of others.
+    pub(crate) fn within(trace_id: u128, span: CurrentSpan) -> Self {
+        Self { trace_id, span_id: span.id, is_sampled: span.is_sampled }
+    }
+
+    /// Names this parent to the receiver of a request.
+    #[cfg(feature = "otlp")]
+    pub(crate) fn put_on(self, headers: &mut HeaderMap) {
+        let value = HeaderValue::try_from(self.to_string()).expect("hexadecimal digits are valid in a header");
+        headers.insert(TRACEPARENT, value);
+    }
+}
+
+impl fmt::Display for SpanParent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "00-{:032x}-{:016x}-{:02x}", self.trace_id, self.span_id, u8::from(self.is_sampled))
+    }
+}
+
+/// Returns the id of a new span. It is no secret, so it does not come from the system's generator.
+pub(crate) fn new_span_id() -> NonZeroU64 {
+    NonZeroU64::new(fastrand::u64(1..)).expect("the range begins with 1")
 }
 
 /// Returns the `traceparent`, if it is valid. Section 3.2: several of them are treated as none.
@@ -188,6 +235,32 @@ mod tests {
         ] {
             assert_eq!(parsed(wrong), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_parent_reads_the_same_after_it_was_written() {
+        for (text, is_sampled) in [(PARENT, true), (&PARENT.replace("-01", "-00"), false)] {
+            let mut headers = HeaderMap::new();
+            headers.insert("traceparent", HeaderValue::from_str(text).unwrap());
+            let parent = SpanParent::of(&headers).unwrap();
+            assert_eq!((parent.to_string().as_str(), parent.is_sampled), (text, is_sampled));
+            assert_eq!(parent.trace_id, 0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c);
+        }
+        let mut headers = HeaderMap::new();
+        headers.insert("traceparent", HeaderValue::from_static("00-0af7651916cd43dd8448eb211c80319c-0-01"));
+        assert_eq!(SpanParent::of(&headers), None);
+    }
+
+    #[tokio::test]
+    async fn the_parent_of_what_a_request_causes_is_its_span_and_the_decision_is_ours() {
+        let request = axum::http::Request::builder().header("traceparent", PARENT).header("tracestate", "a=b");
+        let (mut parts, ()) = request.body(()).unwrap().into_parts();
+        let span = CurrentSpan { id: NonZeroU64::new(7).unwrap(), is_sampled: false };
+        let within = RequestContext { trace_id: 1, generation: 1, span: Some(span) };
+        let extracting = TraceContext::from_request_parts(&mut parts, &());
+        let context = within.within(|| futures_util::FutureExt::now_or_never(extracting)).unwrap().unwrap();
+        let parent = "00-00000000000000000000000000000001-0000000000000007-00";
+        assert_eq!((context.traceparent(), context.tracestate()), (Some(parent), Some("a=b")));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use quote::{quote, quote_spanned};
 use syn::{Data, DeriveInput, Error, Field, Fields, Ident, ext::IdentExt, spanned::Spanned};
 
 /// The names of the framework's own credentials: `vestibule::secrets::RESERVED`.
-const RESERVED: [&str; 3] = ["migrator", "server_tls", "client_ca"];
+const RESERVED: [&str; 4] = ["migrator", "server_tls", "client_ca", "otlp"];
 
 pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream, Error> {
     let fields = fields(input)?;

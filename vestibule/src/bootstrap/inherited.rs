@@ -26,11 +26,17 @@ const LAST_SIGNAL: i32 = 64;
 /// may stand in for a credential or a setting, and nothing may make a library log a secret.
 ///
 /// sqlx reads libpq's variables (`PGPASSWORD`, `PGSSLKEY`, `PGOPTIONS`, …), and no option overrides some of them. Two
-/// variables of the AWS SDK make it log bodies, and a third one replaces the domains of AWS.
+/// variables of the AWS SDK make it log bodies, and a third one replaces the domains of AWS. OpenTelemetry's may hold the
+/// key of a collector.
 fn is_foreign(name: &str) -> bool {
     name.starts_with("PG")
         || name.starts_with("SMITHY_")
+        || is_of_opentelemetry(name)
         || ["LOG_SENSITIVE_BODIES", "LOG_SIGNABLE_BODY"].contains(&name)
+}
+
+fn is_of_opentelemetry(name: &str) -> bool {
+    name.starts_with("OTEL_")
 }
 
 /// Returns `true` if the variable makes the dynamic linker load code or change its work, which nobody can undo.
@@ -43,6 +49,8 @@ fn changes_linker(name: &str) -> bool {
 pub(crate) struct Inherited {
     /// The names of the variables that the dynamic linker has read.
     linker_variables: Vec<String>,
+    /// The names of variables of OpenTelemetry, which somebody may take for settings.
+    opentelemetry_variables: Vec<String>,
     problems: Vec<&'static str>,
 }
 
@@ -65,6 +73,12 @@ impl Inherited {
             tracing::warn!(
                 variables = self.linker_variables.join(", "),
                 "the dynamic linker has read variables of the parent; their code runs in this process"
+            );
+        }
+        if !self.opentelemetry_variables.is_empty() {
+            tracing::warn!(
+                variables = self.opentelemetry_variables.join(", "),
+                "variables of OpenTelemetry have no effect; [traces] in the configuration has the settings of traces"
             );
         }
         for problem in &self.problems {
@@ -115,6 +129,9 @@ impl Inherited {
             let is_wrong = text == WORKER_THREADS && !is_number_of_threads(&value);
             if is_wrong && !value.is_empty() {
                 self.problems.push("TOKIO_WORKER_THREADS is no number of threads, and has no effect");
+            }
+            if is_of_opentelemetry(&text) && !value.is_empty() {
+                self.opentelemetry_variables.push(text.clone().into_owned());
             }
             if changes_linker(&text) {
                 self.linker_variables.push(text.into_owned());

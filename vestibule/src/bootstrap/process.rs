@@ -24,10 +24,13 @@ use crate::{
 };
 use std::{sync::Arc, time::Duration};
 use tokio::{task::JoinHandle, time::Instant};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// The time that the admin listener has to finish after everything else has ended.
 const ADMIN_GRACE: Duration = Duration::from_millis(500);
+
+/// The longest time for which the stop waits until the spans that have ended are sent.
+const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 
 /// The parts of the start that the reload actor goes on with.
 pub(super) struct ReloaderParts<A: Application> {
@@ -47,6 +50,8 @@ pub(super) struct ServingProcess<A: Application> {
     status: StatusWriter,
     background: Background<A>,
     stopping: CancellationToken,
+    /// The task that sends spans, and the token that ends it.
+    exporting: (AbortOnDropHandle<()>, CancellationToken),
 }
 
 impl<A: Application> ServingProcess<A> {
@@ -85,6 +90,11 @@ impl<A: Application> ServingProcess<A> {
             parts.loader.worker_wakes.clone(),
         );
         A::background(&background);
+        let end_of_export = CancellationToken::new();
+        let of_live = live.clone();
+        let exporter = move || of_live.generation().exporter.clone();
+        let exporting = tokio::spawn(parts.loader.tracer.clone().export(exporter, end_of_export.clone()));
+        let exporting = (AbortOnDropHandle::new(exporting), end_of_export);
         let reloader = Reloader {
             loader: parts.loader,
             read_config: Box::new(move || Ok(super::read_config::<A>(&parts.sources)?)),
@@ -95,7 +105,7 @@ impl<A: Application> ServingProcess<A> {
         };
         let (hups, stopping_reloads) = (signals.hups, signals.stopping.clone());
         let reloader = tokio::spawn(async move { reloader.run(hups, stopping_reloads).await });
-        Self { public, admin, commands, reloader, live, status, background, stopping: signals.stopping }
+        Self { public, admin, commands, reloader, live, status, background, stopping: signals.stopping, exporting }
     }
 
     /// Waits until the process is asked to stop, then stops it.
@@ -144,6 +154,11 @@ impl<A: Application> ServingProcess<A> {
         self.public.stop(drain).await;
         if tokio::time::timeout_at(deadline, self.background.join()).await.is_err() {
             tracing::warn!("background tasks did not end within server.drain");
+        }
+        let (exporting, end_of_export) = self.exporting;
+        end_of_export.cancel();
+        if tokio::time::timeout(FLUSH_LIMIT, exporting).await.is_err() {
+            tracing::warn!("the last spans could not be sent in time; dropping them");
         }
         last.resources.close().await;
         tokio::join!(self.admin.stop(ADMIN_GRACE), self.commands.stop(ADMIN_GRACE));

@@ -3,13 +3,15 @@
 use super::{
     layers::Layers,
     prefix,
-    settings::{AdminConfig, DatabaseConfig, SecretsConfig, ServerConfig, TlsMode, auth::AuthConfig},
+    settings::{
+        AdminConfig, DatabaseConfig, SecretsConfig, ServerConfig, TlsMode, auth::AuthConfig, traces::TracesConfig,
+    },
     settings_check::{SettingsCheck, SettingsMistake},
 };
 use crate::{
     exit::Fault,
     secrets::{
-        credential::{CLIENT_CA, RESERVED},
+        credential::{CLIENT_CA, OTLP, RESERVED},
         spec::CredentialSpec,
     },
 };
@@ -75,6 +77,24 @@ pub(super) fn auth(auth: &AuthConfig, server: &ServerConfig, layers: &Layers) ->
     if auth.require_certificate_binding && server.client_ca.is_none() {
         let problem = "clients show certificates only if server.client_ca is set";
         add("require_certificate_binding", problem, "set server.client_ca, or set this to false");
+    }
+    faults
+}
+
+/// Checks the traces and their key, and returns every mistake.
+pub(super) fn traces(traces: &TracesConfig, secrets: &SecretsConfig, layers: &Layers) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut add = |keys: &[&str], problem: &str, remedy: &str| faults.push(layers.fault(&path(keys), problem, remedy));
+    if traces.endpoint.is_some() && !cfg!(feature = "otlp") {
+        let remedy = "build it with the feature `otlp` of the crate `vestibule` (Cargo.toml), or leave this unset";
+        add(&["traces", "endpoint"], "this program was built without traces", remedy);
+    }
+    if traces.endpoint.is_none() && secrets.ids.contains_key(OTLP) {
+        add(
+            &["secrets", "ids", OTLP],
+            "traces are off, so nothing needs this key",
+            "set traces.endpoint, or remove it",
+        );
     }
     faults
 }

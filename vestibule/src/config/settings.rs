@@ -2,8 +2,12 @@
 
 pub(crate) mod auth;
 pub(crate) mod connections;
+pub(crate) mod traces;
 
-use self::auth::TokenAlgorithm;
+use self::{
+    auth::TokenAlgorithm,
+    traces::{HeaderSetting, ProcessAttribute},
+};
 use super::{
     section::{UnboundedSetting, unbounded},
     units,
@@ -364,6 +368,8 @@ impl DatabaseConfig {
 
 unbounded! {
     ProxyNetwork: "network",
+    HeaderSetting: "header",
+    ProcessAttribute: "attribute",
     ProxyHeader: "`x-forwarded-for` or `forwarded`",
     TokenAlgorithm: "`ES256`, `ES384`, `RS256`, `RS384`, `RS512`, `PS256`, `PS384`, `PS512` or `EdDSA`",
     LogFormat: "`json` or `pretty`",

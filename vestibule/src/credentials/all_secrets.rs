@@ -1,18 +1,19 @@
-//! All credentials of a process: those of the service, and those of the listeners.
+//! All credentials of a process: those of the service, those of the listeners, and the key of the collector of traces.
 
-use super::{client_ca::ClientCa, tls_identity::TlsIdentity};
+use super::{api_key::ApiKey, client_ca::ClientCa, tls_identity::TlsIdentity};
 use crate::secrets::{
-    credential::{CLIENT_CA, Credential, SERVER_TLS},
+    credential::{CLIENT_CA, Credential, OTLP, SERVER_TLS},
     resolver::Resolver,
     set::{CredentialField, SecretSet},
     spec::CredentialSpec,
 };
 
-/// All credentials of a process: a set like that of the service, with the listeners' two added.
+/// All credentials of a process: a set like that of the service, with those of the framework added.
 pub(crate) struct AllSecrets<S> {
     pub(crate) service: S,
     pub(crate) server_tls: Option<Credential<TlsIdentity>>,
     pub(crate) client_ca: Option<Credential<ClientCa>>,
+    pub(crate) otlp: Option<Credential<ApiKey>>,
 }
 
 impl<S: SecretSet> SecretSet for AllSecrets<S> {
@@ -20,6 +21,7 @@ impl<S: SecretSet> SecretSet for AllSecrets<S> {
         let mut specs = S::specs();
         specs.push(<Option<Credential<TlsIdentity>>>::spec(SERVER_TLS));
         specs.push(<Option<Credential<ClientCa>>>::spec(CLIENT_CA));
+        specs.push(<Option<Credential<ApiKey>>>::spec(OTLP));
         specs
     }
 
@@ -27,12 +29,13 @@ impl<S: SecretSet> SecretSet for AllSecrets<S> {
         // Resolves all before it returns, so that the resolver has every fault.
         let service = S::resolve(resolver);
         let client_ca = CredentialField::resolve(CLIENT_CA, resolver);
+        let otlp = CredentialField::resolve(OTLP, resolver);
         let tls_is_on = resolver.was_fetched(SERVER_TLS);
         let server_tls = if tls_is_on { server_tls(resolver) } else { None };
         if tls_is_on && server_tls.is_none() {
             return None;
         }
-        Some(Self { service: service?, server_tls, client_ca: client_ca? })
+        Some(Self { service: service?, server_tls, client_ca: client_ca?, otlp: otlp? })
     }
 }
 

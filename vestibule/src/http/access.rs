@@ -17,8 +17,8 @@ use std::{mem, net::IpAddr, sync::Arc, task::Poll};
 /// The target of access lines: `telemetry.filter = "info,vestibule::access=off"` turns them off.
 const TARGET: &str = "vestibule::access";
 
-/// The largest part of a path that is logged, in bytes.
-const MAX_PATH: usize = 1024;
+/// The largest part of a path that is logged or traced, in bytes.
+pub(super) const MAX_PATH: usize = 1024;
 
 /// The guard of a request that has begun. It writes the access line and the metrics when it is dropped.
 pub(super) struct AccessGuard {
@@ -133,6 +133,9 @@ impl Drop for AccessGuard {
             error_type: self.record.error_type.get().copied(),
         };
         self.record.frame.metrics.end(&labels, duration);
+        if let Some(span) = &self.record.span {
+            span.end(&labels, &self.record.uri, self.record.client);
+        }
         // To the microsecond.
         let micros = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         self.within(|| self.log(&labels, micros as f64 / 1000.0));

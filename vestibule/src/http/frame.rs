@@ -9,7 +9,7 @@ use super::{
     request_metrics::RequestMetrics,
     request_record::{BodyState, RequestRecord},
 };
-use crate::{config::settings::ServerConfig, generation_usage::GenerationUsage};
+use crate::{config::settings::ServerConfig, generation_usage::GenerationUsage, traces::Sampler};
 use axum::{
     Router,
     body::{Body, HttpBody},
@@ -68,6 +68,8 @@ pub(crate) struct Frame {
     pub(super) timeout: Duration,
     compression: bool,
     pub(super) proxies: TrustedProxies,
+    /// `None` if traces are off.
+    pub(super) sampler: Option<Sampler>,
     /// The defaults, with places for what nearly every response has. A copy of this map costs less than to add to
     /// another one, which grows then.
     headers: HeaderMap,
@@ -80,6 +82,7 @@ impl Frame {
         config: &ServerConfig,
         generation: u64,
         usage: &Arc<GenerationUsage>,
+        sampler: Option<Sampler>,
         metrics: &Arc<RequestMetrics>,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -90,6 +93,7 @@ impl Frame {
             timeout: config.request_timeout,
             compression: config.compression,
             proxies: TrustedProxies::of(config),
+            sampler,
             headers: default_headers(),
             extensions: empty_extensions(),
         })

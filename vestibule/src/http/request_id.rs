@@ -1,6 +1,6 @@
 //! The id of a request, which is its trace id.
 
-use crate::{request_context::RequestContext, trace_context};
+use crate::{request_context::RequestContext, trace_context::SpanParent};
 use axum::{
     extract::FromRequestParts,
     http::{HeaderMap, HeaderName, HeaderValue, request::Parts},
@@ -47,15 +47,16 @@ impl<S: Sync> FromRequestParts<S> for RequestId {
         Ok(Self(match RequestContext::current() {
             Some(context) => context.trace_id,
             // A test calls the handler without a door.
-            None => trace_id(&parts.headers),
+            None => trace_id(SpanParent::of(&parts.headers), &parts.headers),
         }))
     }
 }
 
-/// Returns the trace id of a request with these headers: the client's, or a new one.
-pub(super) fn trace_id(headers: &HeaderMap) -> u128 {
+/// Returns the trace id of a request with this parent and these headers: the client's, or a new one.
+pub(super) fn trace_id(parent: Option<SpanParent>, headers: &HeaderMap) -> u128 {
     // Not from the system's generator: an id is no secret, and a system call per request costs more than all of this.
-    trace_context::trace_id(headers)
+    parent
+        .map(|parent| parent.trace_id)
         .or_else(|| named(headers.get(X_REQUEST_ID)?))
         .unwrap_or_else(|| fastrand::u128(1..))
 }

@@ -7,8 +7,8 @@ use super::{
     frame::Frame,
     limits::Limits,
     long_lived::WatchGenerations,
-    request_id,
     request_metrics::{method_label, version_label},
+    request_span::{self, RequestSpan},
 };
 use crate::request_context::RequestContext;
 use axum::{
@@ -40,6 +40,8 @@ pub(crate) struct RequestRecord {
     pub(crate) client: Option<IpAddr>,
     /// The request as the watchdog sees it. `None` if it came on no connection.
     exchange: Option<Arc<Exchange>>,
+    /// The span, if the request is sampled.
+    pub(super) span: Option<RequestSpan>,
     /// The route that matched. Empty if none did.
     pub(crate) route: OnceLock<MatchedPath>,
     /// The reason for which the request failed, if its status does not say it.
@@ -77,12 +79,14 @@ impl RequestRecord {
             // axum's own extension, for tests of a service.
             None => (request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0), false, None),
         };
+        let (context, span) = request_span::begin(frame, request, peer.map(|peer| peer.ip()));
         Arc::new(Self {
             frame: frame.clone(),
             method: method_label(request.method()),
             version: version_label(request.version()),
             uri: request.uri().clone(),
-            context: RequestContext { trace_id: request_id::trace_id(request.headers()), generation: frame.generation },
+            context,
+            span,
             started: Instant::now(),
             is_tls,
             exchange,

@@ -1,7 +1,7 @@
 //! Calls to another service, with a key that rotates while they run.
 //!
 //! ```text
-//! send ─► timeout ─► refresh on 401: requests a reload ─► retry ─► limit ─► add the key in service ─► transport
+//! send ─► timeout ─► refresh on 401: requests a reload ─► retry ─► limit ─► add the key in service ─► trace ─► transport
 //! ```
 //!
 //! The clients of all generations share one key. So a call that began on an older generation goes on with the new key.
@@ -11,8 +11,11 @@ mod delivery;
 pub(crate) mod endpoint;
 mod error;
 mod key;
+#[cfg(feature = "otlp")]
+pub(crate) mod keyless;
 mod refresh_on_401;
 pub(crate) mod retry;
+mod trace_attempts;
 pub(crate) mod transport;
 
 pub use delivery::DeliveryError;
@@ -20,7 +23,7 @@ pub use endpoint::{ApiEndpoint, KeyHeader};
 pub use error::CallError;
 
 use super::{build_error::BuildError, context::LoadContext, rejection::Rejection, resource::Resource};
-use crate::{credentials::api_key::ApiKey, secrets::credential::Credential};
+use crate::{credentials::api_key::ApiKey, secrets::credential::Credential, traces::Tracer};
 use add_key::AddKey;
 use axum::{
     body::Bytes,
@@ -35,6 +38,7 @@ use tower::{
     ServiceBuilder, ServiceExt, layer::layer_fn, limit::GlobalConcurrencyLimitLayer, retry::RetryLayer,
     timeout::TimeoutLayer,
 };
+use trace_attempts::TraceAttempts;
 use transport::Transport;
 
 /// The largest body of a response, in bytes.
@@ -60,13 +64,14 @@ const MAX_BODY: usize = 1024 * 1024;
 pub struct ApiClient(Arc<ClientInner>);
 
 struct ClientInner {
-    /// The rejection to report if the other side says 401.
+    /// The rejection to report if the other side rejects the key.
     rejection: Rejection,
     endpoint: ApiEndpoint,
     key: Arc<ClientKey>,
     permits: Arc<Semaphore>,
     transport: Transport,
     user_agent: HeaderValue,
+    tracer: Tracer,
 }
 
 impl ApiClient {
@@ -80,9 +85,10 @@ impl ApiClient {
         before: Option<&Self>,
         context: &LoadContext<'_>,
     ) -> Result<Self, BuildError> {
-        let header = match endpoint.key_header {
+        let header = match &endpoint.key_header {
             KeyHeader::Bearer => header::AUTHORIZATION,
-            KeyHeader::Named(name) => HeaderName::try_from(name)
+            KeyHeader::Configured(header) => header.name().clone(),
+            KeyHeader::Named(name) => HeaderName::try_from(*name)
                 .map_err(|_| BuildError::bug("the name of the header for an API key is not valid"))?,
         };
         let before = before.map(|before| &*before.0);
@@ -94,19 +100,21 @@ impl ApiClient {
             Some(before) if before.sends_key_to(endpoint) => Some(&*before.key),
             _ => None,
         };
-        let key = VersionedKey::new(credential.version().clone(), credential, endpoint.key_header, header);
+        let key = VersionedKey::new(credential.version().clone(), credential, endpoint, header);
         let permits = match before {
             Some(before) if before.endpoint.concurrency == endpoint.concurrency => before.permits.clone(),
             _ => Arc::new(Semaphore::new(endpoint.concurrency.get())),
         };
+        let rejection = if endpoint.rejects_key_with_403 { "the answer was 401 or 403" } else { "the answer was 401" };
         Ok(Self(Arc::new(ClientInner {
-            rejection: Rejection::of(credential, "the answer was 401"),
+            rejection: Rejection::of(credential, rejection),
             endpoint: endpoint.clone(),
             key: Arc::new(ClientKey::new(key, key_before, context.reload_requests, credential.name())),
             permits,
             transport,
             user_agent: HeaderValue::try_from(format!("{}/{}", context.package.name, context.package.version))
                 .unwrap_or(HeaderValue::from_static("vestibule")),
+            tracer: context.tracer.clone(),
         })))
     }
 
@@ -124,7 +132,7 @@ impl ApiClient {
     /// # Errors
     /// [`CallError`] if there is no complete response. It quotes no query, header or body.
     pub async fn send(&self, mut request: Request<Bytes>) -> Result<Response<Bytes>, CallError> {
-        let ClientInner { endpoint, key, permits, transport, user_agent, .. } = &*self.0;
+        let ClientInner { endpoint, key, permits, transport, user_agent, tracer, .. } = &*self.0;
         *request.uri_mut() = endpoint.url.join(request.uri()).ok_or(CallError::OutsideBaseUrl)?;
         // If several hosts share an address, another `Host` would be another host.
         request.headers_mut().remove(header::HOST);
@@ -136,11 +144,9 @@ impl ApiClient {
             .layer(RetryLayer::new(RetryPolicy::new(endpoint.attempts, deadline)))
             .layer(GlobalConcurrencyLimitLayer::with_semaphore(permits.clone()))
             .layer(layer_fn(|inner| AddKey::new(inner, key.clone())))
+            .layer(layer_fn(|inner| TraceAttempts::new(inner, tracer.clone())))
             .service(transport.for_call(deadline));
-        stack.oneshot(request).await.map_err(|error| match error.downcast() {
-            Ok(error) => *error,
-            Err(_) => CallError::Timeout(endpoint.timeout),
-        })
+        stack.oneshot(request).await.map_err(|error| CallError::of(error, endpoint.timeout))
     }
 
     /// Sends a message as [`send`](Self::send) does. Returns `Ok` if the status of the response is a 2xx, even if its body

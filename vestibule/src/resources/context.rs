@@ -8,6 +8,7 @@ use super::{
 use crate::{
     application::WorkerWakes, config::settings::SecretsConfig, last_uses::LastUses, loader::WAIT_FOR_OTHERS,
     metrics::MetricsRegistry, package::Package, reload_requests::ReloadRequests, secrets::credential::Name,
+    traces::Tracer,
 };
 use std::{
     collections::BTreeSet,
@@ -38,6 +39,7 @@ pub(crate) struct LoadContext<'a> {
     pub(crate) breakers: &'a Breakers,
     pub(crate) last_uses: &'a Arc<LastUses>,
     pub(crate) worker_wakes: &'a WorkerWakes,
+    pub(crate) tracer: &'a Tracer,
 }
 
 impl LoadContext<'_> {

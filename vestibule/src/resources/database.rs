@@ -16,6 +16,7 @@ mod login;
 mod pool;
 mod proof;
 mod section;
+mod traced;
 
 use super::{
     breaker::ProbeReason, build_error::BuildError, circuit_breaker::CircuitBreaker,

@@ -10,13 +10,16 @@ use std::{fmt, ops::Deref, sync::Arc};
 pub type Name = &'static str;
 
 /// The names of the framework's own credentials. No field may have one of them.
-pub const RESERVED: [Name; 3] = ["migrator", SERVER_TLS, CLIENT_CA];
+pub const RESERVED: [Name; 4] = ["migrator", SERVER_TLS, CLIENT_CA, OTLP];
 
 /// The certificate and key of the listeners. It is on if `server.tls` or `admin.tls` is on.
 pub(crate) const SERVER_TLS: Name = "server_tls";
 
 /// The authorities of client certificates. It is on if `server.client_ca`, which is its id, is set.
 pub(crate) const CLIENT_CA: Name = "client_ca";
+
+/// The key of the collector of traces. It is on if `traces.endpoint` and its id are set.
+pub(crate) const OTLP: Name = "otlp";
 
 /// A credential that was fetched and validated.
 ///

@@ -157,7 +157,7 @@ impl<'a> JsonLine<'a> {
         self.text.push_str("},\"target\":\"");
         escape_json(target, self.text, LONGEST + 1024);
         self.text.push('"');
-        if let Some(RequestContext { trace_id, generation }) = context {
+        if let Some(RequestContext { trace_id, generation, .. }) = context {
             self.text.push_str(",\"trace_id\":\"");
             self.text.push_str(Uuid::from_u128(trace_id).simple().encode_lower(&mut [0; Simple::LENGTH]));
             self.text.push_str("\",\"generation\":");

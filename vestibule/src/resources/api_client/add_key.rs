@@ -13,9 +13,9 @@ use std::{
 };
 use tower::Service;
 
-/// The version of the key that a request was sent with. It is an extension of the response.
+/// The version of the key that a response rejects. It is an extension of that response.
 #[derive(Clone)]
-pub(super) struct SentVersion(pub(super) VersionId);
+pub(super) struct RejectedVersion(pub(super) VersionId);
 
 /// A layer that adds the key in service to each attempt, and remembers whether it was rejected.
 #[derive(Clone)]
@@ -45,12 +45,12 @@ where
     fn call(&mut self, mut request: Request<Bytes>) -> Self::Future {
         let (client_key, key) = (self.key.clone(), self.key.current());
         key.put_on(request.headers_mut());
-        let sent = key.version.clone();
         let response = self.inner.call(request);
         Box::pin(async move {
             let mut response = response.await?;
-            client_key.answered(&sent, response.status());
-            response.extensions_mut().insert(SentVersion(sent));
+            if client_key.answered(&key, response.status()) {
+                response.extensions_mut().insert(RejectedVersion(key.version.clone()));
+            }
             Ok(response)
         })
     }

@@ -1,6 +1,6 @@
 //! The address of another service, and the limits of calls to it.
 
-use crate::config::base_url::BaseUrl;
+use crate::config::{base_url::BaseUrl, settings::traces::HeaderSetting};
 use serde::Serialize;
 use std::{
     num::{NonZeroU32, NonZeroUsize},
@@ -33,6 +33,9 @@ pub struct ApiEndpoint {
     pub concurrency: NonZeroUsize,
     /// The header that carries the key. The default is `Authorization: Bearer`.
     pub key_header: KeyHeader,
+    /// `true` if a 403 says that the key is not accepted, as a 401 does. The default is `false`: most often, a 403 is
+    /// about what the call asks for.
+    pub rejects_key_with_403: bool,
 }
 
 impl ApiEndpoint {
@@ -44,16 +47,19 @@ impl ApiEndpoint {
             attempts: NonZeroU32::new(3).expect("3 is not zero"),
             concurrency: NonZeroUsize::new(32).expect("32 is not zero"),
             key_header: KeyHeader::default(),
+            rejects_key_with_403: false,
         }
     }
 }
 
 /// The header that carries an API key.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub enum KeyHeader {
     /// `Authorization: Bearer <key>`.
     #[default]
     Bearer,
     /// A header of this name, `x-api-key` for example, with nothing but the key.
     Named(&'static str),
+    /// A header from the configuration.
+    Configured(HeaderSetting),
 }

@@ -1,6 +1,6 @@
 //! The error of a call.
 
-use axum::http::StatusCode;
+use axum::{BoxError, http::StatusCode};
 use std::time::Duration;
 
 /// The error of a call without a complete response. Its texts name the host at most: no query, no header, no body.
@@ -55,4 +55,25 @@ pub enum CallError {
     /// There was no response in time. The other side may have received the request.
     #[error("no answer came within {0:?}")]
     Timeout(Duration),
+}
+
+impl CallError {
+    /// Returns the error of a stack with a timeout.
+    pub(super) fn of(error: BoxError, timeout: Duration) -> Self {
+        match error.downcast() {
+            Ok(error) => *error,
+            Err(_) => Self::Timeout(timeout),
+        }
+    }
+
+    /// Returns the error as a word for metrics and traces.
+    pub(super) fn error_type(&self) -> &'static str {
+        match self {
+            Self::OutsideBaseUrl => "outside_base_url",
+            Self::NotConnected { .. } => "not_connected",
+            Self::ConnectionBroken { .. } => "connection_broken",
+            Self::BodyIncomplete { .. } => "body_incomplete",
+            Self::Timeout(_) => "timeout",
+        }
+    }
 }

@@ -1,6 +1,9 @@
 //! The key that a client sends: one version of it, and the cell with the version in service.
 
-use super::{endpoint::KeyHeader, retry::TRANSIENT};
+use super::{
+    endpoint::{ApiEndpoint, KeyHeader},
+    retry::TRANSIENT,
+};
 use crate::{
     credentials::api_key::ApiKey,
     reload_requests::ReloadRequests,
@@ -31,13 +34,16 @@ pub(super) struct VersionedKey {
     pub(super) version: VersionId,
     name: HeaderName,
     value: HeaderValue,
+    /// `true` if a 403 rejects the key too.
+    is_rejected_with_403: bool,
 }
 
 impl VersionedKey {
-    pub(super) fn new(version: VersionId, key: &ApiKey, key_header: KeyHeader, name: HeaderName) -> Arc<Self> {
-        let scheme = match key_header {
+    pub(super) fn new(version: VersionId, key: &ApiKey, endpoint: &ApiEndpoint, name: HeaderName) -> Arc<Self> {
+        let scheme = match &endpoint.key_header {
             KeyHeader::Bearer => "Bearer ",
             KeyHeader::Named(_) => "",
+            KeyHeader::Configured(header) => header.scheme(),
         };
         // Has its final size from the start, because a vector that grows leaves copies behind.
         let mut text = Zeroizing::new(Vec::with_capacity(scheme.len() + key.expose_secret().len()));
@@ -46,7 +52,11 @@ impl VersionedKey {
         let mut value =
             HeaderValue::from_maybe_shared(Bytes::from_owner(text)).expect("an ApiKey is valid in a header");
         value.set_sensitive(true);
-        Arc::new(Self { version, name, value })
+        Arc::new(Self { version, name, value, is_rejected_with_403: endpoint.rejects_key_with_403 })
+    }
+
+    fn is_rejected_with(&self, status: StatusCode) -> bool {
+        status == StatusCode::UNAUTHORIZED || status == StatusCode::FORBIDDEN && self.is_rejected_with_403
     }
 
     /// Sets the header that carries the key.
@@ -122,18 +132,20 @@ impl ClientKey {
         }
     }
 
-    /// Records what an answer says about this version. An answer that may come from somebody else than the other service
-    /// says nothing.
-    pub(super) fn answered(&self, version: &VersionId, status: StatusCode) {
+    /// Records what an answer says about this version, and returns `true` if it rejects it. An answer that may come from
+    /// somebody else than the other service says nothing.
+    pub(super) fn answered(&self, sent: &VersionedKey, status: StatusCode) -> bool {
         let mut rejected = self.in_service.rejected.lock().unwrap_or_else(PoisonError::into_inner);
-        if status == StatusCode::UNAUTHORIZED {
-            *rejected = Some((version.clone(), Instant::now()));
+        let is_rejected = sent.is_rejected_with(status);
+        if is_rejected {
+            *rejected = Some((sent.version.clone(), Instant::now()));
         } else if !status.is_server_error()
             && !TRANSIENT.contains(&status)
-            && rejected.as_ref().is_some_and(|(rejected, _)| rejected == version)
+            && rejected.as_ref().is_some_and(|(rejected, _)| *rejected == sent.version)
         {
             *rejected = None;
         }
+        is_rejected
     }
 
     /// Returns `true` if the other side has rejected this version in its last answer, and less than five minutes ago.

@@ -1,9 +1,9 @@
-//! The layer that handles a 401: it requests a reload, and makes the call again if that brings another key.
+//! The layer that handles a rejected key, most often a 401: it requests a reload, and makes the call again if that brings another key.
 
-use super::{add_key::SentVersion, error::CallError, key::ClientKey};
+use super::{add_key::RejectedVersion, error::CallError, key::ClientKey};
 use axum::{
     body::Bytes,
-    http::{Request, Response, StatusCode},
+    http::{Request, Response},
 };
 use futures_util::future::BoxFuture;
 use std::{
@@ -13,7 +13,7 @@ use std::{
 use tokio::time::Instant;
 use tower::{Service, ServiceExt};
 
-/// A layer that makes a call once more if the response is a 401 and another version of the key comes into service.
+/// A layer that makes a call once more if the response rejects the key and another version of it comes into service.
 #[derive(Clone)]
 pub(super) struct RefreshOn401<S> {
     inner: S,
@@ -44,10 +44,7 @@ where
         let Self { inner, key, deadline } = self.clone();
         Box::pin(async move {
             let response = inner.clone().oneshot(request.clone()).await?;
-            let rejected = match response.extensions().get::<SentVersion>() {
-                Some(SentVersion(version)) if response.status() == StatusCode::UNAUTHORIZED => version,
-                _ => return Ok(response),
-            };
+            let Some(RejectedVersion(rejected)) = response.extensions().get() else { return Ok(response) };
             // Waits for half of the time that is left. The other half is for the second call.
             let now = Instant::now();
             let until = now + deadline.saturating_duration_since(now) / 2;

@@ -287,7 +287,8 @@ async fn the_header_is_marked_as_sensitive() {
         None,
     );
     let key = <ApiKey as Kind>::read(&values).unwrap();
-    let key_to_send = VersionedKey::new(version, &key, KeyHeader::Bearer, header::AUTHORIZATION);
+    let endpoint = ApiEndpoint::at(BaseUrl::parse("http://localhost/").unwrap());
+    let key_to_send = VersionedKey::new(version, &key, &endpoint, header::AUTHORIZATION);
     let client_key = Arc::new(ClientKey::new(key_to_send, None, &Arc::default(), "remote"));
     let inner = tower::service_fn(async |request: Request<Bytes>| {
         let value = &request.headers()["authorization"];

@@ -1,6 +1,6 @@
 //! Connections and transactions that a service uses.
 
-use super::lease::Lease;
+use super::{lease::Lease, traced};
 use sqlx::AssertSqlSafe;
 use std::{
     fmt,
@@ -58,8 +58,10 @@ impl Session {
     async fn run(&mut self, sql: String) -> Result<(), sqlx::Error> {
         let connection = self.0.connection();
         connection.begin_statement();
-        let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection.pg).await;
-        connection.record(done.map(drop))
+        let span = traced::begin_statement(&connection.login, &sql);
+        let done = sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut connection.pg).await.map(drop);
+        traced::end(span, &done);
+        connection.record(done)
     }
 }
 

@@ -1,6 +1,12 @@
 //! Statements on a database, `sqlx::query(…).fetch_one(&database)`, and on a session.
 
-use super::{Database, connection::Session, lease::Lease};
+use super::{
+    Database,
+    connection::Session,
+    lease::Lease,
+    traced::{self, TracedQuery},
+};
+use crate::traces::ChildKind;
 use futures_util::{Stream, TryStreamExt, future::BoxFuture, stream::BoxStream};
 use sqlx::{
     Describe, Either, Execute, Executor, Postgres, SqlStr,
@@ -121,7 +127,13 @@ fn fetch_many<'e, 'q: 'e, E: 'q + Execute<'q, Postgres>>(
     async_stream::try_stream! {
         let connection = lease.connection();
         connection.begin_statement();
-        let mut rows = (&mut connection.pg).fetch_many(query);
+        let (mut rows, span) = match traced::begin(&connection.login, ChildKind::Call) {
+            None => ((&mut connection.pg).fetch_many(query), None),
+            Some(mut span) => {
+                let query = TracedQuery::describe(query, &mut span);
+                ((&mut connection.pg).fetch_many(query), Some(span))
+            }
+        };
         let end = loop {
             match rows.try_next().await {
                 Ok(Some(row)) => yield row,
@@ -130,6 +142,7 @@ fn fetch_many<'e, 'q: 'e, E: 'q + Execute<'q, Postgres>>(
             }
         };
         drop(rows);
+        traced::end(span, &end);
         connection.record(end)?;
     }
 }
@@ -140,6 +153,12 @@ async fn fetch_optional<'q, E: 'q + Execute<'q, Postgres>>(
 ) -> Result<Option<PgRow>, sqlx::Error> {
     let connection = lease.connection();
     connection.begin_statement();
+    let Some(mut span) = traced::begin(&connection.login, ChildKind::Call) else {
+        let row = (&mut connection.pg).fetch_optional(query).await;
+        return connection.record(row);
+    };
+    let query = TracedQuery::describe(query, &mut span);
     let row = (&mut connection.pg).fetch_optional(query).await;
+    traced::end(Some(span), &row);
     connection.record(row)
 }

@@ -7,6 +7,7 @@ use crate::{
     exit::{Exit, Fault},
     resources::{circuit_breaker::CircuitBreaker, connection_counter::ConnectionCounter, context::LoadContext},
     secrets::credential::Credential,
+    traces::Tracer,
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use secrecy::ExposeSecret;
@@ -38,6 +39,7 @@ pub(super) struct PoolLogin {
     pub(super) breaker: CircuitBreaker,
     /// The open connections that were made with this login.
     pub(super) connections: ConnectionCounter,
+    pub(super) tracer: Tracer,
     discarded: AtomicBool,
     last_suspicion: Mutex<Option<Instant>>,
 }
@@ -111,6 +113,7 @@ impl PoolLogin {
             },
             breaker,
             connections: ConnectionCounter::default(),
+            tracer: context.tracer.clone(),
             discarded: AtomicBool::new(false),
             last_suspicion: Mutex::default(),
         })

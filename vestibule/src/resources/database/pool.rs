@@ -19,7 +19,9 @@ use self::tender::Trouble;
 use super::{
     lease::{Lease, PooledConnection},
     login::{DatabaseUnavailable, PoolLogin},
+    traced,
 };
+use crate::traces::ChildKind;
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -139,13 +141,19 @@ impl Pool {
             Taken::Ready(lease) => return Ok(lease),
             taken => taken,
         };
-        match timeout(login.limits.acquire_timeout, self.wait(login, taken)).await {
+        let mut span = traced::begin(login, ChildKind::Wait);
+        if let Some(span) = &mut span {
+            span.set_name("wait for a connection");
+        }
+        let acquired = match timeout(login.limits.acquire_timeout, self.wait(login, taken)).await {
             Ok(acquired) => acquired,
             Err(_) => Err(match self.unavailable(&self.state()) {
                 Some(unavailable) => unavailable.into(),
                 None => sqlx::Error::PoolTimedOut,
             }),
-        }
+        };
+        traced::end(span, &acquired);
+        acquired
     }
 
     async fn wait(self: &Arc<Self>, login: &Arc<PoolLogin>, mut taken: Taken) -> Result<Lease, sqlx::Error> {

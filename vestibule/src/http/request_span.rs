@@ -1,0 +1,62 @@
+//! The span of a request, if it is sampled.
+
+use super::{access::MAX_PATH, client::ClientCertificate, frame::Frame, request_id, request_metrics::RequestLabels};
+use crate::{
+    request_context::RequestContext,
+    trace_context::SpanParent,
+    traces::{OpenSpan, SampledBy},
+};
+use axum::{extract::Request, http::Uri};
+use std::{
+    net::IpAddr,
+    sync::{Mutex, PoisonError},
+};
+
+/// The span of a sampled request.
+pub(super) struct RequestSpan(Box<Mutex<Option<OpenSpan>>>);
+
+/// Begins the trace of a request. `peer` is the other end of the connection.
+pub(super) fn begin(frame: &Frame, request: &Request, peer: Option<IpAddr>) -> (RequestContext, Option<RequestSpan>) {
+    let parent = SpanParent::of(request.headers());
+    let trace_id = request_id::trace_id(parent, request.headers());
+    let untraced = RequestContext { trace_id, generation: frame.generation, span: None };
+    let Some(sampler) = &frame.sampler else { return (untraced, None) };
+    let is_trusted = parent.is_some()
+        && (request.extensions().get::<ClientCertificate>().is_some()
+            || peer.is_some_and(|peer| frame.proxies.trust(peer.to_canonical())));
+    let (span, recorded) = sampler.begin(trace_id, SampledBy { parent, is_trusted, is_forced: false });
+    let recorded = recorded.map(|recorded| RequestSpan(Box::new(Mutex::new(Some(recorded)))));
+    (RequestContext { span: Some(span), ..untraced }, recorded)
+}
+
+impl RequestSpan {
+    /// Ends the span with the facts of the request that has ended.
+    pub(super) fn end(&self, labels: &RequestLabels, uri: &Uri, client: Option<IpAddr>) {
+        let ended = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(mut span) = ended else { return };
+        // A method that is not known is no name.
+        let method = if labels.method == "_OTHER" { "HTTP" } else { labels.method };
+        span.set("http.request.method", labels.method);
+        span.set("url.scheme", labels.scheme);
+        let path = uri.path();
+        span.set("url.path", &path[..path.floor_char_boundary(MAX_PATH)]);
+        span.set("network.protocol.version", labels.version);
+        if let Some(client) = client {
+            span.set("client.address", &client.to_string());
+        }
+        match labels.route() {
+            Some(route) => {
+                span.set_name(format!("{method} {route}"));
+                span.set("http.route", route);
+            }
+            None => span.set_name(method),
+        }
+        if let Some(status) = labels.status {
+            span.set_number("http.response.status_code", status.as_u16());
+        }
+        match labels.error_type() {
+            Some(error_type) => span.fail(error_type),
+            None => span.succeed(),
+        }
+    }
+}

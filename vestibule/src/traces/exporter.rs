@@ -1,0 +1,134 @@
+//! The exporter: it sends batches of spans to a collector, over OTLP with protobuf.
+//!
+//! It calls the collector as a service calls another one ([`ApiClient`]). So the key rotates without a restart, and a
+//! collector that rejects it causes a reload. Its own calls have no parent, and so no spans.
+
+use super::{span::attribute, tracer::Tracer};
+use crate::{
+    application::{Application, Build},
+    cause::reasons,
+    config::settings::traces::TracesConfig,
+    credentials::api_key::ApiKey,
+    package::Package,
+    resources::{
+        api_client::{
+            ApiClient,
+            endpoint::{ApiEndpoint, KeyHeader},
+            keyless::KeylessClient,
+        },
+        build_error::BuildError,
+    },
+    secrets::credential::Credential,
+};
+use axum::{
+    body::Bytes,
+    http::{Request, Response, StatusCode, header},
+};
+use opentelemetry_proto::tonic::{
+    collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse},
+    common::v1::InstrumentationScope,
+    resource::v1::Resource,
+    trace::v1::{ResourceSpans, ScopeSpans, Span},
+};
+use prost::Message;
+use std::sync::Arc;
+
+/// The exporter of a generation.
+pub(crate) struct Exporter {
+    client: CollectorClient,
+    /// The attributes of this process.
+    resource: Resource,
+}
+
+/// The client of the collector.
+enum CollectorClient {
+    WithKey(ApiClient),
+    /// The collector is on this machine, most often, and needs none.
+    WithoutKey(Box<KeylessClient>),
+}
+
+impl Exporter {
+    /// Makes the exporter of a configuration. `None` if traces are off.
+    ///
+    /// # Errors
+    /// As [`Build::client`].
+    pub(crate) async fn open<A: Application>(
+        cx: &Build<'_, A>,
+        config: &TracesConfig,
+        key: Option<&Credential<ApiKey>>,
+        tracer: &Tracer,
+    ) -> Result<Option<Arc<Self>>, BuildError> {
+        let Some(url) = &config.endpoint else {
+            tracer.set_largest_queue(0);
+            return Ok(None);
+        };
+        let endpoint = ApiEndpoint {
+            timeout: config.timeout,
+            key_header: config.key_header.clone().map_or(KeyHeader::Bearer, KeyHeader::Configured),
+            rejects_key_with_403: true,
+            ..ApiEndpoint::at(url.clone())
+        };
+        let client = match key {
+            Some(key) => CollectorClient::WithKey(cx.client(key, &endpoint).await?),
+            None => CollectorClient::WithoutKey(Box::new(KeylessClient::open(endpoint).map_err(BuildError::Fault)?)),
+        };
+        tracer.set_largest_queue(config.queue.get() as usize);
+        Ok(Some(Arc::new(Self { client, resource: resource(&A::PACKAGE, config, tracer) })))
+    }
+
+    /// Sends a batch. Returns the number of spans that the collector refused.
+    ///
+    /// # Errors
+    /// The reason, if the collector did not take the batch.
+    pub(super) async fn send(&self, spans: Vec<Span>) -> Result<u64, String> {
+        let scope = InstrumentationScope {
+            name: env!("CARGO_PKG_NAME").into(),
+            version: env!("CARGO_PKG_VERSION").into(),
+            ..InstrumentationScope::default()
+        };
+        let scope_spans = vec![ScopeSpans { scope: Some(scope), spans, ..ScopeSpans::default() }];
+        let resource = Some(self.resource.clone());
+        let resource_spans = vec![ResourceSpans { resource, scope_spans, ..ResourceSpans::default() }];
+        let batch = ExportTraceServiceRequest { resource_spans }.encode_to_vec();
+        let request = Request::post("/")
+            .header(header::CONTENT_TYPE, "application/x-protobuf")
+            // OTLP allows to send a batch twice, and the client does so only with this.
+            .header("idempotency-key", fastrand::u64(..))
+            .body(Bytes::from(batch))
+            .expect("it is a request");
+        let sent = match &self.client {
+            CollectorClient::WithKey(client) => client.send(request).await,
+            CollectorClient::WithoutKey(client) => client.send(request).await,
+        };
+        refused(&sent.map_err(|error| reasons(&error))?)
+    }
+}
+
+/// Returns the number of spans that a response refuses.
+///
+/// # Errors
+/// The status, if it refuses the whole batch.
+fn refused(response: &Response<Bytes>) -> Result<u64, String> {
+    match response.status() {
+        StatusCode::OK => {}
+        status if status.is_success() => return Ok(0),
+        status => return Err(format!("the answer is {}", status.as_u16())),
+    }
+    // A body that is no message says nothing of refused spans.
+    let answer = ExportTraceServiceResponse::decode(response.body().clone()).unwrap_or_default();
+    Ok(answer.partial_success.map_or(0, |partial| u64::try_from(partial.rejected_spans).unwrap_or_default()))
+}
+
+/// Returns the attributes of this process.
+fn resource(package: &Package, config: &TracesConfig, tracer: &Tracer) -> Resource {
+    let mut attributes = vec![
+        attribute("service.name", package.name),
+        attribute("service.version", package.version),
+        attribute("service.instance.id", &tracer.instance().to_string()),
+        attribute("telemetry.sdk.language", "rust"),
+        attribute("telemetry.sdk.name", env!("CARGO_PKG_NAME")),
+        attribute("telemetry.sdk.version", env!("CARGO_PKG_VERSION")),
+    ];
+    attributes.extend(config.attributes.iter().map(|own| attribute(&own.name, &own.value)));
+    Resource { attributes, ..Resource::default() }
+}
