@@ -19,6 +19,7 @@ use crate::{
     backoff::Backoff,
     config::Config,
     credentials::all_secrets::AllSecrets,
+    debug_tokens::{DebugTokenUses, DebugTokens},
     exit::{Exit, Fault, Phase, Report},
     generation_usage::GenerationUsage,
     http::{frame::Frame, request_metrics::RequestMetrics, routes, tls::Tls},
@@ -76,6 +77,7 @@ pub(crate) struct Loader<A> {
     pub(crate) last_uses: Arc<LastUses>,
     pub(crate) background_metrics: BackgroundMetrics,
     auth_metrics: AuthMetrics,
+    debug_token_uses: Arc<DebugTokenUses>,
     pub(crate) worker_wakes: Arc<WorkerWakes>,
     pub(crate) request_history: Arc<RequestHistory>,
     application: PhantomData<fn() -> A>,
@@ -140,6 +142,7 @@ impl<A: Application> Loader<A> {
             request_metrics: RequestMetrics::register(&metrics),
             background_metrics: BackgroundMetrics::register(&metrics),
             auth_metrics: AuthMetrics::register(&metrics),
+            debug_token_uses: DebugTokenUses::register(&metrics),
             metrics: Arc::new(metrics),
             breakers: Breakers::default(),
             last_uses: Arc::default(),
@@ -388,7 +391,14 @@ impl<A: Application> Loader<A> {
             _ => Arc::new(Semaphore::new(max_in_flight.get() as usize)),
         };
         let number = in_service.map_or(1, |in_service| in_service.number + 1);
-        let frame = Frame::new(&config.server, number, &self.request_metrics);
+        let debug_tokens = DebugTokens::new(
+            A::PACKAGE.name,
+            &resolved.credentials,
+            config.secrets.max_stale,
+            &self.last_uses,
+            &self.debug_token_uses,
+        );
+        let frame = Frame::new(&config.server, number, &self.request_metrics, debug_tokens);
         let router = frame.router(routes);
         Ok(Generation {
             number,

@@ -95,7 +95,10 @@ impl Authenticator {
             let problem = Problem::busy("tokens cannot be verified now: their issuer does not answer; try again soon");
             return (TokenOutcome::StaleKeys, Err(problem));
         }
-        let refused = |reason| (TokenOutcome::Refused, Err(bearer::invalid_token(reason)));
+        let refused = |reason| {
+            tracing::debug!(reason, "the token of a request is refused");
+            (TokenOutcome::Refused, Err(bearer::invalid_token(reason)))
+        };
         let claims = match self.claims(token, held.set).await {
             Ok(claims) => claims,
             Err(TokenFault::Invalid(reason)) => return refused(reason),

@@ -41,7 +41,9 @@ impl AccessGuard {
     /// Begins the record of a request, and puts it into the request's extensions.
     pub(super) fn begin(frame: &Arc<Frame>, request: &mut Request) -> Self {
         frame.metrics.begin();
-        let record = RequestRecord::begin(frame, request, tracing::enabled!(target: TARGET, Level::INFO));
+        let context = frame.context(request.headers_mut());
+        let is_logged = context.debug || tracing::enabled!(target: TARGET, Level::INFO);
+        let record = RequestRecord::begin(frame, request, context, is_logged);
         request.extensions_mut().insert(record.clone());
         Self { record, status: None, end: ResponseEnd::Pending }
     }

@@ -9,7 +9,7 @@ use super::{
     request_metrics::RequestMetrics,
     request_record::{BodyState, RequestRecord},
 };
-use crate::config::settings::ServerConfig;
+use crate::{config::settings::ServerConfig, debug_tokens::DebugTokens, request_context::RequestContext};
 use axum::{
     Router,
     body::{Body, HttpBody},
@@ -67,13 +67,19 @@ pub(crate) struct Frame {
     pub(super) timeout: Duration,
     compression: bool,
     pub(super) proxies: TrustedProxies,
+    pub(crate) debug_tokens: DebugTokens,
     /// The defaults, with places for what nearly every response has. A copy of this map costs less than to add to
     /// another one, which grows then.
     headers: HeaderMap,
 }
 
 impl Frame {
-    pub(crate) fn new(config: &ServerConfig, generation: u64, metrics: &Arc<RequestMetrics>) -> Arc<Self> {
+    pub(crate) fn new(
+        config: &ServerConfig,
+        generation: u64,
+        metrics: &Arc<RequestMetrics>,
+        debug_tokens: DebugTokens,
+    ) -> Arc<Self> {
         Arc::new(Self {
             metrics: metrics.clone(),
             generation,
@@ -81,6 +87,7 @@ impl Frame {
             timeout: config.request_timeout,
             compression: config.compression,
             proxies: TrustedProxies::of(config),
+            debug_tokens,
             headers: default_headers(),
         })
     }
@@ -105,6 +112,13 @@ impl Frame {
                 FrameFuture { state: FrameState::Routed { routed: route.call(request) }, deadline: None, record }
             })
         }))
+    }
+
+    /// Returns the context of a request. Takes its debug token out of it.
+    pub(super) fn context(&self, headers: &mut HeaderMap) -> RequestContext {
+        let context =
+            RequestContext { trace_id: request_id::trace_id(headers), generation: self.generation, debug: false };
+        RequestContext { debug: self.debug_tokens.take(headers, context), ..context }
     }
 
     /// Adds the headers that each response has.

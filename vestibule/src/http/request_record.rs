@@ -6,7 +6,6 @@ use super::{
     exchange::Exchange,
     frame::Frame,
     limits::Limits,
-    request_id,
     request_metrics::{method_label, version_label},
 };
 use crate::request_context::RequestContext;
@@ -64,7 +63,7 @@ pub(crate) enum BodyState {
 
 impl RequestRecord {
     /// Begins the record of a request. The limits of the frame apply unless its route has its own.
-    pub(crate) fn begin(frame: &Arc<Frame>, request: &Request, is_logged: bool) -> Arc<Self> {
+    pub(crate) fn begin(frame: &Arc<Frame>, request: &Request, context: RequestContext, is_logged: bool) -> Arc<Self> {
         let extensions = request.extensions();
         let connection = extensions.get::<ConnectionInfo>();
         let peer = match connection {
@@ -77,7 +76,7 @@ impl RequestRecord {
             method: method_label(request.method()),
             version: version_label(request.version()),
             uri: if is_logged { Some(request.uri().clone()) } else { None },
-            context: RequestContext { trace_id: request_id::trace_id(request.headers()), generation: frame.generation },
+            context,
             started: Instant::now(),
             is_tls: connection.is_some_and(|connection| connection.tls),
             exchange: connection.map(|connection| connection.exchange.clone()),

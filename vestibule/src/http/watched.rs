@@ -1,8 +1,8 @@
 //! A service whose requests and responses the watchdog sees.
 
 use super::{
-    client::ClientCertificate, connection::WatchedConnection, connection_info::ConnectionInfo, exchange::Exchange,
-    long_lived::LongLived,
+    client::ClientCertificate, command_socket::CommandUser, connection::WatchedConnection,
+    connection_info::ConnectionInfo, exchange::Exchange, long_lived::LongLived,
 };
 use axum::{
     body::Bytes,
@@ -30,6 +30,8 @@ pub(super) struct WatchedService<S> {
     pub(super) peer: Option<SocketAddr>,
     pub(super) is_tls: bool,
     pub(super) client: Option<ClientCertificate>,
+    /// The user at the other end of the command socket.
+    pub(super) user: Option<CommandUser>,
 }
 
 impl<S, B> hyper::service::Service<Request<Incoming>> for WatchedService<S>
@@ -50,6 +52,9 @@ where
         }
         if let Some(client) = &self.client {
             request.extensions_mut().insert(client.clone());
+        }
+        if let Some(user) = self.user {
+            request.extensions_mut().insert(user);
         }
         ResponseFuture { response: self.inner.clone().call(request), guard: Some(guard), is_last }
     }

@@ -125,7 +125,7 @@ impl<'a> JsonLine<'a> {
         self.text.push_str("},\"target\":\"");
         escape_json(target, self.text, LONGEST + 1024);
         self.text.push('"');
-        if let Some(RequestContext { trace_id, generation }) = context {
+        if let Some(RequestContext { trace_id, generation, .. }) = context {
             let _ = write!(self.text, ",\"trace_id\":\"{trace_id:032x}\",\"generation\":{generation}");
         }
         if self.is_cut {
