@@ -40,10 +40,10 @@ enum ResponseEnd {
 impl AccessGuard {
     /// Begins the record of a request, and puts it into the request's extensions.
     pub(super) fn begin(frame: &Arc<Frame>, request: &mut Request) -> Self {
-        frame.metrics.begin();
         let context = frame.context(request.headers_mut());
         let is_logged = context.debug || tracing::enabled!(target: TARGET, Level::INFO);
         let record = RequestRecord::begin(frame, request, context, is_logged);
+        frame.metrics.begin(record.method, record.scheme());
         request.extensions_mut().insert(record.clone());
         Self { record, status: None, end: ResponseEnd::Pending }
     }
@@ -108,7 +108,7 @@ impl Drop for AccessGuard {
         }
         let labels = RequestLabels {
             method: self.record.method,
-            scheme: if self.record.is_tls { "https" } else { "http" },
+            scheme: self.record.scheme(),
             version: self.record.version,
             status: self.status,
             route: self.record.route.get().cloned().map(RouteLabel),

@@ -94,6 +94,10 @@ impl RequestRecord {
         request.extensions().get::<Arc<Self>>().expect("a request comes through the door").clone()
     }
 
+    pub(super) fn scheme(&self) -> &'static str {
+        if self.is_tls { "https" } else { "http" }
+    }
+
     /// Replaces the limits that a route has its own of.
     pub(super) fn limit(&self, limits: &Limits) {
         if let Some(body) = limits.body {
