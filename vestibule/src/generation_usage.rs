@@ -74,7 +74,7 @@ impl GenerationUsage {
 
     /// Counts a request that was answered with an error because too many were in flight. It says nothing of the generation,
     /// so it is no answer of it.
-    pub(crate) fn turned_away(&self) {
+    pub(crate) fn request_refused(&self) {
         self.history.record(Duration::ZERO, true);
     }
 

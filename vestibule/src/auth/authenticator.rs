@@ -67,6 +67,15 @@ impl Authenticator {
         })))
     }
 
+    /// Returns `true` if this is the authenticator that a configuration asks for. `None` is the one if authentication is
+    /// off.
+    pub(crate) fn is_of(authenticator: Option<&Arc<Self>>, config: &AuthConfig) -> bool {
+        match authenticator {
+            Some(authenticator) => authenticator.config == *config,
+            None => config.issuer.is_empty(),
+        }
+    }
+
     /// Verifies the token of a request.
     ///
     /// # Errors

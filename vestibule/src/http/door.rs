@@ -70,7 +70,7 @@ where
         let mut request = request.map(Body::new);
         let access = Some(AccessGuard::begin(&generation.frame, &mut request));
         let Ok(permit) = generation.in_flight.clone().try_acquire_owned() else {
-            generation.usage.turned_away();
+            generation.usage.request_refused();
             return ResponseFuture::Full { access };
         };
         request.extensions_mut().insert(LongLivedSource {
