@@ -10,6 +10,9 @@ use std::convert::Infallible;
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
+/// The flags of a trace that is recorded (section 3.2.2.5).
+const SAMPLED: &str = "01";
+
 /// The largest `tracestate` that is passed on, in bytes (section 3.3.1.5). A larger one is dropped. A `traceparent` of a
 /// later version has the same limit.
 const MAX_BYTES: usize = 512;
@@ -17,7 +20,7 @@ const MAX_BYTES: usize = 512;
 /// The trace context of a request, to be passed on unchanged with the calls that the request causes.
 ///
 /// As an extractor it never fails. It is what the request brings. If that has no valid `traceparent`, it begins with the
-/// request: with its [`RequestId`](crate::RequestId), and not sampled. Its two texts can be stored, for calls that are
+/// request: with its [`RequestId`](crate::RequestId), and sampled only if the request has a debug token. Its two texts can be stored, for calls that are
 /// made after the request has ended.
 ///
 /// ```
@@ -61,7 +64,8 @@ impl TraceContext {
 
     /// Returns the context of a trace that begins with a request.
     fn beginning_with(request: RequestContext) -> Self {
-        let parent = format!("00-{:032x}-{:016x}-00", request.trace_id, fastrand::u64(1..));
+        let flags = if request.debug { SAMPLED } else { "00" };
+        let parent = format!("00-{:032x}-{:016x}-{flags}", request.trace_id, fastrand::u64(1..));
         Self { parent: Some(parent), state: None }
     }
 

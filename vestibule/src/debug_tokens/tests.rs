@@ -10,6 +10,7 @@ use crate::{
     resources::build_error::BuildError,
     secrets::{credential::Credential, kind::Kind, resolver::Resolver, set::SecretSet, spec::CredentialSpec},
     testing::{Harness, MemoryManager},
+    trace_context::TraceContext,
 };
 use axum::{
     body::{Body, to_bytes},
@@ -39,7 +40,7 @@ impl<const HAS_KEYS: bool> SecretSet for Secrets<HAS_KEYS> {
     }
 }
 
-/// A service whose route says if a request is debugged, and if its handler sees the token.
+/// A service whose route says if a request is debugged and sampled, and if its handler sees the token.
 struct Debugged<const HAS_KEYS: bool>;
 
 impl<const HAS_KEYS: bool> Application for Debugged<HAS_KEYS> {
@@ -52,9 +53,10 @@ impl<const HAS_KEYS: bool> Application for Debugged<HAS_KEYS> {
     }
 
     fn routes() -> OpenApiRouter<Arc<Self>> {
-        let says = async |headers: HeaderMap| {
+        let says = async |headers: HeaderMap, trace: TraceContext| {
             let is_debugged = RequestContext::current().is_some_and(|request| request.debug);
-            format!("{is_debugged} {}", headers.contains_key(X_DEBUG_TOKEN))
+            let is_sampled = trace.traceparent().is_some_and(|parent| parent.ends_with("-01"));
+            format!("{is_debugged} {is_sampled} {}", headers.contains_key(X_DEBUG_TOKEN))
         };
         OpenApiRouter::new().route("/", get(says))
     }
@@ -80,9 +82,9 @@ async fn a_valid_token_marks_its_request_and_no_handler_sees_a_token() {
     let valid = tokens.issue(Duration::from_secs(60)).expect("a token");
     let of_other_service = signer.seal_for(MAX_LIFETIME, b"another");
     let too_long = signer.seal_for(2 * MAX_LIFETIME, b"debugged");
-    assert_eq!(says(&harness, &valid).await, "true false");
+    assert_eq!(says(&harness, &valid).await, "true true false");
     for token in [&*of_other_service, &too_long, &signer.seal_until(1, b"debugged"), &valid[1..], ""] {
-        assert_eq!(says(&harness, token).await, "false false");
+        assert_eq!(says(&harness, token).await, "false false false");
     }
     assert!(tokens.issue(Duration::MAX).is_some_and(|token| token.len() < MAX_TOKEN / 2));
 }
@@ -91,7 +93,7 @@ async fn a_valid_token_marks_its_request_and_no_handler_sees_a_token() {
 async fn a_service_without_a_signing_key_issues_no_token_and_accepts_none() {
     let (with, without) = (start::<true>().await, start::<false>().await);
     let token = with.live().generation().frame.debug_tokens.issue(MAX_LIFETIME).expect("a token");
-    assert_eq!(says(&without, &token).await, "false false");
+    assert_eq!(says(&without, &token).await, "false false false");
     let generation = without.live();
     let asked = async |user| {
         let query = Query(IssueQuery { seconds: 60 });

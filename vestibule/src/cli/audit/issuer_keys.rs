@@ -98,3 +98,39 @@ impl Audit {
         replicas.collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secrets::regions::Regions;
+    use std::collections::{BTreeMap, BTreeSet};
+
+    /// Returns the audit of replicas that hold these keys, fetched that many minutes ago.
+    fn audit(replicas: &[(&str, &[&str], i64)]) -> Audit {
+        let mut answers = Vec::new();
+        for (position, (version, key_ids, minutes)) in replicas.iter().enumerate() {
+            let address = ReplicaAddress::parse(&format!("10.0.0.{position}:9090")).expect("an address");
+            let (issuer, key_ids) = ("https://issuer.example".to_owned(), key_ids.iter().map(ToString::to_string));
+            let verified =
+                OffsetDateTime::now_utc() - Duration::from_secs(60) * u32::try_from(*minutes).expect("a few");
+            let held =
+                ReplicaAuthentication { issuer, version: version.to_string(), key_ids: key_ids.collect(), verified };
+            answers.push((address, Ok(ReplicaStatus::with_authentication(held))));
+        }
+        let (manager, revoked) = (BTreeMap::new(), BTreeSet::new());
+        Audit { expected: answers.len(), replicas: answers, manager, regions: Regions::new([]), revoked }
+    }
+
+    #[test]
+    fn the_replica_that_fetched_last_says_who_is_behind_and_an_old_fetch_is_named() {
+        let mixed = audit(&[("b", &["new"], 1), ("a", &["old", "new"], 5), ("b", &["new"], 12)]);
+        assert_eq!(mixed.replicas_with_other_keys(), ["http://10.0.0.1:9090 (still trusts old)"]);
+        assert!(mixed.replicas_with_old_keys().is_empty());
+        let reused = audit(&[("b", &["one"], 1), ("a", &["one"], 5)]);
+        assert_eq!(reused.replicas_with_other_keys(), ["http://10.0.0.1:9090 (other keys of the same ids)"]);
+        let old = audit(&[("a", &["one"], 1), ("a", &["one"], 21)]);
+        assert!(old.replicas_with_old_keys()[0].starts_with("http://10.0.0.1:9090 (fetched at "));
+        let hostile = audit(&[("b", &[], 1), ("a", &["\u{1b}[2J"], 5)]);
+        assert_eq!(hostile.replicas_with_other_keys(), ["http://10.0.0.1:9090 (still trusts \\u{1b}[2J)"]);
+    }
+}

@@ -36,6 +36,13 @@ impl ReplicaAuthentication {
 }
 
 impl ReplicaStatus {
+    /// Returns the status of a replica without credentials.
+    #[cfg(test)]
+    pub(super) fn with_authentication(authentication: ReplicaAuthentication) -> Self {
+        let (instance, authentication) = (Uuid::new_v4(), Some(authentication));
+        Self { instance, credentials: Vec::new(), draining: Vec::new(), authentication }
+    }
+
     /// Returns the numbers of the generations that drain.
     pub(super) fn draining_generations(&self) -> String {
         let numbers: Vec<_> = self.draining.iter().map(|draining| draining.generation.to_string()).collect();
