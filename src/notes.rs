@@ -7,7 +7,6 @@ use axum::{
     http::{HeaderName, StatusCode, header::LOCATION},
 };
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use std::sync::Arc;
 use time::OffsetDateTime;
 use utoipa::{IntoParams, ToSchema};
@@ -99,7 +98,7 @@ pub(crate) async fn delete(
         return Err(no_such_note());
     }
     if let Some(webhook) = &notes.webhook {
-        webhook.record("note.deleted", id, json!({ "id": id }), &trace, &mut transaction).await?;
+        webhook.record("note.deleted", id, serde_json::json!({ "id": id }), &trace, &mut transaction).await?;
     }
     transaction.commit().await?;
     notes.deliveries.wake();
@@ -147,6 +146,7 @@ pub(crate) async fn list(
             .await?;
     let has_next = page.len() > limit;
     page.truncate(limit);
+    tracing::debug!(notes = page.len(), has_next, "listed notes");
     let next_cursor = match page.last() {
         Some(last) if has_next => Some(notes.cursors.seal(last.id.as_bytes())),
         _ => None,

@@ -9,12 +9,13 @@ use crate::{
         reload_status::wait_until_drained,
         secrets::{current_version, scripted_manager},
         slow_request::SlowRequest,
+        temporary_file::TemporaryFile,
     },
     webhook_setup::{launch_with_webhook, tenant_with_receiver, wait_for_outbox_rows},
 };
 use devstack::{
-    AnswerRule, ExitedProcess, FaultRule, RunningService, ScriptedAnswer, ScriptedFault, Tenant, free_port,
-    reqwest::StatusCode,
+    AnswerRule, ExitedProcess, FaultRule, RunningService, ScriptedAnswer, ScriptedFault, Tenant, TokenIssuer, Validity,
+    free_port, reqwest::StatusCode,
 };
 use serde_json::json;
 
@@ -273,4 +274,43 @@ async fn an_audit_needs_only_urls_and_the_configuration_of_the_manager() {
     let unrelated = audit_with_broken("APP_SERVER__DRAIN");
     assert_eq!(unrelated.code, Some(0), "{}", unrelated.stderr);
     assert_eq!(audit_with_broken("APP_SECRETS__DEADLINE").code, Some(78));
+}
+
+#[tokio::test]
+async fn an_audit_names_a_replica_that_trusts_a_key_which_the_issuer_has_dropped() {
+    let tenant = SERVICE.migrated("audit_issuer").await;
+    let authority = tenant.authority();
+    let issuer = TokenIssuer::with_tls(&authority.local(Validity::days(1))).expect("a port");
+    let roots = TemporaryFile::new(authority.certificate());
+    let start = async || {
+        let launch = SERVICE.launch(&tenant).env("SSL_CERT_FILE", roots.path());
+        let launch = issuer.env().into_iter().fold(launch, |launch, (name, value)| launch.env(name, value));
+        RunningService::start(launch, &tenant).await
+    };
+    let (one, other, open) = (start().await, start().await, SERVICE.start(&tenant).await);
+    let urls = [one.at.admin.as_str(), other.at.admin.as_str()];
+    let clean = audit(&tenant, &urls);
+    assert_eq!(clean.code, Some(0), "{}\n{}", clean.stdout, clean.stderr);
+    assert_eq!(row(&clean, &other.at.admin, "[auth]")[7], "current");
+
+    let dropped = one.status().await["authentication"]["key_ids"][0].as_str().expect("a key").to_owned();
+    issuer.rotate();
+    let list = async |running: &RunningService<'_>| {
+        let request = running.request(devstack::reqwest::Method::GET, "/v1/notes");
+        request.bearer_auth(issuer.token("ada", "")).send().await.expect("an answer").status()
+    };
+    assert_eq!(list(&one).await, StatusCode::OK);
+    let half = audit(&tenant, &urls);
+    assert_eq!(half.code, Some(69), "{}", half.stdout);
+    let (newest, behind) = (row(&half, &one.at.admin, "[auth]"), row(&half, &other.at.admin, "[auth]"));
+    assert_eq!((newest[7], behind[7], behind[4]), ("current", "behind", newest[2]));
+    let reason = format!("other keys of the issuer: http://{} (still trusts {dropped}, has not ", other.at.admin);
+    assert!(half.stderr.contains(&reason), "{}", half.stderr);
+    assert!(last_line(&half).starts_with("1 of 2 replicas"), "{}", half.stdout);
+
+    assert_eq!(list(&other).await, StatusCode::OK);
+    assert_eq!(audit(&tenant, &urls).code, Some(0));
+    let mixed = audit(&tenant, &[&one.at.admin, &open.at.admin]);
+    assert_eq!(mixed.code, Some(69), "{}", mixed.stdout);
+    assert!(mixed.stderr.contains(&format!("http://{} (every route is open)", open.at.admin)), "{}", mixed.stderr);
 }

@@ -2,10 +2,13 @@
 
 use crate::{
     SERVICE,
-    support::{launch_options::LaunchOptions, temporary_file::TemporaryFile},
+    support::{
+        configuration_folder::ConfigurationFolder, launch_options::LaunchOptions, metrics_page::MetricsPage,
+        secrets::current_version, temporary_file::TemporaryFile,
+    },
 };
 use devstack::{
-    DEFAULT_TIMEOUT, Launch, RunningService, Tenant, TokenIssuer, Validity, free_port, problem,
+    DEFAULT_TIMEOUT, Launch, RunningService, Tenant, TokenIssuer, Validity, eventually, free_port, problem, random_key,
     reqwest::{Method, Response, StatusCode},
 };
 use serde_json::{Value, json};
@@ -21,6 +24,11 @@ impl TrustedIssuer {
         let authority = tenant.authority();
         let issuer = TokenIssuer::with_tls(&authority.local(Validity::days(1))).expect("a port");
         Self { issuer, roots: TemporaryFile::new(authority.certificate()) }
+    }
+
+    /// Starts another issuer, whose certificate is trusted too.
+    fn another(tenant: &Tenant) -> TokenIssuer {
+        TokenIssuer::with_tls(&tenant.authority().local(Validity::days(1))).expect("a port")
     }
 
     /// Prepares the service with the tokens of this issuer.
@@ -162,4 +170,69 @@ async fn a_token_that_is_bound_to_a_certificate_is_accepted_only_with_it() {
         let answer = client.get(running.url("/v1/notes")).bearer_auth(token).send().await.unwrap();
         assert_eq!(answer.status(), status);
     }
+}
+
+#[tokio::test]
+async fn the_issuer_alone_is_enough_if_it_describes_itself() {
+    let tenant = SERVICE.migrated("auth_metadata").await;
+    let authority = tenant.authority();
+    let issuer = TokenIssuer::with_metadata(&authority.local(Validity::days(1))).expect("a port");
+    let trusted = TrustedIssuer { issuer, roots: TemporaryFile::new(authority.certificate()) };
+    let running = RunningService::start(trusted.launch(&tenant), &tenant).await;
+    assert_eq!(list(&running, &trusted.issuer.token("ada", "")).await.status(), StatusCode::OK);
+    trusted.issuer.rotate();
+    assert_eq!(list(&running, &trusted.issuer.token("ada", "")).await.status(), StatusCode::OK);
+}
+
+#[tokio::test]
+async fn authentication_that_is_switched_off_leaves_no_series_behind() {
+    let (tenant, folder) = (SERVICE.migrated("auth_off").await, ConfigurationFolder::new());
+    let trusted = TrustedIssuer::start(&tenant);
+    folder.write(&trusted.issuer.section());
+    let launch = folder.launch(&tenant).env("SSL_CERT_FILE", trusted.roots.path());
+    let mut running = RunningService::start(launch, &tenant).await;
+    let series = "vestibule_auth_keys_fetched_timestamp_seconds{issuer=\"urn:devstack\"}";
+    assert!(MetricsPage::of(&running).await.get(series) > 0.0);
+    folder.write("");
+    assert_eq!(running.reload().await["outcome"], "published");
+    assert_eq!(running.get("/v1/notes").await.status(), StatusCode::OK);
+    assert_eq!(MetricsPage::of(&running).await.find(series), None);
+}
+
+#[tokio::test]
+async fn a_revoked_key_is_replaced_although_the_keys_of_a_new_issuer_cannot_be_fetched() {
+    let (tenant, folder) = (SERVICE.migrated("auth_beside").await, ConfigurationFolder::new());
+    let (trusted, away) = (TrustedIssuer::start(&tenant), TrustedIssuer::another(&tenant));
+    away.fail(Some(StatusCode::SERVICE_UNAVAILABLE));
+    folder.write(&trusted.issuer.section());
+    let launch = folder.launch(&tenant).env("SSL_CERT_FILE", trusted.roots.path());
+    let mut running = RunningService::start(launch, &tenant).await;
+    folder.write(&away.section());
+    let alone = running.reload().await;
+    assert_eq!((&alone["outcome"], &alone["exit_code"]), (&"kept".into(), &69.into()), "{alone}");
+
+    let leaked = current_version(&tenant, "signing").await;
+    tenant.put("signing", &random_key()).await.unwrap();
+    folder.write(&format!("{}[secrets]\nrevoked = {}\n", away.section(), json!([leaked])));
+    let reload = running.reload().await;
+    assert_eq!(reload["outcome"], "published", "{reload}");
+    assert_eq!(reload["carried_over"][0]["credential"], "[auth]", "{reload}");
+    assert!(reload["carried_over"][0]["problem"].as_str().unwrap().contains("the answer is 503"), "{reload}");
+    assert_ne!(running.credential("signing").await["version"], leaked);
+    assert_eq!(list(&running, &trusted.issuer.token("ada", "")).await.status(), StatusCode::OK);
+
+    tenant.rotate("database").await.unwrap();
+    let rotation = running.reload().await;
+    assert_eq!(rotation["outcome"], "published", "what stays blocks nothing: {rotation}");
+    assert_eq!(rotation["carried_over"][0]["credential"], "[auth]", "{rotation}");
+    assert_eq!(running.reload().await["outcome"], "kept", "nothing is new, and [auth] is still not in service");
+
+    away.fail(None);
+    let token = away.token("ada", "");
+    eventually("the new issuer in service", async || {
+        let status = list(&running, &token).await.status();
+        if status == StatusCode::OK { Ok(()) } else { Err(status) }
+    })
+    .await;
+    problem(list(&running, &trusted.issuer.token("ada", "")).await, 401).await;
 }

@@ -64,7 +64,7 @@ async fn each_request_has_an_access_line_and_is_counted_also_across_a_reload() {
 
     let counts = async |running: &RunningService<'_>| {
         let page = MetricsPage::of(running).await;
-        assert_eq!(page.get("http_server_active_requests"), 0.0);
+        assert_eq!(page.get("http_server_active_requests{http_request_method=\"GET\",url_scheme=\"http\"}"), 0.0);
         assert!(page.series().iter().all(|series| !series.contains("nowhere")), "a path is no label");
         let read = page.get(&series("GET", 200, Some("/v1/notes/{id}")));
         (page.get(&series("POST", 201, Some("/v1/notes"))), read, page.get(&series("GET", 404, None)))

@@ -14,6 +14,7 @@ mod config;
 mod connections;
 mod database_errors;
 mod dead_connections;
+mod debug_tokens;
 mod denied_start;
 mod documents;
 mod endurance;

@@ -33,7 +33,7 @@ async fn a_browser_loads_and_runs_nothing_but_the_page() {
     for word in ["<script", "<img", "<link", "javascript:", "http://", "https://", "@import", "url("] {
         assert!(!page.contains(word), "{word} in {page}");
     }
-    for path in ["/status", "/metrics", "/readyz"] {
+    for path in ["/status", "/metrics", "/readyz", "/docs"] {
         assert!(page.contains(&format!("<a href=\"{path}\">")), "{path}");
     }
 }

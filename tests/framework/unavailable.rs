@@ -46,6 +46,8 @@ async fn too_many_requests_in_flight_get_503_and_a_retry_after() {
     assert!(problem(full, 503).await.contains("in flight"));
     assert_eq!(slow.finish().await, StatusCode::CREATED);
     assert_eq!(running.get("/v1/notes").await.status(), StatusCode::OK);
+    let (_, _, page) = running.page("/").await;
+    assert!(page.contains("in the last hour, requests: 3, errors: 1"), "{page}");
 }
 
 #[tokio::test]

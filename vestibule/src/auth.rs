@@ -11,6 +11,7 @@ mod authenticator;
 mod bearer;
 mod issuer_keys;
 mod key_set;
+mod key_source;
 mod metrics;
 mod principal;
 mod scope;

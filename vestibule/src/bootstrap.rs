@@ -49,7 +49,7 @@ pub(crate) async fn serve<A: Application>(
         () = signals.stopping.cancelled() => return Ok(()),
         config = configure_a_start::<A>(&sources) => config?,
     };
-    let telemetry = Telemetry::install(&config.telemetry);
+    let telemetry = Telemetry::install(&config.telemetry, &A::PACKAGE);
     inherited.log();
 
     let started = Instant::now();
@@ -86,7 +86,7 @@ pub(crate) async fn serve<A: Application>(
 /// # Errors
 /// The report of every mistake. It is logged in the format that the configuration asks for.
 pub(crate) fn configure<A: Application>(sources: &Sources) -> Result<Arc<Config<A::Settings>>, CommandError> {
-    read_config::<A>(sources).map_err(log_in_its_format)
+    read_config::<A>(sources).map_err(log_in_its_format::<A>)
 }
 
 /// Reads the configuration for a start. Reads a file that cannot be read, or is not TOML, again for a moment: somebody may
@@ -103,7 +103,7 @@ async fn configure_a_start<A: Application>(sources: &Sources) -> Result<Arc<Conf
             Err(error) => error,
         };
         if error.unread.is_none() || !pauses.wait().await {
-            return Err(log_in_its_format(error));
+            return Err(log_in_its_format::<A>(error));
         }
         if !is_said {
             // There is no log yet: the configuration says how to write it.
@@ -118,9 +118,9 @@ pub(crate) fn read_config<A: Application>(sources: &Sources) -> Result<Arc<Confi
     Config::load_and_check(sources, A::PACKAGE.name, &A::Secrets::specs(), A::check).map(Arc::new)
 }
 
-fn log_in_its_format(error: ConfigError) -> CommandError {
+fn log_in_its_format<A: Application>(error: ConfigError) -> CommandError {
     let ConfigError { report, telemetry, .. } = error;
-    Telemetry::install(&telemetry);
+    Telemetry::install(&telemetry, &A::PACKAGE);
     CommandError { report, format: telemetry.format }
 }
 

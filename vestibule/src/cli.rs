@@ -13,6 +13,7 @@ mod arguments;
 pub(crate) mod audit;
 mod check;
 mod config;
+mod debug_token;
 mod health;
 mod migrate;
 mod openapi;
@@ -105,6 +106,7 @@ async fn run<A: Application>(
         CliCommand::Audit { urls, expect, ca, name } => {
             audit::run::<A, _>(&sources, manager, &urls, expect, ca.as_deref(), name).await
         }
+        CliCommand::DebugToken { lifetime } => debug_token::run::<A>(&sources, lifetime).await,
         CliCommand::Health { probe } => health::run::<A>(&sources, probe).await,
     }
 }

@@ -43,7 +43,7 @@ pub(crate) use explain::{effective, settings_table};
 
 use crate::{
     credentials::login::PostgresName,
-    exit::{Phase, Report},
+    exit::{Exit, Fault, Phase, Report},
     secrets::{
         credential::{CLIENT_CA, OTLP, SERVER_TLS},
         id::SecretId,
@@ -54,6 +54,7 @@ use extract::Mistake;
 use figment::value::Value;
 use layers::{Layers, file::Unread};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use settings_check::SettingsMistake;
 use std::collections::BTreeMap;
 
 /// The settings of a service: its `[service]` section. Any type with these traits is one.
@@ -163,6 +164,20 @@ impl<T: ServiceSettings> Config<T> {
             secrets: if secrets_is_right { Some(Box::new(config.secrets)) } else { None },
             unread: layers.unread,
         })
+    }
+
+    /// Lets the service check its own settings, for a configuration that was not read from files.
+    ///
+    /// # Errors
+    /// The report of every mistake.
+    pub(crate) fn checked(&self, check_service: fn(&T, &mut SettingsCheck<'_>)) -> Result<(), Report> {
+        let mut check = SettingsCheck::new(&self.secrets);
+        check_service(&self.service, &mut check);
+        let fault = |mistake: &SettingsMistake| {
+            let problem = format!("expected {}", mistake.expected);
+            Fault::new(Exit::Config, mistake.key, problem, "correct the value")
+        };
+        Report::unless_clean(Phase::Config, check.mistakes.iter().map(fault).collect())
     }
 
     /// Uses the service's name for the settings that default to it, and a section's name for its database.

@@ -72,6 +72,12 @@ impl GenerationUsage {
         self.history.record(duration, is_failure);
     }
 
+    /// Counts a request that was answered with an error because too many were in flight. It says nothing of the generation,
+    /// so it is no answer of it.
+    pub(crate) fn request_refused(&self) {
+        self.history.record(Duration::ZERO, true);
+    }
+
     /// Counts a piece of work until the guard is dropped.
     pub(crate) fn piece_of_work(self: &Arc<Self>, worker: &'static str) -> PieceGuard {
         add(&mut lock(&self.work), worker);

@@ -86,6 +86,7 @@ mod backoff;
 mod bootstrap;
 mod cause;
 mod cli;
+mod debug_tokens;
 mod expiry;
 mod generation_usage;
 mod jitter;

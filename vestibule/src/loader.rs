@@ -19,6 +19,7 @@ use crate::{
     backoff::Backoff,
     config::Config,
     credentials::all_secrets::AllSecrets,
+    debug_tokens::{DebugTokenUses, DebugTokens},
     exit::{Exit, Fault, Phase, Report},
     generation_usage::GenerationUsage,
     http::{frame::Frame, request_metrics::RequestMetrics, routes, tls::Tls},
@@ -67,6 +68,9 @@ pub(crate) const WAIT_FOR_OTHERS: Duration = Duration::from_secs(2);
 /// The longest time for trying rejected credentials again, at the beginning of a reload.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The name of the section `[auth]` among the credentials that stay as held. No field can have it.
+const AUTH: Name = "[auth]";
+
 /// The parts that all loads of a process share.
 pub(crate) struct Loader<A> {
     regions: Regions,
@@ -77,6 +81,7 @@ pub(crate) struct Loader<A> {
     pub(crate) last_uses: Arc<LastUses>,
     pub(crate) background_metrics: BackgroundMetrics,
     auth_metrics: AuthMetrics,
+    debug_token_uses: Arc<DebugTokenUses>,
     pub(crate) tracer: Tracer,
     pub(crate) worker_wakes: Arc<WorkerWakes>,
     pub(crate) request_history: Arc<RequestHistory>,
@@ -142,6 +147,7 @@ impl<A: Application> Loader<A> {
             request_metrics: RequestMetrics::register(&metrics),
             background_metrics: BackgroundMetrics::register(&metrics),
             auth_metrics: AuthMetrics::register(&metrics),
+            debug_token_uses: DebugTokenUses::register(&metrics),
             tracer: Tracer::register(&metrics),
             metrics: Arc::new(metrics),
             breakers: Breakers::default(),
@@ -297,7 +303,10 @@ impl<A: Application> Loader<A> {
         let same_config = request.in_service.is_some_and(|in_service| Arc::ptr_eq(&in_service.config, &request.config));
         let made = Mutex::default();
         loop {
-            if same_config && resolved.credentials.same_as(context.held) {
+            let same_auth = request.in_service.is_some_and(|in_service| {
+                Authenticator::is_of(in_service.authenticator.as_ref(), &request.config.auth)
+            });
+            if same_config && same_auth && resolved.credentials.same_as(context.held) {
                 unrefreshed = doubts.add_still_rejected(unrefreshed, &resolved.credentials, context.held);
                 if unrefreshed.is_empty() {
                     return Ok(LoadOutcome::Unchanged);
@@ -305,7 +314,8 @@ impl<A: Application> Loader<A> {
                 return Err(LoadError::of_unrefreshed(Phase::Build, unrefreshed));
             }
             let failure = match self.build(request, &resolved, doubts, &made).await {
-                Ok(generation) => {
+                Ok((generation, auth_as_held)) => {
+                    unrefreshed.extend(auth_as_held);
                     let carried_over = doubts.add_still_rejected(unrefreshed, &resolved.credentials, context.held);
                     return Ok(LoadOutcome::Built { generation: Box::new(generation), carried_over });
                 }
@@ -334,22 +344,50 @@ impl<A: Application> Loader<A> {
         }
     }
 
-    /// Builds the service. The database proves its login on the way.
+    /// Opens the authenticator. If the issuer's keys cannot be had, the one in service stays, with its fault: while a
+    /// credential that must be replaced waits for this load, and if it has stayed before and something else is new.
+    async fn open_authenticator(
+        &self,
+        request: &LoadRequest<'_, A>,
+        credentials: &HeldCredentials,
+        doubts: &Doubts,
+    ) -> Result<(Option<Arc<Authenticator>>, Option<Unrefreshed>), BuildFailure> {
+        let LoadRequest { config, in_service, deadline, .. } = request;
+        let mut deadline = *deadline;
+        if !doubts.must_be_replaced.is_empty() {
+            deadline = deadline.min(Instant::now() + WAIT_FOR_OTHERS);
+        }
+        let opened = Authenticator::open(AuthenticatorParts {
+            config: &config.auth,
+            in_service: in_service.and_then(|held| held.authenticator.as_ref()),
+            metrics: &self.auth_metrics,
+            deadline,
+        });
+        let fault = match opened.await {
+            Ok(authenticator) => return Ok((authenticator, None)),
+            Err(fault) => fault,
+        };
+        let Some(held) = in_service else { return Err(BuildFailure::of_fault(fault)) };
+        let is_any_replaced = doubts.is_any_replaced(credentials, &held.credentials);
+        let has_stayed_before = held.config.auth == config.auth;
+        let is_anything_new = !Arc::ptr_eq(&held.config, config) || !credentials.same_as(&held.credentials);
+        if is_any_replaced || has_stayed_before && is_anything_new {
+            return Ok((held.authenticator.clone(), Some((AUTH, fault).into())));
+        }
+        Err(BuildFailure::of_fault(fault))
+    }
+
+    /// Builds the service. The database proves its login on the way. Returns what is wrong with `[auth]`, if it stays as
+    /// held.
     async fn build(
         &self,
         request: &LoadRequest<'_, A>,
         resolved: &Resolved<AllSecrets<A::Secrets>>,
         doubts: &Doubts,
         made: &Mutex<ResourceRegistry>,
-    ) -> Result<Generation<A>, BuildFailure> {
+    ) -> Result<(Generation<A>, Option<Unrefreshed>), BuildFailure> {
         let LoadRequest { config, in_service, deadline, probe_reason } = request;
-        let authenticator = Authenticator::open(AuthenticatorParts {
-            config: &config.auth,
-            in_service: in_service.and_then(|held| held.authenticator.as_ref()),
-            metrics: &self.auth_metrics,
-            deadline: *deadline,
-        });
-        let authenticator = authenticator.await.map_err(BuildFailure::of_fault)?;
+        let (authenticator, auth_as_held) = self.open_authenticator(request, &resolved.credentials, doubts).await?;
         let tls = Tls::build(&resolved.secrets, &config.server, &config.admin, in_service.map(|held| &held.tls));
         let context = LoadContext {
             package: &A::PACKAGE,
@@ -398,10 +436,17 @@ impl<A: Application> Loader<A> {
         };
         let number = in_service.map_or(1, |in_service| in_service.number + 1);
         let usage = Arc::new(GenerationUsage::recorded_in(self.request_history.clone()));
+        let debug_tokens = DebugTokens::new(
+            A::PACKAGE.name,
+            &resolved.credentials,
+            config.secrets.max_stale,
+            &self.last_uses,
+            &self.debug_token_uses,
+        );
         let sampler = Sampler::of(&config.traces, &self.tracer);
-        let frame = Frame::new(&config.server, number, &usage, sampler, &self.request_metrics);
+        let frame = Frame::new(&config.server, number, &usage, debug_tokens, sampler, &self.request_metrics);
         let router = frame.router(routes);
-        Ok(Generation {
+        let generation = Generation {
             number,
             router,
             frame,
@@ -417,7 +462,8 @@ impl<A: Application> Loader<A> {
             credentials: resolved.credentials.clone(),
             resources,
             checks,
-        })
+        };
+        Ok((generation, auth_as_held))
     }
 }
 

@@ -9,6 +9,8 @@ pub struct Package {
     /// The package's name. The binary has the same name. The database and the prefix of secrets' ids have it too, unless
     /// the configuration says otherwise.
     pub name: &'static str,
+    /// The path of a module of the service's crate. The targets of its log lines begin with the crate.
+    pub module: &'static str,
     /// The package's version.
     pub version: &'static str,
     /// The package's description. The OpenAPI document begins with it. It may be empty.
@@ -31,9 +33,9 @@ pub struct NamedMigrations {
 }
 
 impl Package {
-    /// Returns the package of a service without a description and migrations.
+    /// Returns the package of a service without a description and migrations, in a crate of the same name.
     pub const fn new(name: &'static str, version: &'static str) -> Self {
-        Self { name, version, description: "", migrations: None, named_migrations: &[] }
+        Self { name, module: name, version, description: "", migrations: None, named_migrations: &[] }
     }
 }
 
@@ -67,6 +69,7 @@ macro_rules! package {
             },
         }),*];
         $crate::Package {
+            module: ::core::module_path!(),
             description: ::core::env!("CARGO_PKG_DESCRIPTION"),
             named_migrations: NAMED,
             ..$crate::Package::new(::core::env!("CARGO_PKG_NAME"), ::core::env!("CARGO_PKG_VERSION"))

@@ -14,6 +14,8 @@ pub(crate) struct RequestContext {
     pub(crate) trace_id: u128,
     /// The number of the generation that answers it.
     pub(crate) generation: u64,
+    /// `true` if it bears a debug token: it is logged at debug, and sampled.
+    pub(crate) debug: bool,
     /// The span of the request. `None` if traces are off.
     pub(crate) span: Option<CurrentSpan>,
 }
@@ -52,12 +54,13 @@ impl Drop for Restored {
 mod tests {
     use super::*;
 
+    fn context(trace_id: u128) -> RequestContext {
+        RequestContext { trace_id, generation: 1, debug: false, span: None }
+    }
+
     #[test]
     fn the_context_is_there_within_and_gone_after_it_also_after_a_panic() {
-        let (outer, inner) = (
-            RequestContext { trace_id: 1, generation: 1, span: None },
-            RequestContext { trace_id: 2, generation: 1, span: None },
-        );
+        let (outer, inner) = (context(1), context(2));
         assert_eq!(RequestContext::current(), None);
         outer.within(|| {
             let panicked = std::panic::catch_unwind(|| inner.within(|| panic!("as a handler may")));

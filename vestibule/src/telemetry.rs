@@ -12,13 +12,16 @@ pub(crate) mod standard_error;
 
 mod buffer;
 mod json;
+mod request_filter;
 mod secret_filter;
 #[cfg(test)]
 mod tests;
 mod text;
 mod writer;
 
-use self::{buffer::LogBuffer, json::JsonLayer, text::TextWriter, writer::StandardOutput};
+use self::{
+    buffer::LogBuffer, json::JsonLayer, request_filter::RequestFilter, text::TextWriter, writer::StandardOutput,
+};
 use crate::{
     config::{
         settings::{LogFormat, TelemetryConfig},
@@ -26,12 +29,15 @@ use crate::{
     },
     exit::{Phase, Report},
     metrics::MetricsRegistry,
+    package::Package,
 };
 use std::{
     io::{self, IsTerminal},
     sync::{Arc, OnceLock},
     time::Duration,
 };
+use tracing::level_filters::LevelFilter;
+use tracing_log::{AsLog, log};
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, layer::SubscriberExt, reload, util::SubscriberInitExt};
 
 /// The longest time that the end of the process waits for the log.
@@ -47,9 +53,12 @@ pub(crate) struct Telemetry {
 }
 
 impl Telemetry {
-    /// Installs the log on standard output. Call it once per process.
-    pub(crate) fn install(config: &TelemetryConfig) -> Self {
-        let (filter, handle) = reload::Layer::new(filter(&config.filter));
+    /// Installs the log of this package's process on standard output. Call it once per process.
+    pub(crate) fn install(config: &TelemetryConfig, package: &Package) -> Self {
+        let configured = filter(&config.filter);
+        let of_log_crate = level_of_log_crate(&configured);
+        let (configured, handle) = reload::Layer::new(configured);
+        let filter = RequestFilter::new(configured, package.module);
         let buffer = Arc::<LogBuffer>::default();
         let format = match config.format {
             LogFormat::Json => JsonLayer::new(buffer.clone()).boxed(),
@@ -60,6 +69,7 @@ impl Telemetry {
         };
         // Fails if a log is installed already, as in a test. Then that log stays.
         if tracing_subscriber::registry().with(filter).with(format).try_init().is_ok() {
+            log::set_max_level(of_log_crate);
             match writer::start(buffer.clone(), config.format, StandardOutput) {
                 Ok(()) => drop(INSTALLED.set(buffer.clone())),
                 Err(error) => standard_error::write_line(&format!("the log has no thread, so there is none: {error}")),
@@ -76,7 +86,11 @@ impl Telemetry {
 
     /// Replaces the filter. The configuration has checked it already.
     pub(crate) fn set_filter(&self, directives: &str) {
-        let _ = self.filter.reload(filter(directives));
+        let filter = filter(directives);
+        let of_log_crate = level_of_log_crate(&filter);
+        if self.filter.reload(filter).is_ok() {
+            log::set_max_level(of_log_crate);
+        }
     }
 
     /// Registers the metrics of the log.
@@ -107,6 +121,11 @@ pub(crate) fn flush() {
 fn filter(directives: &str) -> EnvFilter {
     let off = if directives.contains("aws_config") { "" } else { ",aws_config=off" };
     units::filter::parse(&format!("{directives}{off}")).unwrap_or_default()
+}
+
+/// Returns the level of the crate `log`. Its events are of libraries, for which a debug token does nothing.
+fn level_of_log_crate(filter: &EnvFilter) -> log::LevelFilter {
+    filter.max_level_hint().unwrap_or(LevelFilter::TRACE).as_log()
 }
 
 /// Reports a command that failed: as text on standard error, and also as one event if the log's format is JSON.

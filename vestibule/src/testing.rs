@@ -52,11 +52,13 @@ pub struct Harness<A: Application> {
 }
 
 impl<A: Application> Harness<A> {
-    /// Builds the first generation, with the secrets behind `source`.
+    /// Checks the settings of the service ([`Application::check`]), and builds the first generation, with the secrets behind
+    /// `source`.
     ///
     /// # Errors
     /// The report of a start that fails.
     pub async fn start(source: Arc<dyn Source>, config: Config<A::Settings>) -> Result<Self, Report> {
+        config.checked(A::check)?;
         let loader = Loader::new(source);
         let deadline = Instant::now() + config.secrets.deadline;
         let started_with = Arc::new(config);
@@ -67,7 +69,11 @@ impl<A: Application> Harness<A> {
         let reloader = Reloader {
             status: StatusWriter::new(Status::new(&A::PACKAGE, &first, loader.last_uses.clone()), &loader.metrics),
             loader,
-            read_config: Box::new(move || Ok(configured.borrow().clone())),
+            read_config: Box::new(move || {
+                let config = configured.borrow().clone();
+                config.checked(A::check)?;
+                Ok(config)
+            }),
             telemetry: Telemetry::detached(),
             live: watch::Sender::new(first),
             started_with,

@@ -18,7 +18,7 @@ const MAX_BYTES: usize = 512;
 ///
 /// As an extractor it never fails. If traces are on (`[traces]`), the parent of these calls is the span of the request.
 /// If traces are off, it is what the request brings, unchanged. If that has no valid `traceparent`, it begins with the
-/// request: with its [`RequestId`](crate::RequestId), and not sampled.
+/// request: with its [`RequestId`](crate::RequestId), and sampled only if the request has a debug token.
 ///
 /// With traces on, a call of an [`ApiClient`](crate::ApiClient) within a request needs no help: it has the `traceparent`.
 /// This type is for other clients, for `tracestate`, and for calls that are made after the request has ended: its two
@@ -65,7 +65,7 @@ impl TraceContext {
 
     /// Returns the context of what a request causes, as far as the headers of the request do not say it.
     fn within(request: RequestContext) -> Self {
-        let span = request.span.unwrap_or_else(|| CurrentSpan { id: new_span_id(), is_sampled: false });
+        let span = request.span.unwrap_or_else(|| CurrentSpan { id: new_span_id(), is_sampled: request.debug });
         Self { parent: Some(SpanParent::within(request.trace_id, span).to_string()), state: None }
     }
 
@@ -256,7 +256,7 @@ mod tests {
         let request = axum::http::Request::builder().header("traceparent", PARENT).header("tracestate", "a=b");
         let (mut parts, ()) = request.body(()).unwrap().into_parts();
         let span = CurrentSpan { id: NonZeroU64::new(7).unwrap(), is_sampled: false };
-        let within = RequestContext { trace_id: 1, generation: 1, span: Some(span) };
+        let within = RequestContext { trace_id: 1, generation: 1, debug: false, span: Some(span) };
         let extracting = TraceContext::from_request_parts(&mut parts, &());
         let context = within.within(|| futures_util::FutureExt::now_or_never(extracting)).unwrap().unwrap();
         let parent = "00-00000000000000000000000000000001-0000000000000007-00";

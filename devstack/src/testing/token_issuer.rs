@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::extract::{Query, State};
@@ -23,6 +23,9 @@ use crate::testing::background_server::BackgroundServer;
 /// The audience of its tokens.
 const AUDIENCE: &str = "local";
 
+/// The name of an issuer that does not describe itself.
+const NAME: &str = "urn:devstack";
+
 /// The lifetime of a token, in seconds.
 const LIFETIME: u64 = 60 * 60;
 
@@ -36,7 +39,8 @@ pub struct TokenIssuer {
 }
 
 struct IssuerState {
-    issuer: String,
+    /// Its URL, if it describes itself. Else it is [`NAME`].
+    described: OnceLock<String>,
     key: Mutex<CurrentKey>,
     /// `None` if it answers with its keys.
     outage: Mutex<Option<StatusCode>>,
@@ -66,14 +70,22 @@ impl TokenIssuer {
         Self::listen(Some(identity))
     }
 
+    /// Starts as [`with_tls`](Self::with_tls) does. Its name is its URL, at which it describes itself.
+    pub fn with_metadata(identity: &Identity) -> Result<Self, Error> {
+        let issuer = Self::listen(Some(identity))?;
+        let _ = issuer.state.described.set(issuer.url());
+        Ok(issuer)
+    }
+
     fn listen(identity: Option<&Identity>) -> Result<Self, Error> {
         let state = Arc::new(IssuerState {
-            issuer: "urn:devstack".into(),
+            described: OnceLock::new(),
             key: Mutex::new(CurrentKey::generate()),
             outage: Mutex::default(),
         });
         let router = Router::new()
             .route("/jwks.json", get(answer_keys))
+            .route("/.well-known/openid-configuration", get(answer_metadata))
             .route("/token", post(answer_token))
             .route("/rotate", post(answer_rotation))
             .with_state(Arc::clone(&state));
@@ -95,12 +107,22 @@ impl TokenIssuer {
 
     /// Returns the variables with which a service accepts its tokens.
     pub fn env(&self) -> Vec<(String, String)> {
-        let settings = [
-            ("APP_AUTH__ISSUER", self.state.issuer.clone()),
-            ("APP_AUTH__AUDIENCE", AUDIENCE.into()),
-            ("APP_AUTH__JWKS_URL", format!("{}/jwks.json", self.url())),
-        ];
-        settings.map(|(name, value)| (name.to_owned(), value)).into()
+        let settings = self.settings().into_iter();
+        settings.map(|(name, value)| (format!("APP_AUTH__{}", name.to_uppercase()), value)).collect()
+    }
+
+    /// Returns the section `[auth]` with which a service accepts its tokens, as TOML.
+    pub fn section(&self) -> String {
+        let lines = self.settings().into_iter().map(|(name, value)| format!("{name} = \"{value}\"\n"));
+        format!("[auth]\n{}", lines.collect::<String>())
+    }
+
+    fn settings(&self) -> Vec<(&'static str, String)> {
+        let mut settings = vec![("issuer", self.state.issuer().to_owned()), ("audience", AUDIENCE.to_owned())];
+        if self.state.described.get().is_none() {
+            settings.push(("jwks_url", format!("{}/jwks.json", self.url())));
+        }
+        settings
     }
 
     /// Signs a token for this subject, with these scopes.
@@ -132,10 +154,14 @@ impl CurrentKey {
 }
 
 impl IssuerState {
+    fn issuer(&self) -> &str {
+        self.described.get().map_or(NAME, String::as_str)
+    }
+
     fn sign(&self, mut claims: Value) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let defaults = [
-            ("iss", json!(self.issuer)),
+            ("iss", json!(self.issuer())),
             ("aud", json!(AUDIENCE)),
             ("sub", json!("developer")),
             ("iat", json!(now)),
@@ -162,6 +188,13 @@ async fn answer_keys(State(state): State<Arc<IssuerState>>) -> Response {
     jwk["kid"] = json!(key.id);
     jwk["use"] = json!("sig");
     Json(json!({ "keys": [jwk] })).into_response()
+}
+
+async fn answer_metadata(State(state): State<Arc<IssuerState>>) -> Response {
+    match state.described.get() {
+        Some(url) => Json(json!({ "issuer": url, "jwks_uri": format!("{url}/jwks.json") })).into_response(),
+        None => StatusCode::NOT_FOUND.into_response(),
+    }
 }
 
 async fn answer_token(State(state): State<Arc<IssuerState>>, Query(query): Query<TokenQuery>) -> String {

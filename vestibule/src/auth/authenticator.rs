@@ -67,6 +67,15 @@ impl Authenticator {
         })))
     }
 
+    /// Returns `true` if this is the authenticator that a configuration asks for. `None` is the one if authentication is
+    /// off.
+    pub(crate) fn is_of(authenticator: Option<&Arc<Self>>, config: &AuthConfig) -> bool {
+        match authenticator {
+            Some(authenticator) => authenticator.config == *config,
+            None => config.issuer.is_empty(),
+        }
+    }
+
     /// Verifies the token of a request.
     ///
     /// # Errors
@@ -95,7 +104,10 @@ impl Authenticator {
             let problem = Problem::busy("tokens cannot be verified now: their issuer does not answer; try again soon");
             return (TokenOutcome::StaleKeys, Err(problem));
         }
-        let refused = |reason| (TokenOutcome::Refused, Err(bearer::invalid_token(reason)));
+        let refused = |reason| {
+            tracing::debug!(reason, "the token of a request is refused");
+            (TokenOutcome::Refused, Err(bearer::invalid_token(reason)))
+        };
         let claims = match self.claims(token, held.set).await {
             Ok(claims) => claims,
             Err(TokenFault::Invalid(reason)) => return refused(reason),

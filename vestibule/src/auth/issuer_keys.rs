@@ -1,27 +1,12 @@
 //! The keys of the issuer: fetched before the service starts, and again while it runs.
 
-use super::{key_set::KeySet, metrics::AuthMetrics};
-use crate::{
-    cause::reasons,
-    config::{base_url::BaseUrl, settings::auth::AuthConfig},
-    exit::{Exit, Fault},
-    jitter,
-    moment::Moment,
-    resources::api_client::transport::Transport,
-};
-use axum::{
-    body::Bytes,
-    http::{Request, StatusCode, Uri},
-};
+use super::{key_set::KeySet, key_source::KeySource, metrics::AuthMetrics};
+use crate::{config::settings::auth::AuthConfig, exit::Fault, jitter, moment::Moment};
 use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
-use tokio::time::{Instant, timeout_at};
-use tower::Service;
-
-/// The largest document, in bytes.
-const MAX_DOCUMENT: usize = 64 * 1024;
+use tokio::time::Instant;
 
 /// The longest time of one fetch.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,9 +17,7 @@ const PAUSE: Duration = Duration::from_secs(30);
 
 /// The keys of an issuer. The generations that have the same issuer share them.
 pub(crate) struct IssuerKeys {
-    issuer: String,
-    url: BaseUrl,
-    transport: Transport,
+    source: KeySource,
     refresh_every: Duration,
     metrics: AuthMetrics,
     held: Mutex<HeldKeys>,
@@ -52,12 +35,6 @@ pub(super) struct HeldKeys {
     is_failing: bool,
 }
 
-/// The reason for which keys could not be fetched.
-struct JwksError {
-    exit: Exit,
-    problem: String,
-}
-
 impl IssuerKeys {
     /// Fetches the keys, and keeps them fresh while somebody uses them.
     ///
@@ -68,21 +45,18 @@ impl IssuerKeys {
         metrics: &AuthMetrics,
         deadline: Instant,
     ) -> Result<Arc<Self>, Fault> {
-        let url = config.jwks_url.clone().expect("the configuration was checked");
-        let transport = Transport::new(&url, MAX_DOCUMENT)?;
+        let source = KeySource::of(config)?;
         let deadline = deadline.min(Instant::now() + FETCH_TIMEOUT);
-        let set = fetch(&url, &transport, deadline).await.map_err(|error| {
+        let set = source.fetch(deadline).await.map_err(|error| {
             metrics.fetch_failed();
-            let remedy = "check auth.jwks_url, and the network to the issuer";
-            Fault::new(error.exit, format!("the keys of the issuer at {}", url.authority()), error.problem, remedy)
+            let remedy = format!("check {}, and the network to the issuer", source.setting());
+            Fault::new(error.exit, format!("the keys of the issuer at {}", source.authority()), error.problem, remedy)
         })?;
         metrics.begin();
-        metrics.fetched(&config.issuer);
+        metrics.fetched();
         let held = HeldKeys { set: Arc::new(set), fetched: Moment::now(), is_failing: false };
         let keys = Arc::new(Self {
-            issuer: config.issuer.clone(),
-            url,
-            transport,
+            source,
             refresh_every: config.refresh_every,
             metrics: metrics.clone(),
             held: Mutex::new(held),
@@ -94,9 +68,7 @@ impl IssuerKeys {
 
     /// Returns `true` if these are the keys that the configuration asks for.
     pub(super) fn are_of(&self, config: &AuthConfig) -> bool {
-        Some(&self.url) == config.jwks_url.as_ref()
-            && self.issuer == config.issuer
-            && self.refresh_every == config.refresh_every
+        self.source.is_of(config) && self.refresh_every == config.refresh_every
     }
 
     pub(super) fn held(&self) -> HeldKeys {
@@ -122,12 +94,12 @@ impl IssuerKeys {
 
     /// Fetches the keys again. Keeps those in use if that fails. Returns `true` if it succeeded.
     async fn refetch(&self) -> bool {
-        let fetched = fetch(&self.url, &self.transport, Instant::now() + FETCH_TIMEOUT).await;
+        let fetched = self.source.fetch(Instant::now() + FETCH_TIMEOUT).await;
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let issuer = self.url.authority();
+        let issuer = self.source.authority();
         match fetched {
             Ok(set) => {
-                self.metrics.fetched(&self.issuer);
+                self.metrics.fetched();
                 if held.is_failing {
                     tracing::info!(issuer, "the keys of the issuer can be fetched again");
                 }
@@ -163,24 +135,4 @@ async fn refresh(keys: Weak<IssuerKeys>, every: Duration) {
         let Some(keys) = keys.upgrade() else { return };
         pause = if keys.refetch().await { every } else { PAUSE };
     }
-}
-
-/// Fetches the keys once.
-///
-/// # Errors
-/// If the issuer does not answer with a document that has a key.
-async fn fetch(url: &BaseUrl, transport: &Transport, deadline: Instant) -> Result<KeySet, JwksError> {
-    let unavailable = |problem: String| JwksError { exit: Exit::Unavailable, problem };
-    let target = url.join(&Uri::from_static("/")).expect("a URL is below itself");
-    let request = Request::get(target).header("accept", "application/json").body(Bytes::new());
-    let request = request.expect("a URL makes a request");
-    let response = match timeout_at(deadline, transport.for_call(deadline).call(request)).await {
-        Ok(Ok(response)) => response,
-        Ok(Err(error)) => return Err(unavailable(reasons(&error))),
-        Err(_) => return Err(unavailable("no answer came in time".into())),
-    };
-    if response.status() != StatusCode::OK {
-        return Err(unavailable(format!("the answer is {}", response.status().as_u16())));
-    }
-    KeySet::parse(response.body()).map_err(|problem| JwksError { exit: Exit::Malformed, problem: problem.into() })
 }

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 /// The keys with which an issuer signs.
 pub(crate) struct KeySet {
-    /// A hash of the document, by which people compare replicas.
+    /// A hash of the keys, by which replicas are compared. Neither their order nor the rest of the document changes it.
     pub(super) version: String,
     keys: Vec<IssuerKey>,
 }
@@ -34,15 +34,18 @@ impl KeySet {
     /// # Errors
     /// The problem, if the document is malformed, or if no key remains.
     pub(super) fn parse(document: &[u8]) -> Result<Self, &'static str> {
-        let hash = digest::digest(&SHA256, document);
         #[expect(clippy::disallowed_methods, reason = "the keys are public, and the error is dropped")]
         let Ok(JwksDocument { keys }) = serde_json::from_slice(document) else {
             return Err("expected a JSON object with the list `keys`");
         };
-        let keys: Vec<_> = keys.into_iter().filter_map(IssuerKey::parse).collect();
-        if keys.is_empty() {
+        let mut of_use: Vec<_> =
+            keys.into_iter().filter_map(|jwk| Some((jwk.to_string(), IssuerKey::parse(jwk)?))).collect();
+        if of_use.is_empty() {
             return Err("no key has `use` \"sig\" and an algorithm with a public key");
         }
+        of_use.sort_by(|(one, _), (other, _)| one.cmp(other));
+        let (texts, keys): (Vec<_>, Vec<_>) = of_use.into_iter().unzip();
+        let hash = digest::digest(&SHA256, texts.join("\n").as_bytes());
         Ok(Self { version: BASE64_URL_SAFE_NO_PAD.encode(&hash.as_ref()[..12]), keys })
     }
 

@@ -1,18 +1,15 @@
 //! The metrics of authentication.
 
-use crate::metrics::{Counter, Gauge, MetricsRegistry, unix_seconds};
+use crate::metrics::{Counter, MetricsRegistry};
 use prometheus_client::metrics::family::Family;
-use std::sync::atomic::AtomicU64;
-use time::OffsetDateTime;
 
 type ByOutcome = Family<[(&'static str, &'static str); 1], Counter>;
 
-/// The metrics of authentication. Labels are words of a fixed list, and the configured issuer.
+/// The metrics of authentication. Labels are words of a fixed list.
 #[derive(Clone)]
 pub(crate) struct AuthMetrics {
     tokens: ByOutcome,
     fetches: ByOutcome,
-    fetched: Family<[(&'static str, String); 1], Gauge<f64, AtomicU64>>,
 }
 
 /// The outcome of a request that needs a token.
@@ -42,13 +39,11 @@ impl TokenOutcome {
 impl AuthMetrics {
     /// Registers the metrics. Call it once per process.
     pub(crate) fn register(metrics: &MetricsRegistry) -> Self {
-        let auth = Self { tokens: Family::default(), fetches: Family::default(), fetched: Family::default() };
+        let auth = Self { tokens: Family::default(), fetches: Family::default() };
         let help = "Requests to routes that need a token, by the outcome of its verification";
         metrics.register("vestibule_auth_tokens", help, auth.tokens.clone());
         let help = "Fetches of the issuer's keys, by outcome";
         metrics.register("vestibule_auth_key_fetches", help, auth.fetches.clone());
-        let help = "The time at which the issuer's keys were last fetched; absent if authentication is off";
-        metrics.register("vestibule_auth_keys_fetched_timestamp_seconds", help, auth.fetched.clone());
         auth
     }
 
@@ -66,10 +61,8 @@ impl AuthMetrics {
         self.tokens.get_or_create(&[("outcome", outcome.label())]).inc();
     }
 
-    pub(super) fn fetched(&self, issuer: &str) {
+    pub(super) fn fetched(&self) {
         self.fetches.get_or_create(&[("outcome", "fetched")]).inc();
-        let now = unix_seconds(OffsetDateTime::now_utc());
-        self.fetched.get_or_create_owned(&[("issuer", issuer.to_owned())]).set(now);
     }
 
     pub(super) fn fetch_failed(&self) {

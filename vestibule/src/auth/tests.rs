@@ -345,3 +345,49 @@ async fn authentication_needs_the_keys_to_begin() {
     let parts = AuthenticatorParts { config: &off, in_service: None, metrics: &metrics, deadline: Instant::now() };
     assert!(Authenticator::open(parts).await.unwrap().is_none());
 }
+
+#[tokio::test]
+async fn the_metadata_of_the_issuer_names_its_keys_unless_it_is_somebody_elses() {
+    let key = SigningKey::new("one", Algorithm::ES256);
+    let server = JwksServer::start(&jwks([&key])).await;
+    let issuer = server.issuer();
+    let keys = format!("http://{}/jwks.json", server.url.authority());
+    let config = AuthConfig { issuer: issuer.clone(), ..config() };
+    server.describe(json!({ "issuer": issuer, "jwks_uri": keys, "scopes_supported": [] }));
+    let guarded = Guarded::open(&config).await.unwrap();
+    assert_eq!(guarded.status(&key.sign(&key.header(), &claims_with("iss", json!(issuer)))).await, 200);
+
+    let without_slash = issuer.trim_end_matches('/');
+    for (what, metadata, exit) in [
+        ("another issuer", json!({ "issuer": "https://other.example/", "jwks_uri": keys }), Exit::Malformed),
+        ("not to the letter", json!({ "issuer": without_slash, "jwks_uri": keys }), Exit::Malformed),
+        ("no issuer", json!({ "jwks_uri": keys }), Exit::Malformed),
+        ("no keys", json!({ "issuer": issuer }), Exit::Malformed),
+        ("no TLS", json!({ "issuer": issuer, "jwks_uri": "http://keys.example/" }), Exit::Malformed),
+        ("a password", json!({ "issuer": issuer, "jwks_uri": "https://a:b@keys.example/" }), Exit::Malformed),
+        ("a redirect", json!(keys), Exit::Unavailable),
+        ("too long", json!({ "issuer": issuer, "jwks_uri": keys, "pad": "x".repeat(64 * 1024) }), Exit::Unavailable),
+        ("nothing", Value::Null, Exit::Malformed),
+    ] {
+        server.describe(metadata);
+        let fault = Guarded::open(&config).await.err().unwrap_or_else(|| panic!("{what} is accepted"));
+        assert_eq!((fault.exit, &*fault.remedy), (exit, "check auth.issuer, and the network to the issuer"), "{what}");
+    }
+    server.describe(None);
+    assert_eq!(Guarded::open(&config).await.err().map(|fault| fault.exit), Some(Exit::Unavailable));
+    let secure = |jwks_url: &str| {
+        let config = AuthConfig { issuer: jwks_url.into(), ..config.clone() };
+        config.metadata_url().is_some_and(|url| url.is_https())
+    };
+    assert!(secure("https://login.example/realms/main") && !secure("urn:x") && !secure("https://login.example/?a=b"));
+}
+
+#[test]
+fn the_version_of_a_set_is_that_of_its_keys() {
+    let (one, other) = (SigningKey::new("one", Algorithm::ES256), SigningKey::new("other", Algorithm::ES256));
+    let version = |document: Value| set(&document).version;
+    let both = version(jwks([&one, &other]));
+    assert_eq!(version(jwks([&other, &one])), both, "another node of the issuer may write another order");
+    assert_eq!(version(json!({ "keys": [one.jwk(), other.jwk(), { "use": "enc" }], "more": 1 })), both);
+    assert_ne!(version(jwks([&one])), both);
+}

@@ -5,6 +5,7 @@ use crate::{
     admin,
     application::{Application, Background, Live, watch_readiness},
     config::{Config, layers::Sources},
+    debug_tokens,
     exit::{Exit, Fault, Phase, Report},
     expiry,
     http::{
@@ -76,7 +77,8 @@ impl<A: Application> ServingProcess<A> {
         let routes = admin::router(&status, signals.hups.clone(), metrics.clone(), history);
         let routes = routes.merge(page::router(live.clone()));
         let policy = CommandPolicy(live.clone());
-        let commands = HttpServer::start("commands", listeners.commands, policy, &connections, routes.clone());
+        let commands_routes = routes.clone().merge(debug_tokens::router(live.clone()));
+        let commands = HttpServer::start("commands", listeners.commands, policy, &connections, commands_routes);
         let admin = HttpServer::start("admin", listeners.admin, AdminPolicy(live.clone()), &connections, routes);
         let (policy, door) = (PublicPolicy(live.clone()), Door::new(live.clone()));
         let public = HttpServer::start("public", listeners.public, policy, &connections, door);

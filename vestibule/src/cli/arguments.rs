@@ -1,6 +1,7 @@
 //! The arguments of the command line. The doc comments are the help texts.
 
 use super::health::HealthProbe;
+use crate::debug_tokens::LIFETIMES;
 use clap::{Parser, Subcommand};
 use rustls::pki_types::ServerName;
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
@@ -81,6 +82,14 @@ pub(super) enum CliCommand {
         #[arg(long, value_name = "HOST", value_parser = host)]
         name: Option<ServerName<'static>>,
     },
+    /// Print a token of the running service. A request that bears it in `x-debug-token` is logged at debug.
+    ///
+    /// The service on this machine signs it with its signing key, and each of its replicas accepts it.
+    DebugToken {
+        /// The lifetime of the token, from 1m to 1h.
+        #[arg(long = "for", value_name = "DURATION", default_value = "10m", value_parser = token_lifetime)]
+        lifetime: Duration,
+    },
     /// Ask the service on this machine, for a container's health check.
     Health {
         /// The probe to ask for.
@@ -99,5 +108,13 @@ fn settle(text: &str) -> Result<Duration, &'static str> {
     match humantime::parse_duration(text) {
         Ok(duration) if duration <= Duration::from_secs(60 * 60) => Ok(duration),
         _ => Err("give a duration of up to 1h, such as 30s"),
+    }
+}
+
+/// Parses the value of `--for`.
+fn token_lifetime(text: &str) -> Result<Duration, &'static str> {
+    match humantime::parse_duration(text) {
+        Ok(duration) if LIFETIMES.contains(&duration) => Ok(duration),
+        _ => Err("give a duration from 1m to 1h, such as 10m"),
     }
 }

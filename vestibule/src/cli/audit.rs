@@ -10,6 +10,7 @@
 pub(crate) mod address;
 mod comparison;
 mod findings;
+mod issuer_keys;
 pub(crate) mod replica;
 mod table;
 

@@ -13,7 +13,7 @@ use crate::{
 };
 use axum::{
     body::Body,
-    http::{Request, StatusCode},
+    http::{Request, StatusCode, request},
 };
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -79,7 +79,15 @@ impl CommandConnection {
     /// # Errors
     /// If there is no answer: the process ended, or hangs.
     pub(super) async fn get(&mut self, path: &'static str) -> Result<(StatusCode, String), CommandError> {
-        let request = Request::get(path).header("host", "localhost").body(Body::empty()).expect("these make a request");
+        self.send(Request::get(path)).await
+    }
+
+    /// Sends a request without a body, as [`get`](Self::get) does.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get).
+    pub(super) async fn send(&mut self, request: request::Builder) -> Result<(StatusCode, String), CommandError> {
+        let request = request.header("host", "localhost").body(Body::empty()).expect("these make a request");
         let answer = async {
             self.sender.ready().await?;
             self.sender.send_request(request).await

@@ -97,7 +97,7 @@ pub(super) async fn run<A: Application>(
     manager: impl ManagerSetup<A::Settings>,
 ) -> Result<(), CommandError> {
     let config = bootstrap::configure::<A>(sources)?;
-    Telemetry::install(&config.telemetry);
+    Telemetry::install(&config.telemetry, &A::PACKAGE);
     let format = config.telemetry.format;
     migrate::<A>(sources, manager, &config).await.map_err(|report| CommandError { report, format })
 }

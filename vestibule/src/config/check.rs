@@ -67,9 +67,9 @@ pub(super) fn auth(auth: &AuthConfig, server: &ServerConfig, layers: &Layers) ->
         let problem = "without it, the tokens for every other service of the issuer would be accepted";
         add("audience", problem, "set it to the name of this service at the issuer");
     }
-    if auth.jwks_url.is_none() {
-        let remedy = "set it to the URL of the issuer's keys: `jwks_uri` in its discovery document";
-        add("jwks_url", "without it, no token can be verified", remedy);
+    if auth.jwks_url.is_none() && auth.metadata_url().is_none() {
+        let problem = "without it, no token can be verified: auth.issuer is no URL that could name its keys";
+        add("jwks_url", problem, "set it to the URL of the issuer's keys");
     }
     if auth.algorithms.is_empty() {
         add("algorithms", "expected one algorithm at least", "name those that the issuer signs with");
@@ -130,9 +130,13 @@ pub(super) fn strict(
             "listen at one address; or set admin.allow_all_addresses = true, and keep the port off the public network",
         ));
     }
-    if auth.jwks_url.as_ref().is_some_and(|url| !url.is_https()) {
+    let (key, source) = match &auth.jwks_url {
+        Some(url) => ("jwks_url", Some(url.clone())),
+        None => ("issuer", auth.metadata_url()),
+    };
+    if source.is_some_and(|url| !url.is_https()) {
         faults.push(layers.fault(
-            &path(&["auth", "jwks_url"]),
+            &path(&["auth", key]),
             "who can change these keys can make tokens, and the profile is not `dev`",
             "give a URL with https://",
         ));

@@ -3,6 +3,7 @@
 
 use super::{
     client::ClientCertificate,
+    command_socket::CommandUser,
     policy::{ListenerPolicy, ListenerTls},
     socket::{Io, Socket},
 };
@@ -29,6 +30,8 @@ pub(super) struct HttpConnection {
     /// The address at the other end. `None` at the command socket.
     pub(super) peer: Option<SocketAddr>,
     pub(super) client: Option<ClientCertificate>,
+    /// The user at the other end of the command socket.
+    pub(super) user: Option<CommandUser>,
     /// The configuration that the handshake used.
     pub(super) tls: Option<ListenerTls>,
 }
@@ -45,7 +48,8 @@ pub(super) async fn handshake(
     let (stream, peer) = match socket {
         Socket::Tcp(stream, peer) => (stream, peer),
         Socket::Unix(stream) => {
-            return Ok(HttpConnection { io: Io::Unix(stream), peer: None, client: None, tls: None });
+            let user = Some(CommandUser(stream.peer_cred()?.uid()));
+            return Ok(HttpConnection { io: Io::Unix(stream), peer: None, client: None, user, tls: None });
         }
     };
     set_options(&stream, limits)?;
@@ -57,7 +61,7 @@ async fn handshake_of_tcp(
     peer: SocketAddr,
     policy: &impl ListenerPolicy,
 ) -> io::Result<HttpConnection> {
-    let plain = |stream| HttpConnection { io: Io::Tcp(stream), peer: Some(peer), client: None, tls: None };
+    let plain = |stream| HttpConnection { io: Io::Tcp(stream), peer: Some(peer), client: None, user: None, tls: None };
     if policy.tls().is_none() {
         return Ok(plain(stream));
     }
@@ -76,7 +80,7 @@ async fn handshake_of_tcp(
         None => None,
         Some(chain) => Some(ClientCertificate::of(chain).ok_or_else(unreadable_certificate)?),
     };
-    Ok(HttpConnection { io: Io::Tls(Box::new(stream)), peer: Some(peer), client, tls: Some(tls) })
+    Ok(HttpConnection { io: Io::Tls(Box::new(stream)), peer: Some(peer), client, user: None, tls: Some(tls) })
 }
 
 async fn refuse_plain_http(stream: &mut TcpStream) -> io::Result<()> {

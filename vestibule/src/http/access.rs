@@ -46,8 +46,8 @@ impl AccessGuard {
         connection: Option<ConnectionInfo>,
         generations: Arc<dyn WatchGenerations>,
     ) -> Self {
-        frame.metrics.begin();
         let record = RequestRecord::begin(frame, request, connection, generations);
+        frame.metrics.begin(record.method, record.scheme());
         let extensions = request.extensions_mut();
         let given = mem::replace(extensions, frame.extensions.clone());
         extensions.extend(given);
@@ -126,7 +126,7 @@ impl Drop for AccessGuard {
         }
         let labels = RequestLabels {
             method: self.record.method,
-            scheme: if self.record.is_tls { "https" } else { "http" },
+            scheme: self.record.scheme(),
             version: self.record.version,
             status: self.status,
             route: self.record.route.get().cloned().map(RouteLabel),

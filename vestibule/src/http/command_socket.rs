@@ -1,6 +1,7 @@
 //! The command socket: a Unix socket beside the admin listener, with the same routes. The commands `health` and `reload`
 //! use it, because the kernel tells both sides which process is at the other end.
 
+use rustix::process::geteuid;
 use std::{
     fmt, io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -15,6 +16,17 @@ const LONGEST_SERVICE: usize = 36;
 /// The name of a command socket. It follows from the service's name and the address of its admin listener, so two
 /// services have the same name only if they cannot both listen.
 pub(crate) struct CommandSocket(String);
+
+/// The user of a command, by its number. The kernel says it.
+#[derive(Clone, Copy)]
+pub(crate) struct CommandUser(pub(crate) u32);
+
+impl CommandUser {
+    /// Returns `true` for the user of this process, and for root.
+    pub(crate) fn may_command(self) -> bool {
+        self.0 == geteuid().as_raw() || self.0 == 0
+    }
+}
 
 impl CommandSocket {
     /// Returns the socket of the service whose admin listener has this address.

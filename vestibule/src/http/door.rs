@@ -37,6 +37,7 @@ impl<A: Application> Door<A> {
         let generation = self.live.generation();
         let access = Some(AccessGuard::begin(&generation.frame, &mut request, connection, self.live.clone()));
         let Ok(permit) = generation.in_flight.clone().try_acquire_owned() else {
+            generation.usage.request_refused();
             return ResponseFuture::Full { access };
         };
         let routed = tower::Service::<Request>::call(&mut generation.router.clone(), request);

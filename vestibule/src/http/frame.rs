@@ -9,7 +9,9 @@ use super::{
     request_metrics::RequestMetrics,
     request_record::{BodyState, RequestRecord},
 };
-use crate::{config::settings::ServerConfig, generation_usage::GenerationUsage, traces::Sampler};
+use crate::{
+    config::settings::ServerConfig, debug_tokens::DebugTokens, generation_usage::GenerationUsage, traces::Sampler,
+};
 use axum::{
     Router,
     body::{Body, HttpBody},
@@ -68,6 +70,7 @@ pub(crate) struct Frame {
     pub(super) timeout: Duration,
     compression: bool,
     pub(super) proxies: TrustedProxies,
+    pub(crate) debug_tokens: DebugTokens,
     /// `None` if traces are off.
     pub(super) sampler: Option<Sampler>,
     /// The defaults, with places for what nearly every response has. A copy of this map costs less than to add to
@@ -82,6 +85,7 @@ impl Frame {
         config: &ServerConfig,
         generation: u64,
         usage: &Arc<GenerationUsage>,
+        debug_tokens: DebugTokens,
         sampler: Option<Sampler>,
         metrics: &Arc<RequestMetrics>,
     ) -> Arc<Self> {
@@ -93,6 +97,7 @@ impl Frame {
             timeout: config.request_timeout,
             compression: config.compression,
             proxies: TrustedProxies::of(config),
+            debug_tokens,
             sampler,
             headers: default_headers(),
             extensions: empty_extensions(),

@@ -12,38 +12,64 @@ use prometheus_client::{
 use std::{
     fmt,
     hash::{Hash, Hasher},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 /// The upper bounds of the histogram's buckets, in seconds. OpenTelemetry advises them.
 const BOUNDS: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0];
 
+/// The methods and schemes that labels have.
+const METHODS: [&str; 10] = ["GET", "POST", "PUT", "DELETE", "HEAD", "OPTIONS", "CONNECT", "PATCH", "TRACE", "_OTHER"];
+const SCHEMES: [&str; 2] = ["http", "https"];
+
 /// The metrics of all requests of a process.
 pub(crate) struct RequestMetrics {
     durations: Family<RequestLabels, Histogram>,
-    active: Gauge,
+    active: ActiveRequests,
+}
+
+/// The requests whose response has not ended, by method and scheme. A series begins with its first request.
+#[derive(Default)]
+struct ActiveRequests {
+    family: Family<[(&'static str, &'static str); 2], Gauge>,
+    /// The gauges of the family, so that a request looks for none in it.
+    gauges: [[OnceLock<Gauge>; SCHEMES.len()]; METHODS.len()],
+}
+
+impl ActiveRequests {
+    fn of(&self, method: &'static str, scheme: &'static str) -> &Gauge {
+        let place = |of: &[&str], label| of.iter().position(|known| *known == label).unwrap_or_default();
+        self.gauges[place(&METHODS, method)][place(&SCHEMES, scheme)].get_or_init(|| {
+            let labels = [("http_request_method", method), ("url_scheme", scheme)];
+            self.family.get_or_create_owned(&labels)
+        })
+    }
 }
 
 impl RequestMetrics {
     /// Registers the metrics. Call it once per process.
     pub(crate) fn register(registry: &MetricsRegistry) -> Arc<Self> {
         let durations = Family::<_, _>::new_with_constructor((|| Histogram::new(BOUNDS)) as fn() -> Histogram);
-        let active = Gauge::default();
+        let active = ActiveRequests::default();
         let help = "The time from the head of a request to the end of its response";
         registry.register("http_server_request_duration_seconds", help, durations.clone());
-        registry.register("http_server_active_requests", "Requests whose response has not ended", active.clone());
+        registry.register(
+            "http_server_active_requests",
+            "Requests whose response has not ended",
+            active.family.clone(),
+        );
         Arc::new(Self { durations, active })
     }
 
     /// Counts a request that begins.
-    pub(super) fn begin(&self) {
-        self.active.inc();
+    pub(super) fn begin(&self, method: &'static str, scheme: &'static str) {
+        self.active.of(method, scheme).inc();
     }
 
     /// Counts a request that has ended.
     pub(super) fn end(&self, labels: &RequestLabels, duration: Duration) {
-        self.active.dec();
+        self.active.of(labels.method, labels.scheme).dec();
         self.durations.get_or_create(labels).observe(duration.as_secs_f64());
     }
 }

@@ -70,7 +70,7 @@ impl RequestRecord {
     /// Begins the record of a request. The limits of the frame apply unless its route has its own.
     pub(super) fn begin(
         frame: &Arc<Frame>,
-        request: &Request,
+        request: &mut Request,
         connection: Option<ConnectionInfo>,
         generations: Arc<dyn WatchGenerations>,
     ) -> Arc<Self> {
@@ -103,6 +103,10 @@ impl RequestRecord {
     /// Returns the record that the door put into the request's extensions.
     pub(super) fn of(request: &Request) -> Arc<Self> {
         request.extensions().get::<Arc<Self>>().expect("a request comes through the door").clone()
+    }
+
+    pub(super) fn scheme(&self) -> &'static str {
+        if self.is_tls { "https" } else { "http" }
     }
 
     /// Replaces the limits that a route has its own of.

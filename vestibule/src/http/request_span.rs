@@ -15,18 +15,23 @@ use std::{
 /// The span of a sampled request.
 pub(super) struct RequestSpan(Box<Mutex<Option<OpenSpan>>>);
 
-/// Begins the trace of a request. `peer` is the other end of the connection.
-pub(super) fn begin(frame: &Frame, request: &Request, peer: Option<IpAddr>) -> (RequestContext, Option<RequestSpan>) {
+/// Begins the trace of a request. Takes its debug token out of it. `peer` is the other end of the connection.
+pub(super) fn begin(
+    frame: &Frame,
+    request: &mut Request,
+    peer: Option<IpAddr>,
+) -> (RequestContext, Option<RequestSpan>) {
     let parent = SpanParent::of(request.headers());
     let trace_id = request_id::trace_id(parent, request.headers());
-    let untraced = RequestContext { trace_id, generation: frame.generation, span: None };
-    let Some(sampler) = &frame.sampler else { return (untraced, None) };
+    let context = RequestContext { trace_id, generation: frame.generation, debug: false, span: None };
+    let context = RequestContext { debug: frame.debug_tokens.take(request.headers_mut(), context), ..context };
+    let Some(sampler) = &frame.sampler else { return (context, None) };
     let is_trusted = parent.is_some()
         && (request.extensions().get::<ClientCertificate>().is_some()
             || peer.is_some_and(|peer| frame.proxies.trust(peer.to_canonical())));
-    let (span, recorded) = sampler.begin(trace_id, SampledBy { parent, is_trusted, is_forced: false });
+    let (span, recorded) = sampler.begin(trace_id, SampledBy { parent, is_trusted, is_forced: context.debug });
     let recorded = recorded.map(|recorded| RequestSpan(Box::new(Mutex::new(Some(recorded)))));
-    (RequestContext { span: Some(span), ..untraced }, recorded)
+    (RequestContext { span: Some(span), ..context }, recorded)
 }
 
 impl RequestSpan {

@@ -172,8 +172,14 @@ async fn serve(
     connection.speaks_http(http.tls.and_then(|tls| tls.authority));
     let builder = with_limits(&limits);
     let io = TokioIo::new(PlacedIo { io: http.io, _place: place });
-    let service =
-        WatchedService { inner: service, connection: connection.clone(), peer: http.peer, is_tls, client: http.client };
+    let service = WatchedService {
+        inner: service,
+        connection: connection.clone(),
+        peer: http.peer,
+        is_tls,
+        client: http.client,
+        user: http.user,
+    };
     let mut serving = pin!(builder.serve_connection_with_upgrades(io, service));
     loop {
         tokio::select! {

@@ -1,8 +1,8 @@
 //! A service whose requests and responses the watchdog sees.
 
 use super::{
-    client::ClientCertificate, connection::WatchedConnection, connection_info::ConnectionInfo, exchange::Exchange,
-    long_lived::LongLived, serve::ListenerService,
+    client::ClientCertificate, command_socket::CommandUser, connection::WatchedConnection,
+    connection_info::ConnectionInfo, exchange::Exchange, long_lived::LongLived, serve::ListenerService,
 };
 use axum::{
     body::Bytes,
@@ -30,6 +30,8 @@ pub(super) struct WatchedService<S> {
     pub(super) peer: Option<SocketAddr>,
     pub(super) is_tls: bool,
     pub(super) client: Option<ClientCertificate>,
+    /// The user at the other end of the command socket.
+    pub(super) user: Option<CommandUser>,
 }
 
 impl<S: ListenerService> hyper::service::Service<Request<Incoming>> for WatchedService<S> {
@@ -51,6 +53,9 @@ impl<S: ListenerService> hyper::service::Service<Request<Incoming>> for WatchedS
         let info = self.peer.map(|peer| ConnectionInfo { peer, tls: self.is_tls, exchange });
         if let Some(client) = &self.client {
             request.extensions_mut().insert(client.clone());
+        }
+        if let Some(user) = self.user {
+            request.extensions_mut().insert(user);
         }
         ResponseFuture { response: self.inner.answer(request, info), guard: Some(guard), is_last }
     }

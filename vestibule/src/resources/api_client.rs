@@ -146,7 +146,9 @@ impl ApiClient {
             .layer(layer_fn(|inner| AddKey::new(inner, key.clone())))
             .layer(layer_fn(|inner| TraceAttempts::new(inner, tracer.clone())))
             .service(transport.for_call(deadline));
-        stack.oneshot(request).await.map_err(|error| CallError::of(error, endpoint.timeout))
+        let answer = stack.oneshot(request).await.map_err(|error| CallError::of(error, endpoint.timeout));
+        log_call(endpoint, &answer);
+        answer
     }
 
     /// Sends a message as [`send`](Self::send) does. Returns `Ok` if the status of the response is a 2xx, even if its body
@@ -171,6 +173,17 @@ impl ApiClient {
     /// [`DeliveryError`] if the message was not accepted. Its text quotes as little as that of a [`CallError`].
     pub async fn deliver(&self, message: Request<Bytes>) -> Result<(), DeliveryError> {
         delivery::accepted(self.send(message).await)
+    }
+}
+
+fn log_call(endpoint: &ApiEndpoint, answer: &Result<Response<Bytes>, CallError>) {
+    let server = endpoint.url.authority();
+    match answer {
+        Ok(answer) => {
+            let status = answer.status().as_u16();
+            tracing::debug!(server.address = server, http.response.status_code = status, "a call ended");
+        }
+        Err(error) => tracing::debug!(server.address = server, %error, "a call failed"),
     }
 }
 

@@ -45,6 +45,7 @@ pub struct Signer {
     keys: Arc<SigningKeys>,
     credential: Name,
     purpose: &'static str,
+    token_kind: SignatureKind,
     /// The lifetime of a token, in seconds.
     lifetime: u64,
     /// The time for which the previous key verifies after it was replaced.
@@ -58,6 +59,8 @@ pub struct Signer {
 enum SignatureKind {
     /// Part of a token.
     Token,
+    /// Part of a debug token.
+    DebugToken,
     /// Beside its message.
     Detached,
 }
@@ -74,8 +77,18 @@ impl Signer {
     ) -> Self {
         assert!(!purpose.contains('\0'), "the purpose of a signer has a zero byte");
         let previous_verifies_for = max_stale.saturating_add(lifetime);
-        let lifetime = whole_seconds(lifetime);
-        Self { keys, credential, purpose, lifetime, previous_verifies_for, reload_requests, last_uses }
+        let (lifetime, token_kind) = (whole_seconds(lifetime), SignatureKind::Token);
+        Self { keys, credential, purpose, token_kind, lifetime, previous_verifies_for, reload_requests, last_uses }
+    }
+
+    /// Returns a signer of debug tokens. What it seals is void for every other signer, whatever their purposes.
+    pub(crate) fn for_debug_tokens(self) -> Self {
+        Self { token_kind: SignatureKind::DebugToken, ..self }
+    }
+
+    /// Returns a token as [`seal`](Self::seal) does, with a lifetime of its own. It must not be longer than the signer's.
+    pub(crate) fn seal_for(&self, lifetime: Duration, payload: &[u8]) -> String {
+        self.seal_until(now().saturating_add(whole_seconds(lifetime)), payload)
     }
 
     /// Returns a token that carries `payload` and expires after the signer's lifetime. It is safe in a URL:
@@ -130,9 +143,13 @@ impl Signer {
     }
 
     fn seal_at(&self, payload: &[u8], now: u64) -> String {
-        let expires_at = now.saturating_add(self.lifetime);
+        self.seal_until(now.saturating_add(self.lifetime), payload)
+    }
+
+    /// Returns a token as [`seal`](Self::seal) does, which expires then, in seconds since 1970.
+    pub(crate) fn seal_until(&self, expires_at: u64, payload: &[u8]) -> String {
         let content = [&expires_at.to_be_bytes(), payload].concat();
-        let (key_id, signature) = self.keys.sign(&self.signed_bytes(SignatureKind::Token, &content));
+        let (key_id, signature) = self.keys.sign(&self.signed_bytes(self.token_kind, &content));
         format!("{key_id}.{}.{}", URL_SAFE_NO_PAD.encode(content), URL_SAFE_NO_PAD.encode(signature))
     }
 
@@ -145,7 +162,7 @@ impl Signer {
         if expires_at < now || expires_at > now.saturating_add(self.lifetime).saturating_add(MAX_CLOCK_SKEW) {
             return Err(BadSignature);
         }
-        self.check(SignatureKind::Token, key_id, &content, &signature, now)?;
+        self.check(self.token_kind, key_id, &content, &signature, now)?;
         Ok(payload.to_vec())
     }
 
@@ -188,6 +205,7 @@ impl Signer {
     fn signed_bytes(&self, kind: SignatureKind, content: &[u8]) -> Vec<u8> {
         let kind: &[u8] = match kind {
             SignatureKind::Token => b"token",
+            SignatureKind::DebugToken => b"debug token",
             SignatureKind::Detached => b"detached",
         };
         [self.purpose.as_bytes(), &[0], kind, &[0], content].concat()

@@ -60,6 +60,11 @@ impl HeldCredential {
         self.value.clone().downcast().expect("a name has one kind in one service")
     }
 
+    /// Returns the value, if it is of this kind.
+    pub(crate) fn value_if<K: Send + Sync + 'static>(&self) -> Option<Arc<K>> {
+        self.value.clone().downcast().ok()
+    }
+
     /// Returns a handle that tells whether somebody holds the value, and does not hold it itself.
     pub(crate) fn observer(&self) -> Weak<dyn Any + Send + Sync> {
         Arc::downgrade(&self.value)

@@ -31,6 +31,7 @@ impl Collector for StatusCollector {
         let mut encoder = MetricsEncoder(encoder);
         encoder.generations(&status)?;
         encoder.credentials(&status)?;
+        encoder.authentication(&status)?;
         encoder.readiness_checks(&status)?;
         encoder.connections(&status)?;
         let tasks = tokio::runtime::Handle::current().metrics().num_alive_tasks();
@@ -81,6 +82,14 @@ impl MetricsEncoder<'_> {
         self.gauges("vestibule_credential_expiry_timestamp_seconds", help, expiry)?;
         let help = "The time at which a version that only verifies, or that was replaced, was last used";
         self.gauges("vestibule_credential_last_used_timestamp_seconds", help, last_used)
+    }
+
+    fn authentication(&mut self, status: &Status) -> fmt::Result {
+        let fetched = status.authentication.iter().map(|authenticator| {
+            ([("issuer", authenticator.issuer().to_owned())], unix_seconds(authenticator.keys_fetched().at()))
+        });
+        let help = "The time at which the issuer's keys were last fetched; absent if authentication is off";
+        self.gauges("vestibule_auth_keys_fetched_timestamp_seconds", help, fetched)
     }
 
     fn readiness_checks(&mut self, status: &Status) -> fmt::Result {

@@ -40,7 +40,8 @@ impl Display for StatusPage<'_> {
              <header><h1>{service} {version}</h1>\
              <p><span class=\"state {state}\">{state}</span>, generation {generation} in service for {age}</p>\
              <p class=\"faint\">instance {instance}, started {started}</p>\
-             <nav><a href=\"/status\">/status</a><a href=\"/metrics\">/metrics</a><a href=\"/readyz\">/readyz</a></nav>\
+             <nav><a href=\"/status\">/status</a><a href=\"/metrics\">/metrics</a><a href=\"/readyz\">/readyz</a>\
+             <a href=\"/docs\">/docs</a></nav>\
              </header><main>",
             version = Escaped(status.version),
             generation = status.generation,

@@ -171,7 +171,7 @@ fn a_line_is_the_one_of_the_stock_format() {
 
 #[test]
 fn a_line_of_a_request_has_its_ids() {
-    let context = RequestContext { trace_id: 0xabc, generation: 7, span: None };
+    let context = RequestContext { trace_id: 0xabc, generation: 7, debug: false, span: None };
     let events = json_log().events(|| {
         context.within(|| tracing::info!("within"));
         tracing::info!("outside");

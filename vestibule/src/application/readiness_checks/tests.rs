@@ -1,7 +1,8 @@
 use super::*;
 use crate::{
     application::Build,
-    config::Config,
+    config::{Config, SettingsCheck},
+    exit::Exit,
     metrics::exposition_format::ExpositionFormat,
     openapi::OpenApiRouter,
     package::Package,
@@ -51,6 +52,12 @@ impl Application for Checked {
 
     fn routes() -> OpenApiRouter<Arc<Self>> {
         OpenApiRouter::new()
+    }
+
+    fn check(settings: &CheckSettings, check: &mut SettingsCheck<'_>) {
+        if settings.disk == "refused" {
+            check.refuse("service.disk", "another word");
+        }
     }
 
     fn readiness(service: &Arc<Self>, checks: &mut ReadinessChecks<Self>) {
@@ -193,4 +200,15 @@ async fn two_checks_of_one_name_are_a_bug() {
     let config = Config { service, ..Config::default() };
     let report = Harness::<Checked>::start(MemoryManager::new(), config).await.unwrap_err();
     assert!(report.to_string().contains("two readiness checks have the same name"), "{report}");
+}
+
+#[tokio::test]
+async fn a_harness_refuses_settings_that_the_service_refuses_as_a_process_does() {
+    let refused = || config("refused", "passes");
+    let report = Harness::<Checked>::start(MemoryManager::new(), refused()).await.unwrap_err();
+    assert_eq!(report.exit(), Exit::Config);
+    assert!(report.to_string().contains("service.disk"), "{report}");
+    let harness = start("passes", "passes").await;
+    assert_eq!(harness.reload_with(refused()).await.unwrap_err().exit(), Exit::Config);
+    assert_eq!(harness.live().generation().number, 1);
 }

@@ -7,7 +7,12 @@ use aws_lc_rs::{
         ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair, KeyPair, RsaKeyPair, RsaPublicKeyComponents,
     },
 };
-use axum::{Router, http::StatusCode, routing::get};
+use axum::{
+    Json, Router,
+    http::StatusCode,
+    response::{IntoResponse, Redirect},
+    routing::get,
+};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
@@ -105,6 +110,8 @@ pub(super) struct JwksServer {
     pub(super) url: BaseUrl,
     /// The answer: `None` is 500.
     pub(super) document: Arc<Mutex<Option<String>>>,
+    /// The metadata of the issuer. A text is the place to which its URL redirects.
+    metadata: Arc<Mutex<Option<Value>>>,
     requests: Arc<AtomicUsize>,
 }
 
@@ -120,12 +127,31 @@ impl JwksServer {
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = BaseUrl::parse(&format!("http://{}/jwks.json", listener.local_addr().unwrap())).unwrap();
-        tokio::spawn(async move { axum::serve(listener, Router::new().route("/jwks.json", get(answer))).await });
-        Self { url, document, requests }
+        let metadata = Arc::new(Mutex::new(None));
+        let described = metadata.clone();
+        let describe = async move || match described.lock().unwrap().clone() {
+            Some(Value::String(elsewhere)) => Redirect::temporary(&elsewhere).into_response(),
+            Some(metadata) => Json::<Value>(metadata).into_response(),
+            None => StatusCode::NOT_FOUND.into_response(),
+        };
+        let router = Router::new()
+            .route("/jwks.json", get(answer))
+            .route("/tenant/.well-known/openid-configuration", get(describe));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        Self { url, document, metadata, requests }
     }
 
     pub(super) fn publish(&self, document: &Value) {
         *self.document.lock().unwrap() = Some(document.to_string());
+    }
+
+    pub(super) fn describe(&self, metadata: impl Into<Option<Value>>) {
+        *self.metadata.lock().unwrap() = metadata.into();
+    }
+
+    /// Returns the name of the issuer that is described here.
+    pub(super) fn issuer(&self) -> String {
+        format!("http://{}/tenant/", self.url.authority())
     }
 
     pub(super) fn fail(&self) {

@@ -2,7 +2,8 @@
 
 use super::{
     address::ReplicaAddress,
-    replica::{ReplicaCredential, ReplicaStatus},
+    issuer_keys,
+    replica::{ReplicaAuthentication, ReplicaCredential, ReplicaStatus},
     table::Table,
 };
 use crate::secrets::{
@@ -46,7 +47,10 @@ impl Audit {
         let mut rows = vec![head.map(str::to_owned)];
         for (address, status) in &self.replicas {
             match status {
-                Ok(status) => rows.extend(status.credentials.iter().map(|held| self.row(address, status, held))),
+                Ok(status) => {
+                    rows.extend(status.credentials.iter().map(|held| self.row(address, status, held)));
+                    rows.extend(status.authentication.iter().map(|held| self.row_of_issuer_keys(address, held)));
+                }
                 Err(_) => {
                     rows.push([&address.to_string(), "-", "-", "-", "-", "-", "-", "unreachable"].map(str::to_owned));
                 }
@@ -71,6 +75,12 @@ impl Audit {
         let draining = if status.draining.is_empty() { "-".into() } else { status.draining_generations() };
         let (name, version, stage) = (held.name.as_str(), held.version.as_str(), held.stage.as_str());
         [&address.to_string(), name, version, stage, current, &held.loaded_at(), &draining, verdict].map(str::to_owned)
+    }
+
+    fn row_of_issuer_keys(&self, address: &ReplicaAddress, held: &ReplicaAuthentication) -> [String; 8] {
+        let newest = self.newest_keys(&held.issuer).map_or("?", |newest| newest.version.as_str());
+        let (fetched, verdict) = (held.fetched_at(), self.keys_verdict(held).word());
+        [&address.to_string(), issuer_keys::NAME, &held.version, "-", newest, &fetched, "-", verdict].map(str::to_owned)
     }
 
     /// Returns the versions that the manager has of this credential, if it gave them.

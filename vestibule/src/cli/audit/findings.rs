@@ -2,6 +2,7 @@
 
 use super::{
     comparison::{Audit, Verdict},
+    issuer_keys::KeysVerdict,
     replica::ReplicaStatus,
 };
 use crate::{
@@ -54,7 +55,9 @@ impl Audit {
     }
 
     fn is_done(&self, status: &ReplicaStatus) -> bool {
-        status.draining.is_empty() && status.credentials.iter().all(|held| self.verdict(held) == Verdict::Current)
+        status.draining.is_empty()
+            && status.credentials.iter().all(|held| self.verdict(held) == Verdict::Current)
+            && status.authentication.iter().all(|held| self.keys_verdict(held) == KeysVerdict::Current)
     }
 
     /// Returns the secrets whose versions the manager did not give, with its errors.
@@ -89,6 +92,25 @@ impl Audit {
                 )
                 .into(),
                 remedy: format!("wait for the end of the rotation, or end it: move {current}; then audit again").into(),
+            },
+            Finding {
+                title: "other keys of the issuer",
+                places: self.replicas_with_other_keys(),
+                problem: "the issuer of tokens has other keys now, as a replica says that fetched them later".into(),
+                remedy: "wait for the next fetch of the replica (auth.refresh_every), or restart it; then audit again"
+                    .into(),
+            },
+            Finding {
+                title: "old keys of the issuer",
+                places: self.replicas_with_old_keys(),
+                problem: "the replica could not fetch the keys of the issuer of tokens for 20 min".into(),
+                remedy: "see its log, and check its network to the issuer".into(),
+            },
+            Finding {
+                title: "different issuers",
+                places: self.replicas_of_several_issuers(),
+                problem: "the replicas do not accept the tokens of one issuer".into(),
+                remedy: "give all of them the same [auth], and reload them".into(),
             },
             Finding {
                 title: "draining",

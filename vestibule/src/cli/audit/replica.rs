@@ -12,9 +12,37 @@ pub(crate) struct ReplicaStatus {
     pub(super) instance: Uuid,
     pub(crate) credentials: Vec<ReplicaCredential>,
     pub(super) draining: Vec<ReplicaDraining>,
+    /// `None` if authentication is off.
+    pub(super) authentication: Option<ReplicaAuthentication>,
+}
+
+/// The keys of an issuer of tokens that a replica holds. The texts are the issuer's.
+#[derive(Deserialize)]
+pub(super) struct ReplicaAuthentication {
+    pub(super) issuer: String,
+    /// The hash of the keys.
+    #[serde(deserialize_with = "printable")]
+    pub(super) version: String,
+    pub(super) key_ids: Vec<String>,
+    /// The time of the last fetch.
+    #[serde(with = "time::serde::rfc3339")]
+    pub(super) verified: OffsetDateTime,
+}
+
+impl ReplicaAuthentication {
+    pub(super) fn fetched_at(&self) -> String {
+        to_the_second(self.verified)
+    }
 }
 
 impl ReplicaStatus {
+    /// Returns the status of a replica without credentials.
+    #[cfg(test)]
+    pub(super) fn with_authentication(authentication: ReplicaAuthentication) -> Self {
+        let (instance, authentication) = (Uuid::new_v4(), Some(authentication));
+        Self { instance, credentials: Vec::new(), draining: Vec::new(), authentication }
+    }
+
     /// Returns the numbers of the generations that drain.
     pub(super) fn draining_generations(&self) -> String {
         let numbers: Vec<_> = self.draining.iter().map(|draining| draining.generation.to_string()).collect();
@@ -62,9 +90,12 @@ impl ReplicaCredential {
 
     /// Returns the time at which it was loaded, to the second.
     pub(crate) fn loaded_at(&self) -> String {
-        let second = self.loaded.replace_nanosecond(0).unwrap_or(self.loaded);
-        second.format(&Rfc3339).unwrap_or_default()
+        to_the_second(self.loaded)
     }
+}
+
+fn to_the_second(time: OffsetDateTime) -> String {
+    time.replace_nanosecond(0).unwrap_or(time).format(&Rfc3339).unwrap_or_default()
 }
 
 /// A generation that a replica has replaced and that is still in use.

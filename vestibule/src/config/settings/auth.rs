@@ -13,7 +13,8 @@ pub struct AuthConfig {
     pub issuer: String,
     /// The name of this service at the issuer: the claim `aud` of a token is it, or has it.
     pub audience: String,
-    /// The URL of the issuer's keys (JWKS). Outside of the `dev` profile it is `https://`.
+    /// The URL of the issuer's keys (JWKS). Without it, the issuer's metadata names it, at
+    /// `<issuer>/.well-known/openid-configuration`. Outside of the `dev` profile it is `https://`.
     pub jwks_url: Option<BaseUrl>,
     /// The algorithms that a token may be signed with. A key is used for its own algorithm only.
     pub algorithms: Vec<TokenAlgorithm>,
@@ -37,6 +38,13 @@ pub struct AuthConfig {
     /// `true` if each token must be bound to the certificate of its client (RFC 8705). Needs `server.client_ca`. A token
     /// that is bound is always checked.
     pub require_certificate_binding: bool,
+}
+
+impl AuthConfig {
+    /// Returns the URL of the issuer's metadata. `None` if the issuer is no URL that may have some.
+    pub(crate) fn metadata_url(&self) -> Option<BaseUrl> {
+        BaseUrl::parse(&format!("{}/.well-known/openid-configuration", self.issuer.trim_end_matches('/')))
+    }
 }
 
 impl Default for AuthConfig {

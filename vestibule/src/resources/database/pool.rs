@@ -138,9 +138,13 @@ impl Pool {
     /// Returns a connection within `database.acquire_timeout`. `login` is that of the caller's generation.
     pub(super) async fn acquire(self: &Arc<Self>, login: &Arc<PoolLogin>) -> Result<Lease, sqlx::Error> {
         let taken = match self.take(login) {
-            Taken::Ready(lease) => return Ok(lease),
+            Taken::Ready(lease) => {
+                tracing::debug!("an idle connection of the database is used");
+                return Ok(lease);
+            }
             taken => taken,
         };
+        tracing::debug!("waiting for a connection of the database");
         let mut span = traced::begin(login, ChildKind::Wait);
         if let Some(span) = &mut span {
             span.set_name("wait for a connection");

@@ -187,3 +187,12 @@ fn no_lifetime_is_too_long() {
     assert_eq!(signer.open_at(&token, u64::MAX).unwrap(), b"p");
     assert_eq!((whole_seconds(Duration::from_millis(1)), whole_seconds(Duration::from_secs(1))), (1, 1));
 }
+
+#[test]
+fn a_debug_token_is_void_for_every_other_signer_and_no_other_token_is_a_debug_token() {
+    let signer = signer(0, &[]);
+    let of_debug_tokens = signer.clone().for_debug_tokens();
+    let (token, debug_token) = (signer.seal(b"svc"), of_debug_tokens.seal_for(Duration::from_secs(60), b"svc"));
+    assert_eq!(of_debug_tokens.open(&debug_token).unwrap(), b"svc");
+    assert_eq!((signer.open(&debug_token), of_debug_tokens.open(&token)), (Err(BadSignature), Err(BadSignature)));
+}

@@ -1,0 +1,104 @@
+//! Tests of debug tokens through the door.
+
+use super::*;
+use crate::{
+    application::Build,
+    config::Config,
+    http::door::Door,
+    openapi::OpenApiRouter,
+    package::Package,
+    resources::build_error::BuildError,
+    secrets::{credential::Credential, kind::Kind, resolver::Resolver, set::SecretSet, spec::CredentialSpec},
+    testing::{Harness, MemoryManager},
+    trace_context::TraceContext,
+};
+use axum::{
+    body::{Body, to_bytes},
+    http::Request,
+    routing::get,
+};
+use tower::ServiceExt;
+
+const KEYS: &str = "keys";
+const KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
+
+/// The credentials of a service: its signing keys, if it has some.
+struct Secrets<const HAS_KEYS: bool>;
+
+impl<const HAS_KEYS: bool> SecretSet for Secrets<HAS_KEYS> {
+    fn specs() -> Vec<CredentialSpec> {
+        let (kind, stages) = (SigningKeys::NAME, SigningKeys::STAGES);
+        let keys = CredentialSpec { name: KEYS, kind, stages, optional: false };
+        if HAS_KEYS { vec![keys] } else { Vec::new() }
+    }
+
+    fn resolve(resolver: &mut Resolver<'_>) -> Option<Self> {
+        if HAS_KEYS {
+            let _: Credential<SigningKeys> = resolver.resolve(KEYS)?;
+        }
+        Some(Self)
+    }
+}
+
+/// A service whose route says if a request is debugged and sampled, and if its handler sees the token.
+struct Debugged<const HAS_KEYS: bool>;
+
+impl<const HAS_KEYS: bool> Application for Debugged<HAS_KEYS> {
+    const PACKAGE: Package = Package::new("debugged", "0");
+    type Settings = ();
+    type Secrets = Secrets<HAS_KEYS>;
+
+    async fn build(_: &Build<'_, Self>) -> Result<Self, BuildError> {
+        Ok(Self)
+    }
+
+    fn routes() -> OpenApiRouter<Arc<Self>> {
+        let says = async |headers: HeaderMap, trace: TraceContext| {
+            let is_debugged = RequestContext::current().is_some_and(|request| request.debug);
+            let is_sampled = trace.traceparent().is_some_and(|parent| parent.ends_with("-01"));
+            format!("{is_debugged} {is_sampled} {}", headers.contains_key(X_DEBUG_TOKEN))
+        };
+        OpenApiRouter::new().route("/", get(says))
+    }
+}
+
+async fn start<const HAS_KEYS: bool>() -> Harness<Debugged<HAS_KEYS>> {
+    Harness::start(MemoryManager::with([(KEYS, KEY)]), Config::default()).await.expect("a start")
+}
+
+/// Returns what the route says to a request with this token.
+async fn says<const HAS_KEYS: bool>(harness: &Harness<Debugged<HAS_KEYS>>, token: &str) -> String {
+    let request = Request::get("/").header(X_DEBUG_TOKEN, token).body(Body::empty()).expect("a request");
+    let answer = Door::new(harness.live()).oneshot(request).await.expect("an answer");
+    let body = to_bytes(Body::new(answer.into_body()), usize::MAX).await.expect("a body");
+    String::from_utf8(body.into()).expect("text")
+}
+
+#[tokio::test]
+async fn a_valid_token_marks_its_request_and_no_handler_sees_a_token() {
+    let harness = start::<true>().await;
+    let tokens = &harness.live().generation().frame.debug_tokens;
+    let signer = tokens.signer.as_ref().expect("the service has a key");
+    let valid = tokens.issue(Duration::from_secs(60)).expect("a token");
+    let of_other_service = signer.seal_for(MAX_LIFETIME, b"another");
+    let too_long = signer.seal_for(2 * MAX_LIFETIME, b"debugged");
+    assert_eq!(says(&harness, &valid).await, "true true false");
+    for token in [&*of_other_service, &too_long, &signer.seal_until(1, b"debugged"), &valid[1..], ""] {
+        assert_eq!(says(&harness, token).await, "false false false");
+    }
+    assert!(tokens.issue(Duration::MAX).is_some_and(|token| token.len() < MAX_TOKEN / 2));
+}
+
+#[tokio::test]
+async fn a_service_without_a_signing_key_issues_no_token_and_accepts_none() {
+    let (with, without) = (start::<true>().await, start::<false>().await);
+    let token = with.live().generation().frame.debug_tokens.issue(MAX_LIFETIME).expect("a token");
+    assert_eq!(says(&without, &token).await, "false false false");
+    let generation = without.live();
+    let asked = async |user| {
+        let query = Query(IssueQuery { seconds: 60 });
+        issue(State(generation.clone()), Some(Extension(user)), query).await.map_err(|status| status.as_u16())
+    };
+    assert_eq!(asked(CommandUser(0)).await, Err(409));
+    assert_eq!(asked(CommandUser(u32::MAX)).await, Err(403));
+}
