@@ -67,7 +67,10 @@ impl StatusPage<'_> {
         if let Some(rotation) = &self.status.rotation {
             write!(f, "<p>The last rotation: {}</p>", Escaped(rotation.status()))?;
         }
-        f.write_str("<p class=\"faint\">Lines are reloads: green ones published, red ones failed.</p></section>")
+        f.write_str(
+            "<p class=\"faint\">Lines are reloads: green ones published, red ones failed, dotted ones found nothing new.</p>\
+             </section>",
+        )
     }
 
     fn readiness(&self, f: &mut Formatter<'_>, readiness: &Readiness) -> fmt::Result {
