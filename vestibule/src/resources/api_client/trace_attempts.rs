@@ -95,7 +95,8 @@ mod tests {
             Some(request) => request.within(|| attempts.call(call)),
             None => attempts.call(call),
         };
-        String::from_utf8(response.await.unwrap().into_body().to_vec()).unwrap()
+        let body = response.await.expect("the other side answers").into_body();
+        String::from_utf8(body.to_vec()).expect("a header is text")
     }
 
     #[tokio::test]
