@@ -66,6 +66,7 @@ async fn a_sampled_request_arrives_with_its_statements_and_its_calls() {
         assert!(statement.is_child_of(request), "{statement:#?}");
         assert_eq!(statement.span.kind, SpanKind::Client as i32);
         assert_eq!(statement.attribute("db.operation.name"), operation);
+        assert_eq!(statement.attribute("db.query.summary"), name);
         assert_eq!(statement.attribute("db.system.name"), "postgresql");
         assert_eq!(statement.attribute("db.namespace"), tenant.name());
     }

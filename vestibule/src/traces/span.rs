@@ -57,7 +57,9 @@ impl OpenSpan {
         if let Some(table) = &summary.table {
             self.set("db.collection.name", table);
         }
-        self.set_name(summary.to_string());
+        let name = summary.to_string();
+        self.set("db.query.summary", &name);
+        self.set_name(name);
     }
 
     /// Adds the host of a URL. Leaves out the path, because some people keep a secret there.

@@ -124,7 +124,7 @@ impl Tracer {
     }
 
     /// Lets this many spans wait. 0 turns traces off.
-    pub(super) fn set_largest_queue(&self, spans: usize) {
+    pub(crate) fn set_largest_queue(&self, spans: usize) {
         self.0.largest_queue.store(spans, Ordering::Relaxed);
         if spans > 0 {
             for reason in SpanDropReason::ALL {
