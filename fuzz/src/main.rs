@@ -4,8 +4,11 @@
 //! The variable `FUZZ_TARGET` names the target. `.ci/fuzz` builds and runs them all.
 #![no_main]
 
+mod access_tokens;
 mod answers;
 mod config;
+mod headers;
+mod rejections;
 mod settings;
 mod tokens;
 mod values;
@@ -17,12 +20,15 @@ use std::sync::LazyLock;
 type Target = fn(&[u8]) -> bool;
 
 /// The targets, each with the folder of its seeds in `seeds/`.
-const TARGETS: [(&str, Target); 9] = [
+const TARGETS: [(&str, Target); 12] = [
+    ("access_tokens", |data| with_text(data, access_tokens::check)),
     ("answers", |data| with_text(data, answers::check)),
     ("certificate", values::certificate),
     ("config", |data| with_text(data, config::check)),
+    ("headers", headers::check),
     ("login", |data| with_text(data, values::login)),
     ("pem", |data| with_text(data, values::pem)),
+    ("rejections", |data| with_text(data, rejections::check)),
     ("settings", |data| with_text(data, settings::check)),
     ("tls", |data| with_text(data, values::tls)),
     ("tokens", |data| with_text(data, tokens::check)),

@@ -2,6 +2,7 @@
 
 use crate::{SERVICE, support::configuration_folder::ConfigurationFolder};
 use devstack::DEFAULT_TIMEOUT;
+use std::{fs, process::Command};
 
 #[tokio::test]
 async fn a_wrong_configuration_ends_with_78_and_names_every_mistake() {
@@ -27,6 +28,25 @@ async fn a_missing_folder_or_profile_ends_with_78() {
     let exited = SERVICE.launch_without_tenant().await.env("APP_PROFILE", "prodution").run();
     assert_eq!(exited.code, Some(78));
     assert!(exited.stderr.contains("prodution.toml"), "{}", exited.stderr);
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_regular_one_is_refused_and_nobody_waits_for_it() {
+    let folder = ConfigurationFolder::new();
+    let file = folder.path().join("default.toml");
+    fs::remove_file(&file).expect("it is there");
+    assert!(Command::new("mkfifo").arg(&file).status().expect("a FIFO").success());
+    for command in ["check", "config"] {
+        let launch = SERVICE.launch_without_tenant().await.args([command]).env_remove("APP_SERVER__LISTEN");
+        let exited = launch.env("APP_CONFIG_DIR", folder.path()).run();
+        assert_eq!(exited.code, Some(78), "{command}: {}", exited.stderr);
+        assert!(exited.stderr.contains("it is a FIFO, and not a regular file"), "{command}: {}", exited.stderr);
+    }
+    for variable in ["SSL_CERT_FILE", "AWS_CA_BUNDLE", "AWS_WEB_IDENTITY_TOKEN_FILE"] {
+        let exited = SERVICE.launch_without_tenant().await.env(variable, &file).run();
+        assert_eq!(exited.code, Some(78), "{variable}: {}", exited.stderr);
+        assert!(exited.stderr.contains("it is a FIFO, and not a regular file"), "{variable}: {}", exited.stderr);
+    }
 }
 
 #[tokio::test]

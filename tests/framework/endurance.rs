@@ -3,7 +3,12 @@
 use crate::{
     SERVICE,
     note_client::NoteClient,
-    support::{metrics_page::MetricsPage, secrets::login_with_password, time_waits::let_time_pass},
+    support::{
+        metrics_page::MetricsPage,
+        process::{open_files, resident_kilobytes},
+        secrets::login_with_password,
+        time_waits::let_time_pass,
+    },
 };
 use devstack::{
     RunningService, Tenant, post_json,
@@ -11,7 +16,7 @@ use devstack::{
 };
 use serde_json::json;
 use sqlx::{AssertSqlSafe, PgConnection};
-use std::{fs, time::Duration};
+use std::time::Duration;
 use tokio::{sync::watch, task::JoinSet};
 
 /// Clients that make one request after the other until they are told to stop.
@@ -102,14 +107,12 @@ struct Footprint {
 
 impl Footprint {
     async fn of(running: &RunningService<'_>, tenant: &Tenant) -> Self {
-        let process = format!("/proc/{}", running.process.pid());
-        let status = fs::read_to_string(format!("{process}/status")).expect("it runs");
-        let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("Linux reports it");
+        let pid = running.process.pid();
         Self {
             connections: tenant.connections(&tenant.app_role()).await.expect("a count"),
-            files: fs::read_dir(format!("{process}/fd")).expect("it runs").count(),
+            files: open_files(pid),
             tasks: MetricsPage::of(running).await.get("tokio_alive_tasks") as u64,
-            kilobytes: resident.trim().trim_end_matches(" kB").parse().expect("a number"),
+            kilobytes: resident_kilobytes(pid),
         }
     }
 }

@@ -20,6 +20,7 @@ mod documents;
 mod endurance;
 mod frame;
 mod hostile_clients;
+mod http1;
 mod log;
 mod long_lived;
 mod metrics;

@@ -8,6 +8,7 @@ pub(crate) mod launch_options;
 pub(crate) mod log_events;
 pub(crate) mod metrics_page;
 pub(crate) mod platform;
+pub(crate) mod process;
 pub(crate) mod reload_status;
 pub(crate) mod requests;
 pub(crate) mod secrets;

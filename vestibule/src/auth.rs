@@ -18,6 +18,12 @@ mod scope;
 mod token;
 mod verified_tokens;
 
+use self::{
+    key_set::KeySet,
+    token::{TokenFault, TokenRules},
+};
+use crate::config::AuthConfig;
+
 pub use self::{access_token::AccessToken, principal::Principal, scope::RequireScope};
 pub(crate) use self::{
     authenticator::{Authenticator, AuthenticatorParts, authenticate},
@@ -26,3 +32,19 @@ pub(crate) use self::{
 
 #[cfg(test)]
 mod tests;
+
+/// Reads a JWKS document, and verifies a token with its keys: the way in for a fuzz target. Returns the ids of the keys,
+/// and the claims of the token or the reason for which it is refused.
+pub(crate) fn verify(config: &AuthConfig, document: &[u8], token: &str) -> Verified {
+    let keys = KeySet::parse(document)?;
+    let ids = keys.ids().map(str::to_owned).collect();
+    let verified = match TokenRules::of(config).verify(token, &keys) {
+        Ok(claims) => Ok(claims.subject),
+        Err(TokenFault::UnknownKey) => Err("no key of the set is the token's"),
+        Err(TokenFault::Invalid(reason)) => Err(reason),
+    };
+    Ok((ids, verified))
+}
+
+/// The ids of the keys, and the subject of the token.
+pub(crate) type Verified = Result<(Vec<String>, Result<String, &'static str>), &'static str>;

@@ -39,7 +39,12 @@ use crate::{
     telemetry::{self, panics, standard_error},
 };
 use clap::{CommandFactory, FromArgMatches, error::ErrorKind};
-use std::{panic::AssertUnwindSafe, process::ExitCode};
+use std::{panic::AssertUnwindSafe, process::ExitCode, time::Duration};
+use tokio::runtime::Builder;
+
+/// The time for which an idle thread for blocking calls, such as DNS lookups, is kept: always. If the operating system gives
+/// no more threads, a call waits for one of these. Without any, tokio panics.
+const KEEP_THREADS: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// Parses the command line and runs its command. Returns the exit code of the process.
 pub(crate) fn main<A: Application>(manager: impl ManagerSetup<A::Settings>) -> ExitCode {
@@ -57,7 +62,7 @@ pub(crate) fn main<A: Application>(manager: impl ManagerSetup<A::Settings>) -> E
             };
         }
     };
-    let runtime = match tokio::runtime::Runtime::new() {
+    let runtime = match Builder::new_multi_thread().enable_all().thread_keep_alive(KEEP_THREADS).build() {
         Ok(runtime) => runtime,
         Err(error) => {
             let cause = RootCause::of(&error);
@@ -65,7 +70,11 @@ pub(crate) fn main<A: Application>(manager: impl ManagerSetup<A::Settings>) -> E
             return Exit::Bug.into();
         }
     };
-    let result = std::panic::catch_unwind(AssertUnwindSafe(|| runtime.block_on(run::<A>(cli, manager, &inherited))));
+    let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        // The first of the threads that are kept.
+        runtime.spawn_blocking(|| ());
+        runtime.block_on(run::<A>(cli, manager, &inherited))
+    }));
     // Does not wait for blocking tasks: a DNS lookup that is under way must not delay the exit.
     runtime.shutdown_background();
     let code = match result {

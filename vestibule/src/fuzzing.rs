@@ -2,17 +2,30 @@
 //! change without notice.
 
 use crate::{
+    auth,
     cli::{
         audit::{address::ReplicaAddress, replica::ReplicaStatus},
         reload::ReloadStatus,
     },
-    config::{self, BaseUrl, Config, ServiceSettings, Sources},
+    config::{self, AuthConfig, BaseUrl, Config, ProxyHeader, ServerConfig, ServiceSettings, Sources},
     credentials::{SigningKeys, certificate::Certificate, pem},
+    http::{
+        RequestId,
+        client_address::{ProxyNetwork, TrustedProxies},
+        problem,
+    },
     resources::{Signer, api_client::retry},
     secrets::{Kind, Malformed, SecretValue, SecretValues, VersionId, aws, resolver, shape},
 };
-use axum::http::{HeaderMap, Uri};
-use std::{collections::BTreeMap, time::Duration};
+use axum::{
+    Router,
+    body::{self, Body},
+    extract::FromRequestParts,
+    http::{HeaderMap, Request, StatusCode, Uri},
+};
+use futures_util::FutureExt;
+use std::{collections::BTreeMap, net::IpAddr, time::Duration};
+use tower::ServiceExt;
 
 /// Reads a value as a kind does.
 ///
@@ -100,4 +113,46 @@ pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 /// Returns the seconds by which the clock of the manager is ahead, from the date of its answer.
 pub fn seconds_ahead(date: &str) -> Option<i64> {
     Some(aws::errors::time_ahead(date)?.whole_seconds())
+}
+
+/// Verifies a token of `issuer` for `audience` with the keys of a JWKS document. Returns the ids of the keys that can be
+/// used, and the subject of the token.
+///
+/// # Errors
+/// The problem of the document. Inside, the reason for which the token is refused.
+pub fn token(
+    issuer: &str,
+    audience: &str,
+    document: &[u8],
+    token: &str,
+) -> Result<(Vec<String>, Result<String, &'static str>), &'static str> {
+    let config = AuthConfig { issuer: issuer.into(), audience: audience.into(), ..AuthConfig::default() };
+    auth::verify(&config, document, token)
+}
+
+/// Returns the client of a request that `peer` sent, if these networks are trusted.
+pub fn client_address(peer: IpAddr, trusted: &[&str], header: ProxyHeader, headers: &HeaderMap) -> IpAddr {
+    let networks = trusted.iter().filter_map(|network| ProxyNetwork::parse(network));
+    let config = ServerConfig { trusted_proxies: networks.collect(), proxy_header: header, ..ServerConfig::default() };
+    TrustedProxies::of(&config).client(peer, headers)
+}
+
+/// Returns the id of a request with these headers.
+pub fn request_id(headers: HeaderMap) -> String {
+    let (mut parts, ()) = Request::new(()).into_parts();
+    parts.headers = headers;
+    let Ok(id) = RequestId::from_request_parts(&mut parts, &()).now_or_never().expect("it does not wait");
+    id.to_string()
+}
+
+/// Returns the answer of routes to a request: the status, and the text. An error of axum becomes a problem, as in the frame.
+pub fn answer(routes: Router, request: Request<Body>) -> (StatusCode, String) {
+    let answering = async {
+        let Ok(response) = routes.oneshot(request).await;
+        let response = if problem::is_other_error(&response) { problem::unify(response).await } else { response };
+        let status = response.status();
+        let text = body::to_bytes(response.into_body(), usize::MAX).await.expect("it is in memory");
+        (status, String::from_utf8_lossy(&text).into_owned())
+    };
+    answering.now_or_never().expect("nothing waits")
 }

@@ -15,6 +15,7 @@ pub(crate) mod policy;
 pub(crate) mod serve;
 pub(crate) mod socket;
 
+mod bad_head;
 mod connection;
 pub(crate) mod connections;
 mod end_reason;

@@ -95,6 +95,7 @@ mod loader;
 mod moment;
 mod openapi;
 mod package;
+mod regular_file;
 mod reload;
 mod reload_requests;
 mod request_context;

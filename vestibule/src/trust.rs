@@ -5,13 +5,17 @@ use crate::{
     cause::RootCause,
     credentials::certificate::Certificate,
     exit::{Exit, Fault},
+    regular_file,
 };
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, pki_types::CertificateDer};
 use rustls_native_certs::CertificateResult;
-use std::fs;
+use std::{io, path::Path};
 
 /// The variable of AWS's other SDKs for a file of authorities. The one for Rust does not read it.
 const AWS_CA_BUNDLE: &str = "AWS_CA_BUNDLE";
+
+/// The variable that the platform's library reads.
+const SSL_CERT_FILE: &str = "SSL_CERT_FILE";
 
 /// Returns a configuration that trusts the platform's authorities. They are read once, now.
 ///
@@ -37,9 +41,10 @@ pub(crate) fn aws_certificates() -> Result<Vec<CertificateDer<'static>>, Fault> 
     };
     let subject = format!("variable {AWS_CA_BUNDLE}");
     let remedy = "name a PEM file with the certificates of authorities, and nothing else";
-    let text = fs::read_to_string(&path).map_err(|error| {
+    let text = regular_file::read(Path::new(&path)).map_err(|error| {
         let problem = format!("{} cannot be read: {}", path.display(), RootCause::of(&error));
-        Fault::new(Exit::Unavailable, subject.clone(), problem, remedy)
+        let exit = if error.kind() == io::ErrorKind::InvalidInput { Exit::Config } else { Exit::Unavailable };
+        Fault::new(exit, subject.clone(), problem, remedy)
     })?;
     match Certificate::parse_all(&text, "certificates in PEM") {
         Ok(certificates) => Ok(certificates.into_iter().map(|certificate| certificate.der).collect()),
@@ -49,6 +54,15 @@ pub(crate) fn aws_certificates() -> Result<Vec<CertificateDer<'static>>, Fault> 
 
 /// Returns the certificates of the platform's authorities.
 fn platform_certificates() -> Result<Vec<CertificateDer<'static>>, Fault> {
+    #[expect(clippy::disallowed_methods, reason = "the variable is OpenSSL's, and no setting of ours")]
+    let file = std::env::var_os(SSL_CERT_FILE).filter(|path| !path.is_empty());
+    // The library would wait for somebody who writes to a FIFO.
+    if let Some(path) = &file
+        && let Err(error) = regular_file::check(Path::new(path))
+        && error.kind() == io::ErrorKind::InvalidInput
+    {
+        return Err(no_certificates(&format!("{} cannot be read: {error}", path.display())));
+    }
     let CertificateResult { certs, errors, .. } = rustls_native_certs::load_native_certs();
     if !certs.is_empty() {
         return Ok(certs);

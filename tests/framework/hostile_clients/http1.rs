@@ -5,7 +5,7 @@ use devstack::{DEFAULT_TIMEOUT, RunningService, reqwest::StatusCode};
 use serde_json::json;
 use std::time::Duration;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{self, AsyncReadExt, AsyncWriteExt, Interest},
     net::{TcpSocket, TcpStream},
     time::timeout,
 };
@@ -15,13 +15,59 @@ pub(super) struct Socket(TcpStream);
 
 impl Socket {
     pub(super) async fn connect(running: &RunningService<'_>) -> Self {
-        Self(TcpStream::connect(&running.at.public).await.expect("the system's queue has room"))
+        Self::open(&running.at.public, false).await
+    }
+
+    pub(super) async fn open(address: &str, has_small_buffer: bool) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        if has_small_buffer {
+            socket.set_recv_buffer_size(4096).expect("a small buffer");
+        }
+        Self(socket.connect(address.parse().expect("an address")).await.expect("the system's queue has room"))
     }
 
     pub(super) async fn send(mut self, text: &str) -> Self {
         // The service may have answered and closed before it has read everything.
-        let _ = self.0.write_all(text.as_bytes()).await;
+        self.write(text.as_bytes()).await;
         self
+    }
+
+    /// Returns `false` if the connection ended.
+    pub(super) async fn write(&mut self, bytes: &[u8]) -> bool {
+        self.0.write_all(bytes).await.is_ok()
+    }
+
+    pub(super) async fn read_to_end(&mut self) {
+        let _ = io::copy(&mut self.0, &mut io::sink()).await;
+    }
+
+    /// Closes the half of the client, and waits for the end of the other one without reading.
+    pub(super) async fn half_close(&mut self) {
+        let _ = self.0.shutdown().await;
+        self.ended().await;
+    }
+
+    /// Waits for the end of the connection without reading.
+    pub(super) async fn ended(&mut self) {
+        let _ = self.0.ready(Interest::ERROR).await;
+    }
+
+    /// Sends this many frames without a pause, and reads the answers. Returns early if the connection ends.
+    pub(super) async fn flood(&mut self, number: u32, frame: impl Fn(u32) -> Vec<u8>) {
+        let (mut answers, mut requests) = self.0.split();
+        let sending = async {
+            for index in 0..number {
+                if requests.write_all(&frame(index)).await.is_err() {
+                    return;
+                }
+            }
+        };
+        let mut nowhere = io::sink();
+        // The service would wait for somebody who reads the answers.
+        tokio::select! {
+            () = sending => (),
+            _ = io::copy(&mut answers, &mut nowhere) => (),
+        }
     }
 
     /// Reads the head of an answer.
@@ -62,15 +108,8 @@ impl BigPage {
         format!("/v1/notes?limit={}", Self::NOTES)
     }
 
-    /// Asks for the page, and reads its head.
-    pub(super) async fn begin(&self, running: &RunningService<'_>) -> Socket {
-        let socket = TcpSocket::new_v4().expect("a socket");
-        socket.set_recv_buffer_size(4096).expect("a small buffer");
-        let stream = socket.connect(running.at.public.parse().expect("an address")).await.expect("it listens");
-        let request = format!("GET {} HTTP/1.1\r\nhost: a\r\n\r\n", Self::path());
-        let mut socket = Socket(stream).send(&request).await;
-        assert!(socket.head().await.starts_with("HTTP/1.1 200"));
-        socket
+    pub(super) fn request() -> String {
+        format!("GET {} HTTP/1.1\r\nhost: a\r\n\r\n", Self::path())
     }
 
     pub(super) async fn read_whole(&self, running: &RunningService<'_>) -> StatusCode {

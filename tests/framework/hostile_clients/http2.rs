@@ -10,7 +10,7 @@ use h2::{
     RecvStream, SendStream,
     client::{Builder, ResponseFuture, SendRequest},
 };
-use tokio::{io::AsyncWriteExt, net::TcpStream, task::JoinHandle, time::timeout};
+use tokio::{net::TcpStream, task::JoinHandle, time::timeout};
 
 /// A client of one connection, which is driven: it answers pings.
 pub(super) struct Http2Client {
@@ -82,13 +82,6 @@ impl Http2Client {
         self
     }
 
-    pub(super) async fn request_one(mut self, path: &str) -> Self {
-        let response = self.send(path, ("accept", "*/*")).await.expect("the service takes a request");
-        let status = timeout(DEFAULT_TIMEOUT, response).await.expect("in time").expect("an answer").status();
-        assert_eq!(status, StatusCode::OK);
-        self
-    }
-
     /// Returns the status of an answer. `None` if the service reset the request.
     pub(super) async fn request_with_header(mut self, name: &str, value: &str) -> Option<StatusCode> {
         let response = self.send("/v1/notes", (name, value)).await.ok()?;
@@ -97,9 +90,10 @@ impl Http2Client {
 }
 
 /// The beginning of a connection (RFC 9113, section 3.4), and empty SETTINGS.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
+pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00";
 
 const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
 const RST_STREAM: u8 = 3;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
@@ -121,48 +115,39 @@ fn head() -> Vec<u8> {
     block
 }
 
-/// Begins requests and resets them at once. Returns the number until the service ended the connection.
-pub(super) async fn flood_of_resets(running: &RunningService<'_>, number: u32) -> u32 {
-    flood(running, number, |index| {
-        let stream = 2 * index + 1;
-        let mut frames = frame(HEADERS, END_STREAM | END_HEADERS, stream, &head());
-        frames.extend(frame(RST_STREAM, 0, stream, &8_u32.to_be_bytes()));
-        frames
-    })
-    .await
+/// Returns the beginning of a connection that lets the service send no body, and this many requests.
+pub(super) fn requests_without_window(number: u32) -> Vec<u8> {
+    let (magic, no_window) = (&PREFACE[..24], [0, 4, 0, 0, 0, 0]);
+    let mut bytes = [magic, &frame(SETTINGS, 0, 0, &no_window)].concat();
+    for index in 0..number {
+        bytes.extend(request(index));
+    }
+    bytes
 }
 
-/// Begins one request whose head never ends. Returns the number of its parts until the service ended the connection.
-pub(super) async fn flood_of_continuations(running: &RunningService<'_>, number: u32) -> u32 {
-    let mut part = vec![0x00, 3, b'x', b'-', b'a', 100];
-    part.extend([b'b'; 100]);
-    flood(running, number, |index| match index {
-        0 => frame(HEADERS, END_STREAM, 1, &head()),
-        _ => frame(CONTINUATION, 0, 1, &part),
-    })
-    .await
+/// Returns a request.
+pub(super) fn request(index: u32) -> Vec<u8> {
+    frame(HEADERS, END_STREAM | END_HEADERS, 2 * index + 1, &head())
 }
 
-async fn flood(running: &RunningService<'_>, number: u32, frames: impl Fn(u32) -> Vec<u8>) -> u32 {
-    let stream = TcpStream::connect(&running.at.public).await.expect("it listens");
-    let (mut answers, mut stream) = stream.into_split();
-    let sending = async move {
-        stream.write_all(PREFACE).await.expect("it reads the preface");
-        for index in 0..number {
-            if stream.write_all(&frames(index)).await.is_err() {
-                return index;
-            }
-        }
-        number
-    };
-    // Somebody reads the answers, or the service would wait for that.
-    let reading = async { tokio::io::copy(&mut answers, &mut tokio::io::sink()).await };
-    let both = async {
-        tokio::pin!(sending, reading);
-        tokio::select! {
-            index = &mut sending => index,
-            _ = &mut reading => timeout(DEFAULT_TIMEOUT, sending).await.expect("a closed connection takes nothing"),
-        }
-    };
-    timeout(DEFAULT_TIMEOUT, both).await.expect("the flood ends")
+/// Returns a request that is reset at once.
+pub(super) fn reset_request(index: u32) -> Vec<u8> {
+    [request(index), frame(RST_STREAM, 0, 2 * index + 1, &8_u32.to_be_bytes())].concat()
+}
+
+/// Returns a part of one request whose head never ends.
+pub(super) fn endless_head(index: u32) -> Vec<u8> {
+    if index == 0 {
+        return frame(HEADERS, END_STREAM, 1, &head());
+    }
+    let part = [b"\x00\x03x-a\x64".as_slice(), &[b'b'; 100]].concat();
+    frame(CONTINUATION, 0, 1, &part)
+}
+
+/// Returns a request whose head takes a thousand times the memory when it is decompressed: it adds a field to the table, and
+/// names it again and again.
+pub(super) fn compressed_bomb(index: u32) -> Vec<u8> {
+    let added = [b"\x40\x03x-a\x7f\xa1\x1e".as_slice(), &[b'b'; 4000]].concat();
+    let block = [head(), added, vec![0xbe; 12_000]].concat();
+    frame(HEADERS, END_STREAM | END_HEADERS, 2 * index + 1, &block)
 }

@@ -3,12 +3,12 @@
 use crate::{
     credentials::certificate::Certificate,
     exit::{Exit, Fault},
-    trust,
+    regular_file, trust,
 };
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use rustls::{ClientConfig, RootCertStore, pki_types::ServerName};
-use std::{fs, path::Path};
+use std::path::Path;
 
 /// A connector to admin listeners, over HTTP or HTTPS.
 pub(super) type Connector = HttpsConnector<HttpConnector>;
@@ -33,7 +33,7 @@ pub(super) fn of_file(path: &Path) -> Result<ClientConfig, Fault> {
         let remedy = "give a PEM file with the certificates of authorities, and nothing else";
         Fault::new(Exit::Usage, format!("--ca {}", path.display()), problem, remedy)
     };
-    let pem = fs::read_to_string(path).map_err(|error| fault(format!("it cannot be read: {error}")))?;
+    let pem = regular_file::read(path).map_err(|error| fault(format!("it cannot be read: {error}")))?;
     let authorities = Certificate::parse_all(&pem, "certificates in PEM").map_err(|error| fault(error.to_string()))?;
     let mut roots = RootCertStore::empty();
     for authority in authorities {

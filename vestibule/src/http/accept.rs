@@ -2,6 +2,7 @@
 //! that uses the certificate in service at that moment.
 
 use super::{
+    bad_head::BadHead,
     client::ClientCertificate,
     command_socket::CommandUser,
     policy::{ListenerPolicy, ListenerTls},
@@ -17,9 +18,6 @@ use tokio_rustls::TlsAcceptor;
 
 /// The first byte of a TLS connection: a record with a handshake message (RFC 8446, section 5.1).
 const HANDSHAKE_RECORD: u8 = 22;
-
-/// The problem for a client that used `http` in place of `https`.
-const USE_HTTPS: &str = r#"{"type":"about:blank","title":"Bad Request","status":400,"detail":"this port speaks HTTPS: use https:// in place of http://"}"#;
 
 /// The pause before the first probe of a silent connection, and between two probes.
 const KEEPALIVE: Duration = Duration::from_secs(30);
@@ -84,8 +82,13 @@ async fn handshake_of_tcp(
 }
 
 async fn refuse_plain_http(stream: &mut TcpStream) -> io::Result<()> {
-    let head = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/problem+json\r\nconnection: close\r\n";
-    let response = format!("{head}content-length: {}\r\n\r\n{USE_HTTPS}", USE_HTTPS.len());
+    let (head, body) = BadHead::NO_TLS.response().into_parts();
+    let mut response = format!("HTTP/1.1 {}\r\ncontent-length: {}\r\n", head.status, body.len());
+    for (name, value) in &head.headers {
+        response += &format!("{name}: {}\r\n", value.to_str().expect("it is ASCII"));
+    }
+    response += "\r\n";
+    response += &body;
     stream.write_all(response.as_bytes()).await?;
     stream.shutdown().await?;
     // Unread bytes would reset the connection at its close, and the client would lose the response.

@@ -277,7 +277,7 @@ const MAX_DETAIL: usize = 4096;
 
 /// Returns `true` if a response is an error and no problem: axum's own rejections are plain text, and a bare status has no
 /// body. An error that a layer of the service has compressed stays as it is.
-pub(super) fn is_other_error(response: &Response) -> bool {
+pub(crate) fn is_other_error(response: &Response) -> bool {
     let (status, headers) = (response.status(), response.headers());
     (status.is_client_error() || status.is_server_error())
         && !headers.contains_key(header::CONTENT_ENCODING)
@@ -288,7 +288,7 @@ pub(super) fn is_other_error(response: &Response) -> bool {
 }
 
 /// Turns an error response into a problem.
-pub(super) async fn unify(response: Response) -> Response {
+pub(crate) async fn unify(response: Response) -> Response {
     let status = response.status();
     let (mut head, body) = response.into_parts();
     let text = axum::body::to_bytes(body, MAX_DETAIL).await.unwrap_or_default();

@@ -213,3 +213,50 @@ fn with_limits(limits: &ConnectionsConfig) -> auto::Builder<TokioExecutor> {
         .keep_alive_timeout(limits.http2_ping_timeout);
     builder
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        http::{
+            connection::ClientAuthority,
+            policy::{ListenerLimits, ListenerTls},
+        },
+        metrics::MetricsRegistry,
+    };
+    use tokio::net::TcpListener;
+
+    /// A policy by which the watchdog panics in its first round. Nothing else asks it for places.
+    struct PanicsInTheWatchdog;
+
+    impl ListenerPolicy for PanicsInTheWatchdog {
+        fn limits(&self) -> ListenerLimits {
+            ListenerLimits {
+                max_open: 10,
+                connections: ConnectionsConfig::default(),
+                response_timeout: Duration::from_secs(60),
+            }
+        }
+
+        fn tls(&self) -> Option<ListenerTls> {
+            None
+        }
+
+        fn client_authority(&self) -> Option<ClientAuthority> {
+            None
+        }
+
+        fn is_short_of_places(&self) -> bool {
+            panic!("a bug")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_listener_fails_if_its_watchdog_panics() {
+        let listener = ListenerSocket::Tcp(TcpListener::bind("127.0.0.1:0").await.unwrap());
+        let metrics = ConnectionMetrics::register(&MetricsRegistry::new("svc"));
+        let mut server = HttpServer::start("public", listener, PanicsInTheWatchdog, &metrics, Router::new());
+        tokio::time::timeout(Duration::from_secs(30), server.failed()).await.expect("the process is told");
+        assert!(!server.accepting.is_finished(), "it is the watchdog that failed");
+    }
+}

@@ -1,8 +1,9 @@
 //! A service whose requests and responses the watchdog sees.
 
 use super::{
-    client::ClientCertificate, command_socket::CommandUser, connection::WatchedConnection,
-    connection_info::ConnectionInfo, exchange::Exchange, long_lived::LongLived, serve::ListenerService,
+    bad_head::BadHead, client::ClientCertificate, command_socket::CommandUser, connection::WatchedConnection,
+    connection_info::ConnectionInfo, end_reason::EndReason, exchange::Exchange, long_lived::LongLived,
+    serve::ListenerService,
 };
 use axum::{
     body::Bytes,
@@ -41,7 +42,12 @@ impl<S: ListenerService> hyper::service::Service<Request<Incoming>> for WatchedS
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let (exchange, is_last) = self.connection.begin(request.version());
+        let bad_head = BadHead::of(&request);
         let guard = ExchangeGuard { exchange: exchange.clone(), connection: self.connection.clone() };
+        if bad_head.is_some() {
+            self.connection.ends_for(EndReason::Malformed);
+            return ResponseFuture { response: None, bad_head, guard: Some(guard), is_last };
+        }
         let mut request = request.map(|body| {
             // An empty body needs no box.
             if body.is_end_stream() {
@@ -57,7 +63,7 @@ impl<S: ListenerService> hyper::service::Service<Request<Incoming>> for WatchedS
         if let Some(user) = self.user {
             request.extensions_mut().insert(user);
         }
-        ResponseFuture { response: self.inner.answer(request, info), guard: Some(guard), is_last }
+        ResponseFuture { response: Some(self.inner.answer(request, info)), bad_head, guard: Some(guard), is_last }
     }
 }
 
@@ -108,8 +114,10 @@ impl Body for WatchedRequestBody {
 pin_project_lite::pin_project! {
     /// The future of a response.
     pub(super) struct ResponseFuture<F> {
+        // `None` if the request is refused.
         #[pin]
-        response: F,
+        response: Option<F>,
+        bad_head: Option<BadHead>,
         guard: Option<ExchangeGuard>,
         // Whether the connection ends with this response.
         is_last: bool,
@@ -125,7 +133,13 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut response = ready!(this.response.poll(cx))?;
+        let mut response = match (this.response.as_pin_mut(), this.bad_head) {
+            (Some(response), _) => ready!(response.poll(cx))?.map(|body| (Some(body), Bytes::new())),
+            (None, bad_head) => {
+                let bad_head = bad_head.expect("a request without a response is refused");
+                bad_head.response().map(|text| (None, text.into()))
+            }
+        };
         if *this.is_last {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -134,15 +148,16 @@ where
             guard.connection.upgraded();
         }
         guard.exchange.responds(response.extensions().get::<LongLived>().is_some());
-        Poll::Ready(Ok(response.map(|body| ResponseBody { body, rest: Bytes::new(), guard })))
+        Poll::Ready(Ok(response.map(|(body, rest)| ResponseBody { body, rest, guard })))
     }
 }
 
 pin_project_lite::pin_project! {
     /// The body of a response, in pieces.
     pub(super) struct ResponseBody<B> {
+        // `None` for a bad head, whose text is all in `rest`.
         #[pin]
-        body: B,
+        body: Option<B>,
         // What is left of a frame that is larger than a piece.
         rest: Bytes,
         guard: ExchangeGuard,
@@ -158,7 +173,8 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
         let exchange = &this.guard.exchange;
         if this.rest.is_empty() {
             exchange.asked_for_more();
-            match ready!(this.body.poll_frame(cx)) {
+            let Some(body) = this.body.as_pin_mut() else { return Poll::Ready(None) };
+            match ready!(body.poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => *this.rest = data,
                     Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
@@ -172,12 +188,12 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
+        self.rest.is_empty() && self.body.as_ref().is_none_or(B::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
         let rest = self.rest.len() as u64;
-        let mut hint = self.body.size_hint();
+        let mut hint = self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), B::size_hint);
         if let Some(upper) = hint.upper() {
             hint.set_upper(upper + rest);
         }

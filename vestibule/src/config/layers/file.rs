@@ -3,6 +3,7 @@
 use crate::{
     cause::RootCause,
     exit::{Exit, Fault},
+    regular_file,
 };
 use figment::{
     providers::{Format, Toml},
@@ -30,7 +31,7 @@ impl ConfigFile {
     /// Reads a file. Returns it with its settings.
     pub(super) fn read(path: PathBuf) -> Result<(Self, Dict), (Unread, Fault)> {
         let subject = path.display().to_string();
-        let text = match std::fs::read_to_string(&path) {
+        let text = match regular_file::read(&path) {
             Ok(text) => text,
             Err(error) => return Err((Unread::Unreadable, unreadable(subject, &error))),
         };
@@ -72,6 +73,7 @@ fn unreadable(subject: String, error: &io::Error) -> Fault {
             ("there is no such file".to_owned(), "create it, or correct APP_PROFILE or APP_CONFIG_DIR")
         }
         io::ErrorKind::InvalidData => ("the file is not UTF-8".into(), "save it as UTF-8"),
+        io::ErrorKind::InvalidInput => (RootCause::of(error).to_string(), "put a regular file there, or a link to one"),
         _ => (format!("the file cannot be read: {}", RootCause::of(error)), "make it readable"),
     };
     Fault::new(Exit::Config, subject, problem, remedy)

@@ -56,10 +56,12 @@ fn split(text: &str) -> (&str, &str) {
     });
     let start = match of_serde.min() {
         Some(start) => start,
-        // Another message, such as that of a parser. A path has no blanks.
-        None => match text.split_once(": ") {
-            Some((path, _)) if !path.contains(' ') => path.len() + 2,
-            _ => 0,
+        // Another message, such as that of a parser. A path has no blanks, unless a name that the client chose has some.
+        // Then only the last part is surely of the message.
+        None => match (text.split_once(": "), text.rfind(": ")) {
+            (Some((path, _)), _) if !path.contains(' ') => path.len() + 2,
+            (_, Some(last)) => last + 2,
+            (_, None) => 0,
         },
     };
     (text[..start].trim_end_matches(": "), &text[start..])
@@ -120,7 +122,9 @@ fn without_value_of_path(message: &str) -> String {
     // Cannot parse `…` to a `u64`
     match (message.strip_prefix("Cannot parse `"), message.rfind("` to a `")) {
         (Some(_), Some(at)) => format!("Cannot parse the value{}", &message[at + 1..]),
-        _ => message.to_owned(),
+        // The name of a parameter is the program's.
+        _ if message.starts_with("Invalid UTF-8 in `") => message.to_owned(),
+        _ => without_input(message),
     }
 }
 
@@ -224,6 +228,7 @@ mod tests {
             ("{\"id\": \"sentinel\"}".into(), Some("#/id"), "UUID parsing failed"),
             (format!("{{{ID}, \"labels\": {{\"my sentinel: x\": \"y\"}}}}"), None, "invalid type: string, expected u8"),
             ("\"sentinel\"".into(), None, "invalid type: string, expected struct Order"),
+            (format!("{{{ID}, \"labels\": {{\"my sentinel\": x}}}}"), None, "JSON: expected value at line 1"),
             ("{\"id\": sentinel}".into(), Some("#/id"), "expected value at line 1 column 8"),
             ("sentinel".into(), None, "expected value at line 1 column 1"),
         ] {
@@ -252,6 +257,11 @@ mod tests {
                 "Invalid URL: Cannot parse `id`: no UUID: found … at 2",
             ),
             ("Invalid URL: Invalid UTF-8 in `id`", "Invalid URL: Invalid UTF-8 in `id`"),
+            (
+                "Invalid URL: unknown variant `sentinel`, expected `red` or `green`",
+                "Invalid URL: unknown variant, expected `red` or `green`",
+            ),
+            ("Invalid URL: no color: `sentinel`", "Invalid URL: no color: …"),
             ("a text of a handler with `words`", "a text of a handler with `words`"),
         ] {
             assert_eq!(text_of(text).0, expected);

@@ -104,7 +104,7 @@ mod tests {
         const GIVEN: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
         let within = |is_sampled| {
             let span = CurrentSpan { id: NonZeroU64::new(7).unwrap(), is_sampled };
-            Some(RequestContext { trace_id: 1, generation: 1, span: Some(span) })
+            Some(RequestContext { trace_id: 1, generation: 1, debug: false, span: Some(span) })
         };
         let tracer = Tracer::register(&MetricsRegistry::new("test"));
         assert_eq!(sent(&tracer, Some(GIVEN), None).await, GIVEN, "traces are off");

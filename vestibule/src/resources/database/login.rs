@@ -5,6 +5,7 @@ use crate::{
     config::settings::TlsMode,
     credentials::{certificate::Certificate, login::Login},
     exit::{Exit, Fault},
+    regular_file,
     resources::{circuit_breaker::CircuitBreaker, connection_counter::ConnectionCounter, context::LoadContext},
     secrets::credential::Credential,
     traces::Tracer,
@@ -16,7 +17,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgSslMode},
 };
 use std::{
-    fs, io,
+    io,
     path::Path,
     sync::{
         Arc, Mutex, PoisonError,
@@ -207,25 +208,33 @@ pub(crate) fn options(login: &Credential<Login>, section: DatabaseSection<'_>) -
 }
 
 /// Checks that the driver will see every certificate of this file: it leaves out what it cannot read. The driver itself
-/// reports a file that is not there.
+/// reports a file that is not there, and would wait for somebody who writes to a FIFO.
 ///
 /// # Errors
 /// A fault with exit code 78 if a part of the file would be left out.
 fn check_root_cert(path: &Path) -> Result<(), Fault> {
-    let Ok(text) = fs::read_to_string(path) else { return Ok(()) };
+    let subject = format!("database.tls_root_cert = {}", path.display());
+    let remedy = "correct the file: a PEM file with the certificates of authorities";
+    let text = match regular_file::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            return Err(Fault::new(Exit::Config, subject, error.to_string(), remedy));
+        }
+        Err(_) => return Ok(()),
+    };
     let seen = CertificateDer::pem_slice_iter(text.as_bytes()).filter(Result::is_ok).count();
     let problem = match Certificate::parse_all(&text, "certificates in PEM and nothing else, each block whole") {
         Ok(all) if all.len() == seen => return Ok(()),
         Ok(_) => "a newline is missing between two of its certificates".to_owned(),
         Err(malformed) => malformed.to_string(),
     };
-    let subject = format!("database.tls_root_cert = {}", path.display());
-    Err(Fault::new(Exit::Config, subject, problem, "correct the file: a PEM file with the certificates of authorities"))
+    Err(Fault::new(Exit::Config, subject, problem, remedy))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn a_file_of_authorities_must_be_one_that_the_driver_reads_whole() {

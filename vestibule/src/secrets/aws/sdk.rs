@@ -8,13 +8,13 @@ use crate::{
     cause::RootCause,
     config::settings::AwsConfig,
     exit::{Exit, Fault},
-    trust,
+    regular_file, trust,
 };
 use aws_config::{BehaviorVersion, Region, SdkConfig, provider_config::ProviderConfig, retry::RetryConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use std::{
-    env, fs,
+    env,
     io::ErrorKind,
     path::{Path, PathBuf},
 };
@@ -22,10 +22,19 @@ use std::{
 /// The variables for an endpoint of the manager, or of the service that gives an identity to a token. Those before win.
 const ENDPOINTS: [&str; 3] = ["AWS_ENDPOINT_URL_SECRETS_MANAGER", "AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL"];
 
+/// The variables for files that the SDK reads.
+const FILES: [&str; 4] = [
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
+    "AWS_WEB_IDENTITY_TOKEN_FILE",
+    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+];
+
 /// Returns the SDK's configuration and its Region. If `strict`, it uses static keys, and an endpoint without TLS, only
 /// if the settings allow them. Everything else is the platform's: what the variables and the profile file of the SDK say
 /// counts for the manager and for the identity alike.
 pub(super) async fn configure(aws: &AwsConfig, strict: bool) -> Result<(SdkConfig, Region), Fault> {
+    refuse_irregular_files()?;
     let plain = if strict && !aws.allow_http_endpoint { PlainHttp::ToAgents } else { PlainHttp::Anywhere };
     let http_client = ManagerHttpClient::new(&trust::aws_certificates()?, plain)
         .map_err(|_| trust::no_certificates("they cannot be used"))?;
@@ -78,7 +87,7 @@ fn profiles_without_keys() -> Result<ProfileFiles, Fault> {
         Some(path) => PathBuf::from(path),
         None => Path::new(&variable("HOME").unwrap_or_default()).join(".aws/config"),
     };
-    let text = match fs::read_to_string(&path) {
+    let text = match regular_file::read(&path) {
         Ok(text) => text,
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => String::new(),
         Err(error) => {
@@ -87,6 +96,20 @@ fn profiles_without_keys() -> Result<ProfileFiles, Fault> {
         }
     };
     Ok(keyless_profiles(&text))
+}
+
+/// Refuses files of the SDK that it would wait for. It reports those that are not there itself.
+fn refuse_irregular_files() -> Result<(), Fault> {
+    for name in FILES {
+        let Some(path) = variable(name).map(PathBuf::from) else { continue };
+        if let Err(error) = regular_file::check(&path)
+            && error.kind() == ErrorKind::InvalidInput
+        {
+            let problem = format!("{} cannot be read: {error}", path.display());
+            return Err(Fault::new(Exit::Config, format!("variable {name}"), problem, "name a regular file"));
+        }
+    }
+    Ok(())
 }
 
 /// Refuses an endpoint without TLS.

@@ -1,0 +1,74 @@
+//! The response to a request whose head breaks RFC 9112, in points that hyper does not check.
+
+use axum::http::{
+    HeaderMap, Request, Response, StatusCode, Version,
+    header::{CONNECTION, CONTENT_TYPE, HOST, TRANSFER_ENCODING},
+    uri::Authority,
+};
+
+/// The reason for which a request is refused before anybody else sees it. The connection ends with the response, because
+/// the next hop and we may not agree on the place where the request ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BadHead {
+    status: StatusCode,
+    detail: &'static str,
+}
+
+impl BadHead {
+    /// A client that used `http` in place of `https`.
+    pub(super) const NO_TLS: Self = Self::bad_request("this port speaks HTTPS: use https:// in place of http://");
+
+    const fn bad_request(detail: &'static str) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, detail }
+    }
+
+    /// Returns the fault of a request of HTTP/1. `None` if the head is as it must be. HTTP/2 has its own frames.
+    pub(super) fn of<B>(request: &Request<B>) -> Option<Self> {
+        if request.version() > Version::HTTP_11 {
+            return None;
+        }
+        if !is_host_valid(request.version(), request.headers()) {
+            return Some(Self::bad_request("the request needs one header Host, with a host and at most a port"));
+        }
+        if !is_encoding_known(request.headers()) {
+            let detail = "the only transfer coding is `chunked`, once";
+            return Some(Self { status: StatusCode::NOT_IMPLEMENTED, detail });
+        }
+        None
+    }
+
+    /// Returns the response, with its body as a text.
+    pub(super) fn response(self) -> Response<String> {
+        let Self { status, detail } = self;
+        let title = status.canonical_reason().unwrap_or("Error");
+        let code = status.as_u16();
+        let body = format!(r#"{{"type":"about:blank","title":"{title}","status":{code},"detail":"{detail}"}}"#);
+        let head = Response::builder().status(status).header(CONTENT_TYPE, "application/problem+json");
+        head.header(CONNECTION, "close").body(body).expect("the parts are valid")
+    }
+}
+
+/// Returns `true` if there is one valid `Host` (section 3.2). It may be empty. HTTP/1.0 can do without.
+fn is_host_valid(version: Version, headers: &HeaderMap) -> bool {
+    let mut hosts = headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) => version < Version::HTTP_11,
+        (Some(host), None) => {
+            let host = host.as_bytes();
+            let authority = || Authority::try_from(host).is_ok() && !host.contains(&b'@');
+            host.is_empty() || authority()
+        }
+        (Some(_), Some(_)) => false,
+    }
+}
+
+/// Returns `true` if the body has no transfer coding but `chunked` (section 6.1). hyper checks that it is the last one,
+/// and hands out the body with the others still on.
+fn is_encoding_known(headers: &HeaderMap) -> bool {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => true,
+        (Some(coding), None) => coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"),
+        (Some(_), Some(_)) => false,
+    }
+}
