@@ -35,6 +35,7 @@ pub use settings::{
     TelemetryConfig, TlsMode, WhenStale,
     auth::{AuthConfig, TokenAlgorithm},
     connections::ConnectionsConfig,
+    vault::{VaultAuth, VaultConfig},
 };
 pub use settings_check::SettingsCheck;
 
@@ -135,6 +136,8 @@ impl<T: ServiceSettings> Config<T> {
         more.extend(check::listeners(&config.server, &config.admin, &layers));
         more.extend(check::auth(&config.auth, &config.server, &layers));
         more.extend(check::secrets(&config.secrets, &layers));
+        let client_ca = config.server.client_ca.as_ref();
+        more.extend(check::vault(&config.secrets, client_ca, sources.is_strict(), &layers));
         if all_read && !has_mistake_in("service", &mistakes) {
             let mut check = SettingsCheck::new(&config.secrets);
             check_service(&config.service, &mut check);
@@ -196,7 +199,8 @@ impl<T: ServiceSettings> Config<T> {
     }
 
     fn default_id(&self, name: &str) -> SecretId {
-        let id = prefix::with_prefix(&self.secrets.prefix, name);
+        let SecretsConfig { provider, prefix, vault, .. } = &self.secrets;
+        let id = prefix::with_prefix(&provider.start_of_ids(&vault.mount, prefix), name);
         SecretId::parse(&id).expect("the prefix was checked and names are identifiers")
     }
 

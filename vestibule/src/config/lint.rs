@@ -15,7 +15,7 @@ pub(super) fn lint(layers: &Layers) -> Vec<Fault> {
     visit_below(&layers.given, &mut Vec::new(), &mut |path, value| {
         let problem = if has_ids(path) || harmless.contains(&path.join(".")) {
             return;
-        } else if path.last().is_some_and(|key| looks_like_a_credential(key)) {
+        } else if !names_a_file(path) && path.last().is_some_and(|key| looks_like_a_credential(key)) {
             "this key looks like a credential, and the configuration never holds one"
         } else if value.as_str().is_some_and(has_password) {
             "this value has a password in it, and the configuration never holds one"
@@ -43,6 +43,11 @@ fn has_ids(path: &[String]) -> bool {
         [secrets, key, ..] => secrets == "secrets" && ["ids", "revoked", "not_credentials"].contains(&key.as_str()),
         _ => false,
     }
+}
+
+/// Returns `true` if the value is the path of a file with a key. A key in its place is still found by its form.
+fn names_a_file(path: &[String]) -> bool {
+    path == ["secrets", "vault", "client_key"]
 }
 
 /// Visits all values below this one.

@@ -114,9 +114,9 @@ impl Regions {
         self.first_source().stage_label(stage)
     }
 
-    /// Returns what somebody can do about an error.
-    pub(crate) fn remedy(&self, error: &SourceError, operation: Operation) -> Cow<'static, str> {
-        self.first_source().remedy(error, operation)
+    /// Returns what somebody can do about an error of an operation on `id`.
+    pub(crate) fn remedy(&self, id: &SecretId, error: &SourceError, operation: Operation) -> Cow<'static, str> {
+        self.first_source().remedy(id, error, operation)
     }
 
     fn first_source(&self) -> &dyn Source {

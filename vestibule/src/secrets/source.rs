@@ -38,9 +38,10 @@ pub trait Source: Send + Sync + 'static {
         }
     }
 
-    /// Returns what somebody can do about an error, in the manager's own words. The default fits any manager.
-    fn remedy(&self, error: &SourceError, operation: Operation) -> Cow<'static, str> {
-        let _ = operation;
+    /// Returns what somebody can do about an error of an operation on `id`, in the manager's own words. The default fits
+    /// any manager.
+    fn remedy(&self, id: &SecretId, error: &SourceError, operation: Operation) -> Cow<'static, str> {
+        let _ = (id, operation);
         match error {
             SourceError::Missing(_) => "create the secret, or correct its id".into(),
             SourceError::Denied(_) => "allow this process to read the secret; check the id too".into(),
