@@ -41,6 +41,7 @@ mod storm;
 mod tls;
 mod transactions;
 mod unavailable;
+mod vault;
 mod webhook;
 
 #[path = "../service/note_client.rs"]

@@ -41,9 +41,12 @@ impl Tenant {
         self.put(credential, &login.to_string()).await
     }
 
-    /// Creates the secret, or gives it a new AWSCURRENT version. Returns the version's id.
+    /// Creates the secret, or gives it a new version that is current. Returns the version's id.
     pub async fn put(&self, credential: &str, value: &str) -> Result<String, Error> {
         self.remember(credential, value);
+        if let Some(access) = self.openbao() {
+            return access.api.put_secret(&self.id(credential), value).await;
+        }
         self.secret(credential).put(value).await
     }
 
@@ -84,6 +87,10 @@ impl Tenant {
 
     /// Returns the id of the version with this label (`AWSCURRENT`, `AWSPENDING`, `AWSPREVIOUS`).
     pub async fn version(&self, credential: &str, stage: &str) -> Result<Option<String>, Error> {
+        if let Some(access) = self.openbao() {
+            let current = access.api.secret(&self.id(credential)).await?;
+            return Ok(if stage == "AWSCURRENT" { current.map(|(_, version)| version) } else { None });
+        }
         self.secret(credential).version(stage).await
     }
 
@@ -98,8 +105,14 @@ impl Tenant {
         Rotation::new(client, credential, &self.id(credential), self.database(), self.leak_detector.clone())
     }
 
-    /// Rotates a login in all four steps. Returns the id of the new version.
+    /// Rotates a login in all four steps. Returns the id of the new version. At OpenBao, a version has no stages: the role
+    /// gets another password, and the secret a new version.
     pub async fn rotate(&self, credential: &str) -> Result<String, Error> {
+        if self.openbao().is_some() {
+            let (role, password) = (self.role(credential), random_password());
+            self.set_password(&role, &password).await?;
+            return self.put_login(credential, &role, &password).await;
+        }
         let rotation = self.rotation(credential);
         rotation.create_pending().await?;
         rotation.set().await?;
