@@ -2,6 +2,7 @@
 
 pub(crate) mod access;
 pub(crate) mod api;
+pub(crate) mod login_rotation;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
@@ -35,6 +36,7 @@ pub struct OpenBaoServer {
     api: OpenBao,
     /// The key that unseals it.
     unseal_key: String,
+    program: PathBuf,
     folder: PathBuf,
     issuer: TokenIssuer,
     process: Mutex<SupervisedProcess>,
@@ -81,7 +83,7 @@ impl Stack {
         write("root-token", &text(&keys["root_token"]))?;
         let issuer = TokenIssuer::start()?;
         let unseal_key = text(&keys["keys"][0]);
-        let server = OpenBaoServer { api, unseal_key, folder, issuer, process: Mutex::new(process) };
+        let server = OpenBaoServer { api, unseal_key, program, folder, issuer, process: Mutex::new(process) };
         server.unseal().await?;
         server.set_up().await?;
         Ok(server)
@@ -121,6 +123,17 @@ impl OpenBaoServer {
     /// Returns the file with the root token.
     pub fn root_token_file(&self) -> PathBuf {
         self.folder.join("root-token")
+    }
+
+    /// Returns the program, with the variables with which it reaches the server as root.
+    pub(crate) fn command(&self) -> String {
+        format!(
+            "BAO_ADDR={} BAO_CACERT={} BAO_TOKEN=$(cat {}) \\\n  {}",
+            self.api.address(),
+            self.authority_file().display(),
+            self.root_token_file().display(),
+            self.program.display()
+        )
     }
 
     /// Writes a file that only this user may read, such as one with which a service logs in. Returns its path.

@@ -11,6 +11,8 @@ use crate::stack::openbao::api::OpenBao;
 pub struct OpenBaoAccess {
     pub(crate) api: OpenBao,
     pub(crate) environment: Vec<(String, String)>,
+    /// The program, with the variables with which it reaches the server as root.
+    command: String,
 }
 
 impl OpenBaoServer {
@@ -39,11 +41,17 @@ impl OpenBaoServer {
             ("APP_SECRETS__VAULT__JWT_FILE", jwt.display().to_string()),
         ];
         let environment = environment.map(|(name, value)| (name.to_owned(), value)).into();
-        Ok(OpenBaoAccess { api: self.api().clone(), environment })
+        Ok(OpenBaoAccess { api: self.api().clone(), environment, command: self.command() })
     }
 }
 
 impl OpenBaoAccess {
+    /// Returns the command with which a person stores a secret.
+    pub fn command_to_put(&self, id: &str) -> String {
+        let Self { command, .. } = self;
+        format!("{command} kv put {} value=@…", id.replacen("/data/", "/", 1))
+    }
+
     /// Returns the variables with which a service finds the server, and logs in.
     pub fn env(&self) -> &[(String, String)] {
         &self.environment
