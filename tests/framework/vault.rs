@@ -11,6 +11,9 @@ use devstack::{
 };
 use serde_json::{Value, json};
 
+/// The audience of the tokens of a Kubernetes cluster.
+const CLUSTER: &str = "https://kubernetes.default.svc";
+
 /// Returns the interface of the server that has the secrets of a tenant.
 async fn openbao() -> &'static OpenBao {
     OpenBaoServer::shared().await.api()
@@ -254,9 +257,110 @@ async fn a_configuration_that_cannot_log_in_is_refused_with_every_mistake() {
         .launch(&tenant)
         .env("APP_SECRETS__VAULT__ADDRESSES", "http://127.0.0.1:8200")
         .env("APP_SECRETS__VAULT__MOUNT", "k v")
-        .env("APP_SECRETS__VAULT__ROLE", "")
+        .env_remove("APP_SECRETS__VAULT__JWT_FILE")
         .env("APP_SECRETS__VAULT__CLIENT_CERT", "/a.pem")
         .env("APP_SECRETS__IDS__SIGNING", "notes/signing");
-    let texts = ["has no TLS", "MOUNT", "VAULT__ROLE", "needs its key", "a path in a KV engine"];
+    let texts = ["has no TLS", "MOUNT", "vault.jwt_file", "needs its key", "a path in a KV engine"];
     assert_fails(launch, 78, &texts).await;
+}
+
+#[tokio::test]
+async fn a_standby_answers_with_the_newest_version() {
+    let cluster = Stack::shared().await.openbao_cluster(&|_| ()).await.unwrap();
+    let [active, standby] = &cluster;
+    let tenant = SERVICE.migrated_at_openbao("bao_standby").await;
+    let access = active.admit(tenant.name(), &format!("{}/", tenant.name())).await.unwrap();
+    for credential in ["database", "migrator", "signing"] {
+        let (value, _) = openbao().await.secret(&tenant.id(credential)).await.unwrap().expect("a secret");
+        active.api().post(&tenant.id(credential), json!({ "data": value })).await.unwrap();
+    }
+    let tenant = tenant.at_openbao(access);
+    let launch = SERVICE.launch(&tenant).env("APP_SECRETS__VAULT__ADDRESSES", standby.api().address());
+    let mut running = serves(launch, &tenant).await;
+    // A standby lags behind by some milliseconds, and answers reads itself if nobody asks it not to.
+    for _ in 0..20 {
+        let version = tenant.put("signing", &random_key()).await.unwrap();
+        assert_eq!(running.reload().await["outcome"], "published");
+        assert_eq!(running.credential("signing").await["version"], version);
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_is_followed_to_an_address_of_the_list_only() {
+    let tenant = SERVICE.migrated_at_openbao("bao_redirect").await;
+    let target = openbao().await.address().to_owned();
+    let redirecting = redirecting_server(&target).await;
+    let launch = |addresses: &str| {
+        let launch = SERVICE.launch(&tenant).env("APP_PROFILE", "dev");
+        launch.env("APP_SECRETS__VAULT__ADDRESSES", addresses)
+    };
+    tenant.put("webhook", &devstack::random()).await.unwrap();
+    serves(launch(&format!("{redirecting},{target}")), &tenant).await;
+    assert_fails(launch(&redirecting), 69, &["redirects to a host that is not in secrets.vault.addresses"]).await;
+}
+
+/// Starts a server that redirects every request to another one, as a standby does. Returns its address.
+async fn redirecting_server(target: &str) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let target = target.to_owned();
+    let redirect = async move |uri: axum::http::Uri| axum::response::Redirect::temporary(&format!("{target}{uri}"));
+    tokio::spawn(axum::serve(listener, axum::Router::new().fallback(redirect)).into_future());
+    address
+}
+
+#[tokio::test]
+async fn a_pod_logs_in_with_the_token_of_its_service_account() {
+    let tenant = SERVICE.migrated_at_openbao("bao_kubernetes").await;
+    let (server, name) = (OpenBaoServer::shared().await, tenant.name());
+    let account = "system:serviceaccount:payments:notes";
+    let claims = json!({
+        "sub": account,
+        "aud": [CLUSTER],
+        "nbf": 0,
+        "kubernetes.io": { "namespace": "payments", "serviceaccount": { "name": "notes", "uid": "1" } },
+    });
+    let jwt = server.issuer().token_with(claims);
+    let cluster = token_review_server(jwt.clone(), account).await;
+    let mount = format!("kubernetes-{name}");
+    let bao = server.api();
+    bao.post(&format!("sys/auth/{mount}"), json!({ "type": "kubernetes" })).await.unwrap();
+    let config = json!({
+        "kubernetes_host": cluster,
+        "kubernetes_ca_cert": tenant.authority().certificate(),
+        "disable_local_ca_jwt": true,
+        "token_reviewer_jwt": jwt,
+    });
+    bao.post(&format!("auth/{mount}/config"), config).await.unwrap();
+    let role = json!({
+        "bound_service_account_names": ["notes"],
+        "bound_service_account_namespaces": ["payments"],
+        "token_policies": [name],
+    });
+    bao.post(&format!("auth/{mount}/role/{name}"), role).await.unwrap();
+    let launch = || {
+        let launch = SERVICE.launch(&tenant).env("APP_SECRETS__VAULT__AUTH", "kubernetes");
+        let launch = launch.env("APP_SECRETS__VAULT__AUTH_MOUNT", &mount);
+        launch.env("APP_SECRETS__VAULT__JWT_FILE", server.write_file(&format!("account-{name}"), &jwt).unwrap())
+    };
+    serves(launch(), &tenant).await;
+    let other = launch().env("APP_SECRETS__VAULT__ROLE", "another");
+    assert_fails(other, 77, &[&format!("the login at auth/{mount}/login is denied"), "TokenReview"]).await;
+}
+
+/// Starts the TokenReview of a Kubernetes cluster that knows one token. Returns the cluster's address.
+async fn token_review_server(token: String, account: &'static str) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let review = async move |axum::Json(request): axum::Json<Value>| {
+        let is_known = request["spec"]["token"] == *token;
+        let user = json!({ "username": account, "uid": "1", "groups": ["system:serviceaccounts"] });
+        axum::Json(json!({
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenReview",
+            "status": { "authenticated": is_known, "user": user, "audiences": [CLUSTER] },
+        }))
+    };
+    tokio::spawn(axum::serve(listener, axum::Router::new().fallback(review)).into_future());
+    address
 }

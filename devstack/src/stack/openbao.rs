@@ -8,12 +8,12 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
-use std::sync::{Mutex, PoisonError};
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::process::Signal;
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
 use crate::stack::Stack;
@@ -38,8 +38,24 @@ pub struct OpenBaoServer {
     unseal_key: String,
     program: PathBuf,
     folder: PathBuf,
-    issuer: TokenIssuer,
+    issuer: Arc<TokenIssuer>,
     process: Mutex<SupervisedProcess>,
+}
+
+/// The storage of a node.
+enum NodeStorage<'a> {
+    Memory,
+    /// On disk. A node with a leader joins its cluster.
+    Raft {
+        leader: Option<&'a str>,
+    },
+}
+
+/// A node that was started, and answers. It is sealed, or not initialised.
+struct StartedNode {
+    api: OpenBao,
+    folder: PathBuf,
+    process: SupervisedProcess,
 }
 
 impl Stack {
@@ -47,50 +63,97 @@ impl Stack {
     pub async fn openbao(&self, progress: &(dyn Fn(&str) + Sync)) -> Result<OpenBaoServer, Error> {
         let program = openbao_program::install(self.python(), progress).await?;
         progress("starting OpenBao");
-        let port = free_port();
+        OpenBaoServer::initialise(self.start_node(&program, NodeStorage::Memory).await?, program).await
+    }
+
+    /// Starts two OpenBao that are one cluster: the first is active, and the second a standby.
+    pub async fn openbao_cluster(&self, progress: &(dyn Fn(&str) + Sync)) -> Result<[OpenBaoServer; 2], Error> {
+        let program = openbao_program::install(self.python(), progress).await?;
+        let first = self.start_node(&program, NodeStorage::Raft { leader: None }).await?;
+        let first = OpenBaoServer::initialise(first, program.clone()).await?;
+        let leader = first.api.address().to_owned();
+        let node = self.start_node(&program, NodeStorage::Raft { leader: Some(&leader) }).await?;
+        let second = OpenBaoServer {
+            api: node.api.with_token(first.api.token().to_owned()),
+            unseal_key: first.unseal_key.clone(),
+            program,
+            folder: node.folder,
+            issuer: Arc::clone(&first.issuer),
+            process: Mutex::new(node.process),
+        };
+        second.unseal_until("sys/health?standbyok=true").await?;
+        Ok([first, second])
+    }
+
+    async fn start_node(&self, program: &Path, storage: NodeStorage<'_>) -> Result<StartedNode, Error> {
+        let (port, cluster_port) = (free_port(), free_port());
         let folder = self.folder().join(format!("openbao-{port}"));
-        fs::create_dir(&folder).map_err(Error::io(format!("create {}", folder.display())))?;
+        let data = folder.join("data");
+        fs::create_dir_all(&data).map_err(Error::io(format!("create {}", folder.display())))?;
         let identity = self.authority().local(Validity::days(90));
         let write = |name: &str, text: &str| write_private(&folder.join(name), text);
         write("server.pem", &identity.certificate)?;
         write("server.key", &identity.private_key)?;
         write("ca.pem", self.authority().certificate())?;
+        let storage = match storage {
+            NodeStorage::Memory => json!({ "inmem": {} }),
+            NodeStorage::Raft { leader } => {
+                let mut raft = json!({ "path": data, "node_id": port.to_string(), "performance_multiplier": "1" });
+                if let Some(address) = leader {
+                    let authority = folder.join("ca.pem");
+                    raft["retry_join"] = json!([{ "leader_api_addr": address, "leader_ca_cert_file": authority }]);
+                }
+                json!({ "raft": raft })
+            }
+        };
         let address = format!("https://127.0.0.1:{port}");
         let config = json!({
-            "storage": { "inmem": {} },
+            "storage": storage,
             "listener": { "tcp": {
                 "address": format!("127.0.0.1:{port}"),
+                "cluster_address": format!("127.0.0.1:{cluster_port}"),
                 "tls_cert_file": folder.join("server.pem"),
                 "tls_key_file": folder.join("server.key"),
             } },
             "api_addr": address,
+            "cluster_addr": format!("https://127.0.0.1:{cluster_port}"),
         });
         write("config.json", &config.to_string())?;
         let log = folder.join("log");
         let output = File::create(&log).map_err(Error::io("create the log of OpenBao"))?;
-        let mut command = SupervisedProcess::command(self.python(), &program, STOP, None);
+        let mut command = SupervisedProcess::command(self.python(), program, STOP, None);
         command.arg("server").arg("-config").arg(folder.join("config.json"));
         command.env_clear().env("HOME", &folder).current_dir(&folder);
-        command.stdout(Stdio::null()).stderr(output);
+        let also = output.try_clone().map_err(Error::io("create the log of OpenBao"))?;
+        command.stdout(also).stderr(output);
         let mut process = SupervisedProcess::spawn(command, STOP).map_err(Error::io("start OpenBao"))?;
-
-        let unauthenticated = OpenBao::new(address, String::new(), self.authority().clone());
-        wait_until_it_answers(&unauthenticated, &mut process, &log).await?;
-        let init = json!({ "secret_shares": 1, "secret_threshold": 1 });
-        let keys = unauthenticated.put("sys/init", init).await?;
-        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
-        let api = unauthenticated.with_token(text(&keys["root_token"]));
-        write("root-token", &text(&keys["root_token"]))?;
-        let issuer = TokenIssuer::start()?;
-        let unseal_key = text(&keys["keys"][0]);
-        let server = OpenBaoServer { api, unseal_key, program, folder, issuer, process: Mutex::new(process) };
-        server.unseal().await?;
-        server.set_up().await?;
-        Ok(server)
+        let api = OpenBao::new(address, String::new(), Arc::clone(self.authority()));
+        wait_until_it_answers(&api, &mut process, &log).await?;
+        Ok(StartedNode { api, folder, process })
     }
 }
 
 impl OpenBaoServer {
+    /// Makes a started node a server that works.
+    async fn initialise(node: StartedNode, program: PathBuf) -> Result<Self, Error> {
+        let StartedNode { api, folder, process } = node;
+        let keys = api.put("sys/init", json!({ "secret_shares": 1, "secret_threshold": 1 })).await?;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let root_token = text(&keys["root_token"]);
+        write_private(&folder.join("root-token"), &root_token)?;
+        let server = Self {
+            api: api.with_token(root_token),
+            unseal_key: text(&keys["keys"][0]),
+            program,
+            folder,
+            issuer: Arc::new(TokenIssuer::start()?),
+            process: Mutex::new(process),
+        };
+        server.unseal().await?;
+        server.set_up().await?;
+        Ok(server)
+    }
+
     /// Returns the server of this test process. The first caller starts it.
     ///
     /// # Panics
@@ -143,11 +206,21 @@ impl OpenBaoServer {
         Ok(path)
     }
 
-    /// Unseals it.
+    /// Unseals it, and waits until it is active.
     pub async fn unseal(&self) -> Result<(), Error> {
-        self.api.put("sys/unseal", json!({ "key": self.unseal_key })).await?;
-        // Its storage is mounted a moment later.
-        let ready = START.until_async(async || self.api.get("sys/mounts").await.ok());
+        self.unseal_until("sys/health").await
+    }
+
+    /// Unseals it, and waits until this path answers with success.
+    async fn unseal_until(&self, healthy: &str) -> Result<(), Error> {
+        let ready = START.until_async(async || {
+            // A node that joins a cluster needs the key again once it has joined.
+            let status = self.api.put("sys/unseal", json!({ "key": self.unseal_key })).await.ok()?;
+            if status["sealed"] != false {
+                return None;
+            }
+            self.api.get(healthy).await.ok()
+        });
         match ready.await {
             Some(_) => Ok(()),
             None => Err(failed("did not unseal".into(), &self.folder.join("log"))),
@@ -157,6 +230,11 @@ impl OpenBaoServer {
     /// Returns its exit status, or `None` if it runs.
     pub fn exited(&self) -> Option<ExitStatus> {
         self.process.lock().unwrap_or_else(PoisonError::into_inner).exited()
+    }
+
+    /// Ends it at once, as a machine that fails does.
+    pub fn kill(&self) {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner).signal(Signal::KILL);
     }
 
     /// Returns its process id.

@@ -35,6 +35,10 @@ impl OpenBao {
         &self.address
     }
 
+    pub(crate) fn token(&self) -> &str {
+        &self.token
+    }
+
     /// Returns the same with another token.
     pub fn with_token(&self, token: String) -> Self {
         Self { token, ..self.clone() }
@@ -88,7 +92,7 @@ impl OpenBao {
         let doing = format!("{method} {path}");
         let failed = |status: Option<StatusCode>, why: String| Error::OpenBao { doing: doing.clone(), status, why };
         // Each call has connections of its own: those of a shared client would belong to the runtime of one test.
-        let client = self.authority.trusted().timeout(Duration::from_secs(10)).build().expect("a client");
+        let client = self.authority.trusted().timeout(Duration::from_secs(30)).build().expect("a client");
         let mut request = client.request(method, format!("{}/v1/{path}", self.address));
         if !self.token.is_empty() {
             request = request.header("x-vault-token", &self.token);

@@ -35,6 +35,9 @@ const IDLE: Duration = Duration::from_secs(50);
 /// The largest answer, in bytes: the largest secret, each of whose characters may be an escape, and what is around it.
 const MAX_ANSWER: usize = 6 * MAX_BYTES + 64 * 1024;
 
+/// The longest part of the server's own messages that an error quotes, in characters.
+const MAX_QUOTED: usize = 300;
+
 /// A call that is the same at every address.
 pub(super) struct VaultCall<'a> {
     method: Method,
@@ -69,6 +72,13 @@ impl VaultAnswer {
             Ok(ErrorAnswer { errors }) => errors,
             Err(_) => Vec::new(),
         }
+    }
+
+    /// Returns the server's own messages in one line. Only those about a login may be quoted: those of a secrets engine may
+    /// have a part of what they are about.
+    pub(super) fn quoted_errors(&self) -> String {
+        let line = self.errors().join("; ").split_whitespace().collect::<Vec<_>>().join(" ");
+        line.chars().filter(|c| !c.is_control()).take(MAX_QUOTED).collect()
     }
 }
 

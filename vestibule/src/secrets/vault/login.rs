@@ -28,9 +28,6 @@ use zeroize::Zeroizing;
 /// The token of a pod's service account (*Managing Service Accounts*, "Bound service account token volume").
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
-/// The longest part of the server's own message that an error quotes, in characters.
-const MAX_QUOTED: usize = 300;
-
 /// How this process logs in.
 pub(super) struct VaultLogin {
     config: VaultConfig,
@@ -146,11 +143,9 @@ impl VaultLogin {
     /// Returns the reason why the server says no.
     fn reason(&self, answer: &VaultAnswer) -> String {
         let status = answer.status.as_u16();
-        let errors = answer.errors();
-        let quoted: String = errors.join("; ").split_whitespace().collect::<Vec<_>>().join(" ");
-        let quoted: String = quoted.chars().filter(|c| !c.is_control()).take(MAX_QUOTED).collect();
+        let quoted = answer.quoted_errors();
         let namespace = &self.config.namespace;
-        if errors.iter().any(|error| error == "namespace not found") {
+        if answer.errors().iter().any(|error| error == "namespace not found") {
             return format!("there is no namespace `{namespace}`");
         }
         let what = match self.config.auth {

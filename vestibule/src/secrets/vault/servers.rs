@@ -97,7 +97,7 @@ impl VaultServers {
                     continue;
                 }
             };
-            match self.judge(address, &answer) {
+            match self.judge(address, call, &answer) {
                 Verdict::Final => {
                     self.preferred.store(number, Ordering::Relaxed);
                     return Ok(answer);
@@ -176,7 +176,7 @@ impl VaultServers {
         self.index.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn judge(&self, address: &BaseUrl, answer: &VaultAnswer) -> Verdict {
+    fn judge(&self, address: &BaseUrl, call: &VaultCall<'_>, answer: &VaultAnswer) -> Verdict {
         let status = answer.status;
         let host = address.authority();
         if status.is_redirection() {
@@ -205,7 +205,8 @@ impl VaultServers {
             let text = format!("{host} limits the rate of requests (HTTP 429)");
             AddressFailure::out_of_service(text, "raise the quota for this path (sys/quotas/rate-limit)")
         } else {
-            let text = format!("{host} answers HTTP {}", status.as_u16());
+            let said = if call.is_read() { String::new() } else { answer.quoted_errors() };
+            let text = format!("{host} answers HTTP {} {said}", status.as_u16()).trim_end().to_owned();
             AddressFailure::out_of_service(text, "see the log of the server")
         })
     }
