@@ -5,11 +5,14 @@ use crate::{
     note_client::NoteClient,
     support::{launch_options::LaunchOptions, reload_status::assert_kept},
 };
+use axum::{Json, Router, http::Uri, response::Redirect};
 use devstack::{
     DEFAULT_TIMEOUT, ExitedProcess, Launch, OpenBao, OpenBaoServer, RunningService, Stack, Tenant, eventually,
     free_port, problem, random_key, reqwest::StatusCode,
 };
 use serde_json::{Value, json};
+use std::{future::IntoFuture, process::Command};
+use tokio::net::TcpListener;
 
 /// The audience of the tokens of a Kubernetes cluster.
 const CLUSTER: &str = "https://kubernetes.default.svc";
@@ -40,13 +43,14 @@ async fn serves<'a>(launch: Launch, tenant: &'a Tenant) -> RunningService<'a> {
 async fn launch_with_approle(tenant: &Tenant, role: Value) -> (Launch, String) {
     let (server, name) = (OpenBaoServer::shared().await, tenant.name());
     let path = format!("auth/approle/role/{name}");
-    server.api().post(&path, role).await.unwrap();
-    let role_id = server.api().get(&format!("{path}/role-id")).await.unwrap()["data"]["role_id"].clone();
+    server.api().post(&path, role).await.expect("an answer");
+    let role_id = server.api().get(&format!("{path}/role-id")).await.expect("an answer")["data"]["role_id"].clone();
     let secret_id =
-        server.api().post(&format!("{path}/secret-id"), json!({})).await.unwrap()["data"]["secret_id"].clone();
+        server.api().post(&format!("{path}/secret-id"), json!({})).await.expect("an answer")["data"]["secret_id"]
+            .clone();
     let secret_id = secret_id.as_str().expect("a secret id").to_owned();
     tenant.remember("secret id", &secret_id);
-    let write = |file: &str, text: &str| server.write_file(&format!("{file}-{name}"), text).unwrap();
+    let write = |file: &str, text: &str| server.write_file(&format!("{file}-{name}"), text).expect("a file");
     let launch = SERVICE
         .launch(tenant)
         .env("APP_SECRETS__VAULT__AUTH", "approle")
@@ -301,11 +305,11 @@ async fn a_redirect_is_followed_to_an_address_of_the_list_only() {
 
 /// Starts a server that redirects every request to another one, as a standby does. Returns its address.
 async fn redirecting_server(target: &str) -> String {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = format!("http://{}", listener.local_addr().unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = format!("http://{}", listener.local_addr().expect("an address"));
     let target = target.to_owned();
-    let redirect = async move |uri: axum::http::Uri| axum::response::Redirect::temporary(&format!("{target}{uri}"));
-    tokio::spawn(axum::serve(listener, axum::Router::new().fallback(redirect)).into_future());
+    let redirect = async move |uri: Uri| Redirect::temporary(&format!("{target}{uri}"));
+    tokio::spawn(axum::serve(listener, Router::new().fallback(redirect)).into_future());
     address
 }
 
@@ -350,17 +354,51 @@ async fn a_pod_logs_in_with_the_token_of_its_service_account() {
 
 /// Starts the TokenReview of a Kubernetes cluster that knows one token. Returns the cluster's address.
 async fn token_review_server(token: String, account: &'static str) -> String {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = format!("http://{}", listener.local_addr().unwrap());
-    let review = async move |axum::Json(request): axum::Json<Value>| {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = format!("http://{}", listener.local_addr().expect("an address"));
+    let review = async move |Json(request): Json<Value>| {
         let is_known = request["spec"]["token"] == *token;
         let user = json!({ "username": account, "uid": "1", "groups": ["system:serviceaccounts"] });
-        axum::Json(json!({
+        Json(json!({
             "apiVersion": "authentication.k8s.io/v1",
             "kind": "TokenReview",
             "status": { "authenticated": is_known, "user": user, "audiences": [CLUSTER] },
         }))
     };
-    tokio::spawn(axum::serve(listener, axum::Router::new().fallback(review)).into_future());
+    tokio::spawn(axum::serve(listener, Router::new().fallback(review)).into_future());
     address
+}
+
+/// Returns the shell commands that OPERATIONS.md has for OpenBao.
+fn documented_commands() -> String {
+    let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/OPERATIONS.md")).expect("a document");
+    let section = document.split("### Vault and OpenBao").nth(1).expect("the section");
+    section.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next()).expect("commands").to_owned()
+}
+
+#[tokio::test]
+async fn the_documented_commands_admit_a_service() {
+    let tenant = SERVICE.migrated_at_openbao("bao_documented").await;
+    let server = OpenBaoServer::shared().await;
+    let (login, _) = openbao().await.secret(&tenant.id("database")).await.unwrap().expect("a login");
+    let password = server.write_file("password", login["password"].as_str().expect("a password")).unwrap();
+    let folder = password.parent().expect("a folder");
+    let commands = documented_commands().replace("app_login", &tenant.app_role());
+    let output = Command::new("sh")
+        .args(["-euc", &commands])
+        .current_dir(folder)
+        .env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", server.program().parent().expect("a folder").display()))
+        .env("SERVICE", tenant.name())
+        .envs(server.environment())
+        .output()
+        .expect("a shell");
+    assert!(output.status.success(), "{}", tenant.redact(&String::from_utf8_lossy(&output.stderr)));
+    let launch = SERVICE
+        .launch(&tenant)
+        .env("APP_SECRETS__VAULT__AUTH", "approle")
+        .env("APP_SECRETS__VAULT__ROLE_ID_FILE", folder.join("role-id"))
+        .env("APP_SECRETS__VAULT__SECRET_ID_FILE", folder.join("secret-id"));
+    let running = serves(launch, &tenant).await;
+    let version = running.credential("database").await["version"].clone();
+    assert!(version.as_str().is_some_and(|version| version.starts_with("2@")), "{version}");
 }

@@ -31,12 +31,12 @@ pub(crate) enum ManagerPlace {
 }
 
 /// The running secrets manager.
-pub(crate) enum SecretsManager {
+pub(crate) enum StackManager {
     Aws(Emulator),
     OpenBao(OpenBao),
 }
 
-impl SecretsManager {
+impl StackManager {
     /// Returns the manager at this place.
     pub(crate) fn at(place: &ManagerPlace) -> Result<Self, DevError> {
         match place {

@@ -188,7 +188,21 @@ impl OpenBaoServer {
         self.folder.join("root-token")
     }
 
-    /// Returns the program, with the variables with which it reaches the server as root.
+    /// Returns its program, which is also a client of it.
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// Returns the variables with which the program reaches the server as root. They hold the root token.
+    pub fn environment(&self) -> [(&'static str, String); 3] {
+        [
+            ("BAO_ADDR", self.api.address().to_owned()),
+            ("BAO_CACERT", self.authority_file().display().to_string()),
+            ("BAO_TOKEN", self.api.token().to_owned()),
+        ]
+    }
+
+    /// Returns the program, for a shell, with the variables with which it reaches the server as root.
     pub(crate) fn command(&self) -> String {
         format!(
             "BAO_ADDR={} BAO_CACERT={} BAO_TOKEN=$(cat {}) \\\n  {}",

@@ -7,7 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::dev::dev_state::RunningStack;
 use crate::dev::error::DevError;
-use crate::dev::secrets_manager::SecretsManager;
+use crate::dev::secrets_manager::StackManager;
 use crate::dev::status_client::StatusClient;
 
 /// Rotates a login. Stays in the window between `set` and `finish` for the given time. Returns the new version's id.
@@ -17,9 +17,9 @@ pub(super) async fn rotate_login(
     status_client: &StatusClient,
     window: Option<Duration>,
 ) -> Result<String, DevError> {
-    match SecretsManager::at(&running.manager)? {
-        SecretsManager::Aws(emulator) => rotate_at_aws(&emulator, running, credential, status_client, window).await,
-        SecretsManager::OpenBao(api) => rotate_at_openbao(api, running, credential, status_client, window).await,
+    match StackManager::at(&running.manager)? {
+        StackManager::Aws(emulator) => rotate_at_aws(&emulator, running, credential, status_client, window).await,
+        StackManager::OpenBao(api) => rotate_at_openbao(api, running, credential, status_client, window).await,
     }
 }
 

@@ -3,6 +3,7 @@
 use super::path;
 use crate::{
     config::{
+        base_url::BaseUrl,
         layers::Layers,
         settings::{
             SecretsConfig, SecretsProvider,
@@ -31,7 +32,7 @@ pub(in crate::config) fn vault(
     if vault.addresses.is_empty() {
         add("addresses", "it is empty", "set it to the server's address, such as [\"https://vault.internal:8200\"]");
     }
-    if strict && !vault.addresses.iter().all(|address| address.is_https()) {
+    if strict && !vault.addresses.iter().all(BaseUrl::is_https) {
         let problem = "an address has no TLS, and the profile is not `dev`";
         add("addresses", problem, "give each address with https://");
     }

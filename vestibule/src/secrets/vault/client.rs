@@ -151,13 +151,11 @@ impl VaultClient {
                 return Err(AddressFailure::not_connected(text, cause.remedy(OtherSide::Vault)));
             }
         };
-        match Limited::new(body, MAX_ANSWER).collect().await {
-            Ok(body) => Ok(VaultAnswer { status: head.status, headers: head.headers, body: wiped(body.aggregate()) }),
-            Err(_) => {
-                let text = format!("the answer of {host} broke off, or is larger than {} KiB", MAX_ANSWER / 1024);
-                Err(AddressFailure::out_of_service(text, "check what is between the service and the server"))
-            }
-        }
+        let Ok(body) = Limited::new(body, MAX_ANSWER).collect().await else {
+            let text = format!("the answer of {host} broke off, or is larger than {} KiB", MAX_ANSWER / 1024);
+            return Err(AddressFailure::out_of_service(text, "check what is between the service and the server"));
+        };
+        Ok(VaultAnswer { status: head.status, headers: head.headers, body: wiped(body.aggregate()) })
     }
 }
 

@@ -28,13 +28,13 @@ use zeroize::Zeroizing;
 /// The token of a pod's service account (*Managing Service Accounts*, "Bound service account token volume").
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
-/// How this process logs in.
+/// The login of this process, by its auth method.
 pub(super) struct VaultLogin {
     config: VaultConfig,
     path: String,
 }
 
-/// What a login sends: the body of a request, or the token of a token file. It is wiped.
+/// The content that a login sends: the body of a request, or the token of a token file. It is wiped.
 pub(super) struct LoginCredentials(Zeroizing<Vec<u8>>);
 
 impl LoginCredentials {
@@ -201,6 +201,7 @@ fn json_object(fields: &[(&str, Zeroizing<String>)]) -> Zeroizing<Vec<u8>> {
 mod tests {
     use super::*;
 
+    #[expect(clippy::disallowed_methods, reason = "nothing is secret here")]
     #[test]
     fn a_body_is_json_and_does_not_outgrow_its_room() {
         let value = "\u{1}\"\\\n\u{7f}ä😀".repeat(50);

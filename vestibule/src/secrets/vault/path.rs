@@ -10,7 +10,8 @@ pub(crate) struct VaultPath<'a> {
 }
 
 impl<'a> VaultPath<'a> {
-    pub(crate) const EXPECTED: &'static str = "a path in a KV engine of version 2, such as \"kv/data/notes/signing\"";
+    pub(crate) const EXPECTED: &'static str =
+        "a path in a KV engine of version 2, such as \"kv/data/payments/signing\"";
 
     /// Returns the path that an id is. Returns `None` if it is none, or one that an HTTP client would shorten.
     pub(crate) fn parse(id: &'a SecretId) -> Option<Self> {
@@ -41,7 +42,7 @@ mod tests {
     #[test]
     fn a_path_is_that_of_a_secret_in_a_mount() {
         for (id, mount, name) in [
-            ("kv/data/notes/signing", "kv", "notes/signing"),
+            ("kv/data/payments/signing", "kv", "payments/signing"),
             ("team/kv/data/a", "team/kv", "a"),
             ("data/data/data/x", "data", "data/x"),
         ] {
@@ -49,7 +50,7 @@ mod tests {
             assert_eq!(VaultPath::parse(&id), Some(VaultPath { mount, name }), "{id}");
         }
         for id in
-            ["notes/signing", "kv/data/", "/data/x", "kv/metadata/x", "kv/data/a/../b", "kv//data/x", "kv/data/./x"]
+            ["payments/signing", "kv/data/", "/data/x", "kv/metadata/x", "kv/data/a/../b", "kv//data/x", "kv/data/./x"]
         {
             assert_eq!(VaultPath::parse(&SecretId::parse(id).unwrap()), None, "{id}");
         }

@@ -51,7 +51,7 @@ struct StateIndex {
 }
 
 /// An answer, by what follows from it.
-enum Verdict {
+enum AnswerVerdict {
     Final,
     /// The address at which the active node is.
     Redirect(usize),
@@ -98,17 +98,17 @@ impl VaultServers {
                 }
             };
             match self.judge(address, call, &answer) {
-                Verdict::Final => {
+                AnswerVerdict::Final => {
                     self.preferred.store(number, Ordering::Relaxed);
                     return Ok(answer);
                 }
-                Verdict::Redirect(to) if waiting.contains(&to) => {
+                AnswerVerdict::Redirect(to) if waiting.contains(&to) => {
                     waiting.retain(|number| *number != to);
                     waiting.push_front(to);
                 }
                 // That one has failed already: it was the active node.
-                Verdict::Redirect(_) => failures.push(no_active_node(address)),
-                Verdict::Failed(failure) => failures.push(failure),
+                AnswerVerdict::Redirect(_) => failures.push(no_active_node(address)),
+                AnswerVerdict::Failed(failure) => failures.push(failure),
             }
         }
         // A certificate or an authority may have been replaced.
@@ -176,24 +176,24 @@ impl VaultServers {
         self.index.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn judge(&self, address: &BaseUrl, call: &VaultCall<'_>, answer: &VaultAnswer) -> Verdict {
+    fn judge(&self, address: &BaseUrl, call: &VaultCall<'_>, answer: &VaultAnswer) -> AnswerVerdict {
         let status = answer.status;
         let host = address.authority();
         if status.is_redirection() {
             return match self.redirect(answer) {
-                Some(number) => Verdict::Redirect(number),
-                None => Verdict::Failed(AddressFailure::out_of_service(
+                Some(number) => AnswerVerdict::Redirect(number),
+                None => AnswerVerdict::Failed(AddressFailure::out_of_service(
                     format!("{host} redirects to a host that is not in secrets.vault.addresses"),
                     "add the address of the active node to secrets.vault.addresses, as the server's api_addr has it",
                 )),
             };
         }
         if !status.is_server_error() && !matches!(status.as_u16(), 412 | 429 | 472 | 473) {
-            return Verdict::Final;
+            return AnswerVerdict::Final;
         }
         let errors = answer.errors();
         let says = |text: &str| errors.iter().any(|error| error.contains(text));
-        Verdict::Failed(if says("not initialized") || status == StatusCode::NOT_IMPLEMENTED {
+        AnswerVerdict::Failed(if says("not initialized") || status == StatusCode::NOT_IMPLEMENTED {
             let text = format!("{host} is not initialised");
             AddressFailure::out_of_service(text, "initialise the server, or correct secrets.vault.addresses")
         } else if says("sealed") {
