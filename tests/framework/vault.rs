@@ -11,7 +11,14 @@ use devstack::{
     free_port, problem, random_key, reqwest::StatusCode,
 };
 use serde_json::{Value, json};
-use std::{future::IntoFuture, process::Command};
+use std::{
+    future::IntoFuture,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 use tokio::net::TcpListener;
 
 /// The audience of the tokens of a Kubernetes cluster.
@@ -293,24 +300,32 @@ async fn a_standby_answers_with_the_newest_version() {
 async fn a_redirect_is_followed_to_an_address_of_the_list_only() {
     let tenant = SERVICE.migrated_at_openbao("bao_redirect").await;
     let target = openbao().await.address().to_owned();
-    let redirecting = redirecting_server(&target).await;
+    let (to_target, _) = redirecting_server(&target).await;
+    let (to_stranger, requests) = redirecting_server("https://stranger.example").await;
     let launch = |addresses: &str| {
         let launch = SERVICE.launch(&tenant).env("APP_PROFILE", "dev");
         launch.env("APP_SECRETS__VAULT__ADDRESSES", addresses)
     };
     tenant.put("webhook", &devstack::random()).await.unwrap();
-    serves(launch(&format!("{redirecting},{target}")), &tenant).await;
-    assert_fails(launch(&redirecting), 69, &["redirects to a host that is not in secrets.vault.addresses"]).await;
+    serves(launch(&format!("{to_target},{to_stranger},{target}")), &tenant).await;
+    assert_eq!(requests.load(Ordering::Relaxed), 0, "the redirect names another address of the list");
+    let text = "redirects to a host that is not in secrets.vault.addresses";
+    assert_fails(launch(&to_stranger), 69, &[text]).await;
 }
 
-/// Starts a server that redirects every request to another one, as a standby does. Returns its address.
-async fn redirecting_server(target: &str) -> String {
+/// Starts a server that redirects every request to another one, as a standby does. Returns its address, and the number of
+/// its requests.
+async fn redirecting_server(target: &str) -> (String, Arc<AtomicUsize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = format!("http://{}", listener.local_addr().expect("an address"));
-    let target = target.to_owned();
-    let redirect = async move |uri: Uri| Redirect::temporary(&format!("{target}{uri}"));
+    let (target, requests) = (target.to_owned(), Arc::new(AtomicUsize::new(0)));
+    let count = requests.clone();
+    let redirect = async move |uri: Uri| {
+        count.fetch_add(1, Ordering::Relaxed);
+        Redirect::temporary(&format!("{target}{uri}"))
+    };
     tokio::spawn(axum::serve(listener, Router::new().fallback(redirect)).into_future());
-    address
+    (address, requests)
 }
 
 #[tokio::test]
