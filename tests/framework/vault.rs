@@ -7,7 +7,7 @@ use crate::{
 };
 use axum::{Json, Router, http::Uri, response::Redirect};
 use devstack::{
-    DEFAULT_TIMEOUT, ExitedProcess, Launch, OpenBao, OpenBaoServer, RunningService, Stack, Tenant, eventually,
+    DEFAULT_TIMEOUT, ExitedProcess, Launch, OpenBao, OpenBaoServer, RunningService, Signal, Stack, Tenant, eventually,
     free_port, problem, random_key, reqwest::StatusCode,
 };
 use serde_json::{Value, json};
@@ -416,4 +416,36 @@ async fn the_documented_commands_admit_a_service() {
     let running = serves(launch, &tenant).await;
     let version = running.credential("database").await["version"].clone();
     assert!(version.as_str().is_some_and(|version| version.starts_with("2@")), "{version}");
+}
+
+/// Returns the number of tokens that the server has for a service.
+async fn tokens_of(tenant: &Tenant) -> usize {
+    let list = openbao().await.get("auth/token/accessors?list=true").await.expect("a list");
+    let mut tokens = 0;
+    for accessor in list["data"]["keys"].as_array().into_iter().flatten() {
+        // Another test may have ended it meanwhile.
+        let token = openbao().await.post("auth/token/lookup-accessor", json!({ "accessor": accessor })).await;
+        let policies = token.unwrap_or_default()["data"]["policies"].clone();
+        tokens += usize::from(policies.as_array().is_some_and(|all| all.contains(&json!(tenant.name()))));
+    }
+    tokens
+}
+
+#[tokio::test]
+async fn every_way_out_gives_the_token_back() {
+    let tenant = SERVICE.migrated_at_openbao("bao_gives_back").await;
+    assert_eq!(tokens_of(&tenant).await, 0, "after `migrate`");
+    let mut running = serves(SERVICE.launch(&tenant), &tenant).await;
+    assert_eq!(tokens_of(&tenant).await, 1, "requests share one session");
+    for arguments in [["check", "--live"], ["audit", &running.at.admin]] {
+        let exited = SERVICE.launch(&tenant).args(arguments).run();
+        assert_eq!(exited.code, Some(0), "{}", exited.stderr);
+        assert_eq!(tokens_of(&tenant).await, 1, "after {arguments:?}");
+    }
+    running.process.signal(Signal::TERM);
+    assert_eq!(running.process.exited(DEFAULT_TIMEOUT).await.code, Some(0));
+    assert_eq!(tokens_of(&tenant).await, 0, "after a stop");
+    openbao().await.delete(&tenant.id("signing")).await.unwrap();
+    assert_fails(SERVICE.launch(&tenant), 66, &["credential `signing`"]).await;
+    assert_eq!(tokens_of(&tenant).await, 0, "after a failed start");
 }

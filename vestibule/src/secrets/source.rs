@@ -29,6 +29,12 @@ pub trait Source: Send + Sync + 'static {
     /// As [`fetch`](Self::fetch).
     fn versions<'a>(&'a self, id: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>>;
 
+    /// Gives back what the manager gave to this process, such as a token. A process calls it once, when it ends, however it
+    /// ends, and waits 2 s at most. The default does nothing.
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+
     /// Returns the manager's own word for a stage, for messages. The default is the name of the stage in small letters.
     fn stage_label(&self, stage: Stage) -> &'static str {
         match stage {

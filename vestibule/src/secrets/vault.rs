@@ -26,7 +26,7 @@ use super::{
     source::{Fetched, Operation, Source, SourceError},
     version::{Stage, Versions},
 };
-use crate::config::settings::vault::VaultConfig;
+use crate::config::settings::vault::{VaultAuth, VaultConfig};
 use axum::http::StatusCode;
 use futures_util::future::BoxFuture;
 use std::{borrow::Cow, sync::Arc, time::Duration};
@@ -119,6 +119,20 @@ impl Source for Vault {
         Box::pin(async move {
             let path = self.path(id)?;
             kv::versions(&path, &self.read(&path.metadata()).await?)
+        })
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            // The token of a token file is the agent's.
+            if self.config.auth == VaultAuth::TokenFile {
+                return;
+            }
+            let Some(session) = self.sessions.end().await else { return };
+            let revoke = VaultCall::post("auth/token/revoke-self", session.token());
+            if let Err(error) = self.servers.ask(&revoke, Instant::now() + ATTEMPT).await {
+                tracing::warn!(%error, "could not revoke the token of this process; it ends by itself");
+            }
         })
     }
 

@@ -92,6 +92,10 @@ impl<'a> VaultCall<'a> {
         Self { method: Method::GET, path, token: Some(token.clone()), body: Bytes::new() }
     }
 
+    pub(super) fn post(path: &'a str, token: &HeaderValue) -> Self {
+        Self { method: Method::POST, path, token: Some(token.clone()), body: Bytes::new() }
+    }
+
     /// Makes a login, which needs no token. The body is wiped.
     pub(super) fn login(path: &'a str, body: &Zeroizing<Vec<u8>>) -> Self {
         Self { method: Method::POST, path, token: None, body: Bytes::from_owner(body.clone()) }

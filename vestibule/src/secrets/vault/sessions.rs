@@ -100,6 +100,11 @@ impl VaultSessions {
         }
     }
 
+    /// Ends the session, and returns it, if there is one.
+    pub(super) async fn end(&self) -> Option<Arc<VaultSession>> {
+        self.state.lock().await.session.take()
+    }
+
     async fn log_in(
         &self,
         state: &mut LoginState,
