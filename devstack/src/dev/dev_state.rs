@@ -29,6 +29,7 @@ pub(crate) struct RunningStack {
     pub(crate) public: String,
     /// The URL of the admin listener.
     pub(crate) admin: String,
+    #[serde(flatten)]
     pub(crate) manager: ManagerPlace,
     /// The URL of the issuer of tokens. `None` if the service needs no tokens.
     pub(crate) issuer: Option<String>,

@@ -16,7 +16,7 @@ use crate::dev::issuer_client::IssuerClient;
 use crate::dev::rotate_command::login_rotation::rotate_login;
 use crate::dev::rotate_command::replacement::Replacement;
 use crate::dev::rotate_command::served_certificate::wait_until_served;
-use crate::dev::secrets_manager::{ManagerPlace, StackManager};
+use crate::dev::secrets_manager::StackManager;
 use crate::dev::status_client::StatusClient;
 
 /// The credential of the listeners, and its short name.
@@ -139,10 +139,7 @@ impl RotateCommand {
 async fn put_value(running: &RunningStack, credential: &DeclaredCredential, value: &str) -> Result<String, DevError> {
     let id = &credential.id;
     let version = StackManager::at(&running.manager)?.put(id, value).await?;
-    let current = match &running.manager {
-        ManagerPlace::Aws(_) => "AWSCURRENT",
-        ManagerPlace::Openbao { .. } => "current",
-    };
+    let current = if running.manager.openbao_token.is_none() { "AWSCURRENT" } else { "current" };
     println!("{id}: version {version} is {current}");
     Ok(version)
 }

@@ -19,15 +19,11 @@ pub(crate) enum ManagerName {
 
 /// The place of the running secrets manager. It holds no secret.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum ManagerPlace {
-    /// The URL of the emulator of AWS Secrets Manager.
-    Aws(String),
-    Openbao {
-        address: String,
-        /// The file with the root token.
-        token_file: PathBuf,
-    },
+pub(crate) struct ManagerPlace {
+    /// Its URL.
+    pub(crate) manager: String,
+    /// The file with the root token of OpenBao. `None` if the manager is the emulator of AWS Secrets Manager.
+    pub(crate) openbao_token: Option<PathBuf>,
 }
 
 /// The running secrets manager.
@@ -39,13 +35,12 @@ pub(crate) enum StackManager {
 impl StackManager {
     /// Returns the manager at this place.
     pub(crate) fn at(place: &ManagerPlace) -> Result<Self, DevError> {
-        match place {
-            ManagerPlace::Aws(url) => Ok(Self::Aws(Emulator::at(url))),
-            ManagerPlace::Openbao { address, token_file } => {
-                let authority = Arc::new(Authority::load_or_create(&home()?)?);
-                Ok(Self::OpenBao(OpenBao::at(address, token_file, authority)?))
-            }
-        }
+        let ManagerPlace { manager, openbao_token } = place;
+        let Some(token_file) = openbao_token else {
+            return Ok(Self::Aws(Emulator::at(manager)));
+        };
+        let authority = Arc::new(Authority::load_or_create(&home()?)?);
+        Ok(Self::OpenBao(OpenBao::at(manager, token_file, authority)?))
     }
 
     /// Gives a secret a new current version. Returns the version's id.

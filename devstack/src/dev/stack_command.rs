@@ -70,7 +70,7 @@ impl StackCommand {
         lock.publish(Some(RunningStack {
             public: description.settings.server.url()?,
             admin: description.settings.admin.url()?,
-            manager: ManagerPlace::Aws(tenant.emulator().endpoint.clone()),
+            manager: ManagerPlace { manager: tenant.emulator().endpoint.clone(), openbao_token: None },
             issuer: None,
             database: tenant.database(),
             credentials: description.credentials,

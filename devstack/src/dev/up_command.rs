@@ -127,13 +127,11 @@ async fn start(
     let mut service = program.serve(&tenant)?;
     service_pid.send_replace(Some(service.pid()));
     let [postgres, emulator] = stack.pids();
-    let (manager, manager_pid) = match &openbao {
-        Some(server) => {
-            let (address, token_file) = (server.api().address().to_owned(), server.root_token_file());
-            (ManagerPlace::Openbao { address, token_file }, server.pid())
-        }
-        None => (ManagerPlace::Aws(tenant.emulator().endpoint.clone()), emulator),
+    let (url, token_file, manager_pid) = match &openbao {
+        Some(server) => (server.api().address(), Some(server.root_token_file()), server.pid()),
+        None => (tenant.emulator().endpoint.as_str(), None, emulator),
     };
+    let manager = ManagerPlace { manager: url.to_owned(), openbao_token: token_file };
     let pids = StackPids { service: Some(service.pid()), postgres, manager: manager_pid };
     wait_until_ready(&mut service, &admin, &dev_client).await?;
     lock.publish(Some(RunningStack {

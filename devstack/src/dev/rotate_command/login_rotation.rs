@@ -31,7 +31,7 @@ async fn rotate_at_openbao(
     window: Option<Duration>,
 ) -> Result<String, DevError> {
     let DeclaredCredential { name, id, .. } = credential;
-    let mut rotation = OpenBaoRotation::new(api, id).await?;
+    let mut rotation = OpenBaoRotation::new(api, name, id, LeakDetector::default()).await?;
     rotation.set(&running.database).await?;
     println!("1 set     PostgreSQL has the new password, and rejects that of the current version");
     if let Some(window) = window {

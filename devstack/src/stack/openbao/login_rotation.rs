@@ -5,6 +5,7 @@ use sqlx::{Connection, PgConnection};
 
 use crate::stack::database_address::DatabaseAddress;
 use crate::stack::error::Error;
+use crate::stack::leak_detector::LeakDetector;
 use crate::stack::openbao::api::OpenBao;
 use crate::stack::postgres::sql::{connect_options, format_and_run};
 use crate::stack::random::random_password;
@@ -13,17 +14,19 @@ use crate::stack::random::random_password;
 /// version that is current cannot log in. A secret of the KV engine has no stages, so the new one is nowhere until then.
 pub struct OpenBaoRotation {
     api: OpenBao,
+    credential: String,
     id: String,
     login: Value,
+    leak_detector: LeakDetector,
 }
 
 impl OpenBaoRotation {
-    /// Prepares a rotation: reads the login, and makes another password. Nothing happens yet.
-    pub async fn new(api: OpenBao, id: &str) -> Result<Self, Error> {
-        match api.secret(id).await? {
-            Some((login, _)) => Ok(Self { api, id: id.into(), login }),
-            None => Err(Error::Secret(format!("{id} has no value"))),
-        }
+    /// Prepares a rotation of `credential`, whose secret has the id `id`: reads the login. Nothing happens yet.
+    pub async fn new(api: OpenBao, credential: &str, id: &str, leak_detector: LeakDetector) -> Result<Self, Error> {
+        let Some((login, _)) = api.secret(id).await? else {
+            return Err(Error::Secret(format!("{id} has no value")));
+        };
+        Ok(Self { api, credential: credential.into(), id: id.into(), login, leak_detector })
     }
 
     /// Logs in with the current password, and gives the role another one.
@@ -33,6 +36,7 @@ impl OpenBaoRotation {
             text.ok_or_else(|| Error::Secret(format!("the secret has no `{field}`")))
         };
         let (role, current, next) = (text("username")?, text("password")?, random_password());
+        self.leak_detector.remember(&self.credential, &next);
         let DatabaseAddress { host, port, name } = database;
         let mut connection = PgConnection::connect_with(&connect_options(host, *port, name, &role, &current))
             .await

@@ -6,6 +6,7 @@ use crate::stack::authority::identity::Identity;
 use crate::stack::authority::validity::Validity;
 use crate::stack::emulator_secret::EmulatorSecret;
 use crate::stack::error::Error;
+use crate::stack::openbao::login_rotation::OpenBaoRotation;
 use crate::stack::random::{random, random_key, random_password};
 use crate::stack::rotation::Rotation;
 use crate::stack::tenant::Tenant;
@@ -108,10 +109,11 @@ impl Tenant {
     /// Rotates a login in all four steps. Returns the id of the new version. At OpenBao, a version has no stages: the role
     /// gets another password, and the secret a new version.
     pub async fn rotate(&self, credential: &str) -> Result<String, Error> {
-        if self.openbao().is_some() {
-            let (role, password) = (self.role(credential), random_password());
-            self.set_password(&role, &password).await?;
-            return self.put_login(credential, &role, &password).await;
+        if let Some(access) = self.openbao() {
+            let (api, id) = (access.api.clone(), self.id(credential));
+            let mut rotation = OpenBaoRotation::new(api, credential, &id, self.leak_detector.clone()).await?;
+            rotation.set(&self.database()).await?;
+            return rotation.put().await;
         }
         let rotation = self.rotation(credential);
         rotation.create_pending().await?;
