@@ -449,3 +449,23 @@ async fn every_way_out_gives_the_token_back() {
     assert_fails(SERVICE.launch(&tenant), 66, &["credential `signing`"]).await;
     assert_eq!(tokens_of(&tenant).await, 0, "after a failed start");
 }
+
+#[tokio::test]
+async fn a_role_that_got_another_policy_is_taken_up_and_the_token_before_is_given_back() {
+    let tenant = SERVICE.migrated_at_openbao("bao_role").await;
+    let (bao, name) = (openbao().await, tenant.name());
+    let mut running = serves(SERVICE.launch(&tenant), &tenant).await;
+    let below = |folder: &str| format!("path \"kv/{folder}/{name}/*\" {{ capabilities = [\"read\"] }}");
+    bao.post(&format!("sys/policies/acl/{name}"), json!({ "policy": below("metadata") })).await.unwrap();
+    assert_kept(&running.reload().await, 77);
+    bao.post(&format!("sys/policies/acl/{name}-2"), json!({ "policy": below("data") })).await.unwrap();
+    let mut role = bao.get(&format!("auth/jwt/role/{name}")).await.unwrap()["data"].take();
+    role["token_policies"] = json!([name, format!("{name}-2")]);
+    bao.post(&format!("auth/jwt/role/{name}"), role).await.unwrap();
+    eventually("a login that has the new policy", async || {
+        let reload = running.reload().await;
+        if reload["outcome"] == "unchanged" { Ok(()) } else { Err(reload) }
+    })
+    .await;
+    eventually("the end of the token before", async || tokens_of(&tenant).await == 1).await;
+}

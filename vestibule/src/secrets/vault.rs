@@ -26,7 +26,7 @@ use super::{
     source::{Fetched, Operation, Source, SourceError},
     version::{Stage, Versions},
 };
-use crate::config::settings::vault::{VaultAuth, VaultConfig};
+use crate::config::settings::vault::VaultConfig;
 use axum::http::StatusCode;
 use futures_util::future::BoxFuture;
 use std::{borrow::Cow, sync::Arc, time::Duration};
@@ -41,7 +41,7 @@ const ATTEMPT: Duration = Duration::from_millis(4500);
 /// It is a thin one. It logs in when a secret is asked for, and again in time. It keeps no value.
 pub struct Vault {
     config: VaultConfig,
-    servers: VaultServers,
+    servers: Arc<VaultServers>,
     sessions: VaultSessions,
 }
 
@@ -51,7 +51,7 @@ impl Vault {
     pub fn new(config: &VaultConfig, pause: Duration) -> Self {
         Self {
             config: config.clone(),
-            servers: VaultServers::new(config),
+            servers: Arc::new(VaultServers::new(config)),
             sessions: VaultSessions::new(VaultLogin::new(config), pause),
         }
     }
@@ -123,17 +123,7 @@ impl Source for Vault {
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
-        Box::pin(async move {
-            // The token of a token file is the agent's.
-            if self.config.auth == VaultAuth::TokenFile {
-                return;
-            }
-            let Some(session) = self.sessions.end().await else { return };
-            let revoke = VaultCall::post("auth/token/revoke-self", session.token());
-            if let Err(error) = self.servers.ask(&revoke, Instant::now() + ATTEMPT).await {
-                tracing::warn!(%error, "could not revoke the token of this process; it ends by itself");
-            }
-        })
+        Box::pin(self.sessions.end(&self.servers))
     }
 
     fn remedy(&self, id: &SecretId, error: &SourceError, operation: Operation) -> Cow<'static, str> {

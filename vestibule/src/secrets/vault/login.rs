@@ -83,6 +83,11 @@ impl VaultLogin {
         Self { config: config.clone(), path }
     }
 
+    /// Returns `true` if its tokens are this process's own. Those of a token file are the agent's.
+    pub(super) fn owns_tokens(&self) -> bool {
+        self.config.auth != VaultAuth::TokenFile
+    }
+
     /// Reads the files of the auth method.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! The session of this process: a token, and the time at which the next one is due.
 
-use super::{login::VaultLogin, servers::VaultServers};
+use super::{client::VaultCall, login::VaultLogin, servers::VaultServers};
 use crate::secrets::source::SourceError;
 use axum::http::HeaderValue;
 use std::{sync::Arc, time::Duration};
@@ -11,6 +11,9 @@ const RENEW_AT: f64 = 0.85;
 
 /// The age below which a session is new: a denial is not due to its token.
 const NEW: Duration = Duration::from_secs(5);
+
+/// The time for revoking a token.
+const REVOKE: Duration = Duration::from_secs(2);
 
 /// A token, from its login to its end.
 pub(super) struct VaultSession {
@@ -77,7 +80,7 @@ impl VaultSessions {
     /// The error of the login. Those who waited for that login get it too.
     pub(super) async fn current(
         &self,
-        servers: &VaultServers,
+        servers: &Arc<VaultServers>,
         rejected: Option<&Arc<VaultSession>>,
         deadline: Instant,
     ) -> Result<Arc<VaultSession>, SourceError> {
@@ -92,7 +95,15 @@ impl VaultSessions {
         match self.log_in(&mut state, servers, asked, deadline).await {
             Ok(session) => {
                 let session = Arc::new(session);
-                *state = LoginState { session: Some(session.clone()), failed: None };
+                let state_before =
+                    std::mem::replace(&mut *state, LoginState { session: Some(session.clone()), failed: None });
+                if let Some(replaced) = state_before.session
+                    && self.login.owns_tokens()
+                {
+                    // Nobody waits for it. A request that still has the token is made again with the new one.
+                    let servers = servers.clone();
+                    tokio::spawn(async move { revoke(&servers, &replaced).await });
+                }
                 Ok(session)
             }
             // It is due, and serves to its end.
@@ -100,9 +111,14 @@ impl VaultSessions {
         }
     }
 
-    /// Ends the session, and returns it, if there is one.
-    pub(super) async fn end(&self) -> Option<Arc<VaultSession>> {
-        self.state.lock().await.session.take()
+    /// Ends the session, if there is one.
+    pub(super) async fn end(&self, servers: &VaultServers) {
+        let session = self.state.lock().await.session.take();
+        if let Some(session) = session
+            && self.login.owns_tokens()
+        {
+            revoke(servers, &session).await;
+        }
     }
 
     async fn log_in(
@@ -132,5 +148,13 @@ impl VaultSessions {
             state.failed = Some(FailedLogin { error: error.clone(), at: Instant::now(), credentials: digest });
         }
         session
+    }
+}
+
+/// Revokes the token of a session that is not used any more.
+async fn revoke(servers: &VaultServers, session: &VaultSession) {
+    let call = VaultCall::post("auth/token/revoke-self", session.token());
+    if let Err(error) = servers.ask(&call, Instant::now() + REVOKE).await {
+        tracing::warn!(%error, "could not revoke a token of this process; it ends by itself");
     }
 }
