@@ -11,6 +11,8 @@ mod service_program;
 mod dev_lock;
 mod dev_state;
 
+pub(crate) mod secrets_manager;
+
 mod dev_client;
 mod status_client;
 

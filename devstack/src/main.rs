@@ -9,6 +9,7 @@ use clap::{Parser, Subcommand};
 use crate::dev::exec_command::ExecCommand;
 use crate::dev::load_command::LoadCommand;
 use crate::dev::rotate_command::RotateCommand;
+use crate::dev::secrets_manager::ManagerName;
 use crate::dev::stack_command::StackCommand;
 use crate::dev::token_command::TokenCommand;
 use crate::dev::up_command;
@@ -21,13 +22,16 @@ struct DevArguments {
     /// The routes need a token, of an issuer that is started too: `cargo dev token` prints one.
     #[arg(long)]
     auth: bool,
+    /// The secrets manager.
+    #[arg(long, value_enum, value_name = "MANAGER", default_value = "aws")]
+    secrets: ManagerName,
     #[command(subcommand)]
     command: Option<DevCommand>,
 }
 
 #[derive(Subcommand)]
 enum DevCommand {
-    /// Rotates a credential of the running service: a login in the four steps of AWS, anything else at once. `auth` is the
+    /// Rotates a credential of the running service: a login in the four steps of AWS (two at OpenBao), anything else at once. `auth` is the
     /// key of the issuer that `--auth` started.
     Rotate(RotateCommand),
     /// Runs a command of the service with the environment of the running one: `cargo dev exec audit 127.0.0.1:9090`.
@@ -45,7 +49,7 @@ enum DevCommand {
 async fn main() -> ExitCode {
     let arguments = DevArguments::parse();
     let outcome = match arguments.command {
-        None => up_command::run(arguments.auth).await,
+        None => up_command::run(arguments.auth, arguments.secrets).await,
         Some(DevCommand::Rotate(rotate)) => rotate.run().await,
         Some(DevCommand::Token(token)) => token.run().await,
         Some(DevCommand::Load(load)) => load.run().await,

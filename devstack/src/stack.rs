@@ -14,6 +14,8 @@ pub(crate) mod supervised_process;
 
 pub(crate) mod authority;
 pub(crate) mod emulator;
+pub(crate) mod openbao;
+pub(crate) mod openbao_program;
 pub(crate) mod postgres;
 
 pub(crate) mod database_address;

@@ -44,6 +44,7 @@ mod tls;
 mod traces;
 mod transactions;
 mod unavailable;
+mod vault;
 mod webhook;
 
 #[path = "../service/note_client.rs"]

@@ -54,14 +54,42 @@ pub(crate) async fn serve<A: Application>(
 
     let started = Instant::now();
     let format = config.telemetry.format;
-    let failed = |report| CommandError { report, format };
-    let (loader, first) = tokio::select! {
+    let regions = tokio::select! {
         biased;
-        () = signals.stopping.cancelled() => {
-            tracing::info!("asked to stop before the first generation was loaded");
-            return Ok(());
+        () = signals.stopping.cancelled() => return stopped_before_loading(),
+        regions = regions(&sources, manager, &config, started + config.secrets.deadline) => {
+            Arc::new(regions.map_err(|report| CommandError { report, format })?)
         }
-        first = first_generation::<A>(&sources, manager, config.clone()) => first.map_err(failed)?,
+    };
+    let start = Start { sources, signals, telemetry, config, started };
+    let served = load_and_serve::<A>(regions.clone(), start).await;
+    regions.close().await;
+    served
+}
+
+/// The parts of a start whose secrets manager is set up.
+struct Start<A: Application> {
+    sources: Sources,
+    signals: Signals,
+    telemetry: Telemetry,
+    config: Arc<Config<A::Settings>>,
+    started: Instant,
+}
+
+/// Loads the first generation, and serves until the process is asked to stop.
+///
+/// # Errors
+/// As [`serve`].
+async fn load_and_serve<A: Application>(regions: Arc<Regions>, start: Start<A>) -> Result<(), CommandError> {
+    let Start { sources, signals, telemetry, config, started } = start;
+    let format = config.telemetry.format;
+    let failed = |report| CommandError { report, format };
+    let deadline = started + config.secrets.deadline;
+    let loader = Loader::<A>::with_regions(regions);
+    let first = tokio::select! {
+        biased;
+        () = signals.stopping.cancelled() => return stopped_before_loading(),
+        first = loader.first_load(config.clone(), deadline) => first.map_err(failed)?,
     };
     let first = Arc::new(first);
     let status = StatusWriter::new(Status::new(&A::PACKAGE, &first, loader.last_uses.clone()), &loader.metrics);
@@ -71,7 +99,7 @@ pub(crate) async fn serve<A: Application>(
             tracing::info!("asked to stop before the listeners were bound");
             return Ok(());
         }
-        listeners = bind(first, started + config.secrets.deadline) => listeners.map_err(failed)?,
+        listeners = bind(first, deadline) => listeners.map_err(failed)?,
     };
     let parts = ReloaderParts { loader, sources, telemetry, config };
     let process = ServingProcess::start(listeners, status, signals, parts);
@@ -79,6 +107,11 @@ pub(crate) async fn serve<A: Application>(
     tracing::info!(duration_ms, "all credentials loaded; serving");
     systemd::ready();
     process.run_until_stopped().await
+}
+
+fn stopped_before_loading() -> Result<(), CommandError> {
+    tracing::info!("asked to stop before the first generation was loaded");
+    Ok(())
 }
 
 /// Reads the configuration.
@@ -147,22 +180,7 @@ async fn bind<A: Application>(first: Arc<Generation<A>>, deadline: Instant) -> R
     }
 }
 
-/// Loads the first generation. Returns it with the loader, which later reloads use too.
-///
-/// # Errors
-/// The report of a load that fails.
-pub(crate) async fn first_generation<A: Application>(
-    sources: &Sources,
-    manager: impl ManagerSetup<A::Settings>,
-    config: Arc<Config<A::Settings>>,
-) -> Result<(Loader<A>, Generation<A>), Report> {
-    let deadline = Instant::now() + config.secrets.deadline;
-    let loader = Loader::with_regions(regions(sources, manager, &config, deadline).await?);
-    let first = loader.first_load(config, deadline).await?;
-    Ok((loader, first))
-}
-
-/// Sets the secrets manager up, and returns its Regions. Disables core dumps first, because from here on the process may
+/// Sets the secrets manager up, and returns its Regions. The caller closes them, however its work ends. Disables core dumps first, because from here on the process may
 /// hold secrets.
 ///
 /// # Errors

@@ -47,6 +47,8 @@ enum CauseClass {
 pub(crate) enum OtherSide {
     /// The secrets manager, or the platform's identity service.
     Manager,
+    /// The secrets manager of `[secrets.vault]`, which has settings for its authority and for a client certificate.
+    Vault,
     Database,
     /// A service that an API client calls.
     Api,
@@ -90,10 +92,13 @@ impl RootCause {
 
     /// Returns what helps against it, if something does.
     pub(crate) fn remedy(&self, side: OtherSide) -> Option<&'static str> {
-        use OtherSide::{AdminListener, Api, Database, Manager};
+        use OtherSide::{AdminListener, Api, Database, Manager, Vault};
         Some(match (self.class, side) {
             (CauseClass::UnknownIssuer, Manager) => {
                 "name a file with the certificate of its authority in AWS_CA_BUNDLE, or in SSL_CERT_FILE"
+            }
+            (CauseClass::UnknownIssuer, Vault) => {
+                "name the file with the certificate of its authority in secrets.vault.ca"
             }
             (CauseClass::UnknownIssuer, Api) => {
                 "name a file with the certificates of all authorities that are needed, also of this one, in SSL_CERT_FILE"
@@ -125,6 +130,9 @@ impl RootCause {
                  it as an IP address"
             }
             (CauseClass::OtherCertificateFault, _) => "put another certificate at the other side",
+            (CauseClass::WantsClientCertificate, Vault) => {
+                "name a certificate that it accepts, and its key, in secrets.vault.client_cert and secrets.vault.client_key"
+            }
             (CauseClass::WantsClientCertificate, _) => {
                 "accept this service without a client certificate at the other side: it has none"
             }

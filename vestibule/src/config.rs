@@ -36,6 +36,7 @@ pub use settings::{
     auth::{AuthConfig, TokenAlgorithm},
     connections::ConnectionsConfig,
     traces::{HeaderSetting, ProcessAttribute, TracesConfig},
+    vault::{VaultAuth, VaultConfig},
 };
 pub use settings_check::SettingsCheck;
 
@@ -140,6 +141,8 @@ impl<T: ServiceSettings> Config<T> {
         more.extend(check::auth(&config.auth, &config.server, &layers));
         more.extend(check::traces(&config.traces, &config.secrets, &layers));
         more.extend(check::secrets(&config.secrets, &layers));
+        let client_ca = config.server.client_ca.as_ref();
+        more.extend(check::vault(&config.secrets, client_ca, sources.is_strict(), &layers));
         if all_read && !has_mistake_in("service", &mistakes) {
             let mut check = SettingsCheck::new(&config.secrets);
             check_service(&config.service, &mut check);
@@ -216,7 +219,8 @@ impl<T: ServiceSettings> Config<T> {
     }
 
     fn default_id(&self, name: &str) -> SecretId {
-        let id = prefix::with_prefix(&self.secrets.prefix, name);
+        let SecretsConfig { provider, prefix, vault, .. } = &self.secrets;
+        let id = prefix::with_prefix(&provider.start_of_ids(&vault.mount, prefix), name);
         SecretId::parse(&id).expect("the prefix was checked and names are identifiers")
     }
 

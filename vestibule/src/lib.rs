@@ -169,16 +169,16 @@ pub use vestibule_derive::ConfigSection;
 /// ```
 pub use vestibule_derive::SecretSet;
 
-use bootstrap::manager::{AwsSetup, SourceSetup};
+use bootstrap::manager::{ConfiguredManager, SourceSetup};
 use config::Config;
 use exit::Fault;
 use secrets::Source;
 use std::process::ExitCode;
 
 /// Runs a service: parses the command line, does what it says, and returns the exit code. A service's `main` calls
-/// nothing else. The credentials come from AWS Secrets Manager.
+/// nothing else. The credentials come from the manager of `secrets.provider`: AWS Secrets Manager, Vault or OpenBao.
 pub fn main<A: Application>() -> ExitCode {
-    cli::main::<A>(AwsSetup)
+    cli::main::<A>(ConfiguredManager)
 }
 
 /// Runs a service as [`main`] does, with the credentials of another secrets manager.
@@ -191,7 +191,7 @@ pub fn main<A: Application>() -> ExitCode {
 /// `source` gets the whole configuration: the manager's address belongs into the service's settings. Core dumps are off
 /// when it runs. So make whatever holds a secret in it, not before.
 ///
-/// `secrets.provider` and the section `[secrets.aws]` have no effect then. They are still checked, and `config` prints
+/// `secrets.provider` and the sections `[secrets.aws]` and `[secrets.vault]` have no effect then. They are still checked, and `config` prints
 /// them. All other settings of `[secrets]` apply. `examples/own_manager.rs` is a whole service.
 ///
 /// ```no_run

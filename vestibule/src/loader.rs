@@ -73,7 +73,7 @@ const AUTH: Name = "[auth]";
 
 /// The parts that all loads of a process share.
 pub(crate) struct Loader<A> {
-    regions: Regions,
+    regions: Arc<Regions>,
     pub(crate) reload_requests: Arc<ReloadRequests>,
     pub(crate) metrics: Arc<MetricsRegistry>,
     request_metrics: Arc<RequestMetrics>,
@@ -136,10 +136,10 @@ pub(crate) enum LoadOutcome<A: Application> {
 impl<A: Application> Loader<A> {
     /// Makes a loader of the secrets behind `source`.
     pub(crate) fn new(source: Arc<dyn Source>) -> Self {
-        Self::with_regions(Regions::new([(String::new(), source)]))
+        Self::with_regions(Arc::new(Regions::of(source)))
     }
 
-    pub(crate) fn with_regions(regions: Regions) -> Self {
+    pub(crate) fn with_regions(regions: Arc<Regions>) -> Self {
         let metrics = MetricsRegistry::new(A::PACKAGE.name);
         Self {
             regions,

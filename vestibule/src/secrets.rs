@@ -9,6 +9,7 @@
 
 pub mod aws;
 pub mod source;
+pub mod vault;
 
 pub(crate) mod credential;
 pub(crate) mod fetch;

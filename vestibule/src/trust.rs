@@ -22,12 +22,20 @@ const SSL_CERT_FILE: &str = "SSL_CERT_FILE";
 /// # Errors
 /// A fault with exit code 69 if they cannot be read now, and with 78 if there are none.
 pub(crate) fn platform_authorities() -> Result<ClientConfig, Fault> {
+    Ok(builder().with_root_certificates(platform_roots()?).with_no_client_auth())
+}
+
+/// Returns the platform's authorities, one at least. They are read now.
+///
+/// # Errors
+/// As [`platform_authorities`].
+pub(crate) fn platform_roots() -> Result<RootCertStore, Fault> {
     let mut roots = RootCertStore::empty();
     let (valid, _) = roots.add_parsable_certificates(platform_certificates()?);
     if valid == 0 {
         return Err(no_certificates("none of them can be used"));
     }
-    Ok(builder().with_root_certificates(roots).with_no_client_auth())
+    Ok(roots)
 }
 
 /// Returns the certificates of the authorities for calls to AWS.

@@ -10,6 +10,7 @@ use devstack::{DatabaseAddress, DeclaredCredential};
 use serde::{Deserialize, Serialize};
 
 use crate::dev::error::DevError;
+use crate::dev::secrets_manager::ManagerPlace;
 
 /// The state of a running `cargo dev`. It holds no secret.
 #[derive(Debug, Deserialize, Serialize)]
@@ -28,8 +29,8 @@ pub(crate) struct RunningStack {
     pub(crate) public: String,
     /// The URL of the admin listener.
     pub(crate) admin: String,
-    /// The URL of the secrets manager.
-    pub(crate) manager: String,
+    #[serde(flatten)]
+    pub(crate) manager: ManagerPlace,
     /// The URL of the issuer of tokens. `None` if the service needs no tokens.
     pub(crate) issuer: Option<String>,
     pub(crate) database: DatabaseAddress,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use devstack::{DeclaredCredential, Polling, Stack, Tenant};
+use devstack::{DeclaredCredential, OpenBaoAccess, Polling, Stack, Tenant};
 
 use crate::dev::error::DevError;
 use crate::dev::service_description::ServiceDescription;
@@ -11,16 +11,21 @@ use crate::dev::service_program::ServiceProgram;
 /// The wait for a secret that the user creates. It has no limit, because the user may need any time.
 const WAIT_FOR_USER: Polling = Polling { interval: Duration::from_millis(500), limit: Duration::MAX };
 
-/// Creates the database and every credential, points the service to them, and migrates.
+/// Creates the database and every credential, points the service to them, and migrates. The credentials are at OpenBao if
+/// there is an access to it.
 pub(crate) async fn prepare_tenant(
     stack: &Stack,
     program: &mut ServiceProgram,
     description: &ServiceDescription,
+    openbao: Option<OpenBaoAccess>,
     progress: &impl Fn(&str),
 ) -> Result<Tenant, DevError> {
     progress("creating the database, its roles and the credentials");
     let ids = description.credentials.iter().map(|credential| (credential.name.clone(), credential.id.clone()));
     let mut tenant = stack.empty_tenant(&description.settings.database.name, ids).await?;
+    if let Some(access) = openbao {
+        tenant = tenant.at_openbao(access);
+    }
     // Several credentials may have one secret: one role can own several databases.
     let first_with = |id: &str| description.credentials.iter().find(|credential| credential.id == id);
     for credential in &description.credentials {
@@ -48,11 +53,17 @@ async fn put_credential(tenant: &Tenant, credential: &DeclaredCredential) -> Res
     if tenant.put_random(name, kind).await?.is_some() {
         return Ok(());
     }
+    let command = match tenant.openbao() {
+        Some(access) => access.command_to_put(id),
+        None => format!(
+            "AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_REGION=eu-west-1 \\\n  \
+             aws secretsmanager create-secret --endpoint-url {} --name {id} --secret-string file://…",
+            tenant.emulator().endpoint
+        ),
+    };
     eprintln!(
         "\ncargo dev cannot invent the credential `{name}`: it is of the kind `{kind}`. Waiting until you put it \
-         there:\n\n  AWS_ACCESS_KEY_ID=test AWS_SECRET_ACCESS_KEY=test AWS_REGION=eu-west-1 \\\n  \
-         aws secretsmanager create-secret --endpoint-url {} --name {id} --secret-string file://…\n",
-        tenant.emulator().endpoint
+         there:\n\n  {command}\n"
     );
     let created = WAIT_FOR_USER.until_async(async || tenant.version(name, "AWSCURRENT").await.ok().flatten());
     created.await;

@@ -6,7 +6,7 @@ mod served_certificate;
 
 use std::time::Duration;
 
-use devstack::{DeclaredCredential, Emulator, Identity, Polling, Signal, send_signal};
+use devstack::{DeclaredCredential, Identity, Polling, Signal, send_signal};
 
 use crate::dev::dev_client::DevClient;
 use crate::dev::dev_lock;
@@ -16,6 +16,7 @@ use crate::dev::issuer_client::IssuerClient;
 use crate::dev::rotate_command::login_rotation::rotate_login;
 use crate::dev::rotate_command::replacement::Replacement;
 use crate::dev::rotate_command::served_certificate::wait_until_served;
+use crate::dev::secrets_manager::StackManager;
 use crate::dev::status_client::StatusClient;
 
 /// The credential of the listeners, and its short name.
@@ -36,7 +37,7 @@ pub(crate) struct RotateCommand {
     /// Do not send SIGHUP. The service finds the new version itself, sooner or later.
     #[arg(long)]
     no_signal: bool,
-    /// Stay for this time in the window in which the database rejects AWSCURRENT, as in `20s`, `1m` or `500ms`.
+    /// Stay for this time in the window in which the database rejects the current version, as in `20s`, `1m` or `500ms`.
     #[arg(long, value_name = "DURATION")]
     window: Option<humantime::Duration>,
     /// The lifetime of the new certificate, as in `6d`. The default is 90 days.
@@ -137,8 +138,9 @@ impl RotateCommand {
 
 async fn put_value(running: &RunningStack, credential: &DeclaredCredential, value: &str) -> Result<String, DevError> {
     let id = &credential.id;
-    let version = Emulator::at(&running.manager).put(id, value).await?;
-    println!("{id}: version {version} is AWSCURRENT");
+    let version = StackManager::at(&running.manager)?.put(id, value).await?;
+    let current = if running.manager.openbao_token.is_none() { "AWSCURRENT" } else { "current" };
+    println!("{id}: version {version} is {current}");
     Ok(version)
 }
 

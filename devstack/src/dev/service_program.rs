@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use devstack::{Signal, StopSignal, SupervisedProcess, Tenant, TokenIssuer};
+use devstack::{OpenBaoAccess, Signal, StopSignal, SupervisedProcess, Tenant, TokenIssuer};
 use tokio::process::Command;
 
 use crate::dev::dev_state::RunningStack;
@@ -65,6 +65,13 @@ impl ServiceProgram {
     pub(crate) fn use_tenant(&mut self, tenant: &Tenant) {
         for (name, value) in tenant_environment(tenant) {
             self.set(&name, &value);
+        }
+    }
+
+    /// Sets the variables with which the service finds OpenBao.
+    pub(crate) fn use_manager(&mut self, access: &OpenBaoAccess) {
+        for (name, value) in access.env() {
+            self.set(name, value);
         }
     }
 

@@ -10,6 +10,7 @@ use crate::dev::dev_state::{RunningStack, StackPids};
 use crate::dev::error::DevError;
 use crate::dev::prepare_tenant::prepare_tenant;
 use crate::dev::progress::print_progress;
+use crate::dev::secrets_manager::ManagerPlace;
 use crate::dev::service_program::{ServiceProgram, tenant_environment};
 use crate::dev::stop_signals::stop_signals;
 
@@ -64,12 +65,12 @@ impl StackCommand {
         let mut program = ServiceProgram::new(path.clone(), &workspace());
         let description = program.describe().await?;
         let settings = program.settings();
-        let tenant = prepare_tenant(&stack, &mut program, &description, &print_progress).await?;
+        let tenant = prepare_tenant(&stack, &mut program, &description, None, &print_progress).await?;
         let [postgres, manager] = stack.pids();
         lock.publish(Some(RunningStack {
             public: description.settings.server.url()?,
             admin: description.settings.admin.url()?,
-            manager: tenant.emulator().endpoint.clone(),
+            manager: ManagerPlace { manager: tenant.emulator().endpoint.clone(), openbao_token: None },
             issuer: None,
             database: tenant.database(),
             credentials: description.credentials,

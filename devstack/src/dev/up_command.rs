@@ -3,7 +3,8 @@
 use std::time::{Duration, Instant};
 
 use devstack::{
-    Authority, Polling, Receiver, Signal, Stack, SupervisedProcess, TokenIssuer, home, send_signal, workspace,
+    Authority, OpenBaoServer, Polling, Receiver, Signal, Stack, SupervisedProcess, TokenIssuer, home, send_signal,
+    workspace,
 };
 use tokio::sync::watch;
 
@@ -16,6 +17,7 @@ use crate::dev::hints::Hints;
 use crate::dev::prepare_tenant::prepare_tenant;
 use crate::dev::progress::print_progress;
 use crate::dev::project::{self, Project};
+use crate::dev::secrets_manager::{ManagerName, ManagerPlace};
 use crate::dev::service_program::{ServiceProgram, describe_exit, tenant_environment};
 use crate::dev::stop_signals::stop_signals;
 
@@ -24,13 +26,13 @@ const WATCH: Polling = Polling { interval: Duration::from_millis(100), limit: Du
 const START: Polling = Polling { interval: Duration::from_millis(50), limit: Duration::from_secs(90) };
 
 /// Starts everything. Stops it again at a signal, or if a part ends.
-pub(crate) async fn run(auth: bool) -> Result<(), DevError> {
+pub(crate) async fn run(auth: bool, secrets: ManagerName) -> Result<(), DevError> {
     let lock = DevLock::take()?;
     let (service_pid, started_pid) = watch::channel(None);
     let mut signals = stop_signals();
     tokio::spawn(kill_at_second_signal(signals.clone(), started_pid));
     let mut environment = tokio::select! {
-        environment = start(&lock, &service_pid, auth) => environment?,
+        environment = start(&lock, &service_pid, auth, secrets) => environment?,
         _ = signals.changed() => return Ok(()),
     };
     let outcome = tokio::select! {
@@ -51,6 +53,7 @@ struct DevEnvironment {
     service: SupervisedProcess,
     receivers: Vec<Receiver>,
     issuer: Option<TokenIssuer>,
+    openbao: Option<OpenBaoServer>,
     stack: Stack,
 }
 
@@ -62,6 +65,9 @@ impl DevEnvironment {
             if let Some(error) = self.stack.exited() {
                 return Some(error.into());
             }
+            if let Some(status) = self.openbao.as_ref().and_then(OpenBaoServer::exited) {
+                return Some(DevError::new(format!("OpenBao ended by itself ({status})")));
+            }
             let status = self.service.exited()?;
             Some(DevError::new(describe_exit(status)))
         });
@@ -70,8 +76,8 @@ impl DevEnvironment {
 
     /// Stops the service first, and then everything that it uses.
     async fn stop(self) {
-        let Self { service, receivers, issuer, stack } = self;
-        let _ = tokio::task::spawn_blocking(|| drop(service)).await;
+        let Self { service, receivers, issuer, openbao, stack } = self;
+        let _ = tokio::task::spawn_blocking(|| drop((service, openbao))).await;
         drop((receivers, issuer));
         stack.stop().await;
     }
@@ -81,6 +87,7 @@ async fn start(
     lock: &DevLock,
     service_pid: &watch::Sender<Option<u32>>,
     auth: bool,
+    secrets: ManagerName,
 ) -> Result<DevEnvironment, DevError> {
     let start = Instant::now();
     let progress = |text: &str| print_progress(&format!("{:5.1} s  {text}", start.elapsed().as_secs_f64()));
@@ -98,25 +105,39 @@ async fn start(
     if let Some(issuer) = &issuer {
         program.use_issuer(issuer);
     }
+    let mut openbao = None;
+    let mut access = None;
+    if secrets == ManagerName::Openbao {
+        let server = stack.openbao(&progress).await?;
+        let admitted = server.admit("service", "").await?;
+        program.use_manager(&admitted);
+        access = Some(admitted);
+        openbao = Some(server);
+    }
     let description = program.describe().await?;
     let (public, admin) = (description.settings.server.url()?, description.settings.admin.url()?);
     let dev_client = DevClient::new(&description.credentials)?;
 
     let settings = program.settings();
-    let tenant = prepare_tenant(&stack, &mut program, &description, &progress).await?;
+    let tenant = prepare_tenant(&stack, &mut program, &description, access, &progress).await?;
 
     let receivers = start_receivers(&tenant, &description.credentials, metadata.receivers)?;
 
     progress(&format!("starting {name}"));
     let mut service = program.serve(&tenant)?;
     service_pid.send_replace(Some(service.pid()));
-    let [postgres, manager] = stack.pids();
-    let pids = StackPids { service: Some(service.pid()), postgres, manager };
+    let [postgres, emulator] = stack.pids();
+    let (url, token_file, manager_pid) = match &openbao {
+        Some(server) => (server.api().address(), Some(server.root_token_file()), server.pid()),
+        None => (tenant.emulator().endpoint.as_str(), None, emulator),
+    };
+    let manager = ManagerPlace { manager: url.to_owned(), openbao_token: token_file };
+    let pids = StackPids { service: Some(service.pid()), postgres, manager: manager_pid };
     wait_until_ready(&mut service, &admin, &dev_client).await?;
     lock.publish(Some(RunningStack {
         public: public.clone(),
         admin: admin.clone(),
-        manager: tenant.emulator().endpoint.clone(),
+        manager,
         issuer: issuer.as_ref().map(TokenIssuer::url),
         database: tenant.database(),
         credentials: description.credentials.clone(),
@@ -130,7 +151,7 @@ async fn start(
     let token = issuer.as_ref().map(|issuer| issuer.token("developer", ""));
     let hints = Hints { public, admin, requests, credentials, dev_client, token };
     eprintln!("\n{}\n", hints.text()?);
-    Ok(DevEnvironment { service, receivers, issuer, stack })
+    Ok(DevEnvironment { service, receivers, issuer, openbao, stack })
 }
 
 async fn wait_until_ready(

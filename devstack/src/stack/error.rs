@@ -49,6 +49,16 @@ pub enum Error {
         /// The manager's code and message.
         why: String,
     },
+    /// OpenBao reported an error, or did not answer.
+    #[error("OpenBao: cannot {doing}: {why}")]
+    OpenBao {
+        /// The method and the path.
+        doing: String,
+        /// The status of its answer.
+        status: Option<reqwest::StatusCode>,
+        /// Its own messages.
+        why: String,
+    },
     /// A secret does not have the content that a rotation needs.
     #[error("{0}")]
     Secret(String),

@@ -117,11 +117,12 @@ async fn install_packages(folder: &Path, installing: &File) -> Result<(), Error>
 
 /// Runs a command that holds the lock as long as it runs. It may outlive us, and must not write at the same time as the
 /// next installation.
-async fn output_with_lock(lock: &File, command: &mut Command) -> std::io::Result<Output> {
+pub(crate) async fn output_with_lock(lock: &File, command: &mut Command) -> std::io::Result<Output> {
     command.stdin(lock.try_clone()?).kill_on_drop(true).output().await
 }
 
-fn tail(output: &Output) -> String {
+/// Returns the last lines that a command wrote.
+pub(crate) fn tail(output: &Output) -> String {
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     last_lines(&text, 15)
 }

@@ -14,6 +14,8 @@ use crate::stack::database_address::DatabaseAddress;
 use crate::stack::emulator::{ACCESS_KEY, Emulator, REGION};
 use crate::stack::error::Error;
 use crate::stack::leak_detector::LeakDetector;
+use crate::stack::openbao::OpenBaoServer;
+use crate::stack::openbao::access::OpenBaoAccess;
 use crate::stack::postgres::Postgres;
 use crate::stack::python_environment::PythonEnvironment;
 use crate::stack::random::random;
@@ -33,6 +35,8 @@ pub struct Tenant {
     databases: BTreeMap<String, String>,
     postgres: Postgres,
     emulator: Emulator,
+    /// The secrets are there instead, and the emulator has none.
+    openbao: Option<OpenBaoAccess>,
     python: PythonEnvironment,
     authority: Arc<Authority>,
     client: Client,
@@ -42,18 +46,23 @@ pub struct Tenant {
 impl Stack {
     /// Creates a tenant under a name that nobody else has. `label` is a part of the name.
     pub async fn tenant(&self, label: &str) -> Result<Tenant, Error> {
-        let mut safe_label = label.to_ascii_lowercase();
-        safe_label = safe_label.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
-        self.named_tenant(&format!("{safe_label:.30}_{:.8}", random())).await
+        self.named_tenant(&unique_name(label)).await
+    }
+
+    /// Creates a tenant as [`tenant`](Self::tenant) does, whose secrets are at the OpenBao of this test process.
+    pub async fn tenant_at_openbao(&self, label: &str) -> Result<Tenant, Error> {
+        let name = unique_name(label);
+        let access = OpenBaoServer::shared().await.admit(&name, &format!("{name}/")).await?;
+        let tenant = self.empty_tenant(&name, []).await?.at_openbao(access);
+        tenant.put_default_secrets().await?;
+        Ok(tenant)
     }
 
     /// Creates a tenant under exactly this name. It has the two logins that every service of this framework has, and
     /// signing keys.
     pub async fn named_tenant(&self, name: &str) -> Result<Tenant, Error> {
         let tenant = self.empty_tenant(name, []).await?;
-        for (credential, kind) in [("database", "login"), ("migrator", "login"), ("signing", "signing_keys")] {
-            tenant.put_random(credential, kind).await?;
-        }
+        tenant.put_default_secrets().await?;
         Ok(tenant)
     }
 
@@ -70,6 +79,7 @@ impl Stack {
             databases: BTreeMap::new(),
             postgres: self.postgres().clone(),
             emulator: self.emulator().clone(),
+            openbao: None,
             python: self.python().clone(),
             authority: Arc::clone(self.authority()),
             client: self.emulator().client(),
@@ -83,7 +93,32 @@ impl Stack {
     }
 }
 
+/// Returns a name that nobody else has.
+fn unique_name(label: &str) -> String {
+    let mut safe_label = label.to_ascii_lowercase();
+    safe_label = safe_label.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+    format!("{safe_label:.30}_{:.8}", random())
+}
+
 impl Tenant {
+    /// Keeps the secrets at OpenBao from now on.
+    pub fn at_openbao(self, access: OpenBaoAccess) -> Self {
+        Self { openbao: Some(access), ..self }
+    }
+
+    /// Returns the access to OpenBao, if the secrets are there.
+    pub fn openbao(&self) -> Option<&OpenBaoAccess> {
+        self.openbao.as_ref()
+    }
+
+    /// Stores the two logins that every service of this framework has, and signing keys.
+    async fn put_default_secrets(&self) -> Result<(), Error> {
+        for (credential, kind) in [("database", "login"), ("migrator", "login"), ("signing", "signing_keys")] {
+            self.put_random(credential, kind).await?;
+        }
+        Ok(())
+    }
+
     /// Returns the name of the database, with which every role's name begins.
     pub fn name(&self) -> &str {
         &self.name
@@ -118,6 +153,7 @@ impl Tenant {
     pub fn id(&self, credential: &str) -> String {
         match self.ids.get(credential) {
             Some(id) => id.clone(),
+            None if self.openbao.is_some() => format!("kv/data/{}/{credential}", self.name),
             None => format!("{}/{credential}", self.name),
         }
     }
@@ -149,8 +185,12 @@ impl Tenant {
         for (section, name) in &self.databases {
             environment.extend(self.database_env(&format!("DATABASES__{}", section.to_ascii_uppercase()), name));
         }
+        environment.push(("APP_SECRETS__PREFIX".into(), self.prefix().into()));
+        if let Some(access) = &self.openbao {
+            environment.extend_from_slice(access.env());
+            return environment;
+        }
         let others = [
-            ("APP_SECRETS__PREFIX", self.prefix()),
             ("APP_SECRETS__AWS__REGIONS", REGION),
             ("APP_SECRETS__AWS__ALLOW_STATIC_KEYS", "true"),
             ("APP_SECRETS__AWS__ALLOW_HTTP_ENDPOINT", "true"),

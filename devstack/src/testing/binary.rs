@@ -47,7 +47,11 @@ impl Binary {
     /// # Panics
     /// If the stack does not start.
     pub async fn tenant(&self, label: &str) -> Tenant {
-        let tenant = Stack::shared().await.tenant(label).await.expect("a tenant");
+        self.with_all_credentials(Stack::shared().await.tenant(label).await.expect("a tenant")).await
+    }
+
+    /// Gives the tenant a value for every credential that it lacks.
+    async fn with_all_credentials(&self, tenant: Tenant) -> Tenant {
         for DeclaredCredential { name, kind, .. } in self.credentials().await {
             if !matches!(tenant.version(name, "AWSCURRENT").await, Ok(Some(_))) {
                 tenant.put_random(name, kind).await.expect("the value is stored");
@@ -61,7 +65,19 @@ impl Binary {
     /// # Panics
     /// As [`Self::tenant`], or if a migration fails.
     pub async fn migrated(&self, label: &str) -> Tenant {
-        let tenant = self.tenant(label).await;
+        self.migrate(self.tenant(label).await)
+    }
+
+    /// Creates a tenant with tables, whose secrets are at OpenBao.
+    ///
+    /// # Panics
+    /// As [`Self::migrated`], or if OpenBao does not start.
+    pub async fn migrated_at_openbao(&self, label: &str) -> Tenant {
+        let tenant = Stack::shared().await.tenant_at_openbao(label).await;
+        self.migrate(self.with_all_credentials(tenant.expect("a tenant")).await)
+    }
+
+    fn migrate(&self, tenant: Tenant) -> Tenant {
         let migrate = self.launch(&tenant).args(["migrate"]).run();
         assert_eq!(migrate.code, Some(0), "{}", tenant.redact(&migrate.stderr));
         tenant

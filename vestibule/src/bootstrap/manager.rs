@@ -1,10 +1,14 @@
-//! The secrets manager of the process: AWS Secrets Manager, or a source that the service brings.
+//! The secrets manager of the process: the one that the configuration names, or a source that the service brings.
 
 use crate::{
     backoff::Backoff,
-    config::{Config, layers::Sources},
+    config::{
+        Config,
+        layers::Sources,
+        settings::{AwsConfig, SecretsProvider},
+    },
     exit::{Exit, Fault},
-    secrets::{aws::SecretsManager, regions::Regions, source::Source},
+    secrets::{aws::SecretsManager, regions::Regions, source::Source, vault::Vault},
 };
 use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
@@ -21,36 +25,50 @@ pub(crate) trait ManagerSetup<T> {
     async fn regions(self, sources: &Sources, config: &Config<T>, deadline: Instant) -> Result<Regions, Fault>;
 }
 
-/// The set-up of AWS Secrets Manager, by `[secrets.aws]`.
-pub(crate) struct AwsSetup;
+/// The set-up of the manager in `secrets.provider`.
+pub(crate) struct ConfiguredManager;
 
-impl<T> ManagerSetup<T> for AwsSetup {
+impl<T> ManagerSetup<T> for ConfiguredManager {
     const READS_ALL_SETTINGS: bool = false;
 
     async fn regions(self, sources: &Sources, config: &Config<T>, deadline: Instant) -> Result<Regions, Fault> {
-        let mut pauses = Backoff::until(deadline);
-        let mut is_logged = false;
-        let managers = loop {
-            let connecting = SecretsManager::of_regions(&config.secrets.aws, sources.is_strict());
-            let fault = match timeout_at(deadline, connecting).await {
-                Ok(Ok(managers)) => break managers,
-                Ok(Err(fault)) => fault,
-                Err(_) => SecretsManager::region_timeout(),
-            };
-            // A restart may mend it, and so may a moment: a file that is not mounted yet, a network that is not up yet.
-            let may_pass = matches!(fault.exit, Exit::Unavailable | Exit::Deadline);
-            if may_pass && !is_logged {
-                let Fault { subject, problem, .. } = &fault;
-                tracing::warn!(subject, problem, "the secrets manager cannot be set up; trying until secrets.deadline");
-                is_logged = true;
+        match config.secrets.provider {
+            SecretsProvider::Aws => aws_regions(&config.secrets.aws, sources.is_strict(), deadline).await,
+            SecretsProvider::Vault => {
+                let vault = Vault::new(&config.secrets.vault, config.secrets.probe_every);
+                Ok(Regions::of(Arc::new(vault)))
             }
-            if !may_pass || !pauses.wait().await {
-                return Err(fault);
-            }
-        };
-        let region = |(name, manager)| (name, Arc::new(manager) as Arc<dyn Source>);
-        Ok(Regions::new(managers.into_iter().map(region)))
+        }
     }
+}
+
+/// Returns the Regions of AWS Secrets Manager. Tries until the deadline.
+///
+/// # Errors
+/// The fault of the last try.
+async fn aws_regions(aws: &AwsConfig, strict: bool, deadline: Instant) -> Result<Regions, Fault> {
+    let mut pauses = Backoff::until(deadline);
+    let mut is_logged = false;
+    let managers = loop {
+        let connecting = SecretsManager::of_regions(aws, strict);
+        let fault = match timeout_at(deadline, connecting).await {
+            Ok(Ok(managers)) => break managers,
+            Ok(Err(fault)) => fault,
+            Err(_) => SecretsManager::region_timeout(),
+        };
+        // A restart may mend it, and so may a moment: a file that is not mounted yet, a network that is not up yet.
+        let may_pass = matches!(fault.exit, Exit::Unavailable | Exit::Deadline);
+        if may_pass && !is_logged {
+            let Fault { subject, problem, .. } = &fault;
+            tracing::warn!(subject, problem, "the secrets manager cannot be set up; trying until secrets.deadline");
+            is_logged = true;
+        }
+        if !may_pass || !pauses.wait().await {
+            return Err(fault);
+        }
+    };
+    let region = |(name, manager)| (name, Arc::new(manager) as Arc<dyn Source>);
+    Ok(Regions::new(managers.into_iter().map(region)))
 }
 
 /// The set-up of a service's own source.

@@ -68,6 +68,7 @@ pub(super) async fn run<A: Application, M: ManagerSetup<A::Settings>>(
     // The manager comes last: if a version becomes current in between, a replica without it counts as behind.
     let deadline = Instant::now() + config.secrets.deadline;
     let manager = versions_at_manager(&regions, &replicas, deadline).await;
+    regions.close().await;
 
     let expected = match expect {
         Some(expected) => expected.get(),

@@ -3,10 +3,14 @@
 use crate::{
     application::Application,
     bootstrap::{self, command_error::CommandError, manager::ManagerSetup},
-    config::layers::Sources,
+    config::{Config, layers::Sources},
     credentials::all_secrets::AllSecrets,
+    exit::Report,
+    loader::Loader,
     secrets::set::SecretSet,
 };
+use std::sync::Arc;
+use tokio::time::Instant;
 
 pub(super) async fn run<A: Application>(
     sources: &Sources,
@@ -26,13 +30,29 @@ pub(super) async fn run<A: Application>(
         return Ok(());
     }
     let format = config.telemetry.format;
-    let (_, generation) = bootstrap::first_generation::<A>(sources, manager, config)
-        .await
-        .map_err(|report| CommandError { report, format })?;
-    for (name, held) in generation.credentials.iter() {
-        say!("  credential {name} ({}) was loaded, version {}", held.id, held.in_use());
+    let checked = check_live::<A>(sources, manager, config).await;
+    checked.map_err(|report| CommandError { report, format })
+}
+
+/// Loads a generation as a start does, and closes it.
+///
+/// # Errors
+/// The report of a load that fails.
+async fn check_live<A: Application>(
+    sources: &Sources,
+    manager: impl ManagerSetup<A::Settings>,
+    config: Arc<Config<A::Settings>>,
+) -> Result<(), Report> {
+    let deadline = Instant::now() + config.secrets.deadline;
+    let regions = Arc::new(bootstrap::regions(sources, manager, &config, deadline).await?);
+    let loaded = Loader::<A>::with_regions(regions.clone()).first_load(config, deadline).await;
+    if let Ok(generation) = &loaded {
+        for (name, held) in generation.credentials.iter() {
+            say!("  credential {name} ({}) was loaded, version {}", held.id, held.in_use());
+        }
+        generation.resources.close().await;
+        say!("A start would succeed.");
     }
-    generation.resources.close().await;
-    say!("A start would succeed.");
-    Ok(())
+    regions.close().await;
+    loaded.map(drop)
 }

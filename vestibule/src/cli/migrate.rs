@@ -114,10 +114,20 @@ async fn migrate<A: Application>(
         return Ok(());
     }
     let regions = bootstrap::regions(sources, manager, config, Instant::now() + config.secrets.deadline).await?;
-    for target in &targets {
+    let migrated = migrate_all(&regions, config, &targets).await;
+    regions.close().await;
+    migrated
+}
+
+async fn migrate_all<T: ServiceSettings>(
+    regions: &Regions,
+    config: &Config<T>,
+    targets: &[Target<'_>],
+) -> Result<(), Report> {
+    for target in targets {
         let deadline = Instant::now() + config.secrets.deadline;
         let of_database = |fault| Report::of(Phase::Command, target.section.name_in(fault));
-        let mut connection = log_in(&regions, config, target, deadline).await?;
+        let mut connection = log_in(regions, config, target, deadline).await?;
         apply(target, &mut connection, deadline, config.secrets.deadline).await.map_err(of_database)?;
         let _ = timeout(CLOSE_TIMEOUT, connection.close()).await;
         tracing::info!(

@@ -1,5 +1,9 @@
 //! Checks that involve more than one setting.
 
+mod vault;
+
+pub(super) use vault::vault;
+
 use super::{
     layers::Layers,
     prefix,

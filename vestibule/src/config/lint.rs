@@ -15,10 +15,12 @@ pub(super) fn lint(layers: &Layers) -> Vec<Fault> {
     visit_below(&layers.given, &mut Vec::new(), &mut |path, value| {
         let problem = if has_ids(path) || harmless.contains(&path.join(".")) {
             return;
-        } else if path.last().is_some_and(|key| looks_like_a_credential(key)) {
+        } else if !is_of_a_file(path) && path.last().is_some_and(|key| looks_like_a_credential(key)) {
             "this key looks like a credential, and the configuration never holds one"
         } else if value.as_str().is_some_and(has_password) {
             "this value has a password in it, and the configuration never holds one"
+        } else if is_of_a_file(path) && value.as_str().is_some_and(|value| value.starts_with('/')) {
+            return;
         } else if value.as_str().is_some_and(looks_random) {
             "this value looks like a key or a token, and the configuration never holds one"
         } else {
@@ -41,6 +43,17 @@ fn harmless_keys(layers: &Layers) -> Vec<String> {
 fn has_ids(path: &[String]) -> bool {
     match path {
         [secrets, key, ..] => secrets == "secrets" && ["ids", "revoked", "not_credentials"].contains(&key.as_str()),
+        _ => false,
+    }
+}
+
+/// Returns `true` if the value is the path of a file, some of which have names that look like a key's. A key in its place is
+/// still found, unless it begins with a slash.
+fn is_of_a_file(path: &[String]) -> bool {
+    const FILES: [&str; 7] =
+        ["ca", "client_cert", "client_key", "jwt_file", "role_id_file", "secret_id_file", "token_file"];
+    match path {
+        [secrets, vault, key] => secrets == "secrets" && vault == "vault" && FILES.contains(&key.as_str()),
         _ => false,
     }
 }

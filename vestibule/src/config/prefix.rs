@@ -1,6 +1,7 @@
 //! The prefix of ids. `{prefix}/` at the start of a secret's id stands for `secrets.prefix`, so that a profile, or the
 //! service's name, changes all ids at once.
 
+use super::settings::SecretsProvider;
 use crate::secrets::id::SecretId;
 use figment::value::Value;
 
@@ -31,7 +32,10 @@ pub(super) fn with_prefix(prefix: &str, name: &str) -> String {
 pub(super) fn expand(tree: &mut Value, service: &str) {
     let configured = tree.find_ref("secrets.prefix").and_then(Value::as_str).unwrap_or_default();
     let is_usable = !configured.is_empty() && is_valid(configured);
-    let prefix = if is_usable { configured } else { service }.to_owned();
+    let prefix = if is_usable { configured } else { service };
+    let provider = tree.find_ref("secrets.provider").and_then(|provider| provider.deserialize().ok());
+    let mount = tree.find_ref("secrets.vault.mount").and_then(Value::as_str).unwrap_or_default();
+    let prefix = provider.unwrap_or(SecretsProvider::Aws).start_of_ids(mount, prefix);
     if let Some(client_ca) = setting(tree, "server", "client_ca") {
         expand_id(client_ca, &prefix);
     }

@@ -3,10 +3,12 @@
 pub(crate) mod auth;
 pub(crate) mod connections;
 pub(crate) mod traces;
+pub(crate) mod vault;
 
 use self::{
     auth::TokenAlgorithm,
     traces::{HeaderSetting, ProcessAttribute},
+    vault::{VaultAuth, VaultConfig},
 };
 use super::{
     section::{UnboundedSetting, unbounded},
@@ -176,7 +178,8 @@ pub struct SecretsConfig {
     #[setting(restart)]
     pub provider: SecretsProvider,
     /// The start of ids; if it is empty, the service's name. A credential without an id in `ids` has the id
-    /// `<prefix>/<name>`. `{prefix}/` at the start of an id stands for it.
+    /// `<prefix>/<name>`. `{prefix}/` at the start of an id stands for it. With `vault`, `<mount>/data/` stands before it
+    /// in both.
     pub prefix: String,
     /// The longest time for the whole bootstrap, and for one reload.
     #[serde(with = "units::duration")]
@@ -207,6 +210,9 @@ pub struct SecretsConfig {
     /// The settings of AWS Secrets Manager.
     #[setting(section)]
     pub aws: AwsConfig,
+    /// The settings of Vault or OpenBao.
+    #[setting(section)]
+    pub vault: VaultConfig,
 }
 
 /// A secrets manager.
@@ -216,6 +222,18 @@ pub enum SecretsProvider {
     /// AWS Secrets Manager.
     #[default]
     Aws,
+    /// HashiCorp Vault, or OpenBao.
+    Vault,
+}
+
+impl SecretsProvider {
+    /// Returns the start of ids that are not configured: the prefix, below the mount if the manager has mounts.
+    pub(super) fn start_of_ids(self, mount: &str, prefix: &str) -> String {
+        match self {
+            Self::Aws => prefix.to_owned(),
+            Self::Vault => VaultConfig::start_of_ids(mount, prefix),
+        }
+    }
 }
 
 /// The answer of readiness while credentials are stale.
@@ -243,6 +261,7 @@ impl Default for SecretsConfig {
             revoked: BTreeSet::new(),
             not_credentials: Vec::new(),
             aws: AwsConfig::default(),
+            vault: VaultConfig::default(),
         }
     }
 }
@@ -373,7 +392,8 @@ unbounded! {
     ProxyHeader: "`x-forwarded-for` or `forwarded`",
     TokenAlgorithm: "`ES256`, `ES384`, `RS256`, `RS384`, `RS512`, `PS256`, `PS384`, `PS512` or `EdDSA`",
     LogFormat: "`json` or `pretty`",
-    SecretsProvider: "`aws`",
+    SecretsProvider: "`aws` or `vault`",
+    VaultAuth: "`kubernetes`, `approle`, `jwt` or `token_file`",
     WhenStale: "`report` or `unready`",
     TlsMode: "`disable`, `allow`, `prefer`, `require`, `verify-ca` or `verify-full`",
     SecretId: "id of a secret",

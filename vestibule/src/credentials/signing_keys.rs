@@ -93,8 +93,8 @@ impl SigningKeys {
     /// Returns `true` if no key of this id verifies here but the id is well formed. Another replica may hold the key
     /// already.
     pub(crate) fn may_exist_elsewhere(&self, key_id: &str, previous_verifies: bool) -> bool {
-        let well_formed =
-            (1..=64).contains(&key_id.len()) && key_id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+        let is_of_id = |byte: u8| byte.is_ascii_alphanumeric() || b"-@.:".contains(&byte);
+        let well_formed = (1..=64).contains(&key_id.len()) && key_id.bytes().all(is_of_id);
         well_formed && self.key(key_id, previous_verifies).is_none()
     }
 

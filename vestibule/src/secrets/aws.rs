@@ -132,7 +132,7 @@ impl Source for SecretsManager {
         label(stage)
     }
 
-    fn remedy(&self, error: &SourceError, operation: Operation) -> Cow<'static, str> {
+    fn remedy(&self, _: &SecretId, error: &SourceError, operation: Operation) -> Cow<'static, str> {
         remedies::remedy(error, operation).into()
     }
 }

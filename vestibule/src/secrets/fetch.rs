@@ -271,7 +271,7 @@ fn fault(
             return Fault::new(Exit::Malformed, subject, error.to_string(), remedy);
         }
     };
-    let mut remedy = context.regions.remedy(source_error, Operation::ReadValue);
+    let mut remedy = context.regions.remedy(id, source_error, Operation::ReadValue);
     if matches!(source_error, SourceError::Missing(_)) {
         remedy = format!("{remedy}: [secrets.ids] {} = \"…\"", spec.name).into();
     }

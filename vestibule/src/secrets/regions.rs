@@ -6,7 +6,7 @@ use super::{
     version::{Stage, Versions},
 };
 use crate::backoff::Backoff;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use std::{
     borrow::Cow,
     sync::{Arc, Mutex, Once, PoisonError},
@@ -23,6 +23,9 @@ const ATTEMPT: Duration = Duration::from_secs(5);
 
 /// The timeout of one attempt at a Region that did not answer lately, and is therefore asked after the others.
 const ATTEMPT_AT_SILENT: Duration = Duration::from_secs(1);
+
+/// The time that the manager has to take back what it gave to this process.
+const CLOSE: Duration = Duration::from_secs(2);
 
 /// The time for which a Region that did not answer is asked after the others.
 const SILENT_FOR: Duration = Duration::from_secs(30);
@@ -109,14 +112,22 @@ impl Regions {
         self.ask(&query, || self.regions.iter().take(1).collect(), |region| Box::pin(region.versions(id))).await
     }
 
+    /// Gives back what the manager gave to this process, in 2 s at most. Nothing is fetched after that.
+    pub(crate) async fn close(&self) {
+        let closing = join_all(self.regions.iter().map(|region| region.source.close()));
+        if tokio::time::timeout(CLOSE, closing).await.is_err() {
+            tracing::warn!("could not give back to the manager what it gave to this process; it ends by itself");
+        }
+    }
+
     /// Returns the manager's own word for a stage.
     pub(crate) fn stage_label(&self, stage: Stage) -> &'static str {
         self.first_source().stage_label(stage)
     }
 
-    /// Returns what somebody can do about an error.
-    pub(crate) fn remedy(&self, error: &SourceError, operation: Operation) -> Cow<'static, str> {
-        self.first_source().remedy(error, operation)
+    /// Returns what somebody can do about an error of an operation on `id`.
+    pub(crate) fn remedy(&self, id: &SecretId, error: &SourceError, operation: Operation) -> Cow<'static, str> {
+        self.first_source().remedy(id, error, operation)
     }
 
     fn first_source(&self) -> &dyn Source {

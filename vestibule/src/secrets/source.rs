@@ -29,6 +29,12 @@ pub trait Source: Send + Sync + 'static {
     /// As [`fetch`](Self::fetch).
     fn versions<'a>(&'a self, id: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>>;
 
+    /// Gives back what the manager gave to this process, such as a token. A process calls it once, when it ends, however it
+    /// ends, and waits 2 s at most. The default does nothing.
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+
     /// Returns the manager's own word for a stage, for messages. The default is the name of the stage in small letters.
     fn stage_label(&self, stage: Stage) -> &'static str {
         match stage {
@@ -38,9 +44,10 @@ pub trait Source: Send + Sync + 'static {
         }
     }
 
-    /// Returns what somebody can do about an error, in the manager's own words. The default fits any manager.
-    fn remedy(&self, error: &SourceError, operation: Operation) -> Cow<'static, str> {
-        let _ = operation;
+    /// Returns what somebody can do about an error of an operation on `id`, in the manager's own words. The default fits
+    /// any manager.
+    fn remedy(&self, id: &SecretId, error: &SourceError, operation: Operation) -> Cow<'static, str> {
+        let _ = (id, operation);
         match error {
             SourceError::Missing(_) => "create the secret, or correct its id".into(),
             SourceError::Denied(_) => "allow this process to read the secret; check the id too".into(),

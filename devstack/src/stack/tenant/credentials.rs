@@ -6,6 +6,7 @@ use crate::stack::authority::identity::Identity;
 use crate::stack::authority::validity::Validity;
 use crate::stack::emulator_secret::EmulatorSecret;
 use crate::stack::error::Error;
+use crate::stack::openbao::login_rotation::OpenBaoRotation;
 use crate::stack::random::{random, random_key, random_password};
 use crate::stack::rotation::Rotation;
 use crate::stack::tenant::Tenant;
@@ -41,9 +42,12 @@ impl Tenant {
         self.put(credential, &login.to_string()).await
     }
 
-    /// Creates the secret, or gives it a new AWSCURRENT version. Returns the version's id.
+    /// Creates the secret, or gives it a new version that is current. Returns the version's id.
     pub async fn put(&self, credential: &str, value: &str) -> Result<String, Error> {
         self.remember(credential, value);
+        if let Some(access) = self.openbao() {
+            return access.api.put_secret(&self.id(credential), value).await;
+        }
         self.secret(credential).put(value).await
     }
 
@@ -84,6 +88,10 @@ impl Tenant {
 
     /// Returns the id of the version with this label (`AWSCURRENT`, `AWSPENDING`, `AWSPREVIOUS`).
     pub async fn version(&self, credential: &str, stage: &str) -> Result<Option<String>, Error> {
+        if let Some(access) = self.openbao() {
+            let current = access.api.secret(&self.id(credential)).await?;
+            return Ok(if stage == "AWSCURRENT" { current.map(|(_, version)| version) } else { None });
+        }
         self.secret(credential).version(stage).await
     }
 
@@ -98,8 +106,15 @@ impl Tenant {
         Rotation::new(client, credential, &self.id(credential), self.database(), self.leak_detector.clone())
     }
 
-    /// Rotates a login in all four steps. Returns the id of the new version.
+    /// Rotates a login in all four steps. Returns the id of the new version. At OpenBao, a version has no stages: the role
+    /// gets another password, and the secret a new version.
     pub async fn rotate(&self, credential: &str) -> Result<String, Error> {
+        if let Some(access) = self.openbao() {
+            let (api, id) = (access.api.clone(), self.id(credential));
+            let mut rotation = OpenBaoRotation::new(api, credential, &id, self.leak_detector.clone()).await?;
+            rotation.set(&self.database()).await?;
+            return rotation.put().await;
+        }
         let rotation = self.rotation(credential);
         rotation.create_pending().await?;
         rotation.set().await?;

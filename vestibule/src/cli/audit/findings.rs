@@ -204,5 +204,6 @@ fn unknown_fault(id: &SecretId, error: &SourceError, regions: &Regions) -> Fault
         SourceError::Malformed(_) => Exit::Unavailable,
         error => error.exit(),
     };
-    Fault::new(exit, format!("secret {id}"), error.to_string(), regions.remedy(error, Operation::ReadVersions))
+    let remedy = regions.remedy(id, error, Operation::ReadVersions);
+    Fault::new(exit, format!("secret {id}"), error.to_string(), remedy)
 }

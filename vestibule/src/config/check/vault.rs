@@ -1,0 +1,84 @@
+//! The checks of `[secrets.vault]`.
+
+use super::path;
+use crate::{
+    config::{
+        base_url::BaseUrl,
+        layers::Layers,
+        settings::{
+            SecretsConfig, SecretsProvider,
+            vault::{VaultAuth, VaultConfig},
+        },
+    },
+    exit::Fault,
+    secrets::{id::SecretId, vault::VaultPath},
+};
+
+/// Checks the settings of Vault, if it is the manager, and returns every mistake. If `strict`, each address has TLS.
+pub(in crate::config) fn vault(
+    secrets: &SecretsConfig,
+    client_ca: Option<&SecretId>,
+    strict: bool,
+    layers: &Layers,
+) -> Vec<Fault> {
+    if secrets.provider != SecretsProvider::Vault {
+        return Vec::new();
+    }
+    let vault = &secrets.vault;
+    let mut faults = Vec::new();
+    let mut add = |key: &str, problem: &str, remedy: &str| {
+        faults.push(layers.fault(&path(&["secrets", "vault", key]), problem, remedy));
+    };
+    if vault.addresses.is_empty() {
+        add("addresses", "it is empty", "set it to the server's address, such as [\"https://vault.internal:8200\"]");
+    }
+    if strict && !vault.addresses.iter().all(BaseUrl::is_https) {
+        let problem = "an address has no TLS, and the profile is not `dev`";
+        add("addresses", problem, "give each address with https://");
+    }
+    if !is_mount(&vault.mount) {
+        add("mount", "expected the path of a mount, such as \"kv\" or \"team/kv\"", "correct the value");
+    }
+    if !is_mount(vault.auth_mount()) {
+        add("auth_mount", "expected the path of a mount, such as \"approle\"", "correct the value, without `auth/`");
+    }
+    if vault.client_cert.is_some() != vault.client_key.is_some() {
+        add(
+            "client_cert",
+            "a client certificate needs its key, and a key its certificate",
+            "set client_key too, or neither",
+        );
+    }
+    if let Some(missing) = missing_for_login(vault) {
+        add(missing, "the auth method needs it", "set it; or choose another method in secrets.vault.auth");
+    }
+    let ids = secrets.ids.iter().map(|(name, id)| (path(&["secrets", "ids", name]), id));
+    let ids = ids.chain(client_ca.map(|id| (path(&["server", "client_ca"]), id)));
+    for (place, id) in ids {
+        if VaultPath::parse(id).is_none() {
+            let problem = format!("expected {}", VaultPath::EXPECTED);
+            faults.push(layers.fault(&place, problem, "correct the value; `{prefix}/NAME` stands for such a path too"));
+        }
+    }
+    faults
+}
+
+/// Returns the key of a setting without which the auth method cannot log in.
+fn missing_for_login(vault: &VaultConfig) -> Option<&'static str> {
+    let missing = match vault.auth {
+        VaultAuth::Kubernetes => [("role", vault.role.is_empty()), ("role", false)],
+        VaultAuth::Jwt => [("role", vault.role.is_empty()), ("jwt_file", vault.jwt_file.is_none())],
+        VaultAuth::AppRole => {
+            [("role_id_file", vault.role_id_file.is_none()), ("secret_id_file", vault.secret_id_file.is_none())]
+        }
+        VaultAuth::TokenFile => [("token_file", vault.token_file.is_none()), ("token_file", false)],
+    };
+    missing.into_iter().find(|(_, is_missing)| *is_missing).map(|(key, _)| key)
+}
+
+/// Returns `true` for the path of a mount: words with slashes in between.
+fn is_mount(path: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+    let is_word = |word: &str| !word.is_empty() && word.chars().all(is_allowed);
+    path.len() <= 128 && path.trim_matches('/').split('/').all(is_word)
+}

@@ -1,0 +1,117 @@
+//! The section `[secrets.vault]`.
+
+use crate::config::base_url::BaseUrl;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+use vestibule_derive::ConfigSection;
+
+/// `[secrets.vault]`: HashiCorp Vault or OpenBao, for `secrets.provider = "vault"`. A change needs a restart. The files are
+/// read again at each login.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ConfigSection)]
+#[serde(default)]
+pub struct VaultConfig {
+    /// The addresses of the server, such as `https://vault.internal:8200`. Each is asked if those before it do not answer.
+    /// A redirect to any other host is not followed. Outside of the `dev` profile they are `https://`.
+    #[setting(restart)]
+    pub addresses: Vec<BaseUrl>,
+    /// The namespace; if it is empty, none is named.
+    #[setting(restart)]
+    pub namespace: String,
+    /// The auth method with which the process logs in.
+    #[setting(restart)]
+    pub auth: VaultAuth,
+    /// The mount of the auth method; if it is empty, the method's own name.
+    #[setting(restart)]
+    pub auth_mount: String,
+    /// The role to log in as, for `kubernetes` and `jwt`.
+    #[setting(restart)]
+    pub role: String,
+    /// The mount of the KV engine, version 2. A credential without an id in `ids` has the id `<mount>/data/<prefix>/<name>`.
+    #[setting(restart)]
+    pub mount: String,
+    /// The PEM file of the authorities that sign the server's certificate; without it, those of the platform.
+    #[setting(restart)]
+    pub ca: Option<PathBuf>,
+    /// The PEM file of a client certificate with its chain, if the server asks for one.
+    #[setting(restart)]
+    pub client_cert: Option<PathBuf>,
+    /// The PEM file of the key of `client_cert`.
+    #[setting(restart)]
+    pub client_key: Option<PathBuf>,
+    /// The file with the JWT for `kubernetes` and `jwt`; without it, `kubernetes` uses the token of the pod's service
+    /// account.
+    #[setting(restart)]
+    pub jwt_file: Option<PathBuf>,
+    /// The file with the role id for `approle`.
+    #[setting(restart)]
+    pub role_id_file: Option<PathBuf>,
+    /// The file with the secret id for `approle`.
+    #[setting(restart)]
+    pub secret_id_file: Option<PathBuf>,
+    /// The file with the token for `token_file`, which an agent keeps up to date.
+    #[setting(restart)]
+    pub token_file: Option<PathBuf>,
+}
+
+impl Default for VaultConfig {
+    fn default() -> Self {
+        Self {
+            addresses: Vec::new(),
+            namespace: String::new(),
+            auth: VaultAuth::Kubernetes,
+            auth_mount: String::new(),
+            role: String::new(),
+            mount: "kv".into(),
+            ca: None,
+            client_cert: None,
+            client_key: None,
+            jwt_file: None,
+            role_id_file: None,
+            secret_id_file: None,
+            token_file: None,
+        }
+    }
+}
+
+/// An auth method of Vault and OpenBao.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VaultAuth {
+    /// With the token of the pod's service account.
+    #[default]
+    Kubernetes,
+    /// With a role id and a secret id.
+    #[serde(rename = "approle")]
+    AppRole,
+    /// With a token of another issuer, such as a projected one.
+    Jwt,
+    /// With a token that an agent on this machine keeps in a file.
+    TokenFile,
+}
+
+impl VaultAuth {
+    /// Returns the mount at which the method is by default.
+    pub(crate) fn default_mount(self) -> &'static str {
+        match self {
+            Self::Kubernetes => "kubernetes",
+            Self::AppRole => "approle",
+            Self::Jwt => "jwt",
+            Self::TokenFile => "token",
+        }
+    }
+}
+
+impl VaultConfig {
+    /// Returns the start of the ids in the KV engine: `<mount>/data/<prefix>`.
+    pub(crate) fn start_of_ids(mount: &str, prefix: &str) -> String {
+        format!("{}/data/{prefix}", mount.trim_matches('/'))
+    }
+
+    /// Returns the mount of the auth method.
+    pub(crate) fn auth_mount(&self) -> &str {
+        match self.auth_mount.trim_matches('/') {
+            "" => self.auth.default_mount(),
+            mount => mount,
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! One request to one address.
+
+use super::{failure::AddressFailure, files};
+use crate::{
+    cause::{OtherSide, RootCause},
+    config::{base_url::BaseUrl, settings::vault::VaultConfig},
+    credentials::{certificate::Certificate, json},
+    secrets::{resolver::MAX_BYTES, source::SourceError},
+    trust,
+};
+use axum::{
+    body::Bytes,
+    http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri},
+};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+use serde::Deserialize;
+use std::{path::Path, time::Duration};
+use zeroize::Zeroizing;
+
+/// The timeout of a connection attempt.
+const CONNECT: Duration = Duration::from_secs(2);
+
+/// The longest time for which an unused connection stays open. Load balancers close theirs after 60 s.
+const IDLE: Duration = Duration::from_secs(50);
+
+/// The largest answer, in bytes: the largest secret, each of whose characters may be an escape, and what is around it.
+const MAX_ANSWER: usize = 6 * MAX_BYTES + 64 * 1024;
+
+/// The longest part of the server's own messages that an error quotes, in characters.
+const MAX_QUOTED: usize = 300;
+
+/// A call that is the same at every address.
+pub(super) struct VaultCall<'a> {
+    method: Method,
+    /// The path below `/v1/`.
+    path: &'a str,
+    token: Option<HeaderValue>,
+    body: Bytes,
+}
+
+/// An answer. Its body is wiped.
+pub(super) struct VaultAnswer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    pub(super) body: Zeroizing<Vec<u8>>,
+}
+
+/// An answer that says no.
+#[derive(Deserialize)]
+struct ErrorAnswer {
+    errors: Vec<String>,
+}
+
+impl VaultAnswer {
+    /// Returns the body as text.
+    pub(super) fn text(&self) -> &str {
+        str::from_utf8(&self.body).unwrap_or_default()
+    }
+
+    /// Returns the server's own messages. There are none in an answer with a secret.
+    pub(super) fn errors(&self) -> Vec<String> {
+        match json::<ErrorAnswer>(self.text(), "errors") {
+            Ok(ErrorAnswer { errors }) => errors,
+            Err(_) => Vec::new(),
+        }
+    }
+
+    /// Returns the server's own messages in one line. Only those about a login may be quoted: those of a secrets engine may
+    /// have a part of what they are about.
+    pub(super) fn quoted_errors(&self) -> String {
+        let line = self.errors().join("; ").split_whitespace().collect::<Vec<_>>().join(" ");
+        line.chars().filter(|c| !c.is_control()).take(MAX_QUOTED).collect()
+    }
+}
+
+/// Connections to all addresses.
+pub(super) struct VaultClient {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+}
+
+impl<'a> VaultCall<'a> {
+    pub(super) fn get(path: &'a str, token: &HeaderValue) -> Self {
+        Self { method: Method::GET, path, token: Some(token.clone()), body: Bytes::new() }
+    }
+
+    pub(super) fn post(path: &'a str, token: &HeaderValue) -> Self {
+        Self { method: Method::POST, path, token: Some(token.clone()), body: Bytes::new() }
+    }
+
+    /// Makes a login, which needs no token. The body is wiped.
+    pub(super) fn login(path: &'a str, body: &Zeroizing<Vec<u8>>) -> Self {
+        Self { method: Method::POST, path, token: None, body: Bytes::from_owner(body.clone()) }
+    }
+
+    pub(super) fn is_read(&self) -> bool {
+        self.method == Method::GET
+    }
+
+    /// Returns the request for one address.
+    pub(super) fn request(&self, address: &BaseUrl, headers: &HeaderMap) -> Option<Request<Full<Bytes>>> {
+        let reference: Uri = format!("/v1/{}", self.path).parse().ok()?;
+        let mut request = Request::new(Full::new(self.body.clone()));
+        *request.method_mut() = self.method.clone();
+        *request.uri_mut() = address.join(&reference)?;
+        *request.headers_mut() = headers.clone();
+        if let Some(token) = &self.token {
+            request.headers_mut().insert("x-vault-token", token.clone());
+        }
+        Some(request)
+    }
+}
+
+impl VaultClient {
+    /// Makes a client with the authorities and the certificate in the files of `[secrets.vault]`.
+    ///
+    /// # Errors
+    /// A transient error if a file cannot be used: somebody may be replacing it.
+    pub(super) async fn new(config: &VaultConfig) -> Result<Self, SourceError> {
+        let has_tls = config.addresses.iter().any(BaseUrl::is_https);
+        let tls = if has_tls { tls(config).await? } else { trust::no_authorities() };
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_nodelay(true);
+        http.set_connect_timeout(Some(CONNECT));
+        let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http();
+        let client = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE)
+            .build(connector.enable_all_versions().wrap_connector(http));
+        Ok(Self { client })
+    }
+
+    /// Sends a request to an address, and reads the whole answer.
+    pub(super) async fn send(
+        &self,
+        address: &BaseUrl,
+        request: Request<Full<Bytes>>,
+    ) -> Result<VaultAnswer, AddressFailure> {
+        let host = address.authority();
+        let (head, body) = match self.client.request(request).await {
+            Ok(response) => response.into_parts(),
+            Err(error) => {
+                let cause = RootCause::of(&error);
+                let text = format!("connecting to {host} failed: {cause}");
+                return Err(AddressFailure::not_connected(text, cause.remedy(OtherSide::Vault)));
+            }
+        };
+        let Ok(body) = Limited::new(body, MAX_ANSWER).collect().await else {
+            let text = format!("the answer of {host} broke off, or is larger than {} KiB", MAX_ANSWER / 1024);
+            return Err(AddressFailure::out_of_service(text, "check what is between the service and the server"));
+        };
+        Ok(VaultAnswer { status: head.status, headers: head.headers, body: wiped(body.aggregate()) })
+    }
+}
+
+/// Copies a body into one block of memory of its size, which is wiped.
+fn wiped(mut body: impl hyper::body::Buf) -> Zeroizing<Vec<u8>> {
+    let mut bytes = Zeroizing::new(vec![0; body.remaining()]);
+    body.copy_to_slice(&mut bytes);
+    bytes
+}
+
+/// Returns the TLS configuration.
+async fn tls(config: &VaultConfig) -> Result<ClientConfig, SourceError> {
+    let roots = match &config.ca {
+        Some(path) => authorities(path).await?,
+        None => trust::platform_roots().map_err(|fault| not_usable(format!("{}: {}", fault.subject, fault.problem)))?,
+    };
+    let builder = trust::builder().with_root_certificates(roots);
+    let (Some(certificate), Some(key)) = (&config.client_cert, &config.client_key) else {
+        return Ok(builder.with_no_client_auth());
+    };
+    let (chain, key) = (files::read("client_cert", certificate).await?, files::read("client_key", key).await?);
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain.as_bytes()).collect();
+    let key = PrivateKeyDer::from_pem_slice(key.as_bytes());
+    let (Ok(chain), Ok(key)) = (chain, key) else {
+        return Err(not_usable("secrets.vault.client_cert or client_key is not PEM".into()));
+    };
+    builder
+        .with_client_auth_cert(chain, key)
+        .map_err(|_| not_usable("the key of secrets.vault.client_key is not that of client_cert".into()))
+}
+
+async fn authorities(path: &Path) -> Result<RootCertStore, SourceError> {
+    let text = files::read("ca", path).await?;
+    let certificates = Certificate::parse_all(&text, "certificates in PEM")
+        .map_err(|malformed| not_usable(format!("the file {} of secrets.vault.ca: {malformed}", path.display())))?;
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(certificates.into_iter().map(|certificate| certificate.der));
+    Ok(roots)
+}
+
+fn not_usable(problem: String) -> SourceError {
+    SourceError::NotConnected { problem, remedy: Some("put a PEM file of this kind there") }
+}

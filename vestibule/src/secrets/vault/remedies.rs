@@ -1,0 +1,84 @@
+//! Remedies: the actions that help against an error of Vault or OpenBao.
+
+use super::VaultPath;
+use crate::{
+    config::settings::vault::{VaultAuth, VaultConfig},
+    secrets::{
+        id::SecretId,
+        source::{Operation, SourceError},
+    },
+};
+use std::borrow::Cow;
+
+/// Returns the remedy of an error of an operation on this id.
+pub(super) fn remedy(
+    config: &VaultConfig,
+    id: &SecretId,
+    error: &SourceError,
+    operation: Operation,
+) -> Cow<'static, str> {
+    match error {
+        SourceError::Denied(_) => policy(config, id, operation).into(),
+        SourceError::NoIdentity(_) | SourceError::ClockWrong(_) => login(config).into(),
+        SourceError::Missing(_) => missing(id).into(),
+        SourceError::Malformed(_) => {
+            "name a path in a KV engine of version 2: `bao secrets list -detailed` shows it".into()
+        }
+        SourceError::NotConnected { remedy: Some(remedy), .. } => (*remedy).into(),
+        SourceError::Unavailable(_) | SourceError::NotConnected { .. } | SourceError::Unanswered(_) => {
+            "check secrets.vault.addresses, the network in between, and the server's health (`bao status`)".into()
+        }
+    }
+}
+
+fn policy(config: &VaultConfig, id: &SecretId, operation: Operation) -> String {
+    let path = match (VaultPath::parse(id), operation) {
+        (Some(path), Operation::ReadValue) => path.data(None),
+        (Some(path), Operation::ReadVersions) => path.metadata(),
+        (None, _) => id.to_string(),
+    };
+    let namespace = match config.namespace.as_str() {
+        "" => String::new(),
+        namespace => format!(", in the namespace {namespace}"),
+    };
+    format!(
+        "give its role a policy with: path \"{path}\" {{ capabilities = [\"read\"] }}{namespace}; check the path too, \
+         because a wrong mount gets the same answer"
+    )
+}
+
+fn login(config: &VaultConfig) -> String {
+    let mount = config.auth_mount();
+    let VaultConfig { role, namespace, .. } = config;
+    let remedy = match config.auth {
+        VaultAuth::Kubernetes => format!(
+            "let the role `{role}` of auth/{mount} bind this pod's service account, its namespace and the token's \
+             audience; let the server reach the cluster's TokenReview: it gives the same answer if it cannot"
+        ),
+        VaultAuth::Jwt => format!(
+            "compare the token in secrets.vault.jwt_file with the role `{role}` of auth/{mount} (bound_audiences, \
+             bound_subject, bound_claims) and with the keys and the issuer in auth/{mount}/config"
+        ),
+        VaultAuth::AppRole => format!(
+            "put the role id and a new secret id of one role of auth/{mount} into secrets.vault.role_id_file and \
+             secret_id_file: a secret id ends with its TTL and its uses; after a few wrong ones, the server denies also \
+             the right one for 15 minutes"
+        ),
+        VaultAuth::TokenFile => {
+            "let the agent put a token that is valid into secrets.vault.token_file; a policy must allow it to read \
+             auth/token/lookup-self, as the policy `default` does"
+                .into()
+        }
+    };
+    let namespace = if namespace.is_empty() { "" } else { "; check secrets.vault.namespace too" };
+    format!("{remedy}{namespace}")
+}
+
+fn missing(id: &SecretId) -> String {
+    match VaultPath::parse(id) {
+        Some(VaultPath { mount, name }) => format!(
+            "put it there (`bao kv put -mount={mount} {name} …`; if it was deleted, `bao kv undelete`), or correct its id"
+        ),
+        None => "correct its id".into(),
+    }
+}

@@ -1,0 +1,255 @@
+//! The servers of one cluster: one of them is active, the others are standbys.
+//!
+//! A standby passes on what it cannot answer. But it answers reads of KV itself, and may lag behind. Each answer has the
+//! index of the cluster's state in the header `X-Vault-Index`. A standby that has not reached the index of a request passes
+//! the request on to the active node, if `X-Vault-Inconsistent` asks for that. So every read names an index which no node
+//! has reached, and the answer is always the active node's. Seen at OpenBao 2.7.2, whose index is JSON in base64. An index
+//! of another form is sent back as it is: the answer is then as new as the one before it, at least.
+
+use super::{
+    client::{VaultAnswer, VaultCall, VaultClient},
+    failure::AddressFailure,
+};
+use crate::{
+    config::{base_url::BaseUrl, settings::vault::VaultConfig},
+    secrets::source::SourceError,
+};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+use tokio::time::{Instant, timeout};
+
+const INDEX: HeaderName = HeaderName::from_static("x-vault-index");
+const INCONSISTENT: HeaderName = HeaderName::from_static("x-vault-inconsistent");
+const NAMESPACE: HeaderName = HeaderName::from_static("x-vault-namespace");
+
+/// An agent may ask for it: so a browser, or a server that can be made to send requests, cannot call it.
+const REQUEST: HeaderName = HeaderName::from_static("x-vault-request");
+
+/// The servers of one cluster, behind the configured addresses.
+pub(super) struct VaultServers {
+    config: VaultConfig,
+    client: Mutex<Option<Arc<VaultClient>>>,
+    /// The number of the address that answered last. It is asked first.
+    preferred: AtomicUsize,
+    /// The index that the next request names.
+    index: Mutex<Option<HeaderValue>>,
+}
+
+/// An index as OpenBao writes it.
+#[derive(Serialize, Deserialize)]
+struct StateIndex {
+    cluster: String,
+    value: String,
+}
+
+/// An answer, by what follows from it.
+enum AnswerVerdict {
+    Final,
+    /// The address at which the active node is.
+    Redirect(usize),
+    Failed(AddressFailure),
+}
+
+impl VaultServers {
+    pub(super) fn new(config: &VaultConfig) -> Self {
+        Self {
+            config: config.clone(),
+            client: Mutex::default(),
+            preferred: AtomicUsize::default(),
+            index: Mutex::default(),
+        }
+    }
+
+    /// Reads the files for connections again before the next request.
+    pub(super) fn forget_connections(&self) {
+        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Asks one address after the other, until one gives an answer that counts. Each has its share of the time.
+    ///
+    /// # Errors
+    /// A transient error that names the problem of each address.
+    pub(super) async fn ask(&self, call: &VaultCall<'_>, deadline: Instant) -> Result<VaultAnswer, SourceError> {
+        let client = self.client().await?;
+        let addresses = &self.config.addresses;
+        let first = self.preferred.load(Ordering::Relaxed);
+        let mut waiting: VecDeque<usize> = (first..addresses.len()).chain(0..first).collect();
+        let mut failures = Vec::new();
+        while let Some(number) = waiting.pop_front() {
+            let address = &addresses[number];
+            let share = deadline.saturating_duration_since(Instant::now()) / (waiting.len() as u32 + 1);
+            let answer = match timeout(share, self.ask_one(&client, address, call)).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(failure)) => {
+                    failures.push(failure);
+                    continue;
+                }
+                Err(_) => {
+                    failures.push(AddressFailure::unanswered(address.authority()));
+                    continue;
+                }
+            };
+            match self.judge(address, call, &answer) {
+                AnswerVerdict::Final => {
+                    self.preferred.store(number, Ordering::Relaxed);
+                    return Ok(answer);
+                }
+                AnswerVerdict::Redirect(to) if waiting.contains(&to) => {
+                    waiting.retain(|number| *number != to);
+                    waiting.push_front(to);
+                }
+                // That one has failed already: it was the active node.
+                AnswerVerdict::Redirect(_) => failures.push(no_active_node(address)),
+                AnswerVerdict::Failed(failure) => failures.push(failure),
+            }
+        }
+        // A certificate or an authority may have been replaced.
+        self.forget_connections();
+        Err(AddressFailure::error_of(&failures))
+    }
+
+    async fn client(&self) -> Result<Arc<VaultClient>, SourceError> {
+        let made = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(client) = made {
+            return Ok(client);
+        }
+        let client = Arc::new(VaultClient::new(&self.config).await?);
+        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = Some(client.clone());
+        Ok(client)
+    }
+
+    /// Asks one address. Asks it again if the answer shows that the request did not name the right index.
+    async fn ask_one(
+        &self,
+        client: &VaultClient,
+        address: &BaseUrl,
+        call: &VaultCall<'_>,
+    ) -> Result<VaultAnswer, AddressFailure> {
+        let named = self.next_index();
+        let answer = self.send(client, address, call, named.as_ref()).await?;
+        let Some(given) = answer.headers.get(INDEX) else { return Ok(answer) };
+        let unreachable = unreachable_index(given);
+        let is_right = unreachable.is_none() || unreachable == named;
+        let index = unreachable.unwrap_or_else(|| given.clone());
+        *self.index.lock().unwrap_or_else(PoisonError::into_inner) = Some(index.clone());
+        if is_right || !call.is_read() {
+            return Ok(answer);
+        }
+        self.send(client, address, call, Some(&index)).await
+    }
+
+    async fn send(
+        &self,
+        client: &VaultClient,
+        address: &BaseUrl,
+        call: &VaultCall<'_>,
+        index: Option<&HeaderValue>,
+    ) -> Result<VaultAnswer, AddressFailure> {
+        let mut headers = HeaderMap::new();
+        headers.insert(REQUEST, HeaderValue::from_static("true"));
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        if let Ok(namespace) = HeaderValue::from_str(&self.config.namespace)
+            && !namespace.is_empty()
+        {
+            headers.insert(NAMESPACE, namespace);
+        }
+        if let Some(index) = index {
+            headers.insert(INDEX, index.clone());
+            headers.insert(INCONSISTENT, HeaderValue::from_static("forward-active-node"));
+        }
+        let Some(request) = call.request(address, &headers) else {
+            let text = format!("a request to {} cannot be made", address.authority());
+            return Err(AddressFailure::out_of_service(text, "correct secrets.vault.addresses"));
+        };
+        client.send(address, request).await
+    }
+
+    fn next_index(&self) -> Option<HeaderValue> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn judge(&self, address: &BaseUrl, call: &VaultCall<'_>, answer: &VaultAnswer) -> AnswerVerdict {
+        let status = answer.status;
+        let host = address.authority();
+        if status.is_redirection() {
+            return match self.redirect(answer) {
+                Some(number) => AnswerVerdict::Redirect(number),
+                None => AnswerVerdict::Failed(AddressFailure::out_of_service(
+                    format!("{host} redirects to a host that is not in secrets.vault.addresses"),
+                    "add the address of the active node to secrets.vault.addresses, as the server's api_addr has it",
+                )),
+            };
+        }
+        if !status.is_server_error() && !matches!(status.as_u16(), 412 | 429 | 472 | 473) {
+            return AnswerVerdict::Final;
+        }
+        let errors = answer.errors();
+        let says = |text: &str| errors.iter().any(|error| error.contains(text));
+        AnswerVerdict::Failed(if says("not initialized") || status == StatusCode::NOT_IMPLEMENTED {
+            let text = format!("{host} is not initialised");
+            AddressFailure::out_of_service(text, "initialise the server, or correct secrets.vault.addresses")
+        } else if says("sealed") {
+            let text = format!("{host} is sealed");
+            AddressFailure::out_of_service(text, "unseal the server (`bao operator unseal`), or mend its auto-unseal")
+        } else if says("active cluster node not found") {
+            no_active_node(address)
+        } else if status == StatusCode::TOO_MANY_REQUESTS {
+            let text = format!("{host} limits the rate of requests (HTTP 429)");
+            AddressFailure::out_of_service(text, "raise the quota for this path (sys/quotas/rate-limit)")
+        } else {
+            let said = if call.is_read() { String::new() } else { answer.quoted_errors() };
+            let text = format!("{host} answers HTTP {} {said}", status.as_u16()).trim_end().to_owned();
+            AddressFailure::out_of_service(text, "see the log of the server")
+        })
+    }
+
+    /// Returns the number of the address that an answer redirects to, if it is one of ours.
+    fn redirect(&self, answer: &VaultAnswer) -> Option<usize> {
+        let location: Uri = answer.headers.get(header::LOCATION)?.to_str().ok()?.parse().ok()?;
+        let is_there = |address: &BaseUrl| {
+            let has_scheme = location.scheme_str() == Some(if address.is_https() { "https" } else { "http" });
+            has_scheme && location.authority().is_some_and(|authority| authority.as_str() == address.authority())
+        };
+        self.config.addresses.iter().position(is_there)
+    }
+}
+
+fn no_active_node(address: &BaseUrl) -> AddressFailure {
+    AddressFailure::out_of_service(
+        format!("{} is a standby, and finds no active node", address.authority()),
+        "wait until a node is elected; if that takes long, check that most of the nodes run",
+    )
+}
+
+/// Returns the index of the same cluster that no node ever reaches. Returns `None` if the index has another form.
+#[expect(clippy::disallowed_methods, reason = "an index is no secret, and serde's message is dropped")]
+fn unreachable_index(index: &HeaderValue) -> Option<HeaderValue> {
+    let json = STANDARD.decode(index.as_bytes()).ok()?;
+    let index: StateIndex = serde_json::from_slice(&json).ok()?;
+    index.value.parse::<u64>().ok()?;
+    let unreachable = StateIndex { value: i64::MAX.to_string(), ..index };
+    HeaderValue::try_from(STANDARD.encode(serde_json::to_vec(&unreachable).ok()?)).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_that_no_node_reaches_is_of_the_same_cluster() {
+        let given = HeaderValue::try_from(STANDARD.encode(r#"{"cluster":"f7","value":"37"}"#)).unwrap();
+        let named = STANDARD.decode(unreachable_index(&given).unwrap()).unwrap();
+        assert_eq!(named, br#"{"cluster":"f7","value":"9223372036854775807"}"#);
+        for other in ["", "AAAA", "v1:f7:37:0:mac"] {
+            assert_eq!(unreachable_index(&HeaderValue::from_static(other)), None, "{other}");
+        }
+    }
+}
