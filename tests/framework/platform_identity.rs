@@ -151,7 +151,7 @@ async fn an_identity_that_is_not_given_names_its_provider_and_its_cause() {
             // The SDK asks three times, with pauses of up to 3 s in all.
             launch_in_production(&tenant)
                 .env("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("{nobody}/keys"))
-                .env("APP_SECRETS__DEADLINE", "8s"),
+                .env("APP_SECRETS__DEADLINE", "15s"),
             69,
             "the container's agent: connecting to 127.0.0.1:",
         ),

@@ -1,7 +1,8 @@
 //! The files of `[secrets.vault]`. They are read again at each login, because others replace them.
 
-use crate::{cause::RootCause, secrets::source::SourceError};
+use crate::{cause::RootCause, regular_file, secrets::source::SourceError};
 use std::{path::Path, time::Duration};
+use tokio::{task::spawn_blocking, time::timeout};
 use zeroize::Zeroizing;
 
 /// The time in which a file can be read. It may be on a volume that does not answer.
@@ -19,14 +20,16 @@ pub(super) async fn read(setting: &str, path: &Path) -> Result<Zeroizing<String>
         problem: format!("the file {} of secrets.vault.{setting} cannot be read: {problem}", path.display()),
         remedy: Some("put the file there, and let the service read it"),
     };
-    let bytes = match tokio::time::timeout(READ, tokio::fs::read(path)).await {
-        Ok(Ok(bytes)) => Zeroizing::new(bytes),
-        Ok(Err(error)) => return Err(failed(&RootCause::of(&error).to_string())),
-        Err(_) => return Err(failed("it was not there in time")),
+    let file = path.to_owned();
+    let reading = spawn_blocking(move || regular_file::read(&file).map(Zeroizing::new));
+    let text = match timeout(READ, reading).await {
+        Ok(Ok(Ok(text))) => text,
+        Ok(Ok(Err(error))) => return Err(failed(&RootCause::of(&error).to_string())),
+        Ok(Err(_)) | Err(_) => return Err(failed("it was not there in time")),
     };
-    match str::from_utf8(&bytes) {
-        Ok(text) if text.trim().is_empty() => Err(failed("it is empty")),
-        Ok(text) if bytes.len() <= MAX_BYTES => Ok(Zeroizing::new(text.trim().to_owned())),
-        _ => Err(failed("it is not a text of 256 KiB at most")),
+    match text.trim() {
+        "" => Err(failed("it is empty")),
+        text if text.len() <= MAX_BYTES => Ok(Zeroizing::new(text.to_owned())),
+        _ => Err(failed("it is longer than 256 KiB")),
     }
 }
