@@ -17,19 +17,25 @@ use sqlx::{
     postgres::{PgConnectOptions, PgSslMode},
 };
 use std::{
+    future::poll_fn,
     io,
     path::Path,
+    pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
+    task::Poll,
     time::Duration,
 };
-use tokio::{runtime::Handle, sync::oneshot, time::Instant};
+use tokio::time::Instant;
 
 /// The shortest time between two checks of a login that an error of a statement made suspect.
 const SUSPICION_INTERVAL: Duration = Duration::from_secs(15);
+
+/// The number of steps for which a log-in goes on before it gives way to other tasks. If it computes, they take half a
+/// millisecond. If it waits for the server, each step only finds that there is no answer yet.
+const STEPS_OF_A_LOGIN: usize = 256;
 
 /// One version of a login at one place, with the settings of its connections.
 pub(super) struct PoolLogin {
@@ -148,21 +154,21 @@ impl PoolLogin {
     }
 }
 
-/// Logs in once. Dropped, it gives up.
+/// Logs in once.
 ///
-/// It has a thread of its own: for SCRAM, sqlx computes for a millisecond or more, and the requests of a worker thread would
-/// wait for it.
+/// For SCRAM, sqlx computes for a millisecond, and gives way to other tasks 819 times on the way. Under load, each time costs
+/// a turn of all tasks that are ready. So this gives way once in [`STEPS_OF_A_LOGIN`] times.
 pub(super) async fn log_in(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
-    let (mut sender, connected) = oneshot::channel();
-    let (options, runtime) = (options.clone(), Handle::current());
-    let log_in = async move {
-        tokio::select! {
-            connection = PgConnection::connect_with(&options) => drop(sender.send(connection)),
-            () = sender.closed() => (),
+    let mut connecting = pin!(PgConnection::connect_with(options));
+    poll_fn(|cx| {
+        for _ in 1..STEPS_OF_A_LOGIN {
+            if let Poll::Ready(connected) = connecting.as_mut().poll(cx) {
+                return Poll::Ready(connected);
+            }
         }
-    };
-    thread::Builder::new().name("log-in".into()).spawn(move || runtime.block_on(log_in))?;
-    connected.await.unwrap_or(Err(sqlx::Error::WorkerCrashed))
+        connecting.as_mut().poll(cx)
+    })
+    .await
 }
 
 /// Returns a text that names the user, and the place that it logs in at.
