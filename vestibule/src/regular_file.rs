@@ -6,6 +6,7 @@ use std::{
     os::unix::fs::FileTypeExt,
     path::Path,
 };
+use zeroize::Zeroizing;
 
 /// The largest file that is read, in bytes.
 const LARGEST: u64 = 16 << 20;
@@ -22,6 +23,18 @@ pub(crate) fn read(path: &Path) -> io::Result<String> {
         return Err(io::Error::new(ErrorKind::FileTooLarge, "it is larger than 16 MiB"));
     }
     Ok(text)
+}
+
+/// Reads a file with a secret, of `most` bytes and one at most. All of it is wiped afterwards.
+///
+/// # Errors
+/// If it cannot be read, or is refused by [`check`].
+pub(crate) fn read_secret(path: &Path, most: usize) -> io::Result<Zeroizing<Vec<u8>>> {
+    check(path)?;
+    // It has room for all, so it does not grow: that would leave a copy behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity(most + 1));
+    fs::File::open(path)?.take(most as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// Checks that this is a regular file, or `/dev/null`, which people name for an empty one.

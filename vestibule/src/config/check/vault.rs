@@ -13,6 +13,7 @@ use crate::{
     exit::Fault,
     secrets::{id::SecretId, vault::VaultPath},
 };
+use axum::http::HeaderValue;
 
 /// Checks the settings of Vault, if it is the manager, and returns every mistake. If `strict`, each address has TLS.
 pub(in crate::config) fn vault(
@@ -35,6 +36,9 @@ pub(in crate::config) fn vault(
     if strict && !vault.addresses.iter().all(BaseUrl::is_https) {
         let problem = "an address has no TLS, and the profile is not `dev`";
         add("addresses", problem, "give each address with https://");
+    }
+    if HeaderValue::from_str(&vault.namespace).is_err() {
+        add("namespace", "it has characters that no header can carry", "correct the value: use ASCII without blanks");
     }
     if !is_mount(&vault.mount) {
         add("mount", "expected the path of a mount, such as \"kv\" or \"team/kv\"", "correct the value");

@@ -66,6 +66,11 @@ impl VaultAnswer {
         str::from_utf8(&self.body).unwrap_or_default()
     }
 
+    /// Returns `true` if it is an answer of the server that says no, and not one of something before it.
+    pub(super) fn is_rejection(&self) -> bool {
+        json::<ErrorAnswer>(self.text(), "errors").is_ok()
+    }
+
     /// Returns the server's own messages. There are none in an answer with a secret.
     pub(super) fn errors(&self) -> Vec<String> {
         match json::<ErrorAnswer>(self.text(), "errors") {

@@ -21,15 +21,15 @@ pub(super) async fn read(setting: &str, path: &Path) -> Result<Zeroizing<String>
         remedy: Some("put the file there, and let the service read it"),
     };
     let file = path.to_owned();
-    let reading = spawn_blocking(move || regular_file::read(&file).map(Zeroizing::new));
-    let text = match timeout(READ, reading).await {
-        Ok(Ok(Ok(text))) => text,
+    let reading = spawn_blocking(move || regular_file::read_secret(&file, MAX_BYTES));
+    let bytes = match timeout(READ, reading).await {
+        Ok(Ok(Ok(bytes))) => bytes,
         Ok(Ok(Err(error))) => return Err(failed(&RootCause::of(&error).to_string())),
         Ok(Err(_)) | Err(_) => return Err(failed("it was not there in time")),
     };
-    match text.trim() {
-        "" => Err(failed("it is empty")),
-        text if text.len() <= MAX_BYTES => Ok(Zeroizing::new(text.to_owned())),
-        _ => Err(failed("it is longer than 256 KiB")),
+    match str::from_utf8(&bytes) {
+        Ok(text) if text.trim().is_empty() => Err(failed("it is empty")),
+        Ok(text) if bytes.len() <= MAX_BYTES => Ok(Zeroizing::new(text.trim().to_owned())),
+        _ => Err(failed("it is not a text of 256 KiB at most")),
     }
 }

@@ -145,7 +145,8 @@ fn read<'a>(path: &VaultPath<'_>, answer: &'a VaultAnswer) -> Result<Option<Read
 /// Returns `Ok` if a 404 means that the secret does not exist.
 fn not_found(path: &VaultPath<'_>, answer: &VaultAnswer) -> Result<(), SourceError> {
     match answer.errors().first() {
-        None => Ok(()),
+        None if answer.is_rejection() => Ok(()),
+        None => Err(SourceError::Unavailable("HTTP 404, which is not the answer of a server of Vault".into())),
         Some(error) if error.contains("namespace not found") => {
             Err(SourceError::NoIdentity("there is no such namespace".into()))
         }
@@ -171,4 +172,26 @@ fn version_id(number: u64, created: &str) -> VersionId {
 
 fn time(text: &str) -> Option<OffsetDateTime> {
     OffsetDateTime::parse(text, &Rfc3339).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secrets::id::SecretId;
+    use axum::http::HeaderMap;
+    use zeroize::Zeroizing;
+
+    #[test]
+    fn only_the_servers_own_404_means_that_there_is_no_secret() {
+        let id = SecretId::parse("kv/data/signing").unwrap();
+        let path = VaultPath::parse(&id).unwrap();
+        let not_found_with = |body: &str| {
+            let body = Zeroizing::new(body.as_bytes().to_vec());
+            not_found(&path, &VaultAnswer { status: StatusCode::NOT_FOUND, headers: HeaderMap::new(), body })
+        };
+        assert_eq!(not_found_with(r#"{"errors":[]}"#), Ok(()));
+        for body in ["<html>default backend - 404</html>", "", "{}"] {
+            assert!(not_found_with(body).unwrap_err().is_transient(), "{body}");
+        }
+    }
 }

@@ -12,6 +12,12 @@ const RENEW_AT: f64 = 0.85;
 /// The age below which a session is new: a denial is not due to its token.
 const NEW: Duration = Duration::from_secs(5);
 
+/// The same for a session that was begun because of a denial. A path that is denied for good causes no more logins than this.
+const NEW_AFTER_DENIAL: Duration = Duration::from_secs(5 * 60);
+
+/// The part of an attempt that a login may take while the session before has not ended. The rest is for the read.
+const EARLY_LOGIN: u32 = 3;
+
 /// The time for revoking a token.
 const REVOKE: Duration = Duration::from_secs(2);
 
@@ -21,13 +27,15 @@ pub(super) struct VaultSession {
     since: Instant,
     /// Its end, with the lifetime that it had. `None` if the token does not end.
     end: Option<(Instant, Duration)>,
+    /// The age until which it is new.
+    new_until: Duration,
 }
 
 impl VaultSession {
     /// Makes a session that began at `since`. A lifetime of zero has no end.
     pub(super) fn new(token: HeaderValue, since: Instant, lifetime: Duration) -> Self {
-        let end = if lifetime.is_zero() { None } else { Some((since + lifetime, lifetime)) };
-        Self { token, since, end }
+        let end = since.checked_add(lifetime).filter(|_| !lifetime.is_zero()).map(|end| (end, lifetime));
+        Self { token, since, end, new_until: NEW }
     }
 
     pub(super) fn token(&self) -> &HeaderValue {
@@ -35,7 +43,7 @@ impl VaultSession {
     }
 
     pub(super) fn is_new(&self) -> bool {
-        self.since.elapsed() < NEW
+        self.since.elapsed() < self.new_until
     }
 
     fn is_due(&self) -> bool {
@@ -92,8 +100,16 @@ impl VaultSessions {
         {
             return Ok(held.clone());
         }
+        let held = held.filter(|held| !held.has_ended());
+        let deadline = match &held {
+            Some(_) => deadline.min(asked + deadline.duration_since(asked) / EARLY_LOGIN),
+            None => deadline,
+        };
         match self.log_in(&mut state, servers, asked, deadline).await {
-            Ok(session) => {
+            Ok(mut session) => {
+                if rejected.is_some() {
+                    session.new_until = NEW_AFTER_DENIAL;
+                }
                 let session = Arc::new(session);
                 let state_before =
                     std::mem::replace(&mut *state, LoginState { session: Some(session.clone()), failed: None });
@@ -107,7 +123,7 @@ impl VaultSessions {
                 Ok(session)
             }
             // It is due, and serves to its end.
-            Err(error) => held.filter(|held| !held.has_ended()).ok_or(error),
+            Err(error) => held.ok_or(error),
         }
     }
 
@@ -156,5 +172,21 @@ async fn revoke(servers: &VaultServers, session: &VaultSession) {
     let call = VaultCall::post("auth/token/revoke-self", session.token());
     if let Err(error) = servers.ask(&call, Instant::now() + REVOKE).await {
         tracing::warn!(%error, "could not revoke a token of this process; it ends by itself");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_ends_with_its_token_and_one_of_any_lifetime_can_be_made() {
+        let session = |lifetime| VaultSession::new(HeaderValue::from_static("t"), Instant::now(), lifetime);
+        let (hour, longest) = (session(Duration::from_secs(3600)), session(Duration::from_secs(u64::MAX)));
+        assert!(hour.is_new() && !hour.is_due());
+        tokio::time::advance(Duration::from_secs(3100)).await;
+        assert!(!hour.is_new() && hour.is_due() && !hour.has_ended());
+        tokio::time::advance(Duration::from_secs(500)).await;
+        assert!(hour.has_ended() && !longest.is_due() && !longest.has_ended());
     }
 }
