@@ -180,8 +180,8 @@ async fn bind<A: Application>(first: Arc<Generation<A>>, deadline: Instant) -> R
     }
 }
 
-/// Sets the secrets manager up, and returns its Regions. The caller closes them, however its work ends. Disables core dumps first, because from here on the process may
-/// hold secrets.
+/// Sets the secrets manager up, and returns its Regions. The caller closes them, however its work ends. Disables core dumps
+/// first, because from here on the process may hold secrets.
 ///
 /// # Errors
 /// The report of a set-up that fails or does not end before the deadline.

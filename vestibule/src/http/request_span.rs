@@ -3,6 +3,7 @@
 use super::{access::MAX_PATH, client::ClientCertificate, frame::Frame, request_id, request_metrics::RequestLabels};
 use crate::{
     request_context::RequestContext,
+    telemetry::live_secrets,
     trace_context::SpanParent,
     traces::{OpenSpan, SampledBy},
 };
@@ -44,7 +45,10 @@ impl RequestSpan {
         span.set("http.request.method", labels.method);
         span.set("url.scheme", labels.scheme);
         let path = uri.path();
-        span.set("url.path", &path[..path.floor_char_boundary(MAX_PATH)]);
+        let path = &path[..path.floor_char_boundary(MAX_PATH)];
+        if !live_secrets::is_in(path) {
+            span.set("url.path", path);
+        }
         span.set("network.protocol.version", labels.version);
         if let Some(client) = client {
             span.set("client.address", &client.to_string());

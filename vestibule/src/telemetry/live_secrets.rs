@@ -48,6 +48,14 @@ pub(super) fn find_in(lines: &LogLines) -> BTreeMap<usize, Name> {
     found
 }
 
+/// Returns `true` if a text contains a secret. For what leaves the machine without the log.
+pub(crate) fn is_in(text: &str) -> bool {
+    let mut live = lock();
+    live.sweep();
+    let text = text.as_bytes();
+    live.filter.starts(text).flatten().any(|start| live.at_start_of(&text[start..]).is_some())
+}
+
 impl LiveSecrets {
     fn add(&mut self, secret: LiveSecret) {
         secret.parts.forms().for_each(|form| self.filter.add(form));
@@ -146,6 +154,7 @@ mod tests {
         let manager = MemoryManager::with([(KEY, "the-first-key")]);
         let harness = Harness::<KeyHolder>::start(manager.clone(), Config::default()).await.unwrap();
         assert_eq!(count(), 1);
+        assert!(is_in("/hooks/the-first-key") && !is_in("/hooks/the-second-key"));
         let before = harness.live().generation();
         manager.rotate(KEY, "the-second-key");
         assert!(harness.reload().await.unwrap());

@@ -1,4 +1,5 @@
-//! The layer that handles a rejected key, most often a 401: it requests a reload, and makes the call again if that brings another key.
+//! The layer that handles a rejected key, most often a 401: it requests a reload, and makes the call again if that brings
+//! another key.
 
 use super::{add_key::RejectedVersion, error::CallError, key::ClientKey};
 use axum::{
