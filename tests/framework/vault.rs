@@ -192,7 +192,7 @@ async fn what_is_not_there_ends_with_66_and_says_what_is_missing() {
 #[tokio::test]
 async fn a_login_that_is_denied_ends_with_77_in_the_words_of_its_method() {
     let tenant = SERVICE.migrated_at_openbao("bao_no_login").await;
-    let namespace = SERVICE.launch(&tenant).env("APP_SECRETS__VAULT__NAMESPACE", "équipe");
+    let namespace = SERVICE.launch(&tenant).env("APP_SECRETS__VAULT__NAMESPACE", "pay\nments");
     assert_fails(namespace, 78, &["secrets.vault.namespace", "no header can carry"]).await;
     let namespace = SERVICE.launch(&tenant).env("APP_SECRETS__VAULT__NAMESPACE", "nowhere");
     assert_fails(namespace, 77, &["there is no namespace `nowhere`", "secrets.vault.namespace"]).await;

@@ -38,7 +38,11 @@ pub(in crate::config) fn vault(
         add("addresses", problem, "give each address with https://");
     }
     if HeaderValue::from_str(&vault.namespace).is_err() {
-        add("namespace", "it has characters that no header can carry", "correct the value: use ASCII without blanks");
+        add(
+            "namespace",
+            "it has characters that no header can carry",
+            "remove ends of lines and other control characters from it",
+        );
     }
     if !is_mount(&vault.mount) {
         add("mount", "expected the path of a mount, such as \"kv\" or \"team/kv\"", "correct the value");
