@@ -213,7 +213,9 @@ async fn a_collector_that_does_not_answer_slows_no_request_and_no_stop() {
     let tenant = SERVICE.migrated("traced_silence").await;
     let collector = Collector::start(&tenant).await;
     collector.0.script([AnswerRule::all(ScriptedAnswer::BlackHole)]);
-    let launch = collector.launch(&tenant, "1").env("APP_TRACES__QUEUE", "4").env("APP_TRACES__TIMEOUT", "1s");
+    let launch = collector.launch(&tenant, "1").env("APP_TRACES__QUEUE", "4").env("APP_TRACES__TIMEOUT", "10s");
+    // What waited for the collector would take as long as its timeout.
+    let much_less = Duration::from_secs(8);
     let mut running = RunningService::start(launch, &tenant).await;
     let mut slowest = Duration::ZERO;
     for _ in 0..20 {
@@ -221,7 +223,7 @@ async fn a_collector_that_does_not_answer_slows_no_request_and_no_stop() {
         list_within(&running, SAMPLED_PARENT).await;
         slowest = slowest.max(start.elapsed());
     }
-    assert!(slowest < Duration::from_millis(900), "{slowest:?}");
+    assert!(slowest < much_less, "{slowest:?}");
     let dropped = "vestibule_traces_dropped_spans_total";
     assert!(running.metric(&format!("{dropped}{{reason=\"queue_full\"}}")).await >= 30.0);
     running.process.wait_for_line(|line| line.contains("spans could not be sent"), DEFAULT_TIMEOUT).await;
@@ -230,7 +232,7 @@ async fn a_collector_that_does_not_answer_slows_no_request_and_no_stop() {
     let start = Instant::now();
     running.process.signal(Signal::TERM);
     assert_eq!(running.process.exited(DEFAULT_TIMEOUT).await.code, Some(0));
-    assert!(start.elapsed() < Duration::from_secs(6), "{:?}", start.elapsed());
+    assert!(start.elapsed() < much_less, "{:?}", start.elapsed());
 }
 
 #[tokio::test]

@@ -194,6 +194,8 @@ async fn a_login_that_is_denied_ends_with_77_in_the_words_of_its_method() {
     let tenant = SERVICE.migrated_at_openbao("bao_no_login").await;
     let namespace = SERVICE.launch(&tenant).env("APP_SECRETS__VAULT__NAMESPACE", "pay\nments");
     assert_fails(namespace, 78, &["secrets.vault.namespace", "no header can carry"]).await;
+    let mount = SERVICE.launch(&tenant).env("APP_SECRETS__VAULT__MOUNT", "team/data/kv");
+    assert_fails(mount, 78, &["secrets.vault.mount", "`data`"]).await;
     let namespace = SERVICE.launch(&tenant).env("APP_SECRETS__VAULT__NAMESPACE", "nowhere");
     assert_fails(namespace, 77, &["there is no namespace `nowhere`", "secrets.vault.namespace"]).await;
 

@@ -28,7 +28,8 @@ impl OpenBaoServer {
             "bound_subject": name,
             "user_claim": "sub",
             "token_policies": [name],
-            "token_ttl": "1h",
+            // The file of the login has one token, which ends after an hour. The session of `cargo dev` goes on.
+            "token_ttl": "768h",
         });
         self.api().post(&format!("auth/jwt/role/{name}"), role).await?;
         let jwt = self.write_file(&format!("jwt-{name}"), &self.issuer().token(name, ""))?;

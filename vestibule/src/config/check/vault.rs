@@ -47,6 +47,9 @@ pub(in crate::config) fn vault(
     if !is_mount(&vault.mount) {
         add("mount", "expected the path of a mount, such as \"kv\" or \"team/kv\"", "correct the value");
     }
+    if vault.mount.split('/').any(|word| word == "data") {
+        add("mount", "`data` ends the path of a mount in an id", "use a mount without the word `data` in its path");
+    }
     if !is_mount(vault.auth_mount()) {
         add("auth_mount", "expected the path of a mount, such as \"approle\"", "correct the value, without `auth/`");
     }
