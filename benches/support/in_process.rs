@@ -148,7 +148,7 @@ impl Source for MemoryManager {
             }
             let text = if id.as_str().ends_with("database") { &self.login } else { &self.signing_key };
             let version = VersionId::new("v1");
-            Ok(Fetched::New(SecretValue { text: text.as_str().into(), version, created: None }))
+            Ok(Fetched::New(SecretValue { text: text.as_str().into(), version, created: None, lease: None }))
         })
     }
 

@@ -21,6 +21,7 @@ mod endurance;
 mod frame;
 mod hostile_clients;
 mod http1;
+mod leases;
 mod log;
 mod long_lived;
 mod metrics;

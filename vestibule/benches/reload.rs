@@ -151,7 +151,12 @@ impl Source for MemoryManager {
             if held == Some(&version) {
                 return Ok(Fetched::Same);
             }
-            Ok(Fetched::New(SecretValue { text: format!("key-{rotations}").into(), version, created: None }))
+            Ok(Fetched::New(SecretValue {
+                text: format!("key-{rotations}").into(),
+                version,
+                created: None,
+                lease: None,
+            }))
         })
     }
 

@@ -108,7 +108,7 @@ impl Source for SecretFolder {
             let file = self.0.join(id.as_str()).join(version.as_str());
             // The buffer is wiped. `SecretString` makes an exact copy, and wipes that too.
             let text = Zeroizing::new(fs::read_to_string(file).await.map_err(source_error)?);
-            Ok(Fetched::New(SecretValue { text: text.as_str().into(), version, created: None }))
+            Ok(Fetched::New(SecretValue { text: text.as_str().into(), version, created: None, lease: None }))
         })
     }
 

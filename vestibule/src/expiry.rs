@@ -22,6 +22,8 @@ pub(crate) async fn watch<A: Application>(mut live: Live<A>, stopping: Cancellat
         let expiring = generation
             .credentials
             .iter()
+            // The framework itself replaces what has a lease.
+            .filter(|(_, held)| held.lease.is_none())
             .filter_map(|(name, held)| Some(((name, held.in_use().clone()), held.expires_at?)))
             .collect();
         let (due, pause) = warnings.take_due(expiring, now);

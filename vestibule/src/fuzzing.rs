@@ -36,7 +36,7 @@ pub fn read<K: Kind>(text: &str) -> Result<K, String> {
 }
 
 fn kind<K: Kind>(text: &str) -> Result<K, Malformed> {
-    let value = SecretValue { text: text.into(), version: VersionId::new("v1"), created: None };
+    let value = SecretValue { text: text.into(), version: VersionId::new("v1"), created: None, lease: None };
     resolver::check_size(&value)?;
     K::read(&SecretValues::new(value, BTreeMap::new(), None))
 }

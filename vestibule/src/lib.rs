@@ -91,6 +91,7 @@ mod expiry;
 mod generation_usage;
 mod jitter;
 mod last_uses;
+mod leases;
 mod loader;
 mod moment;
 mod openapi;

@@ -9,10 +9,11 @@
 pub(crate) mod load_error;
 pub(crate) mod retry_class;
 
+mod candidates;
 mod doubts;
 
 pub(crate) use self::doubts::Unrefreshed;
-use self::{doubts::Doubts, load_error::LoadError, retry_class::RetryClass};
+use self::{candidates::Candidates, doubts::Doubts, load_error::LoadError, retry_class::RetryClass};
 use crate::{
     application::{Application, BackgroundMetrics, Build, Generation, ReadinessChecks, WorkerWakes},
     auth::{AuthMetrics, Authenticator, AuthenticatorParts},
@@ -39,15 +40,16 @@ use crate::{
         fetch::{self, FetchContext, FetchOutcome, ManagerStage},
         held::HeldCredentials,
         id::SecretId,
+        lease::LeaseMetrics,
         regions::Regions,
         resolver::Resolver,
         set::{self, Resolved, SecretSet},
-        source::Source,
+        source::{Source, SourceError},
         spec::CredentialSpec,
     },
     traces::{Exporter, Sampler, Tracer},
 };
-use futures_util::FutureExt;
+use futures_util::{FutureExt, future::join_all};
 use std::{
     collections::BTreeMap,
     marker::PhantomData,
@@ -78,6 +80,8 @@ pub(crate) struct Loader<A> {
     pub(crate) metrics: Arc<MetricsRegistry>,
     request_metrics: Arc<RequestMetrics>,
     breakers: Breakers,
+    candidates: Candidates,
+    lease_metrics: LeaseMetrics,
     pub(crate) last_uses: Arc<LastUses>,
     pub(crate) background_metrics: BackgroundMetrics,
     auth_metrics: AuthMetrics,
@@ -149,8 +153,10 @@ impl<A: Application> Loader<A> {
             auth_metrics: AuthMetrics::register(&metrics),
             debug_token_uses: DebugTokenUses::register(&metrics),
             tracer: Tracer::register(&metrics),
+            lease_metrics: LeaseMetrics::register(&metrics),
             metrics: Arc::new(metrics),
             breakers: Breakers::default(),
+            candidates: Candidates::default(),
             last_uses: Arc::default(),
             worker_wakes: Arc::default(),
             request_history: Arc::default(),
@@ -220,13 +226,16 @@ impl<A: Application> Loader<A> {
 
     /// Loads once. Publishes nothing.
     pub(crate) async fn load(&self, request: LoadRequest<'_, A>) -> FinishedLoad<A> {
+        let mut unrenewed = BTreeMap::new();
         if let Some(in_service) = request.in_service {
             let reason = match request.probe_reason {
                 // The version in service was just rejected, so do not probe it early; probe the others.
                 ProbeReason::CurrentRejected => ProbeReason::Scheduled,
                 reason => reason,
             };
-            in_service.resources.probe(reason, request.deadline_of_probes()).await;
+            let deadline = request.deadline_of_probes();
+            let probing = in_service.resources.probe(reason, deadline);
+            ((), unrenewed) = tokio::join!(probing, renew_leases(&in_service.credentials));
         }
         let nothing = HeldCredentials::default();
         let doubts = match request.in_service {
@@ -241,28 +250,66 @@ impl<A: Application> Loader<A> {
                 None => &nothing,
             },
             doubted: doubts.names.clone(),
+            unrenewed,
+            candidates: self.candidates.all(),
+            drain: request.config.server.drain,
             deadline_of_others: request.deadline_of_others(),
             deadline: request.deadline,
             is_start: request.in_service.is_none(),
         };
-        let mut wanted = Vec::new();
-        for spec in AllSecrets::<A::Secrets>::specs() {
-            if let Some(id) = request.config.id(&spec) {
-                wanted.push((spec, id));
-            }
-        }
-        let fetched = fetch::all(&context, &wanted).await;
-        let seen = stages_seen(&fetched, context.held);
-        let hosts = &request.config.server.tls_names;
-        let are_hosts_new = request.in_service.is_none_or(|held| held.config.server.tls_names != *hosts);
-        let resolver = Resolver::new(fetched, context.held).for_hosts(hosts, are_hosts_new);
+        let mut seen = BTreeMap::new();
         // A panic of the service's code becomes a report: in a reload it must not end the reload actor.
-        let building = AssertUnwindSafe(self.resolve_and_build(&request, &context, &doubts, resolver)).catch_unwind();
-        let result = match building.await {
+        let loading = AssertUnwindSafe(async {
+            let resolver = self.fetch(&request, &context, &mut seen).await;
+            self.resolve_and_build(&request, &context, &doubts, resolver).await
+        });
+        let result = match loading.catch_unwind().await {
             Ok(result) => result,
             Err(_) => Err(LoadError::from(Report::of(Phase::Build, panicked()))),
         };
+        if result.is_ok() {
+            self.candidates.clear();
+        }
         FinishedLoad { seen, result }
+    }
+
+    /// Fetches all credentials. Those that the manager makes at each read come last: if another one has a fault, none is
+    /// made.
+    async fn fetch<'a>(
+        &self,
+        request: &'a LoadRequest<'_, A>,
+        context: &FetchContext<'a>,
+        seen: &mut BTreeMap<Name, ManagerStage>,
+    ) -> Resolver<'a> {
+        let (mut kept_there, mut made_at_read) = (Vec::new(), Vec::new());
+        for spec in AllSecrets::<A::Secrets>::specs() {
+            if let Some(id) = request.config.id(&spec) {
+                let list = if self.regions.is_made_at_each_read(&id) { &mut made_at_read } else { &mut kept_there };
+                list.push((spec, id));
+            }
+        }
+        let fetched = fetch::all(context, &kept_there).await;
+        seen.extend(stages_seen(&fetched, context.held));
+        let hosts = &request.config.server.tls_names;
+        let are_hosts_new = request.in_service.is_none_or(|held| held.config.server.tls_names != *hosts);
+        let mut resolver = Resolver::new(fetched, context.held).for_hosts(hosts, are_hosts_new);
+        if made_at_read.is_empty() {
+            return resolver;
+        }
+        AllSecrets::<A::Secrets>::resolve(&mut resolver);
+        if !resolver.has_fault() {
+            let fetched = fetch::all(context, &made_at_read).await;
+            seen.extend(stages_seen(&fetched, context.held));
+            resolver.add(fetched);
+            AllSecrets::<A::Secrets>::resolve(&mut resolver);
+            self.candidates.keep(&resolver.resolved, context.held);
+            for (name, credential) in resolver.resolved.iter() {
+                if let Some(lease) = &credential.lease {
+                    lease.count_in(&self.lease_metrics, name);
+                }
+            }
+        }
+        resolver
     }
 
     /// Resolves what was fetched and builds from it. A credential whose new version has a fault stays as held, if another
@@ -321,6 +368,9 @@ impl<A: Application> Loader<A> {
                 }
                 Err(failure) => failure,
             };
+            if let Some(name) = failure.name() {
+                self.candidates.failed(name);
+            }
             if let BuildError::Rejected(rejection) = &failure.error
                 && let Some(fallback) = set::resolve_with_pending(&resolved, rejection.credential, context).await
             {
@@ -481,13 +531,18 @@ impl BuildFailure {
         Self { error: BuildError::Fault(fault), credential: None, has_database_failed: false }
     }
 
+    /// Returns the credential that failed, if it is known.
+    fn name(&self) -> Option<Name> {
+        match &self.error {
+            BuildError::Rejected(rejection) => Some(rejection.credential),
+            BuildError::Fault(_) => self.credential,
+        }
+    }
+
     /// Returns the credential that failed, and the set with the version of it that is held. Returns `None` if there is no
     /// other version to go on with.
     fn as_held<S: SecretSet>(&self, resolved: &Resolved<S>, held: &HeldCredentials) -> Option<(Name, Resolved<S>)> {
-        let name = match &self.error {
-            BuildError::Rejected(rejection) => rejection.credential,
-            BuildError::Fault(_) => self.credential?,
-        };
+        let name = self.name()?;
         Some((name, set::resolve_with_held(resolved, name, held)?))
     }
 
@@ -497,6 +552,16 @@ impl BuildFailure {
             BuildError::Fault(fault) => (name, fault).into(),
         }
     }
+}
+
+/// Renews the leases of the credentials in service, all at the same time. Returns those that could not be renewed. One that
+/// the manager has ended is due then.
+async fn renew_leases(in_service: &HeldCredentials) -> BTreeMap<Name, SourceError> {
+    let renewals = in_service.iter().filter_map(|(name, held)| {
+        let lease = held.lease.clone()?;
+        Some(async move { Some((name, lease.renew().await.err()?)) })
+    });
+    join_all(renewals).await.into_iter().flatten().collect()
 }
 
 /// Returns where the manager has each version that is held. A name is absent if the manager did not say.

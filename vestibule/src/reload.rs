@@ -1,7 +1,7 @@
 //! The reload actor: it takes triggers, runs one reload at a time, and publishes generations.
 //!
 //! ```text
-//! SIGHUP, rejected login or key, unknown key, retry, poll ─► reload ─► published | unchanged | kept
+//! SIGHUP, rejected login or key, unknown key, due lease, retry, poll ─► reload ─► published | unchanged | kept
 //!                                              └──────────── while it may help ─────────────────┘
 //! ```
 
@@ -176,6 +176,7 @@ impl<A: Application> Reloader<A> {
                 ActorEvent::Reload(Trigger::RejectedKey, ProbeReason::Scheduled)
             }
             ReloadRequest::RejectedKeys(_) => ActorEvent::OutdatedKeys,
+            ReloadRequest::DueLease => ActorEvent::Reload(Trigger::Lease, ProbeReason::Scheduled),
             ReloadRequest::UnknownKey => ActorEvent::Reload(Trigger::UnknownKey, ProbeReason::Scheduled),
         }
     }

@@ -28,6 +28,7 @@ pub(crate) struct ReloadRequests {
     newly_rejected: AtomicBool,
     unknown_key: Notify,
     last_unknown_key: Mutex<Option<Instant>>,
+    due_lease: Notify,
     rejected_key: Cause,
     rejected_keys: Mutex<BTreeMap<Name, VersionId>>,
     reloads: watch::Sender<ReloadCount>,
@@ -67,6 +68,8 @@ pub(crate) enum ReloadRequest {
     RejectedKeys(BTreeMap<Name, VersionId>),
     /// A client brought a signature of a key that is not held.
     UnknownKey,
+    /// The lease of a credential in service ends soon.
+    DueLease,
 }
 
 /// The number of reloads so far. A reload that has started and not ended is under way.
@@ -96,6 +99,11 @@ impl ReloadRequests {
         }
     }
 
+    /// Requests a reload because the lease of a credential in service ends soon.
+    pub(crate) fn request_for_due_lease(&self) {
+        self.due_lease.notify_one();
+    }
+
     /// Requests a reload because another service rejects this version of an API key. Returns the number of the first
     /// reload that starts after this call.
     pub(crate) fn request_for_rejected_key(&self, credential: Name, version: VersionId) -> u64 {
@@ -116,6 +124,7 @@ impl ReloadRequests {
                 let mut keys = self.rejected_keys.lock().unwrap_or_else(PoisonError::into_inner);
                 ReloadRequest::RejectedKeys(std::mem::take(&mut keys))
             }
+            () = self.due_lease.notified() => ReloadRequest::DueLease,
             () = self.unknown_key.notified() => ReloadRequest::UnknownKey,
         }
     }

@@ -3,6 +3,7 @@
 
 pub(crate) mod check_status;
 pub(crate) mod draining;
+pub(crate) mod lease_status;
 pub(crate) mod metrics;
 pub(crate) mod page;
 pub(crate) mod readiness;
@@ -15,7 +16,8 @@ mod reload_metrics;
 use self::{
     check_status::CheckStatus,
     draining::DrainingGeneration,
-    readiness::{Readiness, Staleness},
+    lease_status::LeaseStatus,
+    readiness::{Readiness, ReadinessState, Staleness},
     reload_record::{ReloadOutcome, ReloadRecord, Trigger},
     rotation::LastRotation,
 };
@@ -35,7 +37,7 @@ use crate::{
     },
 };
 use serde::Serialize;
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -112,6 +114,9 @@ pub(crate) struct CredentialStatus {
     /// The time at which this version expires, as a certificate does.
     #[serde(with = "time::serde::rfc3339::option")]
     expires: Option<OffsetDateTime>,
+    /// The lease of this version.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lease: Option<LeaseStatus>,
     /// The version that this one replaced, if this process has seen that.
     #[serde(skip)]
     replaced: Option<VersionId>,
@@ -216,6 +221,7 @@ impl Status {
             };
             self.readiness_checks.push(status);
         }
+        let drain = generation.config.server.drain;
         let before = std::mem::take(&mut self.credentials);
         for (name, held) in generation.credentials.iter() {
             let of_name = before.iter().find(|status| status.name == name && status.id == held.id);
@@ -226,9 +232,9 @@ impl Status {
                 Some(status) => {
                     self.last_uses.record(name, &status.version);
                     let replaced = Some(status.version.clone());
-                    CredentialStatus { replaced, ..CredentialStatus::new(name, held, now) }
+                    CredentialStatus { replaced, ..CredentialStatus::new(name, held, drain, now) }
                 }
-                None => CredentialStatus::new(name, held, now),
+                None => CredentialStatus::new(name, held, drain, now),
             };
             self.credentials.push(status);
         }
@@ -268,19 +274,28 @@ impl Status {
         }
         for credential in &mut status.credentials {
             credential.note_last_uses(&self.last_uses);
+            credential.lease = credential.lease.as_ref().map(LeaseStatus::now);
+            credential.verified = credential.last_verified();
         }
         status
     }
 
     /// Returns the readiness for requests.
     pub(crate) fn readiness(&self) -> Readiness {
-        let verified = self.credentials.iter().map(|credential| (credential.name, credential.verified));
-        self.staleness.readiness(verified, &self.readiness_checks, self.stopping)
+        let verified = self.credentials.iter().map(|credential| (credential.name, credential.last_verified()));
+        let mut readiness = self.staleness.readiness(verified, &self.readiness_checks, self.stopping);
+        for credential in &self.credentials {
+            if credential.lease.as_ref().is_some_and(LeaseStatus::has_ended) {
+                readiness.status = ReadinessState::Unready;
+                readiness.reasons.push(format!("the lease of credential `{}` has ended", credential.name));
+            }
+        }
+        readiness
     }
 }
 
 impl CredentialStatus {
-    fn new(name: Name, held: &HeldCredential, now: Moment) -> Self {
+    fn new(name: Name, held: &HeldCredential, drain: Duration, now: Moment) -> Self {
         Self {
             name,
             id: held.id.clone(),
@@ -290,8 +305,17 @@ impl CredentialStatus {
             loaded: held.loaded,
             verified: now,
             expires: held.expires_at,
+            lease: held.lease.as_ref().map(|lease| LeaseStatus::new(lease, drain)),
             replaced: None,
             last_used: Vec::new(),
+        }
+    }
+
+    /// Returns the time at which the manager last confirmed it. A renewal of its lease does so too.
+    fn last_verified(&self) -> Moment {
+        match &self.lease {
+            Some(lease) => self.verified.later(lease.now().confirmed),
+            None => self.verified,
         }
     }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod access;
 pub(crate) mod api;
+pub(crate) mod leased_logins;
 pub(crate) mod login_rotation;
 
 use std::fs::{self, File, OpenOptions};
@@ -246,6 +247,11 @@ impl OpenBaoServer {
         self.process.lock().unwrap_or_else(PoisonError::into_inner).exited()
     }
 
+    /// Sends its process a signal. One that is stopped answers nothing.
+    pub fn signal(&self, signal: Signal) {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner).signal(signal);
+    }
+
     /// Ends it at once, as a machine that fails does.
     pub fn kill(&self) {
         self.process.lock().unwrap_or_else(PoisonError::into_inner).signal(Signal::KILL);
@@ -256,9 +262,10 @@ impl OpenBaoServer {
         self.process.lock().unwrap_or_else(PoisonError::into_inner).pid()
     }
 
-    /// Mounts the KV engine and the auth methods.
+    /// Mounts the engines and the auth methods.
     async fn set_up(&self) -> Result<(), Error> {
         self.api.post("sys/mounts/kv", json!({ "type": "kv", "options": { "version": "2" } })).await?;
+        self.api.post("sys/mounts/database", json!({ "type": "database" })).await?;
         self.api.post("sys/auth/approle", json!({ "type": "approle" })).await?;
         self.api.post("sys/auth/jwt", json!({ "type": "jwt" })).await?;
         let keys = format!("{}/jwks.json", self.issuer.url());

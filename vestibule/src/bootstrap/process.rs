@@ -15,6 +15,7 @@ use crate::{
         policy::{AdminPolicy, CommandPolicy, PublicPolicy},
         serve::HttpServer,
     },
+    leases,
     loader::Loader,
     openapi::page,
     reload::Reloader,
@@ -84,6 +85,7 @@ impl<A: Application> ServingProcess<A> {
         let public = HttpServer::start("public", listeners.public, policy, &connections, door);
 
         tokio::spawn(expiry::watch(live.clone(), signals.stopping.clone()));
+        tokio::spawn(leases::watch(live.clone(), parts.loader.reload_requests.clone(), signals.stopping.clone()));
         tokio::spawn(watch_readiness(live.clone(), status.clone(), signals.stopping.clone()));
         let background = Background::new(
             live.clone(),

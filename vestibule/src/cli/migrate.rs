@@ -26,7 +26,10 @@ use crate::{
     telemetry::Telemetry,
 };
 use sqlx::{Connection, PgConnection, migrate::Migrator};
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// The credential that owns the tables of `[database]`. Only this command reads it.
@@ -127,7 +130,8 @@ async fn migrate_all<T: ServiceSettings>(
     for target in targets {
         let deadline = Instant::now() + config.secrets.deadline;
         let of_database = |fault| Report::of(Phase::Command, target.section.name_in(fault));
-        let mut connection = log_in(regions, config, target, deadline).await?;
+        // A leased login is given back when it is dropped, so it must outlive its connection.
+        let (mut connection, _login) = log_in(regions, config, target, deadline).await?;
         apply(target, &mut connection, deadline, config.secrets.deadline).await.map_err(of_database)?;
         let _ = timeout(CLOSE_TIMEOUT, connection.close()).await;
         tracing::info!(
@@ -166,7 +170,7 @@ async fn log_in<T: ServiceSettings>(
     config: &Config<T>,
     target: &Target<'_>,
     deadline: Instant,
-) -> Result<PgConnection, Report> {
+) -> Result<(PgConnection, Credential<Login>), Report> {
     let of_command = |fault| Report::of(Phase::Command, fault);
     let nothing = HeldCredentials::default();
     let context = FetchContext {
@@ -174,6 +178,9 @@ async fn log_in<T: ServiceSettings>(
         revoked: &config.secrets.revoked,
         held: &nothing,
         doubted: BTreeSet::new(),
+        unrenewed: BTreeMap::new(),
+        candidates: HeldCredentials::default(),
+        drain: config.server.drain,
         deadline_of_others: deadline,
         deadline,
         is_start: true,
@@ -189,7 +196,7 @@ async fn log_in<T: ServiceSettings>(
         let login = &resolved.secrets.migrator;
         let options = database::options(login, target.section).map_err(of_command)?;
         let rejected = match database::connect(&options, deadline, None, true).await {
-            Ok(connection) => return Ok(connection),
+            Ok(connection) => return Ok((connection, resolved.secrets.migrator)),
             Err(ConnectError::Rejected(error)) => Rejection::of(login, database::reason(&error)),
             Err(ConnectError::Fault(fault)) => return Err(of_command(target.section.name_in(fault))),
         };

@@ -13,7 +13,7 @@ use secrecy::ExposeSecret;
 use std::collections::BTreeMap;
 
 fn value(text: &str, version: &str) -> SecretValue {
-    SecretValue { text: text.to_owned().into(), version: VersionId::new(version), created: None }
+    SecretValue { text: text.to_owned().into(), version: VersionId::new(version), created: None, lease: None }
 }
 
 fn read<K: Kind>(text: &str) -> Result<K, Malformed> {

@@ -20,9 +20,11 @@ pub(super) const LAST_DAYS: time::Duration = time::Duration::days(7);
 pub(super) struct Doubts {
     /// The other side rejects the version in service.
     pub(super) rejected: Vec<Rejection>,
-    /// The credentials whose version in service is rejected or revoked.
+    /// The credentials whose version in service is rejected or revoked, or whose lease is due.
     pub(super) names: BTreeSet<Name>,
-    /// Those, and the ones that expire in the next seven days. To replace one of these never waits for another credential.
+    /// The credentials whose lease is due: a successor must be taken up before its end.
+    due: BTreeSet<Name>,
+    /// All of these, and the ones that expire in the next seven days. To replace one of these never waits for another credential.
     pub(super) must_be_replaced: BTreeSet<Name>,
 }
 
@@ -31,7 +33,7 @@ pub(crate) struct Unrefreshed {
     pub(crate) name: Name,
     pub(crate) fault: Fault,
     pub(crate) retry: RetryClass,
-    /// `true` if the version in service is rejected, revoked, or in its last days.
+    /// `true` if the version in service is rejected, revoked, or in its last days, or its lease is due.
     pub(crate) must_be_replaced: bool,
 }
 
@@ -41,16 +43,22 @@ impl Doubts {
         let rejected = in_service.resources.rejections();
         let mut names: BTreeSet<Name> = rejected.iter().map(|rejection| rejection.credential).collect();
         let mut must_be_replaced = BTreeSet::new();
+        let mut due = BTreeSet::new();
         for (name, held) in in_service.credentials.iter() {
             if held.has_any(revoked) {
                 names.insert(name);
             }
-            if held.expires_at.is_some_and(|end| end - OffsetDateTime::now_utc() < LAST_DAYS) {
+            if let Some(lease) = &held.lease {
+                if lease.is_due(in_service.config.server.drain) {
+                    due.insert(name);
+                }
+            } else if held.expires_at.is_some_and(|end| end - OffsetDateTime::now_utc() < LAST_DAYS) {
                 must_be_replaced.insert(name);
             }
         }
+        names.extend(&due);
         must_be_replaced.extend(&names);
-        Self { rejected, names, must_be_replaced }
+        Self { rejected, names, due, must_be_replaced }
     }
 
     /// Returns `true` if a credential that must be replaced has a new version in `resolved`.
@@ -76,6 +84,10 @@ impl Doubts {
             }
         }
         for stays in &mut unrefreshed {
+            // Its end is near, so the pauses must be short.
+            if self.due.contains(stays.name) {
+                stays.retry = RetryClass::Rejected;
+            }
             stays.must_be_replaced = self.must_be_replaced.contains(stays.name);
         }
         unrefreshed

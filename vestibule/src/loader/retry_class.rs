@@ -5,7 +5,7 @@ use crate::exit::Exit;
 /// The change that another load needs to succeed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum RetryClass {
-    /// The manager and the other side have different versions. A rotation ends this by itself.
+    /// The manager and the other side have different versions: a rotation ends this by itself. Or a lease is due.
     Rejected,
     /// The manager or the database does not answer, or denies access: identities and policies propagate.
     Unavailable,

@@ -122,7 +122,12 @@ impl Source for OneVersionEach {
         } else if held.is_some_and(|held| held.as_str() == version) {
             Ok(Fetched::Same)
         } else {
-            Ok(Fetched::New(SecretValue { text: value.into(), version: VersionId::new(version), created: None }))
+            Ok(Fetched::New(SecretValue {
+                text: value.into(),
+                version: VersionId::new(version),
+                created: None,
+                lease: None,
+            }))
         };
         Box::pin(async { answer })
     }

@@ -171,7 +171,7 @@ fn fetched(output: GetSecretValueOutput, held: Option<&VersionId>) -> Result<Fet
             // Copies the text. The SDK's string may have spare capacity: taking it would move the text and leave the old
             // block behind.
             let text = text.as_str().into();
-            Ok(Fetched::New(SecretValue { text, version, created }))
+            Ok(Fetched::New(SecretValue { text, version, created, lease: None }))
         }
         (None, Some(_)) => Err(SourceError::Malformed("the value is binary; text is expected".into())),
         (None, None) => Err(SourceError::Malformed("the version has no value".into())),

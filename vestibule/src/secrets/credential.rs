@@ -2,6 +2,7 @@
 
 use super::{
     id::{SecretId, VersionId},
+    lease::SecretLease,
     version::{Stage, Versions},
 };
 use std::{fmt, ops::Deref, sync::Arc};
@@ -38,6 +39,7 @@ pub struct Credential<T> {
     pub(crate) name: Name,
     pub(super) id: SecretId,
     pub(crate) versions: Versions,
+    pub(crate) lease: Option<Arc<SecretLease>>,
 }
 
 impl<T> Credential<T> {

@@ -33,6 +33,12 @@ pub(crate) struct FetchContext<'a> {
     /// The credentials whose version in use is rejected or revoked. They are read again even if their version is
     /// unchanged.
     pub(crate) doubted: BTreeSet<Name>,
+    /// The leases of the generation in service that could not be renewed for this load, with the reason.
+    pub(crate) unrenewed: BTreeMap<Name, SourceError>,
+    /// The credentials that the manager made for a load which failed.
+    pub(crate) candidates: HeldCredentials,
+    /// `server.drain`: a lease must last for longer than that.
+    pub(crate) drain: Duration,
     /// The deadline of the other credentials, if one is doubted. The others can stay as held.
     pub(crate) deadline_of_others: Instant,
     pub(crate) deadline: Instant,
@@ -44,6 +50,13 @@ impl FetchContext<'_> {
     fn is_revoked(&self, value: &SecretValue) -> bool {
         self.revoked.contains(&value.version)
     }
+
+    /// Returns the candidate for a credential, if it can still be used.
+    fn candidate(&self, name: Name, id: &SecretId) -> Option<HeldCredential> {
+        let candidate = self.candidates.get(name, id)?;
+        let is_due = candidate.lease.as_ref().is_none_or(|lease| lease.is_due(self.drain));
+        if is_due || candidate.has_any(self.revoked) { None } else { Some(candidate.clone()) }
+    }
 }
 
 /// The result of fetching one credential.
@@ -51,6 +64,8 @@ pub(crate) enum FetchOutcome {
     /// Every stage is as held.
     Same,
     New(SecretValues),
+    /// The manager made it for a load before, which failed.
+    Candidate(HeldCredential),
     Failed(Fault),
 }
 
@@ -76,6 +91,7 @@ impl FetchOutcome {
                 }
                 Some(ManagerStage::Unlabelled)
             }
+            Self::Candidate(_) => Some(ManagerStage::Unlabelled),
             Self::Failed(_) => None,
         }
     }
@@ -117,7 +133,17 @@ async fn fetch_credential(
         deadline: if another_is_doubted { context.deadline.min(context.deadline_of_others) } else { context.deadline },
     };
     let started = Instant::now();
-    let outcome = match compare_with_held(context, &query, spec, held).await {
+    let compared = match held.filter(|held| may_stay && held.lease.is_some()) {
+        Some(_) => match context.unrenewed.get(spec.name) {
+            Some(error) => Err(error.clone().into()),
+            None => Ok(FetchOutcome::Same),
+        },
+        None => match context.candidate(spec.name, id) {
+            Some(candidate) => Ok(FetchOutcome::Candidate(candidate)),
+            None => compare_with_held(context, &query, spec, held).await,
+        },
+    };
+    let outcome = match compared {
         Ok(outcome) => outcome,
         Err(error) => FetchOutcome::Failed(fault(context, spec, id, &error, started.elapsed())),
     };
@@ -324,6 +350,9 @@ mod tests {
             revoked: &BTreeSet::new(),
             held: &HeldCredentials::default(),
             doubted: BTreeSet::new(),
+            unrenewed: BTreeMap::new(),
+            candidates: HeldCredentials::default(),
+            drain: Duration::ZERO,
             deadline_of_others: deadline,
             deadline,
             is_start: true,

@@ -3,6 +3,7 @@
 use super::{
     credential::Name,
     id::{SecretId, VersionId},
+    lease::SecretLease,
     version::{Stage, Versions},
 };
 use crate::{moment::Moment, telemetry::live_secrets::LiveSecretGuard};
@@ -29,6 +30,8 @@ pub(crate) struct HeldCredential {
     pub(crate) created: Option<OffsetDateTime>,
     /// The time at which the version in use expires.
     pub(crate) expires_at: Option<OffsetDateTime>,
+    /// The lease of the version in use.
+    pub(crate) lease: Option<Arc<SecretLease>>,
     /// The time at which this process first saw the version in use replace another one. `None` if it started with it.
     pub(crate) current_since: Option<Moment>,
     pub(super) value: Arc<dyn Any + Send + Sync>,
@@ -95,8 +98,12 @@ impl HeldCredentials {
         self.held.get(name)
     }
 
-    pub(super) fn insert(&mut self, name: Name, held: HeldCredential) {
+    pub(crate) fn insert(&mut self, name: Name, held: HeldCredential) {
         self.held.insert(name, held);
+    }
+
+    pub(crate) fn remove(&mut self, name: Name) {
+        self.held.remove(name);
     }
 
     /// Returns `true` if both hold the same versions of the same secrets.

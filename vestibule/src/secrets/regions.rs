@@ -120,6 +120,11 @@ impl Regions {
         }
     }
 
+    /// Returns `true` if the manager makes a credential at each read of `id`.
+    pub(crate) fn is_made_at_each_read(&self, id: &SecretId) -> bool {
+        self.first_source().is_made_at_each_read(id)
+    }
+
     /// Returns the manager's own word for a stage.
     pub(crate) fn stage_label(&self, stage: Stage) -> &'static str {
         self.first_source().stage_label(stage)

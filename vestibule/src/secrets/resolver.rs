@@ -33,7 +33,7 @@ pub struct Resolver<'a> {
     hosts: &'a [String],
     /// `true` if the hosts changed, so that the held certificate is compared with them too.
     are_hosts_new: bool,
-    pub(super) resolved: HeldCredentials,
+    pub(crate) resolved: HeldCredentials,
     pub(super) faults: Vec<Fault>,
     pub(super) carried_over: Vec<(Name, Fault)>,
 }
@@ -69,13 +69,23 @@ impl<'a> Resolver<'a> {
         Self { pending: Some((name, pending)), ..self }
     }
 
+    /// Adds credentials that were fetched after the others. Those that are resolved already stay so.
+    pub(crate) fn add(&mut self, fetched: Vec<(CredentialSpec, SecretId, FetchOutcome)>) {
+        self.fetched.extend(fetched.into_iter().map(|(spec, id, outcome)| (spec.name, (id, outcome))));
+    }
+
+    /// Returns `true` if a credential that is not held has a fault.
+    pub(crate) fn has_fault(&self) -> bool {
+        !self.faults.is_empty()
+    }
+
     /// Returns the names of the credentials that are not resolved yet.
     pub(crate) fn names(&self) -> impl Iterator<Item = Name> {
         self.fetched.keys().copied()
     }
 
     pub(crate) fn was_fetched(&self, name: Name) -> bool {
-        self.fetched.contains_key(name)
+        self.fetched.contains_key(name) || self.resolved.named(name).is_some()
     }
 
     pub(crate) fn hosts(&self) -> &'a [String] {
@@ -93,12 +103,16 @@ impl<'a> Resolver<'a> {
         name: Name,
         check: impl Fn(&K) -> Result<(), Malformed>,
     ) -> Option<Credential<K>> {
+        if let Some(resolved) = self.resolved.named(name) {
+            return Some(credential_of(name, resolved));
+        }
         let (id, outcome) = self.fetched.remove(name)?;
         let held = self.held.get(name, &id);
         let (read_or_held, is_judged) = match outcome {
             FetchOutcome::Failed(fault) => (Err(fault), false),
             // The manager's answer was compared with this one, so there is one.
             FetchOutcome::Same => (Ok(held?.clone()), self.are_hosts_new),
+            FetchOutcome::Candidate(credential) => (Ok(credential), false),
             FetchOutcome::New(values) => (read::<K>(name, &id, &values), true),
         };
         let checked = match read_or_held {
@@ -117,7 +131,7 @@ impl<'a> Resolver<'a> {
         {
             resolved = fallback;
         }
-        let credential = Credential { value: resolved.value(), name, id, versions: resolved.versions.clone() };
+        let credential = credential_of(name, &resolved);
         self.resolved.insert(name, resolved);
         Some(credential)
     }
@@ -136,6 +150,11 @@ impl<'a> Resolver<'a> {
         self.carried_over.push((name, fault));
         Some(held.clone())
     }
+}
+
+fn credential_of<K: Kind>(name: Name, held: &HeldCredential) -> Credential<K> {
+    let HeldCredential { id, versions, lease, .. } = held;
+    Credential { value: held.value(), name, id: id.clone(), versions: versions.clone(), lease: lease.clone() }
 }
 
 /// Returns the fault of a value. `seen` says which form it has, if that helps.
@@ -175,6 +194,7 @@ fn read<K: Kind>(name: Name, id: &SecretId, values: &SecretValues) -> Result<Hel
         loaded: OffsetDateTime::now_utc(),
         created: values.current().created,
         expires_at,
+        lease: values.current().lease.clone(),
         current_since: values.seen_current(),
         in_log: Arc::new(live_secrets::watch(name, &value, parts)),
         value,
@@ -214,7 +234,7 @@ mod tests {
     #[test]
     fn a_value_of_blanks_and_byte_order_marks_is_empty() {
         for text in ["", " ", "\r\n", "\u{feff}", "\u{feff}\u{feff} \n"] {
-            let value = SecretValue { text: text.into(), version: VersionId::new("v1"), created: None };
+            let value = SecretValue { text: text.into(), version: VersionId::new("v1"), created: None, lease: None };
             assert!(check_size(&value).is_err(), "{text:?}");
         }
     }

@@ -10,8 +10,8 @@ use std::borrow::Cow;
 
 /// A secrets manager. Each call is one attempt. The framework retries, and keeps the deadline.
 pub trait Source: Send + Sync + 'static {
-    /// Fetches the version of `id` at `stage`. `held` is the version that is already held: a manager that mints a
-    /// credential at each read keeps that one.
+    /// Fetches the version of `id` at `stage`. `held` is the version that is already held: if that is still the
+    /// one, the value need not be read.
     ///
     /// # Errors
     /// A [`SourceError`] if this attempt failed. [`SourceError::is_transient`] tells if another one may succeed.
@@ -28,6 +28,14 @@ pub trait Source: Send + Sync + 'static {
     /// # Errors
     /// As [`fetch`](Self::fetch).
     fn versions<'a>(&'a self, id: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>>;
+
+    /// Returns `true` if the manager makes a credential at each read of `id`. Such a credential has a
+    /// [lease](SecretValue::lease). It is fetched only if none is held that can be used, and after all others: a start that
+    /// fails because of another one shall leave none behind. The default is `false`.
+    fn is_made_at_each_read(&self, id: &SecretId) -> bool {
+        let _ = id;
+        false
+    }
 
     /// Gives back what the manager gave to this process, such as a token. A process calls it once, when it ends, however it
     /// ends, and waits 2 s at most. The default does nothing.

@@ -1,10 +1,10 @@
 //! Versions of a secret: their stages and their values.
 
-use super::id::VersionId;
+use super::{id::VersionId, lease::SecretLease};
 use crate::moment::Moment;
 use secrecy::SecretString;
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 use time::OffsetDateTime;
 
 /// The place of a version in its rotation.
@@ -32,6 +32,8 @@ pub struct SecretValue {
     /// The time at which the manager got the version, if it says so. A version older than the one held is used only
     /// if a second read returns it too.
     pub created: Option<OffsetDateTime>,
+    /// The lease, if the value may be used for a limited time.
+    pub lease: Option<Arc<SecretLease>>,
 }
 
 impl SecretValue {

@@ -60,6 +60,7 @@ impl MetricsEncoder<'_> {
 
     fn credentials(&mut self, status: &Status) -> fmt::Result {
         let (mut verified, mut expiry, mut last_used) = (Vec::new(), Vec::new(), Vec::new());
+        let mut lease_ends = Vec::new();
         let help = "The credentials of the generation in service";
         let mut info = self.0.encode_descriptor("vestibule_credential", help, None, MetricType::Info)?;
         for credential in &status.credentials {
@@ -67,6 +68,9 @@ impl MetricsEncoder<'_> {
             verified.push(([name.clone()], unix_seconds(credential.verified.at())));
             if let Some(expires) = credential.expires {
                 expiry.push(([name.clone()], unix_seconds(expires)));
+            }
+            if let Some(lease) = &credential.lease {
+                lease_ends.push(([name.clone()], unix_seconds(lease.end)));
             }
             for use_of in &credential.last_used {
                 if let Some(at) = use_of.at {
@@ -80,6 +84,8 @@ impl MetricsEncoder<'_> {
         self.gauges("vestibule_credential_verified_timestamp_seconds", help, verified)?;
         let help = "The time at which the version held expires; absent if it does not expire";
         self.gauges("vestibule_credential_expiry_timestamp_seconds", help, expiry)?;
+        let help = "The time at which the lease of the version held ends; absent if it has none";
+        self.gauges("vestibule_lease_end_timestamp_seconds", help, lease_ends)?;
         let help = "The time at which a version that only verifies, or that was replaced, was last used";
         self.gauges("vestibule_credential_last_used_timestamp_seconds", help, last_used)
     }

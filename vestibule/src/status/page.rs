@@ -178,9 +178,13 @@ impl CredentialStatus {
         cell(f, "stage", class, self.stage)?;
         cell(f, "loaded", "", Since(self.loaded))?;
         cell(f, "verified", "", Ago(self.verified))?;
-        match self.expires {
-            None => cell(f, "expires", "", "–")?,
-            Some(expires) => {
+        match (&self.lease, self.expires) {
+            (Some(lease), _) => {
+                let class = if lease.due <= OffsetDateTime::now_utc() { "bad" } else { "" };
+                cell(f, "expires", class, format_args!("{} (lease)", Utc(lease.end)))?;
+            }
+            (None, None) => cell(f, "expires", "", "–")?,
+            (None, Some(expires)) => {
                 let days = (expires - OffsetDateTime::now_utc()).whole_days();
                 let class = if days < 7 { "bad" } else { "" };
                 cell(f, "expires", class, format_args!("{} ({days} days)", Utc(expires)))?;

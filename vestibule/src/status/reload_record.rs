@@ -55,6 +55,8 @@ pub(crate) enum Trigger {
     RejectedKey,
     /// A client brought a signature of a key that is not held.
     UnknownKey,
+    /// The lease of a credential in service ends soon.
+    Lease,
     /// A reload before it failed for a reason that may pass.
     Retry,
 }
@@ -72,8 +74,8 @@ pub(crate) enum ReloadOutcome {
 }
 
 impl Trigger {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Signal, Self::Poll, Self::RejectedLogin, Self::RejectedKey, Self::UnknownKey, Self::Retry];
+    pub(super) const ALL: [Self; 7] =
+        [Self::Signal, Self::Poll, Self::RejectedLogin, Self::RejectedKey, Self::UnknownKey, Self::Lease, Self::Retry];
 }
 
 impl ReloadOutcome {

@@ -205,7 +205,7 @@ impl StoredSecret {
             Some(version) => {
                 let StoredVersion { value, created } = &self.versions[version];
                 let text = value.expose_secret().into();
-                Fetched::New(SecretValue { text, version: version.clone(), created: *created })
+                Fetched::New(SecretValue { text, version: version.clone(), created: *created, lease: None })
             }
         }
     }

@@ -45,7 +45,7 @@ impl Tenant {
     }
 
     /// Runs statements with their names, outside of the tenant's database.
-    pub(super) async fn run_as_superuser(&self, what: &str, statements: &[(&str, Vec<&str>)]) -> Result<(), Error> {
+    pub(crate) async fn run_as_superuser(&self, what: &str, statements: &[(&str, Vec<&str>)]) -> Result<(), Error> {
         let mut admin = self.postgres.admin("postgres").await?;
         for (statement, names) in statements {
             format_and_run(&mut admin, statement, names).await.map_err(Error::database(what))?;
@@ -82,6 +82,15 @@ impl Tenant {
     pub async fn kill_connections(&self, role: &str) -> Result<usize, Error> {
         const KILL: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = $1";
         Ok(self.count(KILL, role).await? as usize)
+    }
+
+    /// Returns the users that OpenBao has made in the database for this tenant, and that are there still.
+    pub async fn leased_users(&self) -> Result<Vec<String>, Error> {
+        const MEMBERS: &str = "SELECT u.rolname::text FROM pg_roles u JOIN pg_auth_members m ON m.member = u.oid \
+                               JOIN pg_roles g ON g.oid = m.roleid \
+                               WHERE g.rolname = $1 AND u.rolname LIKE 'v-%'";
+        let asked = sqlx::query_scalar(MEMBERS).bind(self.access_role()).fetch_all(&mut self.admin().await?).await;
+        asked.map_err(Error::database("ask for the users that OpenBao made"))
     }
 
     /// Returns the number of a role's open sessions.

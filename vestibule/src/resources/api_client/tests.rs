@@ -282,7 +282,7 @@ async fn a_named_header_carries_the_key_alone() {
 async fn the_header_is_marked_as_sensitive() {
     let version = VersionId::new("v1");
     let values = SecretValues::new(
-        SecretValue { text: "key-one".into(), version: version.clone(), created: None },
+        SecretValue { text: "key-one".into(), version: version.clone(), created: None, lease: None },
         Default::default(),
         None,
     );

@@ -7,7 +7,7 @@ use crate::{
     exit::{Exit, Fault},
     regular_file,
     resources::{circuit_breaker::CircuitBreaker, connection_counter::ConnectionCounter, context::LoadContext},
-    secrets::credential::Credential,
+    secrets::{credential::Credential, lease::SecretLease},
     traces::Tracer,
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject};
@@ -41,6 +41,7 @@ const STEPS_OF_A_LOGIN: usize = 256;
 pub(super) struct PoolLogin {
     /// The value that the options have a copy of. While it is held here, `/status` shows the version as held.
     _credential: Arc<Login>,
+    lease: Option<Arc<SecretLease>>,
     pub(super) options: PgConnectOptions,
     pub(super) limits: PoolLimits,
     pub(super) breaker: CircuitBreaker,
@@ -110,6 +111,7 @@ impl PoolLogin {
         let breaker = CircuitBreaker::new(login, &user_at_place(&options), context);
         Ok(Self {
             _credential: login.shared(),
+            lease: login.lease.clone(),
             options,
             limits: PoolLimits {
                 max_connections: config.max_connections.get() as usize,
@@ -139,6 +141,11 @@ impl PoolLogin {
         }
         *last = Some(Instant::now());
         true
+    }
+
+    /// Returns `true` if the lease of the login has ended. Nobody logs in with it, and no connection of it is handed out.
+    pub(super) fn is_over(&self) -> bool {
+        self.lease.as_ref().is_some_and(|lease| lease.has_ended())
     }
 
     pub(super) fn was_published(&self) -> bool {

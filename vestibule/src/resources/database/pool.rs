@@ -181,11 +181,21 @@ impl Pool {
 
     /// Takes a connection. If there is none, the caller joins those who wait.
     fn take(self: &Arc<Self>, login: &Arc<PoolLogin>) -> Taken {
+        let mut ended = Vec::new();
+        let taken = self.take_usable(login, &mut ended);
+        for connection in ended {
+            self.close_later(connection);
+        }
+        taken
+    }
+
+    /// Takes a connection, and the ones on the way whose lease has ended.
+    fn take_usable(self: &Arc<Self>, login: &Arc<PoolLogin>, ended: &mut Vec<PooledConnection>) -> Taken {
         let now = Instant::now();
         let mut state = self.state();
-        let mut connection = state.idle_for(login).pop();
+        let mut connection = pop_usable(state.idle_for(login), ended);
         if connection.is_none() && login.was_published() && now < state.replaced_until {
-            connection = state.replaced.pop();
+            connection = pop_usable(&mut state.replaced, ended);
             if connection.is_some() {
                 state.want_login();
                 self.work.notify_one();
@@ -232,7 +242,8 @@ impl Pool {
                 state.unpublished.push(connection);
                 return;
             }
-            let is_worn = now >= connection.expires_at || connection.opened_at < state.renewed_at;
+            let is_old = now >= connection.expires_at || connection.opened_at < state.renewed_at;
+            let is_worn = is_old || connection.login.is_over();
             // The connection that proved a login may be one too many.
             let is_surplus = state.places > state.login.limits.max_connections;
             if state.stage == PoolStage::Closed || is_worn || is_surplus || connection.login.was_discarded() {
@@ -372,6 +383,13 @@ impl Pool {
         self.state().is_suspect = true;
         self.work.notify_one();
     }
+}
+
+/// Pops the last connection whose lease has not ended. Moves those behind it to `ended`.
+fn pop_usable(idle: &mut Vec<PooledConnection>, ended: &mut Vec<PooledConnection>) -> Option<PooledConnection> {
+    let number = idle.iter().rposition(|connection| !connection.login.is_over()).map_or(0, |last| last + 1);
+    ended.extend(idle.drain(number..));
+    idle.pop()
 }
 
 impl State {

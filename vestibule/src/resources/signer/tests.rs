@@ -24,7 +24,7 @@ const ROTATED_AT: u64 = 1_000_000;
 /// Returns the key of this number. Its version has the same number.
 fn key(number: usize, created: Option<u64>) -> SecretValue {
     let created = created.map(at);
-    SecretValue { text: KEYS[number].into(), version: VersionId::new(format!("v{number}")), created }
+    SecretValue { text: KEYS[number].into(), version: VersionId::new(format!("v{number}")), created, lease: None }
 }
 
 fn at(seconds: u64) -> OffsetDateTime {

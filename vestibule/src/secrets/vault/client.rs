@@ -97,8 +97,9 @@ impl<'a> VaultCall<'a> {
         Self { method: Method::GET, path, token: Some(token.clone()), body: Bytes::new() }
     }
 
-    pub(super) fn post(path: &'a str, token: &HeaderValue) -> Self {
-        Self { method: Method::POST, path, token: Some(token.clone()), body: Bytes::new() }
+    /// Makes a call that changes something. The body is wiped.
+    pub(super) fn post(path: &'a str, token: &HeaderValue, body: &Zeroizing<Vec<u8>>) -> Self {
+        Self { method: Method::POST, path, token: Some(token.clone()), body: Bytes::from_owner(body.clone()) }
     }
 
     /// Makes a login, which needs no token. The body is wiped.
@@ -108,6 +109,10 @@ impl<'a> VaultCall<'a> {
 
     pub(super) fn is_read(&self) -> bool {
         self.method == Method::GET
+    }
+
+    pub(super) fn is_login(&self) -> bool {
+        self.token.is_none()
     }
 
     /// Returns the request for one address.
@@ -207,4 +212,38 @@ async fn authorities(path: &Path) -> Result<RootCertStore, SourceError> {
 
 fn not_usable(problem: String) -> SourceError {
     SourceError::NotConnected { problem, remedy: Some("put a PEM file of this kind there") }
+}
+
+/// Writes a JSON object of texts, into memory that is wiped and that does not grow.
+pub(super) fn json_object(fields: &[(&str, Zeroizing<String>)]) -> Zeroizing<Vec<u8>> {
+    // No escape is longer than 6 bytes.
+    let room = fields.iter().map(|(name, value)| name.len() + 6 * value.len() + 8).sum();
+    let mut json = Zeroizing::new(Vec::with_capacity(room));
+    for (name, value) in fields {
+        let separator = if json.is_empty() { b'{' } else { b',' };
+        json.push(separator);
+        for (text, end) in [(*name, ":"), (value.as_str(), "")] {
+            serde_json::to_writer(&mut *json, text).expect("memory can be written to");
+            json.extend_from_slice(end.as_bytes());
+        }
+    }
+    json.push(b'}');
+    json
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[expect(clippy::disallowed_methods, reason = "nothing is secret here")]
+    #[test]
+    fn a_body_is_json_and_does_not_outgrow_its_room() {
+        let value = "\u{1}\"\\\n\u{7f}ä😀".repeat(50);
+        let fields = [("role_id", Zeroizing::new("r".to_owned())), ("secret_id", Zeroizing::new(value.clone()))];
+        let room: usize = fields.iter().map(|(name, value)| name.len() + 6 * value.len() + 8).sum();
+        let body = json_object(&fields);
+        assert!(body.len() <= room);
+        let read: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(read, serde_json::json!({ "role_id": "r", "secret_id": value }));
+    }
 }

@@ -1,7 +1,7 @@
 //! A login: the files of an auth method, exchanged for a token.
 
 use super::{
-    client::{VaultAnswer, VaultCall},
+    client::{VaultAnswer, VaultCall, json_object},
     files,
     servers::VaultServers,
     sessions::VaultSession,
@@ -9,6 +9,7 @@ use super::{
 use crate::{
     config::settings::vault::{VaultAuth, VaultConfig},
     credentials::{json, unescaped},
+    moment::Moment,
     secrets::source::SourceError,
 };
 use aws_lc_rs::digest::{SHA256, digest};
@@ -72,6 +73,26 @@ struct TokenProperties {
     num_uses: u64,
 }
 
+/// The answer to a renewal of a token, or to the question what it is.
+#[derive(Deserialize)]
+struct RefreshAnswer {
+    auth: Option<RenewedToken>,
+    data: Option<TokenProperties>,
+}
+
+#[derive(Deserialize)]
+struct RenewedToken {
+    lease_duration: u64,
+}
+
+/// A token that a login gave.
+pub(super) struct GrantedToken {
+    pub(super) token: HeaderValue,
+    pub(super) since: Moment,
+    /// Zero if the token does not end.
+    pub(super) lifetime: Duration,
+}
+
 impl VaultLogin {
     pub(super) fn new(config: &VaultConfig) -> Self {
         let path = match config.auth {
@@ -120,20 +141,54 @@ impl VaultLogin {
         servers: &VaultServers,
         credentials: &LoginCredentials,
         deadline: Instant,
-    ) -> Result<VaultSession, SourceError> {
-        let since = Instant::now();
+    ) -> Result<GrantedToken, SourceError> {
+        let since = Moment::now();
         if self.config.auth == VaultAuth::TokenFile {
             let token = header_of(&credentials.0)?;
             let answer = servers.ask(&VaultCall::get(&self.path, &token), deadline).await?;
             let LookupAnswer { data } = self.read_answer(&answer)?;
             self.check_uses(data.num_uses)?;
-            return Ok(VaultSession::new(token, since, Duration::from_secs(data.ttl)));
+            return Ok(GrantedToken { token, since, lifetime: Duration::from_secs(data.ttl) });
         }
         let answer = servers.ask(&VaultCall::login(&self.path, &credentials.0), deadline).await?;
         let LoginAnswer { auth } = self.read_answer(&answer)?;
         self.check_uses(auth.num_uses)?;
         let token = header_of(auth.client_token.expose_secret().as_bytes())?;
-        Ok(VaultSession::new(token, since, Duration::from_secs(auth.lease_duration)))
+        Ok(GrantedToken { token, since, lifetime: Duration::from_secs(auth.lease_duration) })
+    }
+
+    /// Makes the token of a session last longer, if its time can be extended, and learns when it ends. The one of a token
+    /// file is the agent's to renew.
+    ///
+    /// # Errors
+    /// A transient error if the server does not answer.
+    pub(super) async fn refresh(
+        &self,
+        servers: &VaultServers,
+        session: &VaultSession,
+        deadline: Instant,
+    ) -> Result<(), SourceError> {
+        let asked = Moment::now();
+        let call = if self.owns_tokens() {
+            VaultCall::post("auth/token/renew-self", session.token(), &Zeroizing::default())
+        } else {
+            VaultCall::get(&self.path, session.token())
+        };
+        let answer = servers.ask(&call, deadline).await?;
+        if answer.status == StatusCode::FORBIDDEN {
+            session.lasts_until(asked);
+            return Ok(());
+        }
+        let seconds = match json::<RefreshAnswer>(answer.text(), "the time of a token") {
+            Ok(RefreshAnswer { auth: Some(token), .. }) => token.lease_duration,
+            Ok(RefreshAnswer { data: Some(token), .. }) => token.ttl,
+            // A token that cannot be renewed ends when it would.
+            _ => return Ok(()),
+        };
+        if seconds > 0 {
+            session.lasts_until(asked.plus(Duration::from_secs(seconds)));
+        }
+        Ok(())
     }
 
     /// Reads an answer, or the server's reason for none.
@@ -183,38 +238,4 @@ fn header_of(token: &[u8]) -> Result<HeaderValue, SourceError> {
         .map_err(|_| SourceError::NoIdentity("the token has characters that no header can carry".into()))?;
     value.set_sensitive(true);
     Ok(value)
-}
-
-/// Writes a JSON object of texts, into memory that is wiped and that does not grow.
-fn json_object(fields: &[(&str, Zeroizing<String>)]) -> Zeroizing<Vec<u8>> {
-    // No escape is longer than 6 bytes.
-    let room = fields.iter().map(|(name, value)| name.len() + 6 * value.len() + 8).sum();
-    let mut json = Zeroizing::new(Vec::with_capacity(room));
-    for (name, value) in fields {
-        let separator = if json.is_empty() { b'{' } else { b',' };
-        json.push(separator);
-        for (text, end) in [(*name, ":"), (value.as_str(), "")] {
-            serde_json::to_writer(&mut *json, text).expect("memory can be written to");
-            json.extend_from_slice(end.as_bytes());
-        }
-    }
-    json.push(b'}');
-    json
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[expect(clippy::disallowed_methods, reason = "nothing is secret here")]
-    #[test]
-    fn a_body_is_json_and_does_not_outgrow_its_room() {
-        let value = "\u{1}\"\\\n\u{7f}ä😀".repeat(50);
-        let fields = [("role_id", Zeroizing::new("r".to_owned())), ("secret_id", Zeroizing::new(value.clone()))];
-        let room: usize = fields.iter().map(|(name, value)| name.len() + 6 * value.len() + 8).sum();
-        let body = json_object(&fields);
-        assert!(body.len() <= room);
-        let read: serde_json::Value = serde_json::from_slice(&body).unwrap();
-        assert_eq!(read, serde_json::json!({ "role_id": "r", "secret_id": value }));
-    }
 }

@@ -2,36 +2,73 @@
 
 use crate::secrets::id::SecretId;
 
-/// The path of a secret in a KV engine, version 2.
+/// The path of a secret: the mount of an engine, and a name in it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct VaultPath<'a> {
+    pub(super) engine: VaultEngine,
     pub(super) mount: &'a str,
     pub(super) name: &'a str,
 }
 
-impl<'a> VaultPath<'a> {
-    pub(crate) const EXPECTED: &'static str =
-        "a path in a KV engine of version 2, such as \"kv/data/payments/signing\"";
+/// The engine that has a secret, as far as the path shows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum VaultEngine {
+    /// A KV engine, version 2.
+    Kv,
+    /// An engine that makes a login at each read. The login has a lease.
+    Creds,
+    /// An engine that rotates one login.
+    StaticCreds,
+}
 
-    /// Returns the path that an id is. Returns `None` if it is none, or one that an HTTP client would shorten.
-    pub(crate) fn parse(id: &'a SecretId) -> Option<Self> {
-        let (mount, name) = id.as_str().split_once("/data/")?;
-        let is_plain = |path: &str| path.split('/').all(|segment| !["", ".", ".."].contains(&segment));
-        if is_plain(mount) && is_plain(name) { Some(Self { mount, name }) } else { None }
-    }
+impl VaultEngine {
+    const ALL: [Self; 3] = [Self::Kv, Self::Creds, Self::StaticCreds];
 
-    /// Returns the path of a version's value; without a version, of the newest one.
-    pub(super) fn data(&self, version: Option<u64>) -> String {
-        let Self { mount, name } = self;
-        match version {
-            None => format!("{mount}/data/{name}"),
-            Some(version) => format!("{mount}/data/{name}?version={version}"),
+    /// Returns the word in the path of a value.
+    fn word(self) -> &'static str {
+        match self {
+            Self::Kv => "data",
+            Self::Creds => "creds",
+            Self::StaticCreds => "static-creds",
         }
     }
 
-    /// Returns the path of the versions, without values.
-    pub(super) fn metadata(&self) -> String {
-        format!("{}/metadata/{}", self.mount, self.name)
+    /// Returns the word in the path of the versions, where no value is.
+    fn word_of_versions(self) -> &'static str {
+        match self {
+            Self::Kv => "metadata",
+            Self::Creds => "roles",
+            Self::StaticCreds => "static-roles",
+        }
+    }
+}
+
+impl<'a> VaultPath<'a> {
+    pub(crate) const EXPECTED: &'static str = "a path in a KV engine of version 2, such as \"kv/data/payments/signing\", or \
+        that of a login, such as \"database/creds/payments\" or \"database/static-creds/payments\"";
+
+    /// Returns the path that an id is. Returns `None` if it is none, or one that an HTTP client would shorten.
+    pub(crate) fn parse(id: &'a SecretId) -> Option<Self> {
+        let id = id.as_str();
+        if id.split('/').any(|segment| ["", ".", ".."].contains(&segment)) {
+            return None;
+        }
+        // The first of the words counts: the name of a secret may have another one.
+        let splits = VaultEngine::ALL.into_iter().filter_map(|engine| {
+            let (mount, name) = id.split_once(&format!("/{}/", engine.word()))?;
+            Some(Self { engine, mount, name })
+        });
+        splits.min_by_key(|path| path.mount.len())
+    }
+
+    /// Returns the path at which the value is read.
+    pub(super) fn of_value(self) -> String {
+        format!("{}/{}/{}", self.mount, self.engine.word(), self.name)
+    }
+
+    /// Returns the path at which the versions are read without a value.
+    pub(super) fn of_versions(self) -> String {
+        format!("{}/{}/{}", self.mount, self.engine.word_of_versions(), self.name)
     }
 }
 
@@ -40,18 +77,32 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_that_of_a_secret_in_a_mount() {
-        for (id, mount, name) in [
-            ("kv/data/payments/signing", "kv", "payments/signing"),
-            ("team/kv/data/a", "team/kv", "a"),
-            ("data/data/data/x", "data", "data/x"),
+    fn a_path_says_which_engine_has_the_secret() {
+        for (id, engine, mount, name) in [
+            ("kv/data/payments/signing", VaultEngine::Kv, "kv", "payments/signing"),
+            ("team/kv/data/a", VaultEngine::Kv, "team/kv", "a"),
+            ("data/data/data/x", VaultEngine::Kv, "data", "data/x"),
+            ("kv/data/creds/x", VaultEngine::Kv, "kv", "creds/x"),
+            ("database/creds/notes", VaultEngine::Creds, "database", "notes"),
+            ("creds/creds/data/x", VaultEngine::Creds, "creds", "data/x"),
+            ("team/db/static-creds/notes", VaultEngine::StaticCreds, "team/db", "notes"),
         ] {
             let id = SecretId::parse(id).unwrap();
-            assert_eq!(VaultPath::parse(&id), Some(VaultPath { mount, name }), "{id}");
+            let path = VaultPath { engine, mount, name };
+            assert_eq!(VaultPath::parse(&id), Some(path), "{id}");
+            assert_eq!(path.of_value(), id.as_str());
         }
-        for id in
-            ["payments/signing", "kv/data/", "/data/x", "kv/metadata/x", "kv/data/a/../b", "kv//data/x", "kv/data/./x"]
-        {
+        for id in [
+            "payments/signing",
+            "kv/data/",
+            "/data/x",
+            "kv/metadata/x",
+            "kv/data/a/../b",
+            "kv//data/x",
+            "kv/data/./x",
+            "database/creds/",
+            "creds/notes",
+        ] {
             assert_eq!(VaultPath::parse(&SecretId::parse(id).unwrap()), None, "{id}");
         }
     }

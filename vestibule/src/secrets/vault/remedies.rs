@@ -1,6 +1,6 @@
 //! Remedies: the actions that help against an error of Vault or OpenBao.
 
-use super::VaultPath;
+use super::{VaultPath, path::VaultEngine};
 use crate::{
     config::settings::vault::{VaultAuth, VaultConfig},
     secrets::{
@@ -22,7 +22,7 @@ pub(super) fn remedy(
         SourceError::NoIdentity(_) | SourceError::ClockWrong(_) => login(config).into(),
         SourceError::Missing(_) => missing(id).into(),
         SourceError::Malformed(_) => {
-            "name a path in a KV engine of version 2: `bao secrets list -detailed` shows it".into()
+            "name a path in an engine that gives such an answer: `bao secrets list -detailed` shows the engines".into()
         }
         SourceError::NotConnected { remedy: Some(remedy), .. } => (*remedy).into(),
         SourceError::Unavailable(_) | SourceError::NotConnected { .. } | SourceError::Unanswered(_) => {
@@ -33,8 +33,8 @@ pub(super) fn remedy(
 
 fn policy(config: &VaultConfig, id: &SecretId, operation: Operation) -> String {
     let path = match (VaultPath::parse(id), operation) {
-        (Some(path), Operation::ReadValue) => path.data(None),
-        (Some(path), Operation::ReadVersions) => path.metadata(),
+        (Some(path), Operation::ReadValue) => path.of_value(),
+        (Some(path), Operation::ReadVersions) => path.of_versions(),
         (None, _) => id.to_string(),
     };
     let namespace = match config.namespace.as_str() {
@@ -76,7 +76,10 @@ fn login(config: &VaultConfig) -> String {
 
 fn missing(id: &SecretId) -> String {
     match VaultPath::parse(id) {
-        Some(VaultPath { mount, name }) => format!(
+        Some(path) if path.engine != VaultEngine::Kv => {
+            format!("make the role (`bao write {} …`), or correct its id", path.of_versions())
+        }
+        Some(VaultPath { mount, name, .. }) => format!(
             "put it there (`bao kv put -mount={mount} {name} …`; if it was deleted, `bao kv undelete`), or correct its id"
         ),
         None => "correct its id".into(),

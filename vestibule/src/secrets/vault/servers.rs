@@ -205,7 +205,7 @@ impl VaultServers {
             let text = format!("{host} limits the rate of requests (HTTP 429)");
             AddressFailure::out_of_service(text, "raise the quota for this path (sys/quotas/rate-limit)")
         } else {
-            let said = if call.is_read() { String::new() } else { answer.quoted_errors() };
+            let said = if call.is_login() { answer.quoted_errors() } else { String::new() };
             let text = format!("{host} answers HTTP {} {said}", status.as_u16()).trim_end().to_owned();
             AddressFailure::out_of_service(text, "see the log of the server")
         })

@@ -1,13 +1,32 @@
 //! The session of this process: a token, and the time at which the next one is due.
 
-use super::{client::VaultCall, login::VaultLogin, servers::VaultServers};
-use crate::secrets::source::SourceError;
+use super::{
+    client::VaultCall,
+    login::{GrantedToken, VaultLogin},
+    servers::VaultServers,
+};
+use crate::{
+    moment::{CENTURY, Moment},
+    secrets::source::SourceError,
+};
 use axum::http::HeaderValue;
-use std::{sync::Arc, time::Duration};
-use tokio::{sync::Mutex, time::Instant};
+use futures_util::future::join_all;
+use std::{
+    sync::{
+        Arc, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::{runtime::Handle, sync::Mutex, time::Instant};
+use tokio_util::task::TaskTracker;
+use zeroize::Zeroizing;
 
-/// The part of a token's lifetime after which the process logs in again.
-const RENEW_AT: f64 = 0.85;
+/// The last part of a token's lifetime, in which the process logs in again before it reads.
+const LAST_PART: f64 = 0.15;
+
+/// The same before something is made that ends with the token.
+const LAST_PART_FOR_LEASES: f64 = 0.5;
 
 /// The age below which a session is new: a denial is not due to its token.
 const NEW: Duration = Duration::from_secs(5);
@@ -21,23 +40,23 @@ const EARLY_LOGIN: u32 = 3;
 /// The time for revoking a token.
 const REVOKE: Duration = Duration::from_secs(2);
 
-/// A token, from its login to its end.
+/// A token, from its login to its end. It is revoked when nobody holds the session any more: neither a request nor a lease
+/// that was made in it.
 pub(super) struct VaultSession {
     token: HeaderValue,
-    since: Instant,
-    /// Its end, with the lifetime that it had. `None` if the token does not end.
-    end: Option<(Instant, Duration)>,
+    since: Moment,
     /// The age until which it is new.
     new_until: Duration,
+    lifetime: Duration,
+    /// `None` if the token does not end.
+    end: std::sync::Mutex<Option<Moment>>,
+    servers: Arc<VaultServers>,
+    revocations: TaskTracker,
+    /// `true` if the token is another's, or was revoked.
+    stays: AtomicBool,
 }
 
 impl VaultSession {
-    /// Makes a session that began at `since`. A lifetime of zero has no end.
-    pub(super) fn new(token: HeaderValue, since: Instant, lifetime: Duration) -> Self {
-        let end = since.checked_add(lifetime).filter(|_| !lifetime.is_zero()).map(|end| (end, lifetime));
-        Self { token, since, end, new_until: NEW }
-    }
-
     pub(super) fn token(&self) -> &HeaderValue {
         &self.token
     }
@@ -46,22 +65,64 @@ impl VaultSession {
         self.since.elapsed() < self.new_until
     }
 
-    fn is_due(&self) -> bool {
-        self.end.is_some_and(|(_, lifetime)| self.since.elapsed() >= lifetime.mul_f64(RENEW_AT))
+    /// Returns the time until its end, if it ends.
+    pub(super) fn left(&self) -> Option<Duration> {
+        Some(self.end.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.left())
     }
 
-    fn has_ended(&self) -> bool {
-        self.end.is_some_and(|(end, _)| Instant::now() >= end)
+    pub(super) fn has_ended(&self) -> bool {
+        self.left().is_some_and(|left| left.is_zero())
+    }
+
+    pub(super) fn lasts_until(&self, end: Moment) {
+        *self.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
+    }
+
+    /// Returns `true` if less of its lifetime is left than this part.
+    fn is_due(&self, part: f64) -> bool {
+        self.left().is_some_and(|left| left < self.lifetime.mul_f64(part))
+    }
+
+    /// Revokes its token, once.
+    async fn revoke(&self) {
+        if !self.stays.swap(true, Ordering::Relaxed) && !self.has_ended() {
+            revoke(&self.servers, &self.token).await;
+        }
+    }
+}
+
+impl Drop for VaultSession {
+    fn drop(&mut self) {
+        if *self.stays.get_mut() || self.has_ended() {
+            return;
+        }
+        let (servers, token) = (self.servers.clone(), self.token.clone());
+        if let Ok(runtime) = Handle::try_current() {
+            self.revocations.spawn_on(async move { revoke(&servers, &token).await }, &runtime);
+        }
     }
 }
 
 /// The session, which all requests share. One login runs at a time.
 pub(super) struct VaultSessions {
-    login: VaultLogin,
+    login: Arc<VaultLogin>,
+    servers: Arc<VaultServers>,
     /// The time for which a login that was denied is not tried again with the same credentials. Servers lock a role after
     /// a few wrong ones (OpenBao: an AppRole after 5, for 15 min), and then deny the right ones too.
     pause: Duration,
     state: Mutex<LoginState>,
+    /// All sessions that somebody holds.
+    alive: std::sync::Mutex<Vec<Weak<VaultSession>>>,
+    revocations: TaskTracker,
+}
+
+/// The use of a session that is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum SessionUse {
+    /// To read what does not end with the token.
+    Read,
+    /// To have something made that ends with the token.
+    Lease,
 }
 
 #[derive(Default)]
@@ -78,8 +139,31 @@ struct FailedLogin {
 }
 
 impl VaultSessions {
-    pub(super) fn new(login: VaultLogin, pause: Duration) -> Self {
-        Self { login, pause, state: Mutex::default() }
+    pub(super) fn new(login: Arc<VaultLogin>, servers: Arc<VaultServers>, pause: Duration) -> Self {
+        let revocations = TaskTracker::new();
+        revocations.close();
+        Self { login, servers, pause, state: Mutex::default(), alive: std::sync::Mutex::default(), revocations }
+    }
+
+    /// Makes the session of a token.
+    fn of(&self, granted: GrantedToken, new_until: Duration) -> Arc<VaultSession> {
+        let GrantedToken { token, since, lifetime } = granted;
+        let lifetime = lifetime.min(CENTURY);
+        let end = if lifetime.is_zero() { None } else { Some(since.plus(lifetime)) };
+        let session = Arc::new(VaultSession {
+            token,
+            since,
+            new_until,
+            lifetime,
+            end: std::sync::Mutex::new(end),
+            servers: self.servers.clone(),
+            revocations: self.revocations.clone(),
+            stays: AtomicBool::new(!self.login.owns_tokens()),
+        });
+        let mut alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+        alive.retain(|session| session.strong_count() > 0);
+        alive.push(Arc::downgrade(&session));
+        session
     }
 
     /// Returns the session. Logs in if there is none, if it is due, or if it is `rejected`.
@@ -88,15 +172,19 @@ impl VaultSessions {
     /// The error of the login. Those who waited for that login get it too.
     pub(super) async fn current(
         &self,
-        servers: &Arc<VaultServers>,
+        wanted_for: SessionUse,
         rejected: Option<&Arc<VaultSession>>,
         deadline: Instant,
     ) -> Result<Arc<VaultSession>, SourceError> {
+        let last_part = match wanted_for {
+            SessionUse::Read => LAST_PART,
+            SessionUse::Lease => LAST_PART_FOR_LEASES,
+        };
         let asked = Instant::now();
         let mut state = self.state.lock().await;
         let held = state.session.clone().filter(|held| rejected.is_none_or(|other| !Arc::ptr_eq(held, other)));
         if let Some(held) = &held
-            && !held.is_due()
+            && !held.is_due(last_part)
         {
             return Ok(held.clone());
         }
@@ -105,21 +193,18 @@ impl VaultSessions {
             Some(_) => deadline.min(asked + deadline.duration_since(asked) / EARLY_LOGIN),
             None => deadline,
         };
-        match self.log_in(&mut state, servers, asked, deadline).await {
-            Ok(mut session) => {
-                if rejected.is_some() {
-                    session.new_until = NEW_AFTER_DENIAL;
-                }
-                let session = Arc::new(session);
-                let state_before =
-                    std::mem::replace(&mut *state, LoginState { session: Some(session.clone()), failed: None });
-                if let Some(replaced) = state_before.session
-                    && self.login.owns_tokens()
+        match self.log_in(&mut state, asked, deadline).await {
+            Ok(granted) => {
+                state.failed = None;
+                // The agent renewed the token.
+                if let Some(held) = held
+                    && held.token == granted.token
                 {
-                    // Nobody waits for it. A request that still has the token is made again with the new one.
-                    let servers = servers.clone();
-                    tokio::spawn(async move { revoke(&servers, &replaced).await });
+                    held.lasts_until(granted.since.plus(granted.lifetime));
+                    return Ok(held);
                 }
+                let session = self.of(granted, if rejected.is_some() { NEW_AFTER_DENIAL } else { NEW });
+                state.session = Some(session.clone());
                 Ok(session)
             }
             // It is due, and serves to its end.
@@ -127,23 +212,22 @@ impl VaultSessions {
         }
     }
 
-    /// Ends the session, if there is one.
-    pub(super) async fn end(&self, servers: &VaultServers) {
-        let session = self.state.lock().await.session.take();
-        if let Some(session) = session
-            && self.login.owns_tokens()
-        {
-            revoke(servers, &session).await;
-        }
+    /// Ends all sessions.
+    pub(super) async fn end(&self) {
+        self.state.lock().await.session = None;
+        let alive: Vec<_> = {
+            let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+            alive.iter().filter_map(Weak::upgrade).collect()
+        };
+        tokio::join!(join_all(alive.iter().map(|session| session.revoke())), self.revocations.wait());
     }
 
     async fn log_in(
         &self,
         state: &mut LoginState,
-        servers: &VaultServers,
         asked: Instant,
         deadline: Instant,
-    ) -> Result<VaultSession, SourceError> {
+    ) -> Result<GrantedToken, SourceError> {
         if let Some(failed) = &state.failed
             && failed.at >= asked
         {
@@ -158,18 +242,18 @@ impl VaultSessions {
         {
             return Err(failed.error.clone());
         }
-        servers.forget_connections();
-        let session = self.login.log_in(servers, &credentials, deadline).await;
-        if let Err(error) = &session {
+        self.servers.forget_connections();
+        let granted = self.login.log_in(&self.servers, &credentials, deadline).await;
+        if let Err(error) = &granted {
             state.failed = Some(FailedLogin { error: error.clone(), at: Instant::now(), credentials: digest });
         }
-        session
+        granted
     }
 }
 
-/// Revokes the token of a session that is not used any more.
-async fn revoke(servers: &VaultServers, session: &VaultSession) {
-    let call = VaultCall::post("auth/token/revoke-self", session.token());
+/// Revokes a token that is not used any more.
+async fn revoke(servers: &VaultServers, token: &HeaderValue) {
+    let call = VaultCall::post("auth/token/revoke-self", token, &Zeroizing::default());
     if let Err(error) = servers.ask(&call, Instant::now() + REVOKE).await {
         tracing::warn!(%error, "could not revoke a token of this process; it ends by itself");
     }
@@ -178,15 +262,25 @@ async fn revoke(servers: &VaultServers, session: &VaultSession) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::settings::vault::{VaultAuth, VaultConfig};
 
     #[tokio::test(start_paused = true)]
     async fn a_session_ends_with_its_token_and_one_of_any_lifetime_can_be_made() {
-        let session = |lifetime| VaultSession::new(HeaderValue::from_static("t"), Instant::now(), lifetime);
-        let (hour, longest) = (session(Duration::from_secs(3600)), session(Duration::from_secs(u64::MAX)));
-        assert!(hour.is_new() && !hour.is_due());
+        let config = VaultConfig { auth: VaultAuth::TokenFile, ..VaultConfig::default() };
+        let login = Arc::new(VaultLogin::new(&config));
+        let sessions = VaultSessions::new(login, Arc::new(VaultServers::new(&config)), Duration::ZERO);
+        let session = |seconds| {
+            let token = HeaderValue::from_static("t");
+            sessions.of(GrantedToken { token, since: Moment::now(), lifetime: Duration::from_secs(seconds) }, NEW)
+        };
+        let (hour, longest, endless) = (session(3600), session(u64::MAX), session(0));
+        assert!(hour.is_new() && !hour.is_due(LAST_PART));
         tokio::time::advance(Duration::from_secs(3100)).await;
-        assert!(!hour.is_new() && hour.is_due() && !hour.has_ended());
+        assert!(!hour.is_new() && hour.is_due(LAST_PART) && !hour.has_ended());
         tokio::time::advance(Duration::from_secs(500)).await;
-        assert!(hour.has_ended() && !longest.is_due() && !longest.has_ended());
+        assert!(hour.has_ended());
+        for lasting in [longest, endless] {
+            assert!(!lasting.is_due(LAST_PART) && !lasting.has_ended());
+        }
     }
 }

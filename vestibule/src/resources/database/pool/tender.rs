@@ -130,6 +130,10 @@ impl Pool {
             return None;
         }
         let login = state.login.clone();
+        if login.is_over() {
+            state.login_failed(&login, "the lease of the login has ended, and there is no other login yet".into());
+            return None;
+        }
         let attempt = match login.breaker.allow(ProbeReason::Scheduled) {
             Ok(attempt) => attempt,
             Err(rejection) => {

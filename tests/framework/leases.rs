@@ -1,0 +1,243 @@
+//! Logins with a lease: OpenBao makes a user in PostgreSQL for each process, and ends it.
+
+use crate::{
+    SERVICE,
+    note_client::NoteClient,
+    support::{launch_options::LaunchOptions, reload_status::assert_kept},
+};
+use devstack::{
+    DEFAULT_TIMEOUT, Launch, OpenBaoServer, RunningService, Signal, Stack, Tenant, eventually, reqwest::StatusCode,
+};
+use serde_json::json;
+
+/// A tenant whose database login is made by an OpenBao, for the test to change.
+struct Leased {
+    tenant: Tenant,
+    id: String,
+    server: &'static OpenBaoServer,
+}
+
+impl Leased {
+    async fn new(label: &str, ttl: &str, max_ttl: &str) -> Self {
+        let tenant = SERVICE.migrated_at_openbao(label).await;
+        let server = OpenBaoServer::shared().await;
+        let id = server.lease_logins(&tenant, ttl, max_ttl).await.expect("a role");
+        Self { tenant, id, server }
+    }
+
+    fn launch(&self) -> Launch {
+        SERVICE.launch(&self.tenant).without_polling().env("APP_SECRETS__IDS__DATABASE", &self.id)
+    }
+
+    async fn start(&self) -> RunningService<'_> {
+        let running = RunningService::start(self.launch(), &self.tenant).await;
+        running.create_note("with a user of its own").await;
+        running
+    }
+
+    /// Ends all leases at once, as somebody does who does not trust them any more.
+    async fn revoke_all(&self) {
+        self.server.api().put(&format!("sys/leases/revoke-prefix/{}", self.id), json!({})).await.expect("an answer");
+    }
+
+    async fn users(&self) -> Vec<String> {
+        self.tenant.leased_users().await.expect("a list")
+    }
+
+    /// Waits until this many users are there.
+    async fn wait_for_users(&self, expected: usize) {
+        eventually("another number of users", async || {
+            let users = self.users().await;
+            if users.len() == expected { Ok(()) } else { Err(users.join(", ")) }
+        })
+        .await;
+    }
+}
+
+async fn user_of(running: &RunningService<'_>) -> String {
+    running.credential("database").await["version"].as_str().expect("a version").to_owned()
+}
+
+async fn stop(mut running: RunningService<'_>) {
+    running.process.signal(Signal::TERM);
+    assert_eq!(running.process.exited(DEFAULT_TIMEOUT).await.code, Some(0));
+}
+
+#[tokio::test]
+async fn a_login_is_replaced_before_its_lease_ends_and_no_request_fails() {
+    let leased = Leased::new("lease_replaced", "6s", "6s").await;
+    let running = leased.start().await;
+    let mut users = vec![user_of(&running).await];
+    while users.len() < 4 {
+        running.create_note("while users come and go").await;
+        let user = user_of(&running).await;
+        if !users.contains(&user) {
+            users.push(user);
+        }
+    }
+    let status = running.status().await;
+    assert_eq!(status["last_reload"]["trigger"], "lease", "{status}");
+    assert!(leased.users().await.len() <= 2, "those that were replaced are given back");
+    stop(running).await;
+    leased.wait_for_users(0).await;
+}
+
+#[tokio::test]
+async fn a_lease_is_renewed_as_long_as_it_can_be_and_a_reload_makes_no_other_user() {
+    let leased = Leased::new("lease_renewed", "4s", "1h").await;
+    let mut running = leased.start().await;
+    let user = user_of(&running).await;
+    let first_end = running.credential("database").await["lease"]["end"].clone();
+    eventually("three renewals", async || {
+        let renewals = running.metric("vestibule_lease_renewals_total{name=\"database\",outcome=\"renewed\"}").await;
+        if renewals >= 3.0 { Ok(()) } else { Err(renewals) }
+    })
+    .await;
+    assert_ne!(running.credential("database").await["lease"]["end"], first_end);
+    assert_eq!(running.reload().await["outcome"], "unchanged");
+    assert_eq!(user_of(&running).await, user);
+    assert_eq!(leased.users().await, [user]);
+}
+
+#[tokio::test]
+async fn a_lease_that_somebody_revokes_is_replaced_by_the_next_reload() {
+    let leased = Leased::new("lease_revoked", "1h", "1h").await;
+    let mut running = leased.start().await;
+    let first = user_of(&running).await;
+    leased.revoke_all().await;
+    let reload = running.reload().await;
+    assert_eq!(reload["outcome"], "published", "{reload}");
+    assert_ne!(user_of(&running).await, first);
+    running.create_note("with the next user").await;
+}
+
+#[tokio::test]
+async fn a_user_that_is_gone_is_replaced_although_nobody_asks_for_a_reload() {
+    let leased = Leased::new("lease_user_gone", "1h", "1h").await;
+    let running = leased.start().await;
+    let first = user_of(&running).await;
+    leased.revoke_all().await;
+    eventually("another user", async || {
+        running.get("/v1/notes").await;
+        user_of(&running).await != first
+    })
+    .await;
+    running.create_note("with the next user").await;
+}
+
+#[tokio::test]
+async fn a_token_that_is_lost_costs_one_reload_for_all_of_its_leases() {
+    let leased = Leased::new("lease_token", "1h", "1h").await;
+    let mut running = leased.start().await;
+    let first = user_of(&running).await;
+    let api = leased.server.api();
+    let accessors = api.get("auth/token/accessors?list=true").await.unwrap()["data"]["keys"].take();
+    for accessor in accessors.as_array().expect("a list") {
+        let accessor = json!({ "accessor": accessor });
+        // Another test may have ended it meanwhile.
+        let token = api.post("auth/token/lookup-accessor", accessor.clone()).await.unwrap_or_default();
+        if token["data"]["policies"].as_array().is_some_and(|all| all.contains(&json!(leased.tenant.name()))) {
+            api.post("auth/token/revoke-accessor", accessor).await.unwrap();
+        }
+    }
+    leased.wait_for_users(0).await;
+    assert_eq!(running.reload().await["outcome"], "published");
+    let second = user_of(&running).await;
+    assert_ne!(second, first);
+    assert_eq!(running.reload().await["outcome"], "unchanged");
+    assert_eq!(leased.users().await, [second]);
+}
+
+#[tokio::test]
+async fn no_user_is_made_for_a_start_that_another_credential_ends() {
+    let leased = Leased::new("lease_last", "1h", "1h").await;
+    leased.tenant.put("signing", "\"not a key\"").await.unwrap();
+    // A read of the login would wait for the deadline.
+    leased.server.set_lease_role(&leased.tenant, "1h", "1h", "NO_SUCH_WORD").await.unwrap();
+    let exited = leased.launch().start().exited(DEFAULT_TIMEOUT).await;
+    assert_eq!(exited.code, Some(65), "{}", exited.stderr);
+    assert!(!exited.stderr.contains("credential `database`"), "{}", exited.stderr);
+}
+
+#[tokio::test]
+async fn a_user_that_was_made_for_a_failed_reload_is_used_by_the_next_one() {
+    let leased = Leased::new("lease_candidate", "1h", "1h").await;
+    let mut running = leased.start().await;
+    leased.server.set_lease_role(&leased.tenant, "1h", "1h", "NOLOGIN").await.unwrap();
+    leased.revoke_all().await;
+    assert_kept(&running.reload().await, 77);
+    let made = leased.users().await;
+    assert_eq!(made.len(), 1, "{made:?}");
+    assert_kept(&running.reload().await, 77);
+    assert_eq!(leased.users().await, made);
+
+    let admit = format!("ALTER ROLE \"{}\" LOGIN", made[0]);
+    let mut admin = leased.tenant.admin().await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(admit)).execute(&mut admin).await.unwrap();
+    eventually("the retry", async || user_of(&running).await == made[0]).await;
+    running.create_note("with the user of the failed reload").await;
+}
+
+#[tokio::test]
+async fn every_way_out_gives_its_user_back() {
+    let leased = Leased::new("lease_gives_back", "1h", "1h").await;
+    let exited = leased.launch().args(["check", "--live"]).run();
+    assert_eq!(exited.code, Some(0), "{}", exited.stderr);
+    leased.wait_for_users(0).await;
+    // Another process has the port, so this start fails after it has loaded everything.
+    let running = leased.start().await;
+    let second = leased.launch().with_short_deadline().env("APP_SERVER__LISTEN", &running.at.public);
+    let exited = second.start().exited(DEFAULT_TIMEOUT).await;
+    assert_ne!(exited.code, Some(0));
+    leased.wait_for_users(1).await;
+    stop(running).await;
+    leased.wait_for_users(0).await;
+}
+
+#[tokio::test]
+async fn a_service_with_the_token_of_an_agent_gives_its_user_back_and_not_the_token() {
+    let leased = Leased::new("lease_agent", "1h", "1h").await;
+    let api = leased.server.api();
+    let token = json!({ "policies": [leased.tenant.name()], "ttl": "1h" });
+    let token = api.post("auth/token/create", token).await.unwrap()["auth"]["client_token"].take();
+    let token = token.as_str().expect("a token");
+    leased.tenant.remember("token", token);
+    let file = leased.server.write_file(&format!("agent-{}", leased.tenant.name()), token).unwrap();
+    let launch = leased.launch().env("APP_SECRETS__VAULT__AUTH", "token_file");
+    let running = RunningService::start(launch.env("APP_SECRETS__VAULT__TOKEN_FILE", file), &leased.tenant).await;
+    running.create_note("with the agent's token").await;
+    leased.wait_for_users(1).await;
+    stop(running).await;
+    leased.wait_for_users(0).await;
+    api.with_token(token.to_owned()).get("auth/token/lookup-self").await.expect("the token lives on");
+}
+
+#[tokio::test]
+async fn a_manager_that_is_away_for_longer_than_a_lease_costs_503_and_heals_by_itself() {
+    let server = Stack::shared().await.openbao(&|_| ()).await.expect("an OpenBao");
+    let server: &'static OpenBaoServer = Box::leak(Box::new(server));
+    let tenant = SERVICE.migrated_at_openbao("lease_away").await;
+    let access = server.admit(tenant.name(), &format!("{}/", tenant.name())).await.unwrap();
+    for credential in ["signing"] {
+        let (value, _) =
+            OpenBaoServer::shared().await.api().secret(&tenant.id(credential)).await.unwrap().expect("a secret");
+        server.api().post(&tenant.id(credential), json!({ "data": value })).await.unwrap();
+    }
+    let tenant = tenant.at_openbao(access);
+    let id = server.lease_logins(&tenant, "6s", "6s").await.unwrap();
+    let leased = Leased { tenant, id, server };
+    let running = leased.start().await;
+    leased.server.signal(Signal::STOP);
+    eventually("an answer that says that there is no login", async || {
+        let answer = running.get("/v1/notes").await;
+        if answer.status() == StatusCode::SERVICE_UNAVAILABLE { Ok(()) } else { Err(answer.status()) }
+    })
+    .await;
+    assert_eq!(running.admin("/readyz").await.0, StatusCode::SERVICE_UNAVAILABLE);
+    leased.server.signal(Signal::CONT);
+    eventually("the next login", async || {
+        let answer = running.get("/v1/notes").await;
+        if answer.status().is_success() { Ok(()) } else { Err(answer.status()) }
+    })
+    .await;
+}

@@ -1,0 +1,351 @@
+//! Leases: the time for which a manager lets a value be used, and the calls that lengthen or end it.
+
+use super::{credential::Name, source::SourceError};
+use crate::{
+    jitter,
+    metrics::{Counter, MetricsRegistry},
+    moment::{CENTURY, Moment},
+};
+use futures_util::future::BoxFuture;
+use prometheus_client::metrics::family::Family;
+use std::{
+    fmt,
+    sync::{Arc, OnceLock, Weak},
+    time::Duration,
+};
+use tokio::{
+    runtime::Handle,
+    sync::watch,
+    time::{sleep, timeout},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+/// The timeout of one call.
+const CALL: Duration = Duration::from_secs(5);
+
+/// The part of the time left after which a lease is renewed, with a jitter of 10 %.
+const RENEW_AFTER: f64 = 1.0 / 3.0;
+
+/// The part of the time left after which a renewal that failed is tried again.
+const RETRY_AFTER: f64 = 0.1;
+
+/// The shortest pause between renewals.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+
+/// The part of a lease before whose end a successor is due, and the part that is never used for that.
+const LAST_PART: f64 = 0.15;
+const LAST_THIRD: u32 = 3;
+
+/// The time for fetching and proving a successor, beside `server.drain`.
+const TIME_TO_REPLACE: Duration = Duration::from_secs(10);
+
+/// The longest sleep until a lease is due. The wall clock may be set in the meantime.
+const MAX_SLEEP: Duration = Duration::from_secs(30);
+
+/// The calls that a manager offers for one lease.
+pub trait LeaseCalls: Send + Sync + 'static {
+    /// Asks for the original length again. It is one attempt; the framework tries again in time.
+    ///
+    /// # Errors
+    /// A [`SourceError`] if the manager did not answer, or does not let this process renew. The lease goes on.
+    fn renew(&self) -> BoxFuture<'_, Result<Renewal, SourceError>>;
+
+    /// Ends the lease, because nobody uses its value any more.
+    fn give_back(&self) -> BoxFuture<'_, ()>;
+}
+
+/// The answer to a renewal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewal {
+    /// The value may be used for this time from now. It may be shorter than before.
+    For(Duration),
+    /// The lease cannot be made longer. It ends as it would have.
+    AsBefore,
+    /// The manager has ended the lease, or does not know it.
+    Ended,
+}
+
+/// The lease of a value. The framework renews it after a third of its time, takes up a successor before its end, and gives
+/// it back when the last holder of the value lets go.
+pub struct SecretLease {
+    /// `None` if the value ends by itself, as a certificate does.
+    calls: Option<Arc<dyn LeaseCalls>>,
+    granted: Duration,
+    term: watch::Sender<LeaseTerm>,
+    metrics: OnceLock<(LeaseMetrics, Name)>,
+    #[expect(dead_code, reason = "dropping it ends the renewals")]
+    renewals: Option<AbortOnDropHandle<()>>,
+}
+
+/// The time that the manager has granted.
+#[derive(Clone, Copy)]
+struct LeaseTerm {
+    end: Moment,
+    /// The time at which the manager said so.
+    confirmed: Moment,
+}
+
+/// The renewals, by credential and outcome.
+#[derive(Clone)]
+pub(crate) struct LeaseMetrics(Family<[(&'static str, &'static str); 2], Counter>);
+
+impl LeaseMetrics {
+    /// Registers the metrics. Call it once per process.
+    pub(crate) fn register(metrics: &MetricsRegistry) -> Self {
+        let renewals = Family::default();
+        let help = "Renewals of the leases of a credential, by outcome";
+        metrics.register("vestibule_lease_renewals", help, renewals.clone());
+        Self(renewals)
+    }
+}
+
+impl LeaseTerm {
+    fn starting(at: Moment, granted: Duration) -> Self {
+        Self { end: at.plus(granted), confirmed: at }
+    }
+}
+
+impl SecretLease {
+    /// Makes a lease that was granted just now, for this time. Runs inside a Tokio runtime.
+    pub fn new(granted: Duration, calls: Arc<impl LeaseCalls>) -> Arc<Self> {
+        let granted = granted.min(CENTURY);
+        Arc::new_cyclic(|lease: &Weak<Self>| Self {
+            calls: Some(calls),
+            granted,
+            term: watch::Sender::new(LeaseTerm::starting(Moment::now(), granted)),
+            metrics: OnceLock::new(),
+            renewals: Some(AbortOnDropHandle::new(tokio::spawn(renew_in_time(lease.clone(), granted)))),
+        })
+    }
+
+    /// Makes a lease that nobody can make longer, and that need not be given back.
+    pub fn fixed(granted: Duration) -> Arc<Self> {
+        let granted = granted.min(CENTURY);
+        let term = watch::Sender::new(LeaseTerm::starting(Moment::now(), granted));
+        Arc::new(Self { calls: None, granted, term, metrics: OnceLock::new(), renewals: None })
+    }
+
+    /// Returns its end. A renewal moves it.
+    pub(crate) fn end(&self) -> Moment {
+        self.term.borrow().end
+    }
+
+    /// Returns the time at which the manager last said when it ends.
+    pub(crate) fn confirmed(&self) -> Moment {
+        self.term.borrow().confirmed
+    }
+
+    /// Counts its renewals as those of this credential.
+    pub(crate) fn count_in(&self, metrics: &LeaseMetrics, name: Name) {
+        for outcome in OUTCOMES {
+            drop(metrics.0.get_or_create(&[("name", name), ("outcome", outcome)]));
+        }
+        // It may be counted already: a candidate of an earlier load.
+        let _ = self.metrics.set((metrics.clone(), name));
+    }
+
+    /// Returns `true` if the value must not be used any more.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.end().left().is_zero()
+    }
+
+    /// Returns the time before its end from which on a successor must be taken up. `drain` is `server.drain`.
+    pub(crate) fn margin(&self, drain: Duration) -> Duration {
+        self.granted.mul_f64(LAST_PART).max(drain + TIME_TO_REPLACE).min(self.granted / LAST_THIRD)
+    }
+
+    fn time_to_due(&self, drain: Duration) -> Duration {
+        self.end().left().saturating_sub(self.margin(drain))
+    }
+
+    pub(crate) fn is_due(&self, drain: Duration) -> bool {
+        self.time_to_due(drain).is_zero()
+    }
+
+    /// Waits until a successor is due.
+    pub(crate) async fn until_due(&self, drain: Duration) {
+        let mut term = self.term.subscribe();
+        loop {
+            term.mark_unchanged();
+            let pause = self.time_to_due(drain);
+            if pause.is_zero() {
+                return;
+            }
+            tokio::select! {
+                () = sleep(pause.min(MAX_SLEEP)) => (),
+                _ = term.changed() => (),
+            }
+        }
+    }
+
+    /// Renews it, and so asks the manager whether the lease is still there.
+    pub(crate) async fn renew(&self) -> Result<(), SourceError> {
+        let Some(calls) = &self.calls else { return Ok(()) };
+        let asked = Moment::now();
+        let renewal = match timeout(CALL, calls.renew()).await {
+            Ok(renewal) => renewal,
+            Err(_) => Err(SourceError::Unanswered("no answer in time".into())),
+        };
+        if let Some((LeaseMetrics(renewals), name)) = self.metrics.get() {
+            renewals.get_or_create(&[("name", *name), ("outcome", outcome(&renewal))]).inc();
+        }
+        self.term.send_modify(|term| match &renewal {
+            Ok(Renewal::For(time)) => *term = LeaseTerm::starting(asked, *time),
+            Ok(Renewal::AsBefore) => term.confirmed = asked,
+            Ok(Renewal::Ended) => *term = LeaseTerm { end: asked, confirmed: asked },
+            Err(_) => (),
+        });
+        renewal.map(drop)
+    }
+}
+
+const OUTCOMES: [&str; 4] = ["renewed", "as_before", "ended", "failed"];
+
+fn outcome(renewal: &Result<Renewal, SourceError>) -> &'static str {
+    let number = match renewal {
+        Ok(Renewal::For(_)) => 0,
+        Ok(Renewal::AsBefore) => 1,
+        Ok(Renewal::Ended) => 2,
+        Err(_) => 3,
+    };
+    OUTCOMES[number]
+}
+
+/// Renews a lease in time, until nobody holds it or it has ended.
+async fn renew_in_time(lease: Weak<SecretLease>, granted: Duration) {
+    let mut pause = granted.mul_f64(RENEW_AFTER);
+    let mut is_logged = false;
+    loop {
+        sleep(pause.mul_f64(jitter::factor(0.1)).max(SHORTEST_PAUSE)).await;
+        let Some(lease) = lease.upgrade() else { return };
+        if lease.has_ended() {
+            return;
+        }
+        let renewed = lease.renew().await;
+        let left = lease.end().left();
+        match renewed {
+            Ok(()) if left.is_zero() => {
+                tracing::warn!("a lease was ended at the manager before its time; a successor is fetched");
+                return;
+            }
+            Ok(()) => {
+                is_logged = false;
+                pause = left.mul_f64(RENEW_AFTER);
+            }
+            Err(error) => {
+                if !is_logged {
+                    tracing::warn!(%error, "a lease could not be renewed; trying again until it ends");
+                    is_logged = true;
+                }
+                pause = left.mul_f64(RETRY_AFTER);
+            }
+        }
+    }
+}
+
+impl Drop for SecretLease {
+    fn drop(&mut self) {
+        let has_ended = self.has_ended();
+        if let Some(calls) = self.calls.take()
+            && !has_ended
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(async move { calls.give_back().await });
+        }
+    }
+}
+
+impl fmt::Debug for SecretLease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SecretLease").field("end", &self.end().at()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Mutex;
+    use tokio::time::{Instant, advance};
+
+    const DRAIN: Duration = Duration::from_secs(25);
+
+    /// Calls that answer as scripted, and note what was asked.
+    #[derive(Default)]
+    struct Scripted {
+        answers: Mutex<Vec<Result<Renewal, SourceError>>>,
+        renewed_at: Mutex<Vec<Instant>>,
+        given_back: watch::Sender<bool>,
+    }
+
+    impl LeaseCalls for Scripted {
+        fn renew(&self) -> BoxFuture<'_, Result<Renewal, SourceError>> {
+            self.renewed_at.lock().unwrap().push(Instant::now());
+            let answer = self.answers.lock().unwrap().pop().unwrap_or(Ok(Renewal::AsBefore));
+            Box::pin(async { answer })
+        }
+
+        fn give_back(&self) -> BoxFuture<'_, ()> {
+            self.given_back.send_replace(true);
+            Box::pin(async {})
+        }
+    }
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_successor_is_due_in_time_and_never_in_the_first_two_thirds() {
+        for (granted, due) in [(3600, 3060), (300, 255), (60, 40), (12, 8)] {
+            let lease = SecretLease::fixed(seconds(granted));
+            let due_at = Instant::now() + seconds(due);
+            lease.until_due(seconds(25)).await;
+            assert!(due_at.elapsed() < seconds(1) && Instant::now() >= due_at - seconds(1), "{granted} s");
+            assert!(lease.is_due(DRAIN) && !lease.has_ended());
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_is_renewed_after_a_third_and_again_soon_if_that_fails() {
+        let calls = Arc::new(Scripted::default());
+        let answers = [Err(SourceError::Unavailable("as scripted".into())), Ok(Renewal::For(seconds(900)))];
+        calls.answers.lock().unwrap().extend(answers);
+        let start = Instant::now();
+        let lease = SecretLease::new(seconds(900), calls.clone());
+        for (renewals, at_least, at_most) in [(1, 269, 331), (2, 530, 670), (3, 570, 730)] {
+            while calls.renewed_at.lock().unwrap().len() < renewals {
+                advance(seconds(1)).await;
+                tokio::task::yield_now().await;
+            }
+            let elapsed = start.elapsed();
+            assert!(elapsed >= seconds(at_least) && elapsed <= seconds(at_most), "{renewals}: {elapsed:?}");
+        }
+        assert!(!lease.is_due(DRAIN));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_that_the_manager_ended_is_due_at_once_and_not_given_back() {
+        let calls = Arc::new(Scripted::default());
+        calls.answers.lock().unwrap().push(Ok(Renewal::Ended));
+        let lease = SecretLease::new(seconds(900), calls.clone());
+        assert!(timeout(seconds(1), lease.until_due(DRAIN)).await.is_err());
+        let (_, renewed) = tokio::join!(lease.until_due(DRAIN), async { lease.renew().await });
+        renewed.unwrap();
+        assert!(lease.has_ended());
+        drop(lease);
+        tokio::task::yield_now().await;
+        assert!(!*calls.given_back.borrow());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_is_given_back_when_its_last_holder_lets_go() {
+        let calls = Arc::new(Scripted::default());
+        let lease = SecretLease::new(seconds(900), calls.clone());
+        let other = lease.clone();
+        drop(lease);
+        tokio::task::yield_now().await;
+        assert!(!*calls.given_back.borrow());
+        drop(other);
+        calls.given_back.subscribe().wait_for(|given_back| *given_back).await.unwrap();
+    }
+}

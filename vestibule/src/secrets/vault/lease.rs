@@ -1,0 +1,121 @@
+//! A lease at Vault or OpenBao. It ends with its own time, or with the token that it was made with.
+
+use super::{
+    ATTEMPT,
+    client::{VaultAnswer, VaultCall, json_object},
+    login::VaultLogin,
+    servers::VaultServers,
+    sessions::VaultSession,
+};
+use crate::{
+    credentials::json,
+    secrets::{
+        lease::{LeaseCalls, Renewal},
+        source::SourceError,
+    },
+};
+use axum::http::StatusCode;
+use futures_util::future::BoxFuture;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use std::{sync::Arc, time::Duration};
+use tokio::{sync::Mutex, time::Instant};
+use zeroize::Zeroizing;
+
+/// The time for giving a lease back.
+const GIVE_BACK: Duration = Duration::from_secs(2);
+
+/// A lease of this process.
+pub(super) struct VaultLease {
+    /// A secret: who knows it can shorten or end the lease.
+    id: SecretString,
+    granted: Duration,
+    /// The session that it was made in, and ends with.
+    session: Arc<VaultSession>,
+    login: Arc<VaultLogin>,
+    servers: Arc<VaultServers>,
+    /// Locked while it is given back, so that a stop waits for that.
+    is_given_back: Mutex<bool>,
+}
+
+/// The answer to a renewal.
+#[derive(Deserialize)]
+struct RenewalAnswer {
+    lease_duration: u64,
+}
+
+impl VaultLease {
+    pub(super) fn new(
+        id: SecretString,
+        granted: Duration,
+        session: Arc<VaultSession>,
+        login: Arc<VaultLogin>,
+        servers: Arc<VaultServers>,
+    ) -> Self {
+        Self { id, granted, session, login, servers, is_given_back: Mutex::new(false) }
+    }
+
+    /// Renews the lease, and its token before, if that would end first.
+    async fn renew_both(&self) -> Result<Renewal, SourceError> {
+        let deadline = Instant::now() + ATTEMPT;
+        if self.session.left().is_some_and(|left| left < self.granted) {
+            self.login.refresh(&self.servers, &self.session, deadline).await?;
+        }
+        if self.session.has_ended() {
+            return Ok(Renewal::Ended);
+        }
+        let increment = self.granted.as_secs().to_string();
+        let answer = self.call("sys/leases/renew", Some(&increment), deadline).await?;
+        let said = answer.errors();
+        let says = |texts: &[&str]| said.iter().any(|error| texts.iter().any(|text| error.contains(text)));
+        match answer.status {
+            StatusCode::OK => {
+                let RenewalAnswer { lease_duration } = json(answer.text(), "a renewal")
+                    .map_err(|_| SourceError::Unavailable("the answer to a renewal cannot be understood".into()))?;
+                let granted = Duration::from_secs(lease_duration);
+                Ok(Renewal::For(self.session.left().map_or(granted, |left| left.min(granted))))
+            }
+            StatusCode::BAD_REQUEST if says(&["lease not found", "lease expired"]) => Ok(Renewal::Ended),
+            StatusCode::BAD_REQUEST if says(&["not renewable", "past the max TTL"]) => Ok(Renewal::AsBefore),
+            StatusCode::FORBIDDEN => {
+                self.login.refresh(&self.servers, &self.session, deadline).await?;
+                if self.session.has_ended() {
+                    return Ok(Renewal::Ended);
+                }
+                let problem = "no policy of its token lets it renew leases (update on sys/leases/renew)";
+                Err(SourceError::Denied(problem.into()))
+            }
+            status => Err(SourceError::Unavailable(format!("a renewal gets HTTP {}", status.as_u16()))),
+        }
+    }
+
+    async fn call(&self, path: &str, increment: Option<&str>, deadline: Instant) -> Result<VaultAnswer, SourceError> {
+        let mut fields = vec![("lease_id", Zeroizing::new(self.id.expose_secret().to_owned()))];
+        fields.extend(increment.map(|increment| ("increment", Zeroizing::new(increment.to_owned()))));
+        let call = VaultCall::post(path, self.session.token(), &json_object(&fields));
+        self.servers.ask(&call, deadline).await
+    }
+}
+
+impl LeaseCalls for VaultLease {
+    fn renew(&self) -> BoxFuture<'_, Result<Renewal, SourceError>> {
+        Box::pin(self.renew_both())
+    }
+
+    fn give_back(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {
+            let mut is_given_back = self.is_given_back.lock().await;
+            if std::mem::replace(&mut *is_given_back, true) || self.session.has_ended() {
+                return;
+            }
+            match self.call("sys/leases/revoke", None, Instant::now() + GIVE_BACK).await {
+                Ok(answer) if answer.status.is_success() => (),
+                Ok(answer) => {
+                    let status = answer.status.as_u16();
+                    tracing::warn!(status, "could not give a lease back; it ends with its token");
+                }
+                Err(error) => tracing::warn!(%error, "could not give a lease back; it ends by itself"),
+            }
+        })
+    }
+}
