@@ -48,14 +48,14 @@ pub(crate) async fn watch<A: Application>(
     }
 }
 
-type Version = (Name, VersionId);
+type LeasedVersion = (Name, VersionId);
 
-fn leases_of(credentials: &HeldCredentials) -> BTreeMap<Version, Arc<SecretLease>> {
+fn leases_of(credentials: &HeldCredentials) -> BTreeMap<LeasedVersion, Arc<SecretLease>> {
     let lease_of = |(name, held): (Name, &HeldCredential)| Some(((name, held.in_use().clone()), held.lease.clone()?));
     credentials.iter().filter_map(lease_of).collect()
 }
 
-async fn until_due((version, lease): (Version, Arc<SecretLease>), drain: Duration) -> Version {
+async fn until_due((version, lease): (LeasedVersion, Arc<SecretLease>), drain: Duration) -> LeasedVersion {
     lease.until_due(drain).await;
     version
 }

@@ -54,7 +54,7 @@ struct StaticAnswer<'a> {
 }
 
 #[derive(Deserialize)]
-struct LastRotation<'a> {
+struct RotatedLogin<'a> {
     #[serde(borrow)]
     last_vault_rotation: &'a str,
     /// The time until the next rotation, in seconds.
@@ -86,7 +86,7 @@ pub(super) fn rotated(
 ) -> Result<Fetched, SourceError> {
     check_role(path, answer)?;
     let StaticAnswer { data } = parse(path, answer, ENGINE)?;
-    let LastRotation { last_vault_rotation, ttl } = last_rotation(path, data)?;
+    let RotatedLogin { last_vault_rotation, ttl } = last_rotation(path, data)?;
     let version = VersionId::new(last_vault_rotation);
     if held == Some(&version) {
         return Ok(Fetched::Same);
@@ -101,11 +101,11 @@ pub(super) fn rotated(
 pub(super) fn versions_of_rotated(path: VaultPath<'_>, answer: &VaultAnswer) -> Result<Versions, SourceError> {
     check_role(path, answer)?;
     let StaticAnswer { data } = parse(path, answer, ENGINE)?;
-    let LastRotation { last_vault_rotation, .. } = last_rotation(path, data)?;
+    let RotatedLogin { last_vault_rotation, .. } = last_rotation(path, data)?;
     Ok(Versions::from([(Stage::Current, VersionId::new(last_vault_rotation))]))
 }
 
-fn last_rotation<'a>(path: VaultPath<'_>, data: &'a RawValue) -> Result<LastRotation<'a>, SourceError> {
+fn last_rotation<'a>(path: VaultPath<'_>, data: &'a RawValue) -> Result<RotatedLogin<'a>, SourceError> {
     json(data.get(), "a login that is rotated")
         .map_err(|_| SourceError::Malformed(format!("the role {} has no time of its last rotation", path.name)))
 }

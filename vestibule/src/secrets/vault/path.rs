@@ -83,9 +83,9 @@ mod tests {
             ("team/kv/data/a", VaultEngine::Kv, "team/kv", "a"),
             ("data/data/data/x", VaultEngine::Kv, "data", "data/x"),
             ("kv/data/creds/x", VaultEngine::Kv, "kv", "creds/x"),
-            ("database/creds/notes", VaultEngine::Creds, "database", "notes"),
+            ("database/creds/app", VaultEngine::Creds, "database", "app"),
             ("creds/creds/data/x", VaultEngine::Creds, "creds", "data/x"),
-            ("team/db/static-creds/notes", VaultEngine::StaticCreds, "team/db", "notes"),
+            ("team/db/static-creds/app", VaultEngine::StaticCreds, "team/db", "app"),
         ] {
             let id = SecretId::parse(id).unwrap();
             let path = VaultPath { engine, mount, name };
@@ -101,7 +101,7 @@ mod tests {
             "kv//data/x",
             "kv/data/./x",
             "database/creds/",
-            "creds/notes",
+            "creds/app",
         ] {
             assert_eq!(VaultPath::parse(&SecretId::parse(id).unwrap()), None, "{id}");
         }
