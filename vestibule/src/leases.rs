@@ -1,61 +1,58 @@
-//! Requests a reload when the lease of a credential in service ends soon.
+//! Requests a reload while the lease of a credential in service ends soon.
 
 use crate::{
     application::{Application, Live},
     reload_requests::ReloadRequests,
-    secrets::{
-        credential::Name,
-        held::{HeldCredential, HeldCredentials},
-        id::VersionId,
-        lease::SecretLease,
-    },
+    secrets::{held::HeldCredentials, lease::SecretLease},
 };
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-/// Requests one reload for each version in service whose lease is due. If that reload fails, retries follow. Ends when
-/// `stopping` is cancelled.
+/// The time after which a lease that is still due has a reload requested again.
+const LOOK_AGAIN: Duration = Duration::from_secs(15);
+
+/// Requests a reload while the lease of a version in service is due. Ends when `stopping` is cancelled.
 pub(crate) async fn watch<A: Application>(
     mut live: Live<A>,
     requests: Arc<ReloadRequests>,
     stopping: CancellationToken,
 ) {
-    let mut asked = BTreeSet::new();
+    let mut pause = Duration::ZERO;
     loop {
         let (leases, drain) = {
             let generation = live.generation();
             (leases_of(&generation.credentials), generation.config.server.drain)
         };
-        asked.retain(|version| leases.contains_key(version));
-        let mut waiting: FuturesUnordered<_> = leases
-            .into_iter()
-            .filter(|(version, _)| !asked.contains(version))
-            .map(|one| until_due(one, drain))
-            .collect();
+        let due = async {
+            sleep(pause).await;
+            until_one_is_due(&leases, drain).await;
+        };
         tokio::select! {
             () = stopping.cancelled() => return,
-            is_live = live.changed() => if !is_live { return },
-            Some(version) = waiting.next() => {
-                asked.insert(version);
+            is_live = live.changed() => {
+                if !is_live {
+                    return;
+                }
+                pause = Duration::ZERO;
+            }
+            () = due => {
                 requests.request_for_due_lease();
+                pause = LOOK_AGAIN;
             }
         }
     }
 }
 
-type LeasedVersion = (Name, VersionId);
-
-fn leases_of(credentials: &HeldCredentials) -> BTreeMap<LeasedVersion, Arc<SecretLease>> {
-    let lease_of = |(name, held): (Name, &HeldCredential)| Some(((name, held.in_use().clone()), held.lease.clone()?));
-    credentials.iter().filter_map(lease_of).collect()
+fn leases_of(credentials: &HeldCredentials) -> Vec<Arc<SecretLease>> {
+    credentials.iter().filter_map(|(_, held)| held.lease.clone()).collect()
 }
 
-async fn until_due((version, lease): (LeasedVersion, Arc<SecretLease>), drain: Duration) -> LeasedVersion {
-    lease.until_due(drain).await;
-    version
+/// Waits until one of these is due. Waits for ever if there is none.
+async fn until_one_is_due(leases: &[Arc<SecretLease>], drain: Duration) {
+    let mut waiting: FuturesUnordered<_> = leases.iter().map(|lease| lease.until_due(drain)).collect();
+    if waiting.next().await.is_none() {
+        std::future::pending().await
+    }
 }

@@ -57,7 +57,10 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-use tokio::{sync::Semaphore, time::Instant};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
 
 /// The time that `build` may run past the deadline. The steps that it takes through its context end by the deadline, and
 /// their errors say more than a timeout does.
@@ -226,6 +229,7 @@ impl<A: Application> Loader<A> {
 
     /// Loads once. Publishes nothing.
     pub(crate) async fn load(&self, request: LoadRequest<'_, A>) -> FinishedLoad<A> {
+        let candidates = self.candidates.all();
         let mut unrenewed = BTreeMap::new();
         if let Some(in_service) = request.in_service {
             let reason = match request.probe_reason {
@@ -234,8 +238,10 @@ impl<A: Application> Loader<A> {
                 reason => reason,
             };
             let deadline = request.deadline_of_probes();
+            let soon = deadline.min(Instant::now() + WAIT_FOR_OTHERS);
             let probing = in_service.resources.probe(reason, deadline);
-            ((), unrenewed) = tokio::join!(probing, renew_leases(&in_service.credentials));
+            let renewing = renew_leases(&in_service.credentials, soon);
+            ((), unrenewed, _) = tokio::join!(probing, renewing, renew_leases(&candidates, soon));
         }
         let nothing = HeldCredentials::default();
         let doubts = match request.in_service {
@@ -250,8 +256,7 @@ impl<A: Application> Loader<A> {
                 None => &nothing,
             },
             doubted: doubts.names.clone(),
-            unrenewed,
-            candidates: self.candidates.all(),
+            candidates,
             drain: request.config.server.drain,
             deadline_of_others: request.deadline_of_others(),
             deadline: request.deadline,
@@ -261,20 +266,26 @@ impl<A: Application> Loader<A> {
         // A panic of the service's code becomes a report: in a reload it must not end the reload actor.
         let loading = AssertUnwindSafe(async {
             let resolver = self.fetch(&request, &context, &mut seen).await;
-            self.resolve_and_build(&request, &context, &doubts, resolver).await
+            self.resolve_and_build(&request, &context, &doubts, &unrenewed, resolver).await
         });
         let result = match loading.catch_unwind().await {
             Ok(result) => result,
             Err(_) => Err(LoadError::from(Report::of(Phase::Build, panicked()))),
         };
-        if result.is_ok() {
-            self.candidates.clear();
+        let settled = match (&result, request.in_service) {
+            (Ok(LoadOutcome::Built { generation, .. }), _) => Some(&generation.credentials),
+            (Ok(LoadOutcome::Unchanged), Some(in_service)) => Some(&in_service.credentials),
+            _ => None,
+        };
+        if let Some(credentials) = settled {
+            self.candidates.settle(credentials, request.config.server.drain);
         }
+        seen.retain(|name, _| !unrenewed.contains_key(name));
         FinishedLoad { seen, result }
     }
 
-    /// Fetches all credentials. Those that the manager makes at each read come last: if another one has a fault, none is
-    /// made.
+    /// Fetches all credentials. In a start, those that the manager makes at each read come last: if another one has a fault,
+    /// none is made. In a reload, one that must be replaced does not wait for the others.
     async fn fetch<'a>(
         &self,
         request: &'a LoadRequest<'_, A>,
@@ -284,7 +295,8 @@ impl<A: Application> Loader<A> {
         let (mut kept_there, mut made_at_read) = (Vec::new(), Vec::new());
         for spec in AllSecrets::<A::Secrets>::specs() {
             if let Some(id) = request.config.id(&spec) {
-                let list = if self.regions.is_made_at_each_read(&id) { &mut made_at_read } else { &mut kept_there };
+                let comes_last = self.regions.is_made_at_each_read(&id) && !context.doubted.contains(spec.name);
+                let list = if comes_last { &mut made_at_read } else { &mut kept_there };
                 list.push((spec, id));
             }
         }
@@ -293,20 +305,17 @@ impl<A: Application> Loader<A> {
         let hosts = &request.config.server.tls_names;
         let are_hosts_new = request.in_service.is_none_or(|held| held.config.server.tls_names != *hosts);
         let mut resolver = Resolver::new(fetched, context.held).for_hosts(hosts, are_hosts_new);
-        if made_at_read.is_empty() {
-            return resolver;
-        }
         AllSecrets::<A::Secrets>::resolve(&mut resolver);
-        if !resolver.has_fault() {
+        if !resolver.has_fault() && !made_at_read.is_empty() {
             let fetched = fetch::all(context, &made_at_read).await;
             seen.extend(stages_seen(&fetched, context.held));
             resolver.add(fetched);
             AllSecrets::<A::Secrets>::resolve(&mut resolver);
-            self.candidates.keep(&resolver.resolved, context.held);
-            for (name, credential) in resolver.resolved.iter() {
-                if let Some(lease) = &credential.lease {
-                    lease.count_in(&self.lease_metrics, name);
-                }
+        }
+        self.candidates.keep(&resolver.resolved, context.held);
+        for (name, credential) in resolver.resolved.iter() {
+            if let Some(lease) = &credential.lease {
+                lease.count_in(&self.lease_metrics, name);
             }
         }
         resolver
@@ -319,6 +328,7 @@ impl<A: Application> Loader<A> {
         request: &LoadRequest<'_, A>,
         context: &FetchContext<'_>,
         doubts: &Doubts,
+        unrenewed: &BTreeMap<Name, SourceError>,
         resolver: Resolver<'_>,
     ) -> Result<LoadOutcome<A>, LoadError> {
         let mut resolved: Resolved<AllSecrets<A::Secrets>> = match set::resolve(resolver, context.held) {
@@ -355,6 +365,7 @@ impl<A: Application> Loader<A> {
             });
             if same_config && same_auth && resolved.credentials.same_as(context.held) {
                 unrefreshed = doubts.add_still_rejected(unrefreshed, &resolved.credentials, context.held);
+                unrefreshed.extend(unrefreshed_of(unrenewed, &resolved.credentials, context));
                 if unrefreshed.is_empty() {
                     return Ok(LoadOutcome::Unchanged);
                 }
@@ -363,6 +374,7 @@ impl<A: Application> Loader<A> {
             let failure = match self.build(request, &resolved, doubts, &made).await {
                 Ok((generation, auth_as_held)) => {
                     unrefreshed.extend(auth_as_held);
+                    unrefreshed.extend(unrefreshed_of(unrenewed, &resolved.credentials, context));
                     let carried_over = doubts.add_still_rejected(unrefreshed, &resolved.credentials, context.held);
                     return Ok(LoadOutcome::Built { generation: Box::new(generation), carried_over });
                 }
@@ -457,7 +469,7 @@ impl<A: Application> Loader<A> {
             tracer: &self.tracer,
         };
         let cx = Build::<A>::new(&config.service, &resolved.secrets.service, &context);
-        let building = tokio::time::timeout_at(*deadline + BUILD_GRACE, A::build(&cx));
+        let building = timeout_at(*deadline + BUILD_GRACE, A::build(&cx));
         let service = match building.await {
             Ok(Ok(service)) => Arc::new(service),
             Ok(Err(error)) => {
@@ -554,14 +566,37 @@ impl BuildFailure {
     }
 }
 
-/// Renews the leases of the credentials in service, all at the same time. Returns those that could not be renewed. One that
-/// the manager has ended is due then.
-async fn renew_leases(in_service: &HeldCredentials) -> BTreeMap<Name, SourceError> {
-    let renewals = in_service.iter().filter_map(|(name, held)| {
+/// Renews the leases of these credentials, all at the same time. Returns those that could not be renewed. One that the manager
+/// has ended is due then.
+async fn renew_leases(credentials: &HeldCredentials, deadline: Instant) -> BTreeMap<Name, SourceError> {
+    let renewals = credentials.iter().filter_map(|(name, held)| {
         let lease = held.lease.clone()?;
-        Some(async move { Some((name, lease.renew().await.err()?)) })
+        Some(async move {
+            match timeout_at(deadline, lease.renew()).await {
+                Ok(renewed) => Some((name, renewed.err()?)),
+                Err(_) => Some((name, SourceError::Unanswered("no answer in time".into()))),
+            }
+        })
     });
     join_all(renewals).await.into_iter().flatten().collect()
+}
+
+/// Returns the credentials that stay in service although their lease could not be renewed. They hold nothing up.
+fn unrefreshed_of(
+    unrenewed: &BTreeMap<Name, SourceError>,
+    resolved: &HeldCredentials,
+    context: &FetchContext<'_>,
+) -> Vec<Unrefreshed> {
+    let mut unrefreshed = Vec::new();
+    for (name, error) in unrenewed {
+        if let Some(held) = context.held.named(name)
+            && !context.doubted.contains(name)
+            && !resolved.has_new_version(name, context.held)
+        {
+            unrefreshed.push((*name, fetch::unrenewed(context, name, &held.id, error)).into());
+        }
+    }
+    unrefreshed
 }
 
 /// Returns where the manager has each version that is held. A name is absent if the manager did not say.

@@ -41,6 +41,10 @@ impl Moment {
         self.since.saturating_duration_since(Instant::now()).min(by_wall_clock)
     }
 
+    pub(crate) fn is_before(self, other: Self) -> bool {
+        self.since < other.since
+    }
+
     /// Returns the later one.
     pub(crate) fn later(self, other: Self) -> Self {
         if other.since > self.since { other } else { self }

@@ -34,10 +34,7 @@ impl<T> ManagerSetup<T> for ConfiguredManager {
     async fn regions(self, sources: &Sources, config: &Config<T>, deadline: Instant) -> Result<Regions, Fault> {
         match config.secrets.provider {
             SecretsProvider::Aws => aws_regions(&config.secrets.aws, sources.is_strict(), deadline).await,
-            SecretsProvider::Vault => {
-                let vault = Vault::new(&config.secrets.vault, config.secrets.probe_every);
-                Ok(Regions::of(Arc::new(vault)))
-            }
+            SecretsProvider::Vault => Ok(Regions::of(Arc::new(Vault::new(&config.secrets)))),
         }
     }
 }

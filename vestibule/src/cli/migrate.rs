@@ -26,10 +26,7 @@ use crate::{
     telemetry::Telemetry,
 };
 use sqlx::{Connection, PgConnection, migrate::Migrator};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// The credential that owns the tables of `[database]`. Only this command reads it.
@@ -178,7 +175,6 @@ async fn log_in<T: ServiceSettings>(
         revoked: &config.secrets.revoked,
         held: &nothing,
         doubted: BTreeSet::new(),
-        unrenewed: BTreeMap::new(),
         candidates: HeldCredentials::default(),
         drain: config.server.drain,
         deadline_of_others: deadline,

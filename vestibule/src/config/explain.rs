@@ -3,6 +3,7 @@
 use super::{
     Config, ConfigSection, DatabaseConfig, ServiceSettings, Setting, defaults,
     layers::{Layers, Sources, toml},
+    settings::vault::VaultIssueConfig,
 };
 use figment::value::Value;
 use std::fmt::Write;
@@ -14,10 +15,12 @@ pub(crate) fn effective<T: ServiceSettings>(config: &Config<T>, sources: &Source
     layers.explain(&effective)
 }
 
-/// Returns all settings as Markdown: a table per section. The named databases have one section, `databases.NAME`.
+/// Returns all settings as Markdown: a table per section. Sections with names of their own, such
+/// as those of databases, have one section: `databases.NAME`.
 pub(crate) fn settings_table<T: ServiceSettings>() -> String {
     let mut config = Config::<T>::default();
     config.databases.insert("NAME".into(), DatabaseConfig::default());
+    config.secrets.vault.issue.insert("NAME".into(), VaultIssueConfig::default());
     let tree = Value::serialize(&config).expect("the default settings can be serialized");
     let mut text = String::new();
     let mut section_before = "";

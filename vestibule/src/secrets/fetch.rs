@@ -33,8 +33,6 @@ pub(crate) struct FetchContext<'a> {
     /// The credentials whose version in use is rejected or revoked. They are read again even if their version is
     /// unchanged.
     pub(crate) doubted: BTreeSet<Name>,
-    /// The leases of the generation in service that could not be renewed for this load, with the reason.
-    pub(crate) unrenewed: BTreeMap<Name, SourceError>,
     /// The credentials that the manager made for a load which failed.
     pub(crate) candidates: HeldCredentials,
     /// `server.drain`: a lease must last for longer than that.
@@ -51,11 +49,18 @@ impl FetchContext<'_> {
         self.revoked.contains(&value.version)
     }
 
-    /// Returns the candidate for a credential, if it can still be used.
-    fn candidate(&self, name: Name, id: &SecretId) -> Option<HeldCredential> {
+    /// Returns what the manager made before for a credential that it makes at each read, if that can still be used. The
+    /// renewal of its lease has verified it.
+    fn made_before(&self, name: Name, id: &SecretId, may_stay: bool) -> Option<FetchOutcome> {
+        if !self.regions.is_made_at_each_read(id) {
+            return None;
+        }
+        if may_stay {
+            return Some(FetchOutcome::Same);
+        }
         let candidate = self.candidates.get(name, id)?;
         let is_due = candidate.lease.as_ref().is_none_or(|lease| lease.is_due(self.drain));
-        if is_due || candidate.has_any(self.revoked) { None } else { Some(candidate.clone()) }
+        if is_due || candidate.has_any(self.revoked) { None } else { Some(FetchOutcome::Candidate(candidate.clone())) }
     }
 }
 
@@ -133,19 +138,12 @@ async fn fetch_credential(
         deadline: if another_is_doubted { context.deadline.min(context.deadline_of_others) } else { context.deadline },
     };
     let started = Instant::now();
-    let compared = match held.filter(|held| may_stay && held.lease.is_some()) {
-        Some(_) => match context.unrenewed.get(spec.name) {
-            Some(error) => Err(error.clone().into()),
-            None => Ok(FetchOutcome::Same),
+    let outcome = match context.made_before(spec.name, id, may_stay) {
+        Some(outcome) => outcome,
+        None => match compare_with_held(context, &query, spec, held).await {
+            Ok(outcome) => outcome,
+            Err(error) => FetchOutcome::Failed(fault(context, spec, id, &error, started.elapsed())),
         },
-        None => match context.candidate(spec.name, id) {
-            Some(candidate) => Ok(FetchOutcome::Candidate(candidate)),
-            None => compare_with_held(context, &query, spec, held).await,
-        },
-    };
-    let outcome = match compared {
-        Ok(outcome) => outcome,
-        Err(error) => FetchOutcome::Failed(fault(context, spec, id, &error, started.elapsed())),
     };
     (*spec, id.clone(), outcome)
 }
@@ -280,6 +278,12 @@ enum FetchError {
     Revoked(VersionId),
 }
 
+/// Returns the fault of a credential in service whose lease could not be renewed.
+pub(crate) fn unrenewed(context: &FetchContext<'_>, name: Name, id: &SecretId, error: &SourceError) -> Fault {
+    let remedy = context.regions.remedy(id, error, Operation::ReadValue);
+    Fault::new(error.exit(), subject(name, id), format!("its lease could not be renewed: {error}"), remedy)
+}
+
 /// Returns the fault of a credential that could not be fetched in this time.
 fn fault(
     context: &FetchContext<'_>,
@@ -350,7 +354,6 @@ mod tests {
             revoked: &BTreeSet::new(),
             held: &HeldCredentials::default(),
             doubted: BTreeSet::new(),
-            unrenewed: BTreeMap::new(),
             candidates: HeldCredentials::default(),
             drain: Duration::ZERO,
             deadline_of_others: deadline,

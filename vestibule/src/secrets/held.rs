@@ -102,10 +102,6 @@ impl HeldCredentials {
         self.held.insert(name, held);
     }
 
-    pub(crate) fn remove(&mut self, name: Name) {
-        self.held.remove(name);
-    }
-
     /// Returns `true` if both hold the same versions of the same secrets.
     pub(crate) fn same_as(&self, other: &Self) -> bool {
         if self.held.len() != other.held.len() {

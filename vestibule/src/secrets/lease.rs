@@ -39,8 +39,8 @@ const LAST_THIRD: u32 = 3;
 /// The time for fetching and proving a successor, beside `server.drain`.
 const TIME_TO_REPLACE: Duration = Duration::from_secs(10);
 
-/// The longest sleep until a lease is due. The wall clock may be set in the meantime.
-const MAX_SLEEP: Duration = Duration::from_secs(30);
+/// The longest sleep until a lease is due. The wall clock may be set in the meantime, and the pool sees that at once.
+const MAX_SLEEP: Duration = Duration::from_secs(1);
 
 /// The calls that a manager offers for one lease.
 pub trait LeaseCalls: Send + Sync + 'static {
@@ -68,21 +68,23 @@ pub enum Renewal {
 /// The lease of a value. The framework renews it after a third of its time, takes up a successor before its end, and gives
 /// it back when the last holder of the value lets go.
 pub struct SecretLease {
-    /// `None` if the value ends by itself, as a certificate does.
-    calls: Option<Arc<dyn LeaseCalls>>,
-    granted: Duration,
+    calls: Arc<dyn LeaseCalls>,
     term: watch::Sender<LeaseTerm>,
     metrics: OnceLock<(LeaseMetrics, Name)>,
     #[expect(dead_code, reason = "dropping it ends the renewals")]
-    renewals: Option<AbortOnDropHandle<()>>,
+    renewals: AbortOnDropHandle<()>,
 }
 
 /// The time that the manager has granted.
 #[derive(Clone, Copy)]
 struct LeaseTerm {
     end: Moment,
-    /// The time at which the manager said so.
+    /// The time at which the manager was asked, and said so.
     confirmed: Moment,
+    /// The longest time that it has granted. A lease that comes near to its last end gets less and less.
+    longest: Duration,
+    /// `true` if the manager has ended it.
+    is_over: bool,
 }
 
 /// The renewals, by credential and outcome.
@@ -100,29 +102,36 @@ impl LeaseMetrics {
 }
 
 impl LeaseTerm {
-    fn starting(at: Moment, granted: Duration) -> Self {
-        Self { end: at.plus(granted), confirmed: at }
+    fn starting(asked: Moment, granted: Duration) -> Self {
+        let longest = granted.min(CENTURY);
+        Self { end: asked.plus(longest), confirmed: asked, longest, is_over: false }
+    }
+
+    /// Takes the answer to a renewal. An answer that was overtaken by another one counts no more.
+    fn take(&mut self, asked: Moment, renewal: Renewal) {
+        if self.is_over || asked.is_before(self.confirmed) {
+            return;
+        }
+        match renewal {
+            Renewal::For(time) => {
+                *self = Self { longest: self.longest.max(time).min(CENTURY), ..Self::starting(asked, time) }
+            }
+            Renewal::AsBefore => self.confirmed = asked,
+            Renewal::Ended => *self = Self { end: asked, confirmed: asked, is_over: true, ..*self },
+        }
     }
 }
 
 impl SecretLease {
-    /// Makes a lease that was granted just now, for this time. Runs inside a Tokio runtime.
-    pub fn new(granted: Duration, calls: Arc<impl LeaseCalls>) -> Arc<Self> {
-        let granted = granted.min(CENTURY);
+    /// Makes a lease that ends in this time, if it is not renewed. Count from the moment at which the manager was asked.
+    /// Runs inside a Tokio runtime.
+    pub fn new(left: Duration, calls: Arc<impl LeaseCalls>) -> Arc<Self> {
         Arc::new_cyclic(|lease: &Weak<Self>| Self {
-            calls: Some(calls),
-            granted,
-            term: watch::Sender::new(LeaseTerm::starting(Moment::now(), granted)),
+            calls,
+            term: watch::Sender::new(LeaseTerm::starting(Moment::now(), left)),
             metrics: OnceLock::new(),
-            renewals: Some(AbortOnDropHandle::new(tokio::spawn(renew_in_time(lease.clone(), granted)))),
+            renewals: AbortOnDropHandle::new(tokio::spawn(renew_in_time(lease.clone(), left.min(CENTURY)))),
         })
-    }
-
-    /// Makes a lease that nobody can make longer, and that need not be given back.
-    pub fn fixed(granted: Duration) -> Arc<Self> {
-        let granted = granted.min(CENTURY);
-        let term = watch::Sender::new(LeaseTerm::starting(Moment::now(), granted));
-        Arc::new(Self { calls: None, granted, term, metrics: OnceLock::new(), renewals: None })
     }
 
     /// Returns its end. A renewal moves it.
@@ -151,7 +160,8 @@ impl SecretLease {
 
     /// Returns the time before its end from which on a successor must be taken up. `drain` is `server.drain`.
     pub(crate) fn margin(&self, drain: Duration) -> Duration {
-        self.granted.mul_f64(LAST_PART).max(drain + TIME_TO_REPLACE).min(self.granted / LAST_THIRD)
+        let longest = self.term.borrow().longest;
+        longest.mul_f64(LAST_PART).max(drain + TIME_TO_REPLACE).min(longest / LAST_THIRD)
     }
 
     fn time_to_due(&self, drain: Duration) -> Duration {
@@ -179,23 +189,24 @@ impl SecretLease {
     }
 
     /// Renews it, and so asks the manager whether the lease is still there.
-    pub(crate) async fn renew(&self) -> Result<(), SourceError> {
-        let Some(calls) = &self.calls else { return Ok(()) };
+    pub(crate) async fn renew(&self) -> Result<Renewal, SourceError> {
         let asked = Moment::now();
-        let renewal = match timeout(CALL, calls.renew()).await {
+        let renewal = match timeout(CALL, self.calls.renew()).await {
             Ok(renewal) => renewal,
             Err(_) => Err(SourceError::Unanswered("no answer in time".into())),
         };
         if let Some((LeaseMetrics(renewals), name)) = self.metrics.get() {
             renewals.get_or_create(&[("name", *name), ("outcome", outcome(&renewal))]).inc();
         }
-        self.term.send_modify(|term| match &renewal {
-            Ok(Renewal::For(time)) => *term = LeaseTerm::starting(asked, *time),
-            Ok(Renewal::AsBefore) => term.confirmed = asked,
-            Ok(Renewal::Ended) => *term = LeaseTerm { end: asked, confirmed: asked },
-            Err(_) => (),
-        });
-        renewal.map(drop)
+        if let Ok(renewal) = renewal {
+            self.term.send_modify(|term| term.take(asked, renewal));
+        }
+        renewal
+    }
+
+    /// Returns the name of its credential, for the log.
+    fn name(&self) -> Option<Name> {
+        self.metrics.get().map(|(_, name)| *name)
     }
 }
 
@@ -211,30 +222,30 @@ fn outcome(renewal: &Result<Renewal, SourceError>) -> &'static str {
     OUTCOMES[number]
 }
 
-/// Renews a lease in time, until nobody holds it or it has ended.
+/// Renews a lease in time, until nobody holds it or the manager has ended it. One that has ended by a clock is asked for too:
+/// somebody may have set the clock.
 async fn renew_in_time(lease: Weak<SecretLease>, granted: Duration) {
     let mut pause = granted.mul_f64(RENEW_AFTER);
     let mut is_logged = false;
     loop {
         sleep(pause.mul_f64(jitter::factor(0.1)).max(SHORTEST_PAUSE)).await;
         let Some(lease) = lease.upgrade() else { return };
-        if lease.has_ended() {
-            return;
-        }
         let renewed = lease.renew().await;
         let left = lease.end().left();
         match renewed {
-            Ok(()) if left.is_zero() => {
-                tracing::warn!("a lease was ended at the manager before its time; a successor is fetched");
+            Ok(Renewal::Ended) => {
+                let credential = lease.name();
+                tracing::warn!(credential, "a lease was ended at the manager before its time; a successor is fetched");
                 return;
             }
-            Ok(()) => {
+            Ok(Renewal::For(_) | Renewal::AsBefore) => {
                 is_logged = false;
                 pause = left.mul_f64(RENEW_AFTER);
             }
             Err(error) => {
                 if !is_logged {
-                    tracing::warn!(%error, "a lease could not be renewed; trying again until it ends");
+                    let credential = lease.name();
+                    tracing::warn!(credential, %error, "a lease could not be renewed; trying again until it ends");
                     is_logged = true;
                 }
                 pause = left.mul_f64(RETRY_AFTER);
@@ -245,11 +256,9 @@ async fn renew_in_time(lease: Weak<SecretLease>, granted: Duration) {
 
 impl Drop for SecretLease {
     fn drop(&mut self) {
-        let has_ended = self.has_ended();
-        if let Some(calls) = self.calls.take()
-            && !has_ended
-            && let Ok(runtime) = Handle::try_current()
-        {
+        let is_over = self.term.borrow().is_over;
+        if let (false, Ok(runtime)) = (is_over, Handle::try_current()) {
+            let calls = self.calls.clone();
             runtime.spawn(async move { calls.give_back().await });
         }
     }
@@ -266,6 +275,16 @@ mod tests {
     use super::*;
     use std::sync::Mutex;
     use tokio::time::{Instant, advance};
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_was_overtaken_does_not_bring_an_ended_lease_back() {
+        let asked_first = Moment::now();
+        let mut term = LeaseTerm::starting(asked_first, seconds(900));
+        advance(seconds(1)).await;
+        term.take(Moment::now(), Renewal::Ended);
+        term.take(asked_first, Renewal::For(seconds(900)));
+        assert!(term.is_over && term.end.left().is_zero());
+    }
 
     const DRAIN: Duration = Duration::from_secs(25);
 
@@ -297,7 +316,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_successor_is_due_in_time_and_never_in_the_first_two_thirds() {
         for (granted, due) in [(3600, 3060), (300, 255), (60, 40), (12, 8)] {
-            let lease = SecretLease::fixed(seconds(granted));
+            let lease = SecretLease::new(seconds(granted), Arc::new(Scripted::default()));
             let due_at = Instant::now() + seconds(due);
             lease.until_due(seconds(25)).await;
             assert!(due_at.elapsed() < seconds(1) && Instant::now() >= due_at - seconds(1), "{granted} s");

@@ -4,6 +4,7 @@
 //! fetch ─► session (log in, if there is none) ─► servers (one after the other) ─► answer of the engine
 //! ```
 
+mod certificates;
 mod client;
 mod engine;
 mod failure;
@@ -19,6 +20,7 @@ mod sessions;
 
 pub(crate) use self::path::VaultPath;
 use self::{
+    certificates::StoredAtEngine,
     client::{VaultAnswer, VaultCall},
     lease::VaultLease,
     login::VaultLogin,
@@ -33,11 +35,15 @@ use super::{
     source::{Fetched, Operation, Source, SourceError},
     version::{SecretValue, Stage, Versions},
 };
-use crate::config::settings::vault::VaultConfig;
-use axum::http::StatusCode;
+use crate::config::settings::{
+    SecretsConfig,
+    vault::{VaultConfig, VaultIssueConfig},
+};
+use axum::http::{HeaderValue, StatusCode};
 use futures_util::future::{BoxFuture, join_all};
 use std::{
     borrow::Cow,
+    collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
@@ -56,53 +62,69 @@ pub struct Vault {
     login: Arc<VaultLogin>,
     sessions: VaultSessions,
     leases: Mutex<Vec<Weak<VaultLease>>>,
+    /// The certificates to issue, by their ids.
+    issue: BTreeMap<SecretId, VaultIssueConfig>,
 }
 
 impl Vault {
     /// Makes a client. Asks for nothing yet, and reads no file. After a login that is denied, the same one is tried again
-    /// after `pause` at the earliest.
-    pub fn new(config: &VaultConfig, pause: Duration) -> Self {
+    /// after `secrets.probe_every` at the earliest.
+    pub fn new(secrets: &SecretsConfig) -> Self {
+        let config = &secrets.vault;
+        let issue = config.issue.iter();
+        let issue = issue.filter_map(|(name, issue)| Some((secrets.ids.get(name)?.clone(), issue.clone()))).collect();
         let servers = Arc::new(VaultServers::new(config));
         let login = Arc::new(VaultLogin::new(config));
-        let sessions = VaultSessions::new(login.clone(), servers.clone(), pause);
-        Self { config: config.clone(), servers, login, sessions, leases: Mutex::default() }
+        let sessions = VaultSessions::new(login.clone(), servers.clone(), secrets.probe_every);
+        Self { config: config.clone(), servers, login, sessions, leases: Mutex::default(), issue }
     }
 
     /// Returns the answer to a call, with the token of a session. A denial may mean that the token has ended, or that the
     /// role has got another policy since. So a session that is not new is replaced by another one, and asked with again.
-    async fn read(&self, path: &str) -> Result<VaultAnswer, SourceError> {
-        Ok(self.read_in_session(path, SessionUse::Read).await?.0)
-    }
-
-    async fn read_in_session(
+    async fn ask<'a>(
         &self,
-        path: &str,
         wanted_for: SessionUse,
+        call: impl Fn(&HeaderValue) -> VaultCall<'a>,
     ) -> Result<(VaultAnswer, Arc<VaultSession>), SourceError> {
         let deadline = Instant::now() + ATTEMPT;
         let session = self.sessions.current(wanted_for, None, deadline).await?;
-        let answer = self.read_with(&session, path, deadline).await?;
+        if wanted_for == SessionUse::Lease && session.is_batch() {
+            let problem = "its tokens are batch tokens, whose leases nobody can renew (token_type)";
+            return Err(SourceError::NoIdentity(problem.into()));
+        }
+        let answer = self.servers.ask(&call(session.token()), deadline).await?;
         if answer.status != StatusCode::FORBIDDEN || session.is_new() {
             return Ok((answer, session));
         }
         let next = self.sessions.current(wanted_for, Some(&session), deadline).await?;
-        Ok((self.read_with(&next, path, deadline).await?, next))
+        Ok((self.servers.ask(&call(next.token()), deadline).await?, next))
     }
 
-    async fn read_with(
-        &self,
-        session: &Arc<VaultSession>,
-        path: &str,
-        deadline: Instant,
-    ) -> Result<VaultAnswer, SourceError> {
-        self.servers.ask(&VaultCall::get(path, session.token()), deadline).await
+    async fn read(&self, path: &str) -> Result<VaultAnswer, SourceError> {
+        Ok(self.ask(SessionUse::Read, |token| VaultCall::get(path, token)).await?.0)
+    }
+
+    /// Has a certificate issued.
+    async fn issue_certificate(&self, id: &SecretId, path: VaultPath<'_>) -> Result<SecretValue, SourceError> {
+        let Some(issue) = self.issue.get(id) else {
+            return Err(SourceError::Missing("no section [secrets.vault.issue.NAME] says what to issue".into()));
+        };
+        let (place, body) = (path.of_value(), certificates::request(issue));
+        let (answer, session) = self.ask(SessionUse::Read, |token| VaultCall::post(&place, token, &body)).await?;
+        let issued = certificates::issued(path, &answer)?;
+        let (version, servers) = (issued.version(), self.servers.clone());
+        let calls = StoredAtEngine { path: format!("{}/cert/{}", path.mount, issued.serial), session, servers };
+        let lease = SecretLease::new(issued.left, Arc::new(calls));
+        Ok(SecretValue { text: issued.text, version, created: None, lease: Some(lease) })
     }
 
     /// Has a login made.
-    async fn issue(&self, path: VaultPath<'_>) -> Result<SecretValue, SourceError> {
-        let (answer, session) = self.read_in_session(&path.of_value(), SessionUse::Lease).await?;
+    async fn issue_login(&self, path: VaultPath<'_>) -> Result<SecretValue, SourceError> {
+        let (place, asked) = (path.of_value(), Instant::now());
+        let (answer, session) = self.ask(SessionUse::Lease, |token| VaultCall::make(&place, token)).await?;
         let IssuedLogin { text, version, lease_id, granted } = logins::issued(path, &answer)?;
-        let left = session.left().map_or(granted, |left| left.min(granted));
+        let left = granted.saturating_sub(asked.elapsed());
+        let left = session.left().map_or(left, |of_session| of_session.min(left));
         let lease = Arc::new(VaultLease::new(lease_id, granted, session, self.login.clone(), self.servers.clone()));
         {
             let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
@@ -161,7 +183,8 @@ impl Source for Vault {
                 VaultEngine::Kv => self.fetch_from_kv(path, stage, held).await,
                 // The other engines have one version.
                 _ if stage != Stage::Current => Ok(Fetched::Absent),
-                VaultEngine::Creds => self.issue(path).await.map(Fetched::New),
+                VaultEngine::Creds => self.issue_login(path).await.map(Fetched::New),
+                VaultEngine::Issue => self.issue_certificate(id, path).await.map(Fetched::New),
                 VaultEngine::StaticCreds => logins::rotated(path, &self.read(&path.of_value()).await?, held),
             }
         })
@@ -175,21 +198,18 @@ impl Source for Vault {
                 VaultEngine::Kv => kv::versions(path, &answer),
                 VaultEngine::StaticCreds => logins::versions_of_rotated(path, &answer),
                 // Each process has its own.
-                VaultEngine::Creds => Ok(Versions::new()),
+                VaultEngine::Creds | VaultEngine::Issue => Ok(Versions::new()),
             }
         })
     }
 
     fn is_made_at_each_read(&self, id: &SecretId) -> bool {
-        VaultPath::parse(id).is_some_and(|path| path.engine == VaultEngine::Creds)
+        VaultPath::parse(id).is_some_and(|path| path.engine.makes_values())
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
-            // A lease ends with its token. That of a token file stays.
-            if !self.login.owns_tokens() {
-                self.give_leases_back().await;
-            }
+            self.give_leases_back().await;
             self.sessions.end().await;
         })
     }

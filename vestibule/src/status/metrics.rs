@@ -66,7 +66,7 @@ impl MetricsEncoder<'_> {
         for credential in &status.credentials {
             let name = ("name", credential.name.to_owned());
             verified.push(([name.clone()], unix_seconds(credential.verified.at())));
-            if let Some(expires) = credential.expires {
+            if let (Some(expires), None) = (credential.expires, &credential.lease) {
                 expiry.push(([name.clone()], unix_seconds(expires)));
             }
             if let Some(lease) = &credential.lease {
@@ -82,7 +82,7 @@ impl MetricsEncoder<'_> {
         }
         let help = "The time at which the manager last confirmed the version held";
         self.gauges("vestibule_credential_verified_timestamp_seconds", help, verified)?;
-        let help = "The time at which the version held expires; absent if it does not expire";
+        let help = "The time at which the version held expires; absent if it does not expire, or has a lease";
         self.gauges("vestibule_credential_expiry_timestamp_seconds", help, expiry)?;
         let help = "The time at which the lease of the version held ends; absent if it has none";
         self.gauges("vestibule_lease_end_timestamp_seconds", help, lease_ends)?;

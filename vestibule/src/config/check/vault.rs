@@ -14,6 +14,7 @@ use crate::{
     secrets::{id::SecretId, vault::VaultPath},
 };
 use axum::http::HeaderValue;
+use std::collections::BTreeSet;
 
 /// Checks the settings of Vault, if it is the manager, and returns every mistake. If `strict`, each address has TLS.
 pub(in crate::config) fn vault(
@@ -47,8 +48,11 @@ pub(in crate::config) fn vault(
     if !is_mount(&vault.mount) {
         add("mount", "expected the path of a mount, such as \"kv\" or \"team/kv\"", "correct the value");
     }
-    if vault.mount.split('/').any(|word| word == "data") {
-        add("mount", "`data` ends the path of a mount in an id", "use a mount without the word `data` in its path");
+    let id = SecretId::parse(&VaultConfig::start_of_ids(&vault.mount, "x"));
+    let path_of_id = id.as_ref().and_then(VaultPath::parse);
+    if path_of_id.is_some_and(|path| !path.is_in_kv(vault.mount.trim_matches('/'))) {
+        let problem = "`data`, `creds`, `static-creds` or `issue` ends the path of a mount in an id";
+        add("mount", problem, "use a mount without these words in its path");
     }
     if !is_mount(vault.auth_mount()) {
         add("auth_mount", "expected the path of a mount, such as \"approle\"", "correct the value, without `auth/`");
@@ -69,6 +73,38 @@ pub(in crate::config) fn vault(
         if VaultPath::parse(id).is_none() {
             let problem = format!("expected {}", VaultPath::EXPECTED);
             faults.push(layers.fault(&place, problem, "correct the value; `{prefix}/NAME` stands for such a path too"));
+        }
+    }
+    faults.extend(issue(secrets, layers));
+    faults
+}
+
+/// Checks that each certificate to issue has its section, and each section its id.
+fn issue(secrets: &SecretsConfig, layers: &Layers) -> Vec<Fault> {
+    let mut faults = Vec::new();
+    let mut ids = BTreeSet::new();
+    let issues = |id: &SecretId| VaultPath::parse(id).is_some_and(VaultPath::issues_certificates);
+    for (name, id) in secrets.ids.iter().filter(|(_, id)| issues(id)) {
+        let has_name = secrets.vault.issue.get(name).is_some_and(|issue| !issue.common_name.trim().is_empty());
+        if !has_name {
+            let remedy = format!("set common_name in [secrets.vault.issue.{name}]");
+            faults.push(layers.fault(
+                &path(&["secrets", "ids", name]),
+                "nothing says which certificate to issue",
+                remedy,
+            ));
+        }
+        if !ids.insert(id) {
+            let problem = "another credential has the same id";
+            let remedy = "issue each certificate by a role of its own";
+            faults.push(layers.fault(&path(&["secrets", "ids", name]), problem, remedy));
+        }
+    }
+    for name in secrets.vault.issue.keys() {
+        if !secrets.ids.get(name).is_some_and(issues) {
+            let remedy = format!("set secrets.ids.{name}, such as \"pki/issue/payments\"; or remove the section");
+            let problem = "the credential of this name has no id at which certificates are issued";
+            faults.push(layers.fault(&path(&["secrets", "vault", "issue", name]), problem, remedy));
         }
     }
     faults

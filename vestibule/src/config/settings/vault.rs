@@ -1,8 +1,8 @@
 //! The section `[secrets.vault]`.
 
-use crate::config::base_url::BaseUrl;
+use crate::config::{base_url::BaseUrl, units};
 use serde::{Deserialize, Serialize};
-use std::path::PathBuf;
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use vestibule_derive::ConfigSection;
 
 /// `[secrets.vault]`: HashiCorp Vault or OpenBao, for `secrets.provider = "vault"`. A change needs a restart. The files are
@@ -51,6 +51,29 @@ pub struct VaultConfig {
     /// The file with the token for `token_file`, which an agent keeps up to date.
     #[setting(restart)]
     pub token_file: Option<PathBuf>,
+    /// The certificates to issue, by the names of their credentials.
+    #[setting(section)]
+    pub issue: BTreeMap<String, VaultIssueConfig>,
+}
+
+/// `[secrets.vault.issue.NAME]`: the certificate that a PKI engine issues for the credential NAME, whose id in `[secrets.ids]`
+/// is like `pki/issue/ROLE`. A change needs a restart.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ConfigSection)]
+#[serde(default)]
+pub struct VaultIssueConfig {
+    /// The common name.
+    #[setting(restart)]
+    pub common_name: String,
+    /// Further names of hosts for which it is valid.
+    #[setting(restart)]
+    pub alt_names: Vec<String>,
+    /// The addresses for which it is valid.
+    #[setting(restart)]
+    pub ip_sans: Vec<String>,
+    /// The time for which it is valid. `"0s"` is what the role says.
+    #[serde(with = "units::duration")]
+    #[setting(min = "1m", max = "3650d", zero, restart)]
+    pub ttl: Duration,
 }
 
 impl Default for VaultConfig {
@@ -69,6 +92,7 @@ impl Default for VaultConfig {
             role_id_file: None,
             secret_id_file: None,
             token_file: None,
+            issue: BTreeMap::new(),
         }
     }
 }

@@ -45,6 +45,8 @@ pub(super) struct VaultCall<'a> {
     path: &'a str,
     token: Option<HeaderValue>,
     body: Bytes,
+    /// `true` if it may be sent again after an answer.
+    may_repeat: bool,
 }
 
 /// An answer. Its body is wiped.
@@ -94,21 +96,33 @@ pub(super) struct VaultClient {
 
 impl<'a> VaultCall<'a> {
     pub(super) fn get(path: &'a str, token: &HeaderValue) -> Self {
-        Self { method: Method::GET, path, token: Some(token.clone()), body: Bytes::new() }
+        Self { method: Method::GET, path, token: Some(token.clone()), body: Bytes::new(), may_repeat: true }
+    }
+
+    /// Makes a call that has the server make something. It is a GET too, but each answer is another thing.
+    pub(super) fn make(path: &'a str, token: &HeaderValue) -> Self {
+        Self { may_repeat: false, ..Self::get(path, token) }
     }
 
     /// Makes a call that changes something. The body is wiped.
     pub(super) fn post(path: &'a str, token: &HeaderValue, body: &Zeroizing<Vec<u8>>) -> Self {
-        Self { method: Method::POST, path, token: Some(token.clone()), body: Bytes::from_owner(body.clone()) }
+        Self {
+            method: Method::POST,
+            path,
+            token: Some(token.clone()),
+            body: Bytes::from_owner(body.clone()),
+            may_repeat: false,
+        }
     }
 
     /// Makes a login, which needs no token. The body is wiped.
     pub(super) fn login(path: &'a str, body: &Zeroizing<Vec<u8>>) -> Self {
-        Self { method: Method::POST, path, token: None, body: Bytes::from_owner(body.clone()) }
+        let body = Bytes::from_owner(body.clone());
+        Self { method: Method::POST, path, token: None, body, may_repeat: false }
     }
 
-    pub(super) fn is_read(&self) -> bool {
-        self.method == Method::GET
+    pub(super) fn may_repeat(&self) -> bool {
+        self.may_repeat
     }
 
     pub(super) fn is_login(&self) -> bool {

@@ -26,7 +26,10 @@ pub(super) fn parse<'a, T: Deserialize<'a>>(
     match answer.status {
         StatusCode::OK => json(answer.text(), "an answer of the engine")
             .map_err(|_| SourceError::Malformed(format!("the answer is not that of {engine}, at {}/", path.mount))),
-        StatusCode::FORBIDDEN => Err(SourceError::Denied("no policy of its token lets it read this path".into())),
+        StatusCode::FORBIDDEN => {
+            let may = path.engine.capability();
+            Err(SourceError::Denied(format!("no policy of its token lets it {may} this path")))
+        }
         status => Err(SourceError::Unavailable(format!("it answers HTTP {}", status.as_u16()))),
     }
 }

@@ -19,11 +19,17 @@ use futures_util::future::BoxFuture;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use std::{sync::Arc, time::Duration};
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep},
+};
 use zeroize::Zeroizing;
 
 /// The time for giving a lease back.
 const GIVE_BACK: Duration = Duration::from_secs(2);
+
+/// The pauses between tries to give a lease back. The servers may elect a leader meanwhile.
+const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
 
 /// A lease of this process.
 pub(super) struct VaultLease {
@@ -105,17 +111,23 @@ impl LeaseCalls for VaultLease {
     fn give_back(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             let mut is_given_back = self.is_given_back.lock().await;
-            if std::mem::replace(&mut *is_given_back, true) || self.session.has_ended() {
+            if *is_given_back || self.session.has_ended() {
                 return;
             }
-            match self.call("sys/leases/revoke", None, Instant::now() + GIVE_BACK).await {
-                Ok(answer) if answer.status.is_success() => (),
-                Ok(answer) => {
-                    let status = answer.status.as_u16();
-                    tracing::warn!(status, "could not give a lease back; it ends with its token");
-                }
-                Err(error) => tracing::warn!(%error, "could not give a lease back; it ends by itself"),
-            }
+            let mut pauses = PAUSES.into_iter();
+            let problem = loop {
+                let problem = match self.call("sys/leases/revoke", None, Instant::now() + GIVE_BACK).await {
+                    Ok(answer) if answer.status.is_success() => {
+                        *is_given_back = true;
+                        return;
+                    }
+                    Ok(answer) => format!("HTTP {}", answer.status.as_u16()),
+                    Err(error) => error.to_string(),
+                };
+                let Some(pause) = pauses.next() else { break problem };
+                sleep(pause).await;
+            };
+            tracing::warn!(problem, "could not give a lease back; it ends by itself, or with its token");
         })
     }
 }

@@ -29,6 +29,9 @@ use zeroize::Zeroizing;
 /// The token of a pod's service account (*Managing Service Accounts*, "Bound service account token volume").
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
+/// The type of a batch token.
+const BATCH: &str = "batch";
+
 /// The login of this process, by its auth method.
 pub(super) struct VaultLogin {
     config: VaultConfig,
@@ -58,6 +61,10 @@ struct IssuedToken {
     lease_duration: u64,
     #[serde(default)]
     num_uses: u64,
+    #[serde(default)]
+    policies: Vec<String>,
+    #[serde(default)]
+    token_type: String,
 }
 
 /// The answer to the question what a token is.
@@ -71,6 +78,8 @@ struct TokenProperties {
     ttl: u64,
     #[serde(default)]
     num_uses: u64,
+    #[serde(default, rename = "type")]
+    token_type: String,
 }
 
 /// The answer to a renewal of a token, or to the question what it is.
@@ -91,6 +100,10 @@ pub(super) struct GrantedToken {
     pub(super) since: Moment,
     /// Zero if the token does not end.
     pub(super) lifetime: Duration,
+    /// `true` if it may ask about itself. Then a denial means that it has ended.
+    pub(super) may_ask: bool,
+    /// `true` if it is a batch token: nobody can renew or revoke it, and no lease outlives it.
+    pub(super) is_batch: bool,
 }
 
 impl VaultLogin {
@@ -148,13 +161,16 @@ impl VaultLogin {
             let answer = servers.ask(&VaultCall::get(&self.path, &token), deadline).await?;
             let LookupAnswer { data } = self.read_answer(&answer)?;
             self.check_uses(data.num_uses)?;
-            return Ok(GrantedToken { token, since, lifetime: Duration::from_secs(data.ttl) });
+            let (lifetime, is_batch) = (Duration::from_secs(data.ttl), data.token_type == BATCH);
+            return Ok(GrantedToken { token, since, lifetime, may_ask: true, is_batch });
         }
         let answer = servers.ask(&VaultCall::login(&self.path, &credentials.0), deadline).await?;
         let LoginAnswer { auth } = self.read_answer(&answer)?;
         self.check_uses(auth.num_uses)?;
         let token = header_of(auth.client_token.expose_secret().as_bytes())?;
-        Ok(GrantedToken { token, since, lifetime: Duration::from_secs(auth.lease_duration) })
+        let (lifetime, is_batch) = (Duration::from_secs(auth.lease_duration), auth.token_type == BATCH);
+        let may_ask = auth.policies.iter().any(|policy| policy == "default");
+        Ok(GrantedToken { token, since, lifetime, may_ask, is_batch })
     }
 
     /// Makes the token of a session last longer, if its time can be extended, and learns when it ends. The one of a token
@@ -175,7 +191,7 @@ impl VaultLogin {
             VaultCall::get(&self.path, session.token())
         };
         let answer = servers.ask(&call, deadline).await?;
-        if answer.status == StatusCode::FORBIDDEN {
+        if answer.status == StatusCode::FORBIDDEN && session.may_ask() {
             session.lasts_until(asked);
             return Ok(());
         }

@@ -19,10 +19,12 @@ pub(super) enum VaultEngine {
     Creds,
     /// An engine that rotates one login.
     StaticCreds,
+    /// A PKI engine, which issues a certificate at each call.
+    Issue,
 }
 
 impl VaultEngine {
-    const ALL: [Self; 3] = [Self::Kv, Self::Creds, Self::StaticCreds];
+    const ALL: [Self; 4] = [Self::Kv, Self::Creds, Self::StaticCreds, Self::Issue];
 
     /// Returns the word in the path of a value.
     fn word(self) -> &'static str {
@@ -30,14 +32,28 @@ impl VaultEngine {
             Self::Kv => "data",
             Self::Creds => "creds",
             Self::StaticCreds => "static-creds",
+            Self::Issue => "issue",
         }
+    }
+
+    /// Returns the capability that a policy must give for the path of a value.
+    pub(super) fn capability(self) -> &'static str {
+        match self {
+            Self::Kv | Self::Creds | Self::StaticCreds => "read",
+            Self::Issue => "update",
+        }
+    }
+
+    /// Returns `true` if the engine makes a value at each call.
+    pub(super) fn makes_values(self) -> bool {
+        matches!(self, Self::Creds | Self::Issue)
     }
 
     /// Returns the word in the path of the versions, where no value is.
     fn word_of_versions(self) -> &'static str {
         match self {
             Self::Kv => "metadata",
-            Self::Creds => "roles",
+            Self::Creds | Self::Issue => "roles",
             Self::StaticCreds => "static-roles",
         }
     }
@@ -45,7 +61,8 @@ impl VaultEngine {
 
 impl<'a> VaultPath<'a> {
     pub(crate) const EXPECTED: &'static str = "a path in a KV engine of version 2, such as \"kv/data/payments/signing\", or \
-        that of a login, such as \"database/creds/payments\" or \"database/static-creds/payments\"";
+        that of a login, such as \"database/creds/payments\" or \"database/static-creds/payments\", or that of a certificate, \
+        such as \"pki/issue/payments\"";
 
     /// Returns the path that an id is. Returns `None` if it is none, or one that an HTTP client would shorten.
     pub(crate) fn parse(id: &'a SecretId) -> Option<Self> {
@@ -59,6 +76,16 @@ impl<'a> VaultPath<'a> {
             Some(Self { engine, mount, name })
         });
         splits.min_by_key(|path| path.mount.len())
+    }
+
+    /// Returns `true` if it is the path of a secret in the KV engine at this mount.
+    pub(crate) fn is_in_kv(self, mount: &str) -> bool {
+        self.engine == VaultEngine::Kv && self.mount == mount
+    }
+
+    /// Returns `true` if it is the path at which certificates are issued.
+    pub(crate) fn issues_certificates(self) -> bool {
+        self.engine == VaultEngine::Issue
     }
 
     /// Returns the path at which the value is read.
@@ -86,6 +113,7 @@ mod tests {
             ("database/creds/app", VaultEngine::Creds, "database", "app"),
             ("creds/creds/data/x", VaultEngine::Creds, "creds", "data/x"),
             ("team/db/static-creds/app", VaultEngine::StaticCreds, "team/db", "app"),
+            ("pki/issue/web", VaultEngine::Issue, "pki", "web"),
         ] {
             let id = SecretId::parse(id).unwrap();
             let path = VaultPath { engine, mount, name };

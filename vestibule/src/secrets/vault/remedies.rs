@@ -32,17 +32,17 @@ pub(super) fn remedy(
 }
 
 fn policy(config: &VaultConfig, id: &SecretId, operation: Operation) -> String {
-    let path = match (VaultPath::parse(id), operation) {
-        (Some(path), Operation::ReadValue) => path.of_value(),
-        (Some(path), Operation::ReadVersions) => path.of_versions(),
-        (None, _) => id.to_string(),
+    let (path, capability) = match (VaultPath::parse(id), operation) {
+        (Some(path), Operation::ReadValue) => (path.of_value(), path.engine.capability()),
+        (Some(path), Operation::ReadVersions) => (path.of_versions(), "read"),
+        (None, _) => (id.to_string(), "read"),
     };
     let namespace = match config.namespace.as_str() {
         "" => String::new(),
         namespace => format!(", in the namespace {namespace}"),
     };
     format!(
-        "give its role a policy with: path \"{path}\" {{ capabilities = [\"read\"] }}{namespace}; check the path too, \
+        "give its role a policy with: path \"{path}\" {{ capabilities = [\"{capability}\"] }}{namespace}; check the path too, \
          because a wrong mount gets the same answer"
     )
 }

@@ -140,7 +140,7 @@ impl VaultServers {
         let is_right = unreachable.is_none() || unreachable == named;
         let index = unreachable.unwrap_or_else(|| given.clone());
         *self.index.lock().unwrap_or_else(PoisonError::into_inner) = Some(index.clone());
-        if is_right || !call.is_read() {
+        if is_right || !call.may_repeat() {
             return Ok(answer);
         }
         self.send(client, address, call, Some(&index)).await

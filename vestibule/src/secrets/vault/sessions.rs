@@ -48,6 +48,8 @@ pub(super) struct VaultSession {
     /// The age until which it is new.
     new_until: Duration,
     lifetime: Duration,
+    may_ask: bool,
+    is_batch: bool,
     /// `None` if the token does not end.
     end: std::sync::Mutex<Option<Moment>>,
     servers: Arc<VaultServers>,
@@ -59,6 +61,15 @@ pub(super) struct VaultSession {
 impl VaultSession {
     pub(super) fn token(&self) -> &HeaderValue {
         &self.token
+    }
+
+    /// Returns `true` if the token may ask about itself. Then a denial means that it has ended.
+    pub(super) fn may_ask(&self) -> bool {
+        self.may_ask
+    }
+
+    pub(super) fn is_batch(&self) -> bool {
+        self.is_batch
     }
 
     pub(super) fn is_new(&self) -> bool {
@@ -87,6 +98,7 @@ impl VaultSession {
     async fn revoke(&self) {
         if !self.stays.swap(true, Ordering::Relaxed) && !self.has_ended() {
             revoke(&self.servers, &self.token).await;
+            self.lasts_until(Moment::now());
         }
     }
 }
@@ -147,7 +159,7 @@ impl VaultSessions {
 
     /// Makes the session of a token.
     fn of(&self, granted: GrantedToken, new_until: Duration) -> Arc<VaultSession> {
-        let GrantedToken { token, since, lifetime } = granted;
+        let GrantedToken { token, since, lifetime, may_ask, is_batch } = granted;
         let lifetime = lifetime.min(CENTURY);
         let end = if lifetime.is_zero() { None } else { Some(since.plus(lifetime)) };
         let session = Arc::new(VaultSession {
@@ -155,10 +167,12 @@ impl VaultSessions {
             since,
             new_until,
             lifetime,
+            may_ask,
+            is_batch,
             end: std::sync::Mutex::new(end),
             servers: self.servers.clone(),
             revocations: self.revocations.clone(),
-            stays: AtomicBool::new(!self.login.owns_tokens()),
+            stays: AtomicBool::new(is_batch || !self.login.owns_tokens()),
         });
         let mut alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
         alive.retain(|session| session.strong_count() > 0);
@@ -254,8 +268,13 @@ impl VaultSessions {
 /// Revokes a token that is not used any more.
 async fn revoke(servers: &VaultServers, token: &HeaderValue) {
     let call = VaultCall::post("auth/token/revoke-self", token, &Zeroizing::default());
-    if let Err(error) = servers.ask(&call, Instant::now() + REVOKE).await {
-        tracing::warn!(%error, "could not revoke a token of this process; it ends by itself");
+    match servers.ask(&call, Instant::now() + REVOKE).await {
+        Ok(answer) if answer.status.is_success() => (),
+        Ok(answer) => {
+            let status = answer.status.as_u16();
+            tracing::warn!(status, "could not revoke a token of this process; it ends by itself");
+        }
+        Err(error) => tracing::warn!(%error, "could not revoke a token of this process; it ends by itself"),
     }
 }
 
@@ -271,7 +290,8 @@ mod tests {
         let sessions = VaultSessions::new(login, Arc::new(VaultServers::new(&config)), Duration::ZERO);
         let session = |seconds| {
             let token = HeaderValue::from_static("t");
-            sessions.of(GrantedToken { token, since: Moment::now(), lifetime: Duration::from_secs(seconds) }, NEW)
+            let (since, lifetime) = (Moment::now(), Duration::from_secs(seconds));
+            sessions.of(GrantedToken { token, since, lifetime, may_ask: true, is_batch: false }, NEW)
         };
         let (hour, longest, endless) = (session(3600), session(u64::MAX), session(0));
         assert!(hour.is_new() && !hour.is_due(LAST_PART));

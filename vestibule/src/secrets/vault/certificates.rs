@@ -1,0 +1,132 @@
+//! Answers of a PKI engine, which issues certificates.
+
+use super::{
+    ATTEMPT,
+    client::{VaultAnswer, VaultCall, json_object},
+    engine::{not_found, parse},
+    path::VaultPath,
+    servers::VaultServers,
+    sessions::VaultSession,
+};
+use crate::{
+    config::settings::vault::VaultIssueConfig,
+    credentials::json,
+    secrets::{
+        id::VersionId,
+        lease::{LeaseCalls, Renewal},
+        source::SourceError,
+    },
+};
+use axum::http::StatusCode;
+use futures_util::future::BoxFuture;
+use secrecy::SecretString;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::{sync::Arc, time::Duration};
+use time::OffsetDateTime;
+use tokio::time::Instant;
+use zeroize::Zeroizing;
+
+const ENGINE: &str = "a PKI engine";
+
+/// A certificate that was issued for this process, with its key.
+pub(super) struct IssuedCertificate {
+    pub(super) text: SecretString,
+    pub(super) serial: String,
+    /// The time until its end.
+    pub(super) left: Duration,
+}
+
+#[derive(Deserialize)]
+struct IssueAnswer<'a> {
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct CertificateTerms {
+    serial_number: String,
+    /// Its end, in seconds since 1970.
+    expiration: u64,
+}
+
+#[derive(Deserialize)]
+struct StoredAnswer {
+    data: StoredCertificate,
+}
+
+#[derive(Deserialize)]
+struct StoredCertificate {
+    /// In seconds since 1970, or 0.
+    revocation_time: u64,
+}
+
+/// Returns the body of a request for a certificate.
+pub(super) fn request(issue: &VaultIssueConfig) -> Zeroizing<Vec<u8>> {
+    let mut fields = vec![("common_name", issue.common_name.clone())];
+    let others = [("alt_names", issue.alt_names.join(",")), ("ip_sans", issue.ip_sans.join(","))];
+    fields.extend(others.into_iter().filter(|(_, value)| !value.is_empty()));
+    if !issue.ttl.is_zero() {
+        fields.push(("ttl", format!("{}s", issue.ttl.as_secs())));
+    }
+    let fields: Vec<_> = fields.into_iter().map(|(name, value)| (name, Zeroizing::new(value))).collect();
+    json_object(&fields)
+}
+
+/// Returns the certificate of an answer.
+pub(super) fn issued(path: VaultPath<'_>, answer: &VaultAnswer) -> Result<IssuedCertificate, SourceError> {
+    match answer.status {
+        StatusCode::NOT_FOUND => not_found(path, answer)?,
+        StatusCode::BAD_REQUEST if answer.errors().iter().any(|error| error.contains("unknown role")) => {
+            return Err(SourceError::Missing(format!("the engine at {}/ has no role {}", path.mount, path.name)));
+        }
+        // Its words are about names that the configuration has, and no secret.
+        StatusCode::BAD_REQUEST => {
+            return Err(SourceError::Malformed(format!(
+                "the role issues no such certificate: {}",
+                answer.quoted_errors()
+            )));
+        }
+        _ => (),
+    }
+    let IssueAnswer { data } = parse(path, answer, ENGINE)?;
+    let malformed = |_| SourceError::Malformed(format!("the role {} gives no certificate", path.name));
+    let CertificateTerms { serial_number, expiration } = json(data.get(), "a certificate").map_err(malformed)?;
+    let now = u64::try_from(OffsetDateTime::now_utc().unix_timestamp()).unwrap_or_default();
+    let left = Duration::from_secs(expiration.saturating_sub(now));
+    Ok(IssuedCertificate { text: data.get().into(), serial: serial_number, left })
+}
+
+impl IssuedCertificate {
+    /// Returns the version: the serial number.
+    pub(super) fn version(&self) -> VersionId {
+        VersionId::new(self.serial.clone())
+    }
+}
+
+/// The certificate in service, as the engine has stored it. It ends by itself, and nobody can make it longer.
+pub(super) struct StoredAtEngine {
+    pub(super) path: String,
+    pub(super) session: Arc<VaultSession>,
+    pub(super) servers: Arc<VaultServers>,
+}
+
+impl LeaseCalls for StoredAtEngine {
+    /// Asks if it was revoked.
+    fn renew(&self) -> BoxFuture<'_, Result<Renewal, SourceError>> {
+        Box::pin(async {
+            let call = VaultCall::get(&self.path, self.session.token());
+            let answer = self.servers.ask(&call, Instant::now() + ATTEMPT).await?;
+            match json::<StoredAnswer>(answer.text(), "a certificate") {
+                Ok(StoredAnswer { data }) if data.revocation_time > 0 => Ok(Renewal::Ended),
+                // A role may store none (`no_store`).
+                _ => Ok(Renewal::AsBefore),
+            }
+        })
+    }
+
+    fn give_back(&self) -> BoxFuture<'_, ()> {
+        // To revoke it would need a right, and grow the list of revoked ones.
+        Box::pin(async {})
+    }
+}
