@@ -13,6 +13,10 @@ mod path;
 mod remedies;
 mod servers;
 mod sessions;
+mod tls;
+
+#[cfg(test)]
+mod tests;
 
 pub(crate) use self::path::VaultPath;
 use self::{
