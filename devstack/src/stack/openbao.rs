@@ -80,8 +80,12 @@ impl Stack {
         let program = openbao_program::install(self.python(), progress).await?;
         let first = self.start_node(&program, NodeStorage::Raft { leader: None }).await?;
         let first = OpenBaoServer::initialise(first, self.python().clone(), program).await?;
-        let second = self.start_standby(&first).await?;
-        let third = self.start_standby(&first).await?;
+        // A node may vote once it was well for this time: 10 s, if nobody says otherwise.
+        let soon = json!({ "server_stabilization_time": "100ms" });
+        first.api.post("sys/storage/raft/autopilot/configuration", soon).await?;
+        let nodes = [self.start_standby(&first).await?, self.start_standby(&first).await?];
+        first.wait_until_all_vote(nodes.len() + 1).await?;
+        let [second, third] = nodes;
         Ok([first, second, third])
     }
 
@@ -291,6 +295,16 @@ impl OpenBaoServer {
     /// Returns its process id.
     pub fn pid(&self) -> u32 {
         self.process.lock().unwrap_or_else(PoisonError::into_inner).pid()
+    }
+
+    /// Waits until its cluster has this many nodes that may elect an active one.
+    async fn wait_until_all_vote(&self, count: usize) -> Result<(), Error> {
+        let voting = START.until_async(async || {
+            let answer = self.api.get("sys/storage/raft/configuration").await.ok()?;
+            let nodes = answer["data"]["config"]["servers"].as_array()?.iter();
+            if nodes.filter(|node| node["voter"] == true).count() == count { Some(()) } else { None }
+        });
+        voting.await.ok_or_else(|| failed("did not let each node vote".into(), &self.folder.join("log")))
     }
 
     /// Mounts the KV engine and the auth methods.
