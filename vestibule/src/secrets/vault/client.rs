@@ -131,7 +131,8 @@ impl VaultClient {
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
-            .build(connector.enable_all_versions().wrap_connector(http));
+            // Nobody gets to know why a connection of HTTP/2 has ended: that the server wants a certificate, for example.
+            .build(connector.enable_http1().wrap_connector(http));
         Self { client }
     }
 
