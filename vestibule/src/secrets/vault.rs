@@ -7,6 +7,7 @@
 mod client;
 mod failure;
 mod files;
+pub(crate) mod fuzzing;
 mod kv;
 mod login;
 mod path;

@@ -128,15 +128,30 @@ impl VaultLogin {
         if self.config.auth == VaultAuth::TokenFile {
             let token = header_of(&credentials.0)?;
             let answer = servers.ask(&VaultCall::get(&self.path, &token), deadline).await?;
-            let LookupAnswer { data } = self.read_answer(&answer)?;
-            self.check_uses(data.num_uses)?;
-            return Ok(VaultSession::new(token, since, Duration::from_secs(data.ttl)));
+            return self.session_of_file(token, &answer, since);
         }
         let answer = servers.ask(&VaultCall::login(&self.path, &credentials.0), deadline).await?;
-        let LoginAnswer { auth } = self.read_answer(&answer)?;
+        self.session(&answer, since)
+    }
+
+    /// Returns the session with the token of an answer to a login.
+    pub(super) fn session(&self, answer: &VaultAnswer, since: Instant) -> Result<VaultSession, SourceError> {
+        let LoginAnswer { auth } = self.read_answer(answer)?;
         self.check_uses(auth.num_uses)?;
         let token = header_of(auth.client_token.expose_secret().as_bytes())?;
         Ok(VaultSession::new(token, since, Duration::from_secs(auth.lease_duration)))
+    }
+
+    /// Returns the session with the token of a file, from what the server says of it.
+    pub(super) fn session_of_file(
+        &self,
+        token: HeaderValue,
+        answer: &VaultAnswer,
+        since: Instant,
+    ) -> Result<VaultSession, SourceError> {
+        let LookupAnswer { data } = self.read_answer(answer)?;
+        self.check_uses(data.num_uses)?;
+        Ok(VaultSession::new(token, since, Duration::from_secs(data.ttl)))
     }
 
     /// Reads an answer, or the server's reason for none.

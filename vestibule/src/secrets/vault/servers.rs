@@ -57,7 +57,7 @@ struct StateIndex {
 }
 
 /// An answer, by what follows from it.
-enum AnswerVerdict {
+pub(super) enum AnswerVerdict {
     Final,
     /// The address at which the active node is.
     Redirect(usize),
@@ -174,7 +174,7 @@ impl VaultServers {
         self.index.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn judge(&self, address: &BaseUrl, call: &VaultCall<'_>, answer: &VaultAnswer) -> AnswerVerdict {
+    pub(super) fn judge(&self, address: &BaseUrl, call: &VaultCall<'_>, answer: &VaultAnswer) -> AnswerVerdict {
         let status = answer.status;
         let host = address.authority();
         if status.is_redirection() {
@@ -229,7 +229,7 @@ fn no_active_node(address: &BaseUrl) -> AddressFailure {
 
 /// Returns the index of the same cluster that no node ever reaches. Returns `None` if the index has another form.
 #[expect(clippy::disallowed_methods, reason = "an index is no secret, and serde's message is dropped")]
-fn unreachable_index(index: &HeaderValue) -> Option<HeaderValue> {
+pub(super) fn unreachable_index(index: &HeaderValue) -> Option<HeaderValue> {
     let json = STANDARD.decode(index.as_bytes()).ok()?;
     let index: StateIndex = serde_json::from_slice(&json).ok()?;
     index.value.parse::<u64>().ok()?;

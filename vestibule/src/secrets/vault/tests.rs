@@ -4,6 +4,7 @@ use super::*;
 use crate::config::{base_url::BaseUrl, settings::vault::VaultAuth};
 use axum::{
     Router,
+    http::HeaderMap,
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -94,4 +95,16 @@ async fn a_path_that_is_denied_for_good_causes_one_login_in_five_minutes_at_most
         assert!(matches!(error, SourceError::Denied(_)), "{error}");
         assert_eq!(server.logins.load(Ordering::SeqCst), logins, "after {seconds} s more");
     }
+}
+
+#[test]
+fn the_time_in_the_id_of_a_version_is_a_time_and_nothing_else() {
+    let texts_at = |time: &str| {
+        let metadata = format!(r#"{{"version":1,"created_time":"{time}"}}"#);
+        let body = format!(r#"{{"data":{{"data":{{"value":"v"}},"metadata":{metadata}}}}}"#);
+        fuzzing::texts(StatusCode::OK, HeaderMap::new(), &body).of_reads
+    };
+    assert_eq!(texts_at("2026-01-01T00:00:00Z")[0], "1@2026-01-01T00:00:00Z");
+    let texts = texts_at("sentinel-in-a-time");
+    assert!(!texts.is_empty() && texts.iter().all(|text| !text.contains("sentinel")), "{texts:?}");
 }
