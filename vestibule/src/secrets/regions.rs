@@ -323,7 +323,7 @@ mod tests {
     use futures_util::future::join_all;
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    /// A source that notes that it was closed.
+    /// A source that records that it was closed.
     #[derive(Default)]
     struct ClosedSource(AtomicBool);
 
