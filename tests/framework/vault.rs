@@ -114,8 +114,10 @@ async fn a_value_with_one_field_is_that_text_and_any_other_is_json() {
     tenant.put("signing", &key).await.unwrap();
     let stored = openbao().await.secret(&tenant.id("signing")).await.unwrap().expect("a secret").0;
     assert_eq!(stored, json!({ "value": key }));
+    assert_eq!(tenant.value("signing", "AWSCURRENT").await.unwrap(), key);
     serves(SERVICE.launch(&tenant), &tenant).await;
     tenant.put("signing", &json!({ "key": random_key() }).to_string()).await.unwrap();
+    assert_eq!(tenant.value("signing", "AWSPREVIOUS").await.unwrap(), key, "an API receiver accepts both");
     serves(SERVICE.launch(&tenant), &tenant).await;
     tenant.put("signing", &json!({ "value": "sentinel-short" }).to_string()).await.unwrap();
     assert_fails(SERVICE.launch(&tenant), 65, &["credential `signing`", "malformed", "plain text"]).await;

@@ -58,7 +58,7 @@ async fn a_standby_answers_with_the_newest_version(tenant: &Tenant, standby: &Op
     let mut running = RunningService::start(launch.without_polling(), tenant).await;
     // A standby lags behind by some milliseconds, and answers reads itself if nobody asks it not to.
     for _ in 0..20 {
-        let version = tenant.put("signing", &random_key()).await.unwrap();
+        let version = tenant.put("signing", &random_key()).await.expect("an answer");
         assert_eq!(running.reload().await["outcome"], "published");
         assert_eq!(running.credential("signing").await["version"], version);
     }
@@ -67,19 +67,19 @@ async fn a_standby_answers_with_the_newest_version(tenant: &Tenant, standby: &Op
 
 impl ClusterClient<'_> {
     async fn outlives_a_step_down(&self) {
-        self.leader().await.api().put("sys/step-down", json!({})).await.unwrap();
+        self.leader().await.api().put("sys/step-down", json!({})).await.expect("an answer");
         self.reloads("at a step-down").await;
         self.takes_up_a_rotation("after a step-down").await;
     }
 
     async fn outlives_a_frozen_leader(&self) {
         let frozen = self.leader().await;
-        send_signal(frozen.pid(), Signal::STOP).unwrap();
+        send_signal(frozen.pid(), Signal::STOP).expect("it runs");
         self.reloads("while the leader is frozen").await;
         self.takes_up_a_rotation_at(self.others(frozen)[0], "while the leader before is frozen").await;
         // If it thaws, it takes itself for the active node for half a minute and more (OpenBao 2.7.2), beside the other one.
         frozen.kill();
-        frozen.restart().await.unwrap();
+        frozen.restart().await.expect("it starts");
     }
 
     async fn outlives_a_dead_leader(&self) {
@@ -87,7 +87,7 @@ impl ClusterClient<'_> {
         dead.kill();
         self.reloads("after the leader was killed").await;
         self.takes_up_a_rotation_at(self.others(dead)[0], "without the leader before").await;
-        dead.restart().await.unwrap();
+        dead.restart().await.expect("it starts");
     }
 
     async fn keeps_what_it_has_without_a_quorum(&self) {
@@ -107,7 +107,7 @@ impl ClusterClient<'_> {
         assert_kept(&status["last_reload"], 69);
         assert_eq!(status["generation"], before);
         self.running.create_note("without a quorum").await;
-        standby.restart().await.unwrap();
+        standby.restart().await.expect("it starts");
         self.reloads("with a quorum again").await;
         self.takes_up_a_rotation_at(standby, "with a quorum again").await;
     }

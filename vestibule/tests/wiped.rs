@@ -243,7 +243,8 @@ async fn a_credential_that_was_rotated_away_is_wiped() {
 async fn values_in_memory_are_wiped(identity: &'static str) {
     let manager =
         MemoryManager::with([("login", BARE_PASSWORD), ("api", API_KEY), ("signing", KEY), ("identity", identity)]);
-    let holder = search_during("a start", Harness::<Holder>::start(manager.clone(), Config::default())).await.unwrap();
+    let holder =
+        search_during("a start", Harness::<Holder>::start(manager.clone(), Config::default())).await.expect("a start");
     let old = Arc::downgrade(&holder.live().generation());
     assert!(!holder.live().service().signer.seal(b"payload").is_empty());
 
@@ -256,10 +257,10 @@ async fn values_in_memory_are_wiped(identity: &'static str) {
         manager.rotate("login", login);
         manager.rotate("api", api);
         manager.put_at("signing", Stage::Pending, signing);
-        assert!(search_during(what, holder.reload()).await.unwrap());
+        assert!(search_during(what, holder.reload()).await.expect("a reload"));
         manager.rotate("signing", signing);
         manager.rotate("identity", identity);
-        assert!(search_during(what, holder.reload()).await.unwrap());
+        assert!(search_during(what, holder.reload()).await.expect("a reload"));
     }
     assert!(old.upgrade().is_none(), "nobody holds the first generation");
 
@@ -272,7 +273,7 @@ async fn values_in_memory_are_wiped(identity: &'static str) {
         manager.rotate("login", login);
         manager.rotate("api", api);
         manager.rotate("signing", signing);
-        search_during(what, holder.reload()).await.unwrap_err();
+        search_during(what, holder.reload()).await.expect_err("a value is malformed");
     }
     search_during("a stop", holder.stop()).await;
 }
@@ -294,52 +295,39 @@ async fn answers_of_vault_are_wiped(identity: &'static str) {
     (config.secrets.provider, config.secrets.prefix) = (SecretsProvider::Vault, "test".into());
     let vault = Arc::new(Vault::new(&vault, Duration::from_secs(60)));
     LARGEST.store(READ_BUFFER - 1, Ordering::SeqCst);
-    let holder = search_during("a start", Harness::<Holder>::start(vault, config)).await.unwrap();
+    let holder = search_during("a start", Harness::<Holder>::start(vault, config)).await.expect("a start");
     for (what, login, api, signing) in [
         ("json", PASSWORD_JSON, API_KEY_JSON, KEY_JSON),
         ("json with escapes", ESCAPED_PASSWORD_JSON, ESCAPED_API_KEY_JSON, ESCAPED_KEY_JSON),
         ("the last rotation", BARE_PASSWORD, API_KEY, KEY),
     ] {
         put(login, api, signing);
-        assert!(search_during(what, holder.reload()).await.unwrap());
+        assert!(search_during(what, holder.reload()).await.expect("a reload"));
     }
     put(BARE_PASSWORD, API_KEY, BROKEN_KEY);
-    search_during("a broken key", holder.reload()).await.unwrap_err();
+    search_during("a broken key", holder.reload()).await.expect_err("a value is malformed");
     search_during("a stop", holder.stop()).await;
 }
+
+/// The version of all secrets, and the answers with them by the names of credentials.
+type VaultAnswers = (u64, BTreeMap<&'static str, &'static str>);
 
 /// A Vault that frees no block with a secret while blocks are searched.
 struct FakeVault {
     address: String,
-    /// The version of all secrets, and the answers with them by the names of credentials.
-    answers: Arc<Mutex<(u64, BTreeMap<&'static str, &'static str>)>>,
+    answers: Arc<Mutex<VaultAnswers>>,
 }
 
 impl FakeVault {
     fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let address = format!("http://{}", listener.local_addr().expect("an address"));
-        let answers = Arc::<Mutex<(u64, BTreeMap<_, _>)>>::default();
+        let answers = Arc::<Mutex<VaultAnswers>>::default();
         let of_server = answers.clone();
         thread::spawn(move || {
             for connection in listener.incoming() {
-                let (mut connection, answers) = (connection.expect("a connection"), of_server.clone());
-                thread::spawn(move || {
-                    while let Some(path) = read_request(&mut connection) {
-                        let answer = match path.as_str() {
-                            "/v1/auth/jwt/login" => LOGGED_IN,
-                            path => answers
-                                .lock()
-                                .expect("no panic")
-                                .1
-                                .get(path.rsplit('/').next()?)
-                                .copied()
-                                .unwrap_or(ABSENT),
-                        };
-                        connection.write_all(answer.as_bytes()).ok()?;
-                    }
-                    Some(())
-                });
+                let (connection, answers) = (connection.expect("a connection"), of_server.clone());
+                thread::spawn(move || serve(connection, &answers));
             }
         });
         Self { address, answers }
@@ -363,6 +351,20 @@ const LOGGED_IN: &str =
     "HTTP/1.1 200 OK\r\ncontent-length: 51\r\n\r\n{\"auth\":{\"client_token\":\"t\",\"lease_duration\":3600}}";
 
 const ABSENT: &str = "HTTP/1.1 404 Not Found\r\ncontent-length: 13\r\n\r\n{\"errors\":[]}";
+
+/// Answers the requests on a connection, to its end.
+fn serve(mut connection: TcpStream, answers: &Mutex<VaultAnswers>) -> Option<()> {
+    loop {
+        let path = read_request(&mut connection)?;
+        let name = path.rsplit('/').next()?;
+        let answer = if name == "login" && path.contains("/auth/") {
+            LOGGED_IN
+        } else {
+            answers.lock().expect("no panic").1.get(name).copied().unwrap_or(ABSENT)
+        };
+        connection.write_all(answer.as_bytes()).ok()?;
+    }
+}
 
 /// Reads a request. Returns its path, or `None` at the end of the connection.
 fn read_request(connection: &mut TcpStream) -> Option<String> {

@@ -352,7 +352,7 @@ mod tests {
         let source = Arc::new(ClosedSource::default());
         let regions = Regions::of(source.clone());
         let work = AssertUnwindSafe(regions.close_after(async { panic!("a bug of the service") }));
-        let panic = work.catch_unwind().await.map(|()| ()).unwrap_err();
+        let panic = work.catch_unwind().await.unwrap_err();
         assert_eq!(panic.downcast_ref(), Some(&"a bug of the service"), "it goes on");
         assert!(source.0.load(Ordering::SeqCst));
     }

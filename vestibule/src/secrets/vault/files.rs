@@ -85,7 +85,7 @@ mod tests {
     #[tokio::test]
     async fn one_read_at_a_time_takes_a_thread_and_those_after_it_read_anew() {
         let (reads, begun) = (BlockingReads::default(), Arc::new(AtomicUsize::new(0)));
-        let (answer, volume) = mpsc::channel::<()>();
+        let (answer, volume) = mpsc::sync_channel::<()>(1);
         let count = begun.clone();
         let hanging = reads.run(move || {
             count.fetch_add(1, Ordering::SeqCst);
