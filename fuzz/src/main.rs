@@ -12,6 +12,7 @@ mod rejections;
 mod settings;
 mod tokens;
 mod values;
+mod vault;
 
 use libfuzzer_sys::{Corpus, fuzz_target};
 use std::sync::LazyLock;
@@ -20,7 +21,7 @@ use std::sync::LazyLock;
 type Target = fn(&[u8]) -> bool;
 
 /// The targets, each with the folder of its seeds in `seeds/`.
-const TARGETS: [(&str, Target); 12] = [
+const TARGETS: [(&str, Target); 13] = [
     ("access_tokens", |data| with_text(data, access_tokens::check)),
     ("answers", |data| with_text(data, answers::check)),
     ("certificate", values::certificate),
@@ -33,6 +34,7 @@ const TARGETS: [(&str, Target); 12] = [
     ("tls", |data| with_text(data, values::tls)),
     ("tokens", |data| with_text(data, tokens::check)),
     ("values", |data| with_text(data, values::keys)),
+    ("vault", |data| with_text(data, vault::check)),
 ];
 
 #[expect(clippy::disallowed_methods, reason = "this is no service, and libFuzzer reads the arguments")]

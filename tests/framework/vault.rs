@@ -3,12 +3,12 @@
 use crate::{
     SERVICE,
     note_client::NoteClient,
-    support::{launch_options::LaunchOptions, reload_status::assert_kept},
+    support::{launch_options::LaunchOptions, reload_status::assert_kept, secrets::moved_to},
 };
 use axum::{Json, Router, http::Uri, response::Redirect};
 use devstack::{
-    DEFAULT_TIMEOUT, ExitedProcess, Launch, OpenBao, OpenBaoServer, RunningService, Signal, Stack, Tenant, eventually,
-    free_port, problem, random_key, reqwest::StatusCode,
+    Authority, DEFAULT_TIMEOUT, ExitedProcess, Launch, OpenBao, OpenBaoServer, RunningService, Signal, Stack, Tenant,
+    Validity, eventually, free_port, problem, random_key, reqwest::StatusCode,
 };
 use serde_json::{Value, json};
 use std::{
@@ -114,8 +114,10 @@ async fn a_value_with_one_field_is_that_text_and_any_other_is_json() {
     tenant.put("signing", &key).await.unwrap();
     let stored = openbao().await.secret(&tenant.id("signing")).await.unwrap().expect("a secret").0;
     assert_eq!(stored, json!({ "value": key }));
+    assert_eq!(tenant.value("signing", "AWSCURRENT").await.unwrap(), key);
     serves(SERVICE.launch(&tenant), &tenant).await;
     tenant.put("signing", &json!({ "key": random_key() }).to_string()).await.unwrap();
+    assert_eq!(tenant.value("signing", "AWSPREVIOUS").await.unwrap(), key, "an API receiver accepts both");
     serves(SERVICE.launch(&tenant), &tenant).await;
     tenant.put("signing", &json!({ "value": "sentinel-short" }).to_string()).await.unwrap();
     assert_fails(SERVICE.launch(&tenant), 65, &["credential `signing`", "malformed", "plain text"]).await;
@@ -238,12 +240,7 @@ async fn a_sealed_server_ends_a_start_with_69_and_fails_no_request() {
     let stack = Stack::shared().await;
     let server = stack.openbao(&|_| ()).await.unwrap();
     let tenant = SERVICE.migrated_at_openbao("bao_sealed").await;
-    let access = server.admit(tenant.name(), &format!("{}/", tenant.name())).await.unwrap();
-    for credential in ["database", "migrator", "signing"] {
-        let (value, _) = openbao().await.secret(&tenant.id(credential)).await.unwrap().expect("a secret");
-        server.api().post(&tenant.id(credential), json!({ "data": value })).await.unwrap();
-    }
-    let tenant = tenant.at_openbao(access);
+    let tenant = moved_to(&server, tenant).await;
     let mut running = serves(SERVICE.launch(&tenant), &tenant).await;
     server.api().put("sys/seal", json!({})).await.unwrap();
     assert_fails(SERVICE.launch(&tenant), 69, &["is sealed", "bao operator unseal"]).await;
@@ -266,6 +263,45 @@ async fn an_address_that_is_dead_costs_no_start_and_is_named_if_none_answers() {
 }
 
 #[tokio::test]
+async fn a_server_that_never_answers_ends_a_start_with_75() {
+    let tenant = SERVICE.migrated_at_openbao("bao_silent").await;
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = silent.local_addr().expect("an address").to_string();
+    let launch = SERVICE.launch(&tenant).env("APP_SECRETS__VAULT__ADDRESSES", format!("https://{address}"));
+    // Time for one whole attempt, which names the address, and for one that is cut off.
+    let exited = launch.env("APP_SECRETS__DEADLINE", "6s").start().exited(DEFAULT_TIMEOUT).await;
+    assert_eq!(exited.code, Some(75), "{}", exited.stderr);
+    let text = format!("the manager did not answer: {address} did not answer in time");
+    assert!(exited.stderr.contains(&text), "{}", exited.stderr);
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_shown_and_read_again_for_the_next_connection() {
+    let tenant = SERVICE.migrated_at_openbao("bao_certificate").await;
+    let server = OpenBaoServer::shared().await;
+    let guarded = SERVICE.launch(&tenant).env("APP_SECRETS__VAULT__ADDRESSES", server.guarded_address());
+    let without = ["secrets.vault.client_cert and secrets.vault.client_key"];
+    assert_fails(guarded, 69, &without).await;
+
+    let write = |authority: &Authority| {
+        let identity = authority.client("notes", Validity::days(9));
+        let write =
+            |end: &str, text: &str| server.write_file(&format!("{}.{end}", tenant.name()), text).expect("a file");
+        (write("crt", &identity.certificate), write("key", &identity.private_key))
+    };
+    let (certificate, key) = write(&Authority::new("strangers"));
+    let launch = SERVICE
+        .launch(&tenant)
+        .env("APP_SECRETS__VAULT__ADDRESSES", server.guarded_address())
+        .env("APP_SECRETS__VAULT__CLIENT_CERT", certificate)
+        .env("APP_SECRETS__VAULT__CLIENT_KEY", key);
+    let mut process = launch.start();
+    process.wait_for_line(|line| line.contains("this start tries until secrets.deadline"), DEFAULT_TIMEOUT).await;
+    write(tenant.authority());
+    process.listening().await;
+}
+
+#[tokio::test]
 async fn a_configuration_that_cannot_log_in_is_refused_with_every_mistake() {
     let tenant = SERVICE.migrated_at_openbao("bao_config").await;
     let launch = SERVICE
@@ -277,27 +313,6 @@ async fn a_configuration_that_cannot_log_in_is_refused_with_every_mistake() {
         .env("APP_SECRETS__IDS__SIGNING", "notes/signing");
     let texts = ["has no TLS", "MOUNT", "vault.jwt_file", "needs its key", "a path in a KV engine"];
     assert_fails(launch, 78, &texts).await;
-}
-
-#[tokio::test]
-async fn a_standby_answers_with_the_newest_version() {
-    let cluster = Stack::shared().await.openbao_cluster(&|_| ()).await.unwrap();
-    let [active, standby] = &cluster;
-    let tenant = SERVICE.migrated_at_openbao("bao_standby").await;
-    let access = active.admit(tenant.name(), &format!("{}/", tenant.name())).await.unwrap();
-    for credential in ["database", "migrator", "signing"] {
-        let (value, _) = openbao().await.secret(&tenant.id(credential)).await.unwrap().expect("a secret");
-        active.api().post(&tenant.id(credential), json!({ "data": value })).await.unwrap();
-    }
-    let tenant = tenant.at_openbao(access);
-    let launch = SERVICE.launch(&tenant).env("APP_SECRETS__VAULT__ADDRESSES", standby.api().address());
-    let mut running = serves(launch, &tenant).await;
-    // A standby lags behind by some milliseconds, and answers reads itself if nobody asks it not to.
-    for _ in 0..20 {
-        let version = tenant.put("signing", &random_key()).await.unwrap();
-        assert_eq!(running.reload().await["outcome"], "published");
-        assert_eq!(running.credential("signing").await["version"], version);
-    }
 }
 
 #[tokio::test]

@@ -62,9 +62,7 @@ pub(crate) async fn serve<A: Application>(
         }
     };
     let start = Start { sources, signals, telemetry, config, started };
-    let served = load_and_serve::<A>(regions.clone(), start).await;
-    regions.close().await;
-    served
+    regions.close_after(load_and_serve::<A>(regions.clone(), start)).await
 }
 
 /// The parts of a start whose secrets manager is set up.

@@ -15,13 +15,16 @@ use crate::{
         problem,
     },
     resources::{Signer, api_client::retry},
-    secrets::{Kind, Malformed, SecretValue, SecretValues, VersionId, aws, resolver, shape},
+    secrets::{Kind, Malformed, SecretString, SecretValue, SecretValues, VersionId, aws, resolver, shape, vault},
 };
+
+pub use crate::secrets::vault::fuzzing::VaultTexts;
+
 use axum::{
     Router,
     body::{self, Body},
     extract::FromRequestParts,
-    http::{HeaderMap, Request, StatusCode, Uri},
+    http::{HeaderMap, HeaderValue, Request, StatusCode, Uri},
 };
 use futures_util::FutureExt;
 use std::{collections::BTreeMap, net::IpAddr, time::Duration};
@@ -103,6 +106,21 @@ pub fn replica_status(json: &str) -> Option<Vec<String>> {
 #[expect(clippy::disallowed_methods, reason = "nothing is secret here")]
 pub fn is_reload_status(json: &str) -> bool {
     serde_json::from_str::<ReloadStatus>(json).is_ok()
+}
+
+/// Reads an answer of a Vault server in every way. Returns the texts that people see because of it.
+pub fn vault_texts(status: StatusCode, headers: HeaderMap, body: &str) -> VaultTexts {
+    vault::fuzzing::texts(status, headers, body)
+}
+
+/// Returns the value in the answer of a Vault server to a read.
+pub fn vault_value(body: &str) -> Option<SecretString> {
+    vault::fuzzing::value(body)
+}
+
+/// Returns the index that a request to a Vault server names, from the index of an answer.
+pub fn vault_index(index: &HeaderValue) -> Option<HeaderValue> {
+    vault::fuzzing::unreachable_index(index)
 }
 
 /// Returns the pause that an answer of another service asks for.

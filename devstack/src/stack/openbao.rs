@@ -25,18 +25,25 @@ use crate::stack::last_lines::last_lines;
 use crate::stack::openbao::api::OpenBao;
 use crate::stack::openbao_program;
 use crate::stack::polling::Polling;
+use crate::stack::python_environment::PythonEnvironment;
 use crate::stack::supervised_process::{StopSignal, SupervisedProcess};
 use crate::testing::token_issuer::TokenIssuer;
 
 const STOP: StopSignal = StopSignal { signal: Signal::TERM, grace: Duration::from_secs(3) };
+
+/// The path that answers with success at the active node, and at a standby.
+const HEALTHY: &str = "sys/health?standbyok=true";
 
 const START: Polling = Polling { interval: Duration::from_millis(20), limit: Duration::from_secs(30) };
 
 /// A running OpenBao with everything in memory, which ends when this is dropped. Services log in with a JWT.
 pub struct OpenBaoServer {
     api: OpenBao,
+    /// The address of the listener that wants a client certificate.
+    guarded_address: String,
     /// The key that unseals it.
     unseal_key: String,
+    python: PythonEnvironment,
     program: PathBuf,
     folder: PathBuf,
     issuer: Arc<TokenIssuer>,
@@ -55,6 +62,7 @@ enum NodeStorage<'a> {
 /// A node that was started, and answers. It is sealed, or not initialised.
 struct StartedNode {
     api: OpenBao,
+    guarded_address: String,
     folder: PathBuf,
     process: SupervisedProcess,
 }
@@ -64,30 +72,43 @@ impl Stack {
     pub async fn openbao(&self, progress: &(dyn Fn(&str) + Sync)) -> Result<OpenBaoServer, Error> {
         let program = openbao_program::install(self.python(), progress).await?;
         progress("starting OpenBao");
-        OpenBaoServer::initialise(self.start_node(&program, NodeStorage::Memory).await?, program).await
+        let node = self.start_node(&program, NodeStorage::Memory).await?;
+        OpenBaoServer::initialise(node, self.python().clone(), program).await
     }
 
-    /// Starts two OpenBao that are one cluster: the first is active, and the second a standby.
-    pub async fn openbao_cluster(&self, progress: &(dyn Fn(&str) + Sync)) -> Result<[OpenBaoServer; 2], Error> {
+    /// Starts three OpenBao that are one cluster: the first is active, and the others are standbys.
+    pub async fn openbao_cluster(&self, progress: &(dyn Fn(&str) + Sync)) -> Result<[OpenBaoServer; 3], Error> {
         let program = openbao_program::install(self.python(), progress).await?;
         let first = self.start_node(&program, NodeStorage::Raft { leader: None }).await?;
-        let first = OpenBaoServer::initialise(first, program.clone()).await?;
-        let leader = first.api.address().to_owned();
-        let node = self.start_node(&program, NodeStorage::Raft { leader: Some(&leader) }).await?;
-        let second = OpenBaoServer {
-            api: node.api.with_token(first.api.token().to_owned()),
-            unseal_key: first.unseal_key.clone(),
-            program,
+        let first = OpenBaoServer::initialise(first, self.python().clone(), program).await?;
+        // A node may vote once it was well for this time: 10 s, if nobody says otherwise.
+        let soon = json!({ "server_stabilization_time": "100ms" });
+        first.api.post("sys/storage/raft/autopilot/configuration", soon).await?;
+        let nodes = [self.start_standby(&first).await?, self.start_standby(&first).await?];
+        first.wait_until_all_vote(nodes.len() + 1).await?;
+        let [second, third] = nodes;
+        Ok([first, second, third])
+    }
+
+    async fn start_standby(&self, leader: &OpenBaoServer) -> Result<OpenBaoServer, Error> {
+        let storage = NodeStorage::Raft { leader: Some(leader.api.address()) };
+        let node = self.start_node(&leader.program, storage).await?;
+        let standby = OpenBaoServer {
+            api: node.api.with_token(leader.api.token().to_owned()),
+            guarded_address: node.guarded_address,
+            unseal_key: leader.unseal_key.clone(),
+            python: leader.python.clone(),
+            program: leader.program.clone(),
             folder: node.folder,
-            issuer: Arc::clone(&first.issuer),
+            issuer: Arc::clone(&leader.issuer),
             process: Mutex::new(node.process),
         };
-        second.unseal_until("sys/health?standbyok=true").await?;
-        Ok([first, second])
+        standby.unseal_until(HEALTHY).await?;
+        Ok(standby)
     }
 
     async fn start_node(&self, program: &Path, storage: NodeStorage<'_>) -> Result<StartedNode, Error> {
-        let (port, cluster_port) = (free_port(), free_port());
+        let port = free_port();
         let folder = self.folder().join(format!("openbao-{port}"));
         let data = folder.join("data");
         fs::create_dir_all(&data).map_err(Error::io(format!("create {}", folder.display())))?;
@@ -107,44 +128,47 @@ impl Stack {
                 json!({ "raft": raft })
             }
         };
-        let address = format!("https://127.0.0.1:{port}");
-        let config = json!({
-            "storage": storage,
-            "listener": { "tcp": {
+        let listener = |port: u16, cluster_port: u16| {
+            json!({
                 "address": format!("127.0.0.1:{port}"),
                 "cluster_address": format!("127.0.0.1:{cluster_port}"),
                 "tls_cert_file": folder.join("server.pem"),
                 "tls_key_file": folder.join("server.key"),
-            } },
+            })
+        };
+        let (cluster_port, guarded_port) = (free_port(), free_port());
+        let (for_all, mut for_certificates) = (listener(port, cluster_port), listener(guarded_port, free_port()));
+        for_certificates["tls_require_and_verify_client_cert"] = true.into();
+        for_certificates["tls_client_ca_file"] = json!(folder.join("ca.pem"));
+        let address = format!("https://127.0.0.1:{port}");
+        let config = json!({
+            "storage": storage,
+            "listener": [{ "tcp": for_all }, { "tcp": for_certificates }],
             "api_addr": address,
             "cluster_addr": format!("https://127.0.0.1:{cluster_port}"),
         });
         write("config.json", &config.to_string())?;
-        let log = folder.join("log");
-        let output = File::create(&log).map_err(Error::io("create the log of OpenBao"))?;
-        let mut command = SupervisedProcess::command(self.python(), program, STOP, None);
-        command.arg("server").arg("-config").arg(folder.join("config.json"));
-        command.env_clear().env("HOME", &folder).current_dir(&folder);
-        let also = output.try_clone().map_err(Error::io("create the log of OpenBao"))?;
-        command.stdout(also).stderr(output);
-        let mut process = SupervisedProcess::spawn(command, STOP).map_err(Error::io("start OpenBao"))?;
+        let mut process = spawn(self.python(), program, &folder)?;
         let api = OpenBao::new(address, String::new(), Arc::clone(self.authority()));
-        wait_until_it_answers(&api, &mut process, &log).await?;
-        Ok(StartedNode { api, folder, process })
+        wait_until_it_answers(&api, &mut process, &folder.join("log")).await?;
+        let guarded_address = format!("https://127.0.0.1:{guarded_port}");
+        Ok(StartedNode { api, guarded_address, folder, process })
     }
 }
 
 impl OpenBaoServer {
     /// Makes a started node a server that works.
-    async fn initialise(node: StartedNode, program: PathBuf) -> Result<Self, Error> {
-        let StartedNode { api, folder, process } = node;
+    async fn initialise(node: StartedNode, python: PythonEnvironment, program: PathBuf) -> Result<Self, Error> {
+        let StartedNode { api, guarded_address, folder, process } = node;
         let keys = api.put("sys/init", json!({ "secret_shares": 1, "secret_threshold": 1 })).await?;
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let root_token = text(&keys["root_token"]);
         write_private(&folder.join("root-token"), &root_token)?;
         let server = Self {
             api: api.with_token(root_token),
+            guarded_address,
             unseal_key: text(&keys["keys"][0]),
+            python,
             program,
             folder,
             issuer: Arc::new(TokenIssuer::start()?),
@@ -172,6 +196,11 @@ impl OpenBaoServer {
     /// Returns its interface, as root.
     pub fn api(&self) -> &OpenBao {
         &self.api
+    }
+
+    /// Returns the address at which only clients with a certificate of its authority are served.
+    pub fn guarded_address(&self) -> &str {
+        &self.guarded_address
     }
 
     /// Returns the issuer whose tokens it accepts at `auth/jwt`.
@@ -257,9 +286,31 @@ impl OpenBaoServer {
         self.process.lock().unwrap_or_else(PoisonError::into_inner).signal(Signal::KILL);
     }
 
+    /// Starts it again after [`kill`](Self::kill), and unseals it. Waits until it is active or a standby.
+    pub async fn restart(&self) -> Result<(), Error> {
+        let process = spawn(&self.python, &self.program, &self.folder)?;
+        *self.process.lock().unwrap_or_else(PoisonError::into_inner) = process;
+        self.unseal_until(HEALTHY).await
+    }
+
+    /// Returns `true` if it is the active node of its cluster.
+    pub async fn is_active(&self) -> bool {
+        self.api.get("sys/health").await.is_ok()
+    }
+
     /// Returns its process id.
     pub fn pid(&self) -> u32 {
         self.process.lock().unwrap_or_else(PoisonError::into_inner).pid()
+    }
+
+    /// Waits until its cluster has this many nodes that may elect an active one.
+    async fn wait_until_all_vote(&self, count: usize) -> Result<(), Error> {
+        let voting = START.until_async(async || {
+            let answer = self.api.get("sys/storage/raft/configuration").await.ok()?;
+            let nodes = answer["data"]["config"]["servers"].as_array()?.iter();
+            if nodes.filter(|node| node["voter"] == true).count() == count { Some(()) } else { None }
+        });
+        voting.await.ok_or_else(|| failed("did not let each node vote".into(), &self.folder.join("log")))
     }
 
     /// Mounts the engines and the auth methods.
@@ -272,6 +323,17 @@ impl OpenBaoServer {
         self.api.post("auth/jwt/config", json!({ "jwks_url": keys })).await?;
         Ok(())
     }
+}
+
+/// Starts the program with the configuration in a folder, and appends its output to the log there.
+fn spawn(python: &PythonEnvironment, program: &Path, folder: &Path) -> Result<SupervisedProcess, Error> {
+    let no_log = || Error::io("open the log of OpenBao");
+    let output = File::options().create(true).append(true).open(folder.join("log")).map_err(no_log())?;
+    let mut command = SupervisedProcess::command(python, program, STOP, None);
+    command.arg("server").arg("-config").arg(folder.join("config.json"));
+    command.env_clear().env("HOME", folder).current_dir(folder);
+    command.stdout(output.try_clone().map_err(no_log())?).stderr(output);
+    SupervisedProcess::spawn(command, STOP).map_err(Error::io("start OpenBao"))
 }
 
 /// Waits until it answers at all. It is not initialised yet.

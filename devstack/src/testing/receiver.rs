@@ -48,7 +48,7 @@ type RequestObserver = Arc<dyn Fn(&Delivery) + Send + Sync>;
 #[derive(Clone)]
 enum AcceptedKeys {
     List(Vec<String>),
-    /// The keys of a credential at the emulator, which is asked at each request.
+    /// The keys of a credential at the secrets manager, which is asked at each request.
     Credential(Box<Tenant>, String),
 }
 

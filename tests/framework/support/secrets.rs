@@ -1,6 +1,6 @@
 //! The secrets of a tenant at the manager.
 
-use devstack::{ScriptedManager, Tenant, eventually};
+use devstack::{OpenBaoServer, ScriptedManager, Tenant, eventually};
 use serde_json::{Value, json};
 
 /// Starts a scripted manager in front of the tenant's emulator.
@@ -35,4 +35,16 @@ pub(crate) async fn password_at(tenant: &Tenant, stage: &str) -> String {
 /// Returns a secret for the role of the service, with this password.
 pub(crate) fn login_with_password(tenant: &Tenant, password: &str) -> String {
     json!({ "username": tenant.app_role(), "password": password }).to_string()
+}
+
+/// Copies the secrets of a tenant to another OpenBao. Returns the tenant with that one.
+pub(crate) async fn moved_to(server: &OpenBaoServer, tenant: Tenant) -> Tenant {
+    let before = OpenBaoServer::shared().await.api();
+    let access = server.admit(tenant.name(), &format!("{}/", tenant.name())).await.expect("an answer");
+    for credential in ["database", "migrator", "signing"] {
+        let id = tenant.id(credential);
+        let (value, _) = before.secret(&id).await.expect("an answer").expect("a secret");
+        server.api().post(&id, json!({ "data": value })).await.expect("an answer");
+    }
+    tenant.at_openbao(access)
 }

@@ -60,15 +60,18 @@ pub(super) async fn run<A: Application, M: ManagerSetup<A::Settings>>(
     let connector = cli_trust::connector(tls, name);
     let regions = bootstrap::regions(sources, manager, &config, deadline).await.map_err(failed)?;
 
-    let statuses = addresses.into_iter().map(async |address| {
-        let status = settled_status(&address, &connector).await;
-        (address, status)
-    });
-    let replicas: Vec<_> = stream::iter(statuses).buffered(CONCURRENCY).collect().await;
-    // The manager comes last: if a version becomes current in between, a replica without it counts as behind.
-    let deadline = Instant::now() + config.secrets.deadline;
-    let manager = versions_at_manager(&regions, &replicas, deadline).await;
-    regions.close().await;
+    let compare = async {
+        let statuses = addresses.into_iter().map(async |address| {
+            let status = settled_status(&address, &connector).await;
+            (address, status)
+        });
+        let replicas: Vec<_> = stream::iter(statuses).buffered(CONCURRENCY).collect().await;
+        // The manager comes last: if a version becomes current in between, a replica without it counts as behind.
+        let deadline = Instant::now() + config.secrets.deadline;
+        let manager = versions_at_manager(&regions, &replicas, deadline).await;
+        (replicas, manager)
+    };
+    let (replicas, manager) = regions.close_after(compare).await;
 
     let expected = match expect {
         Some(expected) => expected.get(),

@@ -45,14 +45,14 @@ async fn check_live<A: Application>(
 ) -> Result<(), Report> {
     let deadline = Instant::now() + config.secrets.deadline;
     let regions = Arc::new(bootstrap::regions(sources, manager, &config, deadline).await?);
-    let loaded = Loader::<A>::with_regions(regions.clone()).first_load(config, deadline).await;
-    if let Ok(generation) = &loaded {
+    let load = async {
+        let generation = Loader::<A>::with_regions(regions.clone()).first_load(config, deadline).await?;
         for (name, held) in generation.credentials.iter() {
             say!("  credential {name} ({}) was loaded, version {}", held.id, held.in_use());
         }
         generation.resources.close().await;
         say!("A start would succeed.");
-    }
-    regions.close().await;
-    loaded.map(drop)
+        Ok(())
+    };
+    regions.close_after(load).await
 }

@@ -114,9 +114,7 @@ async fn migrate<A: Application>(
         return Ok(());
     }
     let regions = bootstrap::regions(sources, manager, config, Instant::now() + config.secrets.deadline).await?;
-    let migrated = migrate_all(&regions, config, &targets).await;
-    regions.close().await;
-    migrated
+    regions.close_after(migrate_all(&regions, config, &targets)).await
 }
 
 async fn migrate_all<T: ServiceSettings>(

@@ -6,9 +6,13 @@ use super::{
     version::{Stage, Versions},
 };
 use crate::backoff::Backoff;
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, join_all},
+};
 use std::{
     borrow::Cow,
+    panic::{AssertUnwindSafe, resume_unwind},
     sync::{Arc, Mutex, Once, PoisonError},
     time::Duration,
 };
@@ -112,8 +116,15 @@ impl Regions {
         self.ask(&query, || self.regions.iter().take(1).collect(), |region| Box::pin(region.versions(id))).await
     }
 
+    /// Does the work for which the manager was set up, and closes the Regions, also if the work panics.
+    pub(crate) async fn close_after<T>(&self, work: impl Future<Output = T>) -> T {
+        let ended = AssertUnwindSafe(work).catch_unwind().await;
+        self.close().await;
+        ended.unwrap_or_else(|panic| resume_unwind(panic))
+    }
+
     /// Gives back what the manager gave to this process, in 2 s at most. Nothing is fetched after that.
-    pub(crate) async fn close(&self) {
+    async fn close(&self) {
         let closing = join_all(self.regions.iter().map(|region| region.source.close()));
         if tokio::time::timeout(CLOSE, closing).await.is_err() {
             tracing::warn!("could not give back to the manager what it gave to this process; it ends by itself");
@@ -315,6 +326,41 @@ mod tests {
     use super::*;
     use crate::testing::MemoryManager;
     use futures_util::future::join_all;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    /// A source that records that it was closed.
+    #[derive(Default)]
+    struct ClosedSource(AtomicBool);
+
+    impl Source for ClosedSource {
+        fn fetch<'a>(
+            &'a self,
+            _: &'a SecretId,
+            _: Stage,
+            _: Option<&'a VersionId>,
+        ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
+            Box::pin(async { Ok(Fetched::Absent) })
+        }
+
+        fn versions<'a>(&'a self, _: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>> {
+            Box::pin(async { Ok(Versions::new()) })
+        }
+
+        fn close(&self) -> BoxFuture<'_, ()> {
+            self.0.store(true, Ordering::SeqCst);
+            Box::pin(async {})
+        }
+    }
+
+    #[tokio::test]
+    async fn a_manager_gets_back_what_it_gave_also_if_the_work_panics() {
+        let source = Arc::new(ClosedSource::default());
+        let regions = Regions::of(source.clone());
+        let work = AssertUnwindSafe(regions.close_after(async { panic!("a bug of the service") }));
+        let panic = work.catch_unwind().await.unwrap_err();
+        assert_eq!(panic.downcast_ref(), Some(&"a bug of the service"), "it goes on");
+        assert!(source.0.load(Ordering::SeqCst));
+    }
 
     #[tokio::test]
     async fn a_region_that_answers_until_the_deadline_is_never_called_silent() {

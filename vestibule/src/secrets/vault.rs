@@ -9,6 +9,7 @@ mod client;
 mod engine;
 mod failure;
 mod files;
+pub(crate) mod fuzzing;
 mod kv;
 mod lease;
 mod login;
@@ -17,6 +18,10 @@ mod path;
 mod remedies;
 mod servers;
 mod sessions;
+mod tls;
+
+#[cfg(test)]
+mod tests;
 
 pub(crate) use self::path::VaultPath;
 use self::{

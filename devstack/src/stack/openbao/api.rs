@@ -88,6 +88,29 @@ impl OpenBao {
         }
     }
 
+    /// Returns the text of a secret, as [`put_secret`](Self::put_secret) got it: that of the newest version for the label
+    /// AWSCURRENT, and of the one before it for AWSPREVIOUS.
+    pub(crate) async fn secret_text(&self, id: &str, stage: &str) -> Result<String, Error> {
+        let none = || Error::Secret(format!("{id} has no version {stage}"));
+        let (mut fields, version) = self.secret(id).await?.ok_or_else(none)?;
+        match stage {
+            "AWSCURRENT" => {}
+            "AWSPREVIOUS" => {
+                let number: Option<u64> = version.split('@').next().and_then(|number| number.parse().ok());
+                let before = number.and_then(|number| number.checked_sub(1)).filter(|number| *number > 0);
+                let before = format!("{id}?version={}", before.ok_or_else(none)?);
+                fields = self.secret(&before).await?.ok_or_else(none)?.0;
+            }
+            _ => return Err(none()),
+        }
+        match fields.as_object() {
+            Some(all) if all.len() == 1 && all.contains_key("value") => {
+                Ok(all["value"].as_str().unwrap_or_default().to_owned())
+            }
+            _ => Ok(fields.to_string()),
+        }
+    }
+
     async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, Error> {
         let doing = format!("{method} {path}");
         let failed = |status: Option<StatusCode>, why: String| Error::OpenBao { doing: doing.clone(), status, why };

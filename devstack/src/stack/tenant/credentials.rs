@@ -95,8 +95,12 @@ impl Tenant {
         self.secret(credential).version(stage).await
     }
 
-    /// Returns the text of the version with this label.
+    /// Returns the text of the version with this label. At OpenBao, AWSCURRENT is the newest version, and AWSPREVIOUS the
+    /// one before it.
     pub async fn value(&self, credential: &str, stage: &str) -> Result<String, Error> {
+        if let Some(access) = self.openbao() {
+            return access.api.secret_text(&self.id(credential), stage).await;
+        }
         self.secret(credential).text(stage).await
     }
 

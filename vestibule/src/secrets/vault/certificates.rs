@@ -90,8 +90,13 @@ pub(super) fn issued(path: VaultPath<'_>, answer: &VaultAnswer) -> Result<Issued
         _ => (),
     }
     let IssueAnswer { data } = parse(path, answer, ENGINE)?;
-    let malformed = |_| SourceError::Malformed(format!("the role {} gives no certificate", path.name));
-    let CertificateTerms { serial_number, expiration } = json(data.get(), "a certificate").map_err(malformed)?;
+    let malformed = |()| SourceError::Malformed(format!("the role {} gives no certificate", path.name));
+    let CertificateTerms { serial_number, expiration } =
+        json(data.get(), "a certificate").map_err(|_| malformed(()))?;
+    let is_serial = |byte: u8| byte.is_ascii_hexdigit() || matches!(byte, b':' | b'-');
+    if serial_number.is_empty() || serial_number.len() > 256 || !serial_number.bytes().all(is_serial) {
+        return Err(malformed(()));
+    }
     let now = u64::try_from(OffsetDateTime::now_utc().unix_timestamp()).unwrap_or_default();
     let left = Duration::from_secs(expiration.saturating_sub(now));
     Ok(IssuedCertificate { text: data.get().into(), serial: serial_number, left })

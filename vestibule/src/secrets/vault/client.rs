@@ -1,12 +1,11 @@
 //! One request to one address.
 
-use super::{failure::AddressFailure, files};
+use super::failure::AddressFailure;
 use crate::{
     cause::{OtherSide, RootCause},
-    config::{base_url::BaseUrl, settings::vault::VaultConfig},
-    credentials::{certificate::Certificate, json},
-    secrets::{resolver::MAX_BYTES, source::SourceError},
-    trust,
+    config::base_url::BaseUrl,
+    credentials::json,
+    secrets::resolver::MAX_BYTES,
 };
 use axum::{
     body::Bytes,
@@ -18,12 +17,9 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-};
+use rustls::ClientConfig;
 use serde::Deserialize;
-use std::{path::Path, time::Duration};
+use std::time::Duration;
 use zeroize::Zeroizing;
 
 /// The timeout of a connection attempt.
@@ -144,13 +140,7 @@ impl<'a> VaultCall<'a> {
 }
 
 impl VaultClient {
-    /// Makes a client with the authorities and the certificate in the files of `[secrets.vault]`.
-    ///
-    /// # Errors
-    /// A transient error if a file cannot be used: somebody may be replacing it.
-    pub(super) async fn new(config: &VaultConfig) -> Result<Self, SourceError> {
-        let has_tls = config.addresses.iter().any(BaseUrl::is_https);
-        let tls = if has_tls { tls(config).await? } else { trust::no_authorities() };
+    pub(super) fn new(tls: ClientConfig) -> Self {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
@@ -160,8 +150,9 @@ impl VaultClient {
             .timer(TokioTimer::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)
-            .build(connector.enable_all_versions().wrap_connector(http));
-        Ok(Self { client })
+            // Nobody gets to know why a connection of HTTP/2 has ended: that the server wants a certificate, for example.
+            .build(connector.enable_http1().wrap_connector(http));
+        Self { client }
     }
 
     /// Sends a request to an address, and reads the whole answer.
@@ -192,40 +183,6 @@ fn wiped(mut body: impl hyper::body::Buf) -> Zeroizing<Vec<u8>> {
     let mut bytes = Zeroizing::new(vec![0; body.remaining()]);
     body.copy_to_slice(&mut bytes);
     bytes
-}
-
-/// Returns the TLS configuration.
-async fn tls(config: &VaultConfig) -> Result<ClientConfig, SourceError> {
-    let roots = match &config.ca {
-        Some(path) => authorities(path).await?,
-        None => trust::platform_roots().map_err(|fault| not_usable(format!("{}: {}", fault.subject, fault.problem)))?,
-    };
-    let builder = trust::builder().with_root_certificates(roots);
-    let (Some(certificate), Some(key)) = (&config.client_cert, &config.client_key) else {
-        return Ok(builder.with_no_client_auth());
-    };
-    let (chain, key) = (files::read("client_cert", certificate).await?, files::read("client_key", key).await?);
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain.as_bytes()).collect();
-    let key = PrivateKeyDer::from_pem_slice(key.as_bytes());
-    let (Ok(chain), Ok(key)) = (chain, key) else {
-        return Err(not_usable("secrets.vault.client_cert or client_key is not PEM".into()));
-    };
-    builder
-        .with_client_auth_cert(chain, key)
-        .map_err(|_| not_usable("the key of secrets.vault.client_key is not that of client_cert".into()))
-}
-
-async fn authorities(path: &Path) -> Result<RootCertStore, SourceError> {
-    let text = files::read("ca", path).await?;
-    let certificates = Certificate::parse_all(&text, "certificates in PEM")
-        .map_err(|malformed| not_usable(format!("the file {} of secrets.vault.ca: {malformed}", path.display())))?;
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(certificates.into_iter().map(|certificate| certificate.der));
-    Ok(roots)
-}
-
-fn not_usable(problem: String) -> SourceError {
-    SourceError::NotConnected { problem, remedy: Some("put a PEM file of this kind there") }
 }
 
 /// Writes a JSON object of texts, into memory that is wiped and that does not grow.

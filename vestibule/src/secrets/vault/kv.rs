@@ -15,7 +15,7 @@ use crate::{
 };
 use axum::http::StatusCode;
 use secrecy::SecretString;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer, de::Error};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -41,6 +41,7 @@ struct ReadData<'a> {
 #[derive(Deserialize)]
 struct ReadMetadata<'a> {
     version: u64,
+    #[serde(borrow, deserialize_with = "timestamp")]
     created_time: &'a str,
     #[serde(default)]
     destroyed: bool,
@@ -70,6 +71,7 @@ struct VersionsData<'a> {
 
 #[derive(Deserialize)]
 struct VersionEntry<'a> {
+    #[serde(borrow, deserialize_with = "timestamp")]
     created_time: &'a str,
     deletion_time: &'a str,
     destroyed: bool,
@@ -151,6 +153,12 @@ fn read<'a>(path: VaultPath<'_>, answer: &'a VaultAnswer) -> Result<Option<ReadD
 /// Returns the id of a version. The number alone is not enough: a secret that was removed begins at 1 again.
 fn version_id(number: u64, created: &str) -> VersionId {
     VersionId::new(format!("{number}@{created}"))
+}
+
+/// Reads a time, and nothing else: people see it in the id of a version.
+pub(super) fn timestamp<'de, D: Deserializer<'de>>(deserializer: D) -> Result<&'de str, D::Error> {
+    let text = <&str>::deserialize(deserializer)?;
+    if time(text).is_some() { Ok(text) } else { Err(D::Error::custom("it is no time")) }
 }
 
 fn time(text: &str) -> Option<OffsetDateTime> {

@@ -2,7 +2,7 @@
 
 use super::{
     client::{VaultAnswer, VaultCall, json_object},
-    files,
+    files::VaultFile,
     servers::VaultServers,
     sessions::VaultSession,
 };
@@ -19,10 +19,7 @@ use axum::{
 };
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::Path, time::Duration};
 use tokio::time::Instant;
 use zeroize::Zeroizing;
 
@@ -36,6 +33,7 @@ const BATCH: &str = "batch";
 pub(super) struct VaultLogin {
     config: VaultConfig,
     path: String,
+    files: Vec<VaultFile>,
 }
 
 /// The content that a login sends: the body of a request, or the token of a token file. It is wiped.
@@ -114,7 +112,17 @@ impl VaultLogin {
             }
             VaultAuth::TokenFile => "auth/token/lookup-self".into(),
         };
-        Self { config: config.clone(), path }
+        let VaultConfig { jwt_file, role_id_file, secret_id_file, token_file, .. } = config;
+        let files = match config.auth {
+            VaultAuth::Kubernetes | VaultAuth::Jwt => vec![("jwt_file", jwt_file)],
+            VaultAuth::AppRole => vec![("role_id_file", role_id_file), ("secret_id_file", secret_id_file)],
+            VaultAuth::TokenFile => vec![("token_file", token_file)],
+        };
+        // The check of the configuration wants a path for each method but `kubernetes`.
+        let files = files
+            .into_iter()
+            .map(|(setting, path)| VaultFile::new(setting, path.as_deref().unwrap_or(Path::new(SERVICE_ACCOUNT))));
+        Self { config: config.clone(), path, files: files.collect() }
     }
 
     /// Returns `true` if its tokens are this process's own. Those of a token file are the agent's.
@@ -127,22 +135,17 @@ impl VaultLogin {
     /// # Errors
     /// A transient error if one cannot be read.
     pub(super) async fn credentials(&self) -> Result<LoginCredentials, SourceError> {
-        let VaultConfig { role, jwt_file, role_id_file, secret_id_file, token_file, .. } = &self.config;
-        let fields = match self.config.auth {
-            VaultAuth::Kubernetes | VaultAuth::Jwt => {
-                let path = jwt_file.as_deref().unwrap_or(Path::new(SERVICE_ACCOUNT));
-                vec![("role", Zeroizing::new(role.clone())), ("jwt", files::read("jwt_file", path).await?)]
-            }
-            VaultAuth::AppRole => {
-                let role_id = read("role_id_file", role_id_file).await?;
-                vec![("role_id", role_id), ("secret_id", read("secret_id_file", secret_id_file).await?)]
-            }
-            VaultAuth::TokenFile => {
-                let token = read("token_file", token_file).await?;
-                return Ok(LoginCredentials(Zeroizing::new(token.as_bytes().to_vec())));
-            }
+        let mut fields = match self.config.auth {
+            VaultAuth::Kubernetes | VaultAuth::Jwt => vec![("role", Zeroizing::new(self.config.role.clone()))],
+            VaultAuth::AppRole | VaultAuth::TokenFile => Vec::new(),
         };
-        Ok(LoginCredentials(json_object(&fields)))
+        for file in &self.files {
+            fields.push((file.setting.trim_end_matches("_file"), file.read().await?));
+        }
+        Ok(LoginCredentials(match (self.config.auth, fields.as_slice()) {
+            (VaultAuth::TokenFile, [(_, token)]) => Zeroizing::new(token.as_bytes().to_vec()),
+            _ => json_object(&fields),
+        }))
     }
 
     /// Logs in with these credentials.
@@ -159,13 +162,15 @@ impl VaultLogin {
         if self.config.auth == VaultAuth::TokenFile {
             let token = header_of(&credentials.0)?;
             let answer = servers.ask(&VaultCall::get(&self.path, &token), deadline).await?;
-            let LookupAnswer { data } = self.read_answer(&answer)?;
-            self.check_uses(data.num_uses)?;
-            let (lifetime, is_batch) = (Duration::from_secs(data.ttl), data.token_type == BATCH);
-            return Ok(GrantedToken { token, since, lifetime, may_ask: true, is_batch });
+            return self.session_of_file(token, &answer, since);
         }
         let answer = servers.ask(&VaultCall::login(&self.path, &credentials.0), deadline).await?;
-        let LoginAnswer { auth } = self.read_answer(&answer)?;
+        self.session(&answer, since)
+    }
+
+    /// Returns the token of an answer to a login.
+    pub(super) fn session(&self, answer: &VaultAnswer, since: Moment) -> Result<GrantedToken, SourceError> {
+        let LoginAnswer { auth } = self.read_answer(answer)?;
         self.check_uses(auth.num_uses)?;
         let token = header_of(auth.client_token.expose_secret().as_bytes())?;
         let (lifetime, is_batch) = (Duration::from_secs(auth.lease_duration), auth.token_type == BATCH);
@@ -207,6 +212,19 @@ impl VaultLogin {
         Ok(())
     }
 
+    /// Returns the token of a file, with what the server says of it.
+    pub(super) fn session_of_file(
+        &self,
+        token: HeaderValue,
+        answer: &VaultAnswer,
+        since: Moment,
+    ) -> Result<GrantedToken, SourceError> {
+        let LookupAnswer { data } = self.read_answer(answer)?;
+        self.check_uses(data.num_uses)?;
+        let (lifetime, is_batch) = (Duration::from_secs(data.ttl), data.token_type == BATCH);
+        Ok(GrantedToken { token, since, lifetime, may_ask: true, is_batch })
+    }
+
     /// Reads an answer, or the server's reason for none.
     fn read_answer<'a, T: Deserialize<'a>>(&self, answer: &'a VaultAnswer) -> Result<T, SourceError> {
         if answer.status != StatusCode::OK {
@@ -240,11 +258,6 @@ impl VaultLogin {
             "its tokens end after {uses} uses, and a service needs any number (num_uses)"
         )))
     }
-}
-
-async fn read(setting: &str, path: &Option<PathBuf>) -> Result<Zeroizing<String>, SourceError> {
-    let path = path.as_deref().expect("the check of the configuration wants it for this method");
-    files::read(setting, path).await
 }
 
 /// Returns a token as the value of a header, in memory that is wiped.

@@ -3,6 +3,7 @@
 use super::{
     client::VaultAnswer,
     engine::{not_found, parse},
+    kv::timestamp,
     path::VaultPath,
 };
 use crate::{
@@ -55,7 +56,7 @@ struct StaticAnswer<'a> {
 
 #[derive(Deserialize)]
 struct RotatedLogin<'a> {
-    #[serde(borrow)]
+    #[serde(borrow, deserialize_with = "timestamp")]
     last_vault_rotation: &'a str,
     /// The time until the next rotation, in seconds.
     #[serde(default)]
@@ -71,8 +72,8 @@ pub(super) fn issued(path: VaultPath<'_>, answer: &VaultAnswer) -> Result<Issued
         return Err(SourceError::Malformed(format!("the role {} gives no lease", path.name)));
     }
     let version = match json::<LoginUser>(data.get(), "a login") {
-        Ok(LoginUser { username }) => VersionId::new(username),
-        Err(_) => version_of_unnamed(&lease_id),
+        Ok(LoginUser { username }) if is_shown(&username) => VersionId::new(username),
+        _ => version_of_unnamed(&lease_id),
     };
     let granted = Duration::from_secs(lease_duration);
     Ok(IssuedLogin { text: data.get().into(), version, lease_id, granted })
@@ -118,6 +119,11 @@ fn check_role(path: VaultPath<'_>, answer: &VaultAnswer) -> Result<(), SourceErr
         StatusCode::BAD_REQUEST if answer.errors().iter().any(|error| error.contains("unknown role")) => missing(),
         _ => Ok(()),
     }
+}
+
+/// Returns `true` if people may be shown a user's name as it is.
+fn is_shown(username: &str) -> bool {
+    (1..=256).contains(&username.len()) && username.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// Returns the version of a login without a user's name.

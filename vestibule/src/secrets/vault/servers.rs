@@ -9,6 +9,7 @@
 use super::{
     client::{VaultAnswer, VaultCall, VaultClient},
     failure::AddressFailure,
+    tls::VaultTls,
 };
 use crate::{
     config::{base_url::BaseUrl, settings::vault::VaultConfig},
@@ -24,7 +25,10 @@ use std::{
         atomic::{AtomicUsize, Ordering},
     },
 };
-use tokio::time::{Instant, timeout};
+use tokio::{
+    sync::OnceCell,
+    time::{Instant, timeout},
+};
 
 const INDEX: HeaderName = HeaderName::from_static("x-vault-index");
 const INCONSISTENT: HeaderName = HeaderName::from_static("x-vault-inconsistent");
@@ -36,7 +40,9 @@ const REQUEST: HeaderName = HeaderName::from_static("x-vault-request");
 /// The servers of one cluster, behind the configured addresses.
 pub(super) struct VaultServers {
     config: VaultConfig,
-    client: Mutex<Option<Arc<VaultClient>>>,
+    tls: VaultTls,
+    /// One of those who ask makes the client, and the others wait for it.
+    client: Mutex<Arc<OnceCell<VaultClient>>>,
     /// The number of the address that answered last. It is asked first.
     preferred: AtomicUsize,
     /// The index that the next request names.
@@ -51,7 +57,7 @@ struct StateIndex {
 }
 
 /// An answer, by what follows from it.
-enum AnswerVerdict {
+pub(super) enum AnswerVerdict {
     Final,
     /// The address at which the active node is.
     Redirect(usize),
@@ -62,6 +68,7 @@ impl VaultServers {
     pub(super) fn new(config: &VaultConfig) -> Self {
         Self {
             config: config.clone(),
+            tls: VaultTls::new(config),
             client: Mutex::default(),
             preferred: AtomicUsize::default(),
             index: Mutex::default(),
@@ -70,7 +77,7 @@ impl VaultServers {
 
     /// Reads the files for connections again before the next request.
     pub(super) fn forget_connections(&self) {
-        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = Arc::default();
     }
 
     /// Asks one address after the other, until one gives an answer that counts. Each has its share of the time.
@@ -78,7 +85,8 @@ impl VaultServers {
     /// # Errors
     /// A transient error that names the problem of each address.
     pub(super) async fn ask(&self, call: &VaultCall<'_>, deadline: Instant) -> Result<VaultAnswer, SourceError> {
-        let client = self.client().await?;
+        let client = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let client = client.get_or_try_init(async || self.tls.config().await.map(VaultClient::new)).await?;
         let addresses = &self.config.addresses;
         let first = self.preferred.load(Ordering::Relaxed);
         let mut waiting: VecDeque<usize> = (first..addresses.len()).chain(0..first).collect();
@@ -86,7 +94,7 @@ impl VaultServers {
         while let Some(number) = waiting.pop_front() {
             let address = &addresses[number];
             let share = deadline.saturating_duration_since(Instant::now()) / (waiting.len() as u32 + 1);
-            let answer = match timeout(share, self.ask_one(&client, address, call)).await {
+            let answer = match timeout(share, self.ask_one(client, address, call)).await {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(failure)) => {
                     failures.push(failure);
@@ -114,16 +122,6 @@ impl VaultServers {
         // A certificate or an authority may have been replaced.
         self.forget_connections();
         Err(AddressFailure::error_of(&failures))
-    }
-
-    async fn client(&self) -> Result<Arc<VaultClient>, SourceError> {
-        let made = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(client) = made {
-            return Ok(client);
-        }
-        let client = Arc::new(VaultClient::new(&self.config).await?);
-        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = Some(client.clone());
-        Ok(client)
     }
 
     /// Asks one address. Asks it again if the answer shows that the request did not name the right index.
@@ -176,7 +174,7 @@ impl VaultServers {
         self.index.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn judge(&self, address: &BaseUrl, call: &VaultCall<'_>, answer: &VaultAnswer) -> AnswerVerdict {
+    pub(super) fn judge(&self, address: &BaseUrl, call: &VaultCall<'_>, answer: &VaultAnswer) -> AnswerVerdict {
         let status = answer.status;
         let host = address.authority();
         if status.is_redirection() {
@@ -231,7 +229,7 @@ fn no_active_node(address: &BaseUrl) -> AddressFailure {
 
 /// Returns the index of the same cluster that no node ever reaches. Returns `None` if the index has another form.
 #[expect(clippy::disallowed_methods, reason = "an index is no secret, and serde's message is dropped")]
-fn unreachable_index(index: &HeaderValue) -> Option<HeaderValue> {
+pub(super) fn unreachable_index(index: &HeaderValue) -> Option<HeaderValue> {
     let json = STANDARD.decode(index.as_bytes()).ok()?;
     let index: StateIndex = serde_json::from_slice(&json).ok()?;
     index.value.parse::<u64>().ok()?;
