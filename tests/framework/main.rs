@@ -25,6 +25,7 @@ mod log;
 mod long_lived;
 mod metrics;
 mod openapi;
+mod owner_role;
 mod parents;
 mod passes_by_itself;
 mod platform_identity;
