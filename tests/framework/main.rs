@@ -46,6 +46,7 @@ mod traces;
 mod transactions;
 mod unavailable;
 mod vault;
+mod vault_documents;
 mod webhook;
 
 #[path = "../service/note_client.rs"]

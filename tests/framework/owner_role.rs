@@ -1,6 +1,10 @@
 //! `migrate` with a login that the manager drops later: a role without a login owns the tables.
 
-use crate::{SERVICE, note_client::NoteClient, support::launch_options::start_without_polling};
+use crate::{
+    SERVICE,
+    note_client::NoteClient,
+    support::{database::run_as_superuser, launch_options::start_without_polling},
+};
 use devstack::{ExitedProcess, Launch, Tenant, random_password};
 use serde_json::json;
 use sqlx::AssertSqlSafe;
@@ -23,8 +27,7 @@ impl OwnedTenant {
 
     /// Runs statements as the superuser.
     async fn sql(&self, statements: String) {
-        let mut admin = self.tenant.admin().await.expect("a connection");
-        sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut admin).await.expect("PostgreSQL does it");
+        run_as_superuser(&self.tenant, statements).await;
     }
 
     /// Returns the answer to a query as a text.
