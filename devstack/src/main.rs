@@ -22,9 +22,9 @@ struct DevArguments {
     /// The routes need a token, of an issuer that is started too: `cargo dev token` prints one.
     #[arg(long)]
     auth: bool,
-    /// The secrets manager.
-    #[arg(long, value_enum, value_name = "MANAGER", default_value = "aws")]
-    secrets: ManagerName,
+    /// The secrets manager. The default is the one of `secrets.provider` in the configuration.
+    #[arg(long, value_enum, value_name = "MANAGER")]
+    secrets: Option<ManagerName>,
     #[command(subcommand)]
     command: Option<DevCommand>,
 }

@@ -4,7 +4,7 @@ use crate::{
     SERVICE,
     note_client::NoteClient,
     support::{
-        database::{TableLock, wait_for_connections},
+        database::{TableLock, run_as_superuser, wait_for_connections},
         launch_options::{LaunchOptions, start_without_polling},
         requests::{assert_statuses, begin_get, get_at_once},
     },
@@ -13,7 +13,6 @@ use devstack::{
     DEFAULT_TIMEOUT, RunningService, Tenant, eventually,
     reqwest::{Method, RequestBuilder, StatusCode},
 };
-use sqlx::AssertSqlSafe;
 use std::{
     sync::{
         Arc,
@@ -31,11 +30,6 @@ async fn running_statements(tenant: &Tenant) -> i64 {
         .fetch_one(&mut admin)
         .await
         .expect("a count")
-}
-
-async fn run(tenant: &Tenant, sql: String) {
-    let mut admin = tenant.admin().await.expect("a connection");
-    sqlx::raw_sql(AssertSqlSafe(sql)).execute(&mut admin).await.expect("PostgreSQL does it");
 }
 
 #[tokio::test]
@@ -65,8 +59,11 @@ async fn a_changed_column_fails_each_open_connection_once_at_most() {
     let running = start_without_polling(&tenant).await;
     let note = running.create_note("a note").await;
     assert_statuses(&get_at_once(&running, &note, 40).await, StatusCode::OK);
-    run(&tenant, format!("SET ROLE {}; ALTER TABLE notes ALTER COLUMN body TYPE varchar", tenant.migrator_role()))
-        .await;
+    run_as_superuser(
+        &tenant,
+        format!("SET ROLE {}; ALTER TABLE notes ALTER COLUMN body TYPE varchar", tenant.migrator_role()),
+    )
+    .await;
     // Requests that meet the old statement fail. The first of them ends the use of all connections that have it.
     get_at_once(&running, &note, 40).await;
     assert_statuses(&get_at_once(&running, &note, 40).await, StatusCode::OK);
@@ -81,11 +78,11 @@ async fn a_login_that_was_dropped_is_noticed_on_its_open_connections() {
     let password = devstack::random_password();
     // As a manager that minted the role does at the end of its lease. The role lives on under another name.
     let access = tenant.access_role();
-    run(&tenant, format!("REVOKE {access} FROM {role}; ALTER ROLE {role} NOLOGIN")).await;
+    run_as_superuser(&tenant, format!("REVOKE {access} FROM {role}; ALTER ROLE {role} NOLOGIN")).await;
     assert_eq!(running.get(&note).await.status(), StatusCode::INTERNAL_SERVER_ERROR);
     let is_noticed = async || running.status().await["last_reload"]["trigger"] == "refused_login";
     eventually("a reload for the rejected login", is_noticed).await;
-    run(&tenant, format!("ALTER ROLE {role} LOGIN; GRANT {access} TO {role}")).await;
+    run_as_superuser(&tenant, format!("ALTER ROLE {role} LOGIN; GRANT {access} TO {role}")).await;
     tenant.set_password(&role, &password).await.unwrap();
     let login = serde_json::json!({ "username": role, "password": password });
     tenant.put("database", &login.to_string()).await.unwrap();

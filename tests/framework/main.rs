@@ -26,6 +26,7 @@ mod log;
 mod long_lived;
 mod metrics;
 mod openapi;
+mod owner_role;
 mod parents;
 mod passes_by_itself;
 mod platform_identity;
@@ -47,6 +48,7 @@ mod transactions;
 mod unavailable;
 mod vault;
 mod vault_cluster;
+mod vault_documents;
 mod webhook;
 
 #[path = "../service/note_client.rs"]

@@ -8,12 +8,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::dev::error::DevError;
 
-/// The name of a secrets manager, on the command line.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+/// The name of a secrets manager: `aws` or `openbao` on the command line, `aws` or `vault` in a service's configuration.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum ManagerName {
     /// The emulator of AWS Secrets Manager.
+    #[default]
     Aws,
     /// A real OpenBao, which is installed if it is missing (75 MB).
+    #[serde(rename = "vault")]
     Openbao,
 }
 

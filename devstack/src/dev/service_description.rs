@@ -5,6 +5,7 @@ use serde::Deserialize;
 use std::collections::BTreeMap;
 
 use crate::dev::error::DevError;
+use crate::dev::secrets_manager::ManagerName;
 
 /// The output of `<service> config --json`.
 #[derive(Deserialize)]
@@ -17,6 +18,8 @@ pub(crate) struct ServiceDescription {
 pub(crate) struct DescribedSettings {
     pub(crate) server: ListenerSettings,
     pub(crate) admin: ListenerSettings,
+    #[serde(default)]
+    pub(crate) secrets: SecretsSettings,
     pub(crate) database: DatabaseSettings,
     #[serde(default)]
     pub(crate) databases: BTreeMap<String, DatabaseSettings>,
@@ -27,6 +30,12 @@ pub(crate) struct ListenerSettings {
     listen: String,
     #[serde(default)]
     tls: bool,
+}
+
+#[derive(Default, Deserialize)]
+pub(crate) struct SecretsSettings {
+    #[serde(default)]
+    pub(crate) provider: ManagerName,
 }
 
 #[derive(Deserialize)]

@@ -68,11 +68,16 @@ impl ServiceProgram {
         }
     }
 
-    /// Sets the variables with which the service finds OpenBao.
-    pub(crate) fn use_manager(&mut self, access: &OpenBaoAccess) {
+    /// Makes OpenBao the service's secrets manager: sets the variables with which it finds the server.
+    pub(crate) fn use_openbao(&mut self, access: &OpenBaoAccess) {
         for (name, value) in access.env() {
             self.set(name, value);
         }
+    }
+
+    /// Makes AWS Secrets Manager the service's secrets manager, also if its configuration has another one.
+    pub(crate) fn use_aws(&mut self) {
+        self.set("APP_SECRETS__PROVIDER", "aws");
     }
 
     /// Sets the variables with which the service accepts the tokens of an issuer.

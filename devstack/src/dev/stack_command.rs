@@ -63,6 +63,7 @@ impl StackCommand {
         let stack = Stack::start_at(self.postgres, self.manager, &print_progress).await?;
         let stack = stack.with_authority(Authority::load_or_create(&home()?)?);
         let mut program = ServiceProgram::new(path.clone(), &workspace());
+        program.use_aws();
         let description = program.describe().await?;
         let settings = program.settings();
         let tenant = prepare_tenant(&stack, &mut program, &description, None, &print_progress).await?;

@@ -26,7 +26,7 @@ const WATCH: Polling = Polling { interval: Duration::from_millis(100), limit: Du
 const START: Polling = Polling { interval: Duration::from_millis(50), limit: Duration::from_secs(90) };
 
 /// Starts everything. Stops it again at a signal, or if a part ends.
-pub(crate) async fn run(auth: bool, secrets: ManagerName) -> Result<(), DevError> {
+pub(crate) async fn run(auth: bool, secrets: Option<ManagerName>) -> Result<(), DevError> {
     let lock = DevLock::take()?;
     let (service_pid, started_pid) = watch::channel(None);
     let mut signals = stop_signals();
@@ -87,7 +87,7 @@ async fn start(
     lock: &DevLock,
     service_pid: &watch::Sender<Option<u32>>,
     auth: bool,
-    secrets: ManagerName,
+    secrets: Option<ManagerName>,
 ) -> Result<DevEnvironment, DevError> {
     let start = Instant::now();
     let progress = |text: &str| print_progress(&format!("{:5.1} s  {text}", start.elapsed().as_secs_f64()));
@@ -105,14 +105,21 @@ async fn start(
     if let Some(issuer) = &issuer {
         program.use_issuer(issuer);
     }
+    let manager = match secrets {
+        Some(manager) => manager,
+        None => program.describe().await?.settings.secrets.provider,
+    };
     let mut openbao = None;
     let mut access = None;
-    if secrets == ManagerName::Openbao {
-        let server = stack.openbao(&progress).await?;
-        let admitted = server.admit("service", "").await?;
-        program.use_manager(&admitted);
-        access = Some(admitted);
-        openbao = Some(server);
+    match manager {
+        ManagerName::Aws => program.use_aws(),
+        ManagerName::Openbao => {
+            let server = stack.openbao(&progress).await?;
+            let admitted = server.admit("service", "").await?;
+            program.use_openbao(&admitted);
+            access = Some(admitted);
+            openbao = Some(server);
+        }
     }
     let description = program.describe().await?;
     let (public, admin) = (description.settings.server.url()?, description.settings.admin.url()?);

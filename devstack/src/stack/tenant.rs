@@ -191,6 +191,7 @@ impl Tenant {
             return environment;
         }
         let others = [
+            ("APP_SECRETS__PROVIDER", "aws"),
             ("APP_SECRETS__AWS__REGIONS", REGION),
             ("APP_SECRETS__AWS__ALLOW_STATIC_KEYS", "true"),
             ("APP_SECRETS__AWS__ALLOW_HTTP_ENDPOINT", "true"),

@@ -49,6 +49,12 @@ pub(crate) fn assert_few_rejected_logins(tenant: &Tenant) {
     assert!((1..=2).contains(&count), "PostgreSQL has rejected {count} logins");
 }
 
+/// Runs statements in the database of the tenant as the superuser.
+pub(crate) async fn run_as_superuser(tenant: &Tenant, statements: String) {
+    let mut admin = tenant.admin().await.expect("a connection");
+    sqlx::raw_sql(AssertSqlSafe(statements)).execute(&mut admin).await.expect("PostgreSQL does it");
+}
+
 /// A lock on a table. A request that needs the table waits in the database until the lock is released or dropped.
 pub(crate) struct TableLock(PgConnection);
 

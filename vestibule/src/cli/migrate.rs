@@ -1,12 +1,13 @@
 //! `migrate`: applies the migrations of each database with its own `migrator` credential, and grants the service's role
 //! access.
 
+mod owner;
 mod schema;
 
 use crate::{
     application::Application,
     bootstrap::{self, command_error::CommandError, manager::ManagerSetup},
-    config::{Config, ServiceSettings, layers::Sources},
+    config::{Config, ServiceSettings, layers::Sources, settings::DatabaseConfig},
     credentials::login::Login,
     exit::{Fault, Phase, Report},
     package::Package,
@@ -133,6 +134,7 @@ async fn migrate_all<T: ServiceSettings>(
             database = target.section.key(),
             db.namespace = target.section.config.name(),
             access_role = target.section.config.access_role.as_deref(),
+            owner_role = target.section.config.owner_role.as_deref(),
             "all migrations of this binary are applied"
         );
     }
@@ -146,9 +148,18 @@ async fn apply(
     deadline: Instant,
     time_to_grant: Duration,
 ) -> Result<(), Fault> {
+    let DatabaseConfig { owner_role, access_role, .. } = target.section.config;
     within(deadline, schema::limit_lock_waits(connection, deadline)).await?;
-    within(Instant::now() + LONGEST_MIGRATIONS, schema::apply(target.migrations, connection)).await?;
-    if let Some(role) = &target.section.config.access_role {
+    let mut migrations = target.migrations.migrations.clone();
+    if let Some(owner) = owner_role {
+        within(deadline, owner::take_place(owner, connection)).await?;
+        owner::guard(owner, migrations.to_mut());
+    }
+    within(Instant::now() + LONGEST_MIGRATIONS, schema::apply(migrations, connection)).await?;
+    if let Some(owner) = owner_role {
+        within(Instant::now() + time_to_grant, owner::check(owner, connection)).await?;
+    }
+    if let Some(role) = access_role {
         within(Instant::now() + time_to_grant, schema::grant(role, connection)).await?;
     }
     Ok(())

@@ -300,6 +300,10 @@ pub struct DatabaseConfig {
     pub username: Option<PostgresName>,
     /// The NOLOGIN role to which `migrate` grants reading and writing; without it, there are no grants.
     pub access_role: Option<PostgresName>,
+    /// The NOLOGIN role that owns what migrations create; without it, their login does. `migrate` takes its place (`SET
+    /// ROLE`), so its login must be a member. A login that owns a table cannot be dropped: one that the manager creates
+    /// and drops needs this setting.
+    pub owner_role: Option<PostgresName>,
     /// The largest number of connections of one process, over all generations.
     #[setting(min = 1, max = 10_000)]
     pub max_connections: NonZeroU32,
@@ -355,6 +359,7 @@ impl Default for DatabaseConfig {
             name: None,
             username: None,
             access_role: None,
+            owner_role: None,
             max_connections: NonZeroU32::new(10).expect("10 is not zero"),
             acquire_timeout: Duration::from_secs(5),
             statement_timeout: Duration::ZERO,

@@ -80,6 +80,11 @@ impl PostgresName {
         if is_name { Some(Self(text.to_owned())) } else { None }
     }
 
+    /// Returns the name as SQL has it, as PostgreSQL's `quote_ident` quotes it.
+    pub(crate) fn quoted(&self) -> String {
+        format!("\"{}\"", self.replace('"', "\"\""))
+    }
+
     /// Returns `true` if the driver can log in as a user of this name. It puts the name into its SCRAM message as it is,
     /// where a comma would end it.
     pub(crate) fn is_user(&self) -> bool {

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{backoff::Backoff, credentials::login::Login, secrets::credential::Credential};
 pub use connection::{Connection, Session, Transaction};
-pub(crate) use error::{fault, reason, transient, unanswered};
+pub(crate) use error::{fault, reason, sqlstate, transient, unanswered};
 use lease::Lease;
 use login::PoolLogin;
 pub(crate) use login::{DatabaseUnavailable, options};

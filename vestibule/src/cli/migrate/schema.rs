@@ -1,13 +1,15 @@
 //! The schema: applies the migrations, and grants the service's role access to the tables.
 
 use crate::{
+    credentials::login::PostgresName,
     exit::{Exit, Fault},
     resources::database,
 };
 use sqlx::{
     AssertSqlSafe, PgConnection,
-    migrate::{MigrateError, Migrator},
+    migrate::{MigrateError, Migration, Migrator},
 };
+use std::borrow::Cow;
 use tokio::time::Instant;
 
 /// Makes each wait for a lock end by the deadline: for another `migrate`, and for a table. A migration itself may take
@@ -25,8 +27,8 @@ pub(super) async fn limit_lock_waits(connection: &mut PgConnection, deadline: In
 
 /// Applies the missing migrations, under PostgreSQL's advisory lock. Leaves a newer schema as it is: during a rollout
 /// or after a rollback, the older binary's `migrate` may run too.
-pub(super) async fn apply(migrations: &Migrator, connection: &mut PgConnection) -> Result<(), Fault> {
-    let mut migrator = Migrator { migrations: migrations.migrations.clone(), ..Migrator::DEFAULT };
+pub(super) async fn apply(migrations: Cow<'static, [Migration]>, connection: &mut PgConnection) -> Result<(), Fault> {
+    let mut migrator = Migrator { migrations, ..Migrator::DEFAULT };
     migrator.set_ignore_missing(true);
     migrator.run(connection).await.map_err(migrate_fault)
 }
@@ -71,9 +73,9 @@ fn broken(version: i64, problem: &str, remedy: &str) -> Fault {
 /// Lets the group role read and write in all tables, also in those that later migrations create.
 ///
 /// The service's logins are members of this role. Their own names change, with Vault and with alternating users.
-pub(super) async fn grant(role: &str, connection: &mut PgConnection) -> Result<(), Fault> {
+pub(super) async fn grant(role: &PostgresName, connection: &mut PgConnection) -> Result<(), Fault> {
     let exists: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)")
-        .bind(role)
+        .bind(&**role)
         .fetch_one(&mut *connection)
         .await
         .map_err(|error| database::fault(&error))?;
@@ -85,7 +87,7 @@ pub(super) async fn grant(role: &str, connection: &mut PgConnection) -> Result<(
             "create it (CREATE ROLE … NOLOGIN) and make the service's login a member, or remove the setting",
         ));
     }
-    let quoted = format!("\"{}\"", role.replace('"', "\"\""));
+    let quoted = role.quoted();
     let statements = [
         "GRANT USAGE ON SCHEMA public TO",
         "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO",
@@ -96,7 +98,7 @@ pub(super) async fn grant(role: &str, connection: &mut PgConnection) -> Result<(
     ]
     .map(|statement| format!("{statement} {quoted};"))
     .concat();
-    // Safe: the role is quoted above, as PostgreSQL's quote_ident does it.
+    // Safe: the role is quoted.
     sqlx::raw_sql(AssertSqlSafe(statements)).execute(connection).await.map_err(|error| database::fault(&error))?;
     Ok(())
 }

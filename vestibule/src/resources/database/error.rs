@@ -59,7 +59,7 @@ impl Damage {
 }
 
 /// Returns the SQLSTATE of an error that the database reported.
-pub(super) fn sqlstate(error: &sqlx::Error) -> Option<String> {
+pub(crate) fn sqlstate(error: &sqlx::Error) -> Option<String> {
     Some(error.as_database_error()?.code()?.into_owned())
 }
 

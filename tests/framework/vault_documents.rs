@@ -1,0 +1,146 @@
+//! The commands of OPERATIONS.md for logins and certificates that Vault makes, at a real OpenBao and a real PostgreSQL.
+
+use crate::{SERVICE, support::database::run_as_superuser};
+use devstack::{OpenBao, OpenBaoServer, Tenant, random_key};
+use serde_json::{Value, json};
+use std::process::Command;
+
+/// Returns a block of the section, with the tenant's names in the place of the document's.
+fn documented(language: &str, number: usize, names: &[(&str, &str)]) -> String {
+    let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/OPERATIONS.md")).expect("a document");
+    let section = document.split("### Logins and certificates that Vault makes").nth(1).expect("the section");
+    let block = section.split(&format!("```{language}\n")).nth(number + 1).and_then(|rest| rest.split("```").next());
+    let mut block = block.expect("a block").to_owned();
+    for (name, of_tenant) in names {
+        assert!(block.contains(name), "{name} is missing in:\n{block}");
+        block = block.replace(name, of_tenant);
+    }
+    block
+}
+
+/// Runs shell commands as somebody who may do everything at the server.
+async fn run_at_openbao(tenant: &Tenant, commands: &str) {
+    let server = OpenBaoServer::shared().await;
+    let database = tenant.database();
+    let output = Command::new("sh")
+        .args(["-euc", commands])
+        .current_dir(server.authority_file().parent().expect("a folder"))
+        .env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", server.program().parent().expect("a folder").display()))
+        .env("SERVICE", tenant.name())
+        .env("DATABASE", format!("{}:{}", database.host, database.port))
+        .envs(server.environment())
+        .output()
+        .expect("a shell");
+    assert!(output.status.success(), "{}", tenant.redact(&String::from_utf8_lossy(&output.stderr)));
+}
+
+/// Logs in with the AppRole of the tenant.
+async fn log_in(tenant: &Tenant) -> OpenBao {
+    let api = OpenBaoServer::shared().await.api();
+    let role = format!("auth/approle/role/{}", tenant.name());
+    let role_id = api.get(&format!("{role}/role-id")).await.expect("a role")["data"]["role_id"].take();
+    let secret_id = api.post(&format!("{role}/secret-id"), json!({})).await.expect("an id")["data"]["secret_id"].take();
+    let login = json!({ "role_id": role_id, "secret_id": secret_id });
+    let token = api.post("auth/approle/login", login).await.expect("a login")["auth"]["client_token"].take();
+    let token = token.as_str().expect("a token").to_owned();
+    tenant.remember("token", &token);
+    api.with_token(token)
+}
+
+/// A login that the server has made for a lease.
+struct Lease {
+    id: String,
+    user: String,
+    password: String,
+}
+
+impl Lease {
+    async fn issue(api: &OpenBao, tenant: &Tenant, path: &str) -> Self {
+        let answer = api.get(path).await.expect("a lease");
+        let text = |value: &Value| value.as_str().expect("a text").to_owned();
+        let password = text(&answer["data"]["password"]);
+        tenant.remember("lease", &password);
+        Self { id: text(&answer["lease_id"]), user: text(&answer["data"]["username"]), password }
+    }
+
+    async fn revoke(&self, api: &OpenBao) {
+        api.put("sys/leases/revoke", json!({ "lease_id": self.id, "sync": true })).await.expect("the lease ends");
+    }
+}
+
+async fn has_role(tenant: &Tenant, role: &str) -> bool {
+    let mut admin = tenant.admin().await.expect("a connection");
+    let exists = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_roles WHERE rolname = $1)").bind(role);
+    exists.fetch_one(&mut admin).await.expect("an answer")
+}
+
+#[tokio::test]
+async fn the_documented_roles_make_logins_that_end_with_their_leases() {
+    let tenant = SERVICE.tenant("documented_roles").await;
+    let name = tenant.name();
+    let (admin, owner, access) = (format!("{name}_vault"), format!("{name}_owner"), tenant.access_role());
+    let mount = format!("database-{name}");
+    let password = random_key();
+    tenant.remember("vault_admin", &password);
+    run_as_superuser(&tenant, format!("CREATE ROLE {owner} NOLOGIN; ALTER DATABASE {name} OWNER TO {owner}")).await;
+    let roles = [("vault_admin", &*admin), ("app_access", &access), ("app_owner", &owner)];
+    let sql = [("'…'", &*format!("'{password}'")), ("DATABASE …", &format!("DATABASE {name}"))];
+    run_as_superuser(&tenant, documented("sql", 0, &[&roles[..], &sql].concat())).await;
+    let server = OpenBaoServer::shared().await;
+    server.write_file("vault-admin-password", &password).expect("a file");
+    let places = [
+        ("database/", &*format!("{mount}/")),
+        ("enable database", &format!("enable -path={mount} database")),
+        // The PostgreSQL of tests has no TLS.
+        ("sslmode=verify-full", "sslmode=disable"),
+    ];
+    run_at_openbao(&tenant, &documented("sh", 0, &[&roles[..], &places].concat())).await;
+    assert!(tenant.connect(&admin, &password).await.is_err(), "only the server knows the password");
+
+    let root = server.api();
+    let migrator = Lease::issue(root, &tenant, &format!("{mount}/creds/{name}-migrator")).await;
+    let login = json!({ "username": migrator.user, "password": migrator.password });
+    tenant.put("migrator", &login.to_string()).await.expect("the manager stores it");
+    let migrated = SERVICE.launch(&tenant).args(["migrate"]).env("APP_DATABASE__OWNER_ROLE", &owner).run();
+    assert_eq!(migrated.code, Some(0), "{}", migrated.stderr);
+    migrator.revoke(root).await;
+    assert!(!has_role(&tenant, &migrator.user).await);
+
+    let api = log_in(&tenant).await;
+    assert!(api.get(&format!("{mount}/creds/{name}-migrator")).await.is_err(), "the service is not the migrator");
+    let lease = Lease::issue(&api, &tenant, &format!("{mount}/creds/{name}")).await;
+    let mut session = tenant.connect(&lease.user, &lease.password).await.expect("the user logs in");
+    sqlx::raw_sql("SELECT count(*) FROM notes").execute(&mut session).await.expect("it may read");
+    assert!(sqlx::raw_sql("CREATE TABLE mine (x int)").execute(&mut session).await.is_err());
+    let renewal = json!({ "lease_id": lease.id, "increment": "2h" });
+    let renewed = api.put("sys/leases/renew", renewal).await.expect("a renewal");
+    assert_eq!(renewed["lease_duration"], 2 * 60 * 60);
+    lease.revoke(&api).await;
+    assert!(sqlx::raw_sql("SELECT 1").execute(&mut session).await.is_err(), "its session has ended");
+    assert!(!has_role(&tenant, &lease.user).await);
+}
+
+#[tokio::test]
+async fn the_documented_role_issues_a_certificate_for_the_listeners() {
+    let tenant = SERVICE.migrated("documented_certificates").await;
+    let (name, mount) = (tenant.name(), format!("pki-{}", tenant.name()));
+    let places = [
+        ("pki/", &*format!("{mount}/")),
+        ("87600h pki", &format!("87600h {mount}")),
+        ("enable pki", &format!("enable -path={mount} pki")),
+    ];
+    run_at_openbao(&tenant, &documented("sh", 1, &places)).await;
+    let role = json!({ "token_policies": format!("{name}-certificates") });
+    OpenBaoServer::shared().await.api().post(&format!("auth/approle/role/{name}"), role).await.expect("a role");
+    let request = json!({ "common_name": "notes.internal" });
+    let issued = log_in(&tenant).await.post(&format!("{mount}/issue/{name}"), request).await.expect("a certificate");
+    tenant.remember("server_tls", issued["data"]["private_key"].as_str().expect("a key"));
+    tenant.put("server_tls", &issued["data"].to_string()).await.expect("the manager stores it");
+    let checked = SERVICE
+        .launch(&tenant)
+        .args(["check", "--live"])
+        .env("APP_SERVER__TLS", "true")
+        .env("APP_SERVER__TLS_NAMES", "notes.internal")
+        .run();
+    assert_eq!(checked.code, Some(0), "{}", checked.stderr);
+}
