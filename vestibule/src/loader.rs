@@ -420,8 +420,9 @@ impl<A: Application> Loader<A> {
             Ok(checks) => checks,
             Err(error) => return Err(BuildFailure { error, credential: None, has_database_failed: false }),
         };
-        let opening = Exporter::open(&cx, &config.traces, resolved.secrets.otlp.as_ref(), &self.tracer);
-        let exporter = match opening.await {
+        let exporter_before = in_service.and_then(|held| held.exporter.as_ref());
+        let key = resolved.secrets.otlp.as_ref();
+        let exporter = match Exporter::open(&cx, &config.traces, key, exporter_before, &self.tracer).await {
             Ok(exporter) => exporter,
             Err(error) => return Err(BuildFailure { error, credential: cx.failed(), has_database_failed: false }),
         };
@@ -444,12 +445,13 @@ impl<A: Application> Loader<A> {
             &self.debug_token_uses,
         );
         let sampler = Sampler::of(&config.traces, &self.tracer);
-        let frame = Frame::new(&config.server, number, &usage, debug_tokens, sampler, &self.request_metrics);
+        let frame = Frame::new(&config.server, number, &usage, sampler, &self.request_metrics);
         let router = frame.router(routes);
         let generation = Generation {
             number,
             router,
             frame,
+            debug_tokens,
             document: Arc::new(document),
             own_handles: Arc::strong_count(&service),
             usage,
