@@ -8,11 +8,12 @@ use crate::{
         launch_options::LaunchOptions,
         log_events::events_that_say,
         metrics_page::MetricsPage,
+        temporary_file::TemporaryFile,
     },
     webhook_setup::{launch_with_webhook, tenant_with_receiver},
 };
 use devstack::{
-    AnswerRule, DEFAULT_TIMEOUT, RunningService, ScriptedAnswer, Signal, Validity,
+    AnswerRule, DEFAULT_TIMEOUT, RunningService, ScriptedAnswer, Signal, Validity, random_key,
     reqwest::{Method, StatusCode},
 };
 use opentelemetry_proto::tonic::trace::v1::{span::SpanKind, status::StatusCode as SpanStatus};
@@ -267,6 +268,44 @@ async fn a_collector_on_this_machine_needs_no_key() {
         (requests[0].path.as_str(), requests[0].header("content-type")),
         ("/v1/traces", "application/x-protobuf")
     );
+}
+
+#[tokio::test]
+async fn a_path_with_a_live_secret_does_not_leave_the_process() {
+    let tenant = SERVICE.migrated("traced_secret").await;
+    let collector = Collector::start(&tenant).await;
+    let running = RunningService::start(collector.launch(&tenant, "1"), &tenant).await;
+    let key = tenant.value("otlp", "AWSCURRENT").await.unwrap();
+    for path in [format!("/v1/notes/{key}"), format!("/no/such/{key}/path")] {
+        running.get(&path).await;
+    }
+    list_within(&running, SAMPLED_PARENT).await;
+    let sampled = &SAMPLED_PARENT[3..35];
+    let spans = collector.wait_until("all three requests", |spans| {
+        let is_last = |span: &CollectedSpan| hex(&span.span.trace_id) == sampled && span.span.name == "GET /v1/notes";
+        spans.iter().any(is_last) && spans.iter().any(|span| span.span.name == "GET")
+    });
+    let spans = spans.await;
+    for name in ["GET /v1/notes/{id}", "GET"] {
+        assert!(!only(&spans, name).attributes.contains_key("url.path"), "{name}");
+    }
+    assert_eq!(only(&spans, "GET /v1/notes").attribute("url.path"), "/v1/notes");
+    for delivery in collector.0.requests() {
+        tenant.assert_secret_free("a batch of spans", &String::from_utf8_lossy(&delivery.body));
+    }
+}
+
+#[tokio::test]
+async fn authorities_that_are_away_fail_no_reload_that_leaves_the_traces_as_they_are() {
+    let tenant = SERVICE.migrated("traced_authorities").await;
+    let roots = TemporaryFile::new(tenant.authority().certificate());
+    let launch = SERVICE.launch(&tenant).without_polling().env("SSL_CERT_FILE", roots.path());
+    let launch = launch.env("APP_TRACES__ENDPOINT", "https://localhost:1/v1/traces");
+    let mut running = RunningService::start(launch, &tenant).await;
+    std::fs::remove_file(roots.path()).expect("it is there");
+    tenant.put("signing", &random_key()).await.unwrap();
+    let reload = running.reload().await;
+    assert_eq!(reload["outcome"], "published", "{reload}");
 }
 
 #[tokio::test]
