@@ -5,9 +5,11 @@ use crate::{
     note_client::NoteClient,
     support::{
         collector::{CollectedSpan, Collector, hex, only},
+        configuration_folder::ConfigurationFolder,
         launch_options::LaunchOptions,
         log_events::events_that_say,
         metrics_page::MetricsPage,
+        secrets::current_version,
         temporary_file::TemporaryFile,
     },
     webhook_setup::{launch_with_webhook, tenant_with_receiver},
@@ -306,6 +308,41 @@ async fn authorities_that_are_away_fail_no_reload_that_leaves_the_traces_as_they
     tenant.put("signing", &random_key()).await.unwrap();
     let reload = running.reload().await;
     assert_eq!(reload["outcome"], "published", "{reload}");
+}
+
+#[tokio::test]
+async fn a_revoked_key_is_replaced_although_new_traces_lack_their_authorities() {
+    let (tenant, folder) = (SERVICE.migrated("traced_beside").await, ConfigurationFolder::new());
+    let (collector, roots) = (Collector::start(&tenant).await, TemporaryFile::new(tenant.authority().certificate()));
+    let section = |url: &str| format!("[traces]\nendpoint = \"{url}\"\nsample_ratio = 1\n");
+    folder.write(&section(&format!("http://{}/v1/traces", collector.0.address())));
+    let launch = folder.launch(&tenant).without_polling().env("SSL_CERT_FILE", roots.path());
+    let mut running = RunningService::start(launch.env("APP_SECRETS__IDS__OTLP", tenant.id("otlp")), &tenant).await;
+    std::fs::remove_file(roots.path()).expect("it is there");
+    let changed = section("https://localhost:1/v1/traces");
+    folder.write(&changed);
+    let alone = running.reload().await;
+    assert_eq!((&alone["outcome"], &alone["exit_code"]), (&"kept".into(), &69.into()), "{alone}");
+
+    let leaked = current_version(&tenant, "signing").await;
+    tenant.put("signing", &random_key()).await.unwrap();
+    folder.write(&format!("{changed}[secrets]\nrevoked = [\"{leaked}\"]\n"));
+    for new in ["signing", "database"] {
+        let reload = running.reload().await;
+        assert_eq!(reload["outcome"], "published", "{new}: {reload}");
+        assert_eq!(reload["carried_over"][0]["credential"], "[traces]", "{new}: {reload}");
+        assert_ne!(running.credential("signing").await["version"], leaked, "{new}");
+        list_within(&running, SAMPLED_PARENT).await;
+        collector.wait_until("a span at the collector as held", |spans| !spans.is_empty()).await;
+        tenant.rotate("database").await.unwrap();
+    }
+    roots.write(tenant.authority().certificate());
+    let mended = running.reload().await;
+    assert_eq!(
+        (&mended["outcome"], &mended["carried_over"]),
+        (&"published".into(), &serde_json::json!([])),
+        "{mended}"
+    );
 }
 
 #[tokio::test]

@@ -37,8 +37,7 @@ pub(crate) struct Exporter {
     client: ApiClient,
     /// The attributes of this process.
     resource: Resource,
-    /// The largest number of spans that wait to be sent.
-    pub(super) largest_queue: usize,
+    pub(super) config: TracesConfig,
 }
 
 impl Exporter {
@@ -67,7 +66,15 @@ impl Exporter {
             None => cx.keyless_client(&endpoint, before.map(|before| &before.client))?,
         };
         let resource = resource(&A::PACKAGE, config, tracer);
-        Ok(Some(Arc::new(Self { client, resource, largest_queue: config.queue.get() as usize })))
+        Ok(Some(Arc::new(Self { client, resource, config: config.clone() })))
+    }
+
+    /// Returns `true` if this is the exporter that a configuration asks for. `None` is the one if traces are off.
+    pub(crate) fn is_of(exporter: Option<&Arc<Self>>, config: &TracesConfig) -> bool {
+        match exporter {
+            Some(exporter) => exporter.config == *config,
+            None => config.endpoint.is_none(),
+        }
     }
 
     /// Sends a batch. Returns the number of spans that the collector refused.

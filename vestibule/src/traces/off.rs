@@ -91,4 +91,8 @@ impl NoExporter {
     ) -> Ready<Result<Option<Arc<Self>>, BuildError>> {
         ready(Ok(None))
     }
+
+    pub(crate) fn is_of(_: Option<&Arc<Self>>, _: &TracesConfig) -> bool {
+        true
+    }
 }

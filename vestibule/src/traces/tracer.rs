@@ -127,7 +127,7 @@ impl Tracer {
 
     /// Adopts the exporter of the generation that comes into service. Without one, traces are off.
     pub(crate) fn publish(&self, exporter: Option<&Arc<Exporter>>) {
-        self.set_largest_queue(exporter.map_or(0, |exporter| exporter.largest_queue));
+        self.set_largest_queue(exporter.map_or(0, |exporter| exporter.config.queue.get() as usize));
     }
 
     /// Lets this many spans wait. 0 turns traces off.
