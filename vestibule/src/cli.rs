@@ -141,7 +141,6 @@ mod tests {
     use std::{
         fs,
         sync::{Arc, Barrier},
-        thread,
         time::Instant,
     };
 
@@ -168,7 +167,7 @@ mod tests {
         // The worker of the runtime is the other one.
         while threads("burst") > 2 {
             assert!(Instant::now() < deadline, "{} threads", threads("burst"));
-            thread::sleep(Duration::from_millis(5));
+            runtime.block_on(tokio::time::sleep(Duration::from_millis(5)));
         }
     }
 }
