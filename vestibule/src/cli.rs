@@ -165,9 +165,11 @@ mod tests {
         runtime.spawn(keep_a_thread(keep));
         let deadline = Instant::now() + Duration::from_secs(30);
         // The worker of the runtime is the other one.
-        while threads("burst") > 2 {
-            assert!(Instant::now() < deadline, "{} threads", threads("burst"));
-            runtime.block_on(tokio::time::sleep(Duration::from_millis(5)));
-        }
+        runtime.block_on(async {
+            while threads("burst") > 2 {
+                assert!(Instant::now() < deadline, "{} threads", threads("burst"));
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
     }
 }
