@@ -71,9 +71,9 @@ pub(crate) fn check(text: &str) {
     let post = |path, kind, body: &str| {
         Request::post(path).header(CONTENT_TYPE, kind).body(Body::from(body.to_owned())).expect("a request")
     };
-    // A name with a colon and a blank, or with serde's own words, looks as the place and the message that axum writes do.
+    // A name with a colon and a blank looks as the place and the message of a type that is not serde's. An escape can make one.
     let json = text.replace(": ", ":");
-    if !["\\u", "field `", "variant `", "invalid "].iter().any(|words| json.contains(words)) {
+    if !json.contains("\\u") {
         quotes_nothing(post("/json", "application/json", &json), shows_number);
     }
     quotes_nothing(post("/form", "application/x-www-form-urlencoded", text), false);

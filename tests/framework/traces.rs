@@ -5,14 +5,17 @@ use crate::{
     note_client::NoteClient,
     support::{
         collector::{CollectedSpan, Collector, hex, only},
+        configuration_folder::ConfigurationFolder,
         launch_options::LaunchOptions,
         log_events::events_that_say,
         metrics_page::MetricsPage,
+        secrets::current_version,
+        temporary_file::TemporaryFile,
     },
     webhook_setup::{launch_with_webhook, tenant_with_receiver},
 };
 use devstack::{
-    AnswerRule, DEFAULT_TIMEOUT, RunningService, ScriptedAnswer, Signal, Validity,
+    AnswerRule, DEFAULT_TIMEOUT, RunningService, ScriptedAnswer, Signal, Validity, random_key,
     reqwest::{Method, StatusCode},
 };
 use opentelemetry_proto::tonic::trace::v1::{span::SpanKind, status::StatusCode as SpanStatus};
@@ -266,6 +269,79 @@ async fn a_collector_on_this_machine_needs_no_key() {
     assert_eq!(
         (requests[0].path.as_str(), requests[0].header("content-type")),
         ("/v1/traces", "application/x-protobuf")
+    );
+}
+
+#[tokio::test]
+async fn a_path_with_a_live_secret_does_not_leave_the_process() {
+    let tenant = SERVICE.migrated("traced_secret").await;
+    let collector = Collector::start(&tenant).await;
+    let running = RunningService::start(collector.launch(&tenant, "1"), &tenant).await;
+    let key = tenant.value("otlp", "AWSCURRENT").await.unwrap();
+    for path in [format!("/v1/notes/{key}"), format!("/no/such/{key}/path")] {
+        running.get(&path).await;
+    }
+    list_within(&running, SAMPLED_PARENT).await;
+    let sampled = &SAMPLED_PARENT[3..35];
+    let spans = collector.wait_until("all three requests", |spans| {
+        let is_last = |span: &CollectedSpan| hex(&span.span.trace_id) == sampled && span.span.name == "GET /v1/notes";
+        spans.iter().any(is_last) && spans.iter().any(|span| span.span.name == "GET")
+    });
+    let spans = spans.await;
+    for name in ["GET /v1/notes/{id}", "GET"] {
+        assert!(!only(&spans, name).attributes.contains_key("url.path"), "{name}");
+    }
+    assert_eq!(only(&spans, "GET /v1/notes").attribute("url.path"), "/v1/notes");
+    for delivery in collector.0.requests() {
+        tenant.assert_secret_free("a batch of spans", &String::from_utf8_lossy(&delivery.body));
+    }
+}
+
+#[tokio::test]
+async fn authorities_that_are_away_fail_no_reload_that_leaves_the_traces_as_they_are() {
+    let tenant = SERVICE.migrated("traced_authorities").await;
+    let roots = TemporaryFile::new(tenant.authority().certificate());
+    let launch = SERVICE.launch(&tenant).without_polling().env("SSL_CERT_FILE", roots.path());
+    let launch = launch.env("APP_TRACES__ENDPOINT", "https://localhost:1/v1/traces");
+    let mut running = RunningService::start(launch, &tenant).await;
+    std::fs::remove_file(roots.path()).expect("it is there");
+    tenant.put("signing", &random_key()).await.unwrap();
+    let reload = running.reload().await;
+    assert_eq!(reload["outcome"], "published", "{reload}");
+}
+
+#[tokio::test]
+async fn a_revoked_key_is_replaced_although_new_traces_lack_their_authorities() {
+    let (tenant, folder) = (SERVICE.migrated("traced_beside").await, ConfigurationFolder::new());
+    let (collector, roots) = (Collector::start(&tenant).await, TemporaryFile::new(tenant.authority().certificate()));
+    let section = |url: &str| format!("[traces]\nendpoint = \"{url}\"\nsample_ratio = 1\n");
+    folder.write(&section(&format!("http://{}/v1/traces", collector.0.address())));
+    let launch = folder.launch(&tenant).without_polling().env("SSL_CERT_FILE", roots.path());
+    let mut running = RunningService::start(launch.env("APP_SECRETS__IDS__OTLP", tenant.id("otlp")), &tenant).await;
+    std::fs::remove_file(roots.path()).expect("it is there");
+    let changed = section("https://localhost:1/v1/traces");
+    folder.write(&changed);
+    let alone = running.reload().await;
+    assert_eq!((&alone["outcome"], &alone["exit_code"]), (&"kept".into(), &69.into()), "{alone}");
+
+    let leaked = current_version(&tenant, "signing").await;
+    tenant.put("signing", &random_key()).await.unwrap();
+    folder.write(&format!("{changed}[secrets]\nrevoked = [\"{leaked}\"]\n"));
+    for new in ["signing", "database"] {
+        let reload = running.reload().await;
+        assert_eq!(reload["outcome"], "published", "{new}: {reload}");
+        assert_eq!(reload["carried_over"][0]["credential"], "[traces]", "{new}: {reload}");
+        assert_ne!(running.credential("signing").await["version"], leaked, "{new}");
+        list_within(&running, SAMPLED_PARENT).await;
+        collector.wait_until("a span at the collector as held", |spans| !spans.is_empty()).await;
+        tenant.rotate("database").await.unwrap();
+    }
+    roots.write(tenant.authority().certificate());
+    let mended = running.reload().await;
+    assert_eq!(
+        (&mended["outcome"], &mended["carried_over"]),
+        (&"published".into(), &serde_json::json!([])),
+        "{mended}"
     );
 }
 

@@ -18,13 +18,14 @@ pub(crate) use self::{
 use crate::{
     auth::Authenticator,
     config::{Config, ServiceSettings, SettingsCheck},
+    debug_tokens::DebugTokens,
     generation_usage::GenerationUsage,
     http::{frame::Frame, tls::Tls},
     openapi::OpenApiRouter,
     package::Package,
     resources::{build_error::BuildError, registry::ResourceRegistry},
     secrets::{held::HeldCredentials, set::SecretSet},
-    traces::Exporter,
+    traces::{Exporter, Tracer},
 };
 use axum::Router;
 use serde_json::Value;
@@ -198,6 +199,7 @@ pub struct Generation<A: Application> {
     /// The service's routes, in the frame. Only the door calls them.
     pub(crate) router: Router,
     pub(crate) frame: Arc<Frame>,
+    pub(crate) debug_tokens: DebugTokens,
     /// The OpenAPI document of the routes.
     pub(crate) document: Arc<Value>,
     /// The places for requests in flight, over all generations.
@@ -219,9 +221,15 @@ pub struct Generation<A: Application> {
 }
 
 impl<A: Application> Generation<A> {
-    /// Puts this generation in service, in place of `replaced`.
-    pub(crate) fn replace(self: &Arc<Self>, replaced: &Self, live: &watch::Sender<Arc<Self>>) {
+    /// Tells the parts of this generation that it comes into service.
+    pub(crate) fn publish(&self, tracer: &Tracer) {
         self.resources.publish();
+        tracer.publish(self.exporter.as_ref());
+    }
+
+    /// Puts this generation in service, in place of `replaced`.
+    pub(crate) fn replace(self: &Arc<Self>, replaced: &Self, live: &watch::Sender<Arc<Self>>, tracer: &Tracer) {
+        self.publish(tracer);
         // Closes the idle connections of the old pool before requests can open some of the new one.
         replaced.resources.retire(&self.resources);
         live.send_replace(self.clone());

@@ -42,9 +42,8 @@ use clap::{CommandFactory, FromArgMatches, error::ErrorKind};
 use std::{panic::AssertUnwindSafe, process::ExitCode, time::Duration};
 use tokio::runtime::Builder;
 
-/// The time for which an idle thread for blocking calls, such as DNS lookups, is kept: always. If the operating system gives
-/// no more threads, a call waits for one of these. Without any, tokio panics.
-const KEEP_THREADS: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+/// The time for which an idle thread for blocking calls, such as DNS lookups, is kept. [`keep_a_thread`] keeps one for ever.
+const KEEP_THREADS: Duration = Duration::from_secs(60);
 
 /// Parses the command line and runs its command. Returns the exit code of the process.
 pub(crate) fn main<A: Application>(manager: impl ManagerSetup<A::Settings>) -> ExitCode {
@@ -62,7 +61,7 @@ pub(crate) fn main<A: Application>(manager: impl ManagerSetup<A::Settings>) -> E
             };
         }
     };
-    let runtime = match Builder::new_multi_thread().enable_all().thread_keep_alive(KEEP_THREADS).build() {
+    let runtime = match runtime(KEEP_THREADS).build() {
         Ok(runtime) => runtime,
         Err(error) => {
             let cause = RootCause::of(&error);
@@ -71,8 +70,8 @@ pub(crate) fn main<A: Application>(manager: impl ManagerSetup<A::Settings>) -> E
         }
     };
     let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
-        // The first of the threads that are kept.
         runtime.spawn_blocking(|| ());
+        runtime.spawn(keep_a_thread(KEEP_THREADS));
         runtime.block_on(run::<A>(cli, manager, &inherited))
     }));
     // Does not wait for blocking tasks: a DNS lookup that is under way must not delay the exit.
@@ -88,6 +87,22 @@ pub(crate) fn main<A: Application>(manager: impl ManagerSetup<A::Settings>) -> E
     };
     telemetry::flush();
     code
+}
+
+/// Returns a builder of the runtime, which ends threads for blocking calls that are idle for this long.
+fn runtime(keep_threads: Duration) -> Builder {
+    let mut builder = Builder::new_multi_thread();
+    builder.enable_all().thread_keep_alive(keep_threads);
+    builder
+}
+
+/// Keeps one thread for blocking calls: uses it before it was idle for too long. If the operating system gives no more
+/// threads, calls wait for this one. Without any, tokio panics.
+async fn keep_a_thread(keep_threads: Duration) {
+    loop {
+        tokio::time::sleep(keep_threads / 2).await;
+        let _ = tokio::task::spawn_blocking(|| ()).await;
+    }
 }
 
 async fn run<A: Application>(
@@ -117,5 +132,44 @@ async fn run<A: Application>(
         }
         CliCommand::DebugToken { lifetime } => debug_token::run::<A>(&sources, lifetime).await,
         CliCommand::Health { probe } => health::run::<A>(&sources, probe).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{
+        fs,
+        sync::{Arc, Barrier},
+        time::Instant,
+    };
+
+    /// Returns the number of threads of this process with this name.
+    fn threads(name: &str) -> usize {
+        let tasks = fs::read_dir("/proc/self/task").expect("the kernel lists threads").flatten();
+        tasks.filter(|task| fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == name)).count()
+    }
+
+    #[test]
+    fn a_burst_of_blocking_calls_leaves_one_thread_for_them() {
+        const CALLS: usize = 50;
+        let keep = Duration::from_millis(500);
+        let runtime = runtime(keep).worker_threads(1).thread_name("burst").build().expect("a runtime");
+        let together = Arc::new(Barrier::new(CALLS + 1));
+        for _ in 0..CALLS {
+            let together = together.clone();
+            runtime.spawn_blocking(move || together.wait());
+        }
+        together.wait();
+        assert!(threads("burst") > CALLS);
+        runtime.spawn(keep_a_thread(keep));
+        let deadline = Instant::now() + Duration::from_secs(30);
+        // The worker of the runtime is the other one.
+        runtime.block_on(async {
+            while threads("burst") > 2 {
+                assert!(Instant::now() < deadline, "{} threads", threads("burst"));
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        });
     }
 }

@@ -163,7 +163,7 @@ async fn issue<A: Application>(
     if !LIFETIMES.contains(&lifetime) {
         return Err(StatusCode::BAD_REQUEST);
     }
-    let token = live.generation().frame.debug_tokens.issue(lifetime).ok_or(StatusCode::CONFLICT)?;
+    let token = live.generation().debug_tokens.issue(lifetime).ok_or(StatusCode::CONFLICT)?;
     tracing::info!(lifetime_s = query.seconds, "issued a debug token");
     Ok(token)
 }

@@ -36,7 +36,7 @@ use crate::{
         registry::ResourceRegistry,
     },
     secrets::{
-        credential::Name,
+        credential::{Name, OTLP},
         fetch::{self, FetchContext, FetchOutcome, ManagerStage},
         held::HeldCredentials,
         id::SecretId,
@@ -75,6 +75,9 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The name of the section `[auth]` among the credentials that stay as held. No field can have it.
 const AUTH: Name = "[auth]";
+
+/// The name of the section `[traces]` there.
+const TRACES: Name = "[traces]";
 
 /// The parts that all loads of a process share.
 pub(crate) struct Loader<A> {
@@ -360,10 +363,11 @@ impl<A: Application> Loader<A> {
         let same_config = request.in_service.is_some_and(|in_service| Arc::ptr_eq(&in_service.config, &request.config));
         let made = Mutex::default();
         loop {
-            let same_auth = request.in_service.is_some_and(|in_service| {
+            let same_sections = request.in_service.is_some_and(|in_service| {
                 Authenticator::is_of(in_service.authenticator.as_ref(), &request.config.auth)
+                    && Exporter::is_of(in_service.exporter.as_ref(), &request.config.traces)
             });
-            if same_config && same_auth && resolved.credentials.same_as(context.held) {
+            if same_config && same_sections && resolved.credentials.same_as(context.held) {
                 unrefreshed = doubts.add_still_rejected(unrefreshed, &resolved.credentials, context.held);
                 unrefreshed.extend(unrefreshed_of(unrenewed, &resolved.credentials, context));
                 if unrefreshed.is_empty() {
@@ -372,8 +376,8 @@ impl<A: Application> Loader<A> {
                 return Err(LoadError::of_unrefreshed(Phase::Build, unrefreshed));
             }
             let failure = match self.build(request, &resolved, doubts, &made).await {
-                Ok((generation, auth_as_held)) => {
-                    unrefreshed.extend(auth_as_held);
+                Ok((generation, sections_as_held)) => {
+                    unrefreshed.extend(sections_as_held);
                     unrefreshed.extend(unrefreshed_of(unrenewed, &resolved.credentials, context));
                     let carried_over = doubts.add_still_rejected(unrefreshed, &resolved.credentials, context.held);
                     return Ok(LoadOutcome::Built { generation: Box::new(generation), carried_over });
@@ -406,8 +410,7 @@ impl<A: Application> Loader<A> {
         }
     }
 
-    /// Opens the authenticator. If the issuer's keys cannot be had, the one in service stays, with its fault: while a
-    /// credential that must be replaced waits for this load, and if it has stayed before and something else is new.
+    /// Opens the authenticator. If the issuer's keys cannot be had, the one in service may stay, with its fault.
     async fn open_authenticator(
         &self,
         request: &LoadRequest<'_, A>,
@@ -429,17 +432,41 @@ impl<A: Application> Loader<A> {
             Ok(authenticator) => return Ok((authenticator, None)),
             Err(fault) => fault,
         };
-        let Some(held) = in_service else { return Err(BuildFailure::of_fault(fault)) };
-        let is_any_replaced = doubts.is_any_replaced(credentials, &held.credentials);
-        let has_stayed_before = held.config.auth == config.auth;
-        let is_anything_new = !Arc::ptr_eq(&held.config, config) || !credentials.same_as(&held.credentials);
-        if is_any_replaced || has_stayed_before && is_anything_new {
-            return Ok((held.authenticator.clone(), Some((AUTH, fault).into())));
+        match in_service {
+            Some(held) if may_stay(request, held, credentials, doubts, held.config.auth == config.auth) => {
+                Ok((held.authenticator.clone(), Some((AUTH, fault).into())))
+            }
+            _ => Err(BuildFailure::of_fault(fault)),
         }
-        Err(BuildFailure::of_fault(fault))
     }
 
-    /// Builds the service. The database proves its login on the way. Returns what is wrong with `[auth]`, if it stays as
+    /// Opens the exporter of traces. If the authorities for a changed section cannot be had, the one in service may stay,
+    /// with its fault, unless its key has a new version: then that must stay as held first.
+    async fn open_exporter(
+        &self,
+        cx: &Build<'_, A>,
+        request: &LoadRequest<'_, A>,
+        resolved: &Resolved<AllSecrets<A::Secrets>>,
+        doubts: &Doubts,
+    ) -> Result<(Option<Arc<Exporter>>, Option<Unrefreshed>), BuildFailure> {
+        let LoadRequest { config, in_service, .. } = request;
+        let (key, before) = (resolved.secrets.otlp.as_ref(), in_service.and_then(|held| held.exporter.as_ref()));
+        let error = match Exporter::open(cx, &config.traces, key, before, &self.tracer).await {
+            Ok(exporter) => return Ok((exporter, None)),
+            Err(error) => error,
+        };
+        match (error, in_service) {
+            (BuildError::Fault(fault), Some(held))
+                if !resolved.credentials.has_new_version(OTLP, &held.credentials)
+                    && may_stay(request, held, &resolved.credentials, doubts, held.config.traces == config.traces) =>
+            {
+                Ok((before.cloned(), Some((TRACES, fault).into())))
+            }
+            (error, _) => Err(BuildFailure { error, credential: cx.failed(), has_database_failed: false }),
+        }
+    }
+
+    /// Builds the service. The database proves its login on the way. Returns what is wrong with the sections that stay as
     /// held.
     async fn build(
         &self,
@@ -447,7 +474,7 @@ impl<A: Application> Loader<A> {
         resolved: &Resolved<AllSecrets<A::Secrets>>,
         doubts: &Doubts,
         made: &Mutex<ResourceRegistry>,
-    ) -> Result<(Generation<A>, Option<Unrefreshed>), BuildFailure> {
+    ) -> Result<(Generation<A>, impl IntoIterator<Item = Unrefreshed>), BuildFailure> {
         let LoadRequest { config, in_service, deadline, probe_reason } = request;
         let (authenticator, auth_as_held) = self.open_authenticator(request, &resolved.credentials, doubts).await?;
         let tls = Tls::build(&resolved.secrets, &config.server, &config.admin, in_service.map(|held| &held.tls));
@@ -482,11 +509,7 @@ impl<A: Application> Loader<A> {
             Ok(checks) => checks,
             Err(error) => return Err(BuildFailure { error, credential: None, has_database_failed: false }),
         };
-        let opening = Exporter::open(&cx, &config.traces, resolved.secrets.otlp.as_ref(), &self.tracer);
-        let exporter = match opening.await {
-            Ok(exporter) => exporter,
-            Err(error) => return Err(BuildFailure { error, credential: cx.failed(), has_database_failed: false }),
-        };
+        let (exporter, traces_as_held) = self.open_exporter(&cx, request, resolved, doubts).await?;
         let (routes, document) =
             routes::router(&service, &config.server, authenticator.as_ref()).map_err(BuildFailure::of_fault)?;
         let resources = cx.into_resources();
@@ -505,13 +528,14 @@ impl<A: Application> Loader<A> {
             &self.last_uses,
             &self.debug_token_uses,
         );
-        let sampler = Sampler::of(&config.traces, &self.tracer);
-        let frame = Frame::new(&config.server, number, &usage, debug_tokens, sampler, &self.request_metrics);
+        let sampler = exporter.as_ref().map(|_| Sampler::new(&config.traces, &self.tracer));
+        let frame = Frame::new(&config.server, number, &usage, sampler, &self.request_metrics);
         let router = frame.router(routes);
         let generation = Generation {
             number,
             router,
             frame,
+            debug_tokens,
             document: Arc::new(document),
             own_handles: Arc::strong_count(&service),
             usage,
@@ -525,8 +549,21 @@ impl<A: Application> Loader<A> {
             resources,
             checks,
         };
-        Ok((generation, auth_as_held))
+        Ok((generation, auth_as_held.into_iter().chain(traces_as_held)))
     }
+}
+
+/// Returns `true` if a section of the configuration stays as held although it has a fault: while a credential that must be
+/// replaced waits for this load, and if the section has stayed before and something else is new.
+fn may_stay<A: Application>(
+    request: &LoadRequest<'_, A>,
+    held: &Generation<A>,
+    credentials: &HeldCredentials,
+    doubts: &Doubts,
+    has_stayed_before: bool,
+) -> bool {
+    let is_anything_new = !Arc::ptr_eq(&held.config, &request.config) || !credentials.same_as(&held.credentials);
+    doubts.is_any_replaced(credentials, &held.credentials) || has_stayed_before && is_anything_new
 }
 
 /// A build that failed.

@@ -280,7 +280,7 @@ impl<A: Application> Reloader<A> {
             );
         }
         self.telemetry.set_filter(&generation.config.telemetry.filter);
-        generation.replace(replaced, &self.live);
+        generation.replace(replaced, &self.live, &self.loader.tracer);
         self.status.published(&generation, replaced, seen, needs_restart);
     }
 

@@ -164,7 +164,7 @@ impl<'a, A: Application> Build<'a, A> {
     /// }
     /// ```
     pub async fn client(&self, key: &Credential<ApiKey>, endpoint: &ApiEndpoint) -> Result<ApiClient, BuildError> {
-        let open = async |before: Option<&ApiClient>| ApiClient::open(key, endpoint, before, self.context);
+        let open = async |before: Option<&ApiClient>| ApiClient::open(Some(key), endpoint, before, self.context);
         self.resource(key, endpoint, open).await
     }
 
@@ -305,6 +305,19 @@ impl<'a, A: Application> Build<'a, A> {
 }
 
 impl<A: Application> Build<'_, A> {
+    /// Makes a client of another service that needs no key. It shares with `before` what is the same.
+    ///
+    /// # Errors
+    /// As [`client`](Self::client).
+    #[cfg(feature = "otlp")]
+    pub(crate) fn keyless_client(
+        &self,
+        endpoint: &ApiEndpoint,
+        before: Option<&ApiClient>,
+    ) -> Result<ApiClient, BuildError> {
+        ApiClient::open(None, endpoint, before, self.context)
+    }
+
     /// Returns the key of the resource that the next call makes.
     fn next_key<R: Resource>(&self, credential: Name) -> ResourceKey {
         let mut keys = self.keys.lock().unwrap_or_else(PoisonError::into_inner);

@@ -496,3 +496,13 @@ fn the_document_has_every_setting_of_the_framework() {
         panic!("vestibule/CONFIGURATION.md is not what the settings say: replace it by {}", path.display());
     }
 }
+
+/// Only `.ci/run` has the framework without the feature.
+#[cfg(not(feature = "otlp"))]
+#[test]
+fn an_endpoint_for_traces_is_refused_by_a_program_without_them() {
+    let endpoint = ("APP_TRACES__ENDPOINT", "https://collector.example/v1/traces");
+    let mistakes = ConfigFolder::new("").mistakes(&[endpoint]);
+    let expected = ("variable APP_TRACES__ENDPOINT (traces.endpoint)", "this program was built without traces");
+    assert_eq!(mistakes, [(expected.0.to_owned(), expected.1.to_owned())]);
+}

@@ -14,7 +14,7 @@ use crate::{
 };
 use axum::{
     body::{Body, to_bytes},
-    http::Request,
+    http::{Extensions, Request},
     routing::get,
 };
 use tower::ServiceExt;
@@ -40,8 +40,12 @@ impl<const HAS_KEYS: bool> SecretSet for Secrets<HAS_KEYS> {
     }
 }
 
-/// A service whose route says if a request is debugged and sampled, and if its handler sees the token.
-struct Debugged<const HAS_KEYS: bool>;
+/// A service whose route says if a request is debugged and sampled, and if its handler sees the token. Another route keeps
+/// what came with the request.
+#[derive(Default)]
+struct Debugged<const HAS_KEYS: bool> {
+    kept: Arc<Mutex<Option<Extensions>>>,
+}
 
 impl<const HAS_KEYS: bool> Application for Debugged<HAS_KEYS> {
     const PACKAGE: Package = Package::new("debugged", "0");
@@ -49,7 +53,7 @@ impl<const HAS_KEYS: bool> Application for Debugged<HAS_KEYS> {
     type Secrets = Secrets<HAS_KEYS>;
 
     async fn build(_: &Build<'_, Self>) -> Result<Self, BuildError> {
-        Ok(Self)
+        Ok(Self::default())
     }
 
     fn routes() -> OpenApiRouter<Arc<Self>> {
@@ -58,7 +62,10 @@ impl<const HAS_KEYS: bool> Application for Debugged<HAS_KEYS> {
             let is_sampled = trace.traceparent().is_some_and(|parent| parent.ends_with("-01"));
             format!("{is_debugged} {is_sampled} {}", headers.contains_key(X_DEBUG_TOKEN))
         };
-        OpenApiRouter::new().route("/", get(says))
+        let keeps = async |State(service): State<Arc<Self>>, request: Request<Body>| {
+            *service.kept.lock().expect("no panic") = Some(request.into_parts().0.extensions);
+        };
+        OpenApiRouter::new().route("/", get(says)).route("/kept", get(keeps))
     }
 }
 
@@ -77,7 +84,7 @@ async fn says<const HAS_KEYS: bool>(harness: &Harness<Debugged<HAS_KEYS>>, token
 #[tokio::test]
 async fn a_valid_token_marks_its_request_and_no_handler_sees_a_token() {
     let harness = start::<true>().await;
-    let tokens = &harness.live().generation().frame.debug_tokens;
+    let tokens = &harness.live().generation().debug_tokens;
     let signer = tokens.signer.as_ref().expect("the service has a key");
     let valid = tokens.issue(Duration::from_secs(60)).expect("a token");
     let of_other_service = signer.seal_for(MAX_LIFETIME, b"another");
@@ -92,7 +99,7 @@ async fn a_valid_token_marks_its_request_and_no_handler_sees_a_token() {
 #[tokio::test]
 async fn a_service_without_a_signing_key_issues_no_token_and_accepts_none() {
     let (with, without) = (start::<true>().await, start::<false>().await);
-    let token = with.live().generation().frame.debug_tokens.issue(MAX_LIFETIME).expect("a token");
+    let token = with.live().generation().debug_tokens.issue(MAX_LIFETIME).expect("a token");
     assert_eq!(says(&without, &token).await, "false false false");
     let generation = without.live();
     let asked = async |user| {
@@ -101,4 +108,21 @@ async fn a_service_without_a_signing_key_issues_no_token_and_accepts_none() {
     };
     assert_eq!(asked(CommandUser(0)).await, Err(409));
     assert_eq!(asked(CommandUser(u32::MAX)).await, Err(403));
+}
+
+#[tokio::test]
+async fn what_a_handler_keeps_of_a_request_keeps_no_key_after_its_generation() {
+    let manager = MemoryManager::with([(KEYS, KEY)]);
+    let harness = Harness::<Debugged<true>>::start(manager.clone(), Config::default()).await.expect("a start");
+    let kept = harness.live().service().kept.clone();
+    let request = Request::get("/kept").body(Body::empty()).expect("a request");
+    drop(Door::new(harness.live()).oneshot(request).await.expect("an answer"));
+    assert!(kept.lock().expect("no panic").is_some());
+    let generation = harness.live().generation();
+    let held = generation.credentials.named(KEYS).expect("it is held");
+    let keys = Arc::downgrade(&held.value_if::<SigningKeys>().expect("they are signing keys"));
+    drop(generation);
+    manager.rotate(KEYS, &*KEY.replace('M', "N"));
+    assert!(harness.reload().await.expect("a reload"));
+    assert_eq!(keys.strong_count(), 0);
 }

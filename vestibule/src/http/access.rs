@@ -7,6 +7,7 @@ use super::{
     request_metrics::{RequestLabels, RouteLabel},
     request_record::RequestRecord,
 };
+use crate::debug_tokens::DebugTokens;
 use axum::{
     body::{Bytes, HttpBody},
     extract::Request,
@@ -42,11 +43,12 @@ impl AccessGuard {
     /// Begins the record of a request, and puts it into the request's extensions.
     pub(super) fn begin(
         frame: &Arc<Frame>,
+        debug_tokens: &DebugTokens,
         request: &mut Request,
         connection: Option<ConnectionInfo>,
         generations: Arc<dyn WatchGenerations>,
     ) -> Self {
-        let record = RequestRecord::begin(frame, request, connection, generations);
+        let record = RequestRecord::begin(frame, debug_tokens, request, connection, generations);
         frame.metrics.begin(record.method, record.scheme());
         let extensions = request.extensions_mut();
         let given = mem::replace(extensions, frame.extensions.clone());

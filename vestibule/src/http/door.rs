@@ -35,7 +35,8 @@ impl<A: Application> Door<A> {
     /// Sends a request to the generation in service. `connection` is `None` if it came on none, as in a test.
     fn send(&self, mut request: Request, connection: Option<ConnectionInfo>) -> ResponseFuture<A> {
         let generation = self.live.generation();
-        let access = Some(AccessGuard::begin(&generation.frame, &mut request, connection, self.live.clone()));
+        let Generation { frame, debug_tokens, .. } = &*generation;
+        let access = Some(AccessGuard::begin(frame, debug_tokens, &mut request, connection, self.live.clone()));
         let Ok(permit) = generation.in_flight.clone().try_acquire_owned() else {
             generation.usage.request_refused();
             return ResponseFuture::Full { access };

@@ -9,9 +9,7 @@ use super::{
     request_metrics::RequestMetrics,
     request_record::{BodyState, RequestRecord},
 };
-use crate::{
-    config::settings::ServerConfig, debug_tokens::DebugTokens, generation_usage::GenerationUsage, traces::Sampler,
-};
+use crate::{config::settings::ServerConfig, generation_usage::GenerationUsage, traces::Sampler};
 use axum::{
     Router,
     body::{Body, HttpBody},
@@ -62,6 +60,8 @@ const OF_NEARLY_EVERY_ROUTE: [HeaderName; 2] = [header::CONTENT_TYPE, header::CO
 const STRICT_TRANSPORT_SECURITY: HeaderValue = HeaderValue::from_static("max-age=31536000");
 
 /// The frame of one generation's requests. It is made with the generation, so that a reload changes its limits too.
+///
+/// It holds no credential and nothing made of one: a request, or what a handler keeps of it, may outlive the generation.
 pub(crate) struct Frame {
     pub(super) metrics: Arc<RequestMetrics>,
     pub(super) usage: Arc<GenerationUsage>,
@@ -70,7 +70,6 @@ pub(crate) struct Frame {
     pub(super) timeout: Duration,
     compression: bool,
     pub(super) proxies: TrustedProxies,
-    pub(crate) debug_tokens: DebugTokens,
     /// `None` if traces are off.
     pub(super) sampler: Option<Sampler>,
     /// The defaults, with places for what nearly every response has. A copy of this map costs less than to add to
@@ -85,7 +84,6 @@ impl Frame {
         config: &ServerConfig,
         generation: u64,
         usage: &Arc<GenerationUsage>,
-        debug_tokens: DebugTokens,
         sampler: Option<Sampler>,
         metrics: &Arc<RequestMetrics>,
     ) -> Arc<Self> {
@@ -97,7 +95,6 @@ impl Frame {
             timeout: config.request_timeout,
             compression: config.compression,
             proxies: TrustedProxies::of(config),
-            debug_tokens,
             sampler,
             headers: default_headers(),
             extensions: empty_extensions(),

@@ -10,7 +10,7 @@ use super::{
     request_metrics::{method_label, version_label},
     request_span::{self, RequestSpan},
 };
-use crate::request_context::RequestContext;
+use crate::{debug_tokens::DebugTokens, request_context::RequestContext};
 use axum::{
     extract::{ConnectInfo, MatchedPath, Request},
     http::Uri,
@@ -70,6 +70,7 @@ impl RequestRecord {
     /// Begins the record of a request. The limits of the frame apply unless its route has its own.
     pub(super) fn begin(
         frame: &Arc<Frame>,
+        debug_tokens: &DebugTokens,
         request: &mut Request,
         connection: Option<ConnectionInfo>,
         generations: Arc<dyn WatchGenerations>,
@@ -79,7 +80,7 @@ impl RequestRecord {
             // axum's own extension, for tests of a service.
             None => (request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0), false, None),
         };
-        let (context, span) = request_span::begin(frame, request, peer.map(|peer| peer.ip()));
+        let (context, span) = request_span::begin(frame, debug_tokens, request, peer.map(|peer| peer.ip()));
         Arc::new(Self {
             frame: frame.clone(),
             method: method_label(request.method()),

@@ -2,6 +2,7 @@
 
 use super::{access::MAX_PATH, client::ClientCertificate, frame::Frame, request_id, request_metrics::RequestLabels};
 use crate::{
+    debug_tokens::DebugTokens,
     request_context::RequestContext,
     telemetry::live_secrets,
     trace_context::SpanParent,
@@ -19,13 +20,14 @@ pub(super) struct RequestSpan(Box<Mutex<Option<OpenSpan>>>);
 /// Begins the trace of a request. Takes its debug token out of it. `peer` is the other end of the connection.
 pub(super) fn begin(
     frame: &Frame,
+    debug_tokens: &DebugTokens,
     request: &mut Request,
     peer: Option<IpAddr>,
 ) -> (RequestContext, Option<RequestSpan>) {
     let parent = SpanParent::of(request.headers());
     let trace_id = request_id::trace_id(parent, request.headers());
     let context = RequestContext { trace_id, generation: frame.generation, debug: false, span: None };
-    let context = RequestContext { debug: frame.debug_tokens.take(request.headers_mut(), context), ..context };
+    let context = RequestContext { debug: debug_tokens.take(request.headers_mut(), context), ..context };
     let Some(sampler) = &frame.sampler else { return (context, None) };
     let is_trusted = parent.is_some()
         && (request.extensions().get::<ClientCertificate>().is_some()

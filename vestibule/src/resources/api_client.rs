@@ -11,8 +11,6 @@ mod delivery;
 pub(crate) mod endpoint;
 mod error;
 mod key;
-#[cfg(feature = "otlp")]
-pub(crate) mod keyless;
 mod refresh_on_401;
 pub(crate) mod retry;
 mod trace_attempts;
@@ -64,10 +62,9 @@ const MAX_BODY: usize = 1024 * 1024;
 pub struct ApiClient(Arc<ClientInner>);
 
 struct ClientInner {
-    /// The rejection to report if the other side rejects the key.
-    rejection: Rejection,
     endpoint: ApiEndpoint,
-    key: Arc<ClientKey>,
+    /// `None` if the other side needs no key.
+    key: Option<Arc<ClientKey>>,
     permits: Arc<Semaphore>,
     transport: Transport,
     user_agent: HeaderValue,
@@ -75,41 +72,40 @@ struct ClientInner {
 }
 
 impl ApiClient {
-    /// Makes a client. Its key comes into service when the client is published.
+    /// Makes a client. Its key, if it has one, comes into service when the client is published.
     ///
     /// It shares the key with `before`, the client in service, if both send it to the same place: a new key must not go
-    /// to an old URL. It shares connections and permits if the settings for these are the same.
+    /// to an old URL. It shares connections, with the authorities that they trust, and permits if the settings for these
+    /// are the same.
+    ///
+    /// # Errors
+    /// As [`Build::client`](crate::Build::client).
     pub(crate) fn open(
-        credential: &Credential<ApiKey>,
+        credential: Option<&Credential<ApiKey>>,
         endpoint: &ApiEndpoint,
         before: Option<&Self>,
         context: &LoadContext<'_>,
     ) -> Result<Self, BuildError> {
-        let header = match &endpoint.key_header {
-            KeyHeader::Bearer => header::AUTHORIZATION,
-            KeyHeader::Configured(header) => header.name().clone(),
-            KeyHeader::Named(name) => HeaderName::try_from(*name)
-                .map_err(|_| BuildError::bug("the name of the header for an API key is not valid"))?,
-        };
         let before = before.map(|before| &*before.0);
         let transport = match before {
             Some(before) if before.endpoint.url.is_https() == endpoint.url.is_https() => before.transport.clone(),
             _ => Transport::new(&endpoint.url, MAX_BODY).map_err(BuildError::Fault)?,
         };
         let key_before = match before {
-            Some(before) if before.sends_key_to(endpoint) => Some(&*before.key),
+            Some(before) if before.sends_key_to(endpoint) => before.key.as_deref(),
             _ => None,
         };
-        let key = VersionedKey::new(credential.version().clone(), credential, endpoint, header);
+        let key = match credential {
+            Some(credential) => Some(Arc::new(client_key(credential, endpoint, key_before, context)?)),
+            None => None,
+        };
         let permits = match before {
             Some(before) if before.endpoint.concurrency == endpoint.concurrency => before.permits.clone(),
             _ => Arc::new(Semaphore::new(endpoint.concurrency.get())),
         };
-        let rejection = if endpoint.rejects_key_with_403 { "the answer was 401 or 403" } else { "the answer was 401" };
         Ok(Self(Arc::new(ClientInner {
-            rejection: Rejection::of(credential, rejection),
             endpoint: endpoint.clone(),
-            key: Arc::new(ClientKey::new(key, key_before, context.reload_requests, credential.name())),
+            key,
             permits,
             transport,
             user_agent: HeaderValue::try_from(format!("{}/{}", context.package.name, context.package.version))
@@ -140,10 +136,10 @@ impl ApiClient {
         let deadline = Instant::now() + endpoint.timeout;
         let stack = ServiceBuilder::new()
             .layer(TimeoutLayer::new(endpoint.timeout))
-            .layer(layer_fn(|inner| RefreshOn401::new(inner, key.clone(), deadline)))
+            .option_layer(key.as_ref().map(|key| layer_fn(|inner| RefreshOn401::new(inner, key.clone(), deadline))))
             .layer(RetryLayer::new(RetryPolicy::new(endpoint.attempts, deadline)))
             .layer(GlobalConcurrencyLimitLayer::with_semaphore(permits.clone()))
-            .layer(layer_fn(|inner| AddKey::new(inner, key.clone())))
+            .option_layer(key.as_ref().map(|key| layer_fn(|inner| AddKey::new(inner, key.clone()))))
             .layer(layer_fn(|inner| TraceAttempts::new(inner, tracer.clone())))
             .service(transport.for_call(deadline));
         let answer = stack.oneshot(request).await.map_err(|error| CallError::of(error, endpoint.timeout));
@@ -176,6 +172,24 @@ impl ApiClient {
     }
 }
 
+/// Makes the key of a client from a credential.
+fn client_key(
+    credential: &Credential<ApiKey>,
+    endpoint: &ApiEndpoint,
+    before: Option<&ClientKey>,
+    context: &LoadContext<'_>,
+) -> Result<ClientKey, BuildError> {
+    let header = match &endpoint.key_header {
+        KeyHeader::Bearer => header::AUTHORIZATION,
+        KeyHeader::Configured(header) => header.name().clone(),
+        KeyHeader::Named(name) => HeaderName::try_from(*name)
+            .map_err(|_| BuildError::bug("the name of the header for an API key is not valid"))?,
+    };
+    let key = VersionedKey::new(credential.version().clone(), credential, endpoint, header);
+    let rejection = if endpoint.rejects_key_with_403 { "the answer was 401 or 403" } else { "the answer was 401" };
+    Ok(ClientKey::new(key, before, Rejection::of(credential, rejection), context.reload_requests))
+}
+
 fn log_call(endpoint: &ApiEndpoint, answer: &Result<Response<Bytes>, CallError>) {
     let server = endpoint.url.authority();
     match answer {
@@ -196,19 +210,21 @@ impl ClientInner {
 
 impl Resource for ApiClient {
     fn publish(&self) {
-        self.0.key.publish();
+        if let Some(key) = &self.0.key {
+            key.publish();
+        }
     }
 
     fn rejection(&self) -> Option<Rejection> {
-        let rejection = &self.0.rejection;
-        if self.0.key.is_rejected(&rejection.version) { Some(rejection.clone()) } else { None }
+        self.0.key.as_ref()?.rejection()
     }
 }
 
 impl fmt::Debug for ApiClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let ClientInner { rejection: Rejection { credential, .. }, endpoint, .. } = &*self.0;
-        f.debug_struct("ApiClient").field("credential", credential).field("url", &endpoint.url).finish_non_exhaustive()
+        let credential = self.0.key.as_ref().map(|key| key.credential());
+        let url = &self.0.endpoint.url;
+        f.debug_struct("ApiClient").field("credential", &credential).field("url", url).finish_non_exhaustive()
     }
 }
 

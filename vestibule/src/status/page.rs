@@ -168,7 +168,7 @@ impl StatusPage<'_> {
 impl CredentialStatus {
     fn row(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_str("<tr>")?;
-        cell(f, "name", "", format_args!("{} ({})", self.name, self.id))?;
+        write!(f, "<td data-label=\"name\">{} ({})</td>", Breakable(self.name), Breakable(&self.id))?;
         let mut versions = self.version.to_string();
         for (stage, version) in &self.others {
             write!(versions, "; {}: {version}", word(stage))?;
@@ -230,6 +230,18 @@ struct Escaped<T>(T);
 impl<T: Display> Display for Escaped<T> {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(EscapingWriter(f), "{}", self.0)
+    }
+}
+
+/// A text in HTML whose lines may end behind `/`, `-` and `_`, as the parts of ids do.
+struct Breakable<T>(T);
+
+impl<T: Display> Display for Breakable<T> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        for part in self.0.to_string().split_inclusive(['/', '-', '_']) {
+            write!(f, "{}<wbr>", Escaped(part))?;
+        }
+        Ok(())
     }
 }
 

@@ -14,7 +14,6 @@ use crate::{
         api_client::{
             ApiClient,
             endpoint::{ApiEndpoint, KeyHeader},
-            keyless::KeylessClient,
         },
         build_error::BuildError,
     },
@@ -35,20 +34,15 @@ use std::sync::Arc;
 
 /// The exporter of a generation.
 pub(crate) struct Exporter {
-    client: CollectorClient,
+    client: ApiClient,
     /// The attributes of this process.
     resource: Resource,
-}
-
-/// The client of the collector.
-enum CollectorClient {
-    WithKey(ApiClient),
-    /// The collector is on this machine, most often, and needs none.
-    WithoutKey(Box<KeylessClient>),
+    pub(super) config: TracesConfig,
 }
 
 impl Exporter {
-    /// Makes the exporter of a configuration. `None` if traces are off.
+    /// Makes the exporter of a configuration. `None` if traces are off. It shares with `before`, the one in service, what
+    /// is the same. The tracer uses it when its generation is published.
     ///
     /// # Errors
     /// As [`Build::client`].
@@ -56,12 +50,10 @@ impl Exporter {
         cx: &Build<'_, A>,
         config: &TracesConfig,
         key: Option<&Credential<ApiKey>>,
+        before: Option<&Arc<Self>>,
         tracer: &Tracer,
     ) -> Result<Option<Arc<Self>>, BuildError> {
-        let Some(url) = &config.endpoint else {
-            tracer.set_largest_queue(0);
-            return Ok(None);
-        };
+        let Some(url) = &config.endpoint else { return Ok(None) };
         let endpoint = ApiEndpoint {
             timeout: config.timeout,
             key_header: config.key_header.clone().map_or(KeyHeader::Bearer, KeyHeader::Configured),
@@ -69,11 +61,20 @@ impl Exporter {
             ..ApiEndpoint::at(url.clone())
         };
         let client = match key {
-            Some(key) => CollectorClient::WithKey(cx.client(key, &endpoint).await?),
-            None => CollectorClient::WithoutKey(Box::new(KeylessClient::open(endpoint).map_err(BuildError::Fault)?)),
+            Some(key) => cx.client(key, &endpoint).await?,
+            // The collector is on this machine, most often.
+            None => cx.keyless_client(&endpoint, before.map(|before| &before.client))?,
         };
-        tracer.set_largest_queue(config.queue.get() as usize);
-        Ok(Some(Arc::new(Self { client, resource: resource(&A::PACKAGE, config, tracer) })))
+        let resource = resource(&A::PACKAGE, config, tracer);
+        Ok(Some(Arc::new(Self { client, resource, config: config.clone() })))
+    }
+
+    /// Returns `true` if this is the exporter that a configuration asks for. `None` is the one if traces are off.
+    pub(crate) fn is_of(exporter: Option<&Arc<Self>>, config: &TracesConfig) -> bool {
+        match exporter {
+            Some(exporter) => exporter.config == *config,
+            None => config.endpoint.is_none(),
+        }
     }
 
     /// Sends a batch. Returns the number of spans that the collector refused.
@@ -96,11 +97,7 @@ impl Exporter {
             .header("idempotency-key", fastrand::u64(..))
             .body(Bytes::from(batch))
             .expect("it is a request");
-        let sent = match &self.client {
-            CollectorClient::WithKey(client) => client.send(request).await,
-            CollectorClient::WithoutKey(client) => client.send(request).await,
-        };
-        refused(&sent.map_err(|error| reasons(&error))?)
+        refused(&self.client.send(request).await.map_err(|error| reasons(&error))?)
     }
 }
 

@@ -44,6 +44,8 @@ impl NoTracer {
         None
     }
 
+    pub(crate) fn publish(&self, _: Option<&Arc<NoExporter>>) {}
+
     pub(crate) fn export(self, _: impl Fn() -> Option<Arc<NoExporter>>, _: CancellationToken) -> Ready<()> {
         ready(())
     }
@@ -84,8 +86,13 @@ impl NoExporter {
         _: &Build<'_, A>,
         _: &TracesConfig,
         _: Option<&Credential<ApiKey>>,
+        _: Option<&Arc<Self>>,
         _: &NoTracer,
     ) -> Ready<Result<Option<Arc<Self>>, BuildError>> {
         ready(Ok(None))
+    }
+
+    pub(crate) fn is_of(_: Option<&Arc<Self>>, _: &TracesConfig) -> bool {
+        true
     }
 }

@@ -7,9 +7,11 @@ use crate::{
     trace_context::{SpanParent, new_span_id},
 };
 use axum::http::HeaderMap;
+use futures_util::FutureExt;
 use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind};
 use prometheus_client::metrics::family::Family;
 use std::{
+    panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -123,6 +125,11 @@ impl Tracer {
         self.0.instance
     }
 
+    /// Adopts the exporter of the generation that comes into service. Without one, traces are off.
+    pub(crate) fn publish(&self, exporter: Option<&Arc<Exporter>>) {
+        self.set_largest_queue(exporter.map_or(0, |exporter| exporter.config.queue.get() as usize));
+    }
+
     /// Lets this many spans wait. 0 turns traces off.
     pub(crate) fn set_largest_queue(&self, spans: usize) {
         self.0.largest_queue.store(spans, Ordering::Relaxed);
@@ -137,10 +144,14 @@ impl Tracer {
         self.0.largest_queue.load(Ordering::Relaxed) > 0
     }
 
-    /// Adds a span that has ended. Drops it if too many wait.
+    /// Adds a span that has ended. Drops it if too many wait, and if traces are off since it began.
     pub(super) fn push(&self, span: Span) {
+        let largest_queue = self.0.largest_queue.load(Ordering::Relaxed);
+        if largest_queue == 0 {
+            return;
+        }
         let mut ended = self.ended();
-        if ended.len() >= self.0.largest_queue.load(Ordering::Relaxed) {
+        if ended.len() >= largest_queue {
             drop(ended);
             return self.dropped(SpanDropReason::QueueFull, 1);
         }
@@ -151,14 +162,19 @@ impl Tracer {
     }
 
     /// Sends the spans that end, until `stop`, and then those that wait. `exporter` returns that of the generation in
-    /// service.
+    /// service. A panic costs a batch.
     pub(crate) async fn export(self, exporter: impl Fn() -> Option<Arc<Exporter>>, stop: CancellationToken) {
         let mut is_failing = false;
         loop {
             let is_stopping = stop.run_until_cancelled(self.wait_for_batch()).await.is_none();
             let batch = self.take_batch();
-            if !batch.is_empty() {
-                self.send(batch, exporter(), &mut is_failing).await;
+            let spans = batch.len() as u64;
+            if spans > 0 {
+                let sending = AssertUnwindSafe(async { self.send(batch, exporter(), &mut is_failing).await });
+                // The panic hook has logged the panic. The task goes on: without it, no span would ever be sent again.
+                if sending.catch_unwind().await.is_err() {
+                    self.dropped(SpanDropReason::NotSent, spans);
+                }
             } else if is_stopping {
                 return;
             }
@@ -219,3 +235,6 @@ fn current_request() -> Option<SpanParent> {
     let request = RequestContext::current()?;
     Some(SpanParent::within(request.trace_id, request.span?))
 }
+
+#[cfg(test)]
+mod tests;

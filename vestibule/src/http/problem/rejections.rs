@@ -27,11 +27,36 @@ const OF_SERDE: [&str; 7] = [
     "duplicate field `",
 ];
 
+/// The kinds of values, as serde's messages name them.
+const KINDS: [&str; 18] = [
+    "boolean",
+    "integer",
+    "floating point",
+    "character",
+    "string",
+    "byte array",
+    "unit value",
+    "null",
+    "Option value",
+    "newtype struct",
+    "sequence",
+    "map",
+    "enum",
+    "unit variant",
+    "newtype variant",
+    "tuple variant",
+    "struct variant",
+    "variant identifier",
+];
+
 /// Turns an error in plain text into a problem.
 pub(super) fn problem(status: StatusCode, text: &str) -> Problem {
     for (beginning, is_json) in BEGINNINGS {
         let Some(rest) = text.strip_prefix(beginning) else { continue };
         let Some(rest) = rest.strip_prefix(": ") else { continue };
+        if is_ambiguous(rest) {
+            return of_status(status, beginning);
+        }
         let (path, message) = split(rest);
         let message = without_input(message);
         let place = if path.is_empty() || !is_plain(path) { String::new() } else { format!("{path}: ") };
@@ -46,6 +71,11 @@ pub(super) fn problem(status: StatusCode, text: &str) -> Problem {
         return of_status(status, format!("Invalid URL: {}", without_value_of_path(message)));
     }
     of_status(status, text.to_owned())
+}
+
+/// Returns `true` if a text has two beginnings of serde's messages. One is the client's: the name of a member, or a value.
+fn is_ambiguous(text: &str) -> bool {
+    OF_SERDE.iter().map(|beginning| text.matches(beginning).count()).sum::<usize>() > 1
 }
 
 /// Splits the path of serde_path_to_error from the message behind it. The path may be missing.
@@ -68,22 +98,58 @@ fn split(text: &str) -> (&str, &str) {
 }
 
 /// Returns a message of serde without the input that it quotes.
+///
+/// If a client names a member as serde begins its messages, `message` begins with that name. A colon and the true message
+/// follow. So a part in which a colon may follow is left out.
 fn without_input(message: &str) -> String {
-    for beginning in ["invalid type: ", "invalid value: ", "unknown variant ", "unknown field "] {
-        let Some(input) = message.strip_prefix(beginning) else { continue };
-        // The kind of the value comes before it: string "…", integer `…`.
-        let kind = input.split(['"', '`']).next().unwrap_or_default().trim_end();
-        let kind = if kind.contains(", expected ") { "" } else { kind };
-        let rest = ["`, expected ", ", expected ", "`, there are no "].iter().find_map(|end| {
-            let at = input.rfind(end)?;
-            Some(input[at..].trim_start_matches('`'))
+    let Some(beginning) = OF_SERDE.into_iter().find(|beginning| message.starts_with(beginning)) else {
+        return without_quoted(message);
+    };
+    let rest = &message[beginning.len()..];
+    let (kind, expected) = match beginning {
+        "missing field `" | "duplicate field `" if is_field(rest) => return message.to_owned(),
+        "missing field `" | "duplicate field `" => ("", ""),
+        "unknown variant `" | "unknown field `" if rest.contains(": ") => ("", ""),
+        "unknown variant `" | "unknown field `" => {
+            let end = ["`, expected ", "`, there are no "].iter().find_map(|end| rest.rfind(end));
+            ("", end.map_or("", |at| &rest[at + 1..]))
+        }
+        "invalid length " => rest.split_at(rest.bytes().take_while(u8::is_ascii_digit).count()),
+        _ => {
+            let kind = KINDS.into_iter().find(|kind| rest.starts_with(kind)).unwrap_or_default();
+            (kind, behind_value(&rest[kind.len()..]))
+        }
+    };
+    let is_of_serde = [", expected ", ", there are no "].iter().any(|start| expected.starts_with(start));
+    let expected = if is_of_serde && !expected.contains(": ") && !expected.contains('"') { expected } else { "" };
+    let what = format!("{}{kind}", beginning.trim_end_matches('`'));
+    what.trim_end_matches([' ', ':']).to_owned() + expected
+}
+
+/// Returns `true` if a text is the name of a field and its end, perhaps with the place of the mistake.
+fn is_field(text: &str) -> bool {
+    match text.split_once('`') {
+        Some((_, end)) => !text.contains(": ") && (end.is_empty() || end.starts_with(" at line ")),
+        None => false,
+    }
+}
+
+/// Returns the text behind the value that serde quotes, if it quotes one. Empty if the end of the value is not sure.
+fn behind_value(text: &str) -> &str {
+    if let Some(quoted) = text.strip_prefix(" \"") {
+        let mut is_escaped = false;
+        let end = quoted.bytes().position(|byte| {
+            let is_end = byte == b'"' && !is_escaped;
+            is_escaped = byte == b'\\' && !is_escaped;
+            is_end
         });
-        return format!("{}{}", format!("{beginning}{kind}").trim_end_matches([' ', ':']), rest.unwrap_or_default());
+        return end.map_or("", |at| &quoted[at + 1..]);
     }
-    if OF_SERDE.iter().any(|beginning| message.starts_with(beginning)) {
-        return message.to_owned();
+    match text.strip_prefix(" `").map(|quoted| quoted.split_once('`')) {
+        Some(Some((value, behind))) if !value.contains(": ") => behind,
+        Some(_) => "",
+        None => text,
     }
-    without_quoted(message)
 }
 
 /// Returns a text without what it has in quotes or backticks. A quote that does not end takes the rest with it.
@@ -236,6 +302,51 @@ mod tests {
             assert!(text.contains(detail), "{json}: {text}");
             assert_eq!(place.as_deref(), pointer, "{json}: {text}");
             assert!(!text.contains("senti") && !text.contains("1234567"), "{json}: {text}");
+        }
+    }
+
+    #[derive(Debug, Deserialize)]
+    #[expect(dead_code, reason = "only their types matter")]
+    struct Maps {
+        #[serde(default)]
+        numbers: BTreeMap<String, u8>,
+        #[serde(default)]
+        ids: BTreeMap<String, uuid::Uuid>,
+        #[serde(default)]
+        lines: BTreeMap<String, Line>,
+    }
+
+    #[tokio::test]
+    async fn a_name_that_imitates_a_message_is_not_quoted() {
+        for name in [
+            "x: missing field `sentinel`",
+            "x: missing field `sentinel",
+            "x: duplicate field `sentinel` at line 1",
+            "x: invalid type: sentinel",
+            "x: invalid type: string sentinel",
+            "x: invalid type: string \"",
+            "x: invalid type: string \"y\", expected sentinel",
+            "x: invalid value: integer `1`, expected sentinel",
+            "x: invalid value: integer `",
+            "x: invalid length 5, expected sentinel",
+            "x: invalid length sentinel",
+            "x: unknown variant `y`, expected sentinel",
+            "x: unknown field `y`, there are no sentinel",
+            "x: unknown field `sentinel",
+        ] {
+            for (member, value) in [
+                ("numbers", json!("y")),
+                ("numbers", json!(", expected sentinel")),
+                ("numbers", json!(1234567)),
+                ("ids", json!("`, expected sentinel`")),
+                ("lines", json!({})),
+                ("lines", json!({ "count": 1, "color": "`, expected sentinel" })),
+            ] {
+                let json = json!({ member: { name: value } }).to_string();
+                let (text, _) = problem_of::<Maps>(&json).await;
+                assert!(!text.contains("senti") && !text.contains("1234567"), "{json}: {text}");
+                assert!(text.starts_with("Failed to deserialize the JSON body"), "{json}: {text}");
+            }
         }
     }
 

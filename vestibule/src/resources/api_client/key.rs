@@ -7,6 +7,7 @@ use super::{
 use crate::{
     credentials::api_key::ApiKey,
     reload_requests::ReloadRequests,
+    resources::rejection::Rejection,
     secrets::{credential::Name, id::VersionId},
 };
 use axum::{
@@ -69,6 +70,8 @@ impl VersionedKey {
 /// service, which it shares with the clients of all generations that send it to the same place.
 pub(super) struct ClientKey {
     in_service: Arc<KeyInService>,
+    /// The rejection to report if the other side rejects this client's own version.
+    rejection: Rejection,
     /// The version of a client that is not published yet.
     unpublished: Mutex<Option<Arc<VersionedKey>>>,
 }
@@ -97,20 +100,20 @@ impl ClientKey {
     pub(super) fn new(
         key: Arc<VersionedKey>,
         before: Option<&Self>,
+        rejection: Rejection,
         reload_requests: &Arc<ReloadRequests>,
-        credential: Name,
     ) -> Self {
         let in_service = match before {
             Some(before) => before.in_service.clone(),
             None => Arc::new(KeyInService {
-                credential,
+                credential: rejection.credential,
                 key: watch::Sender::new(key.clone()),
                 last_request: Mutex::default(),
                 rejected: Mutex::default(),
                 reload_requests: reload_requests.clone(),
             }),
         };
-        Self { in_service, unpublished: Mutex::new(Some(key)) }
+        Self { in_service, rejection, unpublished: Mutex::new(Some(key)) }
     }
 
     /// Puts this client's version in service.
@@ -148,10 +151,20 @@ impl ClientKey {
         is_rejected
     }
 
-    /// Returns `true` if the other side has rejected this version in its last answer, and less than five minutes ago.
-    pub(super) fn is_rejected(&self, version: &VersionId) -> bool {
+    pub(super) fn credential(&self) -> Name {
+        self.rejection.credential
+    }
+
+    /// Returns the rejection of this client's own version, if the other side has rejected that in its last answer, and
+    /// less than five minutes ago.
+    pub(super) fn rejection(&self) -> Option<Rejection> {
         let rejected = self.in_service.rejected.lock().unwrap_or_else(PoisonError::into_inner);
-        rejected.as_ref().is_some_and(|(rejected, at)| rejected == version && at.elapsed() < REMEMBERED)
+        match &*rejected {
+            Some((rejected, at)) if *rejected == self.rejection.version && at.elapsed() < REMEMBERED => {
+                Some(self.rejection.clone())
+            }
+            _ => None,
+        }
     }
 
     /// Requests a reload, and waits until another version than `rejected` is in service. Returns `false` if the reload

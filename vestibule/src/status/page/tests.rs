@@ -101,7 +101,8 @@ async fn hostile_texts_stay_texts() {
     assert!(!page.contains("<script") && !page.contains("alert('"), "{page}");
     let escaped = "&lt;script&gt;alert(&#39;&quot;&amp;&quot;)&lt;/script&gt;";
     assert_eq!(Escaped(HOSTILE).to_string(), escaped);
-    assert!(page.matches(escaped).count() >= 6, "{page}");
+    assert!(page.replace("<wbr>", "").matches(escaped).count() >= 6, "{page}");
+    assert_eq!(Breakable("a/b_c-<d").to_string(), "a/<wbr>b_<wbr>c-<wbr>&lt;d<wbr>");
 }
 
 #[test]
