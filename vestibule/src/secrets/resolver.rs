@@ -93,7 +93,9 @@ impl<'a> Resolver<'a> {
         name: Name,
         check: impl Fn(&K) -> Result<(), Malformed>,
     ) -> Option<Credential<K>> {
-        let (id, outcome) = self.fetched.remove(name)?;
+        let Some((id, outcome)) = self.fetched.remove(name) else {
+            return Some(Credential::without_secret(name, K::without_secret()?));
+        };
         let held = self.held.get(name, &id);
         let (read_or_held, is_judged) = match outcome {
             FetchOutcome::Failed(fault) => (Err(fault), false),
@@ -117,7 +119,8 @@ impl<'a> Resolver<'a> {
         {
             resolved = fallback;
         }
-        let credential = Credential { value: resolved.value(), name, id, versions: resolved.versions.clone() };
+        let credential =
+            Credential { value: resolved.value(), name, id: Some(id), versions: resolved.versions.clone() };
         self.resolved.insert(name, resolved);
         Some(credential)
     }
