@@ -28,6 +28,7 @@ mod openapi;
 mod parents;
 mod passes_by_itself;
 mod platform_identity;
+mod rds_iam;
 mod regions;
 mod rejected_login;
 mod reload;

@@ -42,6 +42,7 @@ pub use settings::{
 pub use settings_check::SettingsCheck;
 
 pub(crate) use explain::{effective, settings_table};
+pub(crate) use iam_database::IamDatabase;
 
 use crate::{
     credentials::login::PostgresName,
@@ -54,7 +55,6 @@ use crate::{
 };
 use extract::Mistake;
 use figment::value::Value;
-use iam_database::IamDatabase;
 use layers::{Layers, file::Unread};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use settings_check::SettingsMistake;
