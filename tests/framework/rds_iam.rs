@@ -7,11 +7,12 @@ use crate::{
         database::cut_connections,
         launch_options::LaunchOptions,
         log_events::{events_of_level, events_that_say},
+        platform::PlatformService,
         rds_front::RdsFront,
         time_waits::let_time_pass,
     },
 };
-use devstack::{DEFAULT_TIMEOUT, RunningService, Tenant, reqwest::StatusCode};
+use devstack::{DEFAULT_TIMEOUT, RunningService, Tenant, eventually, free_port, reqwest::StatusCode};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -21,6 +22,14 @@ async fn tenant_with_front(label: &str) -> (Tenant, RdsFront) {
     let front = RdsFront::before(&tenant).await;
     tenant.put("database", "{").await.expect("the manager stores it");
     (tenant, front)
+}
+
+async fn wait_until_served(running: &RunningService<'_>, path: &str) {
+    eventually("a request that is served", async || {
+        let status = running.get(path).await.status();
+        if status == StatusCode::OK { Ok(()) } else { Err(status) }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -63,7 +72,7 @@ async fn a_rejected_token_is_tried_again_without_reloads_until_the_policy_allows
     cut_connections(&tenant).await;
     assert_eq!(running.get(&note).await.status(), StatusCode::SERVICE_UNAVAILABLE);
     let before = front.tokens().len();
-    devstack::eventually("tries by the pool itself", async || {
+    eventually("tries by the pool itself", async || {
         let tries = front.tokens().len() - before;
         if tries >= 2 { Ok(()) } else { Err(tries) }
     })
@@ -73,14 +82,40 @@ async fn a_rejected_token_is_tried_again_without_reloads_until_the_policy_allows
     let remedy = event["fields"]["remedy"].as_str().expect("a remedy");
     assert!(remedy.contains("rds_iam") && remedy.contains("rds-db:connect"), "{remedy}");
     front.deny(false);
-    devstack::eventually("a request that is served", async || {
-        let status = running.get(&note).await.status();
-        if status == StatusCode::OK { Ok(()) } else { Err(status) }
-    })
-    .await;
+    wait_until_served(&running, &note).await;
     let status = running.status().await;
     assert_eq!((&status["generation"], &status["last_reload"]), (&json!(1), &Value::Null), "no reload can help");
     assert!(events_of_level(&running.process, "ERROR").is_empty());
+}
+
+#[tokio::test]
+async fn log_ins_fail_while_the_platform_gives_no_identity_and_succeed_afterwards() {
+    let (tenant, front) = tenant_with_front("iam_platform").await;
+    let address = format!("127.0.0.1:{}", free_port());
+    let metadata = PlatformService::metadata_at(&address).await;
+    let launch = front.launch(&tenant).without_polling().env("APP_SECRETS__PROBE_EVERY", "1s");
+    let launch = launch.env("APP_DATABASE__ACQUIRE_TIMEOUT", "500ms").env("HOME", "/nonexistent");
+    let launch = launch.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata.url(""));
+    let launch = launch.env_remove("AWS_EC2_METADATA_DISABLED").env_remove("AWS_ACCESS_KEY_ID");
+    let running = RunningService::start(launch, &tenant).await;
+    let note = running.create_note("a note").await;
+    assert!(front.tokens()[0].contains("X-Amz-Security-Token=token&"), "the identity has a session");
+    // The identity is held until its end, unless a token is rejected.
+    drop(metadata);
+    cut_connections(&tenant).await;
+    assert_eq!(running.get(&note).await.status(), StatusCode::OK);
+    front.deny(true);
+    cut_connections(&tenant).await;
+    eventually("the reason in the log", async || {
+        let status = running.get(&note).await.status();
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+        let is_said = running.process.output().contains("no token can be signed for the log-in");
+        if is_said { Ok(()) } else { Err("not yet") }
+    })
+    .await;
+    front.deny(false);
+    let _metadata = PlatformService::metadata_at(&address).await;
+    wait_until_served(&running, &note).await;
 }
 
 #[tokio::test]

@@ -53,7 +53,7 @@ pub(in crate::config) fn iam(
     }
     match config.region.as_deref() {
         Some(region) if !is_region(region) => {
-            add("region", "expected a Region such as \"eu-west-1\"", "correct the value")
+            add("region", "expected a Region such as \"eu-west-1\"", "correct the value");
         }
         None if secrets.provider == SecretsProvider::Vault && secrets.aws.regions.is_empty() => {
             add(

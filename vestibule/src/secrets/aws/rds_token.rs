@@ -172,43 +172,53 @@ impl From<Fault> for RdsTokenError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use aws_credential_types::provider::{error::CredentialsError, future};
     use secrecy::ExposeSecret;
 
-    /// Tokens of botocore 1.44.5 (`boto3.Session(…).client("rds").generate_db_auth_token(host, port, user, region)`), with
-    /// `botocore.auth.get_current_datetime` patched to 2026-01-02T03:04:05Z, and the keys of [`identity`].
-    const OF_BOTOCORE: [(&str, u16, &str, &str, Option<&str>, &str); 4] = [
-        (
-            "db.c1.eu-west-1.rds.amazonaws.com",
-            5432,
-            "app",
-            "eu-west-1",
-            None,
-            "db.c1.eu-west-1.rds.amazonaws.com:5432/?Action=connect&DBUser=app&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIDEXAMPLE%2F20260102%2Feu-west-1%2Frds-db%2Faws4_request&X-Amz-Date=20260102T030405Z&X-Amz-Expires=900&X-Amz-SignedHeaders=host&X-Amz-Signature=297005ad5c968bb87f4656c14a6c000d73a88f8cc8c7802e729194430e0a7d97",
-        ),
-        (
-            "db.c1.eu-west-1.rds.amazonaws.com",
-            5432,
-            "app",
-            "eu-west-1",
-            Some("session/token+with=signs=="),
-            "db.c1.eu-west-1.rds.amazonaws.com:5432/?Action=connect&DBUser=app&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIDEXAMPLE%2F20260102%2Feu-west-1%2Frds-db%2Faws4_request&X-Amz-Date=20260102T030405Z&X-Amz-Expires=900&X-Amz-SignedHeaders=host&X-Amz-Security-Token=session%2Ftoken%2Bwith%3Dsigns%3D%3D&X-Amz-Signature=f1832242c58fc66a4d07bebd0ac3747e452f386bd1c4b37a8169ab61d2bee91e",
-        ),
-        (
-            "db.c1.us-east-1.rds.amazonaws.com",
-            6543,
-            "J. Doe/é+~_-*'&=%@",
-            "us-east-1",
-            None,
-            "db.c1.us-east-1.rds.amazonaws.com:6543/?Action=connect&DBUser=J.%20Doe%2F%C3%A9%2B~_-%2A%27%26%3D%25%40&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIDEXAMPLE%2F20260102%2Fus-east-1%2Frds-db%2Faws4_request&X-Amz-Date=20260102T030405Z&X-Amz-Expires=900&X-Amz-SignedHeaders=host&X-Amz-Signature=a586a61df8acb19b1512da94d09a21d33c94526aa52dd23f2a6561afc4f879e0",
-        ),
-        (
-            "db.c1.rds.cn-north-1.amazonaws.com.cn",
-            5432,
-            "app",
-            "cn-north-1",
-            Some("token"),
-            "db.c1.rds.cn-north-1.amazonaws.com.cn:5432/?Action=connect&DBUser=app&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIDEXAMPLE%2F20260102%2Fcn-north-1%2Frds-db%2Faws4_request&X-Amz-Date=20260102T030405Z&X-Amz-Expires=900&X-Amz-SignedHeaders=host&X-Amz-Security-Token=token&X-Amz-Signature=265eb9ac1517e9f100f308f96ec394f9fabe399606ccbc9cdd3ac36f0aaece3d",
-        ),
+    /// A token of botocore 1.44.5: `boto3.Session(…).client("rds").generate_db_auth_token(host, port, user, region)` with the
+    /// keys of [`identity`], and with `botocore.auth.get_current_datetime` patched to 2026-01-02T03:04:05Z.
+    struct TokenOfBotocore {
+        host: &'static str,
+        port: u16,
+        user: &'static str,
+        region: &'static str,
+        session_token: Option<&'static str>,
+        token: &'static str,
+    }
+
+    const OF_BOTOCORE: [TokenOfBotocore; 4] = [
+        TokenOfBotocore {
+            host: "db.c1.eu-west-1.rds.amazonaws.com",
+            port: 5432,
+            user: "app",
+            region: "eu-west-1",
+            session_token: None,
+            token: "db.c1.eu-west-1.rds.amazonaws.com:5432/?Action=connect&DBUser=app&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIDEXAMPLE%2F20260102%2Feu-west-1%2Frds-db%2Faws4_request&X-Amz-Date=20260102T030405Z&X-Amz-Expires=900&X-Amz-SignedHeaders=host&X-Amz-Signature=297005ad5c968bb87f4656c14a6c000d73a88f8cc8c7802e729194430e0a7d97",
+        },
+        TokenOfBotocore {
+            host: "db.c1.eu-west-1.rds.amazonaws.com",
+            port: 5432,
+            user: "app",
+            region: "eu-west-1",
+            session_token: Some("session/token+with=signs=="),
+            token: "db.c1.eu-west-1.rds.amazonaws.com:5432/?Action=connect&DBUser=app&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIDEXAMPLE%2F20260102%2Feu-west-1%2Frds-db%2Faws4_request&X-Amz-Date=20260102T030405Z&X-Amz-Expires=900&X-Amz-SignedHeaders=host&X-Amz-Security-Token=session%2Ftoken%2Bwith%3Dsigns%3D%3D&X-Amz-Signature=f1832242c58fc66a4d07bebd0ac3747e452f386bd1c4b37a8169ab61d2bee91e",
+        },
+        TokenOfBotocore {
+            host: "db.c1.us-east-1.rds.amazonaws.com",
+            port: 6543,
+            user: "J. Doe/é+~_-*'&=%@",
+            region: "us-east-1",
+            session_token: None,
+            token: "db.c1.us-east-1.rds.amazonaws.com:6543/?Action=connect&DBUser=J.%20Doe%2F%C3%A9%2B~_-%2A%27%26%3D%25%40&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIDEXAMPLE%2F20260102%2Fus-east-1%2Frds-db%2Faws4_request&X-Amz-Date=20260102T030405Z&X-Amz-Expires=900&X-Amz-SignedHeaders=host&X-Amz-Signature=a586a61df8acb19b1512da94d09a21d33c94526aa52dd23f2a6561afc4f879e0",
+        },
+        TokenOfBotocore {
+            host: "db.c1.rds.cn-north-1.amazonaws.com.cn",
+            port: 5432,
+            user: "app",
+            region: "cn-north-1",
+            session_token: Some("token"),
+            token: "db.c1.rds.cn-north-1.amazonaws.com.cn:5432/?Action=connect&DBUser=app&X-Amz-Algorithm=AWS4-HMAC-SHA256&X-Amz-Credential=AKIDEXAMPLE%2F20260102%2Fcn-north-1%2Frds-db%2Faws4_request&X-Amz-Date=20260102T030405Z&X-Amz-Expires=900&X-Amz-SignedHeaders=host&X-Amz-Security-Token=token&X-Amz-Signature=265eb9ac1517e9f100f308f96ec394f9fabe399606ccbc9cdd3ac36f0aaece3d",
+        },
     ];
 
     fn identity(session_token: Option<&str>, end: Option<SystemTime>) -> Credentials {
@@ -216,11 +226,24 @@ mod tests {
         Credentials::new("AKIDEXAMPLE", key, session_token.map(str::to_owned), end, "a test")
     }
 
+    /// A platform that gives no identity.
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl ProvideCredentials for Nobody {
+        fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
+        where
+            Self: 'a,
+        {
+            future::ProvideCredentials::ready(Err(CredentialsError::not_loaded_no_source()))
+        }
+    }
+
     #[test]
     fn a_token_is_byte_for_byte_that_of_botocore() {
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_323_045);
-        for (host, port, name, region, session_token, expected) in OF_BOTOCORE {
-            let user = RdsUser { host: host.into(), port, name: name.into() };
+        for TokenOfBotocore { host, port, user, region, session_token, token: expected } in OF_BOTOCORE {
+            let user = RdsUser { host: host.into(), port, name: user.into() };
             let token = token(&user, region, identity(session_token, None), at);
             assert_eq!(token.expose_secret(), expected);
         }
@@ -237,5 +260,19 @@ mod tests {
             let used = signer.identity(&given(Some(now + minutes(60)))).await.expect("an identity");
             assert_eq!(used.session_token() == Some("held"), is_kept, "{end:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn an_identity_serves_until_its_end_if_the_platform_gives_no_other_one() {
+        let user = RdsUser { host: "db".into(), port: 5432, name: "app".into() };
+        let signer = RdsTokenSigner::new(user, Some("eu-west-1"), &AwsConfig::default(), true);
+        let nobody = SharedCredentialsProvider::new(Nobody);
+        *signer.identity.lock().await = Some(identity(None, Some(SystemTime::now() + Duration::from_secs(60))));
+        assert!(signer.identity(&nobody).await.is_ok());
+        *signer.identity.lock().await = Some(identity(None, Some(SystemTime::now())));
+        let error = signer.identity(&nobody).await.expect_err("it has ended");
+        assert_eq!(error.exit, Exit::Denied, "{error}");
+        signer.forget_identity().await;
+        assert!(signer.identity(&nobody).await.is_err());
     }
 }
