@@ -4,11 +4,15 @@ use crate::{
     SERVICE,
     note_client::NoteClient,
     support::{
+        configuration_folder::ConfigurationFolder,
         database::cut_connections,
         launch_options::LaunchOptions,
         log_events::{events_of_level, events_that_say},
         platform::PlatformService,
         rds_front::RdsFront,
+        reload_status::assert_kept,
+        secrets::login_with_password,
+        stand_in::StandIn,
         time_waits::let_time_pass,
     },
 };
@@ -66,7 +70,7 @@ async fn each_log_in_has_a_token_of_its_own_and_no_secret_is_fetched() {
 async fn a_rejected_token_is_tried_again_without_reloads_until_the_policy_allows_it() {
     let (tenant, front) = tenant_with_front("iam_denied").await;
     let launch = front.launch(&tenant).without_polling().env("APP_SECRETS__PROBE_EVERY", "1s");
-    let running = RunningService::start(launch.env("APP_DATABASE__ACQUIRE_TIMEOUT", "500ms"), &tenant).await;
+    let mut running = RunningService::start(launch.env("APP_DATABASE__ACQUIRE_TIMEOUT", "500ms"), &tenant).await;
     let note = running.create_note("a note").await;
     front.deny(true);
     cut_connections(&tenant).await;
@@ -81,27 +85,30 @@ async fn a_rejected_token_is_tried_again_without_reloads_until_the_policy_allows
     let [event] = &events[..] else { panic!("one event: {events:#?}") };
     let remedy = event["fields"]["remedy"].as_str().expect("a remedy");
     assert!(remedy.contains("rds_iam") && remedy.contains("rds-db:connect"), "{remedy}");
-    front.deny(false);
-    wait_until_served(&running, &note).await;
     let status = running.status().await;
     assert_eq!((&status["generation"], &status["last_reload"]), (&json!(1), &Value::Null), "no reload can help");
+    assert_eq!(running.reload().await["outcome"], "unchanged", "nothing at the manager is rejected");
+    front.deny(false);
+    wait_until_served(&running, &note).await;
     assert!(events_of_level(&running.process, "ERROR").is_empty());
 }
 
 #[tokio::test]
 async fn log_ins_fail_while_the_platform_gives_no_identity_and_succeed_afterwards() {
     let (tenant, front) = tenant_with_front("iam_platform").await;
-    let address = format!("127.0.0.1:{}", free_port());
-    let metadata = PlatformService::metadata_at(&address).await;
+    let service = PlatformService::container_agent().await;
+    let agent = service.url("").trim_start_matches("http://").to_owned();
+    let port = free_port();
+    let way_to_agent = StandIn::relay(port, agent.clone()).await;
     let launch = front.launch(&tenant).without_polling().env("APP_SECRETS__PROBE_EVERY", "1s");
     let launch = launch.env("APP_DATABASE__ACQUIRE_TIMEOUT", "500ms").env("HOME", "/nonexistent");
-    let launch = launch.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", metadata.url(""));
-    let launch = launch.env_remove("AWS_EC2_METADATA_DISABLED").env_remove("AWS_ACCESS_KEY_ID");
+    let launch = launch.env("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("http://127.0.0.1:{port}/keys"));
+    let launch = launch.env_remove("AWS_ACCESS_KEY_ID");
     let running = RunningService::start(launch, &tenant).await;
     let note = running.create_note("a note").await;
     assert!(front.tokens()[0].contains("X-Amz-Security-Token=token&"), "the identity has a session");
     // The identity is held until its end, unless a token is rejected.
-    drop(metadata);
+    drop(way_to_agent);
     cut_connections(&tenant).await;
     assert_eq!(running.get(&note).await.status(), StatusCode::OK);
     front.deny(true);
@@ -114,8 +121,33 @@ async fn log_ins_fail_while_the_platform_gives_no_identity_and_succeed_afterward
     })
     .await;
     front.deny(false);
-    let _metadata = PlatformService::metadata_at(&address).await;
+    let _way_to_agent = StandIn::relay(port, agent).await;
     wait_until_served(&running, &note).await;
+}
+
+#[tokio::test]
+async fn a_reload_changes_from_a_password_to_tokens_and_back() {
+    let tenant = SERVICE.migrated("iam_change").await;
+    let (front, folder) = (RdsFront::before(&tenant).await, ConfigurationFolder::new());
+    let login = login_with_password(&tenant, front.password_of(&tenant.app_role()));
+    tenant.put("database", &login).await.expect("the manager stores it");
+    let launch = front.configure(folder.launch(&tenant), &tenant).without_polling();
+    let mut running = RunningService::start(launch, &tenant).await;
+    let note = running.create_note("a note").await;
+    for (auth, tokens, credentials) in [("iam", 1, 1), ("password", 1, 2)] {
+        folder.write(&format!("[database]\nauth = \"{auth}\"\n"));
+        assert_eq!(running.reload().await["outcome"], "published");
+        assert_eq!(running.get(&note).await.status(), StatusCode::OK);
+        assert_eq!(front.tokens().len(), tokens);
+        let status = running.status().await;
+        assert_eq!(status["credentials"].as_array().map(Vec::len), Some(credentials), "{status}");
+        assert_eq!(status["iam_databases"].is_array(), auth == "iam", "{status}");
+    }
+    // The other way round, a user that was not granted what it needs keeps nothing from its service.
+    front.deny(true);
+    folder.write("[database]\nauth = \"iam\"\n");
+    assert_kept(&running.reload().await, 77);
+    assert_eq!(running.get(&note).await.status(), StatusCode::OK);
 }
 
 #[tokio::test]

@@ -90,9 +90,12 @@ impl RdsFront {
 
     /// Prepares the service: its database is behind the front, and it logs in with IAM.
     pub(crate) fn launch(&self, tenant: &Tenant) -> Launch {
-        SERVICE
-            .launch(tenant)
-            .env("APP_DATABASE__AUTH", "iam")
+        self.configure(SERVICE.launch(tenant), tenant).env("APP_DATABASE__AUTH", "iam")
+    }
+
+    /// Sends the service through this front to its database, and gives it an identity.
+    pub(crate) fn configure(&self, launch: Launch, tenant: &Tenant) -> Launch {
+        launch
             .env("APP_DATABASE__USERNAME", tenant.app_role())
             .env("APP_DATABASE__REGION", REGION)
             .env("APP_DATABASE__HOST", HOST)

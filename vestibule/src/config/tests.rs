@@ -512,7 +512,7 @@ fn a_log_in_with_iam_that_cannot_work_is_a_mistake() {
     }
     // No setting of the profile allows it.
     let weak = iam("tls", "require") + "allow_unverified_tls = true\n";
-    assert_eq!(ConfigFolder::new(&weak).mistakes(&[("APP_PROFILE", "dev")]).len(), 1);
+    assert_eq!(ConfigFolder::new(&weak).with("dev.toml", "").mistakes(&[("APP_PROFILE", "dev")]).len(), 1);
 }
 
 #[test]

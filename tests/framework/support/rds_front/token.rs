@@ -36,8 +36,9 @@ pub(super) fn verify(token: &str, host: &str, user: &str, region: &str, key: &Ac
     if signed_host != host {
         return Err(format!("it is for {signed_host}"));
     }
-    // The parts are in the order of their names, as a canonical request has them.
-    let canonical = format!("GET\n/\n{query}\nhost:{host}\n\nhost\n{}", sha256(""));
+    // A canonical request has the parts in the order of their names.
+    let parts: Vec<_> = parts.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let canonical = format!("GET\n/\n{}\nhost:{host}\n\nhost\n{}", parts.join("&"), sha256(""));
     let to_sign = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", sha256(&canonical));
     let mut signing_key = format!("AWS4{}", key.secret).into_bytes();
     for part in scope.split('/') {
