@@ -116,8 +116,11 @@ async fn log_ins_fail_while_the_platform_gives_no_identity_and_succeed_afterward
     eventually("the reason in the log", async || {
         let status = running.get(&note).await.status();
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
-        let is_said = running.process.output().contains("no token can be signed for the log-in");
-        if is_said { Ok(()) } else { Err("not yet") }
+        let events = events_that_say(&running.process, "cannot log in without a token");
+        let [event] = &events[..] else { return Err(format!("{events:?}")) };
+        let reason = event["fields"]["reason"].as_str().expect("a reason");
+        assert!(reason.contains("the container's agent: connecting to 127.0.0.1"), "{reason}");
+        Ok(())
     })
     .await;
     front.deny(false);

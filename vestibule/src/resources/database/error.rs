@@ -105,7 +105,7 @@ fn wants_tls(error: &sqlx::Error) -> bool {
 }
 
 /// Returns the error of a token that could not be signed, if that is why the log-in failed.
-fn of_token(error: &sqlx::Error) -> Option<&RdsTokenError> {
+pub(super) fn of_token(error: &sqlx::Error) -> Option<&RdsTokenError> {
     match error {
         sqlx::Error::Io(error) => error.get_ref()?.downcast_ref(),
         _ => None,

@@ -1,13 +1,16 @@
 //! A log-in: the options of its connection, and the password or the token that it brings.
 
-use super::{error::is_rejected, section::DatabaseSection};
+use super::{
+    error::{is_rejected, of_token, reason},
+    section::DatabaseSection,
+};
 use crate::{
     config::settings::{AwsConfig, TlsMode},
     credentials::{certificate::Certificate, login::Login},
     exit::{Exit, Fault},
     regular_file,
     secrets::{
-        aws::rds_token::{RdsTokenSigner, RdsUser},
+        aws::rds_token::{RdsTokenError, RdsTokenSigner, RdsUser},
         credential::Credential,
     },
 };
@@ -17,7 +20,14 @@ use sqlx::{
     Connection as _, PgConnection,
     postgres::{PgConnectOptions, PgSslMode},
 };
-use std::{future::poll_fn, io, path::Path, pin::pin, task::Poll};
+use std::{
+    future::poll_fn,
+    io,
+    path::Path,
+    pin::pin,
+    sync::atomic::{AtomicBool, Ordering},
+    task::Poll,
+};
 
 /// The number of steps for which a log-in goes on before it gives way to other tasks. If it computes, they take half a
 /// millisecond. If it waits for the server, each step only finds that there is no answer yet.
@@ -28,6 +38,8 @@ pub(crate) struct LogInOptions {
     /// They have the password, unless there is a signer.
     pub(super) connection: PgConnectOptions,
     signer: Option<RdsTokenSigner>,
+    /// `true` from the log line about a token that could not be signed until a log-in succeeds.
+    is_failure_logged: AtomicBool,
 }
 
 impl LogInOptions {
@@ -81,7 +93,7 @@ impl LogInOptions {
             .database(login.dbname.as_deref().unwrap_or(config.name()))
             .username(username)
             .password(login.password.as_ref().map_or("", ExposeSecret::expose_secret));
-        Ok(Self { connection: with_tls(options, section)?, signer: None })
+        Ok(Self { connection: with_tls(options, section)?, signer: None, is_failure_logged: AtomicBool::default() })
     }
 
     /// Returns the options with a token for each log-in of this user. Everything comes from the configuration.
@@ -106,7 +118,11 @@ impl LogInOptions {
             .database(config.name())
             .username(&user.name);
         let signer = RdsTokenSigner::new(user, config.region.as_deref(), aws, is_strict);
-        Ok(Self { connection: with_tls(options, section)?, signer: Some(signer) })
+        Ok(Self {
+            connection: with_tls(options, section)?,
+            signer: Some(signer),
+            is_failure_logged: AtomicBool::default(),
+        })
     }
 
     /// Returns `true` if a token is signed for each log-in.
@@ -125,10 +141,21 @@ impl LogInOptions {
         let token = signer.token().await.map_err(|error| sqlx::Error::Io(io::Error::other(error)))?;
         let options = self.connection.clone().password(token.expose_secret());
         let connected = connect(&options).await;
-        if connected.as_ref().is_err_and(is_rejected) {
-            signer.forget_identity().await;
+        match &connected {
+            Ok(_) => self.is_failure_logged.store(false, Ordering::Relaxed),
+            Err(error) if is_rejected(error) => signer.forget_identity().await,
+            Err(_) => (),
         }
         connected
+    }
+
+    /// Logs that no token could be signed, if that is the error: once, until a log-in succeeds.
+    pub(super) fn log_failure(&self, error: &sqlx::Error) {
+        let Some(RdsTokenError { remedy, .. }) = of_token(error) else { return };
+        if !self.is_failure_logged.swap(true, Ordering::Relaxed) {
+            let reason = reason(error);
+            tracing::warn!(reason, remedy, "the pool cannot log in without a token; trying again after a pause");
+        }
     }
 }
 

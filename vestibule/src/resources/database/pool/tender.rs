@@ -98,6 +98,7 @@ impl Pool {
             }
             Err(error) => error,
         };
+        login.options.log_failure(&error);
         let mut reason = error::reason(&error);
         if error::is_rejected(&error) {
             reason = attempt.rejected(reason).to_string();
