@@ -9,6 +9,7 @@ pub(crate) mod log_events;
 pub(crate) mod metrics_page;
 pub(crate) mod platform;
 pub(crate) mod process;
+pub(crate) mod rds_front;
 pub(crate) mod reload_status;
 pub(crate) mod requests;
 pub(crate) mod secrets;

@@ -83,7 +83,7 @@ async fn load_and_serve<A: Application>(regions: Arc<Regions>, start: Start<A>) 
     let format = config.telemetry.format;
     let failed = |report| CommandError { report, format };
     let deadline = started + config.secrets.deadline;
-    let loader = Loader::<A>::with_regions(regions);
+    let loader = Loader::<A>::with_regions(regions, sources.is_strict());
     let first = tokio::select! {
         biased;
         () = signals.stopping.cancelled() => return stopped_before_loading(),

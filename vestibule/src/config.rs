@@ -19,6 +19,7 @@ pub(crate) mod settings;
 mod check;
 mod explain;
 mod extract;
+mod iam_database;
 mod lint;
 mod prefix;
 mod section;
@@ -31,8 +32,8 @@ pub use bytesize::ByteSize;
 pub use layers::Sources;
 pub use section::{BoundedSetting, ConfigSection, Setting, UnboundedSetting};
 pub use settings::{
-    AdminConfig, AwsConfig, DatabaseConfig, LogFormat, ProxyHeader, SecretsConfig, SecretsProvider, ServerConfig,
-    TelemetryConfig, TlsMode, WhenStale,
+    AdminConfig, AwsConfig, DatabaseAuth, DatabaseConfig, LogFormat, ProxyHeader, SecretsConfig, SecretsProvider,
+    ServerConfig, TelemetryConfig, TlsMode, WhenStale,
     auth::{AuthConfig, TokenAlgorithm},
     connections::ConnectionsConfig,
     traces::{HeaderSetting, ProcessAttribute, TracesConfig},
@@ -41,6 +42,7 @@ pub use settings::{
 pub use settings_check::SettingsCheck;
 
 pub(crate) use explain::{effective, settings_table};
+pub(crate) use iam_database::IamDatabase;
 
 use crate::{
     credentials::login::PostgresName,
@@ -137,6 +139,9 @@ impl<T: ServiceSettings> Config<T> {
         let mut more: Vec<_> = mistakes.iter().map(|mistake| mistake.fault.clone()).collect();
         more.extend(check::ids(&config.secrets, specs, &config.databases, &layers));
         more.extend(check::databases(&config.databases, &layers));
+        for database in config.iam_databases() {
+            more.extend(check::iam(&database, &config.secrets, specs, &layers));
+        }
         more.extend(check::listeners(&config.server, &config.admin, &layers));
         more.extend(check::auth(&config.auth, &config.server, &layers));
         more.extend(check::traces(&config.traces, &config.secrets, &layers));
@@ -203,6 +208,9 @@ impl<T: ServiceSettings> Config<T> {
         if spec.name == CLIENT_CA {
             return self.server.client_ca.clone();
         }
+        if self.iam_databases().any(|database| database.replaces(spec)) {
+            return None;
+        }
         let configured = self.secrets.ids.get(spec.name);
         let is_on = match spec.name {
             SERVER_TLS => self.server.tls || self.admin.tls,
@@ -216,6 +224,11 @@ impl<T: ServiceSettings> Config<T> {
             Some(id) => Some(id.clone()),
             None => Some(self.default_id(spec.name)),
         }
+    }
+
+    /// Returns the databases whose log-ins need no secret.
+    pub(crate) fn iam_databases(&self) -> impl Iterator<Item = IamDatabase<'_>> {
+        IamDatabase::all(&self.database, &self.databases)
     }
 
     fn default_id(&self, name: &str) -> SecretId {

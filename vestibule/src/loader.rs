@@ -82,6 +82,8 @@ const TRACES: Name = "[traces]";
 /// The parts that all loads of a process share.
 pub(crate) struct Loader<A> {
     regions: Arc<Regions>,
+    /// `true` unless the profile is `dev`.
+    is_strict: bool,
     pub(crate) reload_requests: Arc<ReloadRequests>,
     pub(crate) metrics: Arc<MetricsRegistry>,
     request_metrics: Arc<RequestMetrics>,
@@ -146,13 +148,15 @@ pub(crate) enum LoadOutcome<A: Application> {
 impl<A: Application> Loader<A> {
     /// Makes a loader of the secrets behind `source`.
     pub(crate) fn new(source: Arc<dyn Source>) -> Self {
-        Self::with_regions(Arc::new(Regions::of(source)))
+        Self::with_regions(Arc::new(Regions::of(source)), true)
     }
 
-    pub(crate) fn with_regions(regions: Arc<Regions>) -> Self {
+    /// Makes a loader of the secrets in these Regions. `is_strict` is [`Sources::is_strict`](crate::config::Sources::is_strict).
+    pub(crate) fn with_regions(regions: Arc<Regions>, is_strict: bool) -> Self {
         let metrics = MetricsRegistry::new(A::PACKAGE.name);
         Self {
             regions,
+            is_strict,
             reload_requests: Arc::default(),
             request_metrics: RequestMetrics::register(&metrics),
             background_metrics: BackgroundMetrics::register(&metrics),
@@ -481,6 +485,7 @@ impl<A: Application> Loader<A> {
         let context = LoadContext {
             package: &A::PACKAGE,
             secrets: &config.secrets,
+            is_strict: self.is_strict,
             databases: DatabaseSections::of(&A::PACKAGE, config),
             request_timeout: config.server.request_timeout,
             in_service: in_service.map(|in_service| &in_service.resources),

@@ -24,6 +24,11 @@ use self::{
 use crate::{
     application::{Application, Generation},
     auth::Authenticator,
+    config::{
+        IamDatabase,
+        settings::{DatabaseAuth, DatabaseConfig},
+    },
+    credentials::login::{Host, PostgresName},
     last_uses::LastUses,
     moment::Moment,
     package::Package,
@@ -37,7 +42,7 @@ use crate::{
     },
 };
 use serde::Serialize;
-use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt, num::NonZeroU16, sync::Arc, time::Duration};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
@@ -54,6 +59,9 @@ pub(crate) struct Status {
     /// The number of the generation in service.
     pub(crate) generation: u64,
     pub(crate) credentials: Vec<CredentialStatus>,
+    /// The databases that need no secret. Absent if there is none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    iam_databases: Vec<IamDatabaseStatus>,
     /// The keys that verify tokens. Absent if authentication is off.
     #[serde(skip_serializing_if = "Option::is_none")]
     authentication: Option<Arc<Authenticator>>,
@@ -125,6 +133,25 @@ pub(crate) struct CredentialStatus {
     last_used: Vec<LastUse>,
 }
 
+/// A database whose log-ins need no secret: a token is signed for each. It has no version, and nothing to rotate.
+#[derive(Clone, Serialize)]
+struct IamDatabaseStatus {
+    /// The name of the credential that stands for it.
+    name: String,
+    auth: DatabaseAuth,
+    username: Option<PostgresName>,
+    host: Host,
+    port: NonZeroU16,
+}
+
+impl IamDatabaseStatus {
+    fn new(database: &IamDatabase<'_>) -> Self {
+        let DatabaseConfig { auth, username, host, port, .. } = database.config;
+        let (username, host) = (username.clone(), host.clone());
+        Self { name: database.credential().to_owned(), auth: *auth, username, host, port: *port }
+    }
+}
+
 /// The last use of a version that only verifies, or that was replaced.
 #[derive(Clone, Serialize)]
 struct LastUse {
@@ -189,6 +216,7 @@ impl Status {
             stopping: false,
             generation: generation.number,
             credentials: Vec::new(),
+            iam_databases: Vec::new(),
             authentication: None,
             signals: SignalStatus::default(),
             last_reload: None,
@@ -210,6 +238,8 @@ impl Status {
     fn set_generation<A: Application>(&mut self, generation: &Arc<Generation<A>>, now: Moment) {
         self.generation = generation.number;
         self.authentication = generation.authenticator.clone();
+        self.iam_databases =
+            generation.config.iam_databases().map(|database| IamDatabaseStatus::new(&database)).collect();
         self.in_service_since = now;
         self.connections = generation.resources.connections().map(|(_, counter)| counter).collect();
         self.staleness.configure(generation);

@@ -96,7 +96,7 @@ async fn handshake(acceptor: TlsAcceptor, mut connection: TcpStream, answer: &'s
     let _ = acceptor.accept(connection).await;
 }
 
-fn acceptor(identity: &Identity) -> TlsAcceptor {
+pub(super) fn acceptor(identity: &Identity) -> TlsAcceptor {
     let key = PrivateKeyDer::from_pem_slice(identity.private_key.as_bytes()).expect("a key");
     let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_safe_default_protocol_versions()

@@ -20,10 +20,13 @@ pub(super) async fn run<A: Application>(
     let config = bootstrap::configure::<A>(sources)?;
     say!("The configuration is valid.");
     if !live {
+        for database in config.iam_databases() {
+            say!("  {} needs no secret: a token is signed for each log-in", database.user_at_place());
+        }
         for spec in AllSecrets::<A::Secrets>::specs() {
             if let Some(id) = config.id(&spec) {
                 say!("  credential {} will be fetched as {id}", spec.name);
-            } else {
+            } else if spec.optional {
                 say!("  credential {} is off: no id is configured for it", spec.name);
             }
         }
@@ -46,9 +49,13 @@ async fn check_live<A: Application>(
     let deadline = Instant::now() + config.secrets.deadline;
     let regions = Arc::new(bootstrap::regions(sources, manager, &config, deadline).await?);
     let load = async {
-        let generation = Loader::<A>::with_regions(regions.clone()).first_load(config, deadline).await?;
+        let generation =
+            Loader::<A>::with_regions(regions.clone(), sources.is_strict()).first_load(config, deadline).await?;
         for (name, held) in generation.credentials.iter() {
             say!("  credential {name} ({}) was loaded, version {}", held.id, held.in_use());
+        }
+        for database in generation.config.iam_databases() {
+            say!("  {} has logged in with a token", database.user_at_place());
         }
         generation.resources.close().await;
         say!("A start would succeed.");

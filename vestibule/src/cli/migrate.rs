@@ -12,8 +12,8 @@ use crate::{
     exit::{Fault, Phase, Report},
     package::Package,
     resources::{
-        database::{self, ConnectError, DatabaseSection, DatabaseSections},
-        rejection::Rejection,
+        database::{self, ConnectError, DatabaseSection, DatabaseSections, LogInOptions},
+        rejection::{Rejection, token_rejected},
     },
     secrets::{
         credential::{Credential, Name},
@@ -115,19 +115,29 @@ async fn migrate<A: Application>(
         return Ok(());
     }
     let regions = bootstrap::regions(sources, manager, config, Instant::now() + config.secrets.deadline).await?;
-    regions.close_after(migrate_all(&regions, config, &targets)).await
+    regions.close_after(migrate_all(&regions, config, sources.is_strict(), &targets)).await
 }
 
 async fn migrate_all<T: ServiceSettings>(
     regions: &Regions,
     config: &Config<T>,
+    is_strict: bool,
     targets: &[Target<'_>],
 ) -> Result<(), Report> {
     for target in targets {
         let deadline = Instant::now() + config.secrets.deadline;
         let of_database = |fault| Report::of(Phase::Command, target.section.name_in(fault));
         // A leased login is given back when it is dropped, so it must outlive its connection.
-        let (mut connection, _login) = log_in(regions, config, target, deadline).await?;
+        let (mut connection, _login) = match token_user(target) {
+            Some(user) => {
+                let connection = log_in_with_token(user, config, is_strict, target, deadline).await;
+                (connection.map_err(of_database)?, None)
+            }
+            None => {
+                let (connection, login) = log_in(regions, config, target, deadline).await?;
+                (connection, Some(login))
+            }
+        };
         apply(target, &mut connection, deadline, config.secrets.deadline).await.map_err(of_database)?;
         let _ = timeout(CLOSE_TIMEOUT, connection.close()).await;
         tracing::info!(
@@ -170,6 +180,28 @@ async fn within(deadline: Instant, step: impl Future<Output = Result<(), Fault>>
     timeout_at(deadline, step).await.unwrap_or_else(|_| Err(database::unanswered()))
 }
 
+/// Returns the user as which the migrations of a database log in with a token.
+fn token_user<'a>(target: &Target<'a>) -> Option<&'a str> {
+    let config = target.section.config;
+    if config.is_iam() { config.migrator_username.as_deref() } else { None }
+}
+
+/// Logs in with a token that is signed here.
+async fn log_in_with_token<T>(
+    user: &str,
+    config: &Config<T>,
+    is_strict: bool,
+    target: &Target<'_>,
+    deadline: Instant,
+) -> Result<PgConnection, Fault> {
+    let options = LogInOptions::with_tokens(Some(user), target.section, &config.secrets.aws, is_strict)?;
+    match database::connect(&options, deadline, None, true).await {
+        Ok(connection) => Ok(connection),
+        Err(ConnectError::Rejected(error)) => Err(token_rejected("database", &database::reason(&error))),
+        Err(ConnectError::Fault(fault)) => Err(fault),
+    }
+}
+
 /// Logs in as the migrator. If the current version is rejected, logs in with the pending one.
 async fn log_in<T: ServiceSettings>(
     regions: &Regions,
@@ -199,7 +231,7 @@ async fn log_in<T: ServiceSettings>(
     let mut resolved: Resolved<MigratorSecret> = set::resolve(resolver, &nothing).map_err(|error| error.report)?;
     loop {
         let login = &resolved.secrets.migrator;
-        let options = database::options(login, target.section).map_err(of_command)?;
+        let options = LogInOptions::with_password(login, target.section).map_err(of_command)?;
         let rejected = match database::connect(&options, deadline, None, true).await {
             Ok(connection) => return Ok((connection, resolved.secrets.migrator)),
             Err(ConnectError::Rejected(error)) => Rejection::of(login, database::reason(&error)),

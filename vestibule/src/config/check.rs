@@ -1,7 +1,9 @@
 //! Checks that involve more than one setting.
 
+mod iam;
 mod vault;
 
+pub(super) use iam::iam;
 pub(super) use vault::vault;
 
 use super::{
@@ -196,12 +198,8 @@ pub(super) fn secrets(secrets: &SecretsConfig, layers: &Layers) -> Vec<Fault> {
         ));
     }
     let regions = &secrets.aws.regions;
-    let is_region = |region: &String| {
-        let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-        !region.is_empty() && region.chars().all(is_allowed)
-    };
     let is_each_once = regions.iter().collect::<BTreeSet<_>>().len() == regions.len();
-    if !regions.iter().all(is_region) || !is_each_once {
+    if !regions.iter().all(|region| is_region(region)) || !is_each_once {
         let problem = "expected a list of Regions such as \"eu-west-1\", each once";
         faults.push(layers.fault(&path(&["secrets", "aws", "regions"]), problem, "correct the list"));
     }
@@ -243,6 +241,12 @@ pub(super) fn ids(
         faults.push(layers.fault(&path, "no credential of this service has this name", remedy));
     }
     faults
+}
+
+/// Returns `true` for the name of an AWS Region.
+fn is_region(region: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    !region.is_empty() && region.chars().all(is_allowed)
 }
 
 fn path(keys: &[&str]) -> Vec<String> {

@@ -295,9 +295,18 @@ pub struct DatabaseConfig {
     pub port: NonZeroU16,
     /// The name of the database; without it, the service's name, or NAME in `[databases.NAME]`. A name with dashes works, but needs double quotes in SQL: `CREATE DATABASE "my-service"`.
     pub name: Option<PostgresName>,
-    /// The user name of the login, if the credential is a bare password.
+    /// The user name of the login, if the credential is a bare password, or if `auth` is `iam`.
     #[serde(deserialize_with = "user_name")]
     pub username: Option<PostgresName>,
+    /// The proof that a log-in brings: the `password` of a credential, or a token of RDS (`iam`). For `iam`, the
+    /// credential with this section's name is not fetched: `username`, `host`, `port` and `name` are those of here, and a
+    /// token is signed for each log-in with the platform's identity.
+    pub auth: DatabaseAuth,
+    /// The AWS Region of a database with `auth = "iam"`; without it, the first of `secrets.aws.regions`, or the platform's.
+    pub region: Option<String>,
+    /// The user as which `migrate` logs in with `auth = "iam"`; without it, `migrate` logs in with its own credential.
+    #[serde(deserialize_with = "user_name")]
+    pub migrator_username: Option<PostgresName>,
     /// The NOLOGIN role to which `migrate` grants reading and writing; without it, there are no grants.
     pub access_role: Option<PostgresName>,
     /// The NOLOGIN role that owns what migrations create; without it, their login does. `migrate` takes its place (`SET
@@ -337,6 +346,17 @@ pub struct DatabaseConfig {
     pub tls_root_cert: Option<PathBuf>,
 }
 
+/// The proof that a log-in at a database brings.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DatabaseAuth {
+    /// The password of a credential.
+    #[default]
+    Password,
+    /// A token that is signed for each log-in: IAM database authentication of RDS.
+    Iam,
+}
+
 /// The protection of a connection: libpq's [`sslmode`](https://www.postgresql.org/docs/current/libpq-ssl.html).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -358,6 +378,9 @@ impl Default for DatabaseConfig {
             port: NonZeroU16::new(5432).expect("5432 is not zero"),
             name: None,
             username: None,
+            auth: DatabaseAuth::Password,
+            region: None,
+            migrator_username: None,
             access_role: None,
             owner_role: None,
             max_connections: NonZeroU32::new(10).expect("10 is not zero"),
@@ -388,6 +411,11 @@ impl DatabaseConfig {
     pub(crate) fn name(&self) -> &str {
         self.name.as_deref().unwrap_or_default()
     }
+
+    /// Returns `true` if a log-in needs no secret: a token is signed for it.
+    pub(crate) fn is_iam(&self) -> bool {
+        self.auth == DatabaseAuth::Iam
+    }
 }
 
 unbounded! {
@@ -400,6 +428,7 @@ unbounded! {
     SecretsProvider: "`aws` or `vault`",
     VaultAuth: "`kubernetes`, `approle`, `jwt` or `token_file`",
     WhenStale: "`report` or `unready`",
+    DatabaseAuth: "`password` or `iam`",
     TlsMode: "`disable`, `allow`, `prefer`, `require`, `verify-ca` or `verify-full`",
     SecretId: "id of a secret",
     VersionId: "id of a version",

@@ -29,8 +29,8 @@ use zeroize::Zeroize;
 pub struct Login {
     /// The user name. If there is none, `database.username` is used.
     pub username: Option<PostgresName>,
-    /// The password.
-    pub password: SecretString,
+    /// The password. `None` for a database with `auth = "iam"`: it needs no secret, and all other fields are `None` too.
+    pub password: Option<SecretString>,
     /// The host. It wins over `database.host`.
     pub host: Option<Host>,
     /// The port. It wins over `database.port`.
@@ -172,6 +172,13 @@ impl Login {
     pub(super) const PREPARED: &str = "a password that the PostgreSQL driver can send: without control characters, and without \
          characters that are newer than Unicode 3.2, such as emojis (RFC 4013)";
 
+    const WITHOUT_SECRET: Self = Self { username: None, password: None, host: None, port: None, dbname: None };
+
+    /// Returns the password, empty if there is none.
+    fn exposed(&self) -> &str {
+        self.password.as_ref().map_or("", ExposeSecret::expose_secret)
+    }
+
     fn of_json(text: &str) -> Result<Self, Malformed> {
         let json: LoginJson<'_> = json(text, Self::EXPECTED)?;
         let (host, port_of_host) = match text_of(json.host, Self::HOST)? {
@@ -193,7 +200,7 @@ impl Login {
         let dbname = name_of([json.dbname, json.database], Self::DBNAME)?;
         let password = text_of(json.password, Self::PASSWORD)?.ok_or(Malformed::expected(Self::PASSWORD))?;
         let password = not_blank(password, Self::PASSWORD)?;
-        Ok(Self { username: Some(username), password, host, port: port.or(port_of_host), dbname })
+        Ok(Self { username: Some(username), password: Some(password), host, port: port.or(port_of_host), dbname })
     }
 }
 
@@ -262,14 +269,16 @@ impl Kind for Login {
             ValueText::Json(text) => Self::of_json(text)?,
             ValueText::Bare(text) if is_url_of_a_database(text) => return Err(Malformed::expected(Self::NO_URL)),
             ValueText::Bare(text) if text.ends_with(['\n', '\r']) => return Err(Malformed::expected(Self::NEWLINE)),
-            ValueText::Bare(text) => {
-                Self { username: None, password: text.into(), host: None, port: None, dbname: None }
-            }
+            ValueText::Bare(text) => Self { password: Some(text.into()), ..Self::WITHOUT_SECRET },
         };
-        if !can_be_prepared(login.password.expose_secret()) {
+        if !can_be_prepared(login.exposed()) {
             return Err(Malformed::expected(Self::PREPARED));
         }
         Ok(login)
+    }
+
+    fn without_secret() -> Option<Self> {
+        Some(Self::WITHOUT_SECRET)
     }
 
     /// Returns `true` if `pending` is another password of the same user at the same place. Any other login may be
@@ -278,11 +287,11 @@ impl Kind for Login {
         fn place(login: &Login) -> (&Option<PostgresName>, &Option<Host>, Option<u16>, &Option<PostgresName>) {
             (&login.username, &login.host, login.port, &login.dbname)
         }
-        place(self) == place(pending) && self.password.expose_secret() != pending.password.expose_secret()
+        place(self) == place(pending) && self.exposed() != pending.exposed()
     }
 
     fn secret_parts(&self, _: &SecretValues, parts: &mut SecretParts) {
-        parts.add(self.password.expose_secret());
+        parts.add(self.exposed());
     }
 }
 

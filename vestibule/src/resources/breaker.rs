@@ -231,7 +231,13 @@ mod tests {
     use crate::secrets::id::VersionId;
 
     fn rejection() -> Rejection {
-        Rejection { credential: "c", subject: "s".into(), version: VersionId::new("v"), reason: "r".into() }
+        Rejection {
+            credential: "c",
+            subject: "s".into(),
+            version: VersionId::new("v"),
+            reason: "r".into(),
+            is_of_token: false,
+        }
     }
 
     const PAUSE: Duration = Duration::from_secs(15);

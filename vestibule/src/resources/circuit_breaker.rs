@@ -4,7 +4,7 @@
 use super::{
     breaker::{Breaker, Permit, ProbeReason},
     context::LoadContext,
-    rejection::Rejection,
+    rejection::{REMEDY_OF_TOKEN, Rejection},
 };
 use crate::{
     reload_requests::ReloadRequests,
@@ -137,6 +137,17 @@ impl CircuitBreaker {
         }
         // A rotation makes the other side reject the old version, so that is no news once there is a successor.
         let newly = is_first && self.is_in_service();
+        if rejection.is_of_token {
+            if newly {
+                tracing::warn!(
+                    credential = rejection.credential,
+                    reason = rejection.reason,
+                    remedy = REMEDY_OF_TOKEN,
+                    "the database rejects the token of a log-in; trying another one after each pause"
+                );
+            }
+            return;
+        }
         if newly {
             tracing::warn!(
                 credential = rejection.credential,
@@ -197,8 +208,13 @@ mod tests {
     use futures_util::FutureExt;
 
     fn breaker() -> CircuitBreaker {
-        let template =
-            Rejection { credential: "c", subject: "s".into(), version: VersionId::new("v"), reason: String::new() };
+        let template = Rejection {
+            credential: "c",
+            subject: "s".into(),
+            version: VersionId::new("v"),
+            reason: String::new(),
+            is_of_token: false,
+        };
         CircuitBreaker::with(Arc::default(), template, Arc::default())
     }
 

@@ -21,6 +21,8 @@ use tokio::time::Instant;
 pub(crate) struct LoadContext<'a> {
     pub(crate) package: &'a Package,
     pub(crate) secrets: &'a SecretsConfig,
+    /// `true` unless the profile is `dev`.
+    pub(crate) is_strict: bool,
     pub(crate) databases: DatabaseSections<'a>,
     /// `server.request_timeout`.
     pub(crate) request_timeout: Duration,

@@ -12,6 +12,7 @@ mod connection;
 mod error;
 mod executor;
 mod lease;
+mod log_in;
 mod login;
 mod pool;
 mod proof;
@@ -20,14 +21,15 @@ mod traced;
 
 use super::{
     breaker::ProbeReason, build_error::BuildError, circuit_breaker::CircuitBreaker,
-    connection_counter::ConnectionCounter, context::LoadContext, resource::Resource,
+    connection_counter::ConnectionCounter, context::LoadContext, rejection::Rejection, resource::Resource,
 };
 use crate::{backoff::Backoff, credentials::login::Login, secrets::credential::Credential};
 pub use connection::{Connection, Session, Transaction};
 pub(crate) use error::{fault, reason, sqlstate, transient, unanswered};
 use lease::Lease;
+pub(crate) use log_in::LogInOptions;
+pub(crate) use login::DatabaseUnavailable;
 use login::PoolLogin;
-pub(crate) use login::{DatabaseUnavailable, options};
 use pool::Pool;
 pub(crate) use proof::{ConnectError, connect};
 pub(crate) use section::{DatabaseSection, DatabaseSections};
@@ -149,6 +151,12 @@ impl Resource for Database {
 
     fn circuit_breaker(&self) -> Option<&CircuitBreaker> {
         Some(&self.0.login.breaker)
+    }
+
+    /// Returns nothing while a token is rejected: no load can find another one, and the pool signs one for each try.
+    fn rejection(&self) -> Option<Rejection> {
+        let PoolLogin { options, breaker, .. } = &*self.0.login;
+        if options.has_tokens() { None } else { breaker.rejection() }
     }
 
     async fn probe(&self, reason: ProbeReason, deadline: Instant) {

@@ -10,7 +10,7 @@ use crate::{
 
 /// The other side's rejection of one version of a credential.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{subject}, version {version}, is rejected: {reason}")]
+#[error("{}{reason}", self.beginning())]
 pub struct Rejection {
     /// The credential's name.
     pub credential: Name,
@@ -20,7 +20,14 @@ pub struct Rejection {
     pub version: VersionId,
     /// The reason that the other side gave.
     pub reason: String,
+    /// `true` if no secret was rejected, but a token that was signed for one log-in. No other version can be had.
+    pub(crate) is_of_token: bool,
 }
+
+/// The actions that help if a database rejects a token.
+pub(crate) const REMEDY_OF_TOKEN: &str = "grant rds_iam to the user in the database, and allow rds-db:connect on this \
+     user and this database to the identity of the process; check that the host is the endpoint as RDS shows it, the \
+     Region, and the clock of this machine";
 
 impl Rejection {
     /// Makes the rejection of the version that is in use. People read `reason`, so it must not quote the credential.
@@ -41,12 +48,25 @@ impl Rejection {
             subject: credential.subject(),
             version: credential.version().clone(),
             reason: reason.into(),
+            is_of_token: !credential.has_secret(),
+        }
+    }
+
+    fn beginning(&self) -> String {
+        let Self { subject, version, .. } = self;
+        if self.is_of_token {
+            format!("a token for {subject} is rejected: ")
+        } else {
+            format!("{subject}, version {version}, is rejected: ")
         }
     }
 
     /// Returns the fault of a load that met the rejection. Its exit code is 77.
     pub(crate) fn into_fault(self) -> Fault {
-        let Self { subject, version, reason, .. } = self;
+        let Self { subject, version, reason, is_of_token, .. } = self;
+        if is_of_token {
+            return token_rejected(subject, &reason);
+        }
         Fault::new(
             Exit::Denied,
             subject,
@@ -55,4 +75,10 @@ impl Rejection {
              at the manager: for a database, set that password",
         )
     }
+}
+
+/// Returns the fault of a token that the database rejects.
+pub(crate) fn token_rejected(subject: impl Into<String>, reason: &str) -> Fault {
+    let problem = format!("the database rejects the token that was signed for the log-in: {reason}");
+    Fault::new(Exit::Denied, subject, problem, REMEDY_OF_TOKEN)
 }

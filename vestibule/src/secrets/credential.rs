@@ -22,6 +22,9 @@ pub(crate) const CLIENT_CA: Name = "client_ca";
 /// The key of the collector of traces. It is on if `traces.endpoint` and its id are set.
 pub(crate) const OTLP: Name = "otlp";
 
+/// The version of a credential for which the service needs no secret.
+const NO_VERSION: &str = "none";
+
 /// A credential that was fetched and validated.
 ///
 /// It dereferences to its kind. All generations with the same versions of it share one value.
@@ -37,18 +40,31 @@ pub(crate) const OTLP: Name = "otlp";
 pub struct Credential<T> {
     pub(super) value: Arc<T>,
     pub(crate) name: Name,
-    pub(super) id: SecretId,
+    /// `None` if the service needs no secret for it.
+    pub(super) id: Option<SecretId>,
     pub(crate) versions: Versions,
     pub(crate) lease: Option<Arc<SecretLease>>,
 }
 
 impl<T> Credential<T> {
+    /// Makes the credential of a service that needs no secret for it.
+    pub(super) fn without_secret(name: Name, value: T) -> Self {
+        let versions = Versions::from([(Stage::Current, VersionId::new(NO_VERSION))]);
+        Self { value: Arc::new(value), name, id: None, versions, lease: None }
+    }
+
+    /// Returns `true` if the manager has a secret for it.
+    pub(crate) fn has_secret(&self) -> bool {
+        self.id.is_some()
+    }
+
     /// Returns its field in the service's `Secrets`.
     pub fn name(&self) -> Name {
         self.name
     }
 
-    /// Returns the version in use. During a rotation it may be the manager's pending version.
+    /// Returns the version in use. During a rotation it may be the manager's pending version. It is `none` for a database
+    /// with `auth = "iam"`, which has no secret.
     pub fn version(&self) -> &VersionId {
         // The key `Current` always has the version in use, even if the manager has it at another stage.
         &self.versions[&Stage::Current]
@@ -56,7 +72,10 @@ impl<T> Credential<T> {
 
     /// Returns its name and id, as reports write them.
     pub(crate) fn subject(&self) -> String {
-        subject(self.name, &self.id)
+        match &self.id {
+            Some(id) => subject(self.name, id),
+            None => format!("credential `{}` (IAM)", self.name),
+        }
     }
 
     /// Returns the value without a copy, for a resource that uses it again later. It is wiped when its last holder drops

@@ -50,6 +50,13 @@ pub trait Kind: Sized + Send + Sync + 'static {
         false
     }
 
+    /// Returns the credential of a service that needs no secret for it, if there is such a thing. The framework uses it in
+    /// place of a value of the manager, for a database with `auth = "iam"`. The default is `None`.
+    #[doc(hidden)]
+    fn without_secret() -> Option<Self> {
+        None
+    }
+
     /// Returns the time at which the credential expires by itself, as a certificate does. `/status`, `/metrics` and
     /// warnings in the log show it. The default is `None`.
     fn expires_at(&self) -> Option<OffsetDateTime> {

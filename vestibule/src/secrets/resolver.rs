@@ -106,7 +106,9 @@ impl<'a> Resolver<'a> {
         if let Some(resolved) = self.resolved.named(name) {
             return Some(credential_of(name, resolved));
         }
-        let (id, outcome) = self.fetched.remove(name)?;
+        let Some((id, outcome)) = self.fetched.remove(name) else {
+            return Some(Credential::without_secret(name, K::without_secret()?));
+        };
         let held = self.held.get(name, &id);
         let (read_or_held, is_judged) = match outcome {
             FetchOutcome::Failed(fault) => (Err(fault), false),
@@ -154,7 +156,7 @@ impl<'a> Resolver<'a> {
 
 fn credential_of<K: Kind>(name: Name, held: &HeldCredential) -> Credential<K> {
     let HeldCredential { id, versions, lease, .. } = held;
-    Credential { value: held.value(), name, id: id.clone(), versions: versions.clone(), lease: lease.clone() }
+    Credential { value: held.value(), name, id: Some(id.clone()), versions: versions.clone(), lease: lease.clone() }
 }
 
 /// Returns the fault of a value. `seen` says which form it has, if that helps.

@@ -3,7 +3,10 @@
 mod chart;
 
 use self::chart::RequestChart;
-use super::{CredentialStatus, HeldStage, PastReload, Status, readiness::Readiness, reload_record::ReloadRecord};
+use super::{
+    CredentialStatus, HeldStage, IamDatabaseStatus, PastReload, Status, readiness::Readiness,
+    reload_record::ReloadRecord,
+};
 use crate::{moment::Moment, request_history::RequestHistory};
 use std::{
     fmt::{self, Display, Formatter, Write},
@@ -108,6 +111,11 @@ impl StatusPage<'_> {
 
     fn credentials(&self, f: &mut Formatter<'_>) -> fmt::Result {
         f.write_str("<section><h2>Credentials</h2>")?;
+        for IamDatabaseStatus { name, username, host, port, .. } in &self.status.iam_databases {
+            let user = username.as_deref().unwrap_or_default();
+            let (name, at) = (Escaped(name), Escaped(format_args!("{user} at {}:{port}", &**host)));
+            write!(f, "<p>{name} needs no secret: {at} logs in with IAM, with a new token each time.</p>")?;
+        }
         if self.status.credentials.is_empty() {
             return f.write_str("<p>None.</p></section>");
         }

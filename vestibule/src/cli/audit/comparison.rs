@@ -49,6 +49,12 @@ impl Audit {
             match status {
                 Ok(status) => {
                     rows.extend(status.credentials.iter().map(|held| self.row(address, status, held)));
+                    let iam = status.iam_databases.iter().map(|database| &*database.name);
+                    rows.extend(
+                        iam.map(|name| {
+                            [&*address.to_string(), name, "-", "-", "-", "-", "-", "iam"].map(str::to_owned)
+                        }),
+                    );
                     rows.extend(status.authentication.iter().map(|held| self.row_of_issuer_keys(address, held)));
                 }
                 Err(_) => {

@@ -11,6 +11,9 @@ use uuid::Uuid;
 pub(crate) struct ReplicaStatus {
     pub(super) instance: Uuid,
     pub(crate) credentials: Vec<ReplicaCredential>,
+    /// The databases that need no secret, so that there is nothing to compare.
+    #[serde(default)]
+    pub(super) iam_databases: Vec<ReplicaIamDatabase>,
     pub(super) draining: Vec<ReplicaDraining>,
     /// `None` if authentication is off.
     pub(super) authentication: Option<ReplicaAuthentication>,
@@ -40,7 +43,7 @@ impl ReplicaStatus {
     #[cfg(test)]
     pub(super) fn with_authentication(authentication: ReplicaAuthentication) -> Self {
         let (instance, authentication) = (Uuid::new_v4(), Some(authentication));
-        Self { instance, credentials: Vec::new(), draining: Vec::new(), authentication }
+        Self { instance, credentials: Vec::new(), iam_databases: Vec::new(), draining: Vec::new(), authentication }
     }
 
     /// Returns the numbers of the generations that drain.
@@ -58,6 +61,13 @@ impl ReplicaStatus {
             .collect();
         each.join("; ")
     }
+}
+
+/// A database that a replica logs in to with IAM.
+#[derive(Deserialize)]
+pub(super) struct ReplicaIamDatabase {
+    #[serde(deserialize_with = "printable")]
+    pub(super) name: String,
 }
 
 /// A credential that a replica holds.

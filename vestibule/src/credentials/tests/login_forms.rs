@@ -8,7 +8,11 @@ pub(super) fn parts(text: &str) -> Result<String, String> {
     let or_dash = |part: Option<&str>| part.unwrap_or("-").to_owned();
     let port = login.port.map_or("-".to_owned(), |port| port.to_string());
     let (user, name) = (or_dash(login.username.as_deref()), or_dash(login.dbname.as_deref()));
-    Ok(format!("{user} {} {} {port} {name}", login.password.expose_secret(), or_dash(login.host.as_deref())))
+    Ok(format!(
+        "{user} {} {} {port} {name}",
+        login.password.expect("it was read").expose_secret(),
+        or_dash(login.host.as_deref())
+    ))
 }
 
 /// A form, the tool that writes it, and what it is read as, or what was expected.

@@ -121,7 +121,7 @@ impl FakeClient {
     async fn log_in(&self, reason: ProbeReason) -> Result<(), LogInError> {
         let ClientOfVersion { database, login, version, breaker } = &*self.0;
         let attempt = breaker.allow(reason).map_err(LogInError::Rejected)?;
-        match database.log_in(version, login.password.expose_secret()).await {
+        match database.log_in(version, login.password.as_ref().expect("it was read").expose_secret()).await {
             Some(true) => {
                 attempt.accepted();
                 Ok(())

@@ -288,8 +288,13 @@ async fn the_header_is_marked_as_sensitive() {
     );
     let key = <ApiKey as Kind>::read(&values).unwrap();
     let endpoint = ApiEndpoint::at(BaseUrl::parse("http://localhost/").unwrap());
-    let rejection =
-        Rejection { credential: "remote", subject: String::new(), version: version.clone(), reason: String::new() };
+    let rejection = Rejection {
+        credential: "remote",
+        subject: String::new(),
+        version: version.clone(),
+        reason: String::new(),
+        is_of_token: false,
+    };
     let key_to_send = VersionedKey::new(version, &key, &endpoint, header::AUTHORIZATION);
     let client_key = Arc::new(ClientKey::new(key_to_send, None, rejection, &Arc::default()));
     let inner = tower::service_fn(async |request: Request<Bytes>| {

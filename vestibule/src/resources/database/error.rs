@@ -4,6 +4,7 @@ use super::{login::PoolLogin, pool::Pool};
 use crate::{
     cause::{OtherSide, RootCause},
     exit::{Exit, Fault},
+    secrets::aws::rds_token::RdsTokenError,
 };
 use std::sync::Arc;
 
@@ -103,8 +104,19 @@ fn wants_tls(error: &sqlx::Error) -> bool {
     error.message().contains("pg_hba.conf") && WANTS_TLS.iter().any(|end| error.message().ends_with(end))
 }
 
+/// Returns the error of a token that could not be signed, if that is why the log-in failed.
+pub(super) fn of_token(error: &sqlx::Error) -> Option<&RdsTokenError> {
+    match error {
+        sqlx::Error::Io(error) => error.get_ref()?.downcast_ref(),
+        _ => None,
+    }
+}
+
 /// Returns the reason in a text for people. It quotes no password.
 pub(crate) fn reason(error: &sqlx::Error) -> String {
+    if let Some(error) = of_token(error) {
+        return error.to_string();
+    }
     match error {
         sqlx::Error::Database(answer) if wants_tls(error) => {
             format!("{}: the server wants TLS, so set database.tls", answer.message())
@@ -119,6 +131,9 @@ pub(crate) fn reason(error: &sqlx::Error) -> String {
 
 /// Returns the fault that an error of the database means for a start.
 pub(crate) fn fault(error: &sqlx::Error) -> Fault {
+    if let Some(RdsTokenError { exit, remedy, .. }) = of_token(error) {
+        return Fault::new(*exit, "database", reason(error), remedy.clone());
+    }
     let cause = match error {
         sqlx::Error::Io(error) => Some(RootCause::of(error)),
         sqlx::Error::Tls(error) => Some(RootCause::of(&**error)),

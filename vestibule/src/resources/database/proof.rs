@@ -3,7 +3,8 @@
 use super::{
     error::{fault, is_full, is_rejected, reason, sqlstate, transient, unanswered},
     lease::Lease,
-    login::{PoolLogin, log_in},
+    log_in::LogInOptions,
+    login::PoolLogin,
     pool::{LOGIN_TIMEOUT, Pool},
     section::DatabaseSection,
 };
@@ -13,7 +14,7 @@ use crate::{
     package::Package,
     resources::{build_error::BuildError, context::LoadContext},
 };
-use sqlx::{FromRow, PgConnection, postgres::PgConnectOptions};
+use sqlx::{FromRow, PgConnection};
 use std::sync::Arc;
 use tokio::time::{Instant, timeout_at};
 
@@ -125,7 +126,7 @@ pub(crate) enum ConnectError {
 /// If the server has no connection left, closes one connection of `pool`, once. Its place stays taken until the end of this
 /// call, so that nobody opens another connection in it. `is_start` has the first attempt that fails logged.
 pub(crate) async fn connect(
-    options: &PgConnectOptions,
+    options: &LogInOptions,
     deadline: Instant,
     pool: Option<&Arc<Pool>>,
     is_start: bool,
@@ -134,12 +135,13 @@ pub(crate) async fn connect(
     let mut freed_place = None;
     let mut is_logged = !is_start;
     let at_place = |fault| {
+        let options = &options.connection;
         let subject = format!("database at {}:{}", options.get_host(), options.get_port());
         ConnectError::Fault(Fault { subject, ..fault })
     };
     loop {
         let until = deadline.min(Instant::now() + LOGIN_TIMEOUT);
-        let fault = match timeout_at(until, log_in(options)).await {
+        let fault = match timeout_at(until, options.log_in()).await {
             Ok(Ok(connection)) => return Ok(connection),
             Ok(Err(error)) if is_rejected(&error) => return Err(ConnectError::Rejected(error)),
             Ok(Err(error)) if !transient(&error) => return Err(at_place(fault(&error))),
@@ -155,7 +157,7 @@ pub(crate) async fn connect(
             Err(_) => unanswered(),
         };
         if !is_logged {
-            let (host, problem) = (options.get_host(), &fault.problem);
+            let (host, problem) = (options.connection.get_host(), &fault.problem);
             tracing::warn!(server.address = host, problem, "the database cannot be reached; trying until the deadline");
             is_logged = true;
         }

@@ -147,7 +147,7 @@ fn clock_problem(code: &str, ahead: Option<Duration>) -> String {
 }
 
 /// Returns the error of a call for which there is no identity.
-fn identity_error(error: &CredentialsError) -> SourceError {
+pub(super) fn identity_error(error: &CredentialsError) -> SourceError {
     if let Some(IdentityError { provider, source }) = find_cause(error) {
         return provider_error(provider, source);
     }

@@ -73,6 +73,13 @@ pub(super) async fn configure(aws: &AwsConfig, strict: bool) -> Result<(SdkConfi
     Ok((sdk, region))
 }
 
+/// Returns the platform's identity and the Region, as [`configure`] finds them.
+pub(super) async fn identity(aws: &AwsConfig, strict: bool) -> Result<(SharedCredentialsProvider, Region), Fault> {
+    let (sdk, region) = configure(aws, strict).await?;
+    let provider = sdk.credentials_provider().expect("it was configured above");
+    Ok((provider, region))
+}
+
 /// Returns the fault of a start without a Region.
 pub(super) fn no_region(exit: Exit, problem: &str) -> Fault {
     Fault::new(exit, "secrets.aws.regions", problem, "set secrets.aws.regions = [\"eu-west-1\"], or AWS_REGION")

@@ -6,11 +6,7 @@ use crate::{
     resources::{
         breaker::ProbeReason,
         circuit_breaker::Attempt,
-        database::{
-            error,
-            lease::Lease,
-            login::{PoolLogin, log_in},
-        },
+        database::{error, lease::Lease, login::PoolLogin},
     },
 };
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -87,7 +83,7 @@ impl Pool {
         under_way: LoginUnderWay,
     ) {
         let _permit = self.login_permit().await;
-        let connected = match timeout(LOGIN_TIMEOUT, log_in(&login.options)).await {
+        let connected = match timeout(LOGIN_TIMEOUT, login.options.log_in()).await {
             Ok(connected) => connected,
             Err(_) => Err(io::Error::from(io::ErrorKind::TimedOut).into()),
         };
@@ -102,6 +98,7 @@ impl Pool {
             }
             Err(error) => error,
         };
+        login.options.log_failure(&error);
         let mut reason = error::reason(&error);
         if error::is_rejected(&error) {
             reason = attempt.rejected(reason).to_string();
