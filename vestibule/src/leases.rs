@@ -53,6 +53,6 @@ fn leases_of(credentials: &HeldCredentials) -> Vec<Arc<SecretLease>> {
 async fn until_one_is_due(leases: &[Arc<SecretLease>], drain: Duration) {
     let mut waiting: FuturesUnordered<_> = leases.iter().map(|lease| lease.until_due(drain)).collect();
     if waiting.next().await.is_none() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }

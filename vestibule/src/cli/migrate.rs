@@ -128,15 +128,12 @@ async fn migrate_all<T: ServiceSettings>(
         let deadline = Instant::now() + config.secrets.deadline;
         let of_database = |fault| Report::of(Phase::Command, target.section.name_in(fault));
         // A leased login is given back when it is dropped, so it must outlive its connection.
-        let (mut connection, _login) = match token_user(target) {
-            Some(user) => {
-                let connection = log_in_with_token(user, config, is_strict, target, deadline).await;
-                (connection.map_err(of_database)?, None)
-            }
-            None => {
-                let (connection, login) = log_in(regions, config, target, deadline).await?;
-                (connection, Some(login))
-            }
+        let (mut connection, _login) = if let Some(user) = token_user(target) {
+            let connection = log_in_with_token(user, config, is_strict, target, deadline).await;
+            (connection.map_err(of_database)?, None)
+        } else {
+            let (connection, login) = log_in(regions, config, target, deadline).await?;
+            (connection, Some(login))
         };
         apply(target, &mut connection, deadline, config.secrets.deadline).await.map_err(of_database)?;
         let _ = timeout(CLOSE_TIMEOUT, connection.close()).await;
