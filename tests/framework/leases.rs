@@ -9,6 +9,7 @@ use devstack::{
     DEFAULT_TIMEOUT, Launch, OpenBaoServer, RunningService, Signal, Stack, Tenant, eventually, reqwest::StatusCode,
 };
 use serde_json::{Value, json};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// A tenant whose database login is made by an OpenBao, for the test to change.
 struct Leased {
@@ -171,6 +172,72 @@ async fn a_token_that_is_lost_costs_one_reload_for_all_of_its_leases() {
     assert_ne!(second, first);
     assert_eq!(running.reload().await["outcome"], "unchanged");
     assert_eq!(leased.users().await, [second]);
+}
+
+#[tokio::test]
+async fn an_audit_tells_which_replica_still_has_a_user_from_before_all_were_revoked() {
+    let leased = Leased::new("lease_audit", "1h", "1h").await;
+    let [mut one, mut other] = [leased.start().await, leased.start().await];
+    let (urls, users) = ([one.at.admin.clone(), other.at.admin.clone()], [user_of(&one).await, user_of(&other).await]);
+    let launch = |options: &[&str]| leased.launch().args([&["audit", &urls[0], &urls[1]], options].concat());
+    let clean = launch(&[]).run();
+    assert_eq!(clean.code, Some(0), "{}{}", clean.stdout, clean.stderr);
+    for (url, user) in urls.iter().zip(&users) {
+        let row = clean.stdout.lines().find(|row| row.contains(url) && row.contains(" database ")).expect("a row");
+        let row: Vec<_> = row.split_whitespace().collect();
+        assert_eq!((&row[2..5], row[7]), (&[user.as_str(), "current", "own"][..], "current"), "{}", clean.stdout);
+    }
+    let revoked = launch(&[]).env("APP_SECRETS__REVOKED", &users[1]).run();
+    assert_eq!(revoked.code, Some(69), "{}", revoked.stdout);
+    assert!(revoked.stderr.contains(&format!("revoked: http://{} (database)", urls[1])), "{}", revoked.stderr);
+
+    leased.revoke_all().await;
+    let since = OffsetDateTime::now_utc().format(&Rfc3339).unwrap();
+    let since = ["--since", &since];
+    one.reload().await;
+    let half = launch(&since).run();
+    assert_eq!(half.code, Some(69), "{}", half.stdout);
+    let reason = format!("loaded before --since: http://{} (database)", urls[1]);
+    assert!(half.stderr.contains(&reason) && half.stderr.contains("1 fault"), "{}", half.stderr);
+    other.reload().await;
+    let all = launch(&since).run();
+    assert_eq!(all.code, Some(0), "{}{}", all.stdout, all.stderr);
+}
+
+#[tokio::test]
+async fn an_audit_with_a_time_that_cannot_be_or_nothing_to_compare_is_no_success() {
+    let tenant = SERVICE.migrated("lease_audit_none").await;
+    let replica = SERVICE.start(&tenant).await;
+    let audit = |since: &str| SERVICE.launch(&tenant).args(["audit", &replica.at.admin, "--since", since]).run();
+    for (since, code, text) in [
+        ("yesterday", 64, "such as 2026-11-29T03:04:05Z"),
+        ("9999-01-01T00:00:00Z", 64, "in the future"),
+        ("2026-01-01T00:00:00Z", 69, "no replica has one"),
+    ] {
+        let audited = audit(since);
+        assert_eq!(audited.code, Some(code), "{}{}", audited.stdout, audited.stderr);
+        assert!(audited.stderr.contains(text), "{}", audited.stderr);
+    }
+}
+
+#[tokio::test]
+async fn nothing_shows_the_id_of_a_lease() {
+    let leased = Leased::new("lease_id", "1h", "1h").await;
+    let mut running = leased.start().await;
+    let leases = leased.server.api().get(&format!("sys/leases/lookup/{}?list=true", leased.id)).await.unwrap();
+    let leases = leases["data"]["keys"].as_array().expect("a list");
+    assert_eq!(leases.len(), 1, "{leases:?}");
+    let id = leases[0].as_str().expect("an id");
+    // Looked for in the output of the process too.
+    leased.tenant.remember("lease", id);
+    assert_eq!(running.reload().await["outcome"], "unchanged");
+    for path in ["/", "/status", "/metrics"] {
+        let (code, _, text) = running.page(path).await;
+        assert_eq!(code, StatusCode::OK);
+        assert!(text.contains("database"), "{path}: {text}");
+        leased.tenant.assert_secret_free(path, &text);
+    }
+    stop(running).await;
 }
 
 #[tokio::test]

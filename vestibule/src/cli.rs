@@ -127,8 +127,8 @@ async fn run<A: Application>(
             let wait = if wait { Some(settle) } else { None };
             reload::run::<A>(&sources, pid, wait).await
         }
-        CliCommand::Audit { urls, expect, ca, name } => {
-            audit::run::<A, _>(&sources, manager, &urls, expect, ca.as_deref(), name).await
+        CliCommand::Audit { urls, expect, ca, name, since } => {
+            audit::run::<A, _>(&sources, manager, &urls, expect, ca.as_deref(), name, since).await
         }
         CliCommand::DebugToken { lifetime } => debug_token::run::<A>(&sources, lifetime).await,
         CliCommand::Health { probe } => health::run::<A>(&sources, probe).await,

@@ -5,6 +5,7 @@ use crate::debug_tokens::LIFETIMES;
 use clap::{Parser, Subcommand};
 use rustls::pki_types::ServerName;
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 #[derive(Parser)]
 #[command(
@@ -66,7 +67,8 @@ pub(super) enum CliCommand {
     /// Compare the versions that each replica holds with those that the secrets manager has now.
     ///
     /// Ends with 0 if every replica holds the current version of every credential, and nothing older. Ends with 69 if a
-    /// replica is behind, drains or does not answer, or if the number of replicas is not the expected one.
+    /// replica is behind, drains or does not answer, or if the number of replicas is not the expected one. A credential with
+    /// a lease is not compared, because each replica has its own.
     Audit {
         /// Admin listeners: http://10.0.0.7:9090, or 10.0.0.7:9090; with admin.tls, https://10.0.0.7:9090.
         #[arg(required = true, value_name = "URL")]
@@ -81,6 +83,10 @@ pub(super) enum CliCommand {
         /// The host that the replicas' certificates must be for, in place of the hosts of the URLs.
         #[arg(long, value_name = "HOST", value_parser = host)]
         name: Option<ServerName<'static>>,
+        /// The time after which each credential with a lease must have been loaded, such as 2026-11-29T03:04:05Z: the time
+        /// at which all leases were revoked.
+        #[arg(long, value_name = "TIME", value_parser = since)]
+        since: Option<OffsetDateTime>,
     },
     /// Print a token of the running service. A request that bears it in `x-debug-token` is logged at debug.
     ///
@@ -103,6 +109,15 @@ fn host(text: &str) -> Result<ServerName<'static>, &'static str> {
     ServerName::try_from(text.to_owned()).map_err(|_| "give the name of a host, or an IP address")
 }
 
+/// Parses the value of `--since`.
+fn since(text: &str) -> Result<OffsetDateTime, &'static str> {
+    match OffsetDateTime::parse(text, &Rfc3339) {
+        Ok(since) if since <= OffsetDateTime::now_utc() => Ok(since),
+        Ok(_) => Err("it is in the future: give the time at which the leases were revoked"),
+        Err(_) => Err("give a time of RFC 3339 with its offset from UTC, such as 2026-11-29T03:04:05Z"),
+    }
+}
+
 /// Parses the value of `--settle`.
 fn settle(text: &str) -> Result<Duration, &'static str> {
     match humantime::parse_duration(text) {
@@ -116,5 +131,23 @@ fn token_lifetime(text: &str) -> Result<Duration, &'static str> {
     match humantime::parse_duration(text) {
         Ok(duration) if LIFETIMES.contains(&duration) => Ok(duration),
         _ => Err("give a duration from 1m to 1h, such as 10m"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn since_is_a_time_that_was() {
+        let hour = Duration::from_secs(60 * 60);
+        let at = OffsetDateTime::now_utc() - hour;
+        assert_eq!(since(&at.format(&Rfc3339).unwrap()), Ok(at));
+        assert_eq!(since("2026-01-02T03:04:05+01:00"), since("2026-01-02T02:04:05.000Z"));
+        let ahead = (OffsetDateTime::now_utc() + hour).format(&Rfc3339).unwrap();
+        assert!(since(&ahead).unwrap_err().contains("future"));
+        for text in ["", "yesterday", "1h", "2026-01-02", "2026-01-02T03:04:05", "2026-01-02 03:04", "1767323045"] {
+            assert!(since(text).unwrap_err().contains("such as 2026-"), "{text}");
+        }
     }
 }

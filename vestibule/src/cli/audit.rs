@@ -1,5 +1,5 @@
-//! `audit URL… [--expect N] [--ca FILE] [--name HOST]`: checks that a rotation is complete. Compares the versions that
-//! each replica holds with those that the manager has now.
+//! `audit URL… [--expect N] [--ca FILE] [--name HOST] [--since TIME]`: checks that a rotation is complete. Compares the
+//! versions that each replica holds with those that the manager has now.
 //!
 //! ```text
 //! URLs ─► /status of each ─► ids ─► versions at the manager ─► table, findings
@@ -11,6 +11,7 @@ pub(crate) mod address;
 mod comparison;
 mod findings;
 mod issuer_keys;
+mod leases;
 pub(crate) mod replica;
 mod table;
 
@@ -32,6 +33,7 @@ use std::{
     path::Path,
     time::Duration,
 };
+use time::OffsetDateTime;
 use tokio::time::Instant;
 
 /// The number of replicas that are asked at the same time.
@@ -47,6 +49,7 @@ pub(super) async fn run<A: Application, M: ManagerSetup<A::Settings>>(
     expect: Option<NonZeroUsize>,
     ca: Option<&Path>,
     name: Option<ServerName<'static>>,
+    since: Option<OffsetDateTime>,
 ) -> Result<(), CommandError> {
     let addresses = parse_addresses(urls)?;
     let config = configure::<A, M>(sources)?;
@@ -77,7 +80,7 @@ pub(super) async fn run<A: Application, M: ManagerSetup<A::Settings>>(
         Some(expected) => expected.get(),
         None => urls.len(),
     };
-    let audit = Audit { replicas, manager, regions, expected, revoked: config.secrets.revoked };
+    let audit = Audit { replicas, manager, regions, expected, revoked: config.secrets.revoked, since };
     say!("{}\n{}", audit.table(), audit.summary());
     Report::unless_clean(Phase::Command, audit.faults()).map_err(failed)
 }
@@ -136,7 +139,8 @@ fn configure<A: Application, M: ManagerSetup<A::Settings>>(
     }
 }
 
-/// Returns the versions that the manager has of each secret that a replica names. They include the current one.
+/// Returns the versions that the manager has of each secret that a replica names. They include the current one. A secret
+/// with a lease has none, because the manager makes another one at each read.
 async fn versions_at_manager(
     regions: &Regions,
     replicas: &[(ReplicaAddress, Result<ReplicaStatus, String>)],
@@ -145,7 +149,8 @@ async fn versions_at_manager(
     let mut ids = BTreeSet::new();
     for (_, status) in replicas {
         if let Ok(status) = status {
-            ids.extend(status.credentials.iter().map(|held| held.id.clone()));
+            let compared = status.credentials.iter().filter(|held| held.lease.is_none());
+            ids.extend(compared.map(|held| held.id.clone()));
         }
     }
     let queries = ids.into_iter().map(|id| async move {

@@ -13,6 +13,7 @@ use crate::secrets::{
     version::{Stage, Versions},
 };
 use std::collections::{BTreeMap, BTreeSet};
+use time::OffsetDateTime;
 
 /// The answers of the replicas and of the manager.
 pub(super) struct Audit {
@@ -25,10 +26,12 @@ pub(super) struct Audit {
     pub(super) expected: usize,
     /// `secrets.revoked` of this command's configuration.
     pub(super) revoked: BTreeSet<VersionId>,
+    /// The time after which each credential with a lease must have been loaded.
+    pub(super) since: Option<OffsetDateTime>,
 }
 
 /// The verdict on a credential that a replica holds.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verdict {
     Current,
     /// The replica holds the pending version of a rotation that has not ended.
@@ -36,6 +39,10 @@ pub(super) enum Verdict {
     Behind,
     /// The replica holds a version that is revoked.
     Revoked,
+    /// The lease of the version has ended.
+    Ended,
+    /// The version has a lease, and was loaded before `--since`.
+    LoadedBefore,
     /// The manager did not give the versions.
     Unknown,
 }
@@ -70,13 +77,15 @@ impl Audit {
             Verdict::Current if !status.draining.is_empty() => "draining",
             Verdict::Current => "current",
             Verdict::Pending => "pending",
-            Verdict::Behind => "behind",
+            Verdict::Behind | Verdict::LoadedBefore => "behind",
             Verdict::Revoked => "revoked",
+            Verdict::Ended => "ended",
             Verdict::Unknown => "unknown",
         };
-        let current = match self.versions(held) {
-            Some(versions) => versions[&Stage::Current].as_str(),
-            None => "?",
+        let current = match (&held.lease, self.versions(held)) {
+            (Some(_), _) => "own",
+            (None, Some(versions)) => versions[&Stage::Current].as_str(),
+            (None, None) => "?",
         };
         let draining = if status.draining.is_empty() { "-".into() } else { status.draining_generations() };
         let (name, version, stage) = (held.name.as_str(), held.version.as_str(), held.stage.as_str());
@@ -97,6 +106,9 @@ impl Audit {
     pub(super) fn verdict(&self, held: &ReplicaCredential) -> Verdict {
         if held.versions().any(|version| self.revoked.iter().any(|revoked| revoked.as_str() == version)) {
             return Verdict::Revoked;
+        }
+        if let Some(lease) = &held.lease {
+            return self.verdict_on_lease(held, lease);
         }
         let Some(versions) = self.versions(held) else { return Verdict::Unknown };
         let is_at = |stage| versions.get(&stage).is_some_and(|version| version.as_str() == held.version);

@@ -125,9 +125,50 @@ impl Audit {
                 remedy: "check the address, the network and the replica; then audit again".into(),
             },
         ];
+        findings.extend(self.lease_findings());
         findings.extend(self.instance_findings());
         findings.retain(|finding| !finding.places.is_empty());
         findings
+    }
+
+    fn lease_findings(&self) -> [Finding; 4] {
+        [
+            Finding {
+                title: "ended",
+                places: self.replicas_with(Verdict::Ended),
+                problem: "the lease of the version held has ended, and the replica has no successor".into(),
+                remedy:
+                    "last_reload in its /status says why; put that right, and reload it (`reload --wait` beside it)"
+                        .into(),
+            },
+            Finding {
+                title: "loaded before --since",
+                places: self.replicas_with(Verdict::LoadedBefore),
+                problem: "the replica still has the credential that the manager made for it before that time".into(),
+                remedy:
+                    "reload it (`reload --wait` beside it), which replaces each credential whose lease was revoked; \
+                         if one stays, its lease was not"
+                        .into(),
+            },
+            Finding {
+                title: "the same user",
+                places: self.shared_users(),
+                problem:
+                    "the manager makes a credential for each process alone, and several replicas have this one: it \
+                          ends for all of them with the first"
+                        .into(),
+                remedy:
+                    "have the replicas ask the manager itself: a proxy or an agent in between gives the same answer \
+                         to all of them"
+                        .into(),
+            },
+            Finding {
+                title: "nothing to compare with --since",
+                places: if self.has_no_lease() { vec!["no credential has a lease".into()] } else { Vec::new() },
+                problem: "--since is for credentials with a lease, and no replica has one".into(),
+                remedy: "check the URLs, or leave --since out: each version is compared with the manager's".into(),
+            },
+        ]
     }
 
     /// Returns the replicas that hold credentials with this verdict, with the names of these credentials.

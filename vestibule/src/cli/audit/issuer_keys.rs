@@ -118,7 +118,7 @@ mod tests {
             answers.push((address, Ok(ReplicaStatus::with_authentication(held))));
         }
         let (manager, revoked) = (BTreeMap::new(), BTreeSet::new());
-        Audit { expected: answers.len(), replicas: answers, manager, regions: Regions::new([]), revoked }
+        Audit { expected: answers.len(), replicas: answers, manager, regions: Regions::new([]), revoked, since: None }
     }
 
     #[test]

@@ -46,6 +46,11 @@ impl ReplicaStatus {
         Self { instance, credentials: Vec::new(), iam_databases: Vec::new(), draining: Vec::new(), authentication }
     }
 
+    /// Returns the credentials with a lease.
+    pub(super) fn leased(&self) -> impl Iterator<Item = &ReplicaCredential> {
+        self.credentials.iter().filter(|held| held.lease.is_some())
+    }
+
     /// Returns the numbers of the generations that drain.
     pub(super) fn draining_generations(&self) -> String {
         let numbers: Vec<_> = self.draining.iter().map(|draining| draining.generation.to_string()).collect();
@@ -84,7 +89,16 @@ pub(crate) struct ReplicaCredential {
     #[serde(default)]
     others: BTreeMap<String, SecretVersion>,
     #[serde(with = "time::serde::rfc3339")]
-    loaded: OffsetDateTime,
+    pub(super) loaded: OffsetDateTime,
+    /// `None` if the manager has one version for all replicas.
+    pub(super) lease: Option<ReplicaLease>,
+}
+
+/// The lease of a credential that a replica holds.
+#[derive(Deserialize)]
+pub(super) struct ReplicaLease {
+    #[serde(with = "time::serde::rfc3339")]
+    pub(super) end: OffsetDateTime,
 }
 
 /// The id of a version.

@@ -6,7 +6,8 @@ use crate::{
     openapi::OpenApiRouter,
     package::Package,
     resources::build_error::BuildError,
-    secrets::{credential::Credential, id::VersionId, version::Stage},
+    secrets::{credential::Credential, id::VersionId, lease::SecretLease, version::Stage},
+    status::lease_status::LeaseStatus,
     testing::{Harness, MemoryManager},
 };
 
@@ -103,6 +104,20 @@ async fn hostile_texts_stay_texts() {
     assert_eq!(Escaped(HOSTILE).to_string(), escaped);
     assert!(page.replace("<wbr>", "").matches(escaped).count() >= 6, "{page}");
     assert_eq!(Breakable("a/b_c-<d").to_string(), "a/<wbr>b_<wbr>c-<wbr>&lt;d<wbr>");
+}
+
+#[tokio::test]
+async fn the_end_of_a_lease_is_shown_and_marked_once_a_successor_is_due() {
+    let (_, harness) = start().await;
+    let mut status = status(&harness);
+    let mut lease = LeaseStatus::new(&SecretLease::fixed(Duration::from_secs(60 * 60)), Duration::ZERO);
+    for (due, class) in [(lease.due, ""), (OffsetDateTime::now_utc(), "bad")] {
+        lease.due = due;
+        status.credentials[0].lease = Some(lease.clone());
+        let cell = format!("<td data-label=\"expires\" class=\"{class}\">{} (lease)</td>", Utc(lease.end));
+        let page = page(&status);
+        assert!(page.contains(&cell), "{cell} in {page}");
+    }
 }
 
 #[test]
