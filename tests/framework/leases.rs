@@ -143,10 +143,10 @@ async fn a_login_that_was_replaced_is_given_back_while_the_service_runs() {
 
 /// Has the database reject a user, and reloads.
 async fn reload_without(running: &mut RunningService<'_>, leased: &Leased, user: &str) -> Value {
-    let mut admin = leased.tenant.admin().await.unwrap();
+    let mut admin = leased.tenant.admin().await.expect("a connection");
     let statement = format!("ALTER ROLE \"{user}\" NOLOGIN");
-    sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut admin).await.unwrap();
-    leased.tenant.kill_connections(user).await.unwrap();
+    sqlx::raw_sql(sqlx::AssertSqlSafe(statement)).execute(&mut admin).await.expect("the role changes");
+    leased.tenant.kill_connections(user).await.expect("its sessions end");
     running.get("/v1/notes").await;
     running.reload().await
 }

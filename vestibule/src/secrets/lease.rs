@@ -270,6 +270,21 @@ impl fmt::Debug for SecretLease {
     }
 }
 
+/// Calls that change nothing.
+#[cfg(test)]
+pub(crate) struct NoCalls;
+
+#[cfg(test)]
+impl LeaseCalls for NoCalls {
+    fn renew(&self) -> BoxFuture<'_, Result<Renewal, SourceError>> {
+        Box::pin(async { Ok(Renewal::AsBefore) })
+    }
+
+    fn give_back(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -6,7 +6,12 @@ use crate::{
     openapi::OpenApiRouter,
     package::Package,
     resources::build_error::BuildError,
-    secrets::{credential::Credential, id::VersionId, lease::SecretLease, version::Stage},
+    secrets::{
+        credential::Credential,
+        id::VersionId,
+        lease::{NoCalls, SecretLease},
+        version::Stage,
+    },
     status::lease_status::LeaseStatus,
     testing::{Harness, MemoryManager},
 };
@@ -110,7 +115,8 @@ async fn hostile_texts_stay_texts() {
 async fn the_end_of_a_lease_is_shown_and_marked_once_a_successor_is_due() {
     let (_, harness) = start().await;
     let mut status = status(&harness);
-    let mut lease = LeaseStatus::new(&SecretLease::fixed(Duration::from_secs(60 * 60)), Duration::ZERO);
+    let mut lease =
+        LeaseStatus::new(&SecretLease::new(Duration::from_secs(60 * 60), Arc::new(NoCalls)), Duration::ZERO);
     for (due, class) in [(lease.due, ""), (OffsetDateTime::now_utc(), "bad")] {
         lease.due = due;
         status.credentials[0].lease = Some(lease.clone());
