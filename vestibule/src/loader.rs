@@ -270,11 +270,12 @@ impl<A: Application> Loader<A> {
             is_start: request.in_service.is_none(),
         };
         let mut seen = BTreeMap::new();
+        // Boxed: the compiler gives up on a future that is nested too deep.
         // A panic of the service's code becomes a report: in a reload it must not end the reload actor.
-        let loading = AssertUnwindSafe(async {
+        let loading = AssertUnwindSafe(Box::pin(async {
             let resolver = self.fetch(&request, &context, &mut seen).await;
             self.resolve_and_build(&request, &context, &doubts, &unrenewed, resolver).await
-        });
+        }));
         let result = match loading.catch_unwind().await {
             Ok(result) => result,
             Err(_) => Err(LoadError::from(Report::of(Phase::Build, panicked()))),
