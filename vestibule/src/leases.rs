@@ -10,8 +10,10 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-/// The time after which a lease that is still due has a reload requested again.
-const LOOK_AGAIN: Duration = Duration::from_secs(15);
+/// The shortest and the longest time after which a lease that is still due has a reload requested again. In between, it is a
+/// tenth of the time that is left.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_secs(15);
 
 /// Requests a reload while the lease of a version in service is due. Ends when `stopping` is cancelled.
 pub(crate) async fn watch<A: Application>(
@@ -39,7 +41,8 @@ pub(crate) async fn watch<A: Application>(
             }
             () = due => {
                 requests.request_for_due_lease();
-                pause = LOOK_AGAIN;
+                let left = leases.iter().map(|lease| lease.end().left()).filter(|left| !left.is_zero()).min();
+                pause = left.map_or(LONGEST_PAUSE, |left| (left / 10).clamp(SHORTEST_PAUSE, LONGEST_PAUSE));
             }
         }
     }

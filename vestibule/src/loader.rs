@@ -247,8 +247,9 @@ impl<A: Application> Loader<A> {
             let deadline = request.deadline_of_probes();
             let soon = deadline.min(Instant::now() + WAIT_FOR_OTHERS);
             let probing = in_service.resources.probe(reason, deadline);
-            let renewing = renew_leases(&in_service.credentials, soon);
-            ((), unrenewed, _) = tokio::join!(probing, renewing, renew_leases(&candidates, soon));
+            let drain = request.config.server.drain;
+            let renewing = renew_leases(&in_service.credentials, drain, soon);
+            ((), unrenewed, _) = tokio::join!(probing, renewing, renew_leases(&candidates, drain, soon));
         }
         let nothing = HeldCredentials::default();
         let doubts = match request.in_service {
@@ -609,11 +610,15 @@ impl BuildFailure {
     }
 }
 
-/// Renews the leases of these credentials, all at the same time. Returns those that could not be renewed. One that the manager
-/// has ended is due then.
-async fn renew_leases(credentials: &HeldCredentials, deadline: Instant) -> BTreeMap<Name, SourceError> {
+/// Renews the leases of these credentials that are not due, all at the same time. Returns those that could not be renewed. One
+/// that the manager has ended is due then.
+async fn renew_leases(
+    credentials: &HeldCredentials,
+    drain: Duration,
+    deadline: Instant,
+) -> BTreeMap<Name, SourceError> {
     let renewals = credentials.iter().filter_map(|(name, held)| {
-        let lease = held.lease.clone()?;
+        let lease = held.lease.clone().filter(|lease| !lease.is_due(drain))?;
         Some(async move {
             match timeout_at(deadline, lease.renew()).await {
                 Ok(renewed) => Some((name, renewed.err()?)),
