@@ -48,6 +48,10 @@ fn unescapes_as_serde_json(text: &str) {
     assert_eq!(ours, theirs);
 }
 
+fn password_of(login: &Login) -> &str {
+    login.password.as_ref().expect("a login that was read has one").expose_secret()
+}
+
 /// Checks a login at a database.
 pub(crate) fn login(text: &str) {
     let text = &with_sentinel(text);
@@ -55,7 +59,7 @@ pub(crate) fn login(text: &str) {
         Ok(login) => login,
         Err(error) => return assert_quotes_nothing(&error),
     };
-    let password = login.password.expose_secret();
+    let password = password_of(&login);
     assert!(!password.is_empty() && !password.contains(['\0', '\n', '\r']));
     for name in [&login.username, &login.dbname].into_iter().flatten() {
         assert!((1..=63).contains(&name.len()) && !name.chars().any(char::is_control) && name.trim() == &**name);
@@ -82,7 +86,7 @@ pub(crate) fn login(text: &str) {
     });
     let again = fuzzing::read::<Login>(&json.to_string()).unwrap_or_else(|error| panic!("{error}"));
     assert_eq!((&again.username, &again.host, again.port), (&login.username, &login.host, login.port));
-    assert_eq!((again.password.expose_secret(), &again.dbname), (password, &login.dbname));
+    assert_eq!((password_of(&again), &again.dbname), (password, &login.dbname));
 }
 
 /// Checks that each block of a PEM text counts.

@@ -11,6 +11,7 @@ pub(crate) mod retry_class;
 
 mod candidates;
 mod doubts;
+mod renewals;
 
 pub(crate) use self::doubts::Unrefreshed;
 use self::{candidates::Candidates, doubts::Doubts, load_error::LoadError, retry_class::RetryClass};
@@ -49,7 +50,7 @@ use crate::{
     },
     traces::{Exporter, Sampler, Tracer},
 };
-use futures_util::{FutureExt, future::join_all};
+use futures_util::FutureExt;
 use std::{
     collections::BTreeMap,
     marker::PhantomData,
@@ -248,8 +249,8 @@ impl<A: Application> Loader<A> {
             let soon = deadline.min(Instant::now() + WAIT_FOR_OTHERS);
             let probing = in_service.resources.probe(reason, deadline);
             let drain = request.config.server.drain;
-            let renewing = renew_leases(&in_service.credentials, drain, soon);
-            ((), unrenewed, _) = tokio::join!(probing, renewing, renew_leases(&candidates, drain, soon));
+            let renewing = renewals::renew_leases(&in_service.credentials, drain, soon);
+            ((), unrenewed, _) = tokio::join!(probing, renewing, renewals::renew_leases(&candidates, drain, soon));
         }
         let nothing = HeldCredentials::default();
         let doubts = match request.in_service {
@@ -271,8 +272,8 @@ impl<A: Application> Loader<A> {
             is_start: request.in_service.is_none(),
         };
         let mut seen = BTreeMap::new();
-        // Boxed: the compiler gives up on a future that is nested too deep.
-        // A panic of the service's code becomes a report: in a reload it must not end the reload actor.
+        // A panic of the service's code becomes a report: in a reload it must not end the reload actor. The future is boxed,
+        // because the compiler gives up on one that is nested this deep.
         let loading = AssertUnwindSafe(Box::pin(async {
             let resolver = self.fetch(&request, &context, &mut seen).await;
             self.resolve_and_build(&request, &context, &doubts, &unrenewed, resolver).await
@@ -375,7 +376,7 @@ impl<A: Application> Loader<A> {
             });
             if same_config && same_sections && resolved.credentials.same_as(context.held) {
                 unrefreshed = doubts.add_still_rejected(unrefreshed, &resolved.credentials, context.held);
-                unrefreshed.extend(unrefreshed_of(unrenewed, &resolved.credentials, context));
+                unrefreshed.extend(renewals::unrefreshed_of(unrenewed, &resolved.credentials, context));
                 if unrefreshed.is_empty() {
                     return Ok(LoadOutcome::Unchanged);
                 }
@@ -384,7 +385,7 @@ impl<A: Application> Loader<A> {
             let failure = match self.build(request, &resolved, doubts, &made).await {
                 Ok((generation, sections_as_held)) => {
                     unrefreshed.extend(sections_as_held);
-                    unrefreshed.extend(unrefreshed_of(unrenewed, &resolved.credentials, context));
+                    unrefreshed.extend(renewals::unrefreshed_of(unrenewed, &resolved.credentials, context));
                     let carried_over = doubts.add_still_rejected(unrefreshed, &resolved.credentials, context.held);
                     return Ok(LoadOutcome::Built { generation: Box::new(generation), carried_over });
                 }
@@ -608,43 +609,6 @@ impl BuildFailure {
             BuildError::Fault(fault) => (name, fault).into(),
         }
     }
-}
-
-/// Renews the leases of these credentials that are not due, all at the same time. Returns those that could not be renewed. One
-/// that the manager has ended is due then.
-async fn renew_leases(
-    credentials: &HeldCredentials,
-    drain: Duration,
-    deadline: Instant,
-) -> BTreeMap<Name, SourceError> {
-    let renewals = credentials.iter().filter_map(|(name, held)| {
-        let lease = held.lease.clone().filter(|lease| !lease.is_due(drain))?;
-        Some(async move {
-            match timeout_at(deadline, lease.renew()).await {
-                Ok(renewed) => Some((name, renewed.err()?)),
-                Err(_) => Some((name, SourceError::Unanswered("no answer in time".into()))),
-            }
-        })
-    });
-    join_all(renewals).await.into_iter().flatten().collect()
-}
-
-/// Returns the credentials that stay in service although their lease could not be renewed. They hold nothing up.
-fn unrefreshed_of(
-    unrenewed: &BTreeMap<Name, SourceError>,
-    resolved: &HeldCredentials,
-    context: &FetchContext<'_>,
-) -> Vec<Unrefreshed> {
-    let mut unrefreshed = Vec::new();
-    for (name, error) in unrenewed {
-        if let Some(held) = context.held.named(name)
-            && !context.doubted.contains(name)
-            && !resolved.has_new_version(name, context.held)
-        {
-            unrefreshed.push((*name, fetch::unrenewed(context, name, &held.id, error)).into());
-        }
-    }
-    unrefreshed
 }
 
 /// Returns where the manager has each version that is held. A name is absent if the manager did not say.
