@@ -272,12 +272,12 @@ impl<A: Application> Loader<A> {
             is_start: request.in_service.is_none(),
         };
         let mut seen = BTreeMap::new();
-        // A panic of the service's code becomes a report: in a reload it must not end the reload actor. The future is boxed,
-        // because the compiler gives up on one that is nested this deep.
-        let loading = AssertUnwindSafe(Box::pin(async {
+        // A panic of the service's code becomes a report: in a reload it must not end the reload actor. Not in a box: that
+        // would be a copy of a part of the stack, where a key may have been.
+        let loading = AssertUnwindSafe(async {
             let resolver = self.fetch(&request, &context, &mut seen).await;
             self.resolve_and_build(&request, &context, &doubts, &unrenewed, resolver).await
-        }));
+        });
         let result = match loading.catch_unwind().await {
             Ok(result) => result,
             Err(_) => Err(LoadError::from(Report::of(Phase::Build, panicked()))),

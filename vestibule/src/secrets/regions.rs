@@ -118,7 +118,8 @@ impl Regions {
 
     /// Does the work for which the manager was set up, and closes the Regions, also if the work panics.
     pub(crate) async fn close_after<T>(&self, work: impl Future<Output = T>) -> T {
-        let ended = AssertUnwindSafe(work).catch_unwind().await;
+        // Boxed, because the compiler gives up on a future that is nested too deep.
+        let ended = AssertUnwindSafe(Box::pin(work)).catch_unwind().await;
         self.close().await;
         ended.unwrap_or_else(|panic| resume_unwind(panic))
     }
