@@ -17,11 +17,15 @@ use crate::{
 };
 use aws_sdk_secretsmanager::primitives::Blob;
 use devstack::{
-    DEFAULT_TIMEOUT, FaultRule, RunningService, ScriptedFault, Signal, eventually, eventually_within, free_port,
-    reqwest::StatusCode,
+    DEFAULT_TIMEOUT, FaultRule, RunningService, ScriptedFault, Signal, Tenant, eventually, eventually_within,
+    free_port, reqwest::StatusCode,
 };
 use serde_json::{Value, json};
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
+use tokio::{net::UnixDatagram, time::timeout};
 
 #[tokio::test]
 async fn a_signal_loads_a_rotated_password() {
@@ -357,17 +361,39 @@ async fn a_reload_applies_new_settings_of_the_log_the_server_and_the_database() 
     assert!(!events_of_level(&running.process, "DEBUG").is_empty(), "sqlx logs its statements");
 }
 
+/// The socket that a service notifies.
+struct FakeSystemd {
+    path: PathBuf,
+    socket: UnixDatagram,
+}
+
+impl FakeSystemd {
+    fn listen(tenant: &Tenant) -> Self {
+        let path = std::env::temp_dir().join(format!("{}.sock", tenant.name()));
+        let socket = UnixDatagram::bind(&path).expect("the socket");
+        Self { path, socket }
+    }
+
+    async fn receive(&self) -> String {
+        let mut buffer = [0; 1024];
+        let read = timeout(DEFAULT_TIMEOUT, self.socket.recv(&mut buffer)).await.expect("a message").expect("a socket");
+        String::from_utf8(buffer[..read].to_vec()).expect("text")
+    }
+}
+
+impl Drop for FakeSystemd {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
 #[tokio::test]
 async fn systemd_is_notified_of_a_start_a_reload_and_the_stop() {
     let tenant = SERVICE.migrated("systemd").await;
-    let path = std::env::temp_dir().join(format!("{}.sock", tenant.name()));
-    let socket = tokio::net::UnixDatagram::bind(&path).unwrap();
-    let receive = async || {
-        let mut buffer = [0; 1024];
-        let read = tokio::time::timeout(DEFAULT_TIMEOUT, socket.recv(&mut buffer)).await.expect("a message").unwrap();
-        String::from_utf8(buffer[..read].to_vec()).unwrap()
-    };
-    let mut running = RunningService::start(SERVICE.launch(&tenant).env("NOTIFY_SOCKET", &path), &tenant).await;
+    let systemd = FakeSystemd::listen(&tenant);
+    let receive = || systemd.receive();
+    let launch = SERVICE.launch(&tenant).env("NOTIFY_SOCKET", &systemd.path);
+    let mut running = RunningService::start(launch, &tenant).await;
     assert_eq!(receive().await, "READY=1\n");
     running.process.signal(Signal::HUP);
     let reloading = receive().await;
@@ -379,5 +405,16 @@ async fn systemd_is_notified_of_a_start_a_reload_and_the_stop() {
     assert_eq!(receive().await, "READY=1\nSTATUS=the last reload FAILED; generation 1 stays in service\n");
     running.process.signal(Signal::TERM);
     assert_eq!(receive().await, "STOPPING=1\n");
-    let _ = std::fs::remove_file(path);
+}
+
+#[tokio::test]
+async fn systemd_hears_again_and_again_that_the_service_runs_tasks() {
+    let tenant = SERVICE.migrated("systemd_watchdog").await;
+    let systemd = FakeSystemd::listen(&tenant);
+    let launch = SERVICE.launch(&tenant).env("NOTIFY_SOCKET", &systemd.path).env("WATCHDOG_USEC", "200000");
+    let _running = RunningService::start(launch, &tenant).await;
+    let mut first = [systemd.receive().await, systemd.receive().await];
+    first.sort();
+    assert_eq!(first, ["READY=1\n", "WATCHDOG=1\n"]);
+    assert_eq!(systemd.receive().await, "WATCHDOG=1\n");
 }

@@ -1,7 +1,8 @@
-//! Notifications to systemd (`Type=notify-reload`). Each call does nothing if systemd did not start the process.
+//! Notifications to systemd (`Type=notify-reload`, `WatchdogSec=`). Each call does nothing if systemd did not start the process.
 
 use crate::status::reload_record::ReloadOutcome;
 use sd_notify::NotifyState;
+use tokio::time::{MissedTickBehavior, interval};
 
 /// Notifies systemd that the service is ready.
 pub(crate) fn ready() {
@@ -25,6 +26,18 @@ pub(crate) fn reloaded(generation: u64, outcome: ReloadOutcome) {
         }
     };
     notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+}
+
+/// Notifies systemd twice in each `WatchdogSec=` that the runtime still runs tasks. Ends at once if systemd does not ask for
+/// that.
+pub(crate) async fn keep_alive() {
+    let Some(limit) = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()) else { return };
+    let mut beats = interval(limit / 2);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        beats.tick().await;
+        notify(&[NotifyState::Watchdog]);
+    }
 }
 
 /// Notifies systemd that the process is stopping.

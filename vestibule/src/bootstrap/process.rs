@@ -84,6 +84,7 @@ impl<A: Application> ServingProcess<A> {
         let (policy, door) = (PublicPolicy(live.clone()), Door::new(live.clone()));
         let public = HttpServer::start("public", listeners.public, policy, &connections, door);
 
+        tokio::spawn(systemd::keep_alive());
         tokio::spawn(expiry::watch(live.clone(), signals.stopping.clone()));
         tokio::spawn(leases::watch(live.clone(), parts.loader.reload_requests.clone(), signals.stopping.clone()));
         tokio::spawn(watch_readiness(live.clone(), status.clone(), signals.stopping.clone()));
