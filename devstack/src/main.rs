@@ -25,14 +25,17 @@ struct DevArguments {
     /// The secrets manager. The default is the one of `secrets.provider` in the configuration.
     #[arg(long, value_enum, value_name = "MANAGER")]
     secrets: Option<ManagerName>,
+    /// OpenBao makes the logins of the service, and each ends after this time, as in `20s` or `1h`.
+    #[arg(long, value_name = "DURATION")]
+    ttl: Option<humantime::Duration>,
     #[command(subcommand)]
     command: Option<DevCommand>,
 }
 
 #[derive(Subcommand)]
 enum DevCommand {
-    /// Rotates a credential of the running service: a login in the four steps of AWS (two at OpenBao), anything else at once. `auth` is the
-    /// key of the issuer that `--auth` started.
+    /// Rotates a credential of the running service: a login in the four steps of AWS (two at OpenBao), anything else at
+    /// once. A login with a lease is revoked. `auth` is the key of the issuer that `--auth` started.
     Rotate(RotateCommand),
     /// Runs a command of the service with the environment of the running one: `cargo dev exec audit 127.0.0.1:9090`.
     Exec(ExecCommand),
@@ -49,7 +52,7 @@ enum DevCommand {
 async fn main() -> ExitCode {
     let arguments = DevArguments::parse();
     let outcome = match arguments.command {
-        None => up_command::run(arguments.auth, arguments.secrets).await,
+        None => up_command::run(arguments.auth, arguments.secrets, arguments.ttl.map(Into::into)).await,
         Some(DevCommand::Rotate(rotate)) => rotate.run().await,
         Some(DevCommand::Token(token)) => token.run().await,
         Some(DevCommand::Load(load)) => load.run().await,

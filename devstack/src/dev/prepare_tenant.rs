@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use devstack::{DeclaredCredential, OpenBaoAccess, Polling, Stack, Tenant};
+use devstack::{DeclaredCredential, LeaseTimes, OpenBaoAccess, OpenBaoServer, Polling, Stack, Tenant};
 
 use crate::dev::error::DevError;
 use crate::dev::service_description::ServiceDescription;
@@ -11,26 +11,39 @@ use crate::dev::service_program::ServiceProgram;
 /// The wait for a secret that the user creates. It has no limit, because the user may need any time.
 const WAIT_FOR_USER: Polling = Polling { interval: Duration::from_millis(500), limit: Duration::MAX };
 
-/// Creates the database and every credential, points the service to them, and migrates. The credentials are at OpenBao if
-/// there is an access to it.
+/// The secrets manager that gets the credentials.
+pub(crate) enum TenantManager<'a> {
+    /// The emulator of AWS Secrets Manager.
+    Emulator,
+    /// OpenBao. A login that it makes ends after `ttl`. Without one, it is renewed each hour for a day.
+    OpenBao { server: &'a OpenBaoServer, access: OpenBaoAccess, ttl: Option<Duration> },
+}
+
+/// Creates the database and every credential, points the service to them, and migrates.
 pub(crate) async fn prepare_tenant(
     stack: &Stack,
     program: &mut ServiceProgram,
     description: &ServiceDescription,
-    openbao: Option<OpenBaoAccess>,
+    manager: TenantManager<'_>,
     progress: &impl Fn(&str),
 ) -> Result<Tenant, DevError> {
     progress("creating the database, its roles and the credentials");
     let ids = description.credentials.iter().map(|credential| (credential.name.clone(), credential.id.clone()));
     let mut tenant = stack.empty_tenant(&description.settings.database.name, ids).await?;
-    if let Some(access) = openbao {
-        tenant = tenant.at_openbao(access);
+    if let TenantManager::OpenBao { access, .. } = &manager {
+        tenant = tenant.at_openbao(access.clone());
     }
     // Several credentials may have one secret: one role can own several databases.
     let first_with = |id: &str| description.credentials.iter().find(|credential| credential.id == id);
     for credential in &description.credentials {
         if first_with(&credential.id).is_some_and(|first| first.name == credential.name) {
-            put_credential(&tenant, credential).await?;
+            match &manager {
+                TenantManager::OpenBao { server, ttl, .. } if is_made_at_each_read(&credential.id) => {
+                    lease_login(server, &tenant, description, credential, *ttl).await?;
+                    progress(&format!("OpenBao makes the login `{}`", credential.name));
+                }
+                _ => put_credential(&tenant, credential).await?,
+            }
         }
     }
     for (section, database) in &description.settings.databases {
@@ -45,6 +58,37 @@ pub(crate) async fn prepare_tenant(
         program.migrate().await?;
     }
     Ok(tenant)
+}
+
+/// Says if OpenBao makes what is read at this id, so that nobody can put it there.
+fn is_made_at_each_read(id: &str) -> bool {
+    ["/creds/", "/static-creds/", "/issue/"].iter().any(|engine| id.contains(engine)) && !id.contains("/data/")
+}
+
+/// Lets OpenBao make the logins of a database.
+async fn lease_login(
+    server: &OpenBaoServer,
+    tenant: &Tenant,
+    description: &ServiceDescription,
+    credential: &DeclaredCredential,
+    ttl: Option<Duration>,
+) -> Result<(), DevError> {
+    let DeclaredCredential { name, id, kind } = credential;
+    let role = id.strip_prefix("database/creds/");
+    let (Some(role), "login", false) = (role, &**kind, name.starts_with("migrator")) else {
+        return Err(DevError::new(format!(
+            "cargo dev has no {id}: it makes logins at database/creds/ROLE, for services and not for migrations; give \
+             `{name}` another id in [secrets.ids] of config/dev.toml"
+        )));
+    };
+    let database = description.settings.databases.get(name).unwrap_or(&description.settings.database);
+    let ttl_text = ttl.map(|ttl| humantime::format_duration(ttl).to_string().replace(' ', ""));
+    let times = match &ttl_text {
+        Some(ttl) => LeaseTimes { ttl, max_ttl: ttl },
+        None => LeaseTimes { ttl: "1h", max_ttl: "24h" },
+    };
+    server.lease_logins_as(tenant, role, &database.name, times).await?;
+    Ok(())
 }
 
 /// Gives a credential a random value. If its kind is unknown, waits until the user has created the secret.

@@ -17,7 +17,7 @@ use crate::dev::rotate_command::login_rotation::rotate_login;
 use crate::dev::rotate_command::replacement::Replacement;
 use crate::dev::rotate_command::served_certificate::wait_until_served;
 use crate::dev::secrets_manager::StackManager;
-use crate::dev::status_client::StatusClient;
+use crate::dev::status_client::{ServiceStatus, StatusClient};
 
 /// The credential of the listeners, and its short name.
 const TLS: (&str, &str) = ("server_tls", "tls");
@@ -66,6 +66,9 @@ impl RotateCommand {
         let status_client = StatusClient::new(&running.admin, &dev_client);
         let before = status_client.status().await?;
         let name = &credential.name;
+        if is_leased(credential) {
+            return self.revoke(running, credential, &status_client, &before).await;
+        }
         let version = self.put(running, credential, &replacement, &status_client).await?;
         if before.version(name).is_none() {
             println!("the service does not hold `{name}`: there is nothing to reload");
@@ -76,7 +79,7 @@ impl RotateCommand {
             }
             println!("SIGHUP to process {pid}");
             send_signal(pid, Signal::HUP)?;
-            let after = wait_until_in_service(&status_client, name, &version).await?;
+            let after = wait_until_in_service(&status_client, name, |held| held == version).await?;
             println!("generation {} -> {after}, version {version} in service", before.generation());
             if let Replacement::Certificate(identity, _) = replacement
                 && name == TLS.0
@@ -106,12 +109,38 @@ impl RotateCommand {
     /// Rejects options that do not fit the credential's kind.
     fn check_options(&self, credential: &DeclaredCredential) -> Result<(), DevError> {
         let DeclaredCredential { name, kind, .. } = credential;
-        if self.window.is_some() && kind != "login" {
-            return Err(DevError::new(format!("`{name}` is no login: its rotation has no window")));
+        if self.window.is_some() && (kind != "login" || is_leased(credential)) {
+            let what = if kind == "login" { "has a lease" } else { "is no login" };
+            return Err(DevError::new(format!("`{name}` {what}: its rotation has no window")));
         }
         if self.expires.is_some() && kind != "tls_identity" {
             return Err(DevError::new(format!("`{name}` is no certificate: it has no end")));
         }
+        Ok(())
+    }
+
+    /// Ends all leases of a login, with their users and the sessions of those. Waits until the service has another user.
+    async fn revoke(
+        &self,
+        running: &RunningStack,
+        credential: &DeclaredCredential,
+        status_client: &StatusClient,
+        before: &ServiceStatus,
+    ) -> Result<(), DevError> {
+        let DeclaredCredential { name, id, .. } = credential;
+        StackManager::at(&running.manager)?.revoke_leases(id).await?;
+        println!("{id}: OpenBao has ended all leases; PostgreSQL has dropped their users, with their sessions");
+        println!("requests that had a statement under way in one of those sessions fail");
+        let Some(user) = before.version(name) else {
+            println!("the service does not hold `{name}`: there is nothing to reload");
+            return Ok(());
+        };
+        if let Some(pid) = running.pids.service.filter(|_| !self.no_signal) {
+            println!("SIGHUP to process {pid}");
+            send_signal(pid, Signal::HUP)?;
+        }
+        let after = wait_until_in_service(status_client, name, |held| held != user).await?;
+        println!("generation {} -> {after}, another user in service", before.generation());
         Ok(())
     }
 
@@ -134,6 +163,11 @@ impl RotateCommand {
             }
         }
     }
+}
+
+/// Says if OpenBao makes this credential, with a lease, at each read.
+fn is_leased(credential: &DeclaredCredential) -> bool {
+    credential.id.starts_with("database/creds/")
 }
 
 async fn put_value(running: &RunningStack, credential: &DeclaredCredential, value: &str) -> Result<String, DevError> {
@@ -159,11 +193,15 @@ async fn wait_for_listeners(
     Ok(())
 }
 
-/// Waits until the version is in service, and returns the generation. It is no new generation if the service loaded the
+/// Waits until a wanted version is in service, and returns the generation. It is no new generation if the service loaded the
 /// version in the window already.
-async fn wait_until_in_service(status_client: &StatusClient, name: &str, version: &str) -> Result<u64, DevError> {
+async fn wait_until_in_service(
+    status_client: &StatusClient,
+    name: &str,
+    is_wanted: impl Fn(&str) -> bool,
+) -> Result<u64, DevError> {
     let in_service = RELOAD.until_async(async || match status_client.status().await {
-        Ok(status) if status.version(name) == Some(version) => Some(Ok(status.generation())),
+        Ok(status) if status.version(name).is_some_and(&is_wanted) => Some(Ok(status.generation())),
         Ok(_) => None,
         Err(error) => Some(Err(error)),
     });

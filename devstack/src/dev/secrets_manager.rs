@@ -46,6 +46,17 @@ impl StackManager {
         Ok(Self::OpenBao(OpenBao::at(manager, token_file, authority)?))
     }
 
+    /// Ends all leases of an id that OpenBao makes at each read.
+    pub(crate) async fn revoke_leases(&self, id: &str) -> Result<(), DevError> {
+        match self {
+            Self::Aws(_) => Err(DevError::new(format!("{id}: AWS Secrets Manager has no leases"))),
+            Self::OpenBao(api) => {
+                api.put(&format!("sys/leases/revoke-prefix/{id}"), serde_json::json!({})).await?;
+                Ok(())
+            }
+        }
+    }
+
     /// Gives a secret a new current version. Returns the version's id.
     pub(crate) async fn put(&self, id: &str, value: &str) -> Result<String, DevError> {
         Ok(match self {

@@ -75,6 +75,11 @@ impl ServiceProgram {
         }
     }
 
+    /// Has the login of the database made by OpenBao, unless the user has chosen its id.
+    pub(crate) fn lease_logins(&mut self) {
+        self.set_default("APP_SECRETS__IDS__DATABASE", "database/creds/service");
+    }
+
     /// Makes AWS Secrets Manager the service's secrets manager, also if its configuration has another one.
     pub(crate) fn use_aws(&mut self) {
         self.set("APP_SECRETS__PROVIDER", "aws");

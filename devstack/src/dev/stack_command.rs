@@ -8,7 +8,7 @@ use devstack::{Authority, Polling, PythonEnvironment, Stack, home, workspace};
 use crate::dev::dev_lock::DevLock;
 use crate::dev::dev_state::{RunningStack, StackPids};
 use crate::dev::error::DevError;
-use crate::dev::prepare_tenant::prepare_tenant;
+use crate::dev::prepare_tenant::{TenantManager, prepare_tenant};
 use crate::dev::progress::print_progress;
 use crate::dev::secrets_manager::ManagerPlace;
 use crate::dev::service_program::{ServiceProgram, tenant_environment};
@@ -66,7 +66,8 @@ impl StackCommand {
         program.use_aws();
         let description = program.describe().await?;
         let settings = program.settings();
-        let tenant = prepare_tenant(&stack, &mut program, &description, None, &print_progress).await?;
+        let tenant =
+            prepare_tenant(&stack, &mut program, &description, TenantManager::Emulator, &print_progress).await?;
         let [postgres, manager] = stack.pids();
         lock.publish(Some(RunningStack {
             public: description.settings.server.url()?,

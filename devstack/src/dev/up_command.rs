@@ -14,7 +14,7 @@ use crate::dev::dev_lock::DevLock;
 use crate::dev::dev_state::{DevState, RunningStack, StackPids};
 use crate::dev::error::DevError;
 use crate::dev::hints::Hints;
-use crate::dev::prepare_tenant::prepare_tenant;
+use crate::dev::prepare_tenant::{TenantManager, prepare_tenant};
 use crate::dev::progress::print_progress;
 use crate::dev::project::{self, Project};
 use crate::dev::secrets_manager::{ManagerName, ManagerPlace};
@@ -26,13 +26,13 @@ const WATCH: Polling = Polling { interval: Duration::from_millis(100), limit: Du
 const START: Polling = Polling { interval: Duration::from_millis(50), limit: Duration::from_secs(90) };
 
 /// Starts everything. Stops it again at a signal, or if a part ends.
-pub(crate) async fn run(auth: bool, secrets: Option<ManagerName>) -> Result<(), DevError> {
+pub(crate) async fn run(auth: bool, secrets: Option<ManagerName>, ttl: Option<Duration>) -> Result<(), DevError> {
     let lock = DevLock::take()?;
     let (service_pid, started_pid) = watch::channel(None);
     let mut signals = stop_signals();
     tokio::spawn(kill_at_second_signal(signals.clone(), started_pid));
     let mut environment = tokio::select! {
-        environment = start(&lock, &service_pid, auth, secrets) => environment?,
+        environment = start(&lock, &service_pid, auth, secrets, ttl) => environment?,
         _ = signals.changed() => return Ok(()),
     };
     let outcome = tokio::select! {
@@ -88,6 +88,7 @@ async fn start(
     service_pid: &watch::Sender<Option<u32>>,
     auth: bool,
     secrets: Option<ManagerName>,
+    ttl: Option<Duration>,
 ) -> Result<DevEnvironment, DevError> {
     let start = Instant::now();
     let progress = |text: &str| print_progress(&format!("{:5.1} s  {text}", start.elapsed().as_secs_f64()));
@@ -112,11 +113,17 @@ async fn start(
     let mut openbao = None;
     let mut access = None;
     match manager {
+        ManagerName::Aws if ttl.is_some() => {
+            return Err(DevError::new("with --ttl, OpenBao makes the logins: add --secrets openbao"));
+        }
         ManagerName::Aws => program.use_aws(),
         ManagerName::Openbao => {
             let server = stack.openbao(&progress).await?;
             let admitted = server.admit("service", "").await?;
             program.use_openbao(&admitted);
+            if ttl.is_some() {
+                program.lease_logins();
+            }
             access = Some(admitted);
             openbao = Some(server);
         }
@@ -126,7 +133,11 @@ async fn start(
     let dev_client = DevClient::new(&description.credentials)?;
 
     let settings = program.settings();
-    let tenant = prepare_tenant(&stack, &mut program, &description, access, &progress).await?;
+    let manager = match (&openbao, access) {
+        (Some(server), Some(access)) => TenantManager::OpenBao { server, access, ttl },
+        _ => TenantManager::Emulator,
+    };
+    let tenant = prepare_tenant(&stack, &mut program, &description, manager, &progress).await?;
 
     let receivers = start_receivers(&tenant, &description.credentials, metadata.receivers)?;
 

@@ -9,6 +9,8 @@ use crate::stack::openbao::api::OpenBao;
 /// The access of a service to OpenBao: the variables with which it finds the server, and logs in.
 #[derive(Clone)]
 pub struct OpenBaoAccess {
+    /// The name of its role and its policy.
+    pub(crate) name: String,
     pub(crate) api: OpenBao,
     pub(crate) environment: Vec<(String, String)>,
     /// The program, with the variables with which it reaches the server as root.
@@ -42,7 +44,7 @@ impl OpenBaoServer {
             ("APP_SECRETS__VAULT__JWT_FILE", jwt.display().to_string()),
         ];
         let environment = environment.map(|(name, value)| (name.to_owned(), value)).into();
-        Ok(OpenBaoAccess { api: self.api().clone(), environment, command: self.command() })
+        Ok(OpenBaoAccess { name: name.to_owned(), api: self.api().clone(), environment, command: self.command() })
     }
 }
 
