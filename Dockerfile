@@ -11,6 +11,10 @@ FROM docker.io/library/rust:1.95-bookworm AS build
 ARG PROFILE
 WORKDIR /build
 
+# These write into the binary what it is made of, and make a list of that for people. They compile faster without
+# optimization, and are not in the service's image.
+RUN cargo install --locked --debug --target-dir target --root /usr/local cargo-auditable@0.7.7 auditable2cdx@0.1.0
+
 # Dependencies are a layer of their own, which is built again only when a manifest changes. Cargo needs sources: empty
 # ones are enough.
 COPY Cargo.toml Cargo.lock ./
@@ -21,7 +25,7 @@ RUN mkdir --parents src benches vestibule/src vestibule/benches vestibule/derive
     && touch src/lib.rs vestibule/src/lib.rs vestibule/derive/src/lib.rs devstack/src/lib.rs \
     && touch benches/database.rs benches/beside_go.rs vestibule/benches/door.rs vestibule/benches/reload.rs \
     && echo 'fn main() {}' > src/main.rs \
-    && cargo install --locked --profile "$PROFILE" --path . --root /stub
+    && cargo auditable install --locked --profile "$PROFILE" --path . --root /stub
 
 COPY build.rs ./
 COPY migrations migrations
@@ -30,8 +34,9 @@ COPY src src
 # Cargo compares the times of files, and these can be older than the empty ones. The link `service` leads to the only
 # binary, whose name is the package's. If you add a second binary, name the right one here.
 RUN find src vestibule -name '*.rs' -exec touch {} + \
-    && cargo install --locked --profile "$PROFILE" --path . --root /made \
-    && cd /made/bin && { test -e service || ln --symbolic * service; }
+    && cargo auditable install --locked --profile "$PROFILE" --path . --root /made \
+    && cd /made/bin && { test -e service || ln --symbolic * service; } \
+    && mkdir ../sbom && auditable2cdx service > ../sbom/service.cdx.json
 COPY config /made/config
 RUN chmod --recursive a+rX /made
 
@@ -58,6 +63,7 @@ FROM gcr.io/distroless/cc-debian12:nonroot
 WORKDIR /srv
 COPY --from=build /made/bin /usr/local/bin
 COPY --from=build /made/config config
+COPY --from=build /made/sbom /usr/local/share/sbom
 ENV APP_PROFILE=production
 USER 65532:65532
 EXPOSE 8080 9090

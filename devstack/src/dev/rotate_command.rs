@@ -130,7 +130,7 @@ impl RotateCommand {
         let DeclaredCredential { name, id, .. } = credential;
         StackManager::at(&running.manager)?.revoke_leases(id).await?;
         println!("{id}: OpenBao has ended all leases; PostgreSQL has dropped their users, with their sessions");
-        println!("requests that had a statement under way in one of those sessions fail");
+        println!("requests that use one of those sessions fail");
         let Some(user) = before.version(name) else {
             println!("the service does not hold `{name}`: there is nothing to reload");
             return Ok(());
