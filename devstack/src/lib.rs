@@ -42,6 +42,7 @@ pub use stack::leak_detector::LeakDetector;
 pub use stack::openbao::OpenBaoServer;
 pub use stack::openbao::access::OpenBaoAccess;
 pub use stack::openbao::api::OpenBao;
+pub use stack::openbao::audit_log::LoggedRequest;
 pub use stack::openbao::leased_logins::LeaseTimes;
 pub use stack::openbao::login_rotation::OpenBaoRotation;
 pub use stack::polling::Polling;

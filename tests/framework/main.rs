@@ -30,6 +30,7 @@ mod owner_role;
 mod parents;
 mod passes_by_itself;
 mod platform_identity;
+mod policy;
 mod rds_iam;
 mod regions;
 mod rejected_login;

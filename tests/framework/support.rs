@@ -3,7 +3,9 @@
 pub(crate) mod collector;
 pub(crate) mod configuration_folder;
 pub(crate) mod database;
+pub(crate) mod documented_commands;
 pub(crate) mod examples;
+pub(crate) mod iam_policy;
 pub(crate) mod launch_options;
 pub(crate) mod log_events;
 pub(crate) mod metrics_page;

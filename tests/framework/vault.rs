@@ -3,7 +3,10 @@
 use crate::{
     SERVICE,
     note_client::NoteClient,
-    support::{launch_options::LaunchOptions, reload_status::assert_kept, secrets::moved_to},
+    support::{
+        documented_commands::run_at_openbao, launch_options::LaunchOptions, reload_status::assert_kept,
+        secrets::moved_to,
+    },
 };
 use axum::{Json, Router, http::Uri, response::Redirect};
 use devstack::{
@@ -13,7 +16,6 @@ use devstack::{
 use serde_json::{Value, json};
 use std::{
     future::IntoFuture,
-    process::Command,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -418,15 +420,7 @@ async fn the_documented_commands_admit_a_service() {
     let password = server.write_file("password", login["password"].as_str().expect("a password")).unwrap();
     let folder = password.parent().expect("a folder");
     let commands = documented_commands().replace("app_login", &tenant.app_role());
-    let output = Command::new("sh")
-        .args(["-euc", &commands])
-        .current_dir(folder)
-        .env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", server.program().parent().expect("a folder").display()))
-        .env("SERVICE", tenant.name())
-        .envs(server.environment())
-        .output()
-        .expect("a shell");
-    assert!(output.status.success(), "{}", tenant.redact(&String::from_utf8_lossy(&output.stderr)));
+    run_at_openbao(&tenant, &commands, &[]).await;
     let launch = SERVICE
         .launch(&tenant)
         .env("APP_SECRETS__VAULT__AUTH", "approle")

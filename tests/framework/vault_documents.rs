@@ -1,9 +1,11 @@
 //! The commands of OPERATIONS.md for logins and certificates that Vault makes, at a real OpenBao and a real PostgreSQL.
 
-use crate::{SERVICE, support::database::run_as_superuser};
+use crate::{
+    SERVICE,
+    support::{database::run_as_superuser, documented_commands::run_at_openbao},
+};
 use devstack::{OpenBao, OpenBaoServer, Tenant, random_key};
 use serde_json::{Value, json};
-use std::process::Command;
 
 /// Returns a block of the section, with the tenant's names in the place of the document's.
 fn documented(language: &str, number: usize, names: &[(&str, &str)]) -> String {
@@ -16,22 +18,6 @@ fn documented(language: &str, number: usize, names: &[(&str, &str)]) -> String {
         block = block.replace(name, of_tenant);
     }
     block
-}
-
-/// Runs shell commands as somebody who may do everything at the server.
-async fn run_at_openbao(tenant: &Tenant, commands: &str) {
-    let server = OpenBaoServer::shared().await;
-    let database = tenant.database();
-    let output = Command::new("sh")
-        .args(["-euc", commands])
-        .current_dir(server.authority_file().parent().expect("a folder"))
-        .env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", server.program().parent().expect("a folder").display()))
-        .env("SERVICE", tenant.name())
-        .env("DATABASE", format!("{}:{}", database.host, database.port))
-        .envs(server.environment())
-        .output()
-        .expect("a shell");
-    assert!(output.status.success(), "{}", tenant.redact(&String::from_utf8_lossy(&output.stderr)));
 }
 
 /// Logs in with the AppRole of the tenant.
@@ -93,8 +79,11 @@ async fn the_documented_roles_make_logins_that_end_with_their_leases() {
         ("enable database", &format!("enable -path={mount} database")),
         // The PostgreSQL of tests has no TLS.
         ("sslmode=verify-full", "sslmode=disable"),
+        // The tenant's own policy has the name of the service.
+        ("policy write \"$SERVICE\"", "policy write \"$SERVICE-leases\""),
+        ("token_policies=\"$SERVICE\"", "token_policies=\"$SERVICE-leases\""),
     ];
-    run_at_openbao(&tenant, &documented("sh", 0, &[&roles[..], &places].concat())).await;
+    run_at_openbao(&tenant, &documented("sh", 0, &[&roles[..], &places].concat()), &[]).await;
     assert!(tenant.connect(&admin, &password).await.is_err(), "only the server knows the password");
 
     let root = server.api();
@@ -128,8 +117,14 @@ async fn the_documented_role_issues_a_certificate_for_the_listeners() {
         ("pki/", &*format!("{mount}/")),
         ("87600h pki", &format!("87600h {mount}")),
         ("enable pki", &format!("enable -path={mount} pki")),
+        ("policy write \"$SERVICE\"", "policy write \"$SERVICE-certificates\""),
     ];
-    run_at_openbao(&tenant, &documented("sh", 1, &places)).await;
+    let variables = [
+        ("APP_SERVER__TLS", "true"),
+        ("APP_SECRETS__IDS__SERVER_TLS", &*format!("{mount}/issue/{name}")),
+        ("APP_SECRETS__VAULT__ISSUE__SERVER_TLS__COMMON_NAME", "notes.internal"),
+    ];
+    run_at_openbao(&tenant, &documented("sh", 1, &places), &variables).await;
     let role = json!({ "token_policies": format!("{name}-certificates") });
     OpenBaoServer::shared().await.api().post(&format!("auth/approle/role/{name}"), role).await.expect("a role");
     let request = json!({ "common_name": "notes.internal" });

@@ -17,6 +17,7 @@ mod debug_token;
 mod health;
 mod migrate;
 mod openapi;
+mod policy;
 pub(crate) mod reload;
 
 mod admin;
@@ -35,6 +36,7 @@ use crate::{
     cause::RootCause,
     config::layers::Sources,
     exit::Exit,
+    secrets::aws::policy::AwsAccount,
     signals,
     telemetry::{self, panics, standard_error},
 };
@@ -123,6 +125,16 @@ async fn run<A: Application>(
         CliCommand::Migrate => migrate::run::<A>(&sources, manager).await,
         CliCommand::Config { json, explain } => config::run::<A>(&sources, json, explain),
         CliCommand::Openapi { auth } => openapi::run::<A>(auth),
+        CliCommand::Policy { holder, provider, account, kms_key, database_resource } => {
+            let resource_ids = database_resource.into_iter().collect();
+            policy::run::<A>(
+                &sources,
+                &manager,
+                holder,
+                provider,
+                &AwsAccount { id: account, kms_keys: kms_key, resource_ids },
+            )
+        }
         CliCommand::Reload { pid, wait, settle } => {
             let wait = if wait { Some(settle) } else { None };
             reload::run::<A>(&sources, pid, wait).await

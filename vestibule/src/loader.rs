@@ -303,12 +303,10 @@ impl<A: Application> Loader<A> {
         seen: &mut BTreeMap<Name, ManagerStage>,
     ) -> Resolver<'a> {
         let (mut kept_there, mut made_at_read) = (Vec::new(), Vec::new());
-        for spec in AllSecrets::<A::Secrets>::specs() {
-            if let Some(id) = request.config.id(&spec) {
-                let comes_last = self.regions.is_made_at_each_read(&id) && !context.doubted.contains(spec.name);
-                let list = if comes_last { &mut made_at_read } else { &mut kept_there };
-                list.push((spec, id));
-            }
+        for (spec, id) in AllSecrets::<A::Secrets>::to_fetch(&request.config) {
+            let comes_last = self.regions.is_made_at_each_read(&id) && !context.doubted.contains(spec.name);
+            let list = if comes_last { &mut made_at_read } else { &mut kept_there };
+            list.push((spec, id));
         }
         let fetched = fetch::all(context, &kept_there).await;
         seen.extend(stages_seen(&fetched, context.held));

@@ -19,6 +19,7 @@ pub(crate) mod kind;
 pub(crate) mod lease;
 pub(crate) mod regions;
 pub(crate) mod resolver;
+pub(crate) mod rights;
 pub(crate) mod secret_parts;
 pub(crate) mod set;
 pub(crate) mod shape;

@@ -2,6 +2,7 @@
 
 pub(crate) mod access;
 pub(crate) mod api;
+pub(crate) mod audit_log;
 pub(crate) mod leased_logins;
 pub(crate) mod login_rotation;
 
@@ -146,6 +147,7 @@ impl Stack {
             "listener": [{ "tcp": for_all }, { "tcp": for_certificates }],
             "api_addr": address,
             "cluster_addr": format!("https://127.0.0.1:{cluster_port}"),
+            "audit": audit_log::device(&folder),
         });
         write("config.json", &config.to_string())?;
         let mut process = spawn(self.python(), program, &folder)?;

@@ -1,5 +1,7 @@
 //! The binary of the service under test.
 
+use std::path::Path;
+
 use serde_json::Value;
 use tokio::sync::OnceCell;
 
@@ -24,6 +26,11 @@ impl Binary {
     /// Names the file.
     pub const fn at(path: &'static str) -> Self {
         Self { path, credentials: OnceCell::const_new() }
+    }
+
+    /// Returns the file.
+    pub fn path(&self) -> &'static Path {
+        Path::new(self.path)
     }
 
     /// Prepares the service, and does not start it.

@@ -93,6 +93,16 @@ impl ScriptedManager {
         lock(&self.script.requests).iter().filter(|request| request.secret == secret).count()
     }
 
+    /// Returns the requests so far, with any answer: the operation, the Region and the secret id of each.
+    pub fn calls(&self) -> Vec<(String, String, String)> {
+        let requests = lock(&self.script.requests);
+        let call = |request: &ManagerRequest| {
+            let ManagerRequest { secret, region, operation } = request;
+            (operation.clone(), region.clone(), secret.clone())
+        };
+        requests.iter().map(call).collect()
+    }
+
     /// Returns the number of requests to this Region so far, with any answer.
     pub fn requests_in(&self, region: &str) -> usize {
         lock(&self.script.requests).iter().filter(|request| request.region == region).count()

@@ -18,6 +18,9 @@ pub(crate) trait ManagerSetup<T> {
     /// `true` if the set-up may read any setting, and `false` if it reads `[secrets]` alone.
     const READS_ALL_SETTINGS: bool;
 
+    /// Returns the manager of the configuration. Returns `None` for a service's own source.
+    fn provider(&self, config: &Config<T>) -> Option<SecretsProvider>;
+
     /// Returns the Regions of the manager.
     ///
     /// # Errors
@@ -30,6 +33,10 @@ pub(crate) struct ConfiguredManager;
 
 impl<T> ManagerSetup<T> for ConfiguredManager {
     const READS_ALL_SETTINGS: bool = false;
+
+    fn provider(&self, config: &Config<T>) -> Option<SecretsProvider> {
+        Some(config.secrets.provider)
+    }
 
     async fn regions(self, sources: &Sources, config: &Config<T>, deadline: Instant) -> Result<Regions, Fault> {
         match config.secrets.provider {
@@ -77,6 +84,10 @@ where
     S: Source,
 {
     const READS_ALL_SETTINGS: bool = true;
+
+    fn provider(&self, _: &Config<T>) -> Option<SecretsProvider> {
+        None
+    }
 
     async fn regions(self, _: &Sources, config: &Config<T>, deadline: Instant) -> Result<Regions, Fault> {
         match timeout_at(deadline, (self.0)(config)).await {

@@ -1,7 +1,14 @@
 //! The arguments of the command line. The doc comments are the help texts.
 
 use super::health::HealthProbe;
-use crate::debug_tokens::LIFETIMES;
+use crate::{
+    config::SecretsProvider,
+    debug_tokens::LIFETIMES,
+    secrets::{
+        aws::policy::{KmsKey, is_account},
+        rights::RightsHolder,
+    },
+};
 use clap::{Parser, Subcommand};
 use rustls::pki_types::ServerName;
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
@@ -47,6 +54,30 @@ pub(super) enum CliCommand {
         /// Describe the routes as they are with authentication on.
         #[arg(long)]
         auth: bool,
+    },
+    /// Print the least policy with which a command works, for the ids of this configuration.
+    ///
+    /// It is an IAM policy, or a policy of Vault or OpenBao. It is on standard output alone; remarks are on standard error.
+    /// Needs no credential, and asks nobody.
+    Policy {
+        /// The command that gets the rights.
+        #[arg(long = "for", value_enum, value_name = "COMMAND", default_value = "serve")]
+        holder: RightsHolder,
+        /// The provider whose policy is printed; without it, that of the secrets. With secrets at Vault, `aws` prints the
+        /// policy for databases with auth = "iam".
+        #[arg(long, value_enum)]
+        provider: Option<SecretsProvider>,
+        /// The AWS account, if no id of a secret is an ARN: 12 digits.
+        #[arg(long, value_name = "ID", value_parser = account)]
+        account: Option<String>,
+        /// The ARN of a key of KMS that the secrets are encrypted with, if it is not AWS's own. Once for each key; each Region
+        /// has its own.
+        #[arg(long, value_name = "ARN", value_parser = kms_key)]
+        kms_key: Vec<KmsKey>,
+        /// The resource id of a database with auth = "iam", such as database=db-ABCDEFGHIJKL01234, or
+        /// databases.reports=cluster-… for the section of that name.
+        #[arg(long, value_name = "SECTION=ID", value_parser = database_resource)]
+        database_resource: Vec<(String, String)>,
     },
     /// Send SIGHUP to the running service. Works in a container that has no `kill`.
     ///
@@ -116,6 +147,29 @@ fn since(text: &str) -> Result<OffsetDateTime, &'static str> {
         Ok(_) => Err("it is in the future: give the time at which the leases were revoked"),
         Err(_) => Err("give a time of RFC 3339 with its offset from UTC, such as 2026-11-29T03:04:05Z"),
     }
+}
+
+/// Parses the value of `--account`.
+fn account(text: &str) -> Result<String, &'static str> {
+    if is_account(text) { Ok(text.to_owned()) } else { Err("give the 12 digits of an account") }
+}
+
+/// Parses a value of `--kms-key`.
+fn kms_key(text: &str) -> Result<KmsKey, &'static str> {
+    KmsKey::parse(text)
+        .ok_or("give the ARN of a key, such as arn:aws:kms:eu-west-1:123456789012:key/…; a policy cannot name an alias")
+}
+
+/// Parses a value of `--database-resource`.
+fn database_resource(text: &str) -> Result<(String, String), &'static str> {
+    let expected = "give a section and a resource id, such as database=db-ABCDEFGHIJKL01234; the id begins with db-, cluster- \
+                    or prx-";
+    let (section, id) = text.split_once('=').ok_or(expected)?;
+    let name = ["db-", "cluster-", "prx-"].iter().find_map(|kind| id.strip_prefix(kind)).ok_or(expected)?;
+    if name.is_empty() || !name.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return Err(expected);
+    }
+    Ok((section.to_owned(), id.to_owned()))
 }
 
 /// Parses the value of `--settle`.

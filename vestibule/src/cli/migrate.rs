@@ -21,6 +21,7 @@ use crate::{
         held::HeldCredentials,
         regions::Regions,
         resolver::Resolver,
+        rights::{Rights, RightsHolder, TokenLogIn},
         set::{self, CredentialField, Resolved, SecretSet},
         spec::CredentialSpec,
     },
@@ -91,6 +92,29 @@ fn targets<'a, T>(package: &'static Package, config: &'a Config<T>) -> Result<Ve
     }
     Report::unless_clean(Phase::Config, faults)?;
     Ok(targets)
+}
+
+/// Returns the rights that this command needs: what [`migrate_all`] logs in with.
+///
+/// # Errors
+/// As [`targets`].
+pub(super) fn rights<'a, T: ServiceSettings>(
+    package: &'static Package,
+    config: &'a Config<T>,
+) -> Result<Rights<'a>, Report> {
+    let (mut secrets, mut token_log_ins) = (BTreeSet::new(), Vec::new());
+    for target in targets(package, config)? {
+        let Target { section, migrator, .. } = &target;
+        match token_user(&target) {
+            Some(user) => token_log_ins.push(TokenLogIn {
+                section: section.key(),
+                region: section.config.region.as_deref(),
+                user,
+            }),
+            None => secrets.extend(config.id(migrator)),
+        }
+    }
+    Ok(Rights { holder: RightsHolder::Migrate, secrets, token_log_ins })
 }
 
 pub(super) async fn run<A: Application>(

@@ -30,9 +30,14 @@ impl<'a> IamDatabase<'a> {
         section.into_iter().chain([key]).map(str::to_owned).collect()
     }
 
+    /// Returns the key of its section: `database` or `databases.NAME`.
+    pub(crate) fn section(&self) -> String {
+        self.name.map_or("database".to_owned(), |name| format!("databases.{name}"))
+    }
+
     /// Returns a text that names the section, the user, and the place that it logs in at.
     pub(crate) fn user_at_place(&self) -> String {
-        let section = self.name.map_or("database".to_owned(), |name| format!("databases.{name}"));
+        let section = self.section();
         let DatabaseConfig { username, host, port, .. } = self.config;
         format!("[{section}], user {} at {}:{port},", username.as_deref().unwrap_or_default(), &**host)
     }

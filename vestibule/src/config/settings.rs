@@ -216,7 +216,7 @@ pub struct SecretsConfig {
 }
 
 /// A secrets manager.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
 pub enum SecretsProvider {
     /// AWS Secrets Manager.

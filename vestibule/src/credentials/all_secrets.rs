@@ -1,11 +1,15 @@
 //! All credentials of a process: those of the service, those of the listeners, and the key of the collector of traces.
 
 use super::{api_key::ApiKey, client_ca::ClientCa, tls_identity::TlsIdentity};
-use crate::secrets::{
-    credential::{CLIENT_CA, Credential, OTLP, SERVER_TLS},
-    resolver::Resolver,
-    set::{CredentialField, SecretSet},
-    spec::CredentialSpec,
+use crate::{
+    config::{Config, ServiceSettings},
+    secrets::{
+        credential::{CLIENT_CA, Credential, OTLP, SERVER_TLS},
+        id::SecretId,
+        resolver::Resolver,
+        set::{CredentialField, SecretSet},
+        spec::CredentialSpec,
+    },
 };
 
 /// All credentials of a process: a set like that of the service, with those of the framework added.
@@ -14,6 +18,13 @@ pub(crate) struct AllSecrets<S> {
     pub(crate) server_tls: Option<Credential<TlsIdentity>>,
     pub(crate) client_ca: Option<Credential<ClientCa>>,
     pub(crate) otlp: Option<Credential<ApiKey>>,
+}
+
+impl<S: SecretSet> AllSecrets<S> {
+    /// Returns the credentials that a load fetches with this configuration, and their ids.
+    pub(crate) fn to_fetch<T: ServiceSettings>(config: &Config<T>) -> impl Iterator<Item = (CredentialSpec, SecretId)> {
+        Self::specs().into_iter().filter_map(|spec| Some((spec, config.id(&spec)?)))
+    }
 }
 
 impl<S: SecretSet> SecretSet for AllSecrets<S> {

@@ -1,6 +1,7 @@
 //! AWS Secrets Manager. Only this module and its settings ([`AwsConfig`]) know AWS.
 
 pub(crate) mod errors;
+pub(crate) mod policy;
 pub(crate) mod rds_token;
 
 mod http_client;

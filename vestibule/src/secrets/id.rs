@@ -38,6 +38,11 @@ impl SecretId {
         self.0.strip_prefix("arn:")?.split(':').nth(2)
     }
 
+    /// Returns the account of an ARN (`arn:<partition>:<service>:<Region>:<account>:…`). Returns `None` if the id is a name.
+    pub(crate) fn account(&self) -> Option<&str> {
+        self.0.strip_prefix("arn:")?.split(':').nth(3)
+    }
+
     /// Returns the id as the manager knows it.
     pub fn as_str(&self) -> &str {
         &self.0

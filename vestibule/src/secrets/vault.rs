@@ -15,6 +15,7 @@ mod lease;
 mod login;
 mod logins;
 mod path;
+pub(crate) mod policy;
 mod remedies;
 mod servers;
 mod sessions;

@@ -39,7 +39,7 @@ pub struct FaultRule {
 pub(super) struct ManagerRequest {
     pub(super) secret: String,
     pub(super) region: String,
-    operation: String,
+    pub(super) operation: String,
 }
 
 impl FaultRule {

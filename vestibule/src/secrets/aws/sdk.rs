@@ -136,6 +136,11 @@ fn refuse_http(sdk: &SdkConfig) -> Result<(), Fault> {
     Ok(())
 }
 
+/// Returns the Region that the environment names, as the SDK's chain finds it there.
+pub(super) fn region_of_environment() -> Option<String> {
+    variable("AWS_REGION").or_else(|| variable("AWS_DEFAULT_REGION"))
+}
+
 /// Returns `true` if a variable of the SDK turns something on.
 fn is_on(name: &str) -> bool {
     variable(name).is_some_and(|value| value.eq_ignore_ascii_case("true"))

@@ -64,10 +64,11 @@ impl<'a> VaultPath<'a> {
         that of a login, such as \"database/creds/payments\" or \"database/static-creds/payments\", or that of a certificate, \
         such as \"pki/issue/payments\"";
 
-    /// Returns the path that an id is. Returns `None` if it is none, or one that an HTTP client would shorten.
+    /// Returns the path that an id is. Returns `None` if it is none, one that an HTTP client would shorten, or one that a policy
+    /// would take for many (`+`).
     pub(crate) fn parse(id: &'a SecretId) -> Option<Self> {
         let id = id.as_str();
-        if id.split('/').any(|segment| ["", ".", ".."].contains(&segment)) {
+        if id.split('/').any(|segment| ["", ".", "..", "+"].contains(&segment)) {
             return None;
         }
         // The first of the words counts: the name of a secret may have another one.
@@ -128,6 +129,7 @@ mod tests {
             "kv/data/a/../b",
             "kv//data/x",
             "kv/data/./x",
+            "kv/data/+/x",
             "database/creds/",
             "creds/app",
         ] {

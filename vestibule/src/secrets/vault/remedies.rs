@@ -1,6 +1,6 @@
 //! Remedies: the actions that help against an error of Vault or OpenBao.
 
-use super::{VaultPath, path::VaultEngine};
+use super::{VaultPath, path::VaultEngine, policy};
 use crate::{
     config::settings::vault::{VaultAuth, VaultConfig},
     secrets::{
@@ -18,7 +18,7 @@ pub(super) fn remedy(
     operation: Operation,
 ) -> Cow<'static, str> {
     match error {
-        SourceError::Denied(_) => policy(config, id, operation).into(),
+        SourceError::Denied(_) => missing_right(config, id, operation).into(),
         SourceError::NoIdentity(_) | SourceError::ClockWrong(_) => login(config).into(),
         SourceError::Missing(_) => missing(id).into(),
         SourceError::Malformed(_) => {
@@ -31,7 +31,7 @@ pub(super) fn remedy(
     }
 }
 
-fn policy(config: &VaultConfig, id: &SecretId, operation: Operation) -> String {
+fn missing_right(config: &VaultConfig, id: &SecretId, operation: Operation) -> String {
     let (path, capability) = match (VaultPath::parse(id), operation) {
         (Some(path), Operation::ReadValue) => (path.of_value(), path.engine.capability()),
         (Some(path), Operation::ReadVersions) => (path.of_versions(), "read"),
@@ -42,8 +42,8 @@ fn policy(config: &VaultConfig, id: &SecretId, operation: Operation) -> String {
         namespace => format!(", in the namespace {namespace}"),
     };
     format!(
-        "give its role a policy with: path \"{path}\" {{ capabilities = [\"{capability}\"] }}{namespace}; check the path too, \
-         because a wrong mount gets the same answer"
+        "give its role a policy with: {}{namespace}; check the path too, because a wrong mount gets the same answer",
+        policy::statement(&path, capability)
     )
 }
 
