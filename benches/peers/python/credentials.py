@@ -67,8 +67,8 @@ class CredentialStore:
         self._refreshing = asyncio.Lock()
         self._refreshed_at = 0.0
         config = Config(connect_timeout=2, read_timeout=5, retries={"mode": "standard", "total_max_attempts": 3})
-        # A client of boto3 may be used by several threads.
-        self._client = boto3.client("secretsmanager", config=config)
+        # A client of boto3 may be used by several threads. By itself, it does not read AWS_REGION.
+        self._client = boto3.client("secretsmanager", region_name=os.environ["AWS_REGION"], config=config)
 
     async def refresh(self) -> None:
         """Fetches all credentials at the same time."""
