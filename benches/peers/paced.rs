@@ -24,6 +24,9 @@ pub(crate) const RATE: u32 = 200;
 /// A client waits no longer for an answer.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// A service has not recovered while it takes longer for an answer.
+const SLOW: Duration = Duration::from_secs(1);
+
 /// The requests of all clients.
 #[derive(Default)]
 pub(crate) struct Requests {
@@ -31,8 +34,8 @@ pub(crate) struct Requests {
     times: Vec<Duration>,
     /// The number of those that failed: no answer, or one that is not a 200.
     pub(crate) failed: usize,
-    /// The time of the last failure.
-    last_failure: Option<Instant>,
+    /// The end of the last one that failed, or took longer than [`SLOW`].
+    last_bad: Option<Instant>,
 }
 
 impl Requests {
@@ -61,7 +64,7 @@ impl Requests {
         for requests in clients.join_all().await {
             all.times.extend(requests.times);
             all.failed += requests.failed;
-            all.last_failure = all.last_failure.max(requests.last_failure);
+            all.last_bad = all.last_bad.max(requests.last_bad);
         }
         all.times.sort_unstable();
         all
@@ -72,11 +75,14 @@ impl Requests {
         while let Some(start) = schedule.turn().await {
             let answer = timeout(PATIENCE, load::get(&mut connection, address, path)).await;
             let is_failure = !matches!(answer, Ok(Ok(_)));
-            requests.times.push(start.elapsed());
+            let time = start.elapsed();
+            requests.times.push(time);
             if is_failure {
                 requests.failed += 1;
-                requests.last_failure = Some(Instant::now());
                 connection = None;
+            }
+            if is_failure || time > SLOW {
+                requests.last_bad = Some(Instant::now());
             }
         }
         requests
@@ -87,9 +93,9 @@ impl Requests {
         self.times[((self.times.len() - 1) as f64 * share).round() as usize]
     }
 
-    /// Returns the time from this moment to the last failure; zero if none came after it.
-    pub(crate) fn failing_after(&self, moment: Instant) -> Duration {
-        self.last_failure.map_or(Duration::ZERO, |last| last.saturating_duration_since(moment))
+    /// Returns the time from this moment to the end of the last request that failed or was slow; zero if none ended after it.
+    pub(crate) fn recovery_after(&self, moment: Instant) -> Duration {
+        self.last_bad.map_or(Duration::ZERO, |last| last.saturating_duration_since(moment))
     }
 }
 

@@ -14,9 +14,9 @@ pub(crate) enum Measure {
     Slowest,
     /// In milliseconds. The median of the rounds.
     P99,
-    /// In milliseconds, from the moment at which the manager has a good value to the last failed request. Of all rounds,
-    /// the most.
-    FailingAfter,
+    /// In milliseconds, from the moment at which the manager has a good value to the end of the last request that fails or is
+    /// slow. Of all rounds, the most.
+    Recovery,
     /// In milliseconds. The median of the rounds.
     Time,
     /// In microseconds. The median of the rounds.
@@ -34,7 +34,7 @@ impl Measure {
             Self::RejectedLogins => "logins that PostgreSQL rejected",
             Self::Slowest => "slowest request",
             Self::P99 => "p99",
-            Self::FailingAfter => "failures go on for",
+            Self::Recovery => "time to recover",
             Self::Time => "time",
             Self::CpuTime => "CPU time of a request",
             Self::Rate => "requests per second",
@@ -45,7 +45,7 @@ impl Measure {
     /// Returns one value for those of all rounds.
     fn of(self, rounds: &Rounds) -> f64 {
         match self {
-            Self::Failed | Self::RejectedLogins | Self::Slowest | Self::FailingAfter => {
+            Self::Failed | Self::RejectedLogins | Self::Slowest | Self::Recovery => {
                 rounds.0.iter().copied().fold(0.0, f64::max)
             }
             Self::P99 | Self::Time | Self::CpuTime | Self::Rate | Self::Memory => rounds.median(),
@@ -55,13 +55,13 @@ impl Measure {
     fn print(self, value: f64) -> String {
         match self {
             Self::Failed | Self::RejectedLogins => format!("{value:.0}"),
-            Self::Slowest | Self::P99 | Self::FailingAfter | Self::Time if value >= 1e3 => {
+            Self::Slowest | Self::P99 | Self::Recovery | Self::Time if value >= 1e3 => {
                 format!("{:.1} s", value / 1e3)
             }
-            Self::Slowest | Self::P99 | Self::FailingAfter | Self::Time if value >= 10.0 || value == 0.0 => {
+            Self::Slowest | Self::P99 | Self::Recovery | Self::Time if value >= 10.0 || value == 0.0 => {
                 format!("{value:.0} ms")
             }
-            Self::Slowest | Self::P99 | Self::FailingAfter | Self::Time => format!("{value:.1} ms"),
+            Self::Slowest | Self::P99 | Self::Recovery | Self::Time => format!("{value:.1} ms"),
             Self::CpuTime => format!("{value:.0} µs"),
             Self::Rate => format!("{:.0}", (value / 10.0).round() * 10.0),
             Self::Memory => format!("{:.0} MB", value / 1e6),

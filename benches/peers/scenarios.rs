@@ -279,7 +279,7 @@ impl Subject<'_> {
         report.record(scenario, Measure::P99, service, milliseconds(requests.quantile(0.99)));
         report.record(scenario, Measure::Slowest, service, milliseconds(requests.quantile(1.0)));
         if let Some(known) = known {
-            report.record(scenario, Measure::FailingAfter, service, milliseconds(requests.failing_after(known)));
+            report.record(scenario, Measure::Recovery, service, milliseconds(requests.recovery_after(known)));
         }
         report.record(scenario, Measure::RejectedLogins, service, rejected as f64);
     }
