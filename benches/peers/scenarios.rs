@@ -225,7 +225,11 @@ impl Subject<'_> {
             wait_for_recovery().await
         };
         let (requests, known) = Requests::during(self.server.address, LIST, rotating).await;
-        self.record("the same, staged as AWS does it", &requests, Some(known));
+        self.record(
+            "3 s between database and manager, staged as AWS does it, all connections killed",
+            &requests,
+            Some(known),
+        );
     }
 
     /// Stores a password that the role does not have, as somebody does who makes a mistake.

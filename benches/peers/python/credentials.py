@@ -4,6 +4,7 @@ import asyncio
 import base64
 import binascii
 import json
+import logging
 import os
 import ssl
 import time
@@ -15,6 +16,8 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 # Rejected logins fetch the credentials no more often than this, in seconds.
 REJECTED_EVERY = 1.0
+
+logger = logging.getLogger(__name__)
 
 
 class CredentialError(Exception):
@@ -94,7 +97,7 @@ class CredentialStore:
         self.current = Credentials(
             login=read_login(login),
             signing=read_signing_key(signing),
-            previous_key=read_signing_key(previous) if previous else None,
+            previous_key=read_previous_key(previous),
             webhook=webhook.text,
             tls=tls,
         )
@@ -146,6 +149,15 @@ def read_signing_key(secret: Secret) -> SigningKey:
     if len(key) < 32:
         raise CredentialError("the secret `signing` is not base64 of at least 32 bytes")
     return SigningKey(secret.version, key)
+
+
+def read_previous_key(secret: Secret | None) -> SigningKey | None:
+    """Reads the key before the current one. A key that was never good has signed nothing: it counts as none."""
+    try:
+        return read_signing_key(secret) if secret else None
+    except CredentialError as error:
+        logger.warning("the previous signing key is of no use: %s", error)
+        return None
 
 
 def load_tls(context: ssl.SSLContext, credentials: Credentials) -> None:
