@@ -21,9 +21,8 @@ COPY Cargo.toml Cargo.lock ./
 COPY vestibule/Cargo.toml vestibule/
 COPY vestibule/derive/Cargo.toml vestibule/derive/
 COPY devstack/Cargo.toml devstack/
-RUN mkdir --parents src benches vestibule/src vestibule/benches vestibule/derive/src devstack/src \
+RUN mkdir --parents src vestibule/src vestibule/derive/src devstack/src \
     && touch src/lib.rs vestibule/src/lib.rs vestibule/derive/src/lib.rs devstack/src/lib.rs \
-    && touch benches/database.rs benches/beside_go.rs vestibule/benches/door.rs vestibule/benches/reload.rs \
     && echo 'fn main() {}' > src/main.rs \
     && cargo auditable install --locked --profile "$PROFILE" --path . --root /stub
 

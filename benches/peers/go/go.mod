@@ -1,4 +1,4 @@
-module beside
+module peer
 
 go 1.26.0
 

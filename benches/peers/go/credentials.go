@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"sync/atomic"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -88,8 +89,13 @@ func (s *credentialStore) refresh(ctx context.Context) (loginChanged bool, err e
 			return err
 		}
 		key, err := readSigningKey(secret)
+		if err != nil {
+			// A key that was never good has signed nothing.
+			slog.Warn("the previous signing key is of no use", "error", err)
+			return nil
+		}
 		next.previousKey = &key
-		return err
+		return nil
 	})
 	group.Go(func() error {
 		secret, err := s.fetch(ctx, "webhook", "AWSCURRENT")

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -10,12 +11,15 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
 const (
 	requestTimeout = 10 * time.Second
-	listQuery      = "SELECT id, body, created_at, created_by FROM notes WHERE id < $1 ORDER BY id DESC LIMIT $2"
+	// The code with which PostgreSQL rejects a login.
+	invalidPassword = "28P01"
+	listQuery       = "SELECT id, body, created_at, created_by FROM notes WHERE id < $1 ORDER BY id DESC LIMIT $2"
 )
 
 type note struct {
@@ -31,8 +35,9 @@ type page struct {
 }
 
 type notes struct {
-	pool  *pgxpool.Pool
-	store *credentialStore
+	pool     *pgxpool.Pool
+	store    *credentialStore
+	rejected chan<- struct{}
 }
 
 func (n *notes) routes() http.Handler {
@@ -64,6 +69,13 @@ func (n *notes) list(w http.ResponseWriter, r *http.Request) {
 	found, err := n.find(ctx, before, limit+1)
 	if err != nil {
 		slog.Error("the database failed", "error", err)
+		var answer *pgconn.PgError
+		if errors.As(err, &answer) && answer.Code == invalidPassword {
+			select {
+			case n.rejected <- struct{}{}:
+			default: // A reload is asked for already.
+			}
+		}
 		problem(w, http.StatusServiceUnavailable, "the database is not available; try again soon")
 		return
 	}

@@ -1,8 +1,8 @@
-// Command beside is the service that the example is compared with: the same list of notes, in Go.
+// Command peer is a service that the example is compared with: the same list of notes, in Go.
 //
-// It fetches every credential before it listens. SIGHUP and a poll fetch them again. A new login goes into a cell that
-// BeforeConnect reads, and the pool is reset, so that each request after it has a connection with the new login.
-// Unlike the example, it does not prove a new login before it uses it.
+// It fetches every credential before it listens. SIGHUP, a poll and a login that PostgreSQL rejects fetch them again. A
+// new login goes into a cell that BeforeConnect reads, and the pool is reset, so that each request after it has a
+// connection with the new login. Unlike the example, it does not prove a new login before it uses it.
 package main
 
 import (
@@ -22,7 +22,11 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/secretsmanager"
 )
 
-const refreshEvery = 5 * time.Minute
+const (
+	refreshEvery = 5 * time.Minute
+	// Rejected logins fetch the credentials no more often than this. Each request may have one.
+	rejectedEvery = time.Second
+)
 
 func main() {
 	slog.SetDefault(slog.New(slog.NewJSONHandler(os.Stdout, nil)))
@@ -59,8 +63,9 @@ func run() error {
 	}
 	defer pool.Close()
 
+	rejected := make(chan struct{}, 1)
 	server := &http.Server{
-		Handler:           (&notes{pool: pool, store: store}).routes(),
+		Handler:           (&notes{pool: pool, store: store, rejected: rejected}).routes(),
 		ReadHeaderTimeout: 10 * time.Second,
 		IdleTimeout:       75 * time.Second,
 	}
@@ -75,13 +80,19 @@ func run() error {
 	go func() {
 		ticker := time.NewTicker(refreshEvery)
 		defer ticker.Stop()
+		var reloaded time.Time
 		for {
 			select {
 			case <-ctx.Done():
 				return
 			case <-hups:
 			case <-ticker.C:
+			case <-rejected:
+				if time.Since(reloaded) < rejectedEvery {
+					continue
+				}
 			}
+			reloaded = time.Now()
 			reload(ctx, store, pool)
 		}
 	}()
