@@ -18,6 +18,7 @@ mod debug_tokens;
 mod denied_start;
 mod documents;
 mod endurance;
+mod fleet;
 mod frame;
 mod hostile_clients;
 mod http1;

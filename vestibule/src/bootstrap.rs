@@ -43,7 +43,7 @@ pub(crate) async fn serve<A: Application>(
     manager: impl ManagerSetup<A::Settings>,
     inherited: &Inherited,
 ) -> Result<(), CommandError> {
-    let signals = Signals::install().map_err(|error| start_error(&error))?;
+    let signals = signals()?;
     let config = tokio::select! {
         biased;
         () = signals.stopping.cancelled() => return Ok(()),
@@ -63,6 +63,14 @@ pub(crate) async fn serve<A: Application>(
     };
     let start = Start { sources, signals, telemetry, config, started };
     regions.close_after(load_and_serve::<A>(regions.clone(), start)).await
+}
+
+/// Handles the signals of the process from now on.
+///
+/// # Errors
+/// If the operating system refuses a handler.
+pub(crate) fn signals() -> Result<Signals, CommandError> {
+    Signals::install().map_err(|error| start_error(&error))
 }
 
 /// The parts of a start whose secrets manager is set up.

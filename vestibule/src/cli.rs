@@ -10,6 +10,7 @@ macro_rules! say {
 
 mod arguments;
 
+pub(crate) mod admin_listeners;
 pub(crate) mod audit;
 mod check;
 mod config;
@@ -24,7 +25,10 @@ mod admin;
 mod command_connection;
 mod trust;
 
-use self::arguments::{Cli, CliCommand};
+use self::{
+    admin_listeners::AdminListeners,
+    arguments::{Cli, CliCommand},
+};
 use crate::{
     application::Application,
     bootstrap::{
@@ -115,7 +119,13 @@ async fn run<A: Application>(
     #[expect(clippy::disallowed_methods, reason = "the configuration is made from these variables")]
     let sources = Sources::new(inherited::absolute(cli.config_dir), std::env::vars_os());
     let command = cli.command.unwrap_or(CliCommand::Serve);
-    if !matches!(command, CliCommand::Serve) {
+    let handles_signals = match &command {
+        CliCommand::Serve => true,
+        // It ends between two waves.
+        CliCommand::Reload { fleet, .. } => !fleet.is_empty(),
+        _ => false,
+    };
+    if !handles_signals {
         // If this fails, the kernel's default actions apply. They end the process too, unless it is PID 1.
         let _ = signals::exit_at_first_signal();
     }
@@ -135,12 +145,18 @@ async fn run<A: Application>(
                 &AwsAccount { id: account, kms_keys: kms_key, resource_ids },
             )
         }
-        CliCommand::Reload { pid, wait, settle } => {
+        CliCommand::Reload { pid, wait, settle, fleet, .. } if fleet.is_empty() => {
             let wait = if wait { Some(settle) } else { None };
             reload::run::<A>(&sources, pid, wait).await
         }
+        CliCommand::Reload { settle, fleet, wave, expect, ca, name, .. } => {
+            let signals = bootstrap::signals()?;
+            let replicas = AdminListeners::find(&fleet, expect, ca.as_deref(), name);
+            reload::fleet::run::<A, _>(&sources, manager, replicas, wave, settle, signals).await
+        }
         CliCommand::Audit { urls, expect, ca, name, since } => {
-            audit::run::<A, _>(&sources, manager, &urls, expect, ca.as_deref(), name, since).await
+            let replicas = AdminListeners::find(&urls, expect, ca.as_deref(), name).await?;
+            audit::run::<A, _>(&sources, manager, replicas, since).await
         }
         CliCommand::DebugToken { lifetime } => debug_token::run::<A>(&sources, lifetime).await,
         CliCommand::Health { probe } => health::run::<A>(&sources, probe).await,

@@ -32,8 +32,8 @@ pub use bytesize::ByteSize;
 pub use layers::Sources;
 pub use section::{BoundedSetting, ConfigSection, Setting, UnboundedSetting};
 pub use settings::{
-    AdminConfig, AwsConfig, DatabaseAuth, DatabaseConfig, LogFormat, ProxyHeader, SecretsConfig, SecretsProvider,
-    ServerConfig, TelemetryConfig, TlsMode, WhenStale,
+    AdminConfig, AwsConfig, DatabaseAuth, DatabaseConfig, LogFormat, ProxyHeader, ReloadAccess, SecretsConfig,
+    SecretsProvider, ServerConfig, TelemetryConfig, TlsMode, WhenStale,
     auth::{AuthConfig, TokenAlgorithm},
     connections::ConnectionsConfig,
     traces::{HeaderSetting, ProcessAttribute, TracesConfig},
@@ -45,11 +45,12 @@ pub(crate) use explain::{effective, settings_table};
 pub(crate) use iam_database::IamDatabase;
 
 use crate::{
-    credentials::login::PostgresName,
+    credentials::{login::PostgresName, signing_keys::SigningKeys},
     exit::{Exit, Fault, Phase, Report},
     secrets::{
         credential::{CLIENT_CA, OTLP, SERVER_TLS},
         id::SecretId,
+        kind::Kind,
         spec::CredentialSpec,
     },
 };
@@ -143,6 +144,9 @@ impl<T: ServiceSettings> Config<T> {
             more.extend(check::iam(&database, &config.secrets, specs, &layers));
         }
         more.extend(check::listeners(&config.server, &config.admin, &layers));
+        let is_signing_key = |spec: &&CredentialSpec| spec.kind == SigningKeys::NAME;
+        let has_signing_key = specs.iter().filter(is_signing_key).any(|spec| config.id(spec).is_some());
+        more.extend(check::remote_reload(&config.admin, has_signing_key, &layers));
         more.extend(check::auth(&config.auth, &config.server, &layers));
         more.extend(check::traces(&config.traces, &config.secrets, &layers));
         more.extend(check::secrets(&config.secrets, &layers));

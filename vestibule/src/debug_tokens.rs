@@ -69,8 +69,7 @@ impl DebugTokens {
         last_uses: &Arc<LastUses>,
         uses: &Arc<DebugTokenUses>,
     ) -> Self {
-        let keys = credentials.iter().find_map(|(name, held)| Some((name, held.value_if::<SigningKeys>()?)));
-        let signer = keys.map(|(name, keys)| {
+        let signer = credentials.first_of::<SigningKeys>().map(|(name, keys)| {
             // Nobody reads these requests for a reload: a client that invents the id of a key must cause none.
             let requests = Arc::default();
             Signer::new(name, keys, service, MAX_LIFETIME, max_stale, requests, last_uses.clone()).for_debug_tokens()

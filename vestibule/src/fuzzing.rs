@@ -3,10 +3,7 @@
 
 use crate::{
     auth,
-    cli::{
-        audit::{address::ReplicaAddress, replica::ReplicaStatus},
-        reload::ReloadStatus,
-    },
+    cli::{admin_listeners::address::ReplicaAddress, audit::replica::ReplicaStatus, reload::ReloadStatus},
     config::{self, AuthConfig, BaseUrl, Config, ProxyHeader, ServerConfig, ServiceSettings, Sources},
     credentials::{SigningKeys, certificate::Certificate, pem},
     http::{

@@ -99,6 +99,7 @@ mod package;
 mod regular_file;
 mod reload;
 mod reload_requests;
+mod remote_reload;
 mod request_context;
 mod request_history;
 mod signals;

@@ -1,8 +1,8 @@
 //! The reload actor: it takes triggers, runs one reload at a time, and publishes generations.
 //!
 //! ```text
-//! SIGHUP, rejected login or key, unknown key, due lease, retry, poll ─► reload ─► published | unchanged | kept
-//!                                              └──────────── while it may help ─────────────────┘
+//! SIGHUP, operator, rejected login or key, unknown key, due lease, retry, poll ─► reload ─► published | unchanged | kept
+//!                                                        └──────────── while it may help ─────────────────┘
 //! ```
 
 mod poll;
@@ -23,7 +23,7 @@ use crate::{
         retry_class::RetryClass,
     },
     moment::Moment,
-    reload_requests::ReloadRequest,
+    reload_requests::{ReloadRequest, WaitingOperator},
     resources::breaker::ProbeReason,
     secrets::{credential::Name, fetch::ManagerStage, id::VersionId},
     status::{
@@ -63,6 +63,8 @@ pub(crate) struct Reloader<A: Application> {
 struct ActorState<A: Application> {
     /// The number of signals that were taken.
     signals_covered: u64,
+    /// The operators who wait for the reload that is next, or under way.
+    operators: Vec<WaitingOperator>,
     poll: Poll,
     retries: Retries<Config<A::Settings>>,
     replaced: ReplacedGenerations,
@@ -99,6 +101,7 @@ impl<A: Application> Reloader<A> {
         let requests = &self.loader.reload_requests;
         let mut state = ActorState {
             signals_covered: 0,
+            operators: Vec::new(),
             poll: Poll::first(self.interval()),
             retries: Retries::new(),
             replaced: ReplacedGenerations::default(),
@@ -132,6 +135,7 @@ impl<A: Application> Reloader<A> {
                 reload = self.reload(trigger, probe_reason, state.signals_covered, &in_service, &config) => reload.retry,
             };
             requests.reload_ended();
+            self.answer(&mut state.operators);
             match config {
                 Ok(config) => self.schedule(&mut state, trigger, was_read, config, retry, &in_service),
                 // A signal takes back what an earlier one brought, also if the configuration cannot be read now.
@@ -157,27 +161,41 @@ impl<A: Application> Reloader<A> {
                 }
                 Err(_) => ActorEvent::Stop,
             },
-            request = self.loader.reload_requests.next() => self.event_for(&request),
+            request = self.loader.reload_requests.next() => self.event_for(request, &mut state.operators),
             () = sleep_until(state.retries.next()) => ActorEvent::Reload(Trigger::Retry, ProbeReason::Scheduled),
             () = sleep_until(state.poll.0) => ActorEvent::Reload(Trigger::Poll, ProbeReason::Scheduled),
             () = sleep_until(state.replaced.next()) => ActorEvent::LookAtReplaced,
         }
     }
 
-    fn event_for(&self, request: &ReloadRequest) -> ActorEvent {
+    fn event_for(&self, request: ReloadRequest, waiting: &mut Vec<WaitingOperator>) -> ActorEvent {
         match request {
+            ReloadRequest::ByOperators(operators) => {
+                *waiting = operators;
+                ActorEvent::Reload(Trigger::Fleet, ProbeReason::Operator)
+            }
             ReloadRequest::RejectedLogin { newly: true } => {
                 ActorEvent::Reload(Trigger::RejectedLogin, ProbeReason::CurrentRejected)
             }
             ReloadRequest::RejectedLogin { newly: false } => {
                 ActorEvent::Reload(Trigger::RejectedLogin, ProbeReason::Scheduled)
             }
-            ReloadRequest::RejectedKeys(keys) if self.holds_any(keys) => {
+            ReloadRequest::RejectedKeys(keys) if self.holds_any(&keys) => {
                 ActorEvent::Reload(Trigger::RejectedKey, ProbeReason::Scheduled)
             }
             ReloadRequest::RejectedKeys(_) => ActorEvent::OutdatedKeys,
             ReloadRequest::DueLease => ActorEvent::Reload(Trigger::Lease, ProbeReason::Scheduled),
             ReloadRequest::UnknownKey => ActorEvent::Reload(Trigger::UnknownKey, ProbeReason::Scheduled),
+        }
+    }
+
+    /// Tells the operators who have waited for it how the last reload ended.
+    fn answer(&self, operators: &mut Vec<WaitingOperator>) {
+        for operator in operators.drain(..) {
+            if let Some(answer) = self.status.reload_answer() {
+                // The operator may have gone away.
+                let _ = operator.send(answer);
+            }
         }
     }
 
@@ -191,8 +209,9 @@ impl<A: Application> Reloader<A> {
         self.live.borrow().config.secrets.refresh_every
     }
 
-    /// Returns the configuration for a reload, and `true` if it was read. Only a signal has it read, and the retry of a
-    /// signal whose files could not be read: a half-edited file must not keep another trigger from mending the service.
+    /// Returns the configuration for a reload, and `true` if it was read. Only a signal or an operator has it read, and the
+    /// retry of one of these whose files could not be read: a half-edited file must not keep another trigger from mending
+    /// the service.
     fn config_for(
         &self,
         trigger: Trigger,
@@ -200,7 +219,7 @@ impl<A: Application> Reloader<A> {
         in_service: &Generation<A>,
     ) -> (bool, ConfigOrError<A>) {
         let retry_with = match trigger {
-            Trigger::Signal => RetryWith::ReadAgain,
+            Trigger::Signal | Trigger::Fleet => RetryWith::ReadAgain,
             Trigger::Retry => retries.next_config(),
             _ => RetryWith::InService,
         };

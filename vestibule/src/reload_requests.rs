@@ -1,6 +1,9 @@
 //! Requests for a reload: how resources ask the reload actor for one. They belong to the process, and to no generation.
 
-use crate::secrets::{credential::Name, id::VersionId};
+use crate::{
+    secrets::{credential::Name, id::VersionId},
+    status::ReloadAnswer,
+};
 use std::{
     collections::BTreeMap,
     sync::{
@@ -10,7 +13,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Notify, watch},
+    sync::{Notify, oneshot, watch},
     time::Instant,
 };
 
@@ -19,6 +22,9 @@ const UNKNOWN_KEY_INTERVAL: Duration = Duration::from_secs(30);
 
 /// The shortest time between two reloads of one cause.
 const SAME_CAUSE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The largest number of operators that wait for a reload.
+const MAX_OPERATORS: usize = 16;
 
 /// Requests for a reload. Resources make them and the reload actor takes them. Any number of requests that are made
 /// before the actor takes them costs one reload.
@@ -31,8 +37,13 @@ pub(crate) struct ReloadRequests {
     due_lease: Notify,
     rejected_key: Cause,
     rejected_keys: Mutex<BTreeMap<Name, VersionId>>,
+    by_operator: Cause,
+    operators: Mutex<Vec<WaitingOperator>>,
     reloads: watch::Sender<ReloadCount>,
 }
+
+/// An operator who waits for the answer of a reload.
+pub(crate) type WaitingOperator = oneshot::Sender<ReloadAnswer>;
 
 /// A cause of reloads. A login that two back ends disagree about would otherwise cause one reload after the other.
 #[derive(Default)]
@@ -59,6 +70,8 @@ impl Cause {
 
 /// A request that the reload actor takes.
 pub(crate) enum ReloadRequest {
+    /// Operators ask for a reload over the admin listener, and wait.
+    ByOperators(Vec<WaitingOperator>),
     /// The other side rejects a credential in service.
     RejectedLogin {
         /// `true` if it accepted that credential until now.
@@ -113,10 +126,30 @@ impl ReloadRequests {
         number
     }
 
+    /// Requests a reload for an operator, who may wait for the answer of the first reload that starts after this call.
+    /// `None` if too many operators wait already.
+    pub(crate) fn request_by_operator(&self) -> Option<oneshot::Receiver<ReloadAnswer>> {
+        let mut operators = self.operators.lock().unwrap_or_else(PoisonError::into_inner);
+        operators.retain(|operator| !operator.is_closed());
+        if operators.len() >= MAX_OPERATORS {
+            return None;
+        }
+        let (operator, answer) = oneshot::channel();
+        if !self.reloads.borrow().closed {
+            operators.push(operator);
+            self.by_operator.request();
+        }
+        Some(answer)
+    }
+
     /// Takes the next request. Cancel-safe.
     pub(crate) async fn next(&self) -> ReloadRequest {
         tokio::select! {
             biased;
+            () = self.by_operator.requested() => {
+                let mut operators = self.operators.lock().unwrap_or_else(PoisonError::into_inner);
+                ReloadRequest::ByOperators(std::mem::take(&mut operators))
+            }
             () = self.rejected_login.requested() => {
                 ReloadRequest::RejectedLogin { newly: self.newly_rejected.swap(false, Ordering::AcqRel) }
             }
@@ -142,6 +175,7 @@ impl ReloadRequests {
     /// Ends all waiting: there will be no more reloads.
     pub(crate) fn close(&self) {
         self.reloads.send_modify(|count| count.closed = true);
+        self.operators.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Waits for the end of the reload of this number.

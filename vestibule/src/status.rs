@@ -90,6 +90,16 @@ pub(crate) struct Status {
     last_uses: Arc<LastUses>,
 }
 
+/// The answer to an operator who has asked for a reload over the admin listener.
+#[derive(Clone, Serialize)]
+pub(crate) struct ReloadAnswer {
+    instance: Uuid,
+    /// The number of the generation in service after it.
+    generation: u64,
+    reload: ReloadRecord,
+    credentials: Vec<CredentialStatus>,
+}
+
 /// A reload that ended, in the list on the page for people.
 #[derive(Clone, Copy)]
 struct PastReload {

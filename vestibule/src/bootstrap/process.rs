@@ -19,6 +19,7 @@ use crate::{
     loader::Loader,
     openapi::page,
     reload::Reloader,
+    remote_reload,
     signals::Signals,
     status::writer::StatusWriter,
     systemd,
@@ -80,6 +81,8 @@ impl<A: Application> ServingProcess<A> {
         let policy = CommandPolicy(live.clone());
         let commands_routes = routes.clone().merge(debug_tokens::router(live.clone()));
         let commands = HttpServer::start("commands", listeners.commands, policy, &connections, commands_routes);
+        let (requests, last_uses) = (parts.loader.reload_requests.clone(), parts.loader.last_uses.clone());
+        let routes = routes.merge(remote_reload::router(live.clone(), &status, requests, last_uses, metrics));
         let admin = HttpServer::start("admin", listeners.admin, AdminPolicy(live.clone()), &connections, routes);
         let (policy, door) = (PublicPolicy(live.clone()), Door::new(live.clone()));
         let public = HttpServer::start("public", listeners.public, policy, &connections, door);

@@ -9,7 +9,7 @@ use crate::{
 };
 use axum::{
     body::Body,
-    http::{Response, StatusCode, Uri},
+    http::{HeaderValue, Request, Response, StatusCode, Uri, header},
 };
 use hyper::body::Incoming;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
@@ -36,15 +36,32 @@ pub(super) enum AdminUnreachable {
 /// If there is no answer.
 pub(super) async fn get(uri: Uri, connector: Connector) -> Result<(StatusCode, String), AdminUnreachable> {
     let client = Client::builder(TokioExecutor::new()).build::<_, Body>(connector);
-    read(client.get(uri)).await
+    read(client.get(uri), TIMEOUT).await
 }
 
-/// Waits 3 s at most for the answer to a request. Returns its status and body.
+/// Posts to a URI without a body, and waits for the answer as long as `limit` allows. Returns its status and body.
+///
+/// # Errors
+/// If there is no answer.
+pub(super) async fn post(
+    uri: Uri,
+    authorization: HeaderValue,
+    connector: Connector,
+    limit: Duration,
+) -> Result<(StatusCode, String), AdminUnreachable> {
+    let client = Client::builder(TokioExecutor::new()).build::<_, Body>(connector);
+    let mut request = Request::post(uri).body(Body::empty()).expect("these make a request");
+    request.headers_mut().insert(header::AUTHORIZATION, authorization);
+    read(client.request(request), limit).await
+}
+
+/// Waits for the answer to a request, as long as `limit` allows. Returns its status and body.
 ///
 /// # Errors
 /// If there is no answer.
 pub(super) async fn read<E: Error + 'static>(
     answer: impl Future<Output = Result<Response<Incoming>, E>>,
+    limit: Duration,
 ) -> Result<(StatusCode, String), AdminUnreachable> {
     let request = async {
         let answer = answer.await.map_err(|error| unreachable(&error))?;
@@ -53,9 +70,9 @@ pub(super) async fn read<E: Error + 'static>(
             axum::body::to_bytes(Body::new(answer.into_body()), MAX_BODY).await.map_err(|error| unreachable(&error))?;
         Ok((status, String::from_utf8_lossy(&body).into_owned()))
     };
-    match tokio::time::timeout(TIMEOUT, request).await {
+    match tokio::time::timeout(limit, request).await {
         Ok(result) => result,
-        Err(_) => Err(AdminUnreachable::NoAnswer(format!("timeout after {} s", TIMEOUT.as_secs()))),
+        Err(_) => Err(AdminUnreachable::NoAnswer(format!("timeout after {} s", limit.as_secs()))),
     }
 }
 

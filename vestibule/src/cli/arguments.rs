@@ -1,6 +1,6 @@
 //! The arguments of the command line. The doc comments are the help texts.
 
-use super::health::HealthProbe;
+use super::{health::HealthProbe, reload::waves::WaveSize};
 use crate::{
     config::SecretsProvider,
     debug_tokens::LIFETIMES,
@@ -79,21 +79,42 @@ pub(super) enum CliCommand {
         #[arg(long, value_name = "SECTION=ID", value_parser = database_resource)]
         database_resource: Vec<(String, String)>,
     },
-    /// Send SIGHUP to the running service. Works in a container that has no `kill`.
+    /// Send SIGHUP to the running service, or reload a fleet. Works in a container that has no `kill`.
     ///
     /// The kernel says which process listens beside the admin listener of this configuration. No other one gets the signal.
+    ///
+    /// With --fleet, each replica gets a request on its admin listener, which must allow it (admin.reload). Ends with the
+    /// output and the code of `audit`, or with the code of the first replica that could not be reloaded.
     Reload {
         /// Refuse to signal any other process than this one.
         #[arg(long, value_name = "PID")]
         pid: Option<i32>,
         /// Wait for the reload, and end with 0 or the code of its report. Ends with 75 after twice secrets.deadline and
         /// 5 s.
-        #[arg(long)]
+        #[arg(long, group = "outcome")]
         wait: bool,
         /// After the reload, wait up to this long (such as 30s) for answers of the new generation. Then print whether it
-        /// has more errors than the one before, or is slower.
-        #[arg(long, value_name = "DURATION", requires = "wait", default_value = "0s", value_parser = settle)]
+        /// has more errors than the one before, or is slower. With --fleet, more errors stop it.
+        #[arg(long, value_name = "DURATION", requires = "outcome", default_value = "0s", value_parser = settle)]
         settle: Duration,
+        /// Reload these replicas, in waves, and stop at the first bad outcome: admin listeners as `audit` takes them. Signs
+        /// the requests with the service's signing key, which it fetches from the manager.
+        #[arg(long, value_name = "URL", num_args = 1.., group = "outcome", conflicts_with = "pid")]
+        fleet: Vec<String>,
+        /// The size of each wave after the first, which is one replica: a number, a part of the fleet such as 25%, or
+        /// `double`: twice the size of the wave before.
+        #[arg(long, value_name = "SIZE", requires = "fleet", default_value = "double", value_parser = WaveSize::parse)]
+        wave: WaveSize,
+        /// The expected number of different replicas. By default, the number of URLs; with dns://, any number.
+        #[arg(long, value_name = "N", requires = "fleet")]
+        expect: Option<NonZeroUsize>,
+        /// PEM file of the authorities to trust for the replicas' certificates, in place of those that the platform
+        /// trusts.
+        #[arg(long, value_name = "FILE", requires = "fleet")]
+        ca: Option<PathBuf>,
+        /// The host that the replicas' certificates must be for, in place of the hosts of the URLs.
+        #[arg(long, value_name = "HOST", value_parser = host, requires = "fleet")]
+        name: Option<ServerName<'static>>,
     },
     /// Compare the versions that each replica holds with those that the secrets manager has now.
     ///
@@ -101,17 +122,18 @@ pub(super) enum CliCommand {
     /// replica is behind, drains or does not answer, or if the number of replicas is not the expected one. A credential with
     /// a lease is not compared, because each replica has its own.
     Audit {
-        /// Admin listeners: http://10.0.0.7:9090, or 10.0.0.7:9090; with admin.tls, https://10.0.0.7:9090.
+        /// Admin listeners: http://10.0.0.7:9090, or 10.0.0.7:9090; with admin.tls, https://10.0.0.7:9090. Or a name with the
+        /// addresses of several: dns://payments-admin:9090, with admin.tls dns+https://payments-admin:9090.
         #[arg(required = true, value_name = "URL")]
         urls: Vec<String>,
-        /// The expected number of different replicas. By default, the number of URLs.
+        /// The expected number of different replicas. By default, the number of URLs; with dns://, any number.
         #[arg(long, value_name = "N")]
         expect: Option<NonZeroUsize>,
         /// PEM file of the authorities to trust for the replicas' certificates, in place of those that the platform
         /// trusts.
         #[arg(long, value_name = "FILE")]
         ca: Option<PathBuf>,
-        /// The host that the replicas' certificates must be for, in place of the hosts of the URLs.
+        /// The host that the replicas' certificates must be for, in place of the hosts and names of the URLs.
         #[arg(long, value_name = "HOST", value_parser = host)]
         name: Option<ServerName<'static>>,
         /// The time after which each credential with a lease must have been loaded, such as 2026-11-29T03:04:05Z: the time

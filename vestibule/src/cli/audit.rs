@@ -1,43 +1,42 @@
-//! `audit URL… [--expect N] [--ca FILE] [--name HOST] [--since TIME]`: checks that a rotation is complete. Compares the
+//! `audit TARGET… [--expect N] [--ca FILE] [--name HOST] [--since TIME]`: checks that a rotation is complete. Compares the
 //! versions that each replica holds with those that the manager has now.
 //!
 //! ```text
-//! URLs ─► /status of each ─► ids ─► versions at the manager ─► table, findings
+//! URLs, addresses of names ─► /status of each ─► ids ─► versions at the manager ─► table, findings
 //! ```
 //!
 //! It reads no secret's value.
 
-pub(crate) mod address;
-mod comparison;
+pub(in crate::cli) mod comparison;
 mod findings;
 mod issuer_keys;
 mod leases;
 pub(crate) mod replica;
 mod table;
 
-use self::{address::ReplicaAddress, comparison::Audit, replica::ReplicaStatus};
-use super::trust::{self as cli_trust, Connector};
+use self::{comparison::Audit, replica::ReplicaStatus};
+use super::{
+    admin_listeners::{AdminListeners, address::ReplicaAddress},
+    trust::Connector,
+};
 use crate::{
     application::Application,
     bootstrap::{self, command_error::CommandError, manager::ManagerSetup},
     config::{Config, ConfigError, layers::Sources, settings::LogFormat},
-    exit::{Exit, Fault, Phase, Report},
+    exit::{Phase, Report},
     secrets::{id::SecretId, regions::Regions, set::SecretSet, source::SourceError, version::Versions},
-    trust,
 };
 use futures_util::{StreamExt, future::join_all, stream};
-use rustls::pki_types::ServerName;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    num::NonZeroUsize,
-    path::Path,
+    sync::Arc,
     time::Duration,
 };
 use time::OffsetDateTime;
 use tokio::time::Instant;
 
 /// The number of replicas that are asked at the same time.
-const CONCURRENCY: usize = 32;
+pub(super) const CONCURRENCY: usize = 32;
 
 /// The time for which a replica that drains is asked again.
 const SETTLE_TIME: Duration = Duration::from_secs(2);
@@ -45,42 +44,51 @@ const SETTLE_TIME: Duration = Duration::from_secs(2);
 pub(super) async fn run<A: Application, M: ManagerSetup<A::Settings>>(
     sources: &Sources,
     manager: M,
-    urls: &[String],
-    expect: Option<NonZeroUsize>,
-    ca: Option<&Path>,
-    name: Option<ServerName<'static>>,
+    replicas: AdminListeners,
     since: Option<OffsetDateTime>,
 ) -> Result<(), CommandError> {
-    let addresses = parse_addresses(urls)?;
     let config = configure::<A, M>(sources)?;
     let deadline = Instant::now() + config.secrets.deadline;
-    let tls = match ca {
-        Some(file) => cli_trust::of_file(file),
-        None if addresses.iter().any(ReplicaAddress::is_https) => trust::platform_authorities(),
-        None => Ok(trust::no_authorities()),
-    };
-    let tls = tls.map_err(|fault| failed(Report::of(Phase::Command, fault)))?;
-    let connector = cli_trust::connector(tls, name);
-    let regions = bootstrap::regions(sources, manager, &config, deadline).await.map_err(failed)?;
+    let regions = Arc::new(bootstrap::regions(sources, manager, &config, deadline).await.map_err(failed)?);
+    let audit = regions.close_after(audit(&regions, &config, &replicas, since)).await;
+    report(&audit)
+}
 
-    let compare = async {
-        let statuses = addresses.into_iter().map(async |address| {
-            let status = settled_status(&address, &connector).await;
-            (address, status)
-        });
-        let replicas: Vec<_> = stream::iter(statuses).buffered(CONCURRENCY).collect().await;
-        // The manager comes last: if a version becomes current in between, a replica without it counts as behind.
-        let deadline = Instant::now() + config.secrets.deadline;
-        let manager = versions_at_manager(&regions, &replicas, deadline).await;
-        (replicas, manager)
-    };
-    let (replicas, manager) = regions.close_after(compare).await;
+/// Asks each replica, and then the manager.
+pub(super) async fn audit<T>(
+    regions: &Arc<Regions>,
+    config: &Config<T>,
+    replicas: &AdminListeners,
+    since: Option<OffsetDateTime>,
+) -> Audit {
+    let statuses = replicas.addresses.iter().map(async |address| {
+        let status = settled_status(address, &replicas.tls.connector(address)).await;
+        (address.clone(), status)
+    });
+    let statuses = stream::iter(statuses).buffered(CONCURRENCY).collect().await;
+    let audit = compare(regions, config, statuses, since).await;
+    Audit { expected: replicas.expected, ..audit }
+}
 
-    let expected = match expect {
-        Some(expected) => expected.get(),
-        None => urls.len(),
-    };
-    let audit = Audit { replicas, manager, regions, expected, revoked: config.secrets.revoked, since };
+/// Compares these statuses with what the manager has now, whatever the number of replicas.
+pub(super) async fn compare<T>(
+    regions: &Arc<Regions>,
+    config: &Config<T>,
+    replicas: Vec<(ReplicaAddress, Result<ReplicaStatus, String>)>,
+    since: Option<OffsetDateTime>,
+) -> Audit {
+    // The manager comes last: if a version becomes current in between, a replica without it counts as behind.
+    let deadline = Instant::now() + config.secrets.deadline;
+    let manager = versions_at_manager(regions, &replicas, deadline).await;
+    let revoked = config.secrets.revoked.clone();
+    Audit { replicas, manager, regions: regions.clone(), expected: None, revoked, since }
+}
+
+/// Prints an audit.
+///
+/// # Errors
+/// Its findings.
+pub(super) fn report(audit: &Audit) -> Result<(), CommandError> {
     say!("{}\n{}", audit.table(), audit.summary());
     Report::unless_clean(Phase::Command, audit.faults()).map_err(failed)
 }
@@ -98,36 +106,15 @@ async fn settled_status(address: &ReplicaAddress, connector: &Connector) -> Resu
     }
 }
 
-fn failed(report: Report) -> CommandError {
+pub(super) fn failed(report: Report) -> CommandError {
     CommandError { report, format: LogFormat::Pretty }
-}
-
-/// Parses the URLs.
-///
-/// # Errors
-/// Every mistake. A fault names a URL by its position and does not quote it, because it may contain a password.
-fn parse_addresses(urls: &[String]) -> Result<Vec<ReplicaAddress>, CommandError> {
-    let (mut addresses, mut faults) = (Vec::new(), Vec::new());
-    for (position, url) in urls.iter().enumerate() {
-        match ReplicaAddress::parse(url) {
-            Ok(address) => addresses.push(address),
-            Err(problem) => faults.push(Fault::new(
-                Exit::Usage,
-                format!("URL {}", position + 1),
-                problem,
-                "give the admin listener of a replica, as http://10.0.0.7:9090 or https://10.0.0.7:9090",
-            )),
-        }
-    }
-    Report::unless_clean(Phase::Command, faults).map_err(failed)?;
-    Ok(addresses)
 }
 
 /// Reads the configuration. Ignores mistakes outside of `[secrets]`, unless the set-up of the manager needs the rest.
 ///
 /// # Errors
 /// If a part is wrong that the command needs.
-fn configure<A: Application, M: ManagerSetup<A::Settings>>(
+pub(super) fn configure<A: Application, M: ManagerSetup<A::Settings>>(
     sources: &Sources,
 ) -> Result<Config<A::Settings>, CommandError> {
     match Config::load(sources, A::PACKAGE.name, &A::Secrets::specs()) {

@@ -92,7 +92,7 @@ impl CommandConnection {
             self.sender.ready().await?;
             self.sender.send_request(request).await
         };
-        admin::read(answer).await.map_err(|unreachable| {
+        admin::read(answer, admin::TIMEOUT).await.map_err(|unreachable| {
             let problem = match unreachable {
                 AdminUnreachable::Closed => "the process ended".into(),
                 AdminUnreachable::NoAnswer(_) => unreachable.to_string(),

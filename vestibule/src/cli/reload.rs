@@ -1,7 +1,10 @@
 //! `reload [--pid N] [--wait]`: sends SIGHUP to the process that listens at the command socket, also in a container that
-//! has no `kill`, and waits for the outcome.
+//! has no `kill`, and waits for the outcome. `reload --fleet TARGET…` reloads many: [`fleet`].
 
+pub(super) mod fleet;
+mod fleet_signer;
 mod service_process;
+pub(super) mod waves;
 
 use self::service_process::ServiceProcess;
 use super::{admin::command_error, command_connection::CommandConnection};
@@ -10,6 +13,7 @@ use crate::{
     bootstrap::command_error::CommandError,
     config::layers::Sources,
     exit::Exit,
+    remote_reload::longest_reload,
     status::rotation::{RotationStatus, RotationVerdict},
 };
 use serde::Deserialize;
@@ -18,9 +22,6 @@ use tokio::time::Instant;
 
 /// The pause between two requests for the status.
 const STATUS_INTERVAL: Duration = Duration::from_millis(50);
-
-/// The time beyond `secrets.deadline` that two reloads may take. It covers their last steps and a busy machine.
-const WAIT_GRACE: Duration = Duration::from_secs(5);
 
 /// The part of `/status` that this command reads.
 #[derive(Deserialize)]
@@ -33,12 +34,12 @@ pub(crate) struct ReloadStatus {
 #[derive(Deserialize)]
 struct ReloadSignals {
     seen: u64,
-    last_reload: Option<SignalledReload>,
+    last_reload: Option<EndedReload>,
 }
 
-/// The last reload that a signal triggered.
+/// A reload that an operator asked for.
 #[derive(Deserialize)]
-struct SignalledReload {
+struct EndedReload {
     signals_covered: u64,
     outcome: String,
     error: Option<String>,
@@ -77,7 +78,7 @@ async fn wait_for_reload(
     before: &ReloadStatus,
     settle: Duration,
 ) -> Result<(), CommandError> {
-    let limit = service.deadline * 2 + WAIT_GRACE;
+    let limit = longest_reload(service.deadline);
     let deadline = Instant::now() + limit;
     loop {
         tokio::time::sleep(STATUS_INTERVAL).await;
@@ -122,30 +123,42 @@ async fn compared(
 }
 
 /// Prints the outcome of a reload. Returns an error if it failed, or if a credential that must be replaced stays.
-fn outcome(reload: SignalledReload, generation: u64) -> Result<(), CommandError> {
-    let exit = Exit::from_code(reload.exit_code).unwrap_or(Exit::Bug);
-    match reload.error {
-        None => {
-            say!("{}: generation {generation} is in service", reload.outcome);
-            for CarriedOverCredential { credential, problem } in &reload.carried_over {
-                say!("`{credential}` stays at the version held: {problem}");
-            }
-            if reload.exit_code == 0 {
-                return Ok(());
-            }
-            Err(command_error(
-                exit,
-                "the reload".into(),
-                "it published, but a credential that must be replaced stays at the version held".into(),
-                "mend the credential that is named above, and reload again",
-            ))
+fn outcome(reload: EndedReload, generation: u64) -> Result<(), CommandError> {
+    for line in reload.lines(generation) {
+        say!("{line}");
+    }
+    match reload.fault(generation) {
+        None => Ok(()),
+        Some((exit, problem, remedy)) => Err(command_error(exit, "the reload".into(), problem, remedy)),
+    }
+}
+
+impl EndedReload {
+    /// Returns what a reload that did not fail has done, as lines for people.
+    fn lines(&self, generation: u64) -> Vec<String> {
+        if self.error.is_some() {
+            return Vec::new();
         }
-        Some(error) => Err(command_error(
-            exit,
-            "the reload".into(),
-            format!("it failed, and generation {generation} stays in service: {error}"),
-            "mend what the report names, and reload again",
-        )),
+        let mut lines = vec![format!("{}: generation {generation} is in service", self.outcome)];
+        for CarriedOverCredential { credential, problem } in &self.carried_over {
+            lines.push(format!("`{credential}` stays at the version held: {problem}"));
+        }
+        lines
+    }
+
+    /// Returns the exit code, the problem and the remedy of a reload that failed, or that left a credential which must be
+    /// replaced.
+    fn fault(&self, generation: u64) -> Option<(Exit, String, &'static str)> {
+        let exit = Exit::from_code(self.exit_code).unwrap_or(Exit::Bug);
+        if let Some(error) = &self.error {
+            let problem = format!("it failed, and generation {generation} stays in service: {error}");
+            return Some((exit, problem, "mend what the report names, and reload again"));
+        }
+        if self.exit_code == 0 {
+            return None;
+        }
+        let problem = "it published, but a credential that must be replaced stays at the version held";
+        Some((exit, problem.into(), "mend the credential that is named above, and reload again"))
     }
 }
 

@@ -1,5 +1,6 @@
-//! The certificates of admin listeners that `audit` trusts.
+//! The certificates of admin listeners that `audit` and `reload --fleet` trust.
 
+use super::{admin, admin_listeners::address::ReplicaAddress};
 use crate::{
     credentials::certificate::Certificate,
     exit::{Exit, Fault},
@@ -13,22 +14,51 @@ use std::path::Path;
 /// A connector to admin listeners, over HTTP or HTTPS.
 pub(super) type Connector = HttpsConnector<HttpConnector>;
 
-/// Returns a connector that uses `config` for HTTPS. Certificates must be for `name`, or for the host of the URL if
-/// there is none.
-pub(super) fn connector(config: ClientConfig, name: Option<ServerName<'static>>) -> Connector {
-    let builder = HttpsConnectorBuilder::new().with_tls_config(config).https_or_http();
-    let builder = match name {
-        Some(name) => builder.with_server_name_resolver(FixedServerNameResolver::new(name)),
-        None => builder,
-    };
-    builder.enable_http1().build()
+/// The TLS of connections to admin listeners.
+pub(super) struct AdminTls {
+    config: ClientConfig,
+    /// The host that each certificate must be for, in place of the replica's own.
+    name: Option<ServerName<'static>>,
+}
+
+impl AdminTls {
+    /// Trusts the authorities in the PEM file `ca`, or those of the platform. No authority is read if no address needs one.
+    ///
+    /// # Errors
+    /// If the authorities cannot be read.
+    pub(super) fn new(
+        ca: Option<&Path>,
+        name: Option<ServerName<'static>>,
+        addresses: &[ReplicaAddress],
+    ) -> Result<Self, Fault> {
+        let config = match ca {
+            Some(file) => of_file(file)?,
+            None if addresses.iter().any(ReplicaAddress::is_https) => trust::platform_authorities()?,
+            None => trust::no_authorities(),
+        };
+        Ok(Self { config, name })
+    }
+
+    /// Returns a connector to this address. Its certificate must be for the name of the command line, for that of the
+    /// address, or for the host in it.
+    pub(super) fn connector(&self, address: &ReplicaAddress) -> Connector {
+        let mut http = HttpConnector::new();
+        http.enforce_http(false);
+        http.set_connect_timeout(Some(admin::TIMEOUT));
+        let builder = HttpsConnectorBuilder::new().with_tls_config(self.config.clone()).https_or_http();
+        let builder = match self.name.as_ref().or(address.name()) {
+            Some(name) => builder.with_server_name_resolver(FixedServerNameResolver::new(name.clone())),
+            None => builder,
+        };
+        builder.enable_http1().wrap_connector(http)
+    }
 }
 
 /// Returns a configuration that trusts the authorities in this PEM file.
 ///
 /// # Errors
 /// If the file cannot be read, or is not made of certificates alone.
-pub(super) fn of_file(path: &Path) -> Result<ClientConfig, Fault> {
+fn of_file(path: &Path) -> Result<ClientConfig, Fault> {
     let fault = |problem: String| {
         let remedy = "give a PEM file with the certificates of authorities, and nothing else";
         Fault::new(Exit::Usage, format!("--ca {}", path.display()), problem, remedy)

@@ -10,7 +10,8 @@ use super::{
     layers::Layers,
     prefix,
     settings::{
-        AdminConfig, DatabaseConfig, SecretsConfig, ServerConfig, TlsMode, auth::AuthConfig, traces::TracesConfig,
+        AdminConfig, DatabaseConfig, ReloadAccess, SecretsConfig, ServerConfig, TlsMode, auth::AuthConfig,
+        traces::TracesConfig,
     },
     settings_check::{SettingsCheck, SettingsMistake},
 };
@@ -54,6 +55,19 @@ pub(super) fn listeners(server: &ServerConfig, admin: &AdminConfig, layers: &Lay
         }
     }
     faults
+}
+
+/// Checks that a signing key can verify the requests that `admin.reload` allows, and returns the mistake.
+pub(super) fn remote_reload(admin: &AdminConfig, has_signing_key: bool, layers: &Layers) -> Option<Fault> {
+    if admin.reload == ReloadAccess::Off || has_signing_key {
+        return None;
+    }
+    Some(layers.fault(
+        &path(&["admin", "reload"]),
+        "this service has no signing key that could verify the requests",
+        "add a field `Credential<SigningKeys>` to its secrets, or give the id of its optional one in [secrets.ids]; or set \
+         this to \"off\"",
+    ))
 }
 
 /// Checks that authentication is wholly on or wholly off, and returns every mistake.

@@ -132,12 +132,31 @@ pub struct AdminConfig {
     /// `true` if `admin.listen` may be an address for all networks (`0.0.0.0`, `[::]`) outside of the `dev` profile. Keep
     /// the port off the public network, for example with a network policy.
     pub allow_all_addresses: bool,
+    /// The clients that may have the service reload by `POST /reload`, as `reload --fleet` does: none (`off`), or those that
+    /// can read the first signing key of the service at the manager (`signed`).
+    pub reload: ReloadAccess,
 }
 
 impl Default for AdminConfig {
     fn default() -> Self {
-        Self { listen: (Ipv4Addr::LOCALHOST, 9090).into(), tls: false, allow_all_addresses: false }
+        Self {
+            listen: (Ipv4Addr::LOCALHOST, 9090).into(),
+            tls: false,
+            allow_all_addresses: false,
+            reload: ReloadAccess::Off,
+        }
     }
+}
+
+/// The clients that may have the service reload over its admin listener.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReloadAccess {
+    /// Nobody.
+    #[default]
+    Off,
+    /// Requests that a signing key of the service has signed.
+    Signed,
 }
 
 /// `[telemetry]`: the log on standard output.
@@ -425,6 +444,7 @@ unbounded! {
     ProxyHeader: "`x-forwarded-for` or `forwarded`",
     TokenAlgorithm: "`ES256`, `ES384`, `RS256`, `RS384`, `RS512`, `PS256`, `PS384`, `PS512` or `EdDSA`",
     LogFormat: "`json` or `pretty`",
+    ReloadAccess: "`off` or `signed`",
     SecretsProvider: "`aws` or `vault`",
     VaultAuth: "`kubernetes`, `approle`, `jwt` or `token_file`",
     WhenStale: "`report` or `unready`",

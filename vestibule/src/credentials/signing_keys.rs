@@ -72,6 +72,12 @@ impl SigningKeys {
         (&self.current.id, signature)
     }
 
+    /// Signs with the key of this id, whatever its stage. `None` if it is not held.
+    pub(crate) fn sign_by(&self, key_id: &str, message: &[u8]) -> Option<[u8; 32]> {
+        let tag = hmac::sign(&self.key(key_id, true)?.key, message);
+        Some(tag.as_ref().try_into().expect("SHA-256 has 32 bytes"))
+    }
+
     /// Verifies in constant time, with the key of this id. The previous key verifies only if `previous_verifies`.
     pub(crate) fn verify(
         &self,

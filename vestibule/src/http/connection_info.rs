@@ -3,6 +3,10 @@
 use super::exchange::Exchange;
 use std::{net::SocketAddr, sync::Arc};
 
+/// The address at the other end of the connection of a request to the admin listener.
+#[derive(Clone, Copy)]
+pub(crate) struct PeerAddress(pub(crate) SocketAddr);
+
 /// The properties of a request's connection.
 pub(crate) struct ConnectionInfo {
     /// The address at the other end: the client's, or that of a proxy in between.

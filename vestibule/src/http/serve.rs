@@ -9,7 +9,7 @@
 use super::{
     accept,
     connection::{Order, WatchedConnection},
-    connection_info::ConnectionInfo,
+    connection_info::{ConnectionInfo, PeerAddress},
     connections::{ConnectionMetrics, Connections, Place},
     end_reason::EndReason,
     policy::ListenerPolicy,
@@ -51,7 +51,10 @@ impl ListenerService for Router {
     type Body = Body;
     type Future = RouteFuture<Infallible>;
 
-    fn answer(&self, request: Request, _: Option<ConnectionInfo>) -> Self::Future {
+    fn answer(&self, mut request: Request, connection: Option<ConnectionInfo>) -> Self::Future {
+        if let Some(connection) = connection {
+            request.extensions_mut().insert(PeerAddress(connection.peer));
+        }
         tower::Service::call(&mut self.clone(), request)
     }
 }

@@ -61,8 +61,32 @@ enum SignatureKind {
     Token,
     /// Part of a debug token.
     DebugToken,
+    /// Part of a reload token.
+    ReloadToken,
     /// Beside its message.
     Detached,
+}
+
+/// A token that was opened.
+pub(crate) struct OpenedToken {
+    /// In seconds since 1970.
+    pub(crate) expires_at: u64,
+    pub(crate) payload: Vec<u8>,
+    /// The key that sealed it.
+    pub(crate) key_id: VersionId,
+}
+
+/// A token that cannot be opened.
+pub(crate) enum OpenError {
+    /// It has expired, or expires too late. Nobody has verified it.
+    OutOfTime,
+    BadSignature,
+}
+
+impl From<BadSignature> for OpenError {
+    fn from(_: BadSignature) -> Self {
+        Self::BadSignature
+    }
 }
 
 impl Signer {
@@ -84,6 +108,11 @@ impl Signer {
     /// Returns a signer of debug tokens. What it seals is void for every other signer, whatever their purposes.
     pub(crate) fn for_debug_tokens(self) -> Self {
         Self { token_kind: SignatureKind::DebugToken, ..self }
+    }
+
+    /// Returns a signer of reload tokens. What it seals is void for every other signer, whatever their purposes.
+    pub(crate) fn for_reload_tokens(self) -> Self {
+        Self { token_kind: SignatureKind::ReloadToken, ..self }
     }
 
     /// Returns a token as [`seal`](Self::seal) does, with a lifetime of its own. It must not be longer than the signer's.
@@ -150,24 +179,50 @@ impl Signer {
     pub(crate) fn seal_until(&self, expires_at: u64, payload: &[u8]) -> String {
         let content = [&expires_at.to_be_bytes(), payload].concat();
         let (key_id, signature) = self.keys.sign(&self.signed_bytes(self.token_kind, &content));
-        format!("{key_id}.{}.{}", URL_SAFE_NO_PAD.encode(content), URL_SAFE_NO_PAD.encode(signature))
+        token(key_id.as_str(), &content, &signature)
+    }
+
+    /// Returns a token as [`seal`](Self::seal) does, by the key of this id, whatever its stage. `None` if it is not held.
+    pub(crate) fn seal_by(&self, key_id: &str, payload: &[u8]) -> Option<String> {
+        self.seal_by_at(key_id, payload, now())
+    }
+
+    pub(crate) fn seal_by_at(&self, key_id: &str, payload: &[u8], now: u64) -> Option<String> {
+        let content = [&now.saturating_add(self.lifetime).to_be_bytes(), payload].concat();
+        let signature = self.keys.sign_by(key_id, &self.signed_bytes(self.token_kind, &content))?;
+        Some(token(key_id, &content, &signature))
     }
 
     fn open_at(&self, token: &str, now: u64) -> Result<Vec<u8>, BadSignature> {
+        match self.open_whole_at(token, now) {
+            Ok(opened) => Ok(opened.payload),
+            Err(OpenError::OutOfTime | OpenError::BadSignature) => Err(BadSignature),
+        }
+    }
+
+    /// Verifies a token as [`open`](Self::open) does, and returns all of it.
+    ///
+    /// # Errors
+    /// [`OpenError`]
+    pub(crate) fn open_whole(&self, token: &str) -> Result<OpenedToken, OpenError> {
+        self.open_whole_at(token, now())
+    }
+
+    fn open_whole_at(&self, token: &str, now: u64) -> Result<OpenedToken, OpenError> {
         let (rest, signature) = split(token)?;
         let (key_id, content) = split(rest)?;
         let (expires_at, payload) = content.split_first_chunk().ok_or(BadSignature)?;
         let expires_at = u64::from_be_bytes(*expires_at);
         // Before the key is looked up: an expired token must not request a reload.
         if expires_at < now || expires_at > now.saturating_add(self.lifetime).saturating_add(MAX_CLOCK_SKEW) {
-            return Err(BadSignature);
+            return Err(OpenError::OutOfTime);
         }
-        self.check(self.token_kind, key_id, &content, &signature, now)?;
-        Ok(payload.to_vec())
+        let key_id = self.check(self.token_kind, key_id, &content, &signature, now)?.clone();
+        Ok(OpenedToken { expires_at, payload: payload.to_vec(), key_id })
     }
 
     fn verify_at(&self, message: &[u8], signature: &Signature, now: u64) -> Result<(), BadSignature> {
-        self.check(SignatureKind::Detached, signature.key_id.as_str(), message, &signature.bytes, now)
+        self.check(SignatureKind::Detached, signature.key_id.as_str(), message, &signature.bytes, now).map(drop)
     }
 
     fn check(
@@ -177,17 +232,18 @@ impl Signer {
         content: &[u8],
         signature: &[u8],
         now: u64,
-    ) -> Result<(), BadSignature> {
+    ) -> Result<&VersionId, BadSignature> {
         let previous_verifies = self.previous_verifies(now);
         if self.keys.may_exist_elsewhere(key_id, previous_verifies) {
             self.reload_requests.request_for_unknown_key();
         }
         let key = self.keys.verify(key_id, &self.signed_bytes(kind, content), signature, previous_verifies)?;
-        // A debug token is no use that revoking the key would hurt.
-        if kind != SignatureKind::DebugToken && key != self.keys.current_id() {
+        // A token of the framework is no use that revoking the key would hurt.
+        let is_of_service = matches!(kind, SignatureKind::Token | SignatureKind::Detached);
+        if is_of_service && key != self.keys.current_id() {
             self.last_uses.record(self.credential, key);
         }
-        Ok(())
+        Ok(key)
     }
 
     /// Returns `true` if the previous key still verifies. A date of the manager is compared with the wall clock, because
@@ -207,6 +263,7 @@ impl Signer {
         let kind: &[u8] = match kind {
             SignatureKind::Token => b"token",
             SignatureKind::DebugToken => b"debug token",
+            SignatureKind::ReloadToken => b"reload token",
             SignatureKind::Detached => b"detached",
         };
         [self.purpose.as_bytes(), &[0], kind, &[0], content].concat()
@@ -246,6 +303,11 @@ impl fmt::Debug for Signature {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Signature").field("key_id", &self.key_id).finish_non_exhaustive()
     }
+}
+
+/// Returns the text of a token.
+fn token(key_id: &str, content: &[u8], signature: &[u8]) -> String {
+    format!("{key_id}.{}.{}", URL_SAFE_NO_PAD.encode(content), URL_SAFE_NO_PAD.encode(signature))
 }
 
 /// Splits a text at the last dot, and decodes what follows. A key id may contain dots, but base64 does not.

@@ -98,6 +98,11 @@ impl HeldCredentials {
         self.held.get(name)
     }
 
+    /// Returns the first credential of this kind, by name.
+    pub(crate) fn first_of<K: Send + Sync + 'static>(&self) -> Option<(Name, Arc<K>)> {
+        self.iter().find_map(|(name, held)| Some((name, held.value_if::<K>()?)))
+    }
+
     pub(crate) fn insert(&mut self, name: Name, held: HeldCredential) {
         self.held.insert(name, held);
     }

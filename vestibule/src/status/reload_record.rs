@@ -45,6 +45,8 @@ impl From<Unrefreshed> for CarriedOver {
 pub(crate) enum Trigger {
     /// SIGHUP. The configuration is read again too.
     Signal,
+    /// `POST /reload` on the admin listener, as `reload --fleet` sends it. The configuration is read again too.
+    Fleet,
     /// `secrets.refresh_every` has passed.
     Poll,
     /// The other side rejects the login in service: a database, or that of a kind of a service's own.
@@ -74,8 +76,16 @@ pub(crate) enum ReloadOutcome {
 }
 
 impl Trigger {
-    pub(super) const ALL: [Self; 7] =
-        [Self::Signal, Self::Poll, Self::RejectedLogin, Self::RejectedKey, Self::UnknownKey, Self::Lease, Self::Retry];
+    pub(super) const ALL: [Self; 8] = [
+        Self::Signal,
+        Self::Fleet,
+        Self::Poll,
+        Self::RejectedLogin,
+        Self::RejectedKey,
+        Self::UnknownKey,
+        Self::Lease,
+        Self::Retry,
+    ];
 }
 
 impl ReloadOutcome {

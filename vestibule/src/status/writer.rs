@@ -1,7 +1,7 @@
 //! The status writer: it updates what `/status` shows.
 
 use super::{
-    Status,
+    ReloadAnswer, Status,
     draining::DrainingGeneration,
     metrics::StatusCollector,
     reload_metrics::ReloadMetrics,
@@ -91,6 +91,13 @@ impl StatusWriter {
             Some(last) => last.faults.clone(),
             None => Vec::new(),
         }
+    }
+
+    /// Returns what an operator who waits for the end of the last reload gets to know. `None` if there was none.
+    pub(crate) fn reload_answer(&self) -> Option<ReloadAnswer> {
+        let status = self.status.borrow().snapshot();
+        let Status { instance, generation, last_reload, credentials, .. } = status;
+        Some(ReloadAnswer { instance, generation, reload: last_reload?, credentials })
     }
 
     /// Records that a reload ended.

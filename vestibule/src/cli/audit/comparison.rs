@@ -1,29 +1,34 @@
 //! The comparison of what the replicas hold with what the manager has.
 
 use super::{
-    address::ReplicaAddress,
     issuer_keys,
     replica::{ReplicaAuthentication, ReplicaCredential, ReplicaStatus},
     table::Table,
 };
-use crate::secrets::{
-    id::{SecretId, VersionId},
-    regions::Regions,
-    source::SourceError,
-    version::{Stage, Versions},
+use crate::{
+    cli::admin_listeners::address::ReplicaAddress,
+    secrets::{
+        id::{SecretId, VersionId},
+        regions::Regions,
+        source::SourceError,
+        version::{Stage, Versions},
+    },
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 use time::OffsetDateTime;
 
 /// The answers of the replicas and of the manager.
-pub(super) struct Audit {
+pub(in crate::cli) struct Audit {
     /// The replicas in the order of the command line, each with its status or the reason why there is none.
     pub(super) replicas: Vec<(ReplicaAddress, Result<ReplicaStatus, String>)>,
     /// The versions of each secret: the current one and those with another label.
     pub(super) manager: BTreeMap<SecretId, Result<Versions, SourceError>>,
-    pub(super) regions: Regions,
-    /// The expected number of different replicas.
-    pub(super) expected: usize,
+    pub(super) regions: Arc<Regions>,
+    /// The expected number of different replicas. `None` if any number is right.
+    pub(super) expected: Option<usize>,
     /// `secrets.revoked` of this command's configuration.
     pub(super) revoked: BTreeSet<VersionId>,
     /// The time after which each credential with a lease must have been loaded.

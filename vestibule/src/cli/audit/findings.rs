@@ -43,11 +43,24 @@ impl Audit {
 
     /// Returns a fault per finding, and per secret whose current version is not known.
     pub(super) fn faults(&self) -> Vec<Fault> {
+        self.faults_of(self.findings())
+    }
+
+    /// Returns the faults of the versions that replicas hold, whatever else there is to find.
+    pub(in crate::cli) fn version_faults(&self) -> Vec<Fault> {
+        let of_leases = self.lease_findings();
+        self.faults_of(self.version_findings().into_iter().chain(of_leases).collect())
+    }
+
+    fn faults_of(&self, findings: Vec<Finding>) -> Vec<Fault> {
         let mut faults = Vec::new();
         for (id, error) in self.unknown() {
             faults.push(unknown_fault(id, error, &self.regions));
         }
-        for Finding { title, places, problem, remedy } in self.findings() {
+        for Finding { title, places, problem, remedy } in findings {
+            if places.is_empty() {
+                continue;
+            }
             let subject = format!("{title}: {}", places.join(", "));
             faults.push(Fault::new(Exit::Unavailable, subject, problem, remedy));
         }
@@ -66,8 +79,17 @@ impl Audit {
     }
 
     fn findings(&self) -> Vec<Finding> {
+        let mut findings = Vec::from(self.version_findings());
+        findings.extend(self.other_findings());
+        findings.extend(self.lease_findings());
+        findings.extend(self.instance_findings());
+        findings.retain(|finding| !finding.places.is_empty());
+        findings
+    }
+
+    fn version_findings(&self) -> [Finding; 3] {
         let current = self.regions.stage_label(Stage::Current);
-        let mut findings = vec![
+        [
             Finding {
                 title: "revoked",
                 places: self.replicas_with(Verdict::Revoked),
@@ -93,6 +115,11 @@ impl Audit {
                 .into(),
                 remedy: format!("wait for the end of the rotation, or end it: move {current}; then audit again").into(),
             },
+        ]
+    }
+
+    fn other_findings(&self) -> [Finding; 5] {
+        [
             Finding {
                 title: "other keys of the issuer",
                 places: self.replicas_with_other_keys(),
@@ -124,11 +151,7 @@ impl Audit {
                 problem: "the credentials that this replica holds are not known".into(),
                 remedy: "check the address, the network and the replica; then audit again".into(),
             },
-        ];
-        findings.extend(self.lease_findings());
-        findings.extend(self.instance_findings());
-        findings.retain(|finding| !finding.places.is_empty());
-        findings
+        ]
     }
 
     fn lease_findings(&self) -> [Finding; 4] {
@@ -214,7 +237,8 @@ impl Audit {
         let unreachable = self.replicas.len() - self.reachable().count();
         // Each unreachable address may be a further replica. Another finding names it already.
         let (fewest, most) = (instances.len(), instances.len() + unreachable);
-        if (fewest..=most).contains(&self.expected) {
+        let Some(expected) = self.expected else { return Vec::new() };
+        if (fewest..=most).contains(&expected) {
             return Vec::new();
         }
         let mut findings = Vec::new();
@@ -231,7 +255,7 @@ impl Audit {
         }
         findings.push(Finding {
             title: "different instances",
-            places: vec![format!("{fewest}, but {} are expected", self.expected)],
+            places: vec![format!("{fewest}, but {expected} are expected")],
             problem: "the audit covers fewer or more replicas than expected".into(),
             remedy: "name the admin listener of each replica, or correct --expect".into(),
         });

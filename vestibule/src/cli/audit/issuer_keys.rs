@@ -2,10 +2,10 @@
 //! them last has what the issuer says.
 
 use super::{
-    address::ReplicaAddress,
     comparison::Audit,
     replica::{ReplicaAuthentication, ReplicaStatus},
 };
+use crate::cli::admin_listeners::address::ReplicaAddress;
 use std::{collections::BTreeSet, time::Duration};
 use time::OffsetDateTime;
 
@@ -103,7 +103,10 @@ impl Audit {
 mod tests {
     use super::*;
     use crate::secrets::regions::Regions;
-    use std::collections::{BTreeMap, BTreeSet};
+    use std::{
+        collections::{BTreeMap, BTreeSet},
+        sync::Arc,
+    };
 
     /// Returns the audit of replicas that hold these keys, fetched that many minutes ago.
     fn audit(replicas: &[(&str, &[&str], i64)]) -> Audit {
@@ -118,7 +121,8 @@ mod tests {
             answers.push((address, Ok(ReplicaStatus::with_authentication(held))));
         }
         let (manager, revoked) = (BTreeMap::new(), BTreeSet::new());
-        Audit { expected: answers.len(), replicas: answers, manager, regions: Regions::new([]), revoked, since: None }
+        let (expected, regions) = (Some(answers.len()), Arc::new(Regions::new([])));
+        Audit { expected, replicas: answers, manager, regions, revoked, since: None }
     }
 
     #[test]

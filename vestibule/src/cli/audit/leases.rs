@@ -48,7 +48,7 @@ impl Audit {
 mod tests {
     use super::*;
     use crate::{
-        cli::audit::{address::ReplicaAddress, versions_at_manager},
+        cli::{admin_listeners::address::ReplicaAddress, audit::versions_at_manager},
         secrets::{
             id::{SecretId, VersionId},
             regions::Regions,
@@ -56,7 +56,7 @@ mod tests {
         },
         testing::MemoryManager,
     };
-    use std::{collections::BTreeSet, time::Duration};
+    use std::{collections::BTreeSet, sync::Arc, time::Duration};
     use time::format_description::well_known::Rfc3339;
     use tokio::time::Instant;
     use uuid::Uuid;
@@ -89,8 +89,9 @@ mod tests {
         let address = |position: usize| ReplicaAddress::parse(&format!("10.0.0.{position}:9090")).expect("an address");
         let replicas: Vec<_> =
             replicas.into_iter().enumerate().map(|(position, status)| (address(position), Ok(status))).collect();
-        let (manager, revoked, regions) = (BTreeMap::new(), BTreeSet::new(), Regions::of(MemoryManager::new()));
-        Audit { expected: replicas.len(), replicas, manager, regions, revoked, since: None }
+        let regions = Arc::new(Regions::of(MemoryManager::new()));
+        let (manager, revoked) = (BTreeMap::new(), BTreeSet::new());
+        Audit { expected: Some(replicas.len()), replicas, manager, regions, revoked, since: None }
     }
 
     fn verdicts(audit: &Audit) -> Vec<Verdict> {
@@ -147,7 +148,7 @@ mod tests {
         let instance = first.instance;
         let (_, Ok(last)) = &mut audit.replicas[2] else { unreachable!("it answers") };
         last.instance = instance;
-        audit.expected = 2;
+        audit.expected = Some(2);
         assert!(titles(&audit).is_empty());
     }
 

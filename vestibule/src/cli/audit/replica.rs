@@ -9,7 +9,7 @@ use uuid::Uuid;
 /// The part of `/status` that an audit reads.
 #[derive(Deserialize)]
 pub(crate) struct ReplicaStatus {
-    pub(super) instance: Uuid,
+    pub(in crate::cli) instance: Uuid,
     pub(crate) credentials: Vec<ReplicaCredential>,
     /// The databases that need no secret, so that there is nothing to compare.
     #[serde(default)]
@@ -79,10 +79,10 @@ pub(super) struct ReplicaIamDatabase {
 #[derive(Deserialize)]
 pub(crate) struct ReplicaCredential {
     #[serde(deserialize_with = "printable")]
-    pub(super) name: String,
+    pub(in crate::cli) name: String,
     pub(super) id: SecretId,
     #[serde(deserialize_with = "printable")]
-    pub(super) version: String,
+    pub(in crate::cli) version: String,
     #[serde(deserialize_with = "printable")]
     pub(super) stage: String,
     /// The versions that only verify, by stage.

@@ -1,17 +1,19 @@
 //! The address of a replica's admin listener.
 
-use super::replica::ReplicaStatus;
-use crate::cli::{admin, trust::Connector};
+use crate::cli::{admin, audit::replica::ReplicaStatus, trust::Connector};
 use axum::http::{Uri, uri::Scheme};
-use std::fmt;
+use rustls::pki_types::ServerName;
+use std::{fmt, net::SocketAddr};
 
 const NOT_HTTP: &str = "it is not an http or https URL";
 
 /// The address of a replica's admin listener.
-#[derive(Clone)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct ReplicaAddress {
     scheme: Scheme,
     authority: String,
+    /// The name that the address was found by, for which its certificate must be. `None` if it was given as it is.
+    name: Option<ServerName<'static>>,
 }
 
 impl ReplicaAddress {
@@ -41,17 +43,44 @@ impl ReplicaAddress {
         {
             return Err("it does not end after the port");
         }
-        Ok(Self { scheme: scheme.clone(), authority: authority.to_owned() })
+        Ok(Self { scheme: scheme.clone(), authority: authority.to_owned(), name: None })
+    }
+
+    /// Returns one of the addresses of the name in this URL.
+    pub(super) fn found(&self, address: SocketAddr) -> Self {
+        let name = ServerName::try_from(self.host().to_owned()).ok();
+        Self { scheme: self.scheme.clone(), authority: address.to_string(), name }
+    }
+
+    /// Returns the host of the URL, without the brackets of an IPv6 address.
+    pub(super) fn host(&self) -> &str {
+        let host = self.authority.rsplit_once(':').map_or(&*self.authority, |(host, _)| host);
+        host.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    /// Returns the port of the URL.
+    pub(super) fn port(&self) -> u16 {
+        self.status_url().port_u16().expect("it was parsed before")
+    }
+
+    /// Returns the name that the certificate must be for, if the address was found by one.
+    pub(in crate::cli) fn name(&self) -> Option<&ServerName<'static>> {
+        self.name.as_ref()
     }
 
     /// Returns `true` if it is an https URL.
-    pub(super) fn is_https(&self) -> bool {
+    pub(in crate::cli) fn is_https(&self) -> bool {
         self.scheme == Scheme::HTTPS
     }
 
     /// Returns the URL of the replica's status.
     pub(crate) fn status_url(&self) -> Uri {
-        format!("{self}/status").parse().expect("it was parsed before")
+        self.url("/status")
+    }
+
+    /// Returns the URL of a path of the replica.
+    pub(in crate::cli) fn url(&self, path: &str) -> Uri {
+        format!("{self}{path}").parse().expect("it was parsed before")
     }
 
     /// Gets the status of the replica.
@@ -59,7 +88,7 @@ impl ReplicaAddress {
     /// # Errors
     /// The reason why there is no status, as text for people.
     #[expect(clippy::disallowed_methods, reason = "a status has no secret, and serde's message is dropped")]
-    pub(super) async fn status(&self, connector: Connector) -> Result<ReplicaStatus, String> {
+    pub(in crate::cli) async fn status(&self, connector: Connector) -> Result<ReplicaStatus, String> {
         let (code, body) =
             admin::get(self.status_url(), connector).await.map_err(|unreachable| unreachable.to_string())?;
         if !code.is_success() {
