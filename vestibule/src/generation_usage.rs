@@ -9,6 +9,7 @@ use std::{
     },
     time::Duration,
 };
+use tokio::time::Instant;
 
 /// The users of one generation, counted while they last, and the answers of its requests. It outlives the generation.
 #[derive(Debug, Default)]
@@ -63,19 +64,21 @@ impl GenerationUsage {
         self.requests.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Counts a response that began after `duration`.
-    pub(crate) fn answered(&self, is_failure: bool, duration: Duration) {
+    /// Counts a response that begins now. Its request came at `started`.
+    pub(crate) fn answered(&self, is_failure: bool, started: Instant) {
+        let now = Instant::now();
+        let duration = now.duration_since(started);
         self.answered.fetch_add(1, Ordering::Relaxed);
         self.failed.fetch_add(is_failure.into(), Ordering::Relaxed);
         let microseconds = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         self.microseconds.fetch_add(microseconds, Ordering::Relaxed);
-        self.history.record(duration, is_failure);
+        self.history.record(now, duration, is_failure);
     }
 
     /// Counts a request that was answered with an error because too many were in flight. It says nothing of the generation,
     /// so it is no answer of it.
     pub(crate) fn request_refused(&self) {
-        self.history.record(Duration::ZERO, true);
+        self.history.record(Instant::now(), Duration::ZERO, true);
     }
 
     /// Counts a piece of work until the guard is dropped.

@@ -65,9 +65,9 @@ impl Default for RequestHistory {
 }
 
 impl RequestHistory {
-    /// Counts a request that was answered now. Costs a look at the clock, and one atomic addition; two for an error.
-    pub(crate) fn record(&self, duration: Duration, is_error: bool) {
-        let period = self.start.elapsed().as_secs() / PERIOD.as_secs();
+    /// Counts a request that was answered at `now`. Costs one atomic addition; two for an error.
+    pub(crate) fn record(&self, now: Instant, duration: Duration, is_error: bool) {
+        let period = now.duration_since(self.start).as_secs() / PERIOD.as_secs();
         let counts = &self.periods[slot(period)];
         if counts.period.load(Ordering::Acquire) != period {
             self.clear(counts, period);
@@ -174,10 +174,14 @@ mod tests {
         let history = RequestHistory::default();
         assert_eq!(history.last_hour().len(), PERIODS);
         for request in 0..200 {
-            history.record(if request < 198 { MILLISECOND } else { 500 * MILLISECOND }, request % 100 == 0);
+            history.record(
+                Instant::now(),
+                if request < 198 { MILLISECOND } else { 500 * MILLISECOND },
+                request % 100 == 0,
+            );
         }
         advance(PERIOD).await;
-        history.record(40 * MILLISECOND, false);
+        history.record(Instant::now(), 40 * MILLISECOND, false);
         advance(PERIOD / 3).await;
         let [.., before, now] = history.last_hour()[..] else { panic!("there are more") };
         assert_eq!((before.requests, before.errors, before.length), (200, 2, PERIOD));
@@ -191,12 +195,12 @@ mod tests {
     async fn what_is_older_than_an_hour_is_forgotten() {
         let history = RequestHistory::default();
         let count = |history: &RequestHistory| history.last_hour().iter().map(|period| period.requests).sum::<u64>();
-        history.record(MILLISECOND, true);
+        history.record(Instant::now(), MILLISECOND, true);
         advance(PERIOD * 239).await;
         assert_eq!(count(&history), 1);
         advance(PERIOD).await;
         assert_eq!(count(&history), 0);
-        history.record(MILLISECOND, false);
+        history.record(Instant::now(), MILLISECOND, false);
         let now = *history.last_hour().last().unwrap();
         assert_eq!((now.requests, now.errors), (1, 0), "the error was an hour ago");
         advance(PERIOD * 1000).await;
@@ -208,7 +212,7 @@ mod tests {
         let barrier = Barrier::new(4);
         let record = || {
             barrier.wait();
-            (0..10).for_each(|_| history.record(MILLISECOND, true));
+            (0..10).for_each(|_| history.record(Instant::now(), MILLISECOND, true));
         };
         std::thread::scope(|scope| (0..4).for_each(|_| drop(scope.spawn(record))));
     }

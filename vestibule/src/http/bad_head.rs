@@ -55,8 +55,9 @@ fn is_host_valid(version: Version, headers: &HeaderMap) -> bool {
         (None, _) => version < Version::HTTP_11,
         (Some(host), None) => {
             let host = host.as_bytes();
-            let authority = || Authority::try_from(host).is_ok() && !host.contains(&b'@');
-            host.is_empty() || authority()
+            // Most hosts are plain names. The parser copies what it reads.
+            host.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'))
+                || (Authority::try_from(host).is_ok() && !host.contains(&b'@'))
         }
         (Some(_), Some(_)) => false,
     }

@@ -138,7 +138,7 @@ impl<A: Application> Future for ResponseFuture<A> {
                 let response = ready!(access.as_ref().expect(POLLED_ONCE).within(|| routed.poll(cx)))?;
                 let (access, guard) = (access.take().expect(POLLED_ONCE), guard.take());
                 if let Some(InFlightGuard { generation, .. }) = &guard {
-                    generation.usage.answered(response.status().is_server_error(), access.record.started.elapsed());
+                    generation.usage.answered(response.status().is_server_error(), access.record.started);
                 }
                 (response, access, guard)
             }

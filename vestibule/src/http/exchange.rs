@@ -14,7 +14,11 @@ pub(super) const SHORT_PATIENCE: Duration = Duration::from_secs(1);
 const SHORT_RATE: f64 = 16.0 * 1024.0;
 
 /// A request and its response.
-pub(crate) struct Exchange(Mutex<Progress>);
+pub(crate) struct Exchange {
+    /// The time at which the request came.
+    pub(super) started: Instant,
+    progress: Mutex<Progress>,
+}
 
 struct Progress {
     stage: ExchangeStage,
@@ -50,7 +54,8 @@ pub(super) struct ExchangeRules {
 impl Exchange {
     pub(super) fn new(now: Instant) -> Self {
         let stage = ExchangeStage::Request;
-        Self(Mutex::new(Progress { stage, since: now, bytes: 0, waiting_since: None, cut_for: None }))
+        let progress = Progress { stage, since: now, bytes: 0, waiting_since: None, cut_for: None };
+        Self { started: now, progress: Mutex::new(progress) }
     }
 
     /// Records that we wait for the request's body.
@@ -124,7 +129,7 @@ impl Exchange {
     }
 
     fn lock(&self) -> MutexGuard<'_, Progress> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

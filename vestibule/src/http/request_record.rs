@@ -88,7 +88,7 @@ impl RequestRecord {
             uri: request.uri().clone(),
             context,
             span,
-            started: Instant::now(),
+            started: exchange.as_ref().map_or_else(Instant::now, |exchange| exchange.started),
             is_tls,
             exchange,
             client: peer.map(|peer| frame.proxies.client(peer.ip(), request.headers())),

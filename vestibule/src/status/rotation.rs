@@ -119,6 +119,8 @@ impl fmt::Display for RotationStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+    use tokio::time::{Instant, advance};
 
     fn answers(requests: u64, errors: u64, mean_ms: f64) -> AnswerStatus {
         AnswerStatus { requests, errors, mean_ms }
@@ -141,11 +143,13 @@ mod tests {
         assert_eq!(RotationVerdict::of(troubled, answers(100, 39, 99.0)), RotationVerdict::Good);
     }
 
-    #[test]
-    fn the_mean_is_that_of_all_answers() {
-        let usage = GenerationUsage::default();
-        usage.answered(false, std::time::Duration::from_micros(1500));
-        usage.answered(true, std::time::Duration::from_micros(2500));
+    #[tokio::test(start_paused = true)]
+    async fn the_mean_is_that_of_all_answers() {
+        let (usage, started) = (GenerationUsage::default(), Instant::now());
+        advance(Duration::from_micros(1500)).await;
+        usage.answered(false, started);
+        advance(Duration::from_micros(1000)).await;
+        usage.answered(true, started);
         assert_eq!(AnswerStatus::from(usage.answers()), answers(2, 1, 2.0));
     }
 }

@@ -101,26 +101,22 @@ impl LogBuffer {
         }
     }
 
-    /// Waits for lines and takes all. Returns them, and the number of lines that were dropped meanwhile.
-    pub(super) fn take(&self) -> (LogLines, u64) {
+    /// Waits for lines and takes all. Returns them, and the number of lines that were dropped meanwhile. The next lines go
+    /// into `empty`.
+    pub(super) fn take(&self, empty: LogLines) -> (LogLines, u64) {
         let mut waiting = self.lock();
         while waiting.lines.is_empty() {
             waiting.is_idle = true;
             waiting = self.lines_wait.wait(waiting).unwrap_or_else(PoisonError::into_inner);
         }
         waiting.is_idle = false;
-        (mem::take(&mut waiting.lines), mem::take(&mut waiting.dropped))
+        (mem::replace(&mut waiting.lines, empty), mem::take(&mut waiting.dropped))
     }
 
-    /// Records that these many lines were written, or given up. Takes their memory back for the next lines.
-    pub(super) fn finished(&self, count: usize, mut lines: LogLines, is_unwritable: bool) {
+    /// Records that these many lines were written, or given up.
+    pub(super) fn finished(&self, count: usize, is_unwritable: bool) {
         self.is_unwritable.store(is_unwritable, Ordering::Relaxed);
         self.unwritten.fetch_sub(count, Ordering::Release);
-        lines.clear();
-        let mut waiting = self.lock();
-        if waiting.lines.is_empty() && lines.text.capacity() <= KEPT_BYTES {
-            waiting.lines = lines;
-        }
     }
 
     /// Waits until more lines have gathered.
@@ -204,9 +200,14 @@ impl LogLines {
         *self = replaced;
     }
 
-    fn clear(&mut self) {
+    /// Returns no lines, in the same memory. If it is large, it is freed.
+    pub(super) fn cleared(mut self) -> Self {
+        if self.text.capacity() > KEPT_BYTES {
+            return Self::default();
+        }
         self.text.clear();
         self.ends.clear();
+        self
     }
 }
 

@@ -14,7 +14,7 @@ use serde_json::Value;
 use std::{
     borrow::Cow,
     io::{self, ErrorKind, Write},
-    mem::MaybeUninit,
+    mem::{self, MaybeUninit},
     ptr,
     sync::Arc,
     thread,
@@ -37,6 +37,8 @@ pub(super) struct LogWriter<W> {
     format: LogFormat,
     out: W,
     clock: LogClock,
+    /// The memory of the lines that were written last.
+    empty: LogLines,
     /// The numbers of dropped lines that the log does not have yet, by reason.
     unsaid_full: u64,
     unsaid_unwritable: u64,
@@ -69,6 +71,7 @@ impl<W: Write> LogWriter<W> {
             format,
             out,
             clock: LogClock::default(),
+            empty: LogLines::default(),
             unsaid_full: 0,
             unsaid_unwritable: 0,
             is_within_line: false,
@@ -78,7 +81,7 @@ impl<W: Write> LogWriter<W> {
 
     /// Waits for lines, and writes them. If that fails, gives up the lines that were not written, and pauses.
     pub(super) fn write_next(&mut self) {
-        let (mut lines, dropped) = self.buffer.take();
+        let (mut lines, dropped) = self.buffer.take(mem::take(&mut self.empty));
         match self.buffer.drop_reason() {
             DropReason::Full => self.unsaid_full += dropped,
             DropReason::Unwritable => self.unsaid_unwritable += dropped,
@@ -90,14 +93,16 @@ impl<W: Write> LogWriter<W> {
         if result.is_ok() {
             (self.unsaid_full, self.unsaid_unwritable) = (0, 0);
             self.pause = FIRST_PAUSE;
-            self.buffer.finished(count, lines, false);
+            self.buffer.finished(count, false);
+            self.empty = lines.cleared();
             self.buffer.gather();
             return;
         }
         let lost = count.saturating_sub(lines.line_at(written)) as u64;
         self.buffer.counters.dropped(DropReason::Unwritable).inc_by(lost);
         self.unsaid_unwritable += lost;
-        self.buffer.finished(count, lines, true);
+        self.buffer.finished(count, true);
+        self.empty = lines.cleared();
         self.buffer.pause(self.pause);
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
     }
