@@ -57,6 +57,12 @@ fn assert_fits(policy: &IamPolicy, calls: &BTreeSet<Call>) {
     for call in calls {
         assert!(grants.iter().any(|grant| is_for(grant, call)), "{call:?} is asked and not allowed: {grants:#?}");
     }
+    for (action, arn) in calls {
+        // A secret whose name begins with that of another one.
+        let Some((name, end)) = arn.rsplit_once('-') else { panic!("{arn}") };
+        let neighbour = (action.clone(), format!("{name}-old-{end}"));
+        assert!(!grants.iter().any(|grant| is_for(grant, &neighbour)), "{neighbour:?} is allowed: {grants:#?}");
+    }
     for grant in &grants {
         assert!(calls.iter().any(|call| is_for(grant, call)), "{grant:?} is allowed and not asked: {calls:#?}");
     }

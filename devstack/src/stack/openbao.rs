@@ -118,6 +118,8 @@ impl Stack {
         write("server.pem", &identity.certificate)?;
         write("server.key", &identity.private_key)?;
         write("ca.pem", self.authority().certificate())?;
+        // The nodes of a cluster have one log, and each would have it in another folder.
+        let is_alone = matches!(storage, NodeStorage::Memory);
         let storage = match storage {
             NodeStorage::Memory => json!({ "inmem": {} }),
             NodeStorage::Raft { leader } => {
@@ -142,13 +144,15 @@ impl Stack {
         for_certificates["tls_require_and_verify_client_cert"] = true.into();
         for_certificates["tls_client_ca_file"] = json!(folder.join("ca.pem"));
         let address = format!("https://127.0.0.1:{port}");
-        let config = json!({
+        let mut config = json!({
             "storage": storage,
             "listener": [{ "tcp": for_all }, { "tcp": for_certificates }],
             "api_addr": address,
             "cluster_addr": format!("https://127.0.0.1:{cluster_port}"),
-            "audit": audit_log::device(&folder),
         });
+        if is_alone {
+            config["audit"] = audit_log::device(&folder);
+        }
         write("config.json", &config.to_string())?;
         let mut process = spawn(self.python(), program, &folder)?;
         let api = OpenBao::new(address, String::new(), Arc::clone(self.authority()));

@@ -30,7 +30,7 @@ impl OpenBaoServer {
     /// Returns the requests so far whose token has this policy.
     ///
     /// # Panics
-    /// If the log cannot be read.
+    /// If the log cannot be read. A node of a cluster has none.
     pub fn requests_with(&self, policy: &str) -> Vec<LoggedRequest> {
         let log = fs::read_to_string(file(&self.folder)).expect("the server writes its audit log");
         let entries = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
