@@ -16,24 +16,24 @@ pub(crate) mod replica;
 mod table;
 
 use self::{address::ReplicaAddress, comparison::Audit, replica::ReplicaStatus};
-use super::trust::{self as cli_trust, Connector};
+use super::{
+    arguments::AuditArguments,
+    trust::{self as cli_trust, Connector},
+};
 use crate::{
     application::Application,
     bootstrap::{self, command_error::CommandError, manager::ManagerSetup},
     config::{Config, ConfigError, layers::Sources, settings::LogFormat},
     exit::{Exit, Fault, Phase, Report},
     secrets::{id::SecretId, regions::Regions, set::SecretSet, source::SourceError, version::Versions},
+    signals::CommandSignals,
     trust,
 };
 use futures_util::{StreamExt, future::join_all, stream};
-use rustls::pki_types::ServerName;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    num::NonZeroUsize,
-    path::Path,
     time::Duration,
 };
-use time::OffsetDateTime;
 use tokio::time::Instant;
 
 /// The number of replicas that are asked at the same time.
@@ -45,17 +45,15 @@ const SETTLE_TIME: Duration = Duration::from_secs(2);
 pub(super) async fn run<A: Application, M: ManagerSetup<A::Settings>>(
     sources: &Sources,
     manager: M,
-    urls: &[String],
-    expect: Option<NonZeroUsize>,
-    ca: Option<&Path>,
-    name: Option<ServerName<'static>>,
-    since: Option<OffsetDateTime>,
+    signals: &CommandSignals,
+    arguments: AuditArguments,
 ) -> Result<(), CommandError> {
-    let addresses = parse_addresses(urls)?;
+    let AuditArguments { urls, expect, ca, name, since } = arguments;
+    let addresses = parse_addresses(&urls)?;
     let config = configure::<A, M>(sources)?;
     let deadline = Instant::now() + config.secrets.deadline;
     let tls = match ca {
-        Some(file) => cli_trust::of_file(file),
+        Some(file) => cli_trust::of_file(&file),
         None if addresses.iter().any(ReplicaAddress::is_https) => trust::platform_authorities(),
         None => Ok(trust::no_authorities()),
     };
@@ -74,7 +72,7 @@ pub(super) async fn run<A: Application, M: ManagerSetup<A::Settings>>(
         let manager = versions_at_manager(&regions, &replicas, deadline).await;
         (replicas, manager)
     };
-    let (replicas, manager) = regions.close_after(compare).await;
+    let (replicas, manager) = super::close_after(&regions, signals, compare).await;
 
     let expected = match expect {
         Some(expected) => expected.get(),
