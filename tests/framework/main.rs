@@ -21,6 +21,8 @@ mod endurance;
 mod frame;
 mod hostile_clients;
 mod http1;
+mod lease_faults;
+mod lease_replacements;
 mod leases;
 mod log;
 mod long_lived;

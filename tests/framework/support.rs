@@ -5,6 +5,8 @@ pub(crate) mod configuration_folder;
 pub(crate) mod database;
 pub(crate) mod examples;
 pub(crate) mod launch_options;
+pub(crate) mod leased;
+pub(crate) mod load;
 pub(crate) mod log_events;
 pub(crate) mod metrics_page;
 pub(crate) mod platform;
