@@ -3,88 +3,15 @@
 use crate::{
     SERVICE,
     note_client::NoteClient,
-    support::{launch_options::LaunchOptions, reload_status::assert_kept},
+    support::{
+        launch_options::LaunchOptions,
+        leased::{Leased, stop, user_of},
+        reload_status::assert_kept,
+    },
 };
-use devstack::{
-    DEFAULT_TIMEOUT, Launch, OpenBaoServer, RunningService, Signal, Stack, Tenant, eventually, reqwest::StatusCode,
-};
+use devstack::{DEFAULT_TIMEOUT, OpenBaoServer, RunningService, Signal, Stack, eventually, reqwest::StatusCode};
 use serde_json::json;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-
-/// A tenant whose database login is made by an OpenBao, for the test to change.
-struct Leased {
-    tenant: Tenant,
-    id: String,
-    server: &'static OpenBaoServer,
-}
-
-impl Leased {
-    async fn new(label: &str, ttl: &str, max_ttl: &str) -> Self {
-        let tenant = SERVICE.migrated_at_openbao(label).await;
-        let server = OpenBaoServer::shared().await;
-        let id = server.lease_logins(&tenant, ttl, max_ttl).await.expect("a role");
-        Self { tenant, id, server }
-    }
-
-    fn launch(&self) -> Launch {
-        SERVICE.launch(&self.tenant).without_polling().env("APP_SECRETS__IDS__DATABASE", &self.id)
-    }
-
-    async fn start(&self) -> RunningService<'_> {
-        let running = RunningService::start(self.launch(), &self.tenant).await;
-        running.create_note("with a user of its own").await;
-        running
-    }
-
-    /// Ends all leases at once, as somebody does who does not trust them any more.
-    async fn revoke_all(&self) {
-        self.server.api().put(&format!("sys/leases/revoke-prefix/{}", self.id), json!({})).await.expect("an answer");
-    }
-
-    async fn users(&self) -> Vec<String> {
-        self.tenant.leased_users().await.expect("a list")
-    }
-
-    /// Waits until this many users are there.
-    async fn wait_for_users(&self, expected: usize) {
-        eventually("another number of users", async || {
-            let users = self.users().await;
-            if users.len() == expected { Ok(()) } else { Err(users.join(", ")) }
-        })
-        .await;
-    }
-}
-
-async fn user_of(running: &RunningService<'_>) -> String {
-    running.credential("database").await["version"].as_str().expect("a version").to_owned()
-}
-
-async fn stop(mut running: RunningService<'_>) {
-    running.process.signal(Signal::TERM);
-    assert_eq!(running.process.exited(DEFAULT_TIMEOUT).await.code, Some(0));
-}
-
-#[tokio::test]
-async fn a_login_is_replaced_before_its_lease_ends_and_no_request_fails() {
-    let leased = Leased::new("lease_replaced", "6s", "6s").await;
-    let running = leased.start().await;
-    let mut users = vec![user_of(&running).await];
-    for _ in 0..10_000 {
-        if users.len() == 4 {
-            break;
-        }
-        running.create_note("while users come and go").await;
-        let user = user_of(&running).await;
-        if !users.contains(&user) {
-            users.push(user);
-        }
-    }
-    assert_eq!(users.len(), 4, "{users:?}");
-    let status = running.status().await;
-    assert_eq!(status["last_reload"]["trigger"], "lease", "{status}");
-    stop(running).await;
-    leased.wait_for_users(0).await;
-}
 
 #[tokio::test]
 async fn a_lease_is_renewed_as_long_as_it_can_be_and_a_reload_makes_no_other_user() {
@@ -223,12 +150,19 @@ async fn an_audit_with_a_time_that_cannot_be_or_nothing_to_compare_is_no_success
 }
 
 #[tokio::test]
-async fn nothing_shows_the_id_of_a_lease() {
+async fn nothing_shows_the_id_of_a_lease_or_the_password_of_its_user() {
     let leased = Leased::new("lease_id", "1h", "1h").await;
+    let (api, name, password) = (leased.server.api(), leased.tenant.name(), "Q".repeat(32));
+    let policy = json!({ "policy": "length = 32\nrule \"charset\" { charset = \"Q\" }" });
+    api.post(&format!("sys/policies/password/{name}"), policy).await.unwrap();
+    api.post(&format!("database/config/{name}"), json!({ "password_policy": name })).await.unwrap();
+    leased.tenant.remember("lease", &password);
     let mut running = leased.start().await;
     let leases = leased.server.api().get(&format!("sys/leases/lookup/{}?list=true", leased.id)).await.unwrap();
     let leases = leases["data"]["keys"].as_array().expect("a list");
     assert_eq!(leases.len(), 1, "{leases:?}");
+    let user = user_of(&running).await;
+    leased.tenant.connect(&user, &password).await.expect("the password is the one that is looked for");
     let id = leases[0].as_str().expect("an id");
     // Looked for in the output of the process too.
     leased.tenant.remember("lease", id);
@@ -291,19 +225,13 @@ async fn every_way_out_gives_its_user_back() {
 #[tokio::test]
 async fn a_service_with_the_token_of_an_agent_gives_its_user_back_and_not_the_token() {
     let leased = Leased::new("lease_agent", "1h", "1h").await;
-    let api = leased.server.api();
-    let token = json!({ "policies": [leased.tenant.name()], "ttl": "1h" });
-    let token = api.post("auth/token/create", token).await.unwrap()["auth"]["client_token"].take();
-    let token = token.as_str().expect("a token");
-    leased.tenant.remember("token", token);
-    let file = leased.server.write_file(&format!("agent-{}", leased.tenant.name()), token).unwrap();
-    let launch = leased.launch().env("APP_SECRETS__VAULT__AUTH", "token_file");
-    let running = RunningService::start(launch.env("APP_SECRETS__VAULT__TOKEN_FILE", file), &leased.tenant).await;
+    let (launch, token) = leased.with_token_of_agent(leased.launch()).await;
+    let running = RunningService::start(launch, &leased.tenant).await;
     running.create_note("with the agent's token").await;
     leased.wait_for_users(1).await;
     stop(running).await;
     leased.wait_for_users(0).await;
-    api.with_token(token.to_owned()).get("auth/token/lookup-self").await.expect("the token lives on");
+    leased.server.api().with_token(token).get("auth/token/lookup-self").await.expect("the token lives on");
 }
 
 #[tokio::test]

@@ -22,6 +22,8 @@ mod fleet;
 mod frame;
 mod hostile_clients;
 mod http1;
+mod lease_faults;
+mod lease_replacements;
 mod leases;
 mod log;
 mod long_lived;

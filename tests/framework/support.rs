@@ -7,6 +7,8 @@ pub(crate) mod documented_commands;
 pub(crate) mod examples;
 pub(crate) mod iam_policy;
 pub(crate) mod launch_options;
+pub(crate) mod leased;
+pub(crate) mod load;
 pub(crate) mod log_events;
 pub(crate) mod metrics_page;
 pub(crate) mod platform;

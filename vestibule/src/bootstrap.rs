@@ -98,7 +98,10 @@ async fn load_and_serve<A: Application>(regions: Arc<Regions>, start: Start<A>) 
         first = loader.first_load(config.clone(), deadline) => first.map_err(failed)?,
     };
     let first = Arc::new(first);
-    let status = StatusWriter::new(Status::new(&A::PACKAGE, &first, loader.last_uses.clone()), &loader.metrics);
+    let status = StatusWriter::new(
+        Status::new(&A::PACKAGE, &first, loader.last_uses.clone(), loader.regions.clone()),
+        &loader.metrics,
+    );
     let listeners = tokio::select! {
         biased;
         () = signals.stopping.cancelled() => {

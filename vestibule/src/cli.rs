@@ -40,8 +40,8 @@ use crate::{
     cause::RootCause,
     config::layers::Sources,
     exit::Exit,
-    secrets::aws::policy::AwsAccount,
-    signals,
+    secrets::{aws::policy::AwsAccount, regions::Regions},
+    signals::CommandSignals,
     telemetry::{self, panics, standard_error},
 };
 use clap::{CommandFactory, FromArgMatches, error::ErrorKind};
@@ -119,20 +119,21 @@ async fn run<A: Application>(
     #[expect(clippy::disallowed_methods, reason = "the configuration is made from these variables")]
     let sources = Sources::new(inherited::absolute(cli.config_dir), std::env::vars_os());
     let command = cli.command.unwrap_or(CliCommand::Serve);
-    let handles_signals = match &command {
-        CliCommand::Serve => true,
-        // It ends between two waves.
-        CliCommand::Reload { fleet, .. } => !fleet.is_empty(),
-        _ => false,
-    };
-    if !handles_signals {
-        // If this fails, the kernel's default actions apply. They end the process too, unless it is PID 1.
-        let _ = signals::exit_at_first_signal();
-    }
     match command {
-        CliCommand::Serve => bootstrap::serve::<A>(sources, manager, inherited).await,
-        CliCommand::Check { live } => check::run::<A>(&sources, manager, live).await,
-        CliCommand::Migrate => migrate::run::<A>(&sources, manager).await,
+        CliCommand::Serve => return bootstrap::serve::<A>(sources, manager, inherited).await,
+        // It ends between two waves.
+        CliCommand::Reload { settle, fleet, wave, expect, ca, name, .. } if !fleet.is_empty() => {
+            let signals = bootstrap::signals()?;
+            let replicas = AdminListeners::find(&fleet, expect, ca.as_deref(), name);
+            return reload::fleet::run::<A, _>(&sources, manager, replicas, wave, settle, signals).await;
+        }
+        _ => (),
+    }
+    let signals = CommandSignals::install();
+    match command {
+        CliCommand::Serve => unreachable!("it has ended"),
+        CliCommand::Check { live } => check::run::<A>(&sources, manager, &signals, live).await,
+        CliCommand::Migrate => migrate::run::<A>(&sources, manager, &signals).await,
         CliCommand::Config { json, explain } => config::run::<A>(&sources, json, explain),
         CliCommand::Openapi { auth } => openapi::run::<A>(auth),
         CliCommand::Policy { holder, provider, account, kms_key, database_resource } => {
@@ -145,21 +146,22 @@ async fn run<A: Application>(
                 &AwsAccount { id: account, kms_keys: kms_key, resource_ids },
             )
         }
-        CliCommand::Reload { pid, wait, settle, fleet, .. } if fleet.is_empty() => {
+        CliCommand::Reload { pid, wait, settle, .. } => {
             let wait = if wait { Some(settle) } else { None };
             reload::run::<A>(&sources, pid, wait).await
         }
-        CliCommand::Reload { settle, fleet, wave, expect, ca, name, .. } => {
-            let signals = bootstrap::signals()?;
-            let replicas = AdminListeners::find(&fleet, expect, ca.as_deref(), name);
-            reload::fleet::run::<A, _>(&sources, manager, replicas, wave, settle, signals).await
-        }
-        CliCommand::Audit { urls, expect, ca, name, since } => {
-            let replicas = AdminListeners::find(&urls, expect, ca.as_deref(), name).await?;
-            audit::run::<A, _>(&sources, manager, replicas, since).await
-        }
+        CliCommand::Audit(arguments) => audit::run::<A, _>(&sources, manager, &signals, arguments).await,
         CliCommand::DebugToken { lifetime } => debug_token::run::<A>(&sources, lifetime).await,
         CliCommand::Health { probe } => health::run::<A>(&sources, probe).await,
+    }
+}
+
+/// Does the work of a command for which the manager was set up, and closes the Regions. The first SIGTERM or SIGINT ends the
+/// work. Then the process ends when it has given back what the manager gave to it.
+async fn close_after<T>(regions: &Regions, signals: &CommandSignals, work: impl Future<Output = T>) -> T {
+    match regions.close_after(signals.end_work(work)).await {
+        Ok(done) => done,
+        Err(signal) => signal.exit(),
     }
 }
 

@@ -82,7 +82,7 @@ const TRACES: Name = "[traces]";
 
 /// The parts that all loads of a process share.
 pub(crate) struct Loader<A> {
-    regions: Arc<Regions>,
+    pub(crate) regions: Arc<Regions>,
     /// `true` unless the profile is `dev`.
     is_strict: bool,
     pub(crate) reload_requests: Arc<ReloadRequests>,

@@ -48,12 +48,47 @@ impl Signals {
     }
 }
 
-/// Makes the first SIGTERM or SIGINT end the process. For commands that have nothing to finish.
-///
-/// # Errors
-/// If the operating system refuses a handler.
-pub(crate) fn exit_at_first_signal() -> io::Result<()> {
-    exit_if_armed(&Arc::new(AtomicBool::new(true)))
+/// The signals that end a command: SIGTERM and SIGINT.
+pub(crate) struct CommandSignals {
+    /// `true` if the next signal ends the process.
+    is_armed: Arc<AtomicBool>,
+}
+
+impl CommandSignals {
+    /// Makes the first signal end the process. If the operating system refuses a handler, the kernel's default actions
+    /// apply. They end the process too, unless it is PID 1.
+    pub(crate) fn install() -> Self {
+        let is_armed = Arc::new(AtomicBool::new(true));
+        let _ = exit_if_armed(&is_armed);
+        Self { is_armed }
+    }
+
+    /// Does the work of a command that has something to give back afterwards. The first signal ends the work, and the
+    /// second one the process.
+    ///
+    /// # Errors
+    /// The signal that ended the work.
+    pub(crate) async fn end_work<T>(&self, work: impl Future<Output = T>) -> Result<T, EndingSignal> {
+        let Ok(mut signals) = signal_hook_tokio::Signals::new([SIGTERM, SIGINT]) else { return Ok(work.await) };
+        self.is_armed.store(false, Ordering::SeqCst);
+        tokio::select! {
+            biased;
+            Some(signal) = signals.next() => Err(EndingSignal(signal)),
+            done = work => Ok(done),
+        }
+    }
+}
+
+/// A signal that has ended the work of a command.
+#[derive(Clone, Copy)]
+pub(crate) struct EndingSignal(i32);
+
+impl EndingSignal {
+    /// Ends the process, with 128 and the signal's number.
+    pub(crate) fn exit(self) -> ! {
+        telemetry::flush();
+        low_level::exit(128 + self.0)
+    }
 }
 
 /// Makes SIGTERM and SIGINT end the process if `armed` is set. Each of them sets it. An end by them, or by an abort, waits

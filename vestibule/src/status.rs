@@ -38,6 +38,7 @@ use crate::{
         fetch::ManagerStage,
         held::HeldCredential,
         id::{SecretId, VersionId},
+        regions::Regions,
         version::{Stage, Versions},
     },
 };
@@ -59,6 +60,9 @@ pub(crate) struct Status {
     /// The number of the generation in service.
     pub(crate) generation: u64,
     pub(crate) credentials: Vec<CredentialStatus>,
+    /// The time at which the token of this process at the manager ends. Absent if there is none that ends.
+    #[serde(skip_serializing_if = "Option::is_none", with = "time::serde::rfc3339::option")]
+    manager_token_end: Option<OffsetDateTime>,
     /// The databases that need no secret. Absent if there is none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     iam_databases: Vec<IamDatabaseStatus>,
@@ -88,6 +92,8 @@ pub(crate) struct Status {
     connections: Vec<ConnectionCounter>,
     #[serde(skip)]
     last_uses: Arc<LastUses>,
+    #[serde(skip)]
+    regions: Arc<Regions>,
 }
 
 /// The answer to an operator who has asked for a reload over the admin listener.
@@ -216,6 +222,7 @@ impl Status {
         package: &Package,
         generation: &Arc<Generation<A>>,
         last_uses: Arc<LastUses>,
+        regions: Arc<Regions>,
     ) -> Self {
         let now = Moment::now();
         let mut status = Self {
@@ -226,6 +233,7 @@ impl Status {
             stopping: false,
             generation: generation.number,
             credentials: Vec::new(),
+            manager_token_end: regions.token_end(),
             iam_databases: Vec::new(),
             authentication: None,
             signals: SignalStatus::default(),
@@ -239,6 +247,7 @@ impl Status {
             staleness: Staleness::jittered(),
             connections: Vec::new(),
             last_uses,
+            regions,
         };
         status.set_generation(generation, now);
         status
@@ -308,6 +317,7 @@ impl Status {
     /// Returns a copy for this moment: without generations that are no longer in use.
     pub(crate) fn snapshot(&self) -> Self {
         let mut status = self.clone();
+        status.manager_token_end = self.regions.token_end();
         status.draining.retain(DrainingGeneration::is_in_use);
         for draining in &status.draining {
             draining.record_use(&self.last_uses);

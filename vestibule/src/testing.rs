@@ -67,7 +67,10 @@ impl<A: Application> Harness<A> {
         let config = watch::Sender::new(started_with.clone());
         let configured = config.subscribe();
         let reloader = Reloader {
-            status: StatusWriter::new(Status::new(&A::PACKAGE, &first, loader.last_uses.clone()), &loader.metrics),
+            status: StatusWriter::new(
+                Status::new(&A::PACKAGE, &first, loader.last_uses.clone(), loader.regions.clone()),
+                &loader.metrics,
+            ),
             loader,
             read_config: Box::new(move || {
                 let config = configured.borrow().clone();

@@ -1,4 +1,4 @@
-//! A TCP proxy between the service and its database, whose connections fail as a test wants it.
+//! A TCP proxy between the service and its database, or another server, whose connections fail as a test wants it.
 
 use devstack::{Launch, Tenant};
 use std::{
@@ -44,7 +44,7 @@ pub(crate) enum OpenFault {
     Close,
 }
 
-/// A TCP proxy between the service and its database. It ends when this is dropped.
+/// A TCP proxy between the service and a server. It ends when this is dropped.
 pub(crate) struct TcpProxy {
     port: u16,
     controls: Arc<ProxyControls>,
@@ -52,7 +52,7 @@ pub(crate) struct TcpProxy {
 }
 
 struct ProxyControls {
-    database: (String, u16),
+    server: (String, u16),
     new_connections: watch::Sender<NewConnections>,
     /// The last fault of open connections. A connection that is opened later does not see it.
     fault: watch::Sender<OpenFault>,
@@ -66,10 +66,15 @@ impl TcpProxy {
     /// Starts in front of the tenant's database.
     pub(crate) async fn before(tenant: &Tenant) -> Self {
         let database = tenant.database();
+        Self::to(&database.host, database.port).await
+    }
+
+    /// Starts in front of any server.
+    pub(crate) async fn to(host: &str, port_of_server: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let port = listener.local_addr().expect("it is bound").port();
         let controls = Arc::new(ProxyControls {
-            database: (database.host, database.port),
+            server: (host.to_owned(), port_of_server),
             new_connections: watch::Sender::new(NewConnections::Forwarded),
             fault: watch::Sender::new(OpenFault::Close),
             latency: watch::Sender::new(Duration::ZERO),
@@ -83,6 +88,11 @@ impl TcpProxy {
     /// Sends the service through this proxy to its database.
     pub(crate) fn launch(&self, launch: Launch) -> Launch {
         launch.env("APP_DATABASE__PORT", self.port.to_string())
+    }
+
+    /// Returns its port.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
     }
 
     /// Treats connections like this that are opened from now on.
@@ -147,7 +157,7 @@ impl ProxyControls {
     }
 
     async fn connect(&self) -> io::Result<(OwnedReadHalf, OwnedWriteHalf)> {
-        let server = TcpStream::connect(self.database.clone()).await?;
+        let server = TcpStream::connect(self.server.clone()).await?;
         server.set_nodelay(true)?;
         Ok(server.into_split())
     }

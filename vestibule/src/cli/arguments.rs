@@ -9,7 +9,7 @@ use crate::{
         rights::RightsHolder,
     },
 };
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 use rustls::pki_types::ServerName;
 use std::{num::NonZeroUsize, path::PathBuf, time::Duration};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -121,26 +121,7 @@ pub(super) enum CliCommand {
     /// Ends with 0 if every replica holds the current version of every credential, and nothing older. Ends with 69 if a
     /// replica is behind, drains or does not answer, or if the number of replicas is not the expected one. A credential with
     /// a lease is not compared, because each replica has its own.
-    Audit {
-        /// Admin listeners: http://10.0.0.7:9090, or 10.0.0.7:9090; with admin.tls, https://10.0.0.7:9090. Or a name with the
-        /// addresses of several: dns://payments-admin:9090, with admin.tls dns+https://payments-admin:9090.
-        #[arg(required = true, value_name = "URL")]
-        urls: Vec<String>,
-        /// The expected number of different replicas. By default, the number of URLs; with dns://, any number.
-        #[arg(long, value_name = "N")]
-        expect: Option<NonZeroUsize>,
-        /// PEM file of the authorities to trust for the replicas' certificates, in place of those that the platform
-        /// trusts.
-        #[arg(long, value_name = "FILE")]
-        ca: Option<PathBuf>,
-        /// The host that the replicas' certificates must be for, in place of the hosts and names of the URLs.
-        #[arg(long, value_name = "HOST", value_parser = host)]
-        name: Option<ServerName<'static>>,
-        /// The time after which each credential with a lease must have been loaded, such as 2026-11-29T03:04:05Z: the time
-        /// at which all leases were revoked.
-        #[arg(long, value_name = "TIME", value_parser = since)]
-        since: Option<OffsetDateTime>,
-    },
+    Audit(AuditArguments),
     /// Print a token of the running service. A request that bears it in `x-debug-token` is logged at debug.
     ///
     /// The service on this machine signs it with its signing key, and each of its replicas accepts it.
@@ -155,6 +136,29 @@ pub(super) enum CliCommand {
         #[arg(value_enum, default_value = "ready")]
         probe: HealthProbe,
     },
+}
+
+/// The arguments of `audit`.
+#[derive(Args)]
+pub(super) struct AuditArguments {
+    /// Admin listeners: http://10.0.0.7:9090, or 10.0.0.7:9090; with admin.tls, https://10.0.0.7:9090. Or a name with the
+    /// addresses of several: dns://payments-admin:9090, with admin.tls dns+https://payments-admin:9090.
+    #[arg(required = true, value_name = "URL")]
+    pub(super) urls: Vec<String>,
+    /// The expected number of different replicas. By default, the number of URLs; with dns://, any number.
+    #[arg(long, value_name = "N")]
+    pub(super) expect: Option<NonZeroUsize>,
+    /// PEM file of the authorities to trust for the replicas' certificates, in place of those that the platform
+    /// trusts.
+    #[arg(long, value_name = "FILE")]
+    pub(super) ca: Option<PathBuf>,
+    /// The host that the replicas' certificates must be for, in place of the hosts and names of the URLs.
+    #[arg(long, value_name = "HOST", value_parser = host)]
+    pub(super) name: Option<ServerName<'static>>,
+    /// The time after which each credential with a lease must have been loaded, such as 2026-11-29T03:04:05Z: the time
+    /// at which all leases were revoked.
+    #[arg(long, value_name = "TIME", value_parser = since)]
+    pub(super) since: Option<OffsetDateTime>,
 }
 
 /// Parses the value of `--name`.

@@ -17,6 +17,7 @@ mod table;
 use self::{comparison::Audit, replica::ReplicaStatus};
 use super::{
     admin_listeners::{AdminListeners, address::ReplicaAddress},
+    arguments::AuditArguments,
     trust::Connector,
 };
 use crate::{
@@ -25,6 +26,7 @@ use crate::{
     config::{Config, ConfigError, layers::Sources, settings::LogFormat},
     exit::{Phase, Report},
     secrets::{id::SecretId, regions::Regions, set::SecretSet, source::SourceError, version::Versions},
+    signals::CommandSignals,
 };
 use futures_util::{StreamExt, future::join_all, stream};
 use std::{
@@ -44,13 +46,15 @@ const SETTLE_TIME: Duration = Duration::from_secs(2);
 pub(super) async fn run<A: Application, M: ManagerSetup<A::Settings>>(
     sources: &Sources,
     manager: M,
-    replicas: AdminListeners,
-    since: Option<OffsetDateTime>,
+    signals: &CommandSignals,
+    arguments: AuditArguments,
 ) -> Result<(), CommandError> {
+    let AuditArguments { urls, expect, ca, name, since } = arguments;
+    let replicas = AdminListeners::find(&urls, expect, ca.as_deref(), name).await?;
     let config = configure::<A, M>(sources)?;
     let deadline = Instant::now() + config.secrets.deadline;
     let regions = Arc::new(bootstrap::regions(sources, manager, &config, deadline).await.map_err(failed)?);
-    let audit = regions.close_after(audit(&regions, &config, &replicas, since)).await;
+    let audit = super::close_after(&regions, signals, audit(&regions, &config, &replicas, since)).await;
     report(&audit)
 }
 

@@ -8,6 +8,7 @@ use crate::{
     exit::Report,
     loader::Loader,
     secrets::set::SecretSet,
+    signals::CommandSignals,
 };
 use std::sync::Arc;
 use tokio::time::Instant;
@@ -15,6 +16,7 @@ use tokio::time::Instant;
 pub(super) async fn run<A: Application>(
     sources: &Sources,
     manager: impl ManagerSetup<A::Settings>,
+    signals: &CommandSignals,
     live: bool,
 ) -> Result<(), CommandError> {
     let config = bootstrap::configure::<A>(sources)?;
@@ -33,7 +35,7 @@ pub(super) async fn run<A: Application>(
         return Ok(());
     }
     let format = config.telemetry.format;
-    let checked = check_live::<A>(sources, manager, config).await;
+    let checked = check_live::<A>(sources, manager, signals, config).await;
     checked.map_err(|report| CommandError { report, format })
 }
 
@@ -44,6 +46,7 @@ pub(super) async fn run<A: Application>(
 async fn check_live<A: Application>(
     sources: &Sources,
     manager: impl ManagerSetup<A::Settings>,
+    signals: &CommandSignals,
     config: Arc<Config<A::Settings>>,
 ) -> Result<(), Report> {
     let deadline = Instant::now() + config.secrets.deadline;
@@ -61,5 +64,5 @@ async fn check_live<A: Application>(
         say!("A start would succeed.");
         Ok(())
     };
-    regions.close_after(load).await
+    super::close_after(&regions, signals, load).await
 }

@@ -25,6 +25,7 @@ use crate::{
         set::{self, CredentialField, Resolved, SecretSet},
         spec::CredentialSpec,
     },
+    signals::CommandSignals,
     telemetry::Telemetry,
 };
 use sqlx::{Connection, PgConnection, migrate::Migrator};
@@ -120,17 +121,19 @@ pub(super) fn rights<'a, T: ServiceSettings>(
 pub(super) async fn run<A: Application>(
     sources: &Sources,
     manager: impl ManagerSetup<A::Settings>,
+    signals: &CommandSignals,
 ) -> Result<(), CommandError> {
     let config = bootstrap::configure::<A>(sources)?;
     Telemetry::install(&config.telemetry, &A::PACKAGE);
     let format = config.telemetry.format;
-    migrate::<A>(sources, manager, &config).await.map_err(|report| CommandError { report, format })
+    migrate::<A>(sources, manager, signals, &config).await.map_err(|report| CommandError { report, format })
 }
 
 /// Migrates one database after the other. The first failure ends the command; the log has the databases that are done.
 async fn migrate<A: Application>(
     sources: &Sources,
     manager: impl ManagerSetup<A::Settings>,
+    signals: &CommandSignals,
     config: &Config<A::Settings>,
 ) -> Result<(), Report> {
     let targets = targets(&A::PACKAGE, config)?;
@@ -139,7 +142,7 @@ async fn migrate<A: Application>(
         return Ok(());
     }
     let regions = bootstrap::regions(sources, manager, config, Instant::now() + config.secrets.deadline).await?;
-    regions.close_after(migrate_all(&regions, config, sources.is_strict(), &targets)).await
+    super::close_after(&regions, signals, migrate_all(&regions, config, sources.is_strict(), &targets)).await
 }
 
 async fn migrate_all<T: ServiceSettings>(

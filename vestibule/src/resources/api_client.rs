@@ -121,6 +121,7 @@ impl ApiClient {
     /// - **Retries.** A request that could not be sent is tried again. An idempotent request (GET, HEAD, PUT, DELETE,
     ///   OPTIONS, TRACE, or any with an `Idempotency-Key`) is also tried again after 408, 429, 502, 503, 504 or a broken
     ///   connection. The pauses have full jitter, and are no shorter than `Retry-After`.
+    /// - **Leases.** If the lease of the key has ended, nothing is sent. A reload is under way then, or will be soon.
     /// - **401.** A 401 requests a reload, once in 30 s per version of the key. If that brings another version, the call is
     ///   made again with it. Otherwise the 401 is returned.
     /// - **Redirects.** A redirect is returned and never followed: the key must not go to a place that another host names.
@@ -185,7 +186,7 @@ fn client_key(
         KeyHeader::Named(name) => HeaderName::try_from(*name)
             .map_err(|_| BuildError::bug("the name of the header for an API key is not valid"))?,
     };
-    let key = VersionedKey::new(credential.version().clone(), credential, endpoint, header);
+    let key = VersionedKey::new(credential.version().clone(), credential, credential.lease.clone(), endpoint, header);
     let rejection = if endpoint.rejects_key_with_403 { "the answer was 401 or 403" } else { "the answer was 401" };
     Ok(ClientKey::new(key, before, Rejection::of(credential, rejection), context.reload_requests))
 }

@@ -372,6 +372,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_lease_that_was_due_and_is_renewed_is_due_again_before_its_next_end() {
+        let calls = Arc::new(Scripted::default());
+        let lease = SecretLease::new(seconds(900), calls.clone());
+        for _ in 0..3 {
+            lease.until_due(DRAIN).await;
+            assert!(lease.is_due(DRAIN) && !lease.has_ended());
+            calls.answers.lock().unwrap().push(Ok(Renewal::For(seconds(900))));
+            lease.renew().await.unwrap();
+            assert!(!lease.is_due(DRAIN));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_lease_is_given_back_when_its_last_holder_lets_go() {
         let calls = Arc::new(Scripted::default());
         let lease = SecretLease::new(seconds(900), calls.clone());

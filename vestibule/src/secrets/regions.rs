@@ -137,6 +137,11 @@ impl Regions {
         self.first_source().is_made_at_each_read(id)
     }
 
+    /// Returns the time at which the token of this process at the manager ends, if it has one that ends.
+    pub(crate) fn token_end(&self) -> Option<OffsetDateTime> {
+        self.first_source().token_end()
+    }
+
     /// Returns the manager's own word for a stage.
     pub(crate) fn stage_label(&self, stage: Stage) -> &'static str {
         self.first_source().stage_label(stage)

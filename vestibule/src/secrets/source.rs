@@ -7,6 +7,7 @@ use super::{
 use crate::exit::Exit;
 use futures_util::future::BoxFuture;
 use std::borrow::Cow;
+use time::OffsetDateTime;
 
 /// A secrets manager. Each call is one attempt. The framework retries, and keeps the deadline.
 pub trait Source: Send + Sync + 'static {
@@ -41,6 +42,12 @@ pub trait Source: Send + Sync + 'static {
     /// ends, and waits 2 s at most. The default does nothing.
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {})
+    }
+
+    /// Returns the time at which the token ends with which this process asks now, for the status. What was made with it may
+    /// end then too. The default is `None`: there is no token, or it does not end.
+    fn token_end(&self) -> Option<OffsetDateTime> {
+        None
     }
 
     /// Returns the manager's own word for a stage, for messages. The default is the name of the stage in small letters.

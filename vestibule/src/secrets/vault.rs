@@ -50,19 +50,35 @@ use futures_util::future::{BoxFuture, join_all};
 use std::{
     borrow::Cow,
     collections::BTreeMap,
+    panic::resume_unwind,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
-use tokio::time::Instant;
+use time::OffsetDateTime;
+use tokio::{
+    task::JoinError,
+    time::{Instant, timeout},
+};
+use tokio_util::task::TaskTracker;
 
 /// The time for one attempt, with its login and with each address. The framework gives an attempt 5 s, and knows less about
 /// what takes so long.
 const ATTEMPT: Duration = Duration::from_millis(4500);
 
+/// The part of the time for closing that calls under way may take. The rest is for giving back what they have made.
+const UNDER_WAY: Duration = Duration::from_secs(1);
+
 /// A client of Vault or OpenBao.
 ///
 /// It is a thin one. It logs in when a secret is asked for, and again in time. It keeps no value.
 pub struct Vault {
+    inner: Arc<VaultInner>,
+    /// The calls under way. Each goes on to its end also if nobody waits for it any more: what a login or an engine has made
+    /// is given back then.
+    calls: TaskTracker,
+}
+
+struct VaultInner {
     config: VaultConfig,
     servers: Arc<VaultServers>,
     login: Arc<VaultLogin>,
@@ -82,9 +98,29 @@ impl Vault {
         let servers = Arc::new(VaultServers::new(config));
         let login = Arc::new(VaultLogin::new(config));
         let sessions = VaultSessions::new(login.clone(), servers.clone(), secrets.probe_every);
-        Self { config: config.clone(), servers, login, sessions, leases: Mutex::default(), issue }
+        let inner = VaultInner { config: config.clone(), servers, login, sessions, leases: Mutex::default(), issue };
+        let calls = TaskTracker::new();
+        calls.close();
+        Self { inner: Arc::new(inner), calls }
     }
 
+    /// Does a call to its end in a task, and returns its answer.
+    fn to_its_end<T: Send + 'static>(
+        &self,
+        call: impl Future<Output = Result<T, SourceError>> + Send + 'static,
+    ) -> BoxFuture<'static, Result<T, SourceError>> {
+        let call = self.calls.spawn(call);
+        Box::pin(async {
+            match call.await.map_err(JoinError::try_into_panic) {
+                Ok(answer) => answer,
+                Err(Ok(panic)) => resume_unwind(panic),
+                Err(Err(_)) => Err(SourceError::Unanswered("this process ends".into())),
+            }
+        })
+    }
+}
+
+impl VaultInner {
     /// Returns the answer to a call, with the token of a session. A denial may mean that the token has ended, or that the
     /// role has got another policy since. So a session that is not new is replaced by another one, and asked with again.
     async fn ask<'a>(
@@ -154,9 +190,29 @@ impl Vault {
     fn path<'a>(&self, id: &'a SecretId) -> Result<VaultPath<'a>, SourceError> {
         VaultPath::parse(id).ok_or_else(|| SourceError::Missing(format!("an id here is {}", VaultPath::EXPECTED)))
     }
-}
 
-impl Vault {
+    async fn fetch(&self, id: &SecretId, stage: Stage, held: Option<&VersionId>) -> Result<Fetched, SourceError> {
+        let path = self.path(id)?;
+        match path.engine {
+            VaultEngine::Kv => self.fetch_from_kv(path, stage, held).await,
+            // The other engines have one version.
+            _ if stage != Stage::Current => Ok(Fetched::Absent),
+            VaultEngine::Creds => self.issue_login(path).await.map(Fetched::New),
+            VaultEngine::Issue => self.issue_certificate(id, path).await.map(Fetched::New),
+            VaultEngine::StaticCreds => logins::rotated(path, &self.read(&path.of_value()).await?, held),
+        }
+    }
+
+    async fn versions(&self, id: &SecretId) -> Result<Versions, SourceError> {
+        let path = self.path(id)?;
+        match path.engine {
+            VaultEngine::Kv => kv::versions(path, &self.read(&path.of_metadata()).await?),
+            VaultEngine::StaticCreds => logins::versions_of_rotated(path, &self.read(&path.of_metadata()).await?),
+            // Each process has its own.
+            VaultEngine::Creds | VaultEngine::Issue => Ok(Versions::new()),
+        }
+    }
+
     async fn fetch_from_kv(
         &self,
         path: VaultPath<'_>,
@@ -183,30 +239,13 @@ impl Source for Vault {
         stage: Stage,
         held: Option<&'a VersionId>,
     ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
-        Box::pin(async move {
-            let path = self.path(id)?;
-            match path.engine {
-                VaultEngine::Kv => self.fetch_from_kv(path, stage, held).await,
-                // The other engines have one version.
-                _ if stage != Stage::Current => Ok(Fetched::Absent),
-                VaultEngine::Creds => self.issue_login(path).await.map(Fetched::New),
-                VaultEngine::Issue => self.issue_certificate(id, path).await.map(Fetched::New),
-                VaultEngine::StaticCreds => logins::rotated(path, &self.read(&path.of_value()).await?, held),
-            }
-        })
+        let (inner, id, held) = (self.inner.clone(), id.clone(), held.cloned());
+        self.to_its_end(async move { inner.fetch(&id, stage, held.as_ref()).await })
     }
 
     fn versions<'a>(&'a self, id: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>> {
-        Box::pin(async move {
-            let path = self.path(id)?;
-            let answer = self.read(&path.of_versions()).await?;
-            match path.engine {
-                VaultEngine::Kv => kv::versions(path, &answer),
-                VaultEngine::StaticCreds => logins::versions_of_rotated(path, &answer),
-                // Each process has its own.
-                VaultEngine::Creds | VaultEngine::Issue => Ok(Versions::new()),
-            }
-        })
+        let (inner, id) = (self.inner.clone(), id.clone());
+        self.to_its_end(async move { inner.versions(&id).await })
     }
 
     fn is_made_at_each_read(&self, id: &SecretId) -> bool {
@@ -215,12 +254,18 @@ impl Source for Vault {
 
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
-            self.give_leases_back().await;
-            self.sessions.end().await;
+            // One that hangs must leave time for the rest.
+            let _ = timeout(UNDER_WAY, self.calls.wait()).await;
+            self.inner.give_leases_back().await;
+            self.inner.sessions.end().await;
         })
     }
 
+    fn token_end(&self) -> Option<OffsetDateTime> {
+        self.inner.sessions.newest_end()
+    }
+
     fn remedy(&self, id: &SecretId, error: &SourceError, operation: Operation) -> Cow<'static, str> {
-        remedies::remedy(&self.config, id, error, operation)
+        remedies::remedy(&self.inner.config, id, error, operation)
     }
 }

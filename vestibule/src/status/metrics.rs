@@ -86,6 +86,11 @@ impl MetricsEncoder<'_> {
         self.gauges("vestibule_credential_expiry_timestamp_seconds", help, expiry)?;
         let help = "The time at which the lease of the version held ends; absent if it has none";
         self.gauges("vestibule_lease_end_timestamp_seconds", help, lease_ends)?;
+        if let Some(end) = status.manager_token_end {
+            let help =
+                "The time at which the token of this process at the manager ends; absent if there is none that ends";
+            self.gauge("vestibule_manager_token_end_timestamp_seconds", help, unix_seconds(end))?;
+        }
         let help = "The time at which a version that only verifies, or that was replaced, was last used";
         self.gauges("vestibule_credential_last_used_timestamp_seconds", help, last_used)
     }

@@ -116,6 +116,9 @@ impl StatusPage<'_> {
             let (name, at) = (Escaped(name), Escaped(format_args!("{user} at {}:{port}", &**host)));
             write!(f, "<p>{name} needs no secret: {at} logs in with IAM, with a new token each time.</p>")?;
         }
+        if let Some(end) = self.status.manager_token_end {
+            write!(f, "<p class=\"faint\">The token for the manager ends at {}.</p>", Utc(end))?;
+        }
         if self.status.credentials.is_empty() {
             return f.write_str("<p>None.</p></section>");
         }

@@ -37,6 +37,7 @@ impl From<sqlx::Error> for Problem {
 /// | error | status |
 /// |---|---|
 /// | [`NotConnected`](CallError::NotConnected) | 503 with `Retry-After`. Nothing was sent, so the client may try again |
+/// | [`KeyEnded`](CallError::KeyEnded) | 503 with `Retry-After`, too |
 /// | [`Timeout`](CallError::Timeout) | 504 |
 /// | [`ConnectionBroken`](CallError::ConnectionBroken), [`BodyIncomplete`](CallError::BodyIncomplete) | 502 |
 /// | [`OutsideBaseUrl`](CallError::OutsideBaseUrl) | 500, because it is a bug |
@@ -61,7 +62,9 @@ impl From<CallError> for Problem {
     fn from(error: CallError) -> Self {
         let problem = match &error {
             CallError::OutsideBaseUrl => Self::internal(),
-            CallError::NotConnected { .. } => Self::busy("another service cannot be reached; try again soon"),
+            CallError::NotConnected { .. } | CallError::KeyEnded { .. } => {
+                Self::busy("another service cannot be reached; try again soon")
+            }
             CallError::ConnectionBroken { .. } | CallError::BodyIncomplete { .. } => {
                 Self::new(StatusCode::BAD_GATEWAY, "the answer of another service was cut off")
             }

@@ -1,6 +1,6 @@
 //! The layer that adds the key to each attempt.
 
-use super::key::ClientKey;
+use super::{error::CallError, key::ClientKey};
 use crate::secrets::id::VersionId;
 use axum::{
     body::Bytes,
@@ -32,18 +32,22 @@ impl<S> AddKey<S> {
 
 impl<S> Service<Request<Bytes>> for AddKey<S>
 where
-    S: Service<Request<Bytes>, Response = Response<Bytes>, Future: Send + 'static>,
+    S: Service<Request<Bytes>, Response = Response<Bytes>, Error = CallError, Future: Send + 'static>,
 {
     type Response = Response<Bytes>;
-    type Error = S::Error;
+    type Error = CallError;
     type Future = BoxFuture<'static, Result<Self::Response, Self::Error>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), CallError>> {
         self.inner.poll_ready(cx)
     }
 
     fn call(&mut self, mut request: Request<Bytes>) -> Self::Future {
         let (client_key, key) = (self.key.clone(), self.key.current());
+        if key.has_ended() {
+            let credential = client_key.credential();
+            return Box::pin(async move { Err(CallError::KeyEnded { credential }) });
+        }
         key.put_on(request.headers_mut());
         let response = self.inner.call(request);
         Box::pin(async move {

@@ -1,5 +1,6 @@
 //! The error of a call.
 
+use crate::secrets::credential::Name;
 use axum::{BoxError, http::StatusCode};
 use std::time::Duration;
 
@@ -26,6 +27,12 @@ pub enum CallError {
     /// The request names a scheme or a host, or has no path. Nothing was sent.
     #[error("a call takes a path below the base URL, and got something else")]
     OutsideBaseUrl,
+    /// The lease of the key has ended, and no other key is in service yet. Nothing was sent.
+    #[error("the lease of credential `{credential}` has ended, and the manager has not made another one yet")]
+    KeyEnded {
+        /// The name of the key's credential.
+        credential: Name,
+    },
     /// There was no connection. Nothing was sent.
     #[error("no connection to {host}: {reason}")]
     NotConnected {
@@ -70,6 +77,7 @@ impl CallError {
     pub(super) fn error_type(&self) -> &'static str {
         match self {
             Self::OutsideBaseUrl => "outside_base_url",
+            Self::KeyEnded { .. } => "key_ended",
             Self::NotConnected { .. } => "not_connected",
             Self::ConnectionBroken { .. } => "connection_broken",
             Self::BodyIncomplete { .. } => "body_incomplete",

@@ -8,7 +8,7 @@ use crate::{
     credentials::api_key::ApiKey,
     reload_requests::ReloadRequests,
     resources::rejection::Rejection,
-    secrets::{credential::Name, id::VersionId},
+    secrets::{credential::Name, id::VersionId, lease::SecretLease},
 };
 use axum::{
     body::Bytes,
@@ -35,12 +35,19 @@ pub(super) struct VersionedKey {
     pub(super) version: VersionId,
     name: HeaderName,
     value: HeaderValue,
+    lease: Option<Arc<SecretLease>>,
     /// `true` if a 403 rejects the key too.
     is_rejected_with_403: bool,
 }
 
 impl VersionedKey {
-    pub(super) fn new(version: VersionId, key: &ApiKey, endpoint: &ApiEndpoint, name: HeaderName) -> Arc<Self> {
+    pub(super) fn new(
+        version: VersionId,
+        key: &ApiKey,
+        lease: Option<Arc<SecretLease>>,
+        endpoint: &ApiEndpoint,
+        name: HeaderName,
+    ) -> Arc<Self> {
         let scheme = match &endpoint.key_header {
             KeyHeader::Bearer => "Bearer ",
             KeyHeader::Named(_) => "",
@@ -53,7 +60,12 @@ impl VersionedKey {
         let mut value =
             HeaderValue::from_maybe_shared(Bytes::from_owner(text)).expect("an ApiKey is valid in a header");
         value.set_sensitive(true);
-        Arc::new(Self { version, name, value, is_rejected_with_403: endpoint.rejects_key_with_403 })
+        Arc::new(Self { version, name, value, lease, is_rejected_with_403: endpoint.rejects_key_with_403 })
+    }
+
+    /// Returns `true` if its lease has ended. Until a reload brings another version, no call is made.
+    pub(super) fn has_ended(&self) -> bool {
+        self.lease.as_ref().is_some_and(|lease| lease.has_ended())
     }
 
     fn is_rejected_with(&self, status: StatusCode) -> bool {

@@ -14,6 +14,7 @@ use crate::{
     secrets::{
         id::VersionId,
         kind::Kind,
+        lease::{NoCalls, SecretLease},
         resolver::Resolver,
         set::{CredentialField, SecretSet},
         spec::CredentialSpec,
@@ -278,6 +279,11 @@ async fn a_named_header_carries_the_key_alone() {
     assert_eq!((remote.headers("x-api-key"), remote.headers("authorization")), (vec!["key-one".to_owned()], vec![]));
 }
 
+fn rejection() -> Rejection {
+    let (subject, reason) = (String::new(), String::new());
+    Rejection { credential: "remote", subject, version: VersionId::new("v1"), reason, is_of_token: false }
+}
+
 #[tokio::test]
 async fn the_header_is_marked_as_sensitive() {
     let version = VersionId::new("v1");
@@ -288,15 +294,8 @@ async fn the_header_is_marked_as_sensitive() {
     );
     let key = <ApiKey as Kind>::read(&values).unwrap();
     let endpoint = ApiEndpoint::at(BaseUrl::parse("http://localhost/").unwrap());
-    let rejection = Rejection {
-        credential: "remote",
-        subject: String::new(),
-        version: version.clone(),
-        reason: String::new(),
-        is_of_token: false,
-    };
-    let key_to_send = VersionedKey::new(version, &key, &endpoint, header::AUTHORIZATION);
-    let client_key = Arc::new(ClientKey::new(key_to_send, None, rejection, &Arc::default()));
+    let key_to_send = VersionedKey::new(version, &key, None, &endpoint, header::AUTHORIZATION);
+    let client_key = Arc::new(ClientKey::new(key_to_send, None, rejection(), &Arc::default()));
     let inner = tower::service_fn(async |request: Request<Bytes>| {
         let value = &request.headers()["authorization"];
         assert!(value.is_sensitive(), "HTTP/2 would keep it in its table");
@@ -306,6 +305,33 @@ async fn the_header_is_marked_as_sensitive() {
     let inner = tower::util::BoxService::new(inner);
     let answer = AddKey::new(inner, client_key).oneshot(request("GET", "/")).await.unwrap();
     assert_eq!(answer.body(), "Bearer key-one");
+}
+
+#[tokio::test]
+async fn a_key_whose_lease_has_ended_is_not_sent() {
+    let values = SecretValues::new(
+        SecretValue { text: "key-one".into(), version: VersionId::new("v1"), created: None, lease: None },
+        Default::default(),
+        None,
+    );
+    let key = <ApiKey as Kind>::read(&values).unwrap();
+    let endpoint = ApiEndpoint::at(BaseUrl::parse("http://localhost/").unwrap());
+    for (left, is_sent) in [(Duration::from_secs(60), true), (Duration::ZERO, false)] {
+        let lease = SecretLease::new(left, Arc::new(NoCalls));
+        let key = VersionedKey::new(VersionId::new("v1"), &key, Some(lease), &endpoint, header::AUTHORIZATION);
+        let client_key = Arc::new(ClientKey::new(key, None, rejection(), &Arc::default()));
+        let inner = tower::service_fn(async |_| Ok::<_, CallError>(Response::new(Bytes::new())));
+        let answer = AddKey::new(tower::util::BoxService::new(inner), client_key).oneshot(request("GET", "/")).await;
+        match answer {
+            Ok(_) => assert!(is_sent),
+            Err(error) => {
+                assert!(
+                    !is_sent && error.to_string().contains("the lease of credential `remote` has ended"),
+                    "{error}"
+                );
+            }
+        }
+    }
 }
 
 #[tokio::test]

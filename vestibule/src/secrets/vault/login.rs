@@ -161,10 +161,10 @@ impl VaultLogin {
         let since = Moment::now();
         if self.config.auth == VaultAuth::TokenFile {
             let token = header_of(&credentials.0)?;
-            let answer = servers.ask(&VaultCall::get(&self.path, &token), deadline).await?;
+            let answer = servers.ask_anew(&VaultCall::get(&self.path, &token), deadline).await?;
             return self.session_of_file(token, &answer, since);
         }
-        let answer = servers.ask(&VaultCall::login(&self.path, &credentials.0), deadline).await?;
+        let answer = servers.ask_anew(&VaultCall::login(&self.path, &credentials.0), deadline).await?;
         self.session(&answer, since)
     }
 

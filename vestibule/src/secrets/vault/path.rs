@@ -49,8 +49,8 @@ impl VaultEngine {
         matches!(self, Self::Creds | Self::Issue)
     }
 
-    /// Returns the word in the path of the versions, where no value is.
-    fn word_of_versions(self) -> &'static str {
+    /// Returns the word in the path where no value is: that of the versions, or of the role.
+    fn word_of_metadata(self) -> &'static str {
         match self {
             Self::Kv => "metadata",
             Self::Creds | Self::Issue => "roles",
@@ -94,9 +94,9 @@ impl<'a> VaultPath<'a> {
         format!("{}/{}/{}", self.mount, self.engine.word(), self.name)
     }
 
-    /// Returns the path at which the versions are read without a value.
-    pub(super) fn of_versions(self) -> String {
-        format!("{}/{}/{}", self.mount, self.engine.word_of_versions(), self.name)
+    /// Returns the path at which the versions are read without a value, or the role that has it made.
+    pub(super) fn of_metadata(self) -> String {
+        format!("{}/{}/{}", self.mount, self.engine.word_of_metadata(), self.name)
     }
 }
 

@@ -35,7 +35,7 @@ fn capabilities(rights: &Rights<'_>, config: &VaultConfig) -> BTreeMap<String, &
         RightsHolder::Audit => {
             // Each process has a value of its own, which is compared with nothing.
             let compared = paths.clone().filter(|path| !path.engine.makes_values());
-            needed.extend(compared.map(|path| (path.of_versions(), "read")));
+            needed.extend(compared.map(|path| (path.of_metadata(), "read")));
         }
     }
     if needed.is_empty() {

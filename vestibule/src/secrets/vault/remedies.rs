@@ -34,7 +34,7 @@ pub(super) fn remedy(
 fn missing_right(config: &VaultConfig, id: &SecretId, operation: Operation) -> String {
     let (path, capability) = match (VaultPath::parse(id), operation) {
         (Some(path), Operation::ReadValue) => (path.of_value(), path.engine.capability()),
-        (Some(path), Operation::ReadVersions) => (path.of_versions(), "read"),
+        (Some(path), Operation::ReadVersions) => (path.of_metadata(), "read"),
         (None, _) => (id.to_string(), "read"),
     };
     let namespace = match config.namespace.as_str() {
@@ -77,7 +77,7 @@ fn login(config: &VaultConfig) -> String {
 fn missing(id: &SecretId) -> String {
     match VaultPath::parse(id) {
         Some(path) if path.engine != VaultEngine::Kv => {
-            format!("make the role (`bao write {} …`), or correct its id", path.of_versions())
+            format!("make the role (`bao write {} …`), or correct its id", path.of_metadata())
         }
         Some(VaultPath { mount, name, .. }) => format!(
             "put it there (`bao kv put -mount={mount} {name} …`; if it was deleted, `bao kv undelete`), or correct its id"

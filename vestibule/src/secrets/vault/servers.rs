@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     collections::VecDeque,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
 };
@@ -75,9 +75,8 @@ impl VaultServers {
         }
     }
 
-    /// Reads the files for connections again before the next request.
-    pub(super) fn forget_connections(&self) {
-        *self.client.lock().unwrap_or_else(PoisonError::into_inner) = Arc::default();
+    fn client(&self) -> MutexGuard<'_, Arc<OnceCell<VaultClient>>> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks one address after the other, until one gives an answer that counts. Each has its share of the time.
@@ -85,7 +84,35 @@ impl VaultServers {
     /// # Errors
     /// A transient error that names the problem of each address.
     pub(super) async fn ask(&self, call: &VaultCall<'_>, deadline: Instant) -> Result<VaultAnswer, SourceError> {
-        let client = self.client.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let client = self.client().clone();
+        let answer = self.ask_over(&client, call, deadline).await;
+        if answer.is_err() {
+            let mut in_use = self.client();
+            // A certificate or an authority may have been replaced: the next request reads the files again.
+            if Arc::ptr_eq(&in_use, &client) {
+                *in_use = Arc::default();
+            }
+        }
+        answer
+    }
+
+    /// Does the same over new connections, for which it reads the files again. If the answer is a success, all further
+    /// requests use these connections. Otherwise, those that worked until now stay.
+    pub(super) async fn ask_anew(&self, call: &VaultCall<'_>, deadline: Instant) -> Result<VaultAnswer, SourceError> {
+        let client = Arc::default();
+        let answer = self.ask_over(&client, call, deadline).await?;
+        if answer.status.is_success() {
+            *self.client() = client;
+        }
+        Ok(answer)
+    }
+
+    async fn ask_over(
+        &self,
+        client: &OnceCell<VaultClient>,
+        call: &VaultCall<'_>,
+        deadline: Instant,
+    ) -> Result<VaultAnswer, SourceError> {
         let client = client.get_or_try_init(async || self.tls.config().await.map(VaultClient::new)).await?;
         let addresses = &self.config.addresses;
         let first = self.preferred.load(Ordering::Relaxed);
@@ -119,8 +146,6 @@ impl VaultServers {
                 AnswerVerdict::Failed(failure) => failures.push(failure),
             }
         }
-        // A certificate or an authority may have been replaced.
-        self.forget_connections();
         Err(AddressFailure::error_of(&failures))
     }
 

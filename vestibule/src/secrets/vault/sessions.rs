@@ -18,6 +18,7 @@ use std::{
     },
     time::Duration,
 };
+use time::OffsetDateTime;
 use tokio::{runtime::Handle, sync::Mutex, time::Instant};
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
@@ -226,9 +227,18 @@ impl VaultSessions {
         }
     }
 
-    /// Ends all sessions.
+    /// Returns the time at which the newest session ends. Returns `None` if it does not end, and before the first login.
+    pub(super) fn newest_end(&self) -> Option<OffsetDateTime> {
+        let newest = {
+            let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
+            alive.iter().rev().find_map(Weak::upgrade)?
+        };
+        let end = newest.end.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(end.as_ref()?.at())
+    }
+
+    /// Ends all sessions. Does not wait for a login that is under way.
     pub(super) async fn end(&self) {
-        self.state.lock().await.session = None;
         let alive: Vec<_> = {
             let alive = self.alive.lock().unwrap_or_else(PoisonError::into_inner);
             alive.iter().filter_map(Weak::upgrade).collect()
@@ -256,7 +266,6 @@ impl VaultSessions {
         {
             return Err(failed.error.clone());
         }
-        self.servers.forget_connections();
         let granted = self.login.log_in(&self.servers, &credentials, deadline).await;
         if let Err(error) = &granted {
             state.failed = Some(FailedLogin { error: error.clone(), at: Instant::now(), credentials: digest });

@@ -9,10 +9,11 @@ use axum::{
     routing::{get, post},
 };
 use std::{
+    fs,
     future::{IntoFuture, pending},
     sync::atomic::{AtomicUsize, Ordering},
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::Notify};
 
 /// A server whose answers a test changes.
 #[derive(Default)]
@@ -21,12 +22,21 @@ struct FakeServer {
     /// The number of logins that it answers. It never answers those after them.
     answered: AtomicUsize,
     is_denying: bool,
+    /// Notified when a login has come.
+    has_login: Notify,
+    /// A notification without which no login is answered.
+    gate: Option<Notify>,
+    revoked: AtomicUsize,
 }
 
 impl FakeServer {
     async fn log_in(&self) -> Response {
         if self.logins.fetch_add(1, Ordering::SeqCst) >= self.answered.load(Ordering::SeqCst) {
             return pending().await;
+        }
+        self.has_login.notify_one();
+        if let Some(gate) = &self.gate {
+            gate.notified().await;
         }
         r#"{"auth":{"client_token":"t","lease_duration":3600}}"#.into_response()
     }
@@ -42,21 +52,28 @@ impl FakeServer {
 
     /// Starts it. Returns a client of it.
     async fn start(self: &Arc<Self>) -> Vault {
+        self.start_for(VaultConfig::default()).await
+    }
+
+    /// Does the same for a client with more settings. Its address is the first one.
+    async fn start_for(self: &Arc<Self>, mut config: VaultConfig) -> Vault {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = BaseUrl::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
-        let (logins, reads) = (self.clone(), self.clone());
+        let (logins, reads, revocations) = (self.clone(), self.clone(), self.clone());
+        let revoke = async move || {
+            revocations.revoked.fetch_add(1, Ordering::SeqCst);
+            StatusCode::NO_CONTENT
+        };
         let router = Router::new()
             .route("/v1/auth/jwt/login", post(async move || logins.log_in().await))
             .route("/v1/kv/data/signing", get(async move || reads.read()))
+            .route("/v1/auth/token/revoke-self", post(revoke))
             .fallback(async || StatusCode::NO_CONTENT);
         tokio::spawn(axum::serve(listener, router).into_future());
-        let config = VaultConfig {
-            addresses: vec![address],
-            auth: VaultAuth::Jwt,
-            // Any text will do.
-            jwt_file: Some(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into()),
-            ..VaultConfig::default()
-        };
+        config.addresses.insert(0, address);
+        config.auth = VaultAuth::Jwt;
+        // Any text will do.
+        config.jwt_file = Some(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into());
         Vault::new(&SecretsConfig { vault: config, ..SecretsConfig::default() })
     }
 }
@@ -95,6 +112,36 @@ async fn a_path_that_is_denied_for_good_causes_one_login_in_five_minutes_at_most
         assert!(matches!(error, SourceError::Denied(_)), "{error}");
         assert_eq!(server.logins.load(Ordering::SeqCst), logins, "after {seconds} s more");
     }
+}
+
+#[tokio::test]
+async fn a_login_whose_files_cannot_be_read_leaves_the_connections_that_work() {
+    let ca = std::env::temp_dir().join(format!("ca-{}.pem", uuid::Uuid::new_v4()));
+    fs::write(&ca, rcgen::generate_simple_self_signed(["ca".to_owned()]).unwrap().cert.pem()).unwrap();
+    let server = Arc::new(FakeServer { answered: AtomicUsize::new(9), ..FakeServer::default() });
+    // Nobody asks this address, but it needs the file.
+    let addresses = vec![BaseUrl::parse("https://127.0.0.1:1").unwrap()];
+    let vault = server.start_for(VaultConfig { addresses, ca: Some(ca.clone()), ..VaultConfig::default() }).await;
+    fetch(&vault).await.map(drop).unwrap();
+    fs::write(&ca, "half of a file").unwrap();
+    pass(3100).await;
+    fetch(&vault).await.map(drop).expect("the token is due, and serves to its end");
+    assert_eq!(server.logins.load(Ordering::SeqCst), 1, "no login without the file");
+    fs::remove_file(ca).unwrap();
+}
+
+#[tokio::test]
+async fn a_login_for_which_nobody_waits_any_more_is_given_back_at_the_end() {
+    let gate = Some(Notify::new());
+    let server = Arc::new(FakeServer { answered: AtomicUsize::new(1), gate, ..FakeServer::default() });
+    let vault = server.start().await;
+    tokio::select! {
+        _ = fetch(&vault) => panic!("the login is not answered"),
+        () = server.has_login.notified() => (),
+    }
+    server.gate.as_ref().unwrap().notify_one();
+    vault.close().await;
+    assert_eq!(server.revoked.load(Ordering::SeqCst), 1);
 }
 
 #[test]

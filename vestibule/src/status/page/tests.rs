@@ -115,6 +115,10 @@ async fn hostile_texts_stay_texts() {
 async fn the_end_of_a_lease_is_shown_and_marked_once_a_successor_is_due() {
     let (_, harness) = start().await;
     let mut status = status(&harness);
+    assert!(!page(&status).contains("token"));
+    status.manager_token_end = Some(OffsetDateTime::UNIX_EPOCH);
+    let ends = format!("The token for the manager ends at {}.", Utc(OffsetDateTime::UNIX_EPOCH));
+    assert!(page(&status).contains(&ends));
     let mut lease =
         LeaseStatus::new(&SecretLease::new(Duration::from_secs(60 * 60), Arc::new(NoCalls)), Duration::ZERO);
     for (due, class) in [(lease.due, ""), (OffsetDateTime::now_utc(), "bad")] {

@@ -1,0 +1,82 @@
+//! A tenant whose database login OpenBao makes.
+
+use super::launch_options::LaunchOptions;
+use crate::{SERVICE, note_client::NoteClient};
+use devstack::{DEFAULT_TIMEOUT, Launch, OpenBaoServer, RunningService, Signal, Tenant, eventually};
+use serde_json::json;
+
+/// A tenant whose database login is made by an OpenBao, for the test to change.
+pub(crate) struct Leased {
+    pub(crate) tenant: Tenant,
+    pub(crate) id: String,
+    pub(crate) server: &'static OpenBaoServer,
+}
+
+impl Leased {
+    pub(crate) async fn new(label: &str, ttl: &str, max_ttl: &str) -> Self {
+        let tenant = SERVICE.migrated_at_openbao(label).await;
+        let server = OpenBaoServer::shared().await;
+        let id = server.lease_logins(&tenant, ttl, max_ttl).await.expect("a role");
+        Self { tenant, id, server }
+    }
+
+    pub(crate) fn launch(&self) -> Launch {
+        SERVICE.launch(&self.tenant).without_polling().env("APP_SECRETS__IDS__DATABASE", &self.id)
+    }
+
+    pub(crate) async fn start(&self) -> RunningService<'_> {
+        let running = RunningService::start(self.launch(), &self.tenant).await;
+        running.create_note("with a user of its own").await;
+        running
+    }
+
+    /// Ends all leases at once, as somebody does who does not trust them any more.
+    pub(crate) async fn revoke_all(&self) {
+        self.server.api().put(&format!("sys/leases/revoke-prefix/{}", self.id), json!({})).await.expect("an answer");
+    }
+
+    /// Returns the path of the role by which the server makes a user.
+    fn role(&self) -> String {
+        format!("database/roles/{}", self.tenant.name())
+    }
+
+    /// Has the server run a statement before it makes a user, in the same transaction.
+    pub(crate) async fn before_each_user(&self, statement: &str) {
+        let mut role = self.server.api().get(&self.role()).await.expect("a role")["data"].take();
+        role["creation_statements"].as_array_mut().expect("a list").insert(0, statement.into());
+        self.server.api().post(&self.role(), role).await.expect("the server takes it");
+    }
+
+    /// Gives the service a token that it does not own, as an agent does. Returns the token too.
+    pub(crate) async fn with_token_of_agent(&self, launch: Launch) -> (Launch, String) {
+        let token = json!({ "policies": [self.tenant.name()], "ttl": "1h" });
+        let token = self.server.api().post("auth/token/create", token).await.expect("a token");
+        let token = token["auth"]["client_token"].as_str().expect("a token").to_owned();
+        self.tenant.remember("token", &token);
+        let file = self.server.write_file(&format!("agent-{}", self.tenant.name()), &token).expect("a file");
+        let launch = launch.env("APP_SECRETS__VAULT__AUTH", "token_file");
+        (launch.env("APP_SECRETS__VAULT__TOKEN_FILE", file), token)
+    }
+
+    pub(crate) async fn users(&self) -> Vec<String> {
+        self.tenant.leased_users().await.expect("a list")
+    }
+
+    /// Waits until this many users are there.
+    pub(crate) async fn wait_for_users(&self, expected: usize) {
+        eventually("another number of users", async || {
+            let users = self.users().await;
+            if users.len() == expected { Ok(()) } else { Err(users.join(", ")) }
+        })
+        .await;
+    }
+}
+
+pub(crate) async fn user_of(running: &RunningService<'_>) -> String {
+    running.credential("database").await["version"].as_str().expect("a version").to_owned()
+}
+
+pub(crate) async fn stop(mut running: RunningService<'_>) {
+    running.process.signal(Signal::TERM);
+    assert_eq!(running.process.exited(DEFAULT_TIMEOUT).await.code, Some(0));
+}
