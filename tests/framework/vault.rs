@@ -238,6 +238,23 @@ async fn a_secret_id_that_has_ended_is_tried_once_and_locks_no_role() {
 }
 
 #[tokio::test]
+async fn a_secret_id_whose_time_is_over_ends_a_start_with_77() {
+    let tenant = SERVICE.migrated_at_openbao("bao_secret_id_over").await;
+    let role = json!({ "token_policies": [tenant.name()], "secret_id_ttl": "2s" });
+    let (launch, secret_id) = launch_with_approle(&tenant, role).await;
+    let id = openbao().await.get(&format!("auth/approle/role/{}/role-id", tenant.name())).await.unwrap();
+    let login = json!({ "role_id": id["data"]["role_id"], "secret_id": secret_id });
+    eventually("the secret id is still accepted", async || {
+        match openbao().await.post("auth/approle/login", login.clone()).await {
+            Ok(_) => Err("logged in"),
+            Err(_) => Ok(()),
+        }
+    })
+    .await;
+    assert_fails(launch, 77, &["invalid role or secret ID", "a new secret id"]).await;
+}
+
+#[tokio::test]
 async fn a_sealed_server_ends_a_start_with_69_and_fails_no_request() {
     let stack = Stack::shared().await;
     let server = stack.openbao(&|_| ()).await.unwrap();
