@@ -97,9 +97,15 @@ fn what_another_signer_of_the_same_key_seals_is_void() {
     let token = Signer::new("signing", keys(0, &[]), SERVICE, LIFETIME, LIFETIME, Arc::default(), Arc::default())
         .seal(&payload);
     let of_another_service = signer_of("other", keys(0, &[])).seal_by("v0", &payload).expect("a key");
-    let of_another_request = signer_of(SERVICE, keys(0, &[])).seal_by("v0", &payload[1..]).expect("a key");
+    let debug = Signer::new("signing", keys(0, &[]), SERVICE, LIFETIME, LIFETIME, Arc::default(), Arc::default())
+        .for_debug_tokens()
+        .seal(&payload);
+    let of_another_request = signer_of(SERVICE, keys(0, &[]))
+        .seal_by("v0", &[b"POST /status ".as_slice(), &payload[REQUEST.len()..]].concat())
+        .expect("a key");
+    assert_eq!(b"POST /status ".len(), REQUEST.len());
     let longer = signer_of(SERVICE, keys(0, &[])).seal_by("v0", &[&payload[..], b"x"].concat()).expect("a key");
-    for token in [token, of_another_service, of_another_request, longer] {
+    for token in [token, debug, of_another_service, of_another_request, longer] {
         assert_eq!(replica.verify(&format!("{SCHEME} {token}")), Err(Refused::BadSignature));
     }
 }
