@@ -118,6 +118,9 @@ const MAX_OPEN: usize = 150;
 fn launch_for_phases(tenant: &Tenant) -> Launch {
     launch(tenant)
         .env("APP_SERVICE__MAX_LENGTH", "100000")
+        // The C library gives large pieces back to the kernel as soon as they are freed. Otherwise it may keep them, and the
+        // memory says little about what the service holds.
+        .env("MALLOC_MMAP_THRESHOLD_", "65536")
         .env("APP_SERVER__RESPONSE_TIMEOUT", "2s")
         .env("APP_CONNECTIONS__MAX_OPEN", MAX_OPEN.to_string())
         .env("APP_CONNECTIONS__HANDSHAKE_TIMEOUT", "500ms")
