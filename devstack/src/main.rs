@@ -3,6 +3,7 @@
 mod dev;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 
@@ -26,8 +27,8 @@ struct DevArguments {
     #[arg(long, value_enum, value_name = "MANAGER")]
     secrets: Option<ManagerName>,
     /// OpenBao makes the logins of the service, and each ends after this time, as in `20s` or `1h`.
-    #[arg(long, value_name = "DURATION")]
-    ttl: Option<humantime::Duration>,
+    #[arg(long, value_name = "DURATION", value_parser = lease_time)]
+    ttl: Option<Duration>,
     #[command(subcommand)]
     command: Option<DevCommand>,
 }
@@ -48,11 +49,19 @@ enum DevCommand {
     Stack(StackCommand),
 }
 
+/// Parses the value of `--ttl`. OpenBao takes `0s` for its default, which is 32 days.
+fn lease_time(text: &str) -> Result<Duration, &'static str> {
+    match humantime::parse_duration(text) {
+        Ok(time) if (Duration::from_secs(5)..=Duration::from_secs(24 * 60 * 60)).contains(&time) => Ok(time),
+        _ => Err("give a duration from 5s to 24h, such as 20s"),
+    }
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = DevArguments::parse();
     let outcome = match arguments.command {
-        None => up_command::run(arguments.auth, arguments.secrets, arguments.ttl.map(Into::into)).await,
+        None => up_command::run(arguments.auth, arguments.secrets, arguments.ttl).await,
         Some(DevCommand::Rotate(rotate)) => rotate.run().await,
         Some(DevCommand::Token(token)) => token.run().await,
         Some(DevCommand::Load(load)) => load.run().await,
