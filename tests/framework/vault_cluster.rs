@@ -4,17 +4,27 @@ use crate::{
     SERVICE,
     note_client::NoteClient,
     support::{
-        launch_options::LaunchOptions, log_events::events_of_level, reload_status::assert_kept, secrets::moved_to,
+        configuration_folder::ConfigurationFolder, launch_options::LaunchOptions, log_events::events_of_level,
+        reload_status::assert_kept, secrets::moved_to,
     },
 };
 use devstack::{
-    DEFAULT_TIMEOUT, ExitedProcess, OpenBaoServer, RunningService, Signal, Stack, Tenant, eventually, random_key,
+    ExitedProcess, OpenBaoServer, RunningService, Signal, Stack, Tenant, eventually_within, random_key,
     send_signal,
 };
 use serde_json::json;
+use std::time::Duration;
+
+/// Time for an election on a busy machine. A reload ends as soon as there is a leader.
+const LONG_DEADLINE: &str = "60s";
+/// Time of a reload that must fail.
+const SHORT_DEADLINE: &str = "5s";
+/// The longest wait for a command `reload`.
+const LIMIT: Duration = Duration::from_secs(90);
 
 /// A service whose secrets are at a cluster.
 struct ClusterClient<'a> {
+    folder: &'a ConfigurationFolder,
     nodes: &'a [OpenBaoServer; 3],
     tenant: &'a Tenant,
     running: &'a RunningService<'a>,
@@ -28,11 +38,11 @@ async fn a_cluster_that_loses_its_leader_fails_no_request_and_no_rotation() {
     a_standby_answers_with_the_newest_version(&tenant, &nodes[1]).await;
 
     let addresses = nodes.each_ref().map(|node| node.api().address()).join(",");
-    let launch = SERVICE.launch(&tenant).env("APP_SECRETS__VAULT__ADDRESSES", addresses).without_polling();
-    // The deadline of a reload: time for several elections, and short enough for one that must fail.
-    let launch = launch.env("APP_SECRETS__DEADLINE", "15s");
+    let folder = ConfigurationFolder::new();
+    let launch = folder.launch(&tenant).env("APP_SECRETS__VAULT__ADDRESSES", addresses).without_polling();
+    set_deadline(&folder, LONG_DEADLINE);
     let running = RunningService::start(launch, &tenant).await;
-    let client = ClusterClient { nodes: &nodes, tenant: &tenant, running: &running };
+    let client = ClusterClient { folder: &folder, nodes: &nodes, tenant: &tenant, running: &running };
     let requests = async {
         loop {
             running.create_note("under load").await;
@@ -51,6 +61,11 @@ async fn a_cluster_that_loses_its_leader_fails_no_request_and_no_rotation() {
         never = requests => never,
         () = ends_of_leaders => (),
     }
+}
+
+/// Sets the deadline of the reloads that begin from now on.
+fn set_deadline(folder: &ConfigurationFolder, deadline: &str) {
+    folder.write(&format!("[secrets]\ndeadline = \"{deadline}\"\n"));
 }
 
 async fn a_standby_answers_with_the_newest_version(tenant: &Tenant, standby: &OpenBaoServer) {
@@ -96,7 +111,9 @@ impl ClusterClient<'_> {
         let before = self.running.status().await["generation"].clone();
         standby.kill();
         leader.kill();
+        set_deadline(self.folder, SHORT_DEADLINE);
         let failed = self.reload().await;
+        set_deadline(self.folder, LONG_DEADLINE);
         assert_eq!(failed.code, Some(69), "{}", failed.stderr);
         let address = |node: &OpenBaoServer| node.api().address().trim_start_matches("https://").to_owned();
         let no_leader = format!("{} is a standby, and finds no active node", address(last));
@@ -114,7 +131,7 @@ impl ClusterClient<'_> {
 
     /// Returns the active node. All nodes must answer.
     async fn leader(&self) -> &OpenBaoServer {
-        eventually("an active node", async || {
+        eventually_within(LIMIT, "an active node", async || {
             for node in self.nodes {
                 if node.is_active().await {
                     return Some(node);
@@ -139,7 +156,7 @@ impl ClusterClient<'_> {
     async fn takes_up_a_rotation_at(&self, node: &OpenBaoServer, when: &str) {
         let (id, key) = (self.tenant.id("signing"), random_key());
         self.tenant.remember("signing", &key);
-        let version = eventually("a node that takes a write", async || node.api().put_secret(&id, &key).await).await;
+        let version = eventually_within(LIMIT, "a node that takes a write", async || node.api().put_secret(&id, &key).await).await;
         self.reloads(when).await;
         assert_eq!(self.running.credential("signing").await["version"], version, "{when}");
     }
@@ -151,6 +168,6 @@ impl ClusterClient<'_> {
 
     async fn reload(&self) -> ExitedProcess {
         let launch = SERVICE.launch(self.tenant).args(["reload", "--wait"]);
-        launch.env("APP_ADMIN__LISTEN", &self.running.at.admin).start().exited(DEFAULT_TIMEOUT * 2).await
+        launch.env("APP_ADMIN__LISTEN", &self.running.at.admin).start().exited(LIMIT).await
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::stack::polling::Polling;
 
 /// A limit that is longer than anything a test waits for, also on a busy machine.
-pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(60);
 
 const INTERVAL: Duration = Duration::from_millis(10);
 

@@ -4,7 +4,7 @@ use crate::SERVICE;
 use devstack::{Launch, RunningService, ScriptedManager, Tenant};
 
 /// A short deadline. A load still meets it on a machine that is busy for a moment.
-pub(crate) const SHORT_DEADLINE: &str = "3s";
+pub(crate) const SHORT_DEADLINE: &str = "6s";
 
 /// The options with which several tests start the service.
 pub(crate) trait LaunchOptions {
