@@ -1,6 +1,7 @@
 //! Pauses between attempts: exponential, capped, with full jitter, until a deadline.
 //!
-//! Full jitter: each pause is random, from zero to a ceiling. The ceiling doubles after each pause, up to a cap.
+//! Full jitter: each pause is random, from zero to a ceiling. The ceiling doubles after each pause, or grows with the time
+//! that the trouble has lasted, up to a cap.
 
 use std::time::Duration;
 use tokio::time::Instant;
@@ -15,6 +16,8 @@ pub(crate) struct Backoff {
     ceiling: Duration,
     /// The longest ceiling.
     cap: Duration,
+    /// The time since which the ceiling grows. Without one, it doubles after each pause.
+    since: Option<Instant>,
     deadline: Option<Instant>,
 }
 
@@ -25,7 +28,7 @@ impl Backoff {
     pub(crate) fn until(deadline: Instant) -> Self {
         let left = deadline.saturating_duration_since(Instant::now());
         let deadline = deadline - LAST_ATTEMPT.min(left / 4);
-        Self { ceiling: Duration::from_millis(100), cap: Duration::from_secs(5), deadline: Some(deadline) }
+        Self { deadline: Some(deadline), ..Self::from_to(Duration::from_millis(100), Duration::from_secs(5)) }
     }
 
     /// Makes pauses without an end. The ceiling is 1 s at first, and `cap` at most.
@@ -35,7 +38,13 @@ impl Backoff {
 
     /// Makes pauses without an end. The ceiling is `first` at first, and `cap` at most.
     pub(crate) fn from_to(first: Duration, cap: Duration) -> Self {
-        Self { ceiling: first, cap, deadline: None }
+        Self { ceiling: first, cap, since: None, deadline: None }
+    }
+
+    /// Makes pauses without an end. The ceiling is a third of the time from now to the beginning of the pause, but not less than
+    /// `first`, and not more than `cap`. So whoever waits for the end of some trouble waits for a third longer at most.
+    pub(crate) fn in_proportion(first: Duration, cap: Duration) -> Self {
+        Self { since: Some(Instant::now()), ..Self::from_to(first, cap) }
     }
 
     /// Makes pauses that end after this time from now. The ceiling is 1 s at first, and 5 s at most.
@@ -46,8 +55,12 @@ impl Backoff {
     /// Returns the time of the next attempt, or `None` if there is no time left for one.
     pub(crate) fn next(&mut self) -> Option<Instant> {
         let pause = self.ceiling.mul_f64(fastrand::f64());
-        self.ceiling = self.cap.min(self.ceiling * 2);
         let next = Instant::now() + pause;
+        let grown = match self.since {
+            Some(since) => self.ceiling.max((next - since) / 3),
+            None => self.ceiling * 2,
+        };
+        self.ceiling = self.cap.min(grown);
         match self.deadline {
             Some(deadline) if next >= deadline => None,
             _ => Some(next),
@@ -59,5 +72,28 @@ impl Backoff {
         let Some(next) = self.next() else { return false };
         tokio::time::sleep_until(next).await;
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pause_in_proportion_is_a_third_of_the_time_before_it_at_most() {
+        for _ in 0..1000 {
+            let (first, cap) = (Duration::from_millis(250), Duration::from_secs(15));
+            let (began, mut pauses) = (Instant::now(), Backoff::in_proportion(first, cap));
+            let mut tries = 0;
+            while began.elapsed() < Duration::from_secs(60) {
+                let before = Instant::now();
+                assert!(pauses.wait().await);
+                // The clock of tests counts milliseconds.
+                let longest = first.max((before - began) / 3).min(cap) + Duration::from_millis(2);
+                assert!(before.elapsed() <= longest, "{:?} after {:?}", before.elapsed(), before - began);
+                tries += 1;
+            }
+            assert!(tries < 100, "{tries} tries in a minute");
+        }
     }
 }

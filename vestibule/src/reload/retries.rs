@@ -4,7 +4,8 @@ use crate::{backoff::Backoff, loader::retry_class::RetryClass, status::reload_re
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
-/// The first pause between reloads that look for the successor of a rejected version. Requests wait for it.
+/// The first pause between reloads that look for the successor of a rejected version. Requests wait for it, and for no longer
+/// than `database.acquire_timeout`. So these pauses grow slowly.
 const FIRST_PAUSE_OF_REJECTED: Duration = Duration::from_millis(250);
 
 /// The longest pause between these reloads.
@@ -119,7 +120,7 @@ fn follow(trigger: Trigger, class: Option<RetryClass>, before: Option<Retry>) ->
 
 fn first_pauses(class: RetryClass) -> Option<Backoff> {
     match class {
-        RetryClass::Rejected => Some(Backoff::from_to(FIRST_PAUSE_OF_REJECTED, LONGEST_PAUSE_OF_REJECTED)),
+        RetryClass::Rejected => Some(Backoff::in_proportion(FIRST_PAUSE_OF_REJECTED, LONGEST_PAUSE_OF_REJECTED)),
         RetryClass::Unavailable | RetryClass::Unreadable => Some(Backoff::capped_at(LONGEST_PAUSE)),
         RetryClass::HalfWritten => Some(Backoff::lasting(TIME_TO_WRITE_A_FILE)),
         RetryClass::Permanent => None,
