@@ -25,10 +25,10 @@ use crate::{
     moment::Moment,
     reload_requests::{ReloadRequest, WaitingOperator},
     resources::breaker::ProbeReason,
-    secrets::{credential::Name, fetch::ManagerStage, id::VersionId},
+    secrets::{credential::Name, id::VersionId},
     status::{
         reload_record::{CarriedOver, ReloadOutcome, ReloadRecord, Trigger},
-        writer::StatusWriter,
+        writer::{Publication, StatusWriter},
     },
     systemd,
     telemetry::Telemetry,
@@ -263,33 +263,33 @@ impl<A: Application> Reloader<A> {
             Err(error) => FinishedLoad { seen: BTreeMap::new(), result: Err(error.clone()) },
         };
         let mut record = ReloadRecord::new(trigger, signals_covered, started);
+        let mut publication = None;
         let reload = match result {
             Ok(LoadOutcome::Built { generation, carried_over }) => {
                 let retry = Unrefreshed::retry_of(&carried_over);
                 record.outcome = ReloadOutcome::Published;
                 record.exit_code = exit_code_of(&carried_over);
                 record.carried_over = carried_over.into_iter().map(Into::into).collect();
-                self.publish(*generation, in_service, &seen);
+                publication = Some(self.publish(*generation, in_service));
                 FinishedReload { result: Ok(true), retry }
             }
             Ok(LoadOutcome::Unchanged) => {
                 record.outcome = ReloadOutcome::Unchanged;
-                self.status.manager_stages_seen(&seen);
                 FinishedReload { result: Ok(false), retry: None }
             }
             Err(LoadError { report, retry, .. }) => {
                 (record.error, record.exit_code) = (Some(report.to_string()), report.exit() as u8);
                 record.faults = report.faults().iter().map(|fault| (fault.subject.clone(), fault.exit)).collect();
-                self.status.manager_stages_seen(&seen);
                 FinishedReload { result: Err(report), retry: Some(retry) }
             }
         };
         record.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.report(record);
+        self.report(&record);
+        self.status.reload_ended(record, &seen, publication);
         reload
     }
 
-    fn publish(&self, generation: Generation<A>, replaced: &Arc<Generation<A>>, seen: &BTreeMap<Name, ManagerStage>) {
+    fn publish<'a>(&self, generation: Generation<A>, replaced: &'a Arc<Generation<A>>) -> Publication<'a, A> {
         let generation = Arc::new(generation);
         let needs_restart = generation.config.needs_restart(&self.started_with);
         if !needs_restart.is_empty() {
@@ -300,16 +300,16 @@ impl<A: Application> Reloader<A> {
         }
         self.telemetry.set_filter(&generation.config.telemetry.filter);
         generation.replace(replaced, &self.live, &self.loader.tracer);
-        self.status.published(&generation, replaced, seen, needs_restart);
+        Publication { generation, replaced, needs_restart }
     }
 
-    /// Reports a reload to systemd, the log and the status. Retries and rejections may trigger reloads that fail in the
+    /// Reports a reload to systemd and the log. Retries and rejections may trigger reloads that fail in the
     /// same way again and again, so the log has only the first one as an error, and the repeats at the level debug.
-    fn report(&self, record: ReloadRecord) {
+    fn report(&self, record: &ReloadRecord) {
         let generation = self.live.borrow().number;
         systemd::reloaded(generation, record.outcome);
         let may_repeat = matches!(record.trigger, Trigger::Retry | Trigger::RejectedLogin | Trigger::RejectedKey);
-        let ReloadRecord { trigger, outcome, duration_ms, exit_code, .. } = record;
+        let &ReloadRecord { trigger, outcome, duration_ms, exit_code, .. } = record;
         match &record.error {
             Some(_) if may_repeat && self.status.last_faults() == record.faults => {
                 tracing::debug!(reload.trigger = %trigger, generation, "the reload failed as the one before it");
@@ -334,7 +334,6 @@ impl<A: Application> Reloader<A> {
         for CarriedOver { credential, problem } in &record.carried_over {
             tracing::warn!(credential, problem, "could not refresh a credential; keeping the version held");
         }
-        self.status.reload_ended(record);
     }
 
     /// Schedules the next poll and retries.

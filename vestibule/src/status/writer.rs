@@ -26,6 +26,14 @@ pub(crate) struct StatusWriter {
     reloads: ReloadMetrics,
 }
 
+/// A generation that is in service now, in place of `replaced`.
+pub(crate) struct Publication<'a, A: Application> {
+    pub(crate) generation: Arc<Generation<A>>,
+    pub(crate) replaced: &'a Arc<Generation<A>>,
+    /// The settings that changed, and that only a restart takes up.
+    pub(crate) needs_restart: Vec<String>,
+}
+
 impl StatusWriter {
     /// Makes the writer of this status. Registers the metrics of the status and of reloads.
     pub(crate) fn new(status: Status, metrics: &MetricsRegistry) -> Self {
@@ -51,38 +59,9 @@ impl StatusWriter {
         self.status.send_modify(|status| status.signals.covered = signals_covered);
     }
 
-    /// Records that this generation is in service, in place of `replaced`.
-    pub(crate) fn published<A: Application>(
-        &self,
-        generation: &Arc<Generation<A>>,
-        replaced: &Arc<Generation<A>>,
-        seen: &BTreeMap<Name, ManagerStage>,
-        needs_restart: Vec<String>,
-    ) {
-        let now = Moment::now();
-        self.status.send_modify(|status| {
-            status.note_manager_stages(seen, now);
-            status.set_generation(generation, now);
-            status.needs_restart = needs_restart;
-            status.draining.retain(DrainingGeneration::is_in_use);
-            status.draining.push(DrainingGeneration::new(replaced, generation, now));
-            status.rotation = Some(LastRotation {
-                generation: generation.number,
-                usage: generation.usage.clone(),
-                replaced: replaced.number,
-                before: replaced.usage.answers(),
-            });
-        });
-    }
-
     /// Returns the generation that was replaced last.
     pub(crate) fn last_replaced(&self) -> Option<DrainingGeneration> {
         self.status.borrow().draining.last().cloned()
-    }
-
-    /// Records the stages that the manager gave in a reload that published nothing.
-    pub(crate) fn manager_stages_seen(&self, seen: &BTreeMap<Name, ManagerStage>) {
-        self.status.send_modify(|status| status.note_manager_stages(seen, Moment::now()));
     }
 
     /// Returns the faults of the last reload. There are none if it did not fail.
@@ -100,10 +79,30 @@ impl StatusWriter {
         Some(ReloadAnswer { instance, generation, reload: last_reload?, credentials })
     }
 
-    /// Records that a reload ended.
-    pub(crate) fn reload_ended(&self, reload: ReloadRecord) {
+    /// Records that a reload ended, which has seen these stages at the manager, and what it has published. All of it is one
+    /// change: nobody sees a generation without the reload that has published it.
+    pub(crate) fn reload_ended<A: Application>(
+        &self,
+        reload: ReloadRecord,
+        seen: &BTreeMap<Name, ManagerStage>,
+        publication: Option<Publication<'_, A>>,
+    ) {
         self.reloads.add(&reload);
+        let now = Moment::now();
         self.status.send_modify(|status| {
+            status.note_manager_stages(seen, now);
+            if let Some(Publication { generation, replaced, needs_restart }) = publication {
+                status.set_generation(&generation, now);
+                status.needs_restart = needs_restart;
+                status.draining.retain(DrainingGeneration::is_in_use);
+                status.draining.push(DrainingGeneration::new(replaced, &generation, now));
+                status.rotation = Some(LastRotation {
+                    generation: generation.number,
+                    usage: generation.usage.clone(),
+                    replaced: replaced.number,
+                    before: replaced.usage.answers(),
+                });
+            }
             status.add_past_reload(&reload);
             if reload.trigger == Trigger::Signal {
                 status.signals.last_reload = Some(reload.clone());
