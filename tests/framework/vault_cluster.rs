@@ -9,8 +9,7 @@ use crate::{
     },
 };
 use devstack::{
-    ExitedProcess, OpenBaoServer, RunningService, Signal, Stack, Tenant, eventually_within, random_key,
-    send_signal,
+    ExitedProcess, OpenBaoServer, RunningService, Signal, Stack, Tenant, eventually_within, random_key, send_signal,
 };
 use serde_json::json;
 use std::time::Duration;
@@ -156,7 +155,9 @@ impl ClusterClient<'_> {
     async fn takes_up_a_rotation_at(&self, node: &OpenBaoServer, when: &str) {
         let (id, key) = (self.tenant.id("signing"), random_key());
         self.tenant.remember("signing", &key);
-        let version = eventually_within(LIMIT, "a node that takes a write", async || node.api().put_secret(&id, &key).await).await;
+        let version =
+            eventually_within(LIMIT, "a node that takes a write", async || node.api().put_secret(&id, &key).await)
+                .await;
         self.reloads(when).await;
         assert_eq!(self.running.credential("signing").await["version"], version, "{when}");
     }
