@@ -67,5 +67,5 @@ ENV APP_PROFILE=production
 USER 65532:65532
 EXPOSE 8080 9090
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=5s --start-period=45s CMD ["/usr/local/bin/service", "health"]
+HEALTHCHECK --interval=10s --timeout=7s --start-period=45s CMD ["/usr/local/bin/service", "health"]
 ENTRYPOINT ["/usr/local/bin/service"]

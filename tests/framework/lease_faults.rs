@@ -73,6 +73,12 @@ async fn a_user_that_is_dropped_under_its_open_sessions_is_replaced() {
     .await;
     running.create_note("with the next user").await;
     assert_eq!(leased.users().await, [user_of(&running).await]);
+    let leases = format!("sys/leases/lookup/{}?list=true", leased.id);
+    eventually("the end of the lease whose user is gone", async || {
+        let listed = leased.server.api().get(&leases).await.expect("a list")["data"]["keys"].take();
+        if listed.as_array().is_some_and(|leases| leases.len() == 1) { Ok(()) } else { Err(listed) }
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -16,6 +16,8 @@ mod database_errors;
 mod dead_connections;
 mod debug_tokens;
 mod denied_start;
+#[cfg(target_os = "linux")]
+mod documented_commands;
 mod documents;
 mod endurance;
 mod fleet;

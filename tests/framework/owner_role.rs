@@ -49,10 +49,9 @@ impl OwnedTenant {
     /// Drops a user with the statements of OPERATIONS.md.
     async fn revoke(&self, user: &str) {
         let role = quoted(user);
-        self.sql(format!("ALTER ROLE {role} NOLOGIN")).await;
         self.sql(format!("SELECT pg_terminate_backend(pid, 2000) FROM pg_stat_activity WHERE usename = '{user}'"))
             .await;
-        self.sql(format!("DROP ROLE IF EXISTS {role}")).await;
+        self.sql(format!("DROP ROLE {role}")).await;
     }
 
     fn launch(&self) -> Launch {

@@ -85,7 +85,10 @@ async fn a_policy_allows_what_a_command_asks_in_each_region_and_nothing_else() {
     };
     let launch = |manager: &ScriptedManager| {
         let launch = SERVICE.launch(&tenant).with_manager(manager);
-        launch.env("APP_SECRETS__AWS__REGIONS", format!("{FIRST},{SECOND}")).env("APP_SECRETS__DEADLINE", "5s")
+        launch
+            .env("APP_SECRETS__AWS__REGIONS", format!("{FIRST},{SECOND}"))
+            .env("APP_SECRETS__DEADLINE", "5s")
+            .env("APP_ADMIN__RELOAD", "signed")
     };
     let first_is_away = || [FaultRule::region(FIRST, ScriptedFault::Reset)];
 
@@ -102,6 +105,16 @@ async fn a_policy_allows_what_a_command_asks_in_each_region_and_nothing_else() {
     let audit = launch(&of_audit).args(["audit", &running.at.admin]).run();
     assert_eq!(audit.code, Some(0), "{}{}", audit.stdout, audit.stderr);
     assert_fits(&policy_for(launch(&of_audit), "audit"), &calls(&of_audit, &tenant).await);
+
+    let of_reload = manager();
+    let reload = || launch(&of_reload).args(["reload", "--fleet", &running.at.admin]).run();
+    let reloaded = reload();
+    assert_eq!(reloaded.code, Some(0), "{}{}", reloaded.stdout, reloaded.stderr);
+    of_reload.script(first_is_away());
+    let unaudited = reload();
+    assert!(unaudited.stdout.contains("unchanged: generation 1 is in service"), "{}", unaudited.stderr);
+    assert_eq!(unaudited.code, Some(69), "an audit asks the first Region alone: {}", unaudited.stderr);
+    assert_fits(&policy_for(launch(&of_reload), "reload"), &calls(&of_reload, &tenant).await);
 
     let of_migrate = manager();
     for rules in [vec![], first_is_away().into()] {

@@ -7,7 +7,7 @@ use crate::{
         configuration_folder::ConfigurationFolder,
         database::{TableLock, wait_for_connections, wait_until_connections_are},
         launch_options::LaunchOptions,
-        log_events::events_of_level,
+        log_events::{events_of_level, events_that_say},
         reload_status::{assert_kept, wait_for_generation, wait_until_drained},
         requests::{begin_create, begin_get},
         secrets::{current_version, login_with_password, scripted_manager},
@@ -405,6 +405,24 @@ async fn systemd_is_notified_of_a_start_a_reload_and_the_stop() {
     assert_eq!(receive().await, "READY=1\nSTATUS=the last reload FAILED; generation 1 stays in service\n");
     running.process.signal(Signal::TERM);
     assert_eq!(receive().await, "STOPPING=1\n");
+}
+
+#[tokio::test]
+async fn a_systemd_that_reads_nothing_holds_nothing_up() {
+    let tenant = SERVICE.migrated("systemd_silent").await;
+    let systemd = FakeSystemd::listen(&tenant);
+    let others = std::os::unix::net::UnixDatagram::unbound().expect("a socket");
+    others.set_nonblocking(true).expect("a socket");
+    while others.send_to(b"X", &systemd.path).is_ok() {}
+    let launch = SERVICE.launch(&tenant).env("NOTIFY_SOCKET", &systemd.path).env("WATCHDOG_USEC", "200000");
+    let mut running = RunningService::start(launch.without_polling(), &tenant).await;
+    assert_eq!(running.reload().await["outcome"], "unchanged");
+    running.create_note("while systemd does not read").await;
+    while systemd.receive().await == "X" {}
+    assert_eq!(systemd.receive().await, "WATCHDOG=1\n", "it goes on when systemd reads again");
+    // Of the start, of the beginning and the end of the reload, and of many signs of life.
+    let lost = events_that_say(&running.process, "could not notify systemd; the message is lost");
+    assert_eq!(lost.len(), 4, "{lost:?}");
 }
 
 #[tokio::test]

@@ -1,16 +1,19 @@
-//! The commands of OPERATIONS.md for logins and certificates that Vault makes, at a real OpenBao and a real PostgreSQL.
+//! The commands of OPERATIONS.md for what Vault makes: logins and certificates, at a real OpenBao and a real PostgreSQL.
 
 use crate::{
     SERVICE,
-    support::{database::run_as_superuser, documented_commands::run_at_openbao},
+    support::{database::run_as_superuser, documented_commands::run_at_openbao, leased::Leased},
 };
 use devstack::{OpenBao, OpenBaoServer, Tenant, random_key};
 use serde_json::{Value, json};
 
-/// Returns a block of the section, with the tenant's names in the place of the document's.
-fn documented(language: &str, number: usize, names: &[(&str, &str)]) -> String {
+const MADE_BY_VAULT: &str = "### Logins and certificates that Vault makes\n";
+const WITH_LEASE: &str = "#### Logins with a lease\n";
+
+/// Returns a block of a section, with the tenant's names in the place of the document's.
+fn documented(section: &str, language: &str, number: usize, names: &[(&str, &str)]) -> String {
     let document = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/OPERATIONS.md")).expect("a document");
-    let section = document.split("### Logins and certificates that Vault makes").nth(1).expect("the section");
+    let section = document.split(section).nth(1).expect("the section");
     let block = section.split(&format!("```{language}\n")).nth(number + 1).and_then(|rest| rest.split("```").next());
     let mut block = block.expect("a block").to_owned();
     for (name, of_tenant) in names {
@@ -71,7 +74,7 @@ async fn the_documented_roles_make_logins_that_end_with_their_leases() {
     run_as_superuser(&tenant, format!("CREATE ROLE {owner} NOLOGIN; ALTER DATABASE {name} OWNER TO {owner}")).await;
     let roles = [("vault_admin", &*admin), ("app_access", &access), ("app_owner", &owner)];
     let sql = [("'…'", &*format!("'{password}'")), ("DATABASE …", &format!("DATABASE {name}"))];
-    run_as_superuser(&tenant, documented("sql", 0, &[&roles[..], &sql].concat())).await;
+    run_as_superuser(&tenant, documented(MADE_BY_VAULT, "sql", 0, &[&roles[..], &sql].concat())).await;
     let server = OpenBaoServer::shared().await;
     server.write_file("vault-admin-password", &password).expect("a file");
     let places = [
@@ -83,7 +86,7 @@ async fn the_documented_roles_make_logins_that_end_with_their_leases() {
         ("policy write \"$SERVICE\"", "policy write \"$SERVICE-leases\""),
         ("token_policies=\"$SERVICE\"", "token_policies=\"$SERVICE-leases\""),
     ];
-    run_at_openbao(&tenant, &documented("sh", 0, &[&roles[..], &places].concat()), &[]).await;
+    run_at_openbao(&tenant, &documented(MADE_BY_VAULT, "sh", 0, &[&roles[..], &places].concat()), &[]).await;
     assert!(tenant.connect(&admin, &password).await.is_err(), "only the server knows the password");
 
     let root = server.api();
@@ -104,6 +107,9 @@ async fn the_documented_roles_make_logins_that_end_with_their_leases() {
     let renewal = json!({ "lease_id": lease.id, "increment": "2h" });
     let renewed = api.put("sys/leases/renew", renewal).await.expect("a renewal");
     assert_eq!(renewed["lease_duration"], 2 * 60 * 60);
+    let dropped = Lease::issue(&api, &tenant, &format!("{mount}/creds/{name}")).await;
+    run_as_superuser(&tenant, format!("DROP ROLE \"{}\"", dropped.user)).await;
+    dropped.revoke(&api).await;
     lease.revoke(&api).await;
     assert!(sqlx::raw_sql("SELECT 1").execute(&mut session).await.is_err(), "its session has ended");
     assert!(!has_role(&tenant, &lease.user).await);
@@ -124,7 +130,7 @@ async fn the_documented_role_issues_a_certificate_for_the_listeners() {
         ("APP_SECRETS__IDS__SERVER_TLS", &*format!("{mount}/issue/{name}")),
         ("APP_SECRETS__VAULT__ISSUE__SERVER_TLS__COMMON_NAME", "notes.internal"),
     ];
-    run_at_openbao(&tenant, &documented("sh", 1, &places), &variables).await;
+    run_at_openbao(&tenant, &documented(MADE_BY_VAULT, "sh", 1, &places), &variables).await;
     let role = json!({ "token_policies": format!("{name}-certificates") });
     OpenBaoServer::shared().await.api().post(&format!("auth/approle/role/{name}"), role).await.expect("a role");
     let request = json!({ "common_name": "notes.internal" });
@@ -138,4 +144,27 @@ async fn the_documented_role_issues_a_certificate_for_the_listeners() {
         .env("APP_SERVER__TLS_NAMES", "notes.internal")
         .run();
     assert_eq!(checked.code, Some(0), "{}", checked.stderr);
+}
+
+#[tokio::test]
+async fn the_documented_revocation_ends_all_users_and_an_audit_finds_none_of_them() {
+    let leased = Leased::new("documented_revocation", "1h", "1h").await;
+    let replicas = [leased.start().await, leased.start().await];
+    let [one, other] = [0, 1].map(|index: usize| replicas[index].at.admin.as_str());
+    let users = leased.users().await;
+    let reload = format!("for at in {one} {other}; do APP_ADMIN__LISTEN=$at \"$SERVICE\" reload --wait; done");
+    let places = [
+        ("database/creds/payments", &*leased.id),
+        ("# … reload each replica …", &reload),
+        ("10.0.0.7:9090", one),
+        ("10.0.0.8:9090", other),
+    ];
+    let environment = leased.tenant.env();
+    let mut variables: Vec<_> = environment.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    variables.push(("APP_SECRETS__IDS__DATABASE", &leased.id));
+    let commands = documented(WITH_LEASE, "sh", 0, &places);
+    run_at_openbao(&leased.tenant, &commands, &variables).await;
+    leased.wait_for_users(2).await;
+    let now = leased.users().await;
+    assert!(!users.iter().any(|user| now.contains(user)), "{users:?} and {now:?}");
 }

@@ -2,6 +2,7 @@
 
 use crate::status::reload_record::ReloadOutcome;
 use sd_notify::NotifyState;
+use std::{env, io, os::unix::net::UnixDatagram};
 use tokio::time::{MissedTickBehavior, interval};
 
 /// Notifies systemd that the service is ready.
@@ -34,9 +35,15 @@ pub(crate) async fn keep_alive() {
     let Some(limit) = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()) else { return };
     let mut beats = interval(limit / 2);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut is_heard = true;
     loop {
         beats.tick().await;
-        notify(&[NotifyState::Watchdog]);
+        let sent = send(&[NotifyState::Watchdog]);
+        match &sent {
+            Err(error) if is_heard => log_lost(error),
+            _ => (),
+        }
+        is_heard = sent.is_ok();
     }
 }
 
@@ -46,7 +53,26 @@ pub(crate) fn stopping() {
 }
 
 fn notify(state: &[NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(state) {
-        tracing::warn!(%error, "could not notify systemd");
+    if let Err(error) = send(state) {
+        log_lost(&error);
     }
+}
+
+/// Sends a message, if there is somebody to get it. Never waits: a service must not hang because systemd does not read. The
+/// function of `sd_notify` waits.
+///
+/// # Errors
+/// If the message is lost.
+fn send(state: &[NotifyState<'_>]) -> io::Result<()> {
+    #[expect(clippy::disallowed_methods, reason = "systemd gives the address of its socket in this variable")]
+    let Some(address) = env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
+    let message: String = state.iter().map(|part| format!("{part}\n")).collect();
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    socket.send_to(message.as_bytes(), address)?;
+    Ok(())
+}
+
+fn log_lost(error: &io::Error) {
+    tracing::warn!(%error, "could not notify systemd; the message is lost");
 }

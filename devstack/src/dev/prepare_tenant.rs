@@ -27,6 +27,9 @@ pub(crate) async fn prepare_tenant(
     manager: TenantManager<'_>,
     progress: &impl Fn(&str),
 ) -> Result<Tenant, DevError> {
+    if let TenantManager::OpenBao { ttl: Some(_), .. } = &manager {
+        check_leases(&description.credentials)?;
+    }
     progress("creating the database, its roles and the credentials");
     let ids = description.credentials.iter().map(|credential| (credential.name.clone(), credential.id.clone()));
     let mut tenant = stack.empty_tenant(&description.settings.database.name, ids).await?;
@@ -58,6 +61,20 @@ pub(crate) async fn prepare_tenant(
         program.migrate().await?;
     }
     Ok(tenant)
+}
+
+/// Checks that `--ttl` has an effect: OpenBao makes a login.
+fn check_leases(credentials: &[DeclaredCredential]) -> Result<(), DevError> {
+    if credentials.iter().any(|credential| credential.id.starts_with("database/creds/")) {
+        return Ok(());
+    }
+    let problem = match credentials.iter().find(|credential| credential.name == "database") {
+        Some(DeclaredCredential { id, .. }) => format!(
+            "the login `database` is at {id}: unset APP_SECRETS__IDS__DATABASE, or set it to database/creds/ROLE"
+        ),
+        None => "the service has no login `database`".into(),
+    };
+    Err(DevError::new(format!("with --ttl, OpenBao makes the login of the database, but {problem}")))
 }
 
 /// Says if OpenBao makes what is read at this id, so that nobody can put it there.
@@ -112,4 +129,18 @@ async fn put_credential(tenant: &Tenant, credential: &DeclaredCredential) -> Res
     let created = WAIT_FOR_USER.until_async(async || tenant.version(name, "AWSCURRENT").await.ok().flatten());
     created.await;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_of_leases_needs_a_login_that_openbao_makes() {
+        let login = |id: &str| DeclaredCredential { name: "database".into(), id: id.into(), kind: "login".into() };
+        assert!(check_leases(&[login("database/creds/service")]).is_ok());
+        let elsewhere = check_leases(&[login("kv/data/pay/database")]).unwrap_err().to_string();
+        assert!(elsewhere.contains("kv/data/pay/database: unset APP_SECRETS__IDS__DATABASE"), "{elsewhere}");
+        assert!(check_leases(&[]).unwrap_err().to_string().contains("has no login"));
+    }
 }

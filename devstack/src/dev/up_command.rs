@@ -23,10 +23,16 @@ use crate::dev::stop_signals::stop_signals;
 
 const WATCH: Polling = Polling { interval: Duration::from_millis(100), limit: Duration::MAX };
 
+/// The reason for which `--ttl` needs OpenBao.
+const NO_LEASES: &str = "with --ttl, OpenBao makes the logins: add --secrets openbao";
+
 const START: Polling = Polling { interval: Duration::from_millis(50), limit: Duration::from_secs(90) };
 
 /// Starts everything. Stops it again at a signal, or if a part ends.
 pub(crate) async fn run(auth: bool, secrets: Option<ManagerName>, ttl: Option<Duration>) -> Result<(), DevError> {
+    if ttl.is_some() && secrets == Some(ManagerName::Aws) {
+        return Err(DevError::new(NO_LEASES));
+    }
     let lock = DevLock::take()?;
     let (service_pid, started_pid) = watch::channel(None);
     let mut signals = stop_signals();
@@ -114,7 +120,7 @@ async fn start(
     let mut access = None;
     match manager {
         ManagerName::Aws if ttl.is_some() => {
-            return Err(DevError::new("with --ttl, OpenBao makes the logins: add --secrets openbao"));
+            return Err(DevError::new(NO_LEASES));
         }
         ManagerName::Aws => program.use_aws(),
         ManagerName::Openbao => {

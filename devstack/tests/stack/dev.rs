@@ -41,6 +41,9 @@ fn a_second_cargo_dev_is_an_error_and_ctrl_c_stops_everything(workspace: &Worksp
         assert!(code == Some(1) && output.contains("none runs in this workspace"), "{output}");
     }
 
+    let (code, output) = workspace.run(&["--secrets", "aws", "--ttl", "20s"])?;
+    assert!(code == Some(1) && output.contains("add --secrets openbao") && !output.contains("building"), "{output}");
+
     let dev = workspace.up()?;
     let state = workspace.state().expect("it is ready");
     let (pids, ports) = pids_and_ports(&state);

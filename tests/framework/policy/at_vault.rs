@@ -81,7 +81,7 @@ async fn stop(mut running: RunningService<'_>) {
 #[tokio::test]
 async fn each_command_works_with_its_policy_and_uses_all_of_it() {
     let roles = Roles::new("policy_kv").await;
-    let (launch, rights) = roles.make("serve", |launch| launch).await;
+    let (launch, rights) = roles.make("serve", |launch| launch.env("APP_ADMIN__RELOAD", "signed")).await;
     let mut running = RunningService::start(launch, &roles.tenant).await;
     roles.tenant.rotate("database").await.expect("a rotation");
     assert_eq!(running.reload().await["outcome"], "published");
@@ -90,6 +90,9 @@ async fn each_command_works_with_its_policy_and_uses_all_of_it() {
     let (audit, rights_of_audit) = roles.make("audit", |launch| launch).await;
     run(audit, &["audit", &running.at.admin]);
     roles.assert_used("audit", &rights_of_audit);
+    let (reload, rights_of_reload) = roles.make("reload", |launch| launch).await;
+    run(reload, &["reload", "--fleet", &running.at.admin]);
+    roles.assert_used("reload", &rights_of_reload);
     let (migrate, rights_of_migrate) = roles.make("migrate", |launch| launch).await;
     run(migrate, &["migrate"]);
     roles.assert_used("migrate", &rights_of_migrate);

@@ -2,7 +2,20 @@
 
 use crate::SERVICE;
 use devstack::{OpenBaoServer, Tenant, workspace};
-use std::{fs, os::unix::fs::symlink, process::Command};
+use std::{
+    fs,
+    os::unix::fs::symlink,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// Makes a folder of programs, for a path: the service has the name of its tenant there.
+pub(crate) fn install_programs(tenant: &Tenant, folder: &Path) -> PathBuf {
+    let programs = folder.join(format!("programs-{}", tenant.name()));
+    fs::create_dir_all(&programs).expect("a folder");
+    symlink(SERVICE.path(), programs.join(tenant.name())).expect("a link");
+    programs
+}
 
 /// Runs commands as somebody who may do everything at the server. `"$SERVICE"` is the service, with the configuration of the
 /// tenant and these variables. They run in the folder of the server's files.
@@ -10,9 +23,7 @@ pub(crate) async fn run_at_openbao(tenant: &Tenant, commands: &str, variables: &
     let server = OpenBaoServer::shared().await;
     let database = tenant.database();
     let folder = server.authority_file().parent().expect("a folder").to_owned();
-    let programs = folder.join(format!("programs-{}", tenant.name()));
-    fs::create_dir_all(&programs).expect("a folder");
-    symlink(SERVICE.path(), programs.join(tenant.name())).expect("a link");
+    let programs = install_programs(tenant, &folder);
     let path =
         [programs.as_path(), server.program().parent().expect("a folder")].map(|folder| folder.display().to_string());
     let settings = [

@@ -4,7 +4,7 @@ use super::{Application, WorkerWake};
 use crate::{
     credentials::{api_key::ApiKey, login::Login, signing_keys::SigningKeys},
     exit::{Exit, Fault},
-    loader::BUILD_GRACE,
+    loader::build::BUILD_GRACE,
     metrics::{Counter, Gauge, Histogram},
     resources::{
         api_client::{ApiClient, endpoint::ApiEndpoint},

@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use std::{error::Error, time::Duration};
 
-/// The timeout of a request. It is shorter than the timeout of a health check, which is 30 s by default in Docker.
+/// The timeout of a request. `health` waits as long for its connection: both fit into the health check of the image.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The largest answer, in bytes.

@@ -21,7 +21,7 @@ use crate::{
         held::HeldCredentials,
         regions::Regions,
         resolver::Resolver,
-        rights::{Rights, RightsHolder, TokenLogIn},
+        rights::{Rights, TokenLogIn},
         set::{self, CredentialField, Resolved, SecretSet},
         spec::CredentialSpec,
     },
@@ -103,7 +103,7 @@ pub(super) fn rights<'a, T: ServiceSettings>(
     package: &'static Package,
     config: &'a Config<T>,
 ) -> Result<Rights<'a>, Report> {
-    let (mut secrets, mut token_log_ins) = (BTreeSet::new(), Vec::new());
+    let (mut values, mut token_log_ins) = (BTreeSet::new(), Vec::new());
     for target in targets(package, config)? {
         let Target { section, migrator, .. } = &target;
         match token_user(&target) {
@@ -112,10 +112,10 @@ pub(super) fn rights<'a, T: ServiceSettings>(
                 region: section.config.region.as_deref(),
                 user,
             }),
-            None => secrets.extend(config.id(migrator)),
+            None => values.extend(config.id(migrator)),
         }
     }
-    Ok(Rights { holder: RightsHolder::Migrate, secrets, token_log_ins })
+    Ok(Rights { values, token_log_ins, ..Rights::default() })
 }
 
 pub(super) async fn run<A: Application>(

@@ -1,7 +1,7 @@
 //! `policy [--for COMMAND]`: prints the policy that gives a command the rights it needs, for exactly the configured ids.
 //! Needs no credential, and asks nobody.
 
-use super::migrate;
+use super::{migrate, reload::fleet_signer};
 use crate::{
     application::Application,
     bootstrap::{self, command_error::CommandError, manager::ManagerSetup},
@@ -15,7 +15,6 @@ use crate::{
     },
     telemetry::standard_error,
 };
-use std::collections::BTreeSet;
 
 /// Prints the policy on standard output, and nothing else there. Remarks go to standard error.
 pub(super) fn run<A: Application>(
@@ -28,8 +27,13 @@ pub(super) fn run<A: Application>(
     let config = bootstrap::configure::<A>(sources)?;
     let failed = |report| CommandError { report, format: LogFormat::Pretty };
     let rights = match holder {
+        RightsHolder::Serve => rights_to_serve::<A>(&config),
         RightsHolder::Migrate => migrate::rights(&A::PACKAGE, &config).map_err(failed)?,
-        RightsHolder::Serve | RightsHolder::Audit => rights_to_load::<A>(holder, &config),
+        RightsHolder::Audit => rights_to_audit::<A>(&config),
+        RightsHolder::Reload => {
+            let (_, id) = fleet_signer::signing_key::<A>(&config).map_err(failed)?;
+            Rights { values: [id].into(), ..rights_to_audit::<A>(&config) }
+        }
     };
     let policy = policy(rights, manager.provider(&config), provider, account, &config);
     let Policy { document, remarks } = policy.map_err(|faults| failed(Report { phase: Phase::Command, faults }))?;
@@ -44,20 +48,24 @@ pub(super) fn run<A: Application>(
     Ok(())
 }
 
-/// Returns the rights to load what a generation is built from, or to compare it.
-fn rights_to_load<A: Application>(holder: RightsHolder, config: &Config<A::Settings>) -> Rights<'_> {
-    let secrets = AllSecrets::<A::Secrets>::to_fetch(config).map(|(_, id)| id).collect();
-    let mut rights = Rights { holder, secrets, token_log_ins: Vec::new() };
-    if holder == RightsHolder::Serve {
-        for database in config.iam_databases() {
-            rights.token_log_ins.push(TokenLogIn {
-                section: database.section(),
-                region: database.config.region.as_deref(),
-                user: database.config.username.as_deref().unwrap_or_default(),
-            });
-        }
+/// Returns the rights to load what a generation is built from.
+fn rights_to_serve<A: Application>(config: &Config<A::Settings>) -> Rights<'_> {
+    let token_log_ins = config.iam_databases().map(|database| TokenLogIn {
+        section: database.section(),
+        region: database.config.region.as_deref(),
+        user: database.config.username.as_deref().unwrap_or_default(),
+    });
+    Rights {
+        values: AllSecrets::<A::Secrets>::to_fetch(config).map(|(_, id)| id).collect(),
+        renews_leases: true,
+        token_log_ins: token_log_ins.collect(),
+        ..Rights::default()
     }
-    rights
+}
+
+/// Returns the rights to compare what a generation is built from.
+fn rights_to_audit<A: Application>(config: &Config<A::Settings>) -> Rights<'_> {
+    Rights { versions: AllSecrets::<A::Secrets>::to_fetch(config).map(|(_, id)| id).collect(), ..Rights::default() }
 }
 
 /// Returns the policy at the provider that was asked for, or at that of the secrets.
@@ -72,7 +80,7 @@ fn policy<T: ServiceSettings>(
     match asked_for.or(of_secrets) {
         Some(SecretsProvider::Aws) => {
             if of_secrets != Some(SecretsProvider::Aws) {
-                rights.secrets = BTreeSet::new();
+                (rights.values, rights.versions) = Default::default();
             }
             let sections: Vec<_> = config.iam_databases().map(|database| database.section()).collect();
             if let Some(unknown) = account.resource_ids.keys().find(|section| !sections.contains(section)) {

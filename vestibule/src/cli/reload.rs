@@ -2,7 +2,7 @@
 //! has no `kill`, and waits for the outcome. `reload --fleet TARGET…` reloads many: [`fleet`].
 
 pub(super) mod fleet;
-mod fleet_signer;
+pub(super) mod fleet_signer;
 mod service_process;
 pub(super) mod waves;
 

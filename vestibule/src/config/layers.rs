@@ -5,6 +5,7 @@ pub(super) mod toml;
 
 mod variables;
 
+use super::settings::vault::VaultIssueConfig;
 use crate::exit::{Exit, Fault};
 use figment::{
     Figment, Metadata, Profile, Provider,
@@ -238,11 +239,15 @@ fn turn_off(value: &mut Value, defaults: &Value, path: &mut Vec<String>) {
     }
 }
 
-/// Returns the default of the setting at a path. Each named database has the defaults of `[database]`.
-fn default_of<'a>(defaults: &'a Value, path: &[String]) -> Option<&'a Value> {
+/// Returns the default of the setting at a path. Each named database has the defaults of `[database]`, and each certificate
+/// that Vault issues has the same ones.
+fn default_of(defaults: &Value, path: &[String]) -> Option<Value> {
     match path {
-        [databases, _, key] if databases == "databases" => defaults.find_ref(&format!("database.{key}")),
-        path => defaults.find_ref(&path.join(".")),
+        [databases, _, key] if databases == "databases" => defaults.find_ref(&format!("database.{key}")).cloned(),
+        [secrets, vault, issue, _, key] if secrets == "secrets" && vault == "vault" && issue == "issue" => {
+            Value::serialize(VaultIssueConfig::default()).ok()?.find(key)
+        }
+        path => defaults.find_ref(&path.join(".")).cloned(),
     }
 }
 

@@ -159,6 +159,23 @@ fn a_variable_that_looks_like_a_number_stays_text_if_text_is_expected() {
 }
 
 #[test]
+fn a_variable_gives_a_certificate_that_vault_issues_its_lists() {
+    let mut variables = vec![
+        ("APP_SECRETS__PROVIDER", "vault"),
+        ("APP_SECRETS__VAULT__ADDRESSES", "https://one.internal:8200, https://two.internal:8200"),
+        ("APP_SECRETS__VAULT__ROLE", "pay"),
+        ("APP_SECRETS__IDS__WEBHOOK", "pki/issue/pay"),
+        ("APP_SECRETS__VAULT__ISSUE__WEBHOOK__COMMON_NAME", "pay, or not"),
+    ];
+    let folder = ConfigFolder::new("");
+    let issue = |variables: &[_]| folder.load(variables).unwrap().secrets.vault.issue["webhook"].clone();
+    assert_eq!(issue(&variables).ip_sans, [""; 0]);
+    variables.push(("APP_SECRETS__VAULT__ISSUE__WEBHOOK__IP_SANS", "10.0.0.7, 10.0.0.8"));
+    let issued = issue(&variables);
+    assert_eq!((&*issued.common_name, issued.ip_sans), ("pay, or not", vec!["10.0.0.7".into(), "10.0.0.8".into()]));
+}
+
+#[test]
 fn a_named_database_has_the_defaults_of_the_first_one_and_the_name_of_its_section() {
     let folder = ConfigFolder::new("[secrets.ids]\nmigrator_reports = \"{prefix}/migrator\"\n");
     let config = folder.load(&[("APP_DATABASES__REPORTS__HOST", "db.example")]).unwrap();

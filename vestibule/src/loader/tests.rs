@@ -2,6 +2,7 @@
 
 use super::{doubts::LAST_DAYS, *};
 use crate::{
+    application::Build,
     openapi::OpenApiRouter,
     package::Package,
     resources::{rejection::Rejection, resource::Resource},

@@ -12,13 +12,19 @@ pub(crate) enum RightsHolder {
     Migrate,
     /// `audit`, which reads no value.
     Audit,
+    /// `reload --fleet`, which signs with one value, and ends with the audit.
+    Reload,
 }
 
 /// The rights that a command needs.
+#[derive(Default)]
 pub(crate) struct Rights<'a> {
-    pub(crate) holder: RightsHolder,
-    /// The secrets that it asks for: their values, or for an audit their versions.
-    pub(crate) secrets: BTreeSet<SecretId>,
+    /// The secrets whose values it reads.
+    pub(crate) values: BTreeSet<SecretId>,
+    /// The secrets whose versions it compares, without their values.
+    pub(crate) versions: BTreeSet<SecretId>,
+    /// `true` if it lives for longer than a lease.
+    pub(crate) renews_leases: bool,
     /// The log-ins that it signs tokens for.
     pub(crate) token_log_ins: Vec<TokenLogIn<'a>>,
 }

@@ -11,12 +11,15 @@ use crate::stack::tenant::Tenant;
 const CREATION: &str =
     r#"CREATE ROLE "{{name}}" LOGIN PASSWORD '{{password}}' VALID UNTIL '{{expiration}}' IN ROLE "ACCESS""#;
 
-/// The statements that end a user, with its sessions. The default one fails where a table has a sequence.
-const REVOCATION: [&str; 3] = [
-    r#"ALTER ROLE "{{name}}" NOLOGIN"#,
-    r"SELECT pg_terminate_backend(pid, 2000) FROM pg_stat_activity WHERE usename = '{{name}}'",
-    r#"DROP ROLE IF EXISTS "{{name}}""#,
-];
+/// The statements that end a user, with its sessions, unless somebody has dropped it. The default one fails where a table has a
+/// sequence.
+const REVOCATION: &str = r#"
+DO $$ BEGIN
+  IF EXISTS (SELECT FROM pg_roles WHERE rolname = '{{name}}') THEN
+    PERFORM pg_terminate_backend(pid, 2000) FROM pg_stat_activity WHERE usename = '{{name}}';
+    DROP ROLE "{{name}}";
+  END IF;
+END $$"#;
 
 /// The lifetime of a login that OpenBao makes.
 #[derive(Clone, Copy)]
@@ -93,7 +96,7 @@ impl OpenBaoServer {
         let settings = json!({
             "db_name": role,
             "creation_statements": [creation],
-            "revocation_statements": REVOCATION,
+            "revocation_statements": [REVOCATION],
             "default_ttl": times.ttl,
             "max_ttl": times.max_ttl,
         });

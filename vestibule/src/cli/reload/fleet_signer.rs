@@ -12,6 +12,7 @@ use crate::{
         credential::{Credential, Name},
         fetch::{self, FetchContext},
         held::HeldCredentials,
+        id::SecretId,
         kind::Kind,
         regions::Regions,
         resolver::Resolver,
@@ -47,18 +48,12 @@ pub(super) struct FleetSigner {
 }
 
 impl FleetSigner {
-    /// Fetches the first signing key of the service, by name, at all of its stages.
+    /// Fetches the [`signing_key`] at all of its stages.
     ///
     /// # Errors
     /// If the service has none, or the manager does not give it.
     pub(super) async fn fetch<A: Application>(regions: &Regions, config: &Config<A::Settings>) -> Result<Self, Report> {
-        let mut specs: Vec<_> = A::Secrets::specs();
-        specs.retain(|spec| spec.kind == SigningKeys::NAME);
-        specs.sort_by_key(|spec| spec.name);
-        let first = specs.into_iter().find_map(|spec| Some((spec, config.id(&spec)?)));
-        let Some((spec, id)) = first else {
-            return Err(Report::of(Phase::Command, no_signing_key()));
-        };
+        let (spec, id) = signing_key::<A>(config)?;
         let deadline = Instant::now() + config.secrets.deadline;
         let (nothing, none_revoked) = (HeldCredentials::default(), BTreeSet::new());
         let context = FetchContext {
@@ -109,11 +104,24 @@ impl FleetSigner {
     }
 }
 
-fn no_signing_key() -> Fault {
-    Fault::new(
-        Exit::Config,
-        "reload --fleet",
-        "the service has no signing key that could sign the requests",
-        "add a field `Credential<SigningKeys>` to its secrets; if it has an optional one, give its id in [secrets.ids]",
-    )
+/// Returns the credential that signs the requests, and its id: the first signing key of the service by name.
+///
+/// # Errors
+/// If the service has none.
+pub(in crate::cli) fn signing_key<A: Application>(
+    config: &Config<A::Settings>,
+) -> Result<(CredentialSpec, SecretId), Report> {
+    let mut specs: Vec<_> = A::Secrets::specs();
+    specs.retain(|spec| spec.kind == SigningKeys::NAME);
+    specs.sort_by_key(|spec| spec.name);
+    let first = specs.into_iter().find_map(|spec| Some((spec, config.id(&spec)?)));
+    first.ok_or_else(|| {
+        let fault = Fault::new(
+            Exit::Config,
+            "reload --fleet",
+            "the service has no signing key that could sign the requests",
+            "add a field `Credential<SigningKeys>` to its secrets; if it has an optional one, give its id in [secrets.ids]",
+        );
+        Report::of(Phase::Command, fault)
+    })
 }

@@ -6,7 +6,7 @@ use crate::{
     exit::{Exit, Fault},
     secrets::{
         id::SecretId,
-        rights::{Policy, Rights, RightsHolder, TokenLogIn},
+        rights::{Policy, Rights, TokenLogIn},
     },
 };
 use serde::Serialize;
@@ -110,28 +110,26 @@ impl Statement {
 /// A fault for each fact that the ARNs need and that nobody has given.
 pub(crate) fn policy(rights: &Rights<'_>, aws: &AwsConfig, account: &AwsAccount) -> Result<Policy, Vec<Fault>> {
     let mut writer = PolicyWriter::new(rights, aws, account);
-    let secrets = writer.secrets(rights);
+    let values = writer.secrets(&rights.values, writer.regions.len());
+    // Only the first Region is asked for versions.
+    let versions = writer.secrets(&rights.versions, 1);
     let log_ins: BTreeSet<_> = rights.token_log_ins.iter().map(|log_in| writer.database_user(log_in)).collect();
     let keys = writer.kms_keys(rights);
     if !writer.faults.is_empty() {
         return Err(writer.faults);
     }
     let mut statement = Vec::new();
-    if !secrets.is_empty() {
-        statement.push(match rights.holder {
-            RightsHolder::Serve | RightsHolder::Migrate => {
-                Statement::allow("ReadSecrets", "secretsmanager:GetSecretValue", secrets.clone())
-            }
-            RightsHolder::Audit => {
-                Statement::allow("DescribeSecrets", "secretsmanager:DescribeSecret", secrets.clone())
-            }
-        });
+    if !values.is_empty() {
+        statement.push(Statement::allow("ReadSecrets", "secretsmanager:GetSecretValue", values.clone()));
+    }
+    if !versions.is_empty() {
+        statement.push(Statement::allow("DescribeSecrets", "secretsmanager:DescribeSecret", versions));
     }
     if !keys.is_empty() {
         let services = account.kms_keys.iter().map(|key| service_name(key.region())).collect();
         let decrypt = Statement::allow("DecryptSecrets", "kms:Decrypt", keys)
             .when("StringEquals", "kms:ViaService", services)
-            .when("StringLike", "kms:EncryptionContext:SecretARN", secrets);
+            .when("StringLike", "kms:EncryptionContext:SecretARN", values);
         statement.push(decrypt);
     }
     if !log_ins.is_empty() {
@@ -170,24 +168,22 @@ impl<'a> PolicyWriter<'a> {
         if regions.is_empty() {
             regions.extend(sdk::region_of_environment());
         }
-        let of_arns: BTreeSet<_> = rights.secrets.iter().filter_map(SecretId::account).collect();
+        let of_arns: BTreeSet<_> = rights.values.union(&rights.versions).filter_map(SecretId::account).collect();
         let only_one = if of_arns.len() == 1 { of_arns.first().map(|id| (*id).to_owned()) } else { None };
         let id = account.id.clone().or(only_one);
         Self { regions, id, account, faults: Vec::new(), remarks: Vec::new() }
     }
 
-    /// Returns the ARN of each secret, in each Region that is asked. An audit asks the first one alone.
-    fn secrets(&mut self, rights: &Rights<'_>) -> BTreeSet<String> {
+    /// Returns the ARN of each secret, in the first Regions.
+    fn secrets(&mut self, ids: &BTreeSet<SecretId>, first: usize) -> BTreeSet<String> {
         let mut regions = self.regions.clone();
-        if rights.holder == RightsHolder::Audit {
-            regions.truncate(1);
-        }
-        if regions.is_empty() && rights.secrets.iter().any(|id| id.region().is_none()) {
+        regions.truncate(first);
+        if regions.is_empty() && ids.iter().any(|id| id.region().is_none()) {
             regions.push(self.region());
         }
         let has_replicas = self.regions.len() > 1;
         let mut arns = BTreeSet::new();
-        for id in &rights.secrets {
+        for id in ids {
             if id.region().is_none() {
                 let account = self.account_id();
                 let name = format!("{id}{END_OF_ARN}");
@@ -219,7 +215,7 @@ impl<'a> PolicyWriter<'a> {
 
     /// Returns the ARNs of the keys that a command decrypts secrets with.
     fn kms_keys(&mut self, rights: &Rights<'_>) -> BTreeSet<String> {
-        if rights.secrets.is_empty() || rights.holder == RightsHolder::Audit {
+        if rights.values.is_empty() {
             if !self.account.kms_keys.is_empty() {
                 self.remarks.push("no value of a secret is read, so --kms-key has no effect".into());
             }
@@ -304,9 +300,12 @@ mod tests {
     const ARN: &str = "arn:aws-cn:secretsmanager:cn-north-1:123456789012:secret:pay/signing-AbCdEf";
     const KEY: &str = "arn:aws-cn:kms:cn-north-1:123456789012:key/mrk-0123";
 
-    fn rights(holder: RightsHolder, ids: &[&str]) -> Rights<'static> {
-        let secrets = ids.iter().map(|id| SecretId::parse(id).unwrap()).collect();
-        Rights { holder, secrets, token_log_ins: Vec::new() }
+    fn ids(ids: &[&str]) -> BTreeSet<SecretId> {
+        ids.iter().map(|id| SecretId::parse(id).unwrap()).collect()
+    }
+
+    fn reads(values: &[&str]) -> Rights<'static> {
+        Rights { values: ids(values), ..Rights::default() }
     }
 
     fn in_regions(regions: &[&str]) -> AwsConfig {
@@ -324,7 +323,7 @@ mod tests {
     fn names_get_a_pattern_arns_stay_and_keys_decrypt_nothing_else() {
         let account = AwsAccount { kms_keys: vec![KmsKey::parse(KEY).unwrap()], ..AwsAccount::default() };
         let aws = in_regions(&["cn-north-1", "cn-northwest-1"]);
-        let printed = policy(&rights(RightsHolder::Serve, &["pay/database", ARN]), &aws, &account).unwrap();
+        let printed = policy(&reads(&["pay/database", ARN]), &aws, &account).unwrap();
         let start = |region: &str| format!("arn:aws-cn:secretsmanager:{region}:123456789012:secret:pay");
         let arns = ["cn-north-1", "cn-northwest-1"]
             .map(|region| [start(region) + "/database-??????", start(region) + "/signing-AbCdEf"])
@@ -344,12 +343,21 @@ mod tests {
         assert_eq!(statements(&printed), json!([read, decrypt]));
         assert!(printed.remarks.is_empty());
 
-        let printed = policy(&rights(RightsHolder::Audit, &["pay/database", ARN]), &aws, &account).unwrap();
+        let audit = Rights { versions: ids(&["pay/database", ARN]), ..Rights::default() };
+        let printed = policy(&audit, &aws, &account).unwrap();
         let describe = "secretsmanager:DescribeSecret";
         let describe =
             json!({ "Sid": "DescribeSecrets", "Effect": "Allow", "Action": describe, "Resource": arns[..2] });
         assert_eq!(statements(&printed), json!([describe]), "only the first Region is asked");
         assert!(printed.remarks[0].contains("--kms-key has no effect"));
+
+        let reload = Rights { values: ids(&[ARN]), ..audit };
+        let printed = policy(&reload, &aws, &account).unwrap();
+        let printed = statements(&printed);
+        let [read, described, decrypt] = &printed.as_array().unwrap()[..] else { panic!("three") };
+        let signing = json!([arns[1], arns[3]]);
+        assert_eq!((&read["Resource"], described), (&signing, &describe), "one value is read");
+        assert_eq!(decrypt["Condition"]["StringLike"]["kms:EncryptionContext:SecretARN"], signing);
     }
 
     #[test]
@@ -367,7 +375,7 @@ mod tests {
         let log_in = |section: &str, region, user| TokenLogIn { section: section.into(), region, user };
         let token_log_ins =
             vec![log_in("database", None, "app_iam"), log_in("databases.reports", Some("us-gov-west-1"), "a*$")];
-        let rights = Rights { token_log_ins, ..rights(RightsHolder::Serve, &[]) };
+        let rights = Rights { token_log_ins, ..Rights::default() };
         let resource_ids = BTreeMap::from([("database".into(), "db-ABC".into())]);
         let account = AwsAccount { id: Some("123456789012".into()), resource_ids, ..AwsAccount::default() };
         let printed = policy(&rights, &in_regions(&["eu-west-1"]), &account).unwrap();
@@ -383,11 +391,11 @@ mod tests {
     #[test]
     fn an_account_that_nothing_names_is_one_fault_and_no_right_is_no_document() {
         let aws = in_regions(&["eu-west-1"]);
-        let asks = rights(RightsHolder::Serve, &["pay/database", "pay/signing"]);
+        let asks = reads(&["pay/database", "pay/signing"]);
         let faults = policy(&asks, &aws, &AwsAccount::default()).err().unwrap();
         let [fault] = &faults[..] else { panic!("one fault: {faults:?}") };
         assert!(fault.exit == Exit::Usage && fault.remedy.contains("get-caller-identity"));
-        let nothing = policy(&rights(RightsHolder::Migrate, &[]), &aws, &AwsAccount::default()).unwrap();
+        let nothing = policy(&Rights::default(), &aws, &AwsAccount::default()).unwrap();
         assert_eq!(nothing.document, "");
     }
 

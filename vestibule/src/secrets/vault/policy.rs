@@ -3,7 +3,7 @@
 use super::path::{VaultEngine, VaultPath};
 use crate::{
     config::settings::vault::{VaultAuth, VaultConfig},
-    secrets::rights::{Policy, Rights, RightsHolder},
+    secrets::rights::{Policy, Rights},
 };
 use std::collections::BTreeMap;
 
@@ -26,18 +26,11 @@ pub(crate) fn policy(rights: &Rights<'_>, config: &VaultConfig) -> Policy {
 
 /// Returns each path that is asked for, with the capability that the call needs.
 fn capabilities(rights: &Rights<'_>, config: &VaultConfig) -> BTreeMap<String, &'static str> {
-    let mut needed = BTreeMap::new();
-    let paths = rights.secrets.iter().filter_map(VaultPath::parse);
-    match rights.holder {
-        RightsHolder::Serve | RightsHolder::Migrate => {
-            needed.extend(paths.clone().map(|path| (path.of_value(), path.engine.capability())));
-        }
-        RightsHolder::Audit => {
-            // Each process has a value of its own, which is compared with nothing.
-            let compared = paths.clone().filter(|path| !path.engine.makes_values());
-            needed.extend(compared.map(|path| (path.of_metadata(), "read")));
-        }
-    }
+    let values = rights.values.iter().filter_map(VaultPath::parse);
+    let mut needed: BTreeMap<_, _> = values.clone().map(|path| (path.of_value(), path.engine.capability())).collect();
+    // Each process has a value of its own, which is compared with nothing.
+    let compared = rights.versions.iter().filter_map(VaultPath::parse).filter(|path| !path.engine.makes_values());
+    needed.extend(compared.map(|path| (path.of_metadata(), "read")));
     if needed.is_empty() {
         return needed;
     }
@@ -47,13 +40,12 @@ fn capabilities(rights: &Rights<'_>, config: &VaultConfig) -> BTreeMap<String, &
     } else {
         needed.insert("auth/token/revoke-self".into(), "update");
     }
-    let has_leases =
-        rights.holder != RightsHolder::Audit && paths.clone().any(|path| path.engine == VaultEngine::Creds);
+    let has_leases = values.clone().any(|path| path.engine == VaultEngine::Creds);
     if has_leases {
         needed.insert("sys/leases/revoke".into(), "update");
     }
     // `migrate` ends before its lease does.
-    if has_leases && rights.holder == RightsHolder::Serve {
+    if has_leases && rights.renews_leases {
         needed.insert("sys/leases/renew".into(), "update");
         if !is_agents_token {
             needed.insert("auth/token/renew-self".into(), "update");
@@ -66,16 +58,20 @@ fn capabilities(rights: &Rights<'_>, config: &VaultConfig) -> BTreeMap<String, &
 mod tests {
     use super::*;
     use crate::secrets::id::SecretId;
+    use std::collections::BTreeSet;
 
-    fn printed(holder: RightsHolder, auth: VaultAuth, ids: &[&str]) -> String {
-        let secrets = ids.iter().map(|id| SecretId::parse(id).unwrap()).collect();
-        let rights = Rights { holder, secrets, token_log_ins: Vec::new() };
+    fn ids(ids: &[&str]) -> BTreeSet<SecretId> {
+        ids.iter().map(|id| SecretId::parse(id).unwrap()).collect()
+    }
+
+    fn printed(rights: Rights<'_>, auth: VaultAuth) -> String {
         policy(&rights, &VaultConfig { auth, ..VaultConfig::default() }).document
     }
 
     #[test]
     fn a_policy_has_what_each_engine_and_each_login_is_asked_for() {
-        let ids = ["kv/data/pay/signing", "database/creds/pay", "database/static-creds/pay", "pki/issue/pay"];
+        let all = ["kv/data/pay/signing", "database/creds/pay", "database/static-creds/pay", "pki/issue/pay"];
+        let (signing, lease) = (&all[..1], &all[1..2]);
         let serve = "path \"auth/token/renew-self\" { capabilities = [\"update\"] }\n\
                      path \"auth/token/revoke-self\" { capabilities = [\"update\"] }\n\
                      path \"database/creds/pay\" { capabilities = [\"read\"] }\n\
@@ -84,15 +80,25 @@ mod tests {
                      path \"pki/issue/pay\" { capabilities = [\"update\"] }\n\
                      path \"sys/leases/renew\" { capabilities = [\"update\"] }\n\
                      path \"sys/leases/revoke\" { capabilities = [\"update\"] }";
-        assert_eq!(printed(RightsHolder::Serve, VaultAuth::AppRole, &ids), serve);
+        let rights = Rights { values: ids(&all), renews_leases: true, ..Rights::default() };
+        assert_eq!(printed(rights, VaultAuth::AppRole), serve);
         let audit = "path \"auth/token/lookup-self\" { capabilities = [\"read\"] }\n\
                      path \"database/static-roles/pay\" { capabilities = [\"read\"] }\n\
                      path \"kv/metadata/pay/signing\" { capabilities = [\"read\"] }";
-        assert_eq!(printed(RightsHolder::Audit, VaultAuth::TokenFile, &ids), audit);
+        let rights = Rights { versions: ids(&all), ..Rights::default() };
+        assert_eq!(printed(rights, VaultAuth::TokenFile), audit);
         let migrate = "path \"auth/token/revoke-self\" { capabilities = [\"update\"] }\n\
                        path \"database/creds/pay\" { capabilities = [\"read\"] }\n\
                        path \"sys/leases/revoke\" { capabilities = [\"update\"] }";
-        assert_eq!(printed(RightsHolder::Migrate, VaultAuth::Jwt, &ids[1..2]), migrate);
-        assert_eq!(printed(RightsHolder::Audit, VaultAuth::Jwt, &ids[1..2]), "", "an audit asks for nothing");
+        let rights = Rights { values: ids(lease), ..Rights::default() };
+        assert_eq!(printed(rights, VaultAuth::Jwt), migrate);
+        let reload = "path \"auth/token/revoke-self\" { capabilities = [\"update\"] }\n\
+                      path \"database/static-roles/pay\" { capabilities = [\"read\"] }\n\
+                      path \"kv/data/pay/signing\" { capabilities = [\"read\"] }\n\
+                      path \"kv/metadata/pay/signing\" { capabilities = [\"read\"] }";
+        let rights = Rights { values: ids(signing), versions: ids(&all), ..Rights::default() };
+        assert_eq!(printed(rights, VaultAuth::Jwt), reload);
+        let rights = Rights { versions: ids(lease), ..Rights::default() };
+        assert_eq!(printed(rights, VaultAuth::Jwt), "", "an audit asks for nothing");
     }
 }
