@@ -28,8 +28,8 @@ impl SecretFilter {
     pub(super) fn add(&mut self, secret: &[u8]) {
         debug_assert!(secret.len() >= SecretParts::SHORTEST, "a shorter one would not be found");
         for group in secret.windows(GROUP).filter_map(<[u8]>::first_chunk).take(STRIDE) {
-            let (word, bit) = place(*group);
-            self.0[word] |= bit;
+            let bit = bit_of(*group);
+            self.0[bit / 64] |= 1 << (bit % 64);
         }
     }
 
@@ -40,35 +40,31 @@ impl SecretFilter {
     /// Returns ranges that have the first byte of each secret in a text, and few other places. Use `for_each`: the log
     /// looks at all that it writes, and a `for` loop would cost three times as much.
     pub(super) fn starts(&self, text: &[u8]) -> impl Iterator<Item = RangeInclusive<usize>> {
-        let (strides, rest) = text.as_chunks::<STRIDE>();
         // Most runs have no known group: one branch for all of them costs less than one for each.
-        let runs = strides.chunks(RUN).enumerate().filter(|(_, run)| match run.as_array::<RUN>() {
-            Some(run) => run.iter().fold(false, |any, stride| any | self.knows(stride)),
+        let runs = text.chunks(RUN * STRIDE).enumerate().filter(|(_, run)| match run.as_array() {
+            Some::<&[_; RUN * STRIDE]>(run) => {
+                run.chunks(STRIDE).fold(0, |any, stride| any | self.word(stride)) & 1 == 1
+            }
             None => true,
         });
-        let of_runs = runs.flat_map(|(number, run)| (number * RUN..).zip(run).filter(|(_, stride)| self.knows(stride)));
-        let rest = rest.first_chunk().filter(|group| self.has(**group)).map(|_| strides.len());
-        let known = of_runs.map(|(number, _)| number).chain(rest);
+        let strides = runs.flat_map(|(number, run)| (number * RUN..).zip(run.chunks(STRIDE)));
+        let known = strides.filter(|(_, stride)| self.word(stride) & 1 == 1).map(|(number, _)| number);
         known.map(|number| (number * STRIDE).saturating_sub(STRIDE - 1)..=number * STRIDE)
     }
 
-    /// Returns `true` if a stride begins with a known group.
-    fn knows(&self, stride: &[u8; STRIDE]) -> bool {
-        stride.first_chunk().is_some_and(|group| self.has(*group))
-    }
-
-    fn has(&self, group: [u8; GROUP]) -> bool {
-        let (word, bit) = place(group);
-        self.0[word] & bit != 0
+    /// Returns a word of the filter, whose last bit is 1 if a text begins with a known group. Its other bits say nothing.
+    fn word(&self, text: &[u8]) -> u64 {
+        let Some(group) = text.first_chunk() else { return 0 };
+        let bit = bit_of(*group);
+        self.0[bit / 64] >> (bit % 64)
     }
 }
 
-/// Returns the word of the filter that has the bit of a group, and the bit.
-fn place(group: [u8; GROUP]) -> (usize, u64) {
-    let group = u32::from_le_bytes(group);
+/// Returns the number of the bit of a group.
+fn bit_of(group: [u8; GROUP]) -> usize {
     // The golden ratio: near groups get bits that are far from each other.
-    let bit = group.wrapping_mul(0x9e37_79b9) / (u32::MAX / BITS + 1);
-    (bit as usize / 64, 1 << (bit % 64))
+    let bit = u32::from_le_bytes(group).wrapping_mul(0x9e37_79b9) / (u32::MAX / BITS + 1);
+    bit as usize
 }
 
 #[cfg(test)]
