@@ -39,7 +39,7 @@ const MAX_LIFETIME: Duration = Duration::from_secs(60 * 60);
 
 /// The header of a request that bears a token. It is one of its own: `Authorization` is for clients, and what carries a
 /// trace context is passed on to other services.
-const X_DEBUG_TOKEN: HeaderName = HeaderName::from_static("x-debug-token");
+pub(crate) const X_DEBUG_TOKEN: HeaderName = HeaderName::from_static("x-debug-token");
 
 /// The largest token, in bytes. A longer one is refused before anything is computed.
 const MAX_TOKEN: usize = 256;

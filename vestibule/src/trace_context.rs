@@ -7,7 +7,7 @@ use axum::{
 };
 use std::{convert::Infallible, fmt, num::NonZeroU64};
 
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// The largest `tracestate` that is passed on, in bytes (section 3.3.1.5). A larger one is dropped. A `traceparent` of a

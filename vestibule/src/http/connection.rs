@@ -22,7 +22,8 @@ pub(crate) type ClientAuthority = Weak<dyn Any + Send + Sync>;
 /// A connection, from its acceptance to its end.
 pub(super) struct WatchedConnection {
     opened: Instant,
-    max_age: Duration,
+    /// The time from which on the next request is the last one.
+    ages_out: Instant,
     state: Mutex<ConnectionState>,
     ordered: Notify,
 }
@@ -79,7 +80,7 @@ impl WatchedConnection {
         let now = Instant::now();
         Self {
             opened: now,
-            max_age: limits.max_age.mul_f64(jitter::factor(0.1)),
+            ages_out: now + limits.max_age.mul_f64(jitter::factor(0.1)),
             state: Mutex::new(ConnectionState {
                 phase: ConnectionPhase::Handshake,
                 exchanges: Vec::new(),
@@ -112,7 +113,7 @@ impl WatchedConnection {
         state.phase = ConnectionPhase::InUse;
         state.is_http2 = version == Version::HTTP_2;
         state.exchanges.push(exchange.clone());
-        if now.duration_since(self.opened) >= self.max_age {
+        if now >= self.ages_out {
             state.retired.get_or_insert(EndReason::MaxAge);
         }
         let Some(reason) = state.retired else { return (exchange, false) };

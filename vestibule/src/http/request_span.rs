@@ -1,18 +1,30 @@
 //! The span of a request, if it is sampled.
 
-use super::{access::MAX_PATH, client::ClientCertificate, frame::Frame, request_id, request_metrics::RequestLabels};
+use super::{
+    access::MAX_PATH,
+    client::ClientCertificate,
+    frame::Frame,
+    request_id::{self, X_REQUEST_ID},
+    request_metrics::RequestLabels,
+};
 use crate::{
-    debug_tokens::DebugTokens,
+    debug_tokens::{DebugTokens, X_DEBUG_TOKEN},
     request_context::RequestContext,
     telemetry::live_secrets,
-    trace_context::SpanParent,
+    trace_context::{SpanParent, TRACEPARENT},
     traces::{OpenSpan, SampledBy},
 };
-use axum::{extract::Request, http::Uri};
+use axum::{
+    extract::Request,
+    http::{HeaderName, Uri},
+};
 use std::{
     net::IpAddr,
     sync::{Mutex, PoisonError},
 };
+
+/// The headers in which a request names its trace, or asks for more of the log.
+static NAMES: [HeaderName; 3] = [TRACEPARENT, X_REQUEST_ID, X_DEBUG_TOKEN];
 
 /// The span of a sampled request.
 pub(super) struct RequestSpan(Box<Mutex<Option<OpenSpan>>>);
@@ -24,15 +36,20 @@ pub(super) fn begin(
     request: &mut Request,
     peer: Option<IpAddr>,
 ) -> (RequestContext, Option<RequestSpan>) {
-    let parent = SpanParent::of(request.headers());
-    let trace_id = request_id::trace_id(parent, request.headers());
-    let context = RequestContext { trace_id, generation: frame.generation, debug: false, span: None };
-    let context = RequestContext { debug: debug_tokens.take(request.headers_mut(), context), ..context };
+    let mut parent = None;
+    let mut context =
+        RequestContext { trace_id: request_id::new(), generation: frame.generation, debug: false, span: None };
+    // Many requests have none of these headers. To see that costs less than to look for each of them.
+    if request.headers().keys().any(|name| NAMES.contains(name)) {
+        parent = SpanParent::of(request.headers());
+        context.trace_id = request_id::trace_id(parent, request.headers());
+        context.debug = debug_tokens.take(request.headers_mut(), context);
+    }
     let Some(sampler) = &frame.sampler else { return (context, None) };
     let is_trusted = parent.is_some()
         && (request.extensions().get::<ClientCertificate>().is_some()
             || peer.is_some_and(|peer| frame.proxies.trust(peer.to_canonical())));
-    let (span, recorded) = sampler.begin(trace_id, SampledBy { parent, is_trusted, is_forced: context.debug });
+    let (span, recorded) = sampler.begin(context.trace_id, SampledBy { parent, is_trusted, is_forced: context.debug });
     let recorded = recorded.map(|recorded| RequestSpan(Box::new(Mutex::new(Some(recorded)))));
     (RequestContext { span: Some(span), ..context }, recorded)
 }

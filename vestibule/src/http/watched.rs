@@ -134,23 +134,31 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut response = match (this.response.as_pin_mut(), this.bad_head) {
-            (Some(response), _) => ready!(response.poll(cx))?.map(|body| (Some(body), Bytes::new())),
+            (Some(response), _) => {
+                let response = ready!(response.poll(cx))?;
+                let guard = this.guard.take().expect(POLLED_ONCE);
+                response.map(|body| ResponseBody { body: Some(body), rest: Bytes::new(), guard })
+            }
             (None, bad_head) => {
                 let bad_head = bad_head.expect("a request without a response is refused");
-                bad_head.response().map(|text| (None, text.into()))
+                let guard = this.guard.take().expect(POLLED_ONCE);
+                bad_head.response().map(|text| ResponseBody { body: None, rest: text.into(), guard })
             }
         };
         if *this.is_last {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        let guard = this.guard.take().expect("a future is not polled after it was ready");
+        let ExchangeGuard { connection, exchange } = &response.body().guard;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            guard.connection.upgraded();
+            connection.upgraded();
         }
-        guard.exchange.responds(response.extensions().get::<LongLived>().is_some());
-        Poll::Ready(Ok(response.map(|(body, rest)| ResponseBody { body, rest, guard })))
+        exchange.responds(response.extensions().get::<LongLived>().is_some());
+        Poll::Ready(Ok(response))
     }
 }
+
+/// The promise of hyper.
+const POLLED_ONCE: &str = "a future is not polled after it was ready";
 
 pin_project_lite::pin_project! {
     /// The body of a response, in pieces.

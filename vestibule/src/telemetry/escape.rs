@@ -21,10 +21,12 @@ const fn in_each_place(byte: u8) -> u64 {
 }
 
 /// Returns `true` if a text is ASCII and needs no escape, as most are. It looks at eight bytes at a time.
-pub(super) fn is_plain(text: &str) -> bool {
+fn is_plain(text: &str) -> bool {
     let text = text.as_bytes();
     let Some(last) = text.last_chunk() else {
-        return text.iter().all(|byte| byte.is_ascii() && !MAY_NEED_ESCAPE[usize::from(*byte)]);
+        let mut word = [b' '; 8];
+        word[..text.len()].copy_from_slice(text);
+        return is_plain_word(u64::from_ne_bytes(word));
     };
     let (words, _) = text.as_chunks();
     words.iter().chain([last]).all(|word| is_plain_word(u64::from_ne_bytes(*word)))

@@ -1,13 +1,10 @@
 //! The log as JSON: one object per line.
 
-use super::{
-    buffer::LogBuffer,
-    escape::{escape_json, is_plain},
-};
+use super::{buffer::LogBuffer, escape::escape_json};
 use crate::request_context::RequestContext;
 use std::{
     borrow::Cow,
-    cell::Cell,
+    cell::RefCell,
     fmt::{self, Write},
     sync::Arc,
     time::{SystemTime, UNIX_EPOCH},
@@ -26,9 +23,8 @@ use uuid::{Uuid, fmt::Simple};
 pub(super) const LONGEST: usize = 16 * 1024;
 
 thread_local! {
-    /// The memory for the next line of this thread. It is taken out while a line is written: a value that logs while it is
-    /// formatted gets other memory.
-    static SCRATCH: Cell<Scratch> = Cell::default();
+    /// The memory for the next line of this thread.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }
 
 /// Memory that each line uses again.
@@ -36,23 +32,33 @@ thread_local! {
 struct Scratch {
     line: String,
     clock: LogClock,
-    /// The first field of the last line whose names of fields need no escape.
-    plain: Option<Field>,
+    names: FieldNames,
 }
 
-impl Scratch {
-    /// Returns `true` if no name of these fields needs an escape. It looks at them once while lines come from the same place
-    /// in the code, as most do: they are access lines. Fields of two places are never equal.
-    fn has_plain_names(&mut self, fields: &FieldSet) -> bool {
+/// The names of the fields of one place in the code, as a line has them: escaped, in quotes, with the colon. Most lines come
+/// from the same place as the one before: they are access lines.
+#[derive(Default)]
+struct FieldNames {
+    /// The first field. Fields of two places are never equal.
+    first: Option<Field>,
+    texts: Vec<String>,
+}
+
+impl FieldNames {
+    fn set(&mut self, fields: &FieldSet) {
         let first = fields.iter().next();
-        if self.plain != first {
-            if !fields.iter().all(|field| is_plain(field.name())) {
-                return false;
-            }
-            self.plain = first;
+        if self.first != first {
+            self.texts = fields.iter().map(|field| name_text(field.name())).collect();
+            self.first = first;
         }
-        true
     }
+}
+
+fn name_text(name: &str) -> String {
+    let mut text = "\"".to_owned();
+    escape_json(name, &mut text, usize::MAX);
+    text.push_str("\":");
+    text
 }
 
 /// A layer that writes each event as one line of JSON. Spans are not written.
@@ -66,20 +72,26 @@ impl JsonLayer {
     }
 }
 
-impl<S: Subscriber> Layer<S> for JsonLayer {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+impl JsonLayer {
+    fn write(&self, event: &Event<'_>, Scratch { line, clock, names }: &mut Scratch) {
         // An event of the crate `log` has its own target in a field.
         let of_log = event.normalized_metadata();
         let metadata = of_log.as_ref().unwrap_or_else(|| event.metadata());
-        // The thread may be ending: then it has no memory of its own any more.
-        let mut scratch = SCRATCH.try_with(Cell::take).unwrap_or_default();
-        let has_plain_names = scratch.has_plain_names(event.metadata().fields());
-        let mut line = JsonLine::begin(&mut scratch.line, &mut scratch.clock, *metadata.level());
-        line.has_plain_names = has_plain_names;
-        event.record(&mut line);
-        line.end(metadata.target(), RequestContext::current());
-        self.buffer.push(&scratch.line, Cow::Borrowed(event.metadata().target()));
-        let _ = SCRATCH.try_with(|place| place.set(scratch));
+        names.set(event.metadata().fields());
+        let mut fields = EventFields { line: JsonLine::begin(line, clock, *metadata.level()), names: &names.texts };
+        event.record(&mut fields);
+        fields.line.end(metadata.target(), RequestContext::current());
+        self.buffer.push(line, Cow::Borrowed(event.metadata().target()));
+    }
+}
+
+impl<S: Subscriber> Layer<S> for JsonLayer {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let write = |scratch: &RefCell<Scratch>| Some(self.write(event, &mut *scratch.try_borrow_mut().ok()?));
+        // The memory is in use if a value logs while it is formatted, and gone if the thread is ending.
+        if SCRATCH.try_with(write).ok().flatten().is_none() {
+            self.write(event, &mut Scratch::default());
+        }
     }
 }
 
@@ -117,8 +129,6 @@ impl LogClock {
 /// A line that is being written. Values go into it without a copy in between.
 pub(super) struct JsonLine<'a> {
     text: &'a mut String,
-    /// `true` if no name of a field needs an escape.
-    has_plain_names: bool,
     is_cut: bool,
 }
 
@@ -130,20 +140,28 @@ impl<'a> JsonLine<'a> {
         text.push_str("\",\"level\":\"");
         text.push_str(level.as_str());
         text.push_str("\",\"fields\":{");
-        Self { text, has_plain_names: false, is_cut: false }
+        Self { text, is_cut: false }
     }
 
-    /// Adds a text.
+    /// Adds a field with a text.
     pub(super) fn string(&mut self, name: &str, value: &str) {
-        self.name(name);
+        self.text.push_str(&name_text(name));
+        self.add_string(value);
+    }
+
+    /// Adds a field with a value that is JSON as it is.
+    pub(super) fn json(&mut self, name: &str, value: &str) {
+        self.text.push_str(&name_text(name));
+        self.add_json(value);
+    }
+
+    fn add_string(&mut self, value: &str) {
         self.text.push('"');
         let _ = EscapedValue::of(self).write_str(value);
         self.text.push_str("\",");
     }
 
-    /// Adds a value that is JSON as it is.
-    pub(super) fn json(&mut self, name: &str, value: &str) {
-        self.name(name);
+    fn add_json(&mut self, value: &str) {
         self.text.push_str(value);
         self.text.push(',');
     }
@@ -168,48 +186,53 @@ impl<'a> JsonLine<'a> {
         }
         self.text.push_str("}\n");
     }
+}
 
-    fn name(&mut self, name: &str) {
-        self.text.push('"');
-        if self.has_plain_names {
-            self.text.push_str(name);
-        } else {
-            escape_json(name, self.text, usize::MAX);
-        }
-        self.text.push_str("\":");
+/// The fields of an event, on their way into a line.
+struct EventFields<'a> {
+    line: JsonLine<'a>,
+    /// The names, by the index of the field.
+    names: &'a [String],
+}
+
+impl EventFields<'_> {
+    fn json(&mut self, field: &Field, value: &str) {
+        self.line.text.push_str(&self.names[field.index()]);
+        self.line.add_json(value);
     }
 }
 
-impl Visit for JsonLine<'_> {
+impl Visit for EventFields<'_> {
     fn record_str(&mut self, field: &Field, value: &str) {
-        self.string(field.name(), value);
+        self.line.text.push_str(&self.names[field.index()]);
+        self.line.add_string(value);
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        self.json(field.name(), itoa::Buffer::new().format(value));
+        self.json(field, itoa::Buffer::new().format(value));
     }
 
     fn record_u64(&mut self, field: &Field, value: u64) {
-        self.json(field.name(), itoa::Buffer::new().format(value));
+        self.json(field, itoa::Buffer::new().format(value));
     }
 
     fn record_bool(&mut self, field: &Field, value: bool) {
-        self.json(field.name(), if value { "true" } else { "false" });
+        self.json(field, if value { "true" } else { "false" });
     }
 
     fn record_f64(&mut self, field: &Field, value: f64) {
         if value.is_finite() {
-            self.json(field.name(), zmij::Buffer::new().format_finite(value));
+            self.json(field, zmij::Buffer::new().format_finite(value));
         } else {
-            self.json(field.name(), "null");
+            self.json(field, "null");
         }
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.name(field.name());
-        self.text.push('"');
-        let _ = write!(EscapedValue::of(self), "{value:?}");
-        self.text.push_str("\",");
+        self.line.text.push_str(&self.names[field.index()]);
+        self.line.text.push('"');
+        let _ = write!(EscapedValue::of(&mut self.line), "{value:?}");
+        self.line.text.push_str("\",");
     }
 }
 
