@@ -19,6 +19,7 @@ mod denied_start;
 mod documents;
 mod endurance;
 mod fleet;
+mod fleet_model;
 mod frame;
 mod hostile_clients;
 mod http1;

@@ -2,6 +2,7 @@
 
 mod clock;
 pub(crate) mod rule;
+pub(crate) mod token_bucket;
 
 use std::collections::BTreeMap;
 use std::io;
