@@ -2,7 +2,8 @@
 //! against the fifty.
 //!
 //! `cargo bench --bench fleet` runs all scenarios with both, compares their counts, fails if they differ, and writes tables in
-//! Markdown. `cargo bench --bench fleet -- model` prints only those of the model.
+//! Markdown. `cargo bench --bench fleet -- processes` runs only the fifty and the model of fifty; with `-- model`, only the
+//! model.
 
 // The futures of the scenarios have those of the stack in them.
 #![recursion_limit = "256"]
@@ -59,14 +60,18 @@ fn main() -> ExitCode {
         println!("skipped: this is a benchmark; run `cargo bench --bench fleet`");
         return ExitCode::SUCCESS;
     }
+    let is_wanted = |part: &str| {
+        let mut parts = arguments.iter().filter(|argument| !argument.starts_with('-')).peekable();
+        parts.peek().is_none() || parts.any(|argument| argument == part)
+    };
     let (mut text, mut differences) = (String::new(), Vec::new());
-    if !arguments.iter().any(|argument| argument == "model") {
+    if is_wanted("processes") {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
         let measured = runtime.block_on(measure());
         text.push_str(HEAD);
         for (measured, scenario) in &measured {
-            let Measured { scenario: name, quota, outcome, failed_requests, .. } = measured;
-            text.push_str(&row(name, PROCESSES, *quota, outcome, *failed_requests));
+            let Measured { scenario: name, quota, outcome, .. } = measured;
+            text.push_str(&measured.row());
             if let Some((scenario, spread)) = scenario {
                 let parameters = |seed| Parameters {
                     replicas: PROCESSES,
@@ -82,14 +87,8 @@ fn main() -> ExitCode {
         }
         text.push('\n');
     }
-    text.push_str(HEAD);
-    for scenario in Scenario::ALL {
-        for replicas in REPLICAS {
-            println!("the model: {}, {replicas} replicas …", scenario.name());
-            let (quota, spread) = (Some(QUOTA), Duration::ZERO);
-            let parameters = Parameters { replicas, quota, spread, refresh_every: DEFAULT_REFRESH_EVERY, seed: 1 };
-            text.push_str(&row(scenario.name(), replicas, quota, &model::run(scenario, parameters), None));
-        }
+    if is_wanted("model") {
+        text.push_str(&model_of_many());
     }
     let file = home().expect("there is a target folder").join("fleet.md");
     fs::write(&file, &text).expect("the folder is there");
@@ -100,31 +99,52 @@ fn main() -> ExitCode {
     if differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
+/// Runs all scenarios with the model, for all numbers of replicas. Returns the table.
+fn model_of_many() -> String {
+    let mut text = HEAD.to_owned();
+    for scenario in Scenario::ALL {
+        for replicas in REPLICAS {
+            println!("the model: {}, {replicas} replicas …", scenario.name());
+            let (quota, spread) = (Some(QUOTA), Duration::ZERO);
+            let parameters = Parameters { replicas, quota, spread, refresh_every: DEFAULT_REFRESH_EVERY, seed: 1 };
+            text.push_str(&row(scenario.name(), replicas, quota, &model::run(scenario, parameters), None));
+        }
+    }
+    text
+}
+
 /// Runs all scenarios with processes. Beside each one is that of the model to compare it with, and the time over which the
 /// processes were spread: these cannot begin all at once on two cores.
 async fn measure() -> Vec<(Measured, Option<(Scenario, Duration)>)> {
     let quota = Some(QUOTA_OF_PROCESSES);
     let mut all = Vec::new();
-    println!("{PROCESSES} processes start …");
+    let mut add = |measured: Measured, modelled| {
+        print!("{}", measured.row());
+        all.push((measured, modelled));
+    };
     let (fleet, started) = start(PROCESSES, None, Duration::ZERO).await;
     let spread_of_start = started.span;
-    all.push((started, Some((Scenario::Start, spread_of_start))));
-    println!("rotations …");
+    add(started, Some((Scenario::Start, spread_of_start)));
     let signalled = rotate(&fleet, Scenario::Signal, None).await;
     let spread_of_signal = signalled.span;
-    all.push((signalled, Some((Scenario::Signal, spread_of_signal))));
+    add(signalled, Some((Scenario::Signal, spread_of_signal)));
     for (scenario, spread) in
         [(Scenario::Signal, spread_of_signal), (Scenario::Rejected, Duration::ZERO), (Scenario::Crash, spread_of_start)]
     {
-        all.push((rotate(&fleet, scenario, quota).await, Some((scenario, spread))));
+        add(rotate(&fleet, scenario, quota).await, Some((scenario, spread)));
     }
-    all.push((reload_in_waves(&fleet, quota).await, None));
+    add(reload_in_waves(&fleet, quota).await, None);
     drop(fleet);
-    println!("{PROCESSES} processes start, with a quota and the poll …");
     let (fleet, started) = start(PROCESSES, quota, REFRESH_EVERY).await;
-    all.push((started, Some((Scenario::Start, spread_of_start))));
-    all.push((rotate(&fleet, Scenario::Poll, quota).await, Some((Scenario::Poll, Duration::ZERO))));
+    add(started, Some((Scenario::Start, spread_of_start)));
+    add(rotate(&fleet, Scenario::Poll, quota).await, Some((Scenario::Poll, Duration::ZERO)));
     all
+}
+
+impl Measured {
+    fn row(&self) -> String {
+        row(self.scenario, PROCESSES, self.quota, &self.outcome, self.failed_requests)
+    }
 }
 
 /// The counts that are compared: those that do not depend on the speed of the machine.

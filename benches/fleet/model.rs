@@ -6,7 +6,7 @@
 //! replica has one connection.
 
 use devstack::{TokenBucket, random_key};
-use futures_util::future::{BoxFuture, join_all};
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,7 +14,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::time::{Instant, sleep};
+use tokio::{
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until},
+};
 use vestibule::{
     Application, Build, BuildError, OpenApiRouter, Package,
     config::{Config, ConfigSection, Setting},
@@ -378,7 +381,7 @@ impl Fleet {
     async fn run(scenario: Scenario, parameters: Parameters) -> Outcome {
         let world = Arc::new(World::default());
         let refresh_every = if scenario == Scenario::Poll { parameters.refresh_every } else { Duration::ZERO };
-        let fleet = Self { parameters, refresh_every, world, running: Mutex::default() };
+        let fleet = Arc::new(Self { parameters, refresh_every, world, running: Mutex::default() });
         let first_version = fleet.world.put_login();
         if scenario == Scenario::Start {
             fleet.world.begin(parameters.quota);
@@ -416,17 +419,24 @@ impl Fleet {
     }
 
     /// Starts these replicas, one after the other within this time. Waits until they are ready, or have ended.
-    async fn start(&self, replicas: Range<usize>, spread: Duration) {
-        let starts = replicas.map(async |replica| {
-            self.wait_for_turn(replica, spread).await;
-            let settings = Settings { replica, world: self.world.clone() };
-            let mut config = Config { service: settings, ..Config::default() };
-            config.secrets.refresh_every = self.refresh_every;
-            let Ok(harness) = Harness::<Replica>::start(self.world.clone(), config).await else { return };
+    async fn start(self: &Arc<Self>, replicas: Range<usize>, spread: Duration) {
+        let begun = Instant::now();
+        let mut starting = JoinSet::new();
+        for replica in replicas {
+            sleep_until(begun + self.turn(replica, spread)).await;
+            starting.spawn(self.clone().start_one(replica));
+        }
+        starting.join_all().await;
+    }
+
+    async fn start_one(self: Arc<Self>, replica: usize) {
+        let settings = Settings { replica, world: self.world.clone() };
+        let mut config = Config { service: settings, ..Config::default() };
+        config.secrets.refresh_every = self.refresh_every;
+        if let Ok(harness) = Harness::<Replica>::start(self.world.clone(), config).await {
             harness.start_reloading();
             self.running().insert(replica, harness);
-        });
-        join_all(starts).await;
+        }
     }
 
     /// Ends these replicas at once.
@@ -438,18 +448,18 @@ impl Fleet {
         }
     }
 
-    /// Sends a SIGHUP to these replicas.
+    /// Sends a SIGHUP to these replicas, one after the other.
     async fn signal(&self, replicas: Range<usize>) {
-        let signals = replicas.map(async |replica| {
-            self.wait_for_turn(replica, self.parameters.spread).await;
+        let begun = Instant::now();
+        for replica in replicas {
+            sleep_until(begun + self.turn(replica, self.parameters.spread)).await;
             self.running()[&replica].signal();
-        });
-        join_all(signals).await;
+        }
     }
 
-    /// Waits for the moment of this replica, if all of them are spread over this time.
-    async fn wait_for_turn(&self, replica: usize, spread: Duration) {
-        sleep(spread.mul_f64(replica as f64 / self.parameters.replicas as f64)).await;
+    /// Returns the time until it is the turn of this replica, if all of them are spread over this time.
+    fn turn(&self, replica: usize, spread: Duration) -> Duration {
+        spread.mul_f64(replica as f64 / self.parameters.replicas as f64)
     }
 
     /// Has each replica use its connection now and again, as requests do.

@@ -101,6 +101,7 @@ impl Fleet {
     pub(crate) async fn prepare(settings: [(&'static str, &str); 2]) -> Self {
         let tenant = EXAMPLE.migrated("fleet").await;
         let manager = ScriptedManager::before(tenant.emulator()).expect("a free port");
+        manager.keep_answers();
         let settings = settings.into_iter().map(|(name, value)| (name, value.to_owned())).collect();
         Self { tenant, manager, replicas: Vec::new(), settings }
     }
@@ -174,8 +175,8 @@ impl Fleet {
     pub(crate) async fn reload_all(&self) -> (Option<i32>, String) {
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut command = tokio::process::Command::from(self.command(nowhere, nowhere));
-        command.args(["reload", "--fleet", "--expect", &self.replicas.len().to_string()]);
-        command.args(self.replicas.iter().map(|replica| replica.admin.to_string()));
+        command.args(["reload", "--fleet"]).args(self.replicas.iter().map(|replica| replica.admin.to_string()));
+        command.args(["--expect", &self.replicas.len().to_string()]);
         let output = command.stdout(Stdio::piped()).output().await.expect("the program is there");
         let printed = String::from_utf8_lossy(&output.stdout);
         (output.status.code(), printed.lines().next_back().unwrap_or_default().to_owned())
@@ -193,7 +194,9 @@ impl Fleet {
         let login = self.tenant.value("database", "AWSCURRENT").await.expect("a login");
         let mut login: Value = serde_json::from_str(&login).expect("JSON");
         login["password"] = password.into();
-        self.tenant.put("database", &login.to_string()).await.expect("the manager stores it")
+        let version = self.tenant.put("database", &login.to_string()).await.expect("the manager stores it");
+        self.manager.keep_answers();
+        version
     }
 
     /// Sends a request to each of these replicas now and again, while a task runs. Returns the number of those that failed.

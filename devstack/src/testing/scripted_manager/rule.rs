@@ -8,6 +8,9 @@ use serde_json::Value;
 
 use crate::testing::scripted_manager::token_bucket::TokenBucket;
 
+/// The header that names the operation.
+pub(super) const TARGET: &str = "x-amz-target";
+
 /// A fault in place of the manager's answer.
 #[derive(Clone, Debug)]
 pub enum ScriptedFault {
@@ -112,5 +115,5 @@ fn region_in(headers: &HeaderMap) -> Option<&str> {
 
 /// Reads `secretsmanager.GetSecretValue`.
 fn operation_in(headers: &HeaderMap) -> Option<&str> {
-    headers.get("x-amz-target")?.to_str().ok()?.rsplit('.').next()
+    headers.get(TARGET)?.to_str().ok()?.rsplit('.').next()
 }
