@@ -69,19 +69,15 @@ fn main() -> ExitCode {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
         let measured = runtime.block_on(measure());
         text.push_str(HEAD);
-        for (measured, scenario) in &measured {
+        for (measured, compared) in &measured {
             let Measured { scenario: name, quota, outcome, .. } = measured;
             text.push_str(&measured.row());
-            if let Some((scenario, spread)) = scenario {
-                let parameters = |seed| Parameters {
-                    replicas: PROCESSES,
-                    quota: *quota,
-                    spread: *spread,
-                    refresh_every: REFRESH_EVERY,
-                    seed,
-                };
+            if let Some(Compared { scenario, spread, refresh_every }) = compared {
+                let (replicas, quota) = (PROCESSES, *quota);
+                let (spread, refresh_every) = (*spread, *refresh_every);
+                let parameters = |seed| Parameters { replicas, quota, spread, refresh_every, seed };
                 let modelled: Vec<_> = (0..RUNS).map(|seed| model::run(*scenario, parameters(seed))).collect();
-                text.push_str(&range_row(*quota, &modelled));
+                text.push_str(&range_row(quota, &modelled));
                 differences.extend(compare(name, outcome, &modelled));
             }
         }
@@ -106,38 +102,48 @@ fn model_of_many() -> String {
         for replicas in REPLICAS {
             println!("the model: {}, {replicas} replicas …", scenario.name());
             let (quota, spread) = (Some(QUOTA), Duration::ZERO);
-            let parameters = Parameters { replicas, quota, spread, refresh_every: DEFAULT_REFRESH_EVERY, seed: 1 };
+            let refresh_every = if scenario == Scenario::Poll { DEFAULT_REFRESH_EVERY } else { Duration::ZERO };
+            let parameters = Parameters { replicas, quota, spread, refresh_every, seed: 1 };
             text.push_str(&row(scenario.name(), replicas, quota, &model::run(scenario, parameters), None));
         }
     }
     text
 }
 
-/// Runs all scenarios with processes. Beside each one is that of the model to compare it with, and the time over which the
-/// processes were spread: these cannot begin all at once on two cores.
-async fn measure() -> Vec<(Measured, Option<(Scenario, Duration)>)> {
+/// A scenario of the model that a scenario with processes is compared with. The processes cannot begin all at once on two
+/// cores, so `spread` is the time that they took.
+struct Compared {
+    scenario: Scenario,
+    spread: Duration,
+    refresh_every: Duration,
+}
+
+/// Runs all scenarios with processes. Beside each one is that of the model to compare it with.
+async fn measure() -> Vec<(Measured, Option<Compared>)> {
     let quota = Some(QUOTA_OF_PROCESSES);
     let mut all = Vec::new();
-    let mut add = |measured: Measured, modelled| {
+    let mut add = |measured: Measured, compared| {
         print!("{}", measured.row());
-        all.push((measured, modelled));
+        all.push((measured, compared));
     };
+    let compared = |scenario, spread| Some(Compared { scenario, spread, refresh_every: Duration::ZERO });
     let (fleet, started) = start(PROCESSES, None, Duration::ZERO).await;
     let spread_of_start = started.span;
-    add(started, Some((Scenario::Start, spread_of_start)));
+    add(started, compared(Scenario::Start, spread_of_start));
     let signalled = rotate(&fleet, Scenario::Signal, None).await;
     let spread_of_signal = signalled.span;
-    add(signalled, Some((Scenario::Signal, spread_of_signal)));
+    add(signalled, compared(Scenario::Signal, spread_of_signal));
     for (scenario, spread) in
         [(Scenario::Signal, spread_of_signal), (Scenario::Rejected, Duration::ZERO), (Scenario::Crash, spread_of_start)]
     {
-        add(rotate(&fleet, scenario, quota).await, Some((scenario, spread)));
+        add(rotate(&fleet, scenario, quota).await, compared(scenario, spread));
     }
     add(reload_in_waves(&fleet, quota).await, None);
     drop(fleet);
+    let polling = |scenario, spread| Some(Compared { scenario, spread, refresh_every: REFRESH_EVERY });
     let (fleet, started) = start(PROCESSES, quota, REFRESH_EVERY).await;
-    add(started, Some((Scenario::Start, spread_of_start)));
-    add(rotate(&fleet, Scenario::Poll, quota).await, Some((Scenario::Poll, Duration::ZERO)));
+    add(started, polling(Scenario::Start, spread_of_start));
+    add(rotate(&fleet, Scenario::Poll, quota).await, polling(Scenario::Poll, Duration::ZERO));
     all
 }
 

@@ -90,7 +90,7 @@ pub(crate) struct Parameters {
     pub(crate) quota: Option<u32>,
     /// The time in which the replicas begin to start, or get their signals, one after the other.
     pub(crate) spread: Duration,
-    /// `secrets.refresh_every`, in the scenario of the poll.
+    /// `secrets.refresh_every`; with zero, there are no polls.
     pub(crate) refresh_every: Duration,
     /// The seed of all that is random.
     pub(crate) seed: u64,
@@ -372,7 +372,6 @@ impl Drop for ClientOfVersion {
 /// The replicas.
 struct Fleet {
     parameters: Parameters,
-    refresh_every: Duration,
     world: Arc<World>,
     running: Mutex<BTreeMap<usize, Harness<Replica>>>,
 }
@@ -380,8 +379,7 @@ struct Fleet {
 impl Fleet {
     async fn run(scenario: Scenario, parameters: Parameters) -> Outcome {
         let world = Arc::new(World::default());
-        let refresh_every = if scenario == Scenario::Poll { parameters.refresh_every } else { Duration::ZERO };
-        let fleet = Arc::new(Self { parameters, refresh_every, world, running: Mutex::default() });
+        let fleet = Arc::new(Self { parameters, world, running: Mutex::default() });
         let first_version = fleet.world.put_login();
         if scenario == Scenario::Start {
             fleet.world.begin(parameters.quota);
@@ -432,7 +430,7 @@ impl Fleet {
     async fn start_one(self: Arc<Self>, replica: usize) {
         let settings = Settings { replica, world: self.world.clone() };
         let mut config = Config { service: settings, ..Config::default() };
-        config.secrets.refresh_every = self.refresh_every;
+        config.secrets.refresh_every = self.parameters.refresh_every;
         if let Ok(harness) = Harness::<Replica>::start(self.world.clone(), config).await {
             harness.start_reloading();
             self.running().insert(replica, harness);
