@@ -3,7 +3,7 @@
 //!
 //! `cargo bench --bench fleet` runs all scenarios with both, compares their counts, fails if they differ, and writes tables in
 //! Markdown. `cargo bench --bench fleet -- processes` runs only the fifty and the model of fifty; with `-- model`, only the
-//! model.
+//! model, also of other numbers of replicas: `-- model 3000`.
 
 // The futures of the scenarios have those of the stack in them.
 #![recursion_limit = "256"]
@@ -64,6 +64,10 @@ fn main() -> ExitCode {
         let mut parts = arguments.iter().filter(|argument| !argument.starts_with('-')).peekable();
         parts.peek().is_none() || parts.any(|argument| argument == part)
     };
+    let mut replicas: Vec<usize> = arguments.iter().filter_map(|argument| argument.parse().ok()).collect();
+    if replicas.is_empty() {
+        replicas.extend(REPLICAS);
+    }
     let (mut text, mut differences) = (String::new(), Vec::new());
     if is_wanted("processes") {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
@@ -84,7 +88,7 @@ fn main() -> ExitCode {
         text.push('\n');
     }
     if is_wanted("model") {
-        text.push_str(&model_of_many());
+        text.push_str(&model_of_many(&replicas));
     }
     let file = home().expect("there is a target folder").join("fleet.md");
     fs::write(&file, &text).expect("the folder is there");
@@ -95,16 +99,17 @@ fn main() -> ExitCode {
     if differences.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// Runs all scenarios with the model, for all numbers of replicas. Returns the table.
-fn model_of_many() -> String {
+/// Runs all scenarios with the model, for each of these numbers of replicas. Returns the table.
+fn model_of_many(fleets: &[usize]) -> String {
     let mut text = HEAD.to_owned();
     for scenario in Scenario::ALL {
-        for replicas in REPLICAS {
-            println!("the model: {}, {replicas} replicas …", scenario.name());
+        for &replicas in fleets {
             let (quota, spread) = (Some(QUOTA), Duration::ZERO);
             let refresh_every = if scenario == Scenario::Poll { DEFAULT_REFRESH_EVERY } else { Duration::ZERO };
             let parameters = Parameters { replicas, quota, spread, refresh_every, seed: 1 };
-            text.push_str(&row(scenario.name(), replicas, quota, &model::run(scenario, parameters), None));
+            let row = row(scenario.name(), replicas, quota, &model::run(scenario, parameters), None);
+            print!("{row}");
+            text.push_str(&row);
         }
     }
     text
@@ -153,8 +158,11 @@ impl Measured {
     }
 }
 
+/// A count of an outcome.
+type Count = fn(&Outcome) -> usize;
+
 /// The counts that are compared: those that do not depend on the speed of the machine.
-const COUNTS: [(&str, fn(&Outcome) -> usize); 5] = [
+const COUNTS: [(&str, Count); 5] = [
     ("left out", |outcome| outcome.failed),
     ("answered calls", |outcome| outcome.calls - outcome.throttled),
     ("throttled calls", |outcome| outcome.throttled),
@@ -209,7 +217,7 @@ fn range_row(quota: Option<u32>, modelled: &[Outcome]) -> String {
         let (least, most) = range(modelled, time);
         write!(text, " {} – {} |", seconds(least), seconds(most)).expect("a string takes all");
     }
-    let counts: [fn(&Outcome) -> usize; 7] = [
+    let counts: [Count; 7] = [
         |outcome| outcome.calls,
         |outcome| outcome.throttled,
         |outcome| outcome.busiest_second,

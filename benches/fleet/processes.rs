@@ -204,19 +204,7 @@ impl Fleet {
         let ended = Arc::new(AtomicBool::new(false));
         let mut clients = JoinSet::new();
         for replica in &self.replicas[replicas] {
-            let (address, ended) = (replica.public, ended.clone());
-            clients.spawn(async move {
-                sleep(BETWEEN_REQUESTS.mul_f64(fastrand::f64())).await;
-                let (mut connection, mut failed) = (None, 0);
-                while !ended.load(Ordering::Relaxed) {
-                    let answer = timeout(ANSWER, load::get(&mut connection, address, "/v1/notes?limit=1")).await;
-                    if !matches!(answer, Ok(Ok(_))) {
-                        (connection, failed) = (None, failed + 1);
-                    }
-                    sleep(BETWEEN_REQUESTS).await;
-                }
-                failed
-            });
+            clients.spawn(send_requests(replica.public, ended.clone()));
         }
         let output = task.await;
         ended.store(true, Ordering::Relaxed);
@@ -273,6 +261,20 @@ impl Fleet {
         let accepted = log.lines().filter(|line| line.contains(&accepted)).count();
         (accepted, self.tenant.rejected_logins(&role).expect("the log"))
     }
+}
+
+/// Sends requests until it has `ended`. Returns the number of those that failed.
+async fn send_requests(address: SocketAddr, ended: Arc<AtomicBool>) -> usize {
+    sleep(BETWEEN_REQUESTS.mul_f64(fastrand::f64())).await;
+    let (mut connection, mut failed) = (None, 0);
+    while !ended.load(Ordering::Relaxed) {
+        let answer = timeout(ANSWER, load::get(&mut connection, address, "/v1/notes?limit=1")).await;
+        if !matches!(answer, Ok(Ok(_))) {
+            (connection, failed) = (None, failed + 1);
+        }
+        sleep(BETWEEN_REQUESTS).await;
+    }
+    failed
 }
 
 /// Returns the version of the login that a status names.
