@@ -64,5 +64,6 @@ pub use testing::receiver::rule::{AnswerRule, ScriptedAnswer};
 pub use testing::running_service::RunningService;
 pub use testing::scripted_manager::ScriptedManager;
 pub use testing::scripted_manager::rule::{FaultRule, ScriptedFault};
+pub use testing::scripted_manager::token_bucket::TokenBucket;
 pub use testing::test_process::{Addresses, ExitedProcess, TestProcess};
 pub use testing::token_issuer::TokenIssuer;

@@ -21,6 +21,7 @@ mod documented_commands;
 mod documents;
 mod endurance;
 mod fleet;
+mod fleet_model;
 mod frame;
 mod hostile_clients;
 mod http1;

@@ -2,6 +2,7 @@
 
 mod clock;
 pub(crate) mod rule;
+pub(crate) mod token_bucket;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,7 +12,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
 use serde_json::json;
@@ -20,7 +21,7 @@ use crate::stack::emulator::Emulator;
 use crate::stack::error::Error;
 use crate::testing::background_server::BackgroundServer;
 use crate::testing::scripted_manager::clock::ManagerClock;
-use crate::testing::scripted_manager::rule::{FaultRule, ManagerRequest, ScriptedFault};
+use crate::testing::scripted_manager::rule::{FaultRule, ManagerRequest, ScriptedFault, TARGET};
 
 const JSON: (&str, &str) = ("content-type", "application/x-amz-json-1.1");
 
@@ -37,7 +38,11 @@ struct ManagerScript {
     client: reqwest::Client,
     rules: Mutex<Vec<FaultRule>>,
     requests: Mutex<Vec<ManagerRequest>>,
+    kept: Mutex<Option<KeptAnswers>>,
 }
+
+/// The answers of the emulator that are given again, by the operation and the body of the request.
+type KeptAnswers = Arc<tokio::sync::Mutex<BTreeMap<(Option<HeaderValue>, Bytes), (StatusCode, HeaderMap, Bytes)>>>;
 
 /// The endpoints to which requests are forwarded.
 enum Upstream {
@@ -66,6 +71,7 @@ impl ScriptedManager {
             client: reqwest::Client::builder().no_proxy().build().expect("a client without TLS needs nothing"),
             rules: Mutex::default(),
             requests: Mutex::default(),
+            kept: Mutex::default(),
         });
         let router = Router::new().fallback(answer).with_state(Arc::clone(&script));
         let server = BackgroundServer::start(([127, 0, 0, 1], 0).into(), router, None)
@@ -81,6 +87,12 @@ impl ScriptedManager {
     /// Replaces the rules. The first rule that matches a request and has requests left decides.
     pub fn script(&self, rules: impl IntoIterator<Item = FaultRule>) {
         *lock(&self.script.rules) = rules.into_iter().collect();
+    }
+
+    /// Forwards each request once from now on, and answers the same request as the emulator did then. Many processes would
+    /// otherwise wait for the emulator, which is written in Python. Call it again whenever a secret has changed.
+    pub fn keep_answers(&self) {
+        *lock(&self.script.kept) = Some(KeptAnswers::default());
     }
 
     /// Removes every rule.
@@ -172,18 +184,41 @@ impl ManagerScript {
         lock(&self.rules).iter_mut().find_map(|rule| rule.apply(request))
     }
 
-    async fn forward(&self, endpoint: Option<String>, mut headers: HeaderMap, body: Bytes) -> Response {
+    async fn forward(&self, endpoint: Option<String>, headers: HeaderMap, body: Bytes) -> Response {
         let Some(endpoint) = endpoint else {
             return StatusCode::BAD_GATEWAY.into_response();
         };
-        headers.remove(header::HOST);
-        match self.client.post(endpoint).headers(headers).body(body).send().await {
-            Ok(answer) => {
-                let (status, headers) = (answer.status(), answer.headers().clone());
-                (status, headers, answer.bytes().await.unwrap_or_default()).into_response()
-            }
+        let kept = lock(&self.kept).clone();
+        let Some(kept) = kept else {
+            return match self.ask(endpoint, headers, body).await {
+                Ok(answer) => answer.into_response(),
+                Err(_) => StatusCode::BAD_GATEWAY.into_response(),
+            };
+        };
+        // One request asks at a time, and those that come meanwhile find its answer.
+        let mut kept = kept.lock().await;
+        let request = (headers.get(TARGET).cloned(), body.clone());
+        if let Some(answer) = kept.get(&request) {
+            return answer.clone().into_response();
+        }
+        match self.ask(endpoint, headers, body).await {
+            Ok(answer) => kept.entry(request).or_insert(answer).clone().into_response(),
             Err(_) => StatusCode::BAD_GATEWAY.into_response(),
         }
+    }
+
+    async fn ask(
+        &self,
+        endpoint: String,
+        mut headers: HeaderMap,
+        body: Bytes,
+    ) -> reqwest::Result<(StatusCode, HeaderMap, Bytes)> {
+        headers.remove(header::HOST);
+        let answer = self.client.post(endpoint).headers(headers).body(body).send().await?;
+        let (status, mut headers) = (answer.status(), answer.headers().clone());
+        // The server writes its own, which is not older than the answer.
+        headers.remove(header::DATE);
+        Ok((status, headers, answer.bytes().await?))
     }
 }
 

@@ -1,9 +1,15 @@
 //! The faults of a scripted manager, and the requests that they hit.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::{HeaderMap, header};
 use serde_json::Value;
+
+use crate::testing::scripted_manager::token_bucket::TokenBucket;
+
+/// The header that names the operation.
+pub(super) const TARGET: &str = "x-amz-target";
 
 /// A fault in place of the manager's answer.
 #[derive(Clone, Debug)]
@@ -33,6 +39,7 @@ pub struct FaultRule {
     operation: Option<&'static str>,
     fault: ScriptedFault,
     left: usize,
+    quota: Option<Arc<TokenBucket>>,
 }
 
 /// The parts of a request that a rule looks at. A part that the request does not name is empty.
@@ -55,7 +62,12 @@ impl FaultRule {
 
     /// Hits every request.
     pub fn all(fault: ScriptedFault) -> Self {
-        Self { secret: None, region: None, operation: None, fault, left: usize::MAX }
+        Self { secret: None, region: None, operation: None, fault, left: usize::MAX, quota: None }
+    }
+
+    /// Throttles every request beyond this quota, as AWS does.
+    pub fn over(quota: Arc<TokenBucket>) -> Self {
+        Self { quota: Some(quota), ..Self::all(ScriptedFault::Status(400, "ThrottlingException")) }
     }
 
     /// Limits the rule to one operation, such as `GetSecretValue`.
@@ -75,7 +87,7 @@ impl FaultRule {
             && self.secret.as_ref().is_none_or(|wanted| wanted == secret)
             && self.region.as_ref().is_none_or(|wanted| wanted == region)
             && self.operation.is_none_or(|wanted| wanted == operation);
-        if !matches {
+        if !matches || self.quota.as_ref().is_some_and(|quota| quota.take()) {
             return None;
         }
         self.left -= 1;
@@ -103,5 +115,5 @@ fn region_in(headers: &HeaderMap) -> Option<&str> {
 
 /// Reads `secretsmanager.GetSecretValue`.
 fn operation_in(headers: &HeaderMap) -> Option<&str> {
-    headers.get("x-amz-target")?.to_str().ok()?.rsplit('.').next()
+    headers.get(TARGET)?.to_str().ok()?.rsplit('.').next()
 }
