@@ -18,21 +18,28 @@ RUN cargo install --locked --debug --target-dir target --root /usr/local cargo-a
 # Dependencies are a layer of their own, which is built again only when a manifest changes. Cargo needs sources: empty
 # ones are enough.
 COPY Cargo.toml Cargo.lock ./
+# vendored
 COPY vestibule/Cargo.toml vestibule/
 COPY vestibule/derive/Cargo.toml vestibule/derive/
 COPY devstack/Cargo.toml devstack/
-RUN mkdir --parents src vestibule/src vestibule/derive/src devstack/src \
-    && touch src/lib.rs vestibule/src/lib.rs vestibule/derive/src/lib.rs devstack/src/lib.rs \
-    && echo 'fn main() {}' > src/main.rs \
+RUN mkdir --parents vestibule/src vestibule/derive/src devstack/src \
+    && touch vestibule/src/lib.rs vestibule/derive/src/lib.rs devstack/src/lib.rs
+# end
+# git
+# COPY dev dev
+# end
+RUN mkdir src && touch src/lib.rs && echo 'fn main() {}' > src/main.rs \
     && cargo auditable install --locked --profile "$PROFILE" --path . --root /stub
 
 COPY build.rs ./
 COPY migrations migrations
+# vendored
 COPY vestibule vestibule
+# end
 COPY src src
 # Cargo compares the times of files, and these can be older than the empty ones. The link `service` leads to the only
 # binary, whose name is the package's. If you add a second binary, name the right one here.
-RUN find src vestibule -name '*.rs' -exec touch {} + \
+RUN find . -path ./target -prune -o -name '*.rs' -exec touch {} + \
     && cargo auditable install --locked --profile "$PROFILE" --path . --root /made \
     && cd /made/bin && { test -e service || ln --symbolic * service; } \
     && mkdir ../sbom && auditable2cdx service > ../sbom/service.cdx.json
@@ -42,12 +49,17 @@ RUN chmod --recursive a+rX /made
 # The local stack, for compose.yaml. Nothing of these two stages is in the service's image.
 FROM build AS tools
 ARG PROFILE
+# vendored
 COPY devstack devstack
 RUN find devstack -name '*.rs' -exec touch {} + \
     && cargo install --locked --profile "$PROFILE" --path devstack --root /tools
+# end
+# git
+# RUN cargo install --locked --profile "$PROFILE" --path dev --root /tools
+# end
 
 FROM docker.io/library/python:3.13-slim-bookworm AS stack
-# The stack looks for config/ in the folder where it was compiled. It keeps what it installs in CARGO_TARGET_DIR.
+# The stack looks for config/ in the current folder. It keeps what it installs in CARGO_TARGET_DIR.
 WORKDIR /build
 ENV CARGO_TARGET_DIR=/home/stack
 RUN useradd --create-home --uid 65532 stack

@@ -17,13 +17,15 @@
 //! |---|---|
 //! | `stack` | the parts of the stack, and tenants |
 //! | `testing` | the tools of tests |
-//! | `dev` | the commands of `cargo dev`, in the binary |
+//! | `dev` | the commands of `cargo dev` |
 
 #![expect(clippy::missing_errors_doc, reason = "each error says what failed and what to do; its callers print it")]
 
 mod stack;
 
 mod testing;
+
+mod dev;
 
 pub use reqwest;
 pub use rustix::process::Signal;
@@ -67,3 +69,5 @@ pub use testing::scripted_manager::rule::{FaultRule, ScriptedFault};
 pub use testing::scripted_manager::token_bucket::TokenBucket;
 pub use testing::test_process::{Addresses, ExitedProcess, TestProcess};
 pub use testing::token_issuer::TokenIssuer;
+
+pub use dev::main;

@@ -5,9 +5,11 @@ use std::net::SocketAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use devstack::{DeclaredCredential, Delivery, Receiver, Tenant};
-
 use crate::dev::error::DevError;
+use crate::stack::declared_credential::DeclaredCredential;
+use crate::stack::tenant::Tenant;
+use crate::testing::receiver::Receiver;
+use crate::testing::receiver::delivery::Delivery;
 
 /// The maximum number of lines per second. Nobody can read more under load.
 const MAX_LINES: u32 = 3;

@@ -1,10 +1,14 @@
 //! The HTTP clients of `cargo dev`.
 
-use devstack::reqwest::ClientBuilder;
-use devstack::reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
-use devstack::{Authority, DeclaredCredential, Identity, Validity, home};
+use reqwest::ClientBuilder;
+use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderValue};
 
 use crate::dev::error::DevError;
+use crate::stack::authority::Authority;
+use crate::stack::authority::identity::Identity;
+use crate::stack::authority::validity::Validity;
+use crate::stack::declared_credential::DeclaredCredential;
+use crate::stack::folders::home;
 
 /// The certificate authority that `cargo dev` trusts as a client of the service, and the certificate that it shows.
 pub(crate) struct DevClient {

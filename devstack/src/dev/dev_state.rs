@@ -6,11 +6,13 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use devstack::{DatabaseAddress, DeclaredCredential};
 use serde::{Deserialize, Serialize};
 
 use crate::dev::error::DevError;
 use crate::dev::secrets_manager::ManagerPlace;
+use crate::stack::database_address::DatabaseAddress;
+use crate::stack::declared_credential::DeclaredCredential;
+use crate::stack::folders::home;
 
 /// The state of a running `cargo dev`. It holds no secret.
 #[derive(Debug, Deserialize, Serialize)]
@@ -105,7 +107,7 @@ impl DevState {
 
 /// Returns the path of a file in the folder of the stack.
 pub(crate) fn path_in_home(name: &str) -> Result<PathBuf, DevError> {
-    Ok(devstack::home()?.join(name))
+    Ok(home()?.join(name))
 }
 
 /// Returns the seconds since 1970.

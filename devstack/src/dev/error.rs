@@ -1,5 +1,7 @@
 //! The error with which `cargo dev` ends.
 
+use crate::stack::error::Error;
+
 /// A failure of `cargo dev`, as a text for people.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -11,8 +13,8 @@ impl DevError {
     }
 }
 
-impl From<devstack::Error> for DevError {
-    fn from(error: devstack::Error) -> Self {
+impl From<Error> for DevError {
+    fn from(error: Error) -> Self {
         Self(error.report())
     }
 }

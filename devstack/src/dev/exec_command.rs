@@ -3,11 +3,10 @@
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 
-use devstack::workspace;
-
 use crate::dev::dev_lock;
 use crate::dev::error::DevError;
 use crate::dev::service_program::ServiceProgram;
+use crate::stack::folders::workspace;
 
 /// Runs a command of the service with the environment of the running one: `cargo dev exec audit 127.0.0.1:9090`.
 #[derive(clap::Args)]

@@ -5,11 +5,12 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-use devstack::{Authority, DeclaredCredential, home, workspace};
-
 use crate::dev::dev_client::DevClient;
 use crate::dev::dev_metadata::ExampleRequests;
 use crate::dev::error::DevError;
+use crate::stack::authority::Authority;
+use crate::stack::declared_credential::DeclaredCredential;
+use crate::stack::folders::{home, workspace};
 
 const TEMPLATE: &str = include_str!("../../try.txt");
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use devstack::reqwest::{Client, RequestBuilder};
+use reqwest::{Client, RequestBuilder};
 
 use crate::dev::dev_state::RunningStack;
 use crate::dev::error::DevError;
@@ -23,7 +23,7 @@ impl<'a> IssuerClient<'a> {
     /// Asks for a token.
     pub(crate) async fn token(&self, subject: &str, scope: &str) -> Result<String, DevError> {
         let query = [("subject", subject), ("scope", scope)];
-        let url = devstack::reqwest::Url::parse_with_params(&format!("{}/token", self.url), query);
+        let url = reqwest::Url::parse_with_params(&format!("{}/token", self.url), query);
         self.send(self.client.post(url.expect("it is a URL"))).await
     }
 

@@ -9,7 +9,7 @@ mod statistics;
 use std::sync::Arc;
 use std::time::Duration;
 
-use devstack::workspace;
+use crate::stack::folders::workspace;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, Interval, interval_at, sleep_until};

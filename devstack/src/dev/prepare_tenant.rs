@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
-use devstack::{DeclaredCredential, LeaseTimes, OpenBaoAccess, OpenBaoServer, Polling, Stack, Tenant};
-
 use crate::dev::error::DevError;
 use crate::dev::service_description::ServiceDescription;
 use crate::dev::service_program::ServiceProgram;
+use crate::stack::Stack;
+use crate::stack::declared_credential::DeclaredCredential;
+use crate::stack::openbao::OpenBaoServer;
+use crate::stack::openbao::access::OpenBaoAccess;
+use crate::stack::openbao::leased_logins::LeaseTimes;
+use crate::stack::polling::Polling;
+use crate::stack::tenant::Tenant;
 
 /// The wait for a secret that the user creates. It has no limit, because the user may need any time.
 const WAIT_FOR_USER: Polling = Polling { interval: Duration::from_millis(500), limit: Duration::MAX };

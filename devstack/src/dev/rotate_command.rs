@@ -6,7 +6,7 @@ mod served_certificate;
 
 use std::time::Duration;
 
-use devstack::{DeclaredCredential, Identity, Polling, Signal, send_signal};
+use rustix::process::Signal;
 
 use crate::dev::dev_client::DevClient;
 use crate::dev::dev_lock;
@@ -18,6 +18,10 @@ use crate::dev::rotate_command::replacement::Replacement;
 use crate::dev::rotate_command::served_certificate::wait_until_served;
 use crate::dev::secrets_manager::StackManager;
 use crate::dev::status_client::{ServiceStatus, StatusClient};
+use crate::stack::authority::identity::Identity;
+use crate::stack::declared_credential::DeclaredCredential;
+use crate::stack::polling::Polling;
+use crate::stack::supervised_process::send_signal;
 
 /// The credential of the listeners, and its short name.
 const TLS: (&str, &str) = ("server_tls", "tls");

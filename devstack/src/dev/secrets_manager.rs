@@ -3,10 +3,13 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use devstack::{Authority, Emulator, OpenBao, home};
 use serde::{Deserialize, Serialize};
 
 use crate::dev::error::DevError;
+use crate::stack::authority::Authority;
+use crate::stack::emulator::Emulator;
+use crate::stack::folders::home;
+use crate::stack::openbao::api::OpenBao;
 
 /// The name of a secrets manager: `aws` or `openbao` on the command line, `aws` or `vault` in a service's configuration.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Deserialize)]

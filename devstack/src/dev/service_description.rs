@@ -1,11 +1,12 @@
 //! The description that a service gives of itself with `config --json`.
 
-use devstack::DeclaredCredential;
-use serde::Deserialize;
 use std::collections::BTreeMap;
+
+use serde::Deserialize;
 
 use crate::dev::error::DevError;
 use crate::dev::secrets_manager::ManagerName;
+use crate::stack::declared_credential::DeclaredCredential;
 
 /// The output of `<service> config --json`.
 #[derive(Deserialize)]

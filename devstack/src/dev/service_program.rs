@@ -5,13 +5,17 @@ use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
-use devstack::{OpenBaoAccess, Signal, StopSignal, SupervisedProcess, Tenant, TokenIssuer};
+use rustix::process::Signal;
 use tokio::process::Command;
 
 use crate::dev::dev_state::RunningStack;
 use crate::dev::error::DevError;
 use crate::dev::run_command::run_command;
 use crate::dev::service_description::ServiceDescription;
+use crate::stack::openbao::access::OpenBaoAccess;
+use crate::stack::supervised_process::{StopSignal, SupervisedProcess};
+use crate::stack::tenant::Tenant;
+use crate::testing::token_issuer::TokenIssuer;
 
 /// The signal that stops the service, and the time until it is killed. A service drains in less time.
 const STOP: StopSignal = StopSignal { signal: Signal::TERM, grace: Duration::from_secs(45) };

@@ -3,8 +3,6 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use devstack::{Authority, Polling, PythonEnvironment, Stack, home, workspace};
-
 use crate::dev::dev_lock::DevLock;
 use crate::dev::dev_state::{RunningStack, StackPids};
 use crate::dev::error::DevError;
@@ -13,6 +11,11 @@ use crate::dev::progress::print_progress;
 use crate::dev::secrets_manager::ManagerPlace;
 use crate::dev::service_program::{ServiceProgram, tenant_environment};
 use crate::dev::stop_signals::stop_signals;
+use crate::stack::Stack;
+use crate::stack::authority::Authority;
+use crate::stack::folders::{home, workspace};
+use crate::stack::polling::Polling;
+use crate::stack::python_environment::PythonEnvironment;
 
 const WATCH: Polling = Polling { interval: Duration::from_millis(100), limit: Duration::MAX };
 

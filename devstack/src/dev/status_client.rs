@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use devstack::reqwest::{self, Client};
+use reqwest::Client;
 use serde_json::Value;
 
 use crate::dev::dev_client::DevClient;

@@ -2,10 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use devstack::{
-    Authority, OpenBaoServer, Polling, Receiver, Signal, Stack, SupervisedProcess, TokenIssuer, home, send_signal,
-    workspace,
-};
+use rustix::process::Signal;
 use tokio::sync::watch;
 
 use crate::dev::api_receivers::start_receivers;
@@ -20,6 +17,14 @@ use crate::dev::project::{self, Project};
 use crate::dev::secrets_manager::{ManagerName, ManagerPlace};
 use crate::dev::service_program::{ServiceProgram, describe_exit, tenant_environment};
 use crate::dev::stop_signals::stop_signals;
+use crate::stack::Stack;
+use crate::stack::authority::Authority;
+use crate::stack::folders::{home, workspace};
+use crate::stack::openbao::OpenBaoServer;
+use crate::stack::polling::Polling;
+use crate::stack::supervised_process::{SupervisedProcess, send_signal};
+use crate::testing::receiver::Receiver;
+use crate::testing::token_issuer::TokenIssuer;
 
 const WATCH: Polling = Polling { interval: Duration::from_millis(100), limit: Duration::MAX };
 

@@ -11,18 +11,17 @@ use rustix::process::getuid;
 
 use crate::stack::error::Error;
 
-/// Returns the root of the workspace in which Cargo runs us. Without Cargo, it is the workspace in which this crate was
-/// compiled. The two differ if two workspaces share a target folder.
+/// Returns the root of the workspace in which Cargo runs us. Without Cargo, it is the current folder.
 pub fn workspace() -> PathBuf {
-    let compiled = Path::new(env!("CARGO_MANIFEST_DIR"));
+    // This crate can be a dependency from elsewhere, so the folder in which it was compiled says nothing.
     if let Some(package) = std::env::var_os("CARGO_MANIFEST_DIR") {
         for folder in Path::new(&package).ancestors() {
-            if folder.join("devstack/Cargo.toml").exists() {
+            if folder.join("Cargo.lock").exists() {
                 return folder.to_path_buf();
             }
         }
     }
-    compiled.parent().unwrap_or(compiled).to_path_buf()
+    std::env::current_dir().unwrap_or_else(|_| ".".into())
 }
 
 /// Returns the folder of files that outlive a run, `target/devstack`. Creates it if necessary.

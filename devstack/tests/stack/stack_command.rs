@@ -1,5 +1,6 @@
 //! `cargo dev stack`: the stack beside a service in a container.
 
+use std::path::Path;
 use std::process::Command;
 
 use devstack::{Signal, eventually, free_port};
@@ -13,7 +14,9 @@ async fn the_stack_command_runs_without_cargo_and_sends_no_signal_to_a_service_e
     drop(devstack::PythonEnvironment::install(&|_| ()).await?);
     let workspace = Workspace::new("stack_command")?;
     let no_cargo = |mut command: Command| {
-        command.env("CARGO", "/no/cargo");
+        command.env("CARGO", "/no/cargo").env_remove("CARGO_MANIFEST_DIR");
+        // As in an image, the current folder takes the place of the workspace.
+        command.current_dir(&workspace.target).env("CARGO_TARGET_DIR", ".");
         command
     };
     let installed = no_cargo(workspace.dev(&["stack", "--install"])).status()?;
@@ -41,4 +44,10 @@ async fn the_stack_command_runs_without_cargo_and_sends_no_signal_to_a_service_e
     assert_eq!(status.code(), Some(0), "{output}");
     assert!(output.contains("migrated fake") && gone(&[], &ports), "{output}");
     Ok(())
+}
+
+#[test]
+fn the_workspace_of_a_member_is_the_folder_of_the_lock() {
+    let member = Path::new(env!("CARGO_MANIFEST_DIR"));
+    assert_eq!(Some(devstack::workspace().as_path()), member.parent());
 }

@@ -1,10 +1,10 @@
 //! The requests of a load.
 
-use devstack::post_json;
-use devstack::reqwest::{Client, RequestBuilder};
+use reqwest::{Client, RequestBuilder};
 
 use crate::dev::dev_metadata::{self, DevMetadata, ExamplePost};
 use crate::dev::error::DevError;
+use crate::testing::json::post_json;
 
 /// One of this many requests is a POST, if the project names one.
 pub(super) const WRITE_EVERY: u64 = 10;

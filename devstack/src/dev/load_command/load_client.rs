@@ -5,8 +5,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use devstack::reqwest::tls::TlsInfo;
-use devstack::reqwest::{self, Client, RequestBuilder, Response};
+use reqwest::tls::TlsInfo;
+use reqwest::{Client, RequestBuilder, Response};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
 

@@ -2,13 +2,18 @@
 
 use std::time::Duration;
 
-use devstack::{DeclaredCredential, Emulator, LeakDetector, OpenBao, OpenBaoRotation, Rotation};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::dev::dev_state::RunningStack;
 use crate::dev::error::DevError;
 use crate::dev::secrets_manager::StackManager;
 use crate::dev::status_client::StatusClient;
+use crate::stack::declared_credential::DeclaredCredential;
+use crate::stack::emulator::Emulator;
+use crate::stack::leak_detector::LeakDetector;
+use crate::stack::openbao::api::OpenBao;
+use crate::stack::openbao::login_rotation::OpenBaoRotation;
+use crate::stack::rotation::Rotation;
 
 /// Rotates a login. Stays in the window between `set` and `finish` for the given time. Returns the new version's id.
 pub(super) async fn rotate_login(

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use devstack::{Authority, DeclaredCredential, Identity, Validity, random, random_key};
-
 use crate::dev::error::DevError;
+use crate::stack::authority::Authority;
+use crate::stack::authority::identity::Identity;
+use crate::stack::authority::validity::Validity;
+use crate::stack::declared_credential::DeclaredCredential;
+use crate::stack::random::{random, random_key};
 
 /// The lifetime of a new certificate in days, unless the user chooses another.
 const DAYS: u32 = 90;

@@ -2,11 +2,12 @@
 
 use std::time::Duration;
 
-use devstack::reqwest::tls::TlsInfo;
-use devstack::{Identity, Polling};
+use reqwest::tls::TlsInfo;
 
 use crate::dev::dev_client::DevClient;
 use crate::dev::error::DevError;
+use crate::stack::authority::identity::Identity;
+use crate::stack::polling::Polling;
 
 const WAIT: Polling = Polling { interval: Duration::from_millis(100), limit: Duration::from_secs(5) };
 
