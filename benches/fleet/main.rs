@@ -101,18 +101,21 @@ fn main() -> ExitCode {
 
 /// Runs all scenarios with the model, for each of these numbers of replicas. Returns the table.
 fn model_of_many(fleets: &[usize]) -> String {
-    let mut text = HEAD.to_owned();
-    for scenario in Scenario::ALL {
-        for &replicas in fleets {
-            let (quota, spread) = (Some(QUOTA), Duration::ZERO);
-            let refresh_every = if scenario == Scenario::Poll { DEFAULT_REFRESH_EVERY } else { Duration::ZERO };
-            let parameters = Parameters { replicas, quota, spread, refresh_every, seed: 1 };
-            let row = row(scenario.name(), replicas, quota, &model::run(scenario, parameters), None);
-            print!("{row}");
-            text.push_str(&row);
-        }
-    }
-    text
+    let modelled = |scenario: Scenario, replicas| {
+        let (quota, spread) = (Some(QUOTA), Duration::ZERO);
+        let refresh_every = if scenario == Scenario::Poll { DEFAULT_REFRESH_EVERY } else { Duration::ZERO };
+        let outcome = model::run(scenario, Parameters { replicas, quota, spread, refresh_every, seed: 1 });
+        let row = row(scenario.name(), replicas, quota, &outcome, None);
+        print!("{row}");
+        row
+    };
+    std::thread::scope(|scope| {
+        let fleets_of =
+            |scenario| move || fleets.iter().map(|&replicas| modelled(scenario, replicas)).collect::<String>();
+        let threads = Scenario::ALL.map(|scenario| scope.spawn(fleets_of(scenario)));
+        let tables = threads.map(|thread| thread.join().expect("the model does not panic"));
+        HEAD.to_owned() + &tables.concat()
+    })
 }
 
 /// A scenario of the model that a scenario with processes is compared with. The processes cannot begin all at once on two
