@@ -54,11 +54,11 @@ impl<S: Sync> FromRequestParts<S> for RequestId {
 
 /// Returns the trace id of a request with this parent and these headers: the client's, or a new one.
 pub(super) fn trace_id(parent: Option<SpanParent>, headers: &HeaderMap) -> u128 {
-    parent.map(|parent| parent.trace_id).or_else(|| named(headers.get(X_REQUEST_ID)?)).unwrap_or_else(new)
+    parent.map(|parent| parent.trace_id).or_else(|| named(headers.get(X_REQUEST_ID)?)).unwrap_or_else(random)
 }
 
-/// Returns a new trace id.
-pub(super) fn new() -> u128 {
+/// Returns a random trace id.
+pub(super) fn random() -> u128 {
     // Not from the system's generator: an id is no secret, and a system call per request costs more than all of this.
     fastrand::u128(..).max(1)
 }

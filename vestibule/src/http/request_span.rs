@@ -38,7 +38,7 @@ pub(super) fn begin(
 ) -> (RequestContext, Option<RequestSpan>) {
     let mut parent = None;
     let mut context =
-        RequestContext { trace_id: request_id::new(), generation: frame.generation, debug: false, span: None };
+        RequestContext { trace_id: request_id::random(), generation: frame.generation, debug: false, span: None };
     // Many requests have none of these headers. To see that costs less than to look for each of them.
     if request.headers().keys().any(|name| NAMES.contains(name)) {
         parent = SpanParent::of(request.headers());

@@ -87,9 +87,15 @@ impl JsonLayer {
 
 impl<S: Subscriber> Layer<S> for JsonLayer {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let write = |scratch: &RefCell<Scratch>| Some(self.write(event, &mut *scratch.try_borrow_mut().ok()?));
+        let was_written = SCRATCH.try_with(|scratch| match scratch.try_borrow_mut() {
+            Ok(mut scratch) => {
+                self.write(event, &mut scratch);
+                true
+            }
+            Err(_) => false,
+        });
         // The memory is in use if a value logs while it is formatted, and gone if the thread is ending.
-        if SCRATCH.try_with(write).ok().flatten().is_none() {
+        if !was_written.unwrap_or(false) {
             self.write(event, &mut Scratch::default());
         }
     }
