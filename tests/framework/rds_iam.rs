@@ -204,3 +204,19 @@ async fn check_and_migrate_log_in_with_tokens() {
     assert_eq!(live.code, Some(0), "{}", live.stderr);
     assert!(live.stdout.contains("has logged in with a token"), "{}", live.stdout);
 }
+
+#[tokio::test]
+async fn a_proxy_that_refuses_startup_options_is_served_without_them() {
+    let (tenant, front) = tenant_with_front("rds_proxy").await;
+    front.refuse_options();
+    let exited = front.launch(&tenant).start().exited(DEFAULT_TIMEOUT).await;
+    assert_eq!(exited.code, Some(69), "{}", exited.stderr);
+    for text in ["command-line options", "set database.startup_options to false", "ALTER ROLE"] {
+        assert!(exited.stderr.contains(text), "{text} is missing in:\n{}", exited.stderr);
+    }
+    let launch = front.launch(&tenant).without_polling().env("APP_DATABASE__STARTUP_OPTIONS", "false");
+    let running = RunningService::start(launch, &tenant).await;
+    let note = running.create_note("a note").await;
+    cut_connections(&tenant).await;
+    assert_eq!(running.get(&note).await.status(), StatusCode::OK);
+}

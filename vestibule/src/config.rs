@@ -34,7 +34,7 @@ pub use section::{BoundedSetting, ConfigSection, Setting, UnboundedSetting};
 pub use settings::{
     AdminConfig, AwsConfig, DatabaseAuth, DatabaseConfig, LogFormat, ProxyHeader, ReloadAccess, SecretsConfig,
     SecretsProvider, ServerConfig, TelemetryConfig, TlsMode, WhenStale,
-    auth::{AuthConfig, TokenAlgorithm},
+    auth::{AudienceClaim, AuthConfig, TokenAlgorithm},
     connections::ConnectionsConfig,
     traces::{HeaderSetting, ProcessAttribute, TracesConfig},
     vault::{VaultAuth, VaultConfig},

@@ -54,6 +54,8 @@ struct Gate {
     passwords: BTreeMap<String, String>,
     /// `true` while the policy of the identity does not allow `rds-db:connect`.
     denies: AtomicBool,
+    /// `true` while it refuses the startup parameter `options`, as RDS Proxy does.
+    refuses_options: AtomicBool,
     /// The tokens of all log-ins, the oldest first.
     tokens: Mutex<Vec<String>>,
     leaks: LeakDetector,
@@ -74,6 +76,7 @@ impl RdsFront {
             database: (database.host, database.port),
             passwords,
             denies: AtomicBool::new(false),
+            refuses_options: AtomicBool::new(false),
             tokens: Mutex::default(),
             leaks: tenant.leak_detector().clone(),
         });
@@ -122,6 +125,11 @@ impl RdsFront {
         self.gate.denies.store(denies, Ordering::SeqCst);
     }
 
+    /// Refuses the startup parameter `options` from now on.
+    pub(crate) fn refuse_options(&self) {
+        self.gate.refuses_options.store(true, Ordering::SeqCst);
+    }
+
     /// Returns the tokens of all log-ins so far.
     pub(crate) fn tokens(&self) -> Vec<String> {
         self.gate.tokens.lock().unwrap_or_else(PoisonError::into_inner).clone()
@@ -136,7 +144,12 @@ impl Gate {
         connection.write_all(b"S").await?;
         let mut client = self.acceptor.accept(connection).await?;
         let startup = read_body(&mut client).await?;
-        let user = user_of(&startup).expect("a start names its user");
+        let user = parameter_of(&startup, b"user").expect("a start names its user");
+        if self.refuses_options.load(Ordering::SeqCst) && parameter_of(&startup, b"options").is_some() {
+            let message = "Feature not supported: RDS Proxy currently doesn't support command-line options.";
+            let error = format!("SFATAL\0VFATAL\0C0A000\0M{message}\0\0");
+            return write_message(&mut client, b'E', error.as_bytes()).await;
+        }
         // AuthenticationCleartextPassword.
         write_message(&mut client, b'R', &3_i32.to_be_bytes()).await?;
         let shown = read_message(&mut client, b'p').await?;
@@ -172,10 +185,11 @@ impl Gate {
     }
 }
 
-/// Returns the user of a start: after the version of the protocol come names and values, each with a zero byte at its end.
-fn user_of(startup: &[u8]) -> Option<String> {
+/// Returns a parameter of a start: after the version of the protocol come names and values, each with a zero byte at its
+/// end.
+fn parameter_of(startup: &[u8], name: &[u8]) -> Option<String> {
     let mut texts = startup.get(4..)?.split(|byte| *byte == 0);
-    texts.find(|name| *name == b"user")?;
+    texts.by_ref().step_by(2).find(|text| *text == name)?;
     String::from_utf8(texts.next()?.to_vec()).ok()
 }
 

@@ -2,7 +2,7 @@
 
 mod issuer;
 
-use self::issuer::{JwksServer, SigningKey, claims, claims_with, config, config_for, jwks, now};
+use self::issuer::{AUDIENCE, JwksServer, SigningKey, claims, claims_with, config, config_for, jwks, now};
 use super::{
     access_token::AccessToken,
     authenticator::{Authenticator, AuthenticatorParts, authenticate},
@@ -12,7 +12,7 @@ use super::{
     token::{MAX_TOKEN, TokenFault, TokenRules},
 };
 use crate::{
-    config::{AuthConfig, TokenAlgorithm},
+    config::{AudienceClaim, AuthConfig, TokenAlgorithm},
     exit::{Exit, Fault},
     metrics::{MetricsRegistry, exposition_format::ExpositionFormat},
 };
@@ -180,6 +180,35 @@ fn a_token_is_refused_unless_everything_in_it_is_right() {
     let without_id = with_header(&|header| header.kid = None);
     assert_eq!(verify(&without_id), Err(TokenFault::UnknownKey));
     assert!(rules.verify(&without_id, &set(&jwks([&key]))).is_ok(), "there is one key only");
+}
+
+#[test]
+fn a_token_without_a_type_or_with_the_audience_as_its_client_is_accepted_if_the_configuration_says_so() {
+    let key = SigningKey::new("one", Algorithm::ES256);
+    let keys = set(&jwks([&key]));
+    let untyped = |typ: Option<&str>| Header { typ: typ.map(str::to_owned), ..key.header() };
+    // The access tokens of Amazon Cognito: no `typ`, no `aud`.
+    let of_client = |client: Value| {
+        let mut claims = claims_with("client_id", client);
+        claims["token_use"] = json!("access");
+        claims.as_object_mut().unwrap().remove("aud");
+        key.sign(&untyped(None), &claims)
+    };
+    let mut config = AuthConfig { require_type: false, ..config() };
+    let verify = |config: &AuthConfig, token: &str| TokenRules::of(config).verify(token, &keys).is_ok();
+    assert!(verify(&config, &key.sign(&untyped(None), &claims())));
+    assert!(!verify(&config, &key.sign(&untyped(Some("id+jwt")), &claims())));
+    assert!(!verify(&config, &of_client(json!(AUDIENCE))), "it has no audience");
+    config.audience_claim = AudienceClaim::ClientId;
+    assert!(verify(&config, &of_client(json!(AUDIENCE))));
+    for (what, token) in [
+        ("another client", of_client(json!("orders2"))),
+        ("no client", of_client(Value::Null)),
+        ("a list of clients", of_client(json!([AUDIENCE]))),
+        ("an id token, whose `aud` is the client", key.sign(&untyped(None), &claims())),
+    ] {
+        assert!(!verify(&config, &token), "{what}");
+    }
 }
 
 /// Returns a valid token of at least `length` bytes, and few more.

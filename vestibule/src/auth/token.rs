@@ -1,8 +1,8 @@
 //! One token: its signature, its times, and what it says (RFC 7519, RFC 8725, RFC 9068).
 
 use super::key_set::KeySet;
-use crate::config::settings::auth::{AuthConfig, TokenAlgorithm};
-use jsonwebtoken::{Algorithm, Header, Validation, errors::ErrorKind};
+use crate::config::settings::auth::{AudienceClaim, AuthConfig, TokenAlgorithm};
+use jsonwebtoken::{Algorithm, Validation, errors::ErrorKind};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
@@ -13,6 +13,9 @@ pub(super) const MAX_TOKEN: usize = 8 * 1024;
 pub(super) struct TokenRules {
     issuer: String,
     validation: Validation,
+    /// The only client whose tokens are accepted, if their audience is in `client_id`.
+    client: Option<String>,
+    requires_type: bool,
 }
 
 /// The reason for which a token is refused. It quotes nothing of the token.
@@ -76,7 +79,13 @@ impl TokenRules {
         validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
         validation.set_issuer(&[&config.issuer]);
         validation.set_audience(&[&config.audience]);
-        Self { issuer: config.issuer.clone(), validation }
+        let mut client = None;
+        if config.audience_claim == AudienceClaim::ClientId {
+            validation.required_spec_claims.remove("aud");
+            validation.validate_aud = false;
+            client = Some(config.audience.clone());
+        }
+        Self { issuer: config.issuer.clone(), validation, client, requires_type: config.require_type }
     }
 
     /// Verifies a token.
@@ -93,8 +102,12 @@ impl TokenRules {
         if header.crit.is_some() {
             return Err(Invalid("it has critical header parameters (`crit`), which are not understood here"));
         }
-        if !is_type_of_access_token(&header) {
-            return Err(Invalid("its `typ` is neither `at+jwt` nor `JWT`"));
+        match header.typ.as_deref() {
+            Some(name) if !is_type_of_access_token(name) => {
+                return Err(Invalid("its `typ` is neither `at+jwt` nor `JWT`"));
+            }
+            None if self.requires_type => return Err(Invalid("it has no `typ`, and `auth.require_type` asks for one")),
+            Some(_) | None => {}
         }
         if !self.validation.algorithms.contains(&header.alg) {
             return Err(Invalid("its algorithm is not accepted here"));
@@ -114,6 +127,9 @@ impl TokenRules {
         let known = KnownClaims::deserialize(&Value::Object(all.clone())).map_err(|_| malformed)?;
         if known.iss != self.issuer || known.sub.is_empty() {
             return Err(malformed);
+        }
+        if self.client.is_some() && self.client != known.client_id {
+            return Err(TokenFault::Invalid("its `client_id` is not the audience of this service"));
         }
         let thumbprint = match known.cnf {
             None => None,
@@ -140,9 +156,8 @@ impl ScopeClaim {
     }
 }
 
-/// Returns `true` if the header says that this is an access token (RFC 9068), or any JWT.
-fn is_type_of_access_token(header: &Header) -> bool {
-    let Some(name) = &header.typ else { return false };
+/// Returns `true` if a `typ` says that this is an access token (RFC 9068), or any JWT.
+fn is_type_of_access_token(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     matches!(name.strip_prefix("application/").unwrap_or(&name), "at+jwt" | "jwt")
 }

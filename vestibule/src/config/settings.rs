@@ -6,7 +6,7 @@ pub(crate) mod traces;
 pub(crate) mod vault;
 
 use self::{
-    auth::TokenAlgorithm,
+    auth::{AudienceClaim, TokenAlgorithm},
     traces::{HeaderSetting, ProcessAttribute},
     vault::{VaultAuth, VaultConfig},
 };
@@ -349,6 +349,9 @@ pub struct DatabaseConfig {
     #[serde(with = "units::duration")]
     #[setting(min = "1ms", max = "1d", zero)]
     pub idle_in_transaction_timeout: Duration,
+    /// `true` if a log-in sends both timeouts in the startup parameter `options`, which RDS Proxy refuses. With `false`,
+    /// set them for the role.
+    pub startup_options: bool,
     /// The age at which a connection is closed when it comes back, give or take 10 %.
     #[serde(with = "units::duration")]
     #[setting(min = "1s", max = "7d")]
@@ -406,6 +409,7 @@ impl Default for DatabaseConfig {
             acquire_timeout: Duration::from_secs(5),
             statement_timeout: Duration::ZERO,
             idle_in_transaction_timeout: Duration::ZERO,
+            startup_options: true,
             max_lifetime: Duration::from_secs(30 * 60),
             idle_timeout: Duration::from_secs(10 * 60),
             tls: TlsMode::VerifyFull,
@@ -442,6 +446,7 @@ unbounded! {
     HeaderSetting: "header",
     ProcessAttribute: "attribute",
     ProxyHeader: "`x-forwarded-for` or `forwarded`",
+    AudienceClaim: "`aud` or `client_id`",
     TokenAlgorithm: "`ES256`, `ES384`, `RS256`, `RS384`, `RS512`, `PS256`, `PS384`, `PS512` or `EdDSA`",
     LogFormat: "`json` or `pretty`",
     ReloadAccess: "`off` or `signed`",

@@ -13,6 +13,12 @@ pub struct AuthConfig {
     pub issuer: String,
     /// The name of this service at the issuer: the claim `aud` of a token is it, or has it.
     pub audience: String,
+    /// The claim that has the audience: `client_id` for Amazon Cognito, whose access tokens have no `aud`. The audience is
+    /// then the one client whose tokens are accepted.
+    pub audience_claim: AudienceClaim,
+    /// `true` if a token without `typ` is refused: Amazon Cognito, Okta and Kubernetes make such tokens. If it is `false`,
+    /// an id token with the same audience is accepted too.
+    pub require_type: bool,
     /// The URL of the issuer's keys (JWKS). Without it, the issuer's metadata names it, at
     /// `<issuer>/.well-known/openid-configuration`. Outside of the `dev` profile it is `https://`.
     pub jwks_url: Option<BaseUrl>,
@@ -52,6 +58,8 @@ impl Default for AuthConfig {
         Self {
             issuer: String::new(),
             audience: String::new(),
+            audience_claim: AudienceClaim::Aud,
+            require_type: true,
             jwks_url: None,
             algorithms: vec![TokenAlgorithm::ES256, TokenAlgorithm::RS256, TokenAlgorithm::EdDSA],
             refresh_every: Duration::from_secs(10 * 60),
@@ -61,6 +69,16 @@ impl Default for AuthConfig {
             require_certificate_binding: false,
         }
     }
+}
+
+/// The claim of a token that says for which service, or for which client, it was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AudienceClaim {
+    /// `aud` (RFC 7519): the services.
+    Aud,
+    /// `client_id` (RFC 8693): the client.
+    ClientId,
 }
 
 /// An algorithm of a token's signature (RFC 7518, RFC 8037). All of them have a public key.

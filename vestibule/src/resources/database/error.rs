@@ -104,6 +104,13 @@ fn wants_tls(error: &sqlx::Error) -> bool {
     error.message().contains("pg_hba.conf") && WANTS_TLS.iter().any(|end| error.message().ends_with(end))
 }
 
+/// Returns `true` if a proxy before the database refuses the startup parameter `options`: RDS Proxy does not support
+/// "command-line options", and PgBouncer names the parameter.
+fn refuses_startup_options(error: &sqlx::Error) -> bool {
+    let Some(error) = error.as_database_error() else { return false };
+    ["command-line options", "unsupported startup parameter"].iter().any(|part| error.message().contains(part))
+}
+
 /// Returns the error of a token that could not be signed, if that is why the log-in failed.
 pub(super) fn of_token(error: &sqlx::Error) -> Option<&RdsTokenError> {
     match error {
@@ -147,6 +154,10 @@ pub(crate) fn fault(error: &sqlx::Error) -> Fault {
         (_, Some("40P01" | "55P03" | "57014")) => {
             (Exit::Unavailable, "find out who holds the lock (pg_locks, pg_stat_activity), and try again")
         }
+        (sqlx::Error::Database(_), _) if refuses_startup_options(error) => (
+            Exit::Unavailable,
+            "set database.startup_options to false, and both timeouts for the role (ALTER ROLE … SET statement_timeout = …)",
+        ),
         (_, Some("3D000")) => (Exit::Unavailable, "create the database, or correct database.name"),
         (sqlx::Error::Tls(error), _) if error.to_string() == HAS_NO_TLS => {
             (Exit::Unavailable, "turn TLS on at the server, or set database.tls to what the server offers")

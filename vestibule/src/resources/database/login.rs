@@ -89,7 +89,11 @@ impl PoolLogin {
         let idle_in_transaction_timeout = or_request_timeout(config.idle_in_transaction_timeout);
         let options = LogInOptions::of_service(login, section, &context.secrets.aws, context.is_strict)?;
         let options = options.map(|options| {
-            options.application_name(context.package.name).options([
+            let options = options.application_name(context.package.name);
+            if !config.startup_options {
+                return options;
+            }
+            options.options([
                 ("statement_timeout", milliseconds(statement_timeout)),
                 ("idle_in_transaction_session_timeout", milliseconds(idle_in_transaction_timeout)),
             ])
