@@ -92,6 +92,16 @@ pub(crate) struct LoadRequest<'a, A: Application> {
     pub(crate) in_service: Option<&'a Generation<A>>,
     pub(crate) deadline: Instant,
     pub(crate) probe_reason: ProbeReason,
+    pub(crate) scope: LoadScope,
+}
+
+/// The credentials for which a load asks the manager.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LoadScope {
+    All,
+    /// Those in service that are doubtful, and those that come from the same secrets. The others stay as held, and do not
+    /// count as verified.
+    Doubted,
 }
 
 impl<A: Application> LoadRequest<'_, A> {
@@ -126,7 +136,7 @@ pub(crate) enum LoadOutcome<A: Application> {
         /// The credentials that the generation holds as before, although they have a fault.
         carried_over: Vec<Unrefreshed>,
     },
-    /// Everything is as held, and was verified.
+    /// Everything is as held. What the manager was asked for was verified.
     Unchanged,
 }
 
@@ -182,14 +192,15 @@ impl<A: Application> Loader<A> {
                 tried_early = true;
                 probe_reason = ProbeReason::Operator;
             }
-            let request = LoadRequest { config: config.clone(), in_service: None, deadline, probe_reason };
+            let scope = LoadScope::All;
+            let request = LoadRequest { config: config.clone(), in_service: None, deadline, probe_reason, scope };
             let LoadError { report, retry, may_pass_soon } = match self.load(request).await.result {
                 Ok(LoadOutcome::Built { generation, .. }) => return Ok(*generation),
                 Ok(LoadOutcome::Unchanged) => unreachable!("nothing was held that could be unchanged"),
                 Err(error) => error,
             };
             match retry {
-                RetryClass::Rejected => {
+                RetryClass::Rejected | RetryClass::NoSuccessor => {
                     if last_rejection.is_none() {
                         tracing::warn!("a login is rejected; a rotation may be under way, so this start waits for it");
                     }
@@ -221,7 +232,7 @@ impl<A: Application> Loader<A> {
 
     /// Loads once. Publishes nothing.
     pub(crate) async fn load(&self, request: LoadRequest<'_, A>) -> FinishedLoad<A> {
-        let candidates = self.candidates.all();
+        let (candidates, nothing) = (self.candidates.all(), HeldCredentials::default());
         let mut unrenewed = BTreeMap::new();
         if let Some(in_service) = request.in_service {
             let reason = match request.probe_reason {
@@ -233,10 +244,10 @@ impl<A: Application> Loader<A> {
             let soon = deadline.min(Instant::now() + WAIT_FOR_OTHERS);
             let probing = in_service.resources.probe(reason, deadline);
             let drain = request.config.server.drain;
-            let renewing = renewals::renew_leases(&in_service.credentials, drain, soon);
+            let to_renew = if request.scope == LoadScope::All { &in_service.credentials } else { &nothing };
+            let renewing = renewals::renew_leases(to_renew, drain, soon);
             ((), unrenewed, _) = tokio::join!(probing, renewing, renewals::renew_leases(&candidates, drain, soon));
         }
-        let nothing = HeldCredentials::default();
         let doubts = match request.in_service {
             Some(in_service) => Doubts::of(in_service, &request.config.secrets.revoked),
             None => Doubts::default(),
@@ -278,16 +289,23 @@ impl<A: Application> Loader<A> {
         FinishedLoad { seen, result }
     }
 
-    /// Fetches all credentials. In a start, those that the manager makes at each read come last: if another one has a fault,
-    /// none is made. In a reload, one that must be replaced does not wait for the others.
+    /// Fetches all credentials, or those of the request's scope. In a start, those that the manager makes at each read come
+    /// last: if another one has a fault, none is made. In a reload, one that must be replaced does not wait for the others.
     async fn fetch<'a>(
         &self,
         request: &'a LoadRequest<'_, A>,
         context: &FetchContext<'a>,
         seen: &mut BTreeMap<Name, ManagerStage>,
     ) -> Resolver<'a> {
-        let (mut kept_there, mut made_at_read) = (Vec::new(), Vec::new());
+        let (mut kept_there, mut made_at_read, mut not_asked_for) = (Vec::new(), Vec::new(), Vec::new());
         for (spec, id) in AllSecrets::<A::Secrets>::to_fetch(&request.config) {
+            if request.scope == LoadScope::Doubted
+                && !context.is_doubted(&id)
+                && context.held.get(spec.name, &id).is_some()
+            {
+                not_asked_for.push((spec, id, FetchOutcome::Same));
+                continue;
+            }
             let comes_last = self.regions.is_made_at_each_read(&id) && !context.doubted.contains(spec.name);
             let list = if comes_last { &mut made_at_read } else { &mut kept_there };
             list.push((spec, id));
@@ -297,6 +315,7 @@ impl<A: Application> Loader<A> {
         let hosts = &request.config.server.tls_names;
         let are_hosts_new = request.in_service.is_none_or(|held| held.config.server.tls_names != *hosts);
         let mut resolver = Resolver::new(fetched, context.held).for_hosts(hosts, are_hosts_new);
+        resolver.add(not_asked_for);
         AllSecrets::<A::Secrets>::resolve(&mut resolver);
         if !resolver.has_fault() && !made_at_read.is_empty() {
             let fetched = fetch::all(context, &made_at_read).await;

@@ -19,7 +19,7 @@ use crate::{
     config::Config,
     exit::{Phase, Report},
     loader::{
-        FinishedLoad, LoadOutcome, LoadRequest, Loader, Unrefreshed, load_error::LoadError, panicked,
+        FinishedLoad, LoadOutcome, LoadRequest, LoadScope, Loader, Unrefreshed, load_error::LoadError, panicked,
         retry_class::RetryClass,
     },
     moment::Moment,
@@ -129,15 +129,24 @@ impl<A: Application> Reloader<A> {
             self.status.reload_started(state.signals_covered);
             requests.reload_started();
             let (was_read, config) = self.config_for(trigger, &state.retries, &in_service);
+            let scope = state.retries.scope_for(trigger);
             let retry = tokio::select! {
                 biased;
                 () = stopping.cancelled() => return,
-                reload = self.reload(trigger, probe_reason, state.signals_covered, &in_service, &config) => reload.retry,
+                reload = self.reload(trigger, probe_reason, scope, state.signals_covered, &in_service, &config) => {
+                    reload.retry
+                }
             };
             requests.reload_ended();
             self.answer(&mut state.operators);
             match config {
-                Ok(config) => self.schedule(&mut state, trigger, was_read, config, retry, &in_service),
+                Ok(config) => {
+                    // A look for a successor does not verify the other credentials, so the poll must.
+                    if scope == LoadScope::All && Arc::ptr_eq(&config, &self.live.borrow().config) {
+                        state.poll = Poll::next(self.interval());
+                    }
+                    self.schedule(&mut state, trigger, was_read, config, retry, &in_service);
+                }
                 // A signal takes back what an earlier one brought, also if the configuration cannot be read now.
                 Err(error) => state.retries.schedule_unread(trigger, error.retry),
             }
@@ -247,6 +256,7 @@ impl<A: Application> Reloader<A> {
         &self,
         trigger: Trigger,
         probe_reason: ProbeReason,
+        scope: LoadScope,
         signals_covered: u64,
         in_service: &Arc<Generation<A>>,
         config: &ConfigOrError<A>,
@@ -257,7 +267,7 @@ impl<A: Application> Reloader<A> {
             Ok(config) => {
                 let deadline = Instant::now() + config.secrets.deadline;
                 let request =
-                    LoadRequest { config: config.clone(), in_service: Some(in_service), deadline, probe_reason };
+                    LoadRequest { config: config.clone(), in_service: Some(in_service), deadline, probe_reason, scope };
                 self.loader.load(request).await
             }
             Err(error) => FinishedLoad { seen: BTreeMap::new(), result: Err(error.clone()) },
@@ -336,7 +346,7 @@ impl<A: Application> Reloader<A> {
         }
     }
 
-    /// Schedules the next poll and retries.
+    /// Schedules the retries, and a look at what was replaced.
     fn schedule(
         &self,
         state: &mut ActorState<A>,
@@ -351,9 +361,6 @@ impl<A: Application> Reloader<A> {
             && let Some(replaced) = self.status.last_replaced()
         {
             state.replaced.add(replaced);
-        }
-        if Arc::ptr_eq(&config, &in_service.config) {
-            state.poll = Poll::next(self.interval());
         }
         state.retries.schedule(trigger, was_read, config, retry, &in_service.config);
     }

@@ -8,7 +8,7 @@ use crate::{
     application::{Application, Background, Live, check_readiness},
     config::Config,
     exit::Report,
-    loader::Loader,
+    loader::{LoadScope, Loader},
     reload::Reloader,
     resources::breaker::ProbeReason,
     secrets::source::Source,
@@ -180,7 +180,8 @@ impl<A: Application> Harness<A> {
         assert!(self.actor.get().is_none(), "the reload actor runs: use Harness::signal");
         let in_service = self.reloader.live.borrow().clone();
         let config = self.reloader.read_config(&in_service.config);
-        self.reloader.reload(Trigger::Signal, ProbeReason::Operator, 0, &in_service, &config).await.result
+        let (reason, scope) = (ProbeReason::Operator, LoadScope::All);
+        self.reloader.reload(Trigger::Signal, reason, scope, 0, &in_service, &config).await.result
     }
 
     /// Reloads with another configuration. Returns what [`reload`](Self::reload) returns.

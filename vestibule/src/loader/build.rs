@@ -48,7 +48,7 @@ impl<A: Application> Loader<A> {
         doubts: &Doubts,
         made: &Mutex<ResourceRegistry>,
     ) -> Result<(Generation<A>, impl IntoIterator<Item = Unrefreshed>), BuildFailure> {
-        let LoadRequest { config, in_service, deadline, probe_reason } = request;
+        let LoadRequest { config, in_service, deadline, probe_reason, .. } = request;
         let (authenticator, auth_as_held) = self.open_authenticator(request, &resolved.credentials, doubts).await?;
         let tls = Tls::build(&resolved.secrets, &config.server, &config.admin, in_service.map(|held| &held.tls));
         let context = LoadContext {

@@ -80,7 +80,9 @@ impl Doubts {
             // The fault of the new version says more than the rejection of the held one. Retries follow all the same.
             match unrefreshed.iter_mut().find(|stays| stays.name == rejection.credential) {
                 Some(stays) => stays.retry = RetryClass::Rejected,
-                None => unrefreshed.push(rejection.clone().into()),
+                None => {
+                    unrefreshed.push(Unrefreshed { retry: RetryClass::NoSuccessor, ..rejection.clone().into() });
+                }
             }
         }
         for stays in &mut unrefreshed {
@@ -97,8 +99,13 @@ impl Doubts {
 impl Unrefreshed {
     /// Returns the class of the retry that these need, if one may help. A rejection ends by itself soonest.
     pub(crate) fn retry_of(all: &[Self]) -> Option<RetryClass> {
-        let classes = [RetryClass::Rejected, RetryClass::Unavailable];
-        classes.into_iter().find(|class| all.iter().any(|stays| stays.retry == *class))
+        let has = |class: RetryClass| all.iter().any(|stays| stays.retry == class);
+        let is_anything_else_missing = all.iter().any(|stays| stays.retry != RetryClass::NoSuccessor);
+        match (has(RetryClass::NoSuccessor), is_anything_else_missing) {
+            (true, false) => Some(RetryClass::NoSuccessor),
+            (true, true) => Some(RetryClass::Rejected),
+            _ => [RetryClass::Rejected, RetryClass::Unavailable].into_iter().find(|class| has(*class)),
+        }
     }
 }
 

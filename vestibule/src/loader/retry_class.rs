@@ -7,6 +7,8 @@ use crate::exit::Exit;
 pub(crate) enum RetryClass {
     /// The manager and the other side have different versions: a rotation ends this by itself. Or a lease is due.
     Rejected,
+    /// The other side rejects versions in service, and the manager has no other ones yet. Nothing else is missing.
+    NoSuccessor,
     /// The manager or the database does not answer, or denies access: identities and policies propagate.
     Unavailable,
     /// A file of the configuration is not there, or cannot be read.

@@ -1,6 +1,10 @@
 //! Retries: reloads that follow one that failed, while they may help.
 
-use crate::{backoff::Backoff, loader::retry_class::RetryClass, status::reload_record::Trigger};
+use crate::{
+    backoff::Backoff,
+    loader::{LoadScope, retry_class::RetryClass},
+    status::reload_record::Trigger,
+};
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
@@ -72,6 +76,19 @@ impl<C> Retries<C> {
         }
     }
 
+    /// Returns the credentials for which a load for this trigger asks the manager. A retry looks only for the successor of a
+    /// rejected version, if nothing else was missing in the load before it.
+    pub(super) fn scope_for(&self, trigger: Trigger) -> LoadScope {
+        match (&self.in_service, self.next_config()) {
+            (Some(retry), RetryWith::InService)
+                if trigger == Trigger::Retry && retry.class == RetryClass::NoSuccessor =>
+            {
+                LoadScope::Doubted
+            }
+            _ => LoadScope::All,
+        }
+    }
+
     /// Schedules the retry that follows a configuration which could not be read. It takes the place of the one that a
     /// signal brought before.
     pub(super) fn schedule_unread(&mut self, trigger: Trigger, class: RetryClass) {
@@ -120,7 +137,9 @@ fn follow(trigger: Trigger, class: Option<RetryClass>, before: Option<Retry>) ->
 
 fn first_pauses(class: RetryClass) -> Option<Backoff> {
     match class {
-        RetryClass::Rejected => Some(Backoff::in_proportion(FIRST_PAUSE_OF_REJECTED, LONGEST_PAUSE_OF_REJECTED)),
+        RetryClass::Rejected | RetryClass::NoSuccessor => {
+            Some(Backoff::in_proportion(FIRST_PAUSE_OF_REJECTED, LONGEST_PAUSE_OF_REJECTED))
+        }
         RetryClass::Unavailable | RetryClass::Unreadable => Some(Backoff::capped_at(LONGEST_PAUSE)),
         RetryClass::HalfWritten => Some(Backoff::lasting(TIME_TO_WRITE_A_FILE)),
         RetryClass::Permanent => None,

@@ -11,6 +11,7 @@
 //! ```
 
 mod fake_database;
+mod looks;
 mod world;
 
 use self::{

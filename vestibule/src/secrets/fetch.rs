@@ -45,6 +45,11 @@ pub(crate) struct FetchContext<'a> {
 }
 
 impl FetchContext<'_> {
+    /// Returns `true` if a credential that is held from this id is doubted.
+    pub(crate) fn is_doubted(&self, id: &SecretId) -> bool {
+        self.doubted.iter().any(|name| self.held.get(name, id).is_some())
+    }
+
     fn is_revoked(&self, value: &SecretValue) -> bool {
         self.revoked.contains(&value.version)
     }

@@ -12,6 +12,7 @@ use crate::{
     application::Generation,
     config::Config,
     secrets::{id::VersionId, source::SourceError, version::Stage},
+    status::reload_record::Trigger,
     testing::{Harness, MemoryManager},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -80,6 +81,8 @@ struct Publication {
     fetched: BTreeMap<Which, BTreeSet<VersionId>>,
     revoked: BTreeSet<VersionId>,
     carried_over: BTreeSet<&'static str>,
+    /// `None` for the first generation.
+    trigger: Option<Trigger>,
 }
 
 impl Publication {
@@ -98,6 +101,7 @@ impl Publication {
             fetched,
             revoked: generation.config.secrets.revoked.clone(),
             carried_over: BTreeSet::new(),
+            trigger: None,
         }
     }
 }
@@ -145,6 +149,7 @@ impl World {
             while live.changed().await {
                 let mut publication = Publication::of(&live.generation());
                 if let Some(reload) = &status.borrow().last_reload {
+                    publication.trigger = Some(reload.trigger);
                     publication.duration = Duration::from_millis(reload.duration_ms + 1);
                     publication.carried_over = reload.carried_over.iter().map(|stays| stays.credential).collect();
                 }

@@ -7,7 +7,7 @@ use super::*;
 use crate::{
     application::{Application, Build, Generation},
     config::{Config, base_url::BaseUrl},
-    loader::{LoadOutcome, LoadRequest, Loader},
+    loader::{LoadOutcome, LoadRequest, LoadScope, Loader},
     openapi::OpenApiRouter,
     package::Package,
     resources::breaker::ProbeReason,
@@ -206,8 +206,13 @@ impl ReloadingProcess {
     async fn load(&self, config: Arc<Config<Settings>>) -> Option<Generation<CallingService>> {
         let in_service = self.live.borrow().clone();
         let deadline = Instant::now() + Duration::from_secs(5);
-        let request =
-            LoadRequest { config, in_service: Some(&in_service), deadline, probe_reason: ProbeReason::Scheduled };
+        let request = LoadRequest {
+            config,
+            in_service: Some(&in_service),
+            deadline,
+            probe_reason: ProbeReason::Scheduled,
+            scope: LoadScope::All,
+        };
         match self.loader.load(request).await.result {
             Ok(LoadOutcome::Built { generation, .. }) => Some(*generation),
             _ => None,

@@ -4,7 +4,7 @@ use super::*;
 use crate::{
     application::{Application, Build},
     config::{Config, base_url::BaseUrl, settings::traces::TracesConfig},
-    loader::{LoadOutcome, LoadRequest},
+    loader::{LoadOutcome, LoadRequest, LoadScope},
     openapi::OpenApiRouter,
     package::Package,
     resources::{breaker::ProbeReason, build_error::BuildError},
@@ -66,6 +66,7 @@ async fn traces_change_when_a_generation_is_published_and_not_before() {
         in_service: Some(&in_service),
         deadline: Instant::now() + Duration::from_secs(30),
         probe_reason: ProbeReason::Operator,
+        scope: LoadScope::All,
     };
     let loaded = harness.reloader.loader.load(request).await.result;
     assert!(matches!(loaded, Ok(LoadOutcome::Built { .. })) && tracer.is_on(), "it is not published");

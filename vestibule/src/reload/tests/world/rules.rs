@@ -1,7 +1,7 @@
 //! The rules that hold at any time, whatever happens.
 
 use super::{LONGEST_LOAD, Publication, Which, World};
-use crate::secrets::id::VersionId;
+use crate::{secrets::id::VersionId, status::reload_record::Trigger};
 use std::{mem, time::Duration};
 use tokio::time::{Instant, sleep};
 
@@ -34,7 +34,12 @@ impl World {
             if is_new && is_carried_over {
                 return Err(format!("{which:?} is new, and named as carried over"));
             }
-            if !is_carried_over && !secret.had_label(version, which.stages(), start) {
+            // A retry may look for the successor of the login alone.
+            let is_left_alone = publication.trigger == Some(Trigger::Retry)
+                && which != Which::Login
+                && !is_new
+                && self.was_login_rejected(publication);
+            if !is_carried_over && !is_left_alone && !secret.had_label(version, which.stages(), start) {
                 return Err(format!("{which:?} is {version}, which is neither current nor pending"));
             }
             if is_new && !secret.is_well_formed(version) {
@@ -53,10 +58,7 @@ impl World {
     /// Checks the two rules for a reload: a credential with a fault stays as held only while another one is replaced that
     /// must be.
     fn check_carried_over(&self, publication: &Publication) -> Result<(), String> {
-        // The load may have seen a rejection that is over by now.
-        let start = publication.at - publication.duration;
-        let in_service = &self.last.in_use[&Which::Login];
-        let was_rejected = [start, publication.at].iter().any(|at| self.was_rejected_at(in_service, *at));
+        let was_rejected = self.was_login_rejected(publication);
         let must_be_replaced = |which: Which| {
             let is_revoked = !publication.revoked.is_disjoint(&self.last.fetched[&which]);
             is_revoked || (which == Which::Login && was_rejected)
@@ -73,6 +75,14 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// Returns true if the login that this publication replaced or kept was rejected. The load may have seen a rejection that
+    /// is over by now.
+    fn was_login_rejected(&self, publication: &Publication) -> bool {
+        let start = publication.at - publication.duration;
+        let in_service = &self.last.in_use[&Which::Login];
+        [start, publication.at].iter().any(|at| self.was_rejected_at(in_service, *at))
     }
 
     fn was_accepted(&self, login: &VersionId, since: Instant) -> bool {

@@ -1,0 +1,169 @@
+//! Looks for the successor of a rejected version: what they ask the manager for, and what goes on meanwhile.
+
+use super::fake_database::{FakeDatabase, FakeService, FakeSettings};
+use crate::{
+    config::Config,
+    credentials::signing_keys::SigningKeys,
+    secrets::{
+        id::{SecretId, VersionId},
+        kind::Kind,
+        source::{Fetched, Source, SourceError},
+        version::{Stage, Versions},
+    },
+    testing::{Harness, MemoryManager},
+};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use futures_util::future::BoxFuture;
+use std::{
+    collections::BTreeMap,
+    mem,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::time::{Instant, sleep, timeout};
+
+/// `secrets.refresh_every`.
+const REFRESH: Duration = Duration::from_secs(300);
+
+/// A manager that counts the calls for each secret.
+#[derive(Default)]
+struct CountingManager {
+    manager: MemoryManager,
+    calls: Mutex<BTreeMap<String, usize>>,
+}
+
+impl CountingManager {
+    fn with_first_versions() -> Arc<Self> {
+        let manager = Self::default();
+        manager.manager.put("login", login("first"));
+        manager.manager.put("keys", STANDARD.encode([1; 32]));
+        Arc::new(manager)
+    }
+
+    /// Returns the calls since the last time.
+    fn take_calls(&self) -> BTreeMap<String, usize> {
+        mem::take(&mut *self.calls.lock().unwrap())
+    }
+}
+
+impl Source for CountingManager {
+    fn fetch<'a>(
+        &'a self,
+        id: &'a SecretId,
+        stage: Stage,
+        held: Option<&'a VersionId>,
+    ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
+        *self.calls.lock().unwrap().entry(id.to_string()).or_default() += 1;
+        self.manager.fetch(id, stage, held)
+    }
+
+    fn versions<'a>(&'a self, id: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>> {
+        self.manager.versions(id)
+    }
+}
+
+/// A service whose login is rejected. The first reload after that has asked for everything.
+struct Rejected {
+    manager: Arc<CountingManager>,
+    harness: Harness<FakeService>,
+    rejected_at: Instant,
+    keys_before: String,
+}
+
+impl Rejected {
+    async fn start() -> Self {
+        // The pauses are random.
+        fastrand::seed(1);
+        let (manager, database) = (CountingManager::with_first_versions(), Arc::<FakeDatabase>::default());
+        database.state().password = "first".into();
+        let harness = start(&manager, &database).await;
+        harness.start_reloading();
+        database.state().password = "second".into();
+        assert!(harness.live().service().client.request().await.is_err(), "the password is another one");
+        sleep(Duration::from_millis(10)).await;
+        assert_eq!(manager.take_calls()["keys"], 2 * SigningKeys::STAGES.len(), "a start, and one whole reload");
+        let keys_before = verified(&harness, "keys");
+        Self { manager, harness, rejected_at: Instant::now(), keys_before }
+    }
+
+    /// Waits for a publication.
+    async fn published(&self) {
+        let mut live = self.harness.live();
+        let changed = timeout(Duration::from_secs(60), live.changed()).await;
+        assert_eq!(changed, Ok(true), "nothing was published: {:?}", self.manager.take_calls());
+    }
+
+    fn calls_for(&self, id: &str) -> usize {
+        self.manager.calls.lock().unwrap().get(id).copied().unwrap_or_default()
+    }
+
+    fn version(&self, name: &'static str) -> VersionId {
+        self.harness.live().generation().credentials.named(name).expect("no credential is optional").in_use().clone()
+    }
+
+    /// Waits until the manager is asked for this secret. Returns the time since the rejection.
+    async fn asked_for(&self, id: &str) -> Duration {
+        while self.calls_for(id) == 0 {
+            sleep(Duration::from_millis(10)).await;
+        }
+        self.rejected_at.elapsed()
+    }
+}
+
+async fn start(manager: &Arc<CountingManager>, database: &Arc<FakeDatabase>) -> Harness<FakeService> {
+    let service = FakeSettings { database: database.clone(), ..FakeSettings::default() };
+    let mut config = Config { service, ..Config::default() };
+    config.secrets.refresh_every = REFRESH;
+    // A rejection at the end of a pause asks for everything. So there is none.
+    config.secrets.probe_every = Duration::from_secs(3600);
+    Harness::start(manager.clone(), config).await.expect("the password is right, or will be")
+}
+
+fn login(password: &str) -> String {
+    format!("{{\"username\": \"app\", \"password\": \"{password}\"}}")
+}
+
+/// Returns the time at which the manager last confirmed a credential.
+fn verified(harness: &Harness<FakeService>, name: &str) -> String {
+    let status = serde_json::to_value(&*harness.reloader.status.read().borrow()).expect("a status is JSON");
+    let all = status["credentials"].as_array().expect("a list of credentials");
+    let credential = all.iter().find(|credential| credential["name"] == name).expect("it is held");
+    credential["verified"].to_string()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_look_for_a_successor_asks_only_for_the_rejected_login() {
+    let service = Rejected::start().await;
+    sleep(Duration::from_secs(3)).await;
+    assert!(service.calls_for("login") > 4, "looks follow each other: {:?}", service.manager.take_calls());
+    let second = service.manager.manager.rotate("login", login("second"));
+    service.published().await;
+    assert_eq!(service.version("login"), second);
+    assert_eq!(service.calls_for("keys"), 0, "nobody doubts the keys");
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(verified(&service.harness, "keys"), service.keys_before, "the manager was not asked for the keys");
+    assert!(service.harness.live().service().client.request().await.is_ok());
+    service.harness.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn looks_for_a_successor_do_not_postpone_the_poll() {
+    let service = Rejected::start().await;
+    let waited = service.asked_for("keys").await;
+    assert!(waited <= REFRESH.mul_f64(1.1), "the other credentials are verified after {waited:?}");
+    service.harness.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_password_at_the_manager_is_followed_by_looks_at_all_credentials() {
+    let service = Rejected::start().await;
+    sleep(Duration::from_secs(1)).await;
+    service.manager.manager.rotate("login", login("wrong"));
+    sleep(Duration::from_secs(10)).await;
+    // A load that failed has left them out, so another one must bring both.
+    let keys = service.manager.manager.rotate("keys", STANDARD.encode([2; 32]));
+    let second = service.manager.manager.rotate("login", login("second"));
+    service.published().await;
+    assert_eq!((service.version("login"), service.version("keys")), (second, keys));
+    service.harness.stop().await;
+}
