@@ -9,6 +9,13 @@ use tokio::time::Instant;
 /// The time that is left for the last attempt. Most answers arrive within it.
 const LAST_ATTEMPT: Duration = Duration::from_millis(500);
 
+/// The ceiling of the first pause between loads that look for a successor. Requests wait for it, and for no longer than
+/// `database.acquire_timeout`. So these pauses grow slowly.
+const FIRST_FOR_SUCCESSOR: Duration = Duration::from_millis(250);
+
+/// The longest pause between these loads.
+const LONGEST_FOR_SUCCESSOR: Duration = Duration::from_secs(15);
+
 /// The pauses between repeated attempts.
 #[derive(Clone)]
 pub(crate) struct Backoff {
@@ -22,13 +29,9 @@ pub(crate) struct Backoff {
 }
 
 impl Backoff {
-    /// Makes pauses that end before `deadline`. The ceiling is 0.1 s at first, and 5 s at most.
-    ///
-    /// Leaves time for the last attempt to finish: a timeout would hide the more useful error before it.
+    /// Makes pauses that end [before](Self::before) `deadline`. The ceiling is 0.1 s at first, and 5 s at most.
     pub(crate) fn until(deadline: Instant) -> Self {
-        let left = deadline.saturating_duration_since(Instant::now());
-        let deadline = deadline - LAST_ATTEMPT.min(left / 4);
-        Self { deadline: Some(deadline), ..Self::from_to(Duration::from_millis(100), Duration::from_secs(5)) }
+        Self::from_to(Duration::from_millis(100), Duration::from_secs(5)).before(deadline)
     }
 
     /// Makes pauses without an end. The ceiling is 1 s at first, and `cap` at most.
@@ -41,15 +44,23 @@ impl Backoff {
         Self { ceiling: first, cap, since: None, deadline: None }
     }
 
-    /// Makes pauses without an end. The ceiling is a third of the time from now to the beginning of the pause, but not less than
-    /// `first`, and not more than `cap`. So whoever waits for the end of some trouble waits for a third longer at most.
-    pub(crate) fn in_proportion(first: Duration, cap: Duration) -> Self {
-        Self { since: Some(Instant::now()), ..Self::from_to(first, cap) }
+    /// Makes the pauses between loads that look for the successor of a rejected version. The ceiling is a third of the time from
+    /// now to the beginning of the pause, but not less than 0.25 s, and not more than 15 s. So whoever waits for the successor
+    /// waits for a third longer at most.
+    pub(crate) fn for_successor() -> Self {
+        Self { since: Some(Instant::now()), ..Self::from_to(FIRST_FOR_SUCCESSOR, LONGEST_FOR_SUCCESSOR) }
     }
 
     /// Makes pauses that end after this time from now. The ceiling is 1 s at first, and 5 s at most.
     pub(crate) fn lasting(time: Duration) -> Self {
         Self { deadline: Some(Instant::now() + time), ..Self::from_to(Duration::from_secs(1), Duration::from_secs(5)) }
+    }
+
+    /// Ends the pauses before `deadline`, and leaves time for the last attempt to finish: a timeout would hide the more useful
+    /// error before it.
+    pub(crate) fn before(self, deadline: Instant) -> Self {
+        let left = deadline.saturating_duration_since(Instant::now());
+        Self { deadline: Some(deadline - LAST_ATTEMPT.min(left / 4)), ..self }
     }
 
     /// Returns the time of the next attempt, or `None` if there is no time left for one.
@@ -82,8 +93,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_pause_in_proportion_is_a_third_of_the_time_before_it_at_most() {
         for _ in 0..1000 {
-            let (first, cap) = (Duration::from_millis(250), Duration::from_secs(15));
-            let (began, mut pauses) = (Instant::now(), Backoff::in_proportion(first, cap));
+            let (first, cap) = (FIRST_FOR_SUCCESSOR, LONGEST_FOR_SUCCESSOR);
+            let (began, mut pauses) = (Instant::now(), Backoff::for_successor());
             let mut tries = 0;
             while began.elapsed() < Duration::from_secs(60) {
                 let before = Instant::now();

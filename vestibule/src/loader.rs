@@ -183,7 +183,7 @@ impl<A: Application> Loader<A> {
         let start = Instant::now();
         let half_way = start + deadline.saturating_duration_since(start) / 2;
         let mut tried_early = false;
-        let mut pauses = Backoff::until(deadline);
+        let mut pauses = Backoff::for_successor().before(deadline);
         let mut last_rejection: Option<Report> = None;
         let mut is_logged = false;
         loop {

@@ -8,13 +8,6 @@ use crate::{
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
-/// The first pause between reloads that look for the successor of a rejected version. Requests wait for it, and for no longer
-/// than `database.acquire_timeout`. So these pauses grow slowly.
-const FIRST_PAUSE_OF_REJECTED: Duration = Duration::from_millis(250);
-
-/// The longest pause between these reloads.
-const LONGEST_PAUSE_OF_REJECTED: Duration = Duration::from_secs(15);
-
 /// The longest pause between reloads while the manager or the database does not answer.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
@@ -137,9 +130,7 @@ fn follow(trigger: Trigger, class: Option<RetryClass>, before: Option<Retry>) ->
 
 fn first_pauses(class: RetryClass) -> Option<Backoff> {
     match class {
-        RetryClass::Rejected | RetryClass::NoSuccessor => {
-            Some(Backoff::in_proportion(FIRST_PAUSE_OF_REJECTED, LONGEST_PAUSE_OF_REJECTED))
-        }
+        RetryClass::Rejected | RetryClass::NoSuccessor => Some(Backoff::for_successor()),
         RetryClass::Unavailable | RetryClass::Unreadable => Some(Backoff::capped_at(LONGEST_PAUSE)),
         RetryClass::HalfWritten => Some(Backoff::lasting(TIME_TO_WRITE_A_FILE)),
         RetryClass::Permanent => None,

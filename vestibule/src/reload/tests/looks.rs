@@ -167,3 +167,23 @@ async fn a_wrong_password_at_the_manager_is_followed_by_looks_at_all_credentials
     assert_eq!((service.version("login"), service.version("keys")), (second, keys));
     service.harness.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_start_in_the_window_of_a_rotation_waits_for_a_third_longer_at_most() {
+    let window = Duration::from_secs(3);
+    for seed in 0..100 {
+        fastrand::seed(seed);
+        let (manager, database) = (CountingManager::with_first_versions(), Arc::<FakeDatabase>::default());
+        database.state().password = "second".into();
+        let began = Instant::now();
+        let rotating = async {
+            sleep(window).await;
+            manager.manager.rotate("login", login("second"));
+        };
+        let (harness, ()) = tokio::join!(start(&manager, &database), rotating);
+        // The clock of tests counts milliseconds.
+        let longest = window * 4 / 3 + Duration::from_millis(2);
+        assert!(began.elapsed() <= longest, "{:?} with the seed {seed}", began.elapsed());
+        harness.stop().await;
+    }
+}
