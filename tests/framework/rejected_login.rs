@@ -179,6 +179,32 @@ async fn a_rejected_login_is_replaced_although_another_credential_cannot_be_fetc
 }
 
 #[tokio::test]
+async fn retries_ask_the_manager_only_for_the_rejected_login() {
+    let tenant = SERVICE.migrated("asks_for_one").await;
+    let manager = scripted_manager(&tenant).await;
+    let running =
+        RunningService::start(SERVICE.launch(&tenant).without_polling().with_manager(&manager), &tenant).await;
+    let note = running.create_note("a note").await;
+    tenant.set_password(&tenant.app_role(), "sentinel-elsewhere").await.unwrap();
+    cut_connections(&tenant).await;
+    let waiting = begin_get(&running, &note);
+    let calls = |credential: &str| manager.requests(&tenant.id(credential));
+    // The reload that follows a rejection asks for everything, and so does one at the end of each pause.
+    let are_left_alone = async || {
+        let (before, signing) = (running.credential("signing").await, calls("signing"));
+        let database = calls("database");
+        eventually("three looks for a successor", async || calls("database") >= database + 6).await;
+        let after = running.credential("signing").await;
+        calls("signing") == signing && after["verified"] == before["verified"]
+    };
+    eventually("looks that leave the signing keys alone", are_left_alone).await;
+    let version = tenant.put("database", &login_with_password(&tenant, "sentinel-elsewhere")).await.unwrap();
+    wait_for_version(&running, "database", &version).await;
+    assert_eq!(running.get(&note).await.status(), StatusCode::OK);
+    waiting.await.expect("the first request is answered, too late or not");
+}
+
+#[tokio::test]
 async fn a_malformed_credential_does_not_end_the_retries_for_a_rejected_login() {
     let tenant = SERVICE.migrated("search").await;
     let manager = scripted_manager(&tenant).await;
