@@ -249,19 +249,19 @@ fn a_chain_that_clients_refuse_says_what_is_wrong_with_it() {
             "critical extension",
         ),
         (
-            "a serial number of 21 bytes",
-            |own, _| own.serial_number = Some(SerialNumber::from_slice(&[1; 21])),
+            "a serial number of 25 bytes",
+            |own, _| own.serial_number = Some(SerialNumber::from_slice(&[1; 25])),
             "as RFC 5280 has them",
         ),
         (
-            "a serial number of 21 bytes at the authority",
-            |_, issuer| issuer.serial_number = Some(SerialNumber::from_slice(&[1; 21])),
+            "a serial number of 25 bytes at the authority",
+            |_, issuer| issuer.serial_number = Some(SerialNumber::from_slice(&[1; 25])),
             "as RFC 5280 has them",
         ),
     ];
     for (from, change, words) in cases {
         let made = Made::changed(KeyPair::generate().unwrap(), change);
-        let error = length(&pair(&(made.chain() + &made.root), &made.pkcs8())).unwrap_err();
+        let error = length(&pair(&(made.chain() + &made.root), &made.pkcs8())).expect_err(from);
         assert!(error.contains(words), "{from}: {error}");
         // Without the root, the last certificate is one that clients do not trust.
         let is_of_the_anchor = from == "an authority for clients";
