@@ -1,4 +1,4 @@
-//! Headers of clients and of proxies: their addresses, and the ids of requests.
+//! Headers of clients, of proxies and of scrapers: their addresses, the ids of requests, and the formats that are wanted.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
 use std::net::IpAddr;
@@ -14,6 +14,7 @@ pub(crate) fn check(data: &[u8]) -> bool {
         addresses(header, &headers(name, &values));
     }
     ids(&values);
+    formats(&values);
     true
 }
 
@@ -47,6 +48,14 @@ fn addresses(header: ProxyHeader, headers: &HeaderMap) {
         appended.append(&name, HeaderValue::from_bytes(&line).expect("both parts are valid"));
     }
     assert!(appended.is_empty() || client(proxy, &appended) == stranger, "a client chose its address: {appended:?}");
+}
+
+/// Checks that the order in which a scraper names formats means nothing.
+fn formats(values: &[HeaderValue]) {
+    let mut accept = headers("accept", values);
+    let wanted = fuzzing::is_openmetrics_wanted(&accept);
+    accept = accept.get_all("accept").iter().rev().map(|value| (HeaderName::from_static("accept"), value.clone())).collect();
+    assert_eq!(fuzzing::is_openmetrics_wanted(&accept), wanted, "{accept:?}");
 }
 
 /// Checks that an id is 32 digits of the client, or new.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use std::{net::SocketAddr, time::Duration};
 use vestibule::{
-    config::{BaseUrl, units},
+    config::{BaseUrl, HeaderSetting, ProcessAttribute, ProxyNetwork, units},
     credentials::{Host, PostgresName},
     fuzzing,
     secrets::{SecretId, VersionId},
@@ -68,7 +68,7 @@ struct Address(#[serde(with = "units::address")] SocketAddr);
 #[derive(PartialEq, Serialize, Deserialize)]
 struct Filter(#[serde(with = "units::filter")] String);
 
-/// Checks durations, sizes, addresses and log filters.
+/// Checks durations, sizes, addresses, log filters, networks, headers and attributes.
 fn units(text: &str) {
     let century = Duration::from_secs(100 * 365 * 24 * 60 * 60);
     let duration = read::<DurationSetting>(text).map(|DurationSetting(duration)| duration);
@@ -76,7 +76,12 @@ fn units(text: &str) {
     read::<Host>(text);
     read::<PostgresName>(text);
     read::<Size>(text);
-    read::<Address>(text);
+    if let Some(Address(address)) = read::<Address>(text) {
+        assert_eq!(address.ip(), address.ip().to_canonical());
+    }
+    read::<ProxyNetwork>(text);
+    read::<HeaderSetting>(text);
+    read::<ProcessAttribute>(text);
     if let Some(Filter(filter)) = read::<Filter>(text) {
         assert_eq!(filter, text);
     }

@@ -52,6 +52,10 @@ async fn an_endpoint_that_cannot_be_reached_is_reported_with_its_cause() {
         let launch = SERVICE.launch(&tenant).env("AWS_ENDPOINT_URL", endpoint).env("SSL_CERT_FILE", root.path());
         assert_reports(launch, 69, &texts).await;
     }
+    let proxy = format!("http://user:sentinel@127.0.0.1:{}", free_port());
+    let through_proxy = SERVICE.launch(&tenant).env("AWS_ENDPOINT_URL", "https://manager.invalid");
+    let through_proxy = through_proxy.env("SSL_CERT_FILE", root.path()).env("HTTPS_PROXY", proxy);
+    assert_reports(through_proxy, 69, &["manager.invalid (HTTPS_PROXY is set) failed", "Connection refused"]).await;
 }
 
 #[tokio::test]

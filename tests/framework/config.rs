@@ -50,6 +50,29 @@ async fn a_file_that_is_no_regular_one_is_refused_and_nobody_waits_for_it() {
 }
 
 #[tokio::test]
+async fn a_variable_of_the_platform_that_says_nothing_ends_with_78_and_is_not_quoted() {
+    for (variable, value, problem) in [
+        ("AWS_ENDPOINT_URL", "http://user:sentinel@127.0.0.1:1", "without a user"),
+        ("AWS_ENDPOINT_URL", "https://user:sentinel@127.0.0.1:1", "without a user"),
+        ("AWS_ENDPOINT_URL_STS", "ftp://sentinel", "expected a URL"),
+        ("AWS_ENDPOINT_URL_SECRETS_MANAGER", "sentinel", "expected a URL"),
+        ("AWS_ENDPOINT_URL", "https://", "expected a URL"),
+        ("AWS_REGION", "eu-west-1a", "expected a Region"),
+        ("AWS_REGION", "EU-WEST-1", "expected a Region"),
+        ("AWS_DEFAULT_REGION", "sentinel.example/", "expected a Region"),
+        ("AWS_USE_FIPS_ENDPOINT", "1", "expected true or false"),
+        ("AWS_USE_DUALSTACK_ENDPOINT", "sentinel", "expected true or false"),
+    ] {
+        let launch = SERVICE.launch_without_tenant().await.env("APP_SECRETS__AWS__REGIONS", "\"\"");
+        let launch = if variable.ends_with("REGION") { launch } else { launch.env("AWS_REGION", "eu-west-1") };
+        let exited = launch.env(variable, value).run();
+        let output = format!("{}{}", exited.stdout, exited.stderr);
+        assert_eq!(exited.code, Some(78), "{variable}={value}: {output}");
+        assert!(output.contains(problem) && !output.contains("sentinel"), "{variable}={value}: {output}");
+    }
+}
+
+#[tokio::test]
 async fn a_pretty_log_shows_the_report_once() {
     let tenant = SERVICE.tenant("pretty").await;
     tenant.delete("signing").await.unwrap();

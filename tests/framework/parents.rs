@@ -2,6 +2,7 @@
 
 use crate::{
     SERVICE,
+    note_client::NoteClient,
     support::{
         configuration_folder::ConfigurationFolder, launch_options::LaunchOptions, log_events::events_that_say,
         time_waits::let_time_pass,
@@ -10,8 +11,8 @@ use crate::{
 use devstack::{DEFAULT_TIMEOUT, RunningService, Signal, TestProcess};
 use std::{fs, time::Duration};
 
-/// The signal that Rust's standard library ignores.
-const SIGPIPE: u32 = 13;
+/// The signals that a service ignores: SIGPIPE (13), and SIGXFSZ (25).
+const IGNORED: u64 = 1 << 12 | 1 << 24;
 
 /// The signals 32 and 33. glibc keeps them for itself, and lets nobody change them.
 const OF_LIBC: u64 = 0b11 << 31;
@@ -52,7 +53,7 @@ async fn signals_work_whatever_the_parent_did_to_them() {
         if cfg!(target_os = "linux") {
             assert_eq!(kernel_status(&running.process, "SigBlk"), "0000000000000000", "{parent:?}");
             let ignored = u64::from_str_radix(&kernel_status(&running.process, "SigIgn"), 16).unwrap();
-            assert_eq!(ignored & !OF_LIBC, 1 << (SIGPIPE - 1), "{ignored:x}, {parent:?}");
+            assert_eq!(ignored & !OF_LIBC, IGNORED, "{ignored:x}, {parent:?}");
         }
         assert_eq!(running.reload().await["outcome"], "unchanged", "{parent:?}");
         running.process.signal(stop);
@@ -94,6 +95,28 @@ signal.setitimer(signal.ITIMER_REAL, 1.5)",
 }
 
 #[tokio::test]
+async fn timers_of_cpu_time_end_with_the_parent() {
+    let tenant = SERVICE.migrated("timers").await;
+    for timer in ["ITIMER_VIRTUAL", "ITIMER_PROF"] {
+        let parent = parent(&format!("signal.setitimer(signal.{timer}, 0.05)"));
+        RunningService::start(SERVICE.launch(&tenant).started_by(parent), &tenant).await.create_note("a note").await;
+    }
+}
+
+/// The output goes into a file that may not grow. Nothing can be written, and the exit code says it all.
+#[tokio::test]
+async fn a_file_that_is_full_changes_no_exit_code() {
+    let folder = ConfigurationFolder::new();
+    let parent = parent(&format!(
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+for number in (1, 2): os.dup2(os.open({:?}, os.O_WRONLY | os.O_CREAT), number)",
+        folder.path().join("output")
+    ));
+    let launch = SERVICE.launch_without_tenant().await.args(["check"]).env("APP_SERVER__DRAIN", "soon");
+    assert_eq!(launch.started_by(parent).run().code, Some(78));
+}
+
+#[tokio::test]
 async fn variables_that_nobody_can_undo_are_logged_by_name() {
     let tenant = SERVICE.migrated("variables").await;
     let launch = SERVICE
@@ -101,13 +124,16 @@ async fn variables_that_nobody_can_undo_are_logged_by_name() {
         .env("LD_LIBRARY_PATH", "/no/such/folder")
         .env("GLIBC_TUNABLES", "")
         .env("TOKIO_WORKER_THREADS", "many")
+        .env("RUST_MIN_STACK", "1")
         .env("SMITHY_CLIENT_SDK_CUSTOM_PARTITION", "/no/such/file");
     let running = RunningService::start(launch, &tenant).await;
     let linker = events_that_say(&running.process, "dynamic linker");
     assert_eq!(linker[0]["fields"]["variables"], "GLIBC_TUNABLES, LD_LIBRARY_PATH", "{linker:?}");
     let ignored = events_that_say(&running.process, "a part of the parent's state");
-    let problem = ignored[0]["fields"]["problem"].as_str().unwrap();
-    assert!(ignored.len() == 1 && problem.starts_with("TOKIO_WORKER_THREADS"), "{ignored:?}");
+    let mut problems: Vec<_> = ignored.iter().map(|event| event["fields"]["problem"].as_str().unwrap()).collect();
+    problems.sort_unstable();
+    let are_named = problems[0].starts_with("RUST_MIN_STACK") && problems[1].starts_with("TOKIO_WORKER_THREADS");
+    assert!(problems.len() == 2 && are_named, "{problems:?}");
     assert!(!running.process.output().contains("/no/such"), "a variable's value is in the log");
 }
 

@@ -59,6 +59,23 @@ async fn a_start_queries_the_next_region_if_the_first_is_away() {
     }
 }
 
+/// A replica of a secret has an ARN of its own, in which the Region differs.
+#[tokio::test]
+async fn an_arn_is_asked_of_the_next_region_as_that_region_has_it() {
+    let tenant = SERVICE.migrated("region_arn").await;
+    let (second, managers) = two_regions(&tenant).await;
+    tenant.replicate_to(second.emulator(), SECOND).await.unwrap();
+    let described = tenant.client().describe_secret().secret_id(tenant.id("signing")).send().await.unwrap();
+    // Without the six random characters, which each Region chooses for itself in the emulator.
+    let arn = described.arn.expect("a secret has an ARN");
+    let arn = arn.rsplit_once('-').expect("an ARN ends with random characters").0;
+    assert!(arn.contains(FIRST), "{arn}");
+    managers.script([FaultRule::region(FIRST, ScriptedFault::Reset)]);
+    let launch = || launch_with_regions(&tenant, &managers).env("APP_SECRETS__IDS__SIGNING", arn);
+    assert_eq!(launch().args(["check"]).run().code, Some(0));
+    RunningService::start(launch(), &tenant).await.create_note("a note").await;
+}
+
 #[tokio::test]
 async fn a_reload_queries_the_next_region_if_the_first_is_away() {
     let tenant = SERVICE.migrated("region_reload").await;

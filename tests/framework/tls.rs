@@ -10,6 +10,7 @@ use crate::{
         tls_client::{TlsClient, certificates},
     },
 };
+use base64::{Engine, engine::general_purpose::STANDARD};
 use devstack::{
     Authority, DEFAULT_TIMEOUT, Identity, RunningService, Tenant, Validity, eventually,
     reqwest::{Client, Version},
@@ -150,6 +151,19 @@ async fn a_certificate_that_does_not_fit_its_key_fails_the_whole_reload() {
     assert!(!start.stdout.contains("\"listening\""), "{}", start.stdout);
 }
 
+/// Returns a certificate whose common names are in PrintableString: the same names, in other bytes.
+fn with_printable_name(pem: &str) -> String {
+    const COMMON_NAME: [u8; 5] = [6, 3, 85, 4, 3];
+    const PRINTABLE_STRING: u8 = 19;
+    let mut der = certificates(pem).remove(0).to_vec();
+    for start in 0..der.len() - COMMON_NAME.len() {
+        if der[start..].starts_with(&COMMON_NAME) {
+            der[start + COMMON_NAME.len()] = PRINTABLE_STRING;
+        }
+    }
+    format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", STANDARD.encode(der))
+}
+
 #[tokio::test]
 async fn a_load_fails_with_a_certificate_that_clients_would_not_accept() {
     let (tenant, good) = tenant_with_certificate("tls_bad").await;
@@ -165,6 +179,8 @@ async fn a_load_fails_with_a_certificate_that_clients_would_not_accept() {
         (with([chain[1], chain[0]].concat()).secret(), "names a host"),
         (with([chain[0], stranger.certificates()[1]].concat()).secret(), "a chain in order"),
         (with([chain[0], authority.certificate(), chain[1]].concat()).secret(), "a chain in order"),
+        (with([chain[0], &with_printable_name(chain[1])].concat()).secret(), "with the same bytes as the next"),
+        (with([chain[0], chain[0], chain[1]].concat()).secret(), "a chain in order"),
         (with(String::new()).secret(), "certificates in PEM and nothing else"),
         (with(format!("{}{}", good.certificate, good.private_key)).secret(), "certificates in PEM and nothing else"),
         (with(good.certificate.replacen("-----E", "----E", 1)).secret(), "certificates in PEM and nothing else"),

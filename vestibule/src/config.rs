@@ -41,6 +41,7 @@ pub use settings::{
 };
 pub use settings_check::SettingsCheck;
 
+pub(crate) use check::is_region;
 pub(crate) use explain::{effective, settings_table};
 pub(crate) use iam_database::IamDatabase;
 
@@ -136,8 +137,9 @@ impl<T: ServiceSettings> Config<T> {
         let mistakes = with_bounds(mistakes, &config.settings(), &layers);
         let admin_is_right = all_read && !has_mistake_in("admin", &mistakes);
         let secrets_is_right = all_read && !has_mistake_in("secrets", &mistakes);
-        config.use_name_of(service);
         let mut more: Vec<_> = mistakes.iter().map(|mistake| mistake.fault.clone()).collect();
+        more.extend(check::prefix(&config.secrets, &layers));
+        config.use_name_of(service);
         more.extend(check::ids(&config.secrets, specs, &config.databases, &layers));
         more.extend(check::databases(&config.databases, &layers));
         for database in config.iam_databases() {
@@ -158,7 +160,14 @@ impl<T: ServiceSettings> Config<T> {
             more.extend(check::service(&check, &layers));
         }
         if sources.is_strict() {
-            more.extend(check::strict(&config.admin, &config.auth, &config.database, &config.databases, &layers));
+            more.extend(check::strict(
+                &config.server,
+                &config.admin,
+                &config.auth,
+                &config.database,
+                &config.databases,
+                &layers,
+            ));
         }
         // One fault per value: the first check that refuses it says enough.
         for fault in more {
@@ -192,9 +201,10 @@ impl<T: ServiceSettings> Config<T> {
         Report::unless_clean(Phase::Config, check.mistakes.iter().map(fault).collect())
     }
 
-    /// Uses the service's name for the settings that default to it, and a section's name for its database.
+    /// Uses the service's name for the settings that default to it, and a section's name for its database. Uses it for an
+    /// invalid prefix too, so that there are ids for the checks that follow.
     fn use_name_of(&mut self, service: &str) {
-        if self.secrets.prefix.is_empty() {
+        if self.secrets.prefix.is_empty() || !prefix::is_valid(&self.secrets.prefix) {
             service.clone_into(&mut self.secrets.prefix);
         }
         let first = (service, &mut self.database);

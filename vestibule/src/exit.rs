@@ -1,5 +1,6 @@
 //! The documented exit codes, and the report that names every fault.
 
+use crate::secrets::shape::is_invisible;
 use std::fmt;
 
 /// An exit code, after BSD's `sysexits.h`. Each fault has one. If the faults of a report have several, the process ends
@@ -179,10 +180,17 @@ impl fmt::Display for Report {
         let plural = if count == 1 { "fault" } else { "faults" };
         write!(f, "{count} {plural} while {} (exit code {}):", self.phase, self.exit() as u8)?;
         for fault in &self.faults {
-            write!(f, "\n\n  {}\n    what:  {}\n    to do: {}", fault.subject, fault.problem, fault.remedy)?;
+            let (subject, problem) = (printable(&fault.subject), printable(&fault.problem));
+            write!(f, "\n\n  {subject}\n    what:  {problem}\n    to do: {}", fault.remedy)?;
         }
         Ok(())
     }
+}
+
+/// Returns a text without what a terminal would obey. A key of a file, or a text from the network, may have such
+/// characters.
+pub(crate) fn printable(text: &str) -> String {
+    text.chars().map(|c| if is_invisible(c) && c != '\n' { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }
 
 #[cfg(test)]
@@ -200,6 +208,13 @@ mod tests {
         assert_eq!(report(&[Exit::Malformed, Exit::Missing]).exit(), Exit::Missing);
         assert_eq!(report(&[Exit::Unavailable, Exit::Malformed]).exit(), Exit::Malformed);
         assert_eq!(report(&[Exit::Deadline, Exit::Unavailable]).exit(), Exit::Unavailable);
+    }
+
+    #[test]
+    fn a_report_has_nothing_that_a_terminal_obeys() {
+        let fault = Fault::new(Exit::Config, "default.toml:1 (a\u{1b}[31m)", "b\u{202e}c\nd", "r");
+        let text = Report { phase: Phase::Config, faults: vec![fault] }.to_string();
+        assert!(text.contains("(a\u{fffd}[31m)") && text.contains("b\u{fffd}c\nd"), "{text:?}");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use crate::{
         client_address::{ProxyNetwork, TrustedProxies},
         problem,
     },
+    metrics::exposition_format::ExpositionFormat,
     resources::{Signer, api_client::retry},
     secrets::{Kind, Malformed, SecretString, SecretValue, SecretValues, VersionId, aws, resolver, shape, vault},
 };
@@ -150,6 +151,11 @@ pub fn client_address(peer: IpAddr, trusted: &[&str], header: ProxyHeader, heade
     let networks = trusted.iter().filter_map(|network| ProxyNetwork::parse(network));
     let config = ServerConfig { trusted_proxies: networks.collect(), proxy_header: header, ..ServerConfig::default() };
     TrustedProxies::of(&config).client(peer, headers)
+}
+
+/// Returns `true` if a scraper that sends these headers gets OpenMetrics.
+pub fn is_openmetrics_wanted(headers: &HeaderMap) -> bool {
+    ExpositionFormat::accepted(headers) == ExpositionFormat::OpenMetrics
 }
 
 /// Returns the id of a request with these headers.

@@ -11,16 +11,32 @@ use std::{
     ffi::{OsStr, OsString},
     fs,
     mem::MaybeUninit,
-    num::NonZeroU16,
+    ops::RangeInclusive,
     path::PathBuf,
     ptr,
 };
 
-/// The variable in which tokio looks for its number of threads. It panics if that is none.
-const WORKER_THREADS: &str = "TOKIO_WORKER_THREADS";
+/// The variables of libraries that are numbers, with their bounds. With another number, no thread could start, or one would
+/// end the process.
+const NUMBERS: [(&str, RangeInclusive<u64>, &str); 2] = [
+    (
+        "TOKIO_WORKER_THREADS",
+        1..=1024,
+        "TOKIO_WORKER_THREADS is no number of threads from 1 to 1024, and has no effect",
+    ),
+    (
+        "RUST_MIN_STACK",
+        2 << 20..=1 << 30,
+        "RUST_MIN_STACK is no number of bytes from 2 MiB to 1 GiB, and has no effect",
+    ),
+];
 
 /// The number of the last signal, the real-time ones of Linux included. Numbers without a signal are left out.
 const LAST_SIGNAL: i32 = 64;
+
+/// The timers of a process: of the time that passes, of its own CPU time, and of that with the kernel's. libc has no names
+/// for them on Linux.
+const TIMERS: RangeInclusive<i32> = 0..=2;
 
 /// The names of variables which libraries would read by themselves, and which are removed. Nothing but the configuration
 /// may stand in for a credential or a setting, and nothing may make a library log a secret.
@@ -126,24 +142,29 @@ impl Inherited {
         let variables: Vec<_> = std::env::vars_os().collect();
         for (name, value) in variables {
             let text = name.to_string_lossy();
-            let is_wrong = text == WORKER_THREADS && !is_number_of_threads(&value);
-            if is_wrong && !value.is_empty() {
-                self.problems.push("TOKIO_WORKER_THREADS is no number of threads, and has no effect");
+            let problem = problem_of_number(&text, &value);
+            if let Some(problem) = problem
+                && !value.is_empty()
+            {
+                self.problems.push(problem);
             }
             if is_of_opentelemetry(&text) && !value.is_empty() {
                 self.opentelemetry_variables.push(text.clone().into_owned());
             }
             if changes_linker(&text) {
                 self.linker_variables.push(text.into_owned());
-            } else if is_foreign(&text) || is_wrong || value.is_empty() {
+            } else if is_foreign(&text) || problem.is_some() || value.is_empty() {
                 remove_variable(&name);
             }
         }
     }
 }
 
-fn is_number_of_threads(value: &OsStr) -> bool {
-    value.to_str().is_some_and(|text| text.parse::<NonZeroU16>().is_ok())
+/// Returns the problem of a variable that should be a number.
+fn problem_of_number(name: &str, value: &OsStr) -> Option<&'static str> {
+    let (_, bounds, problem) = NUMBERS.iter().find(|(number, ..)| *number == name)?;
+    let number = value.to_str().and_then(|text| text.parse().ok());
+    if number.is_some_and(|number| bounds.contains(&number)) { None } else { Some(problem) }
 }
 
 fn remove_variable(name: &OsString) {
@@ -154,7 +175,8 @@ fn remove_variable(name: &OsString) {
     }
 }
 
-/// Unblocks all signals, resets those that the parent ignored, and stops its alarm.
+/// Unblocks all signals, resets those that the parent ignored, and stops its timers. A log that has reached the largest size
+/// of a file is one that cannot be written, so SIGXFSZ is ignored.
 ///
 /// SIGHUP is ignored from now on. `serve` handles it; a command runs to its end, which it has.
 fn reset_signals() {
@@ -167,13 +189,17 @@ fn reset_signals() {
             let mut action = MaybeUninit::<libc::sigaction>::zeroed();
             let known = libc::sigaction(signal, ptr::null(), action.as_mut_ptr()) == 0;
             // The standard library ignores SIGPIPE.
-            let is_ours = signal == libc::SIGHUP || signal == libc::SIGPIPE;
+            let is_ours = [libc::SIGHUP, libc::SIGPIPE, libc::SIGXFSZ].contains(&signal);
             if known && !is_ours && action.assume_init().sa_sigaction == libc::SIG_IGN {
                 libc::signal(signal, libc::SIG_DFL);
             }
         }
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
         // A timer goes on through exec, and its signal would end the process.
-        libc::alarm(0);
+        let off = MaybeUninit::<libc::itimerval>::zeroed();
+        for timer in TIMERS {
+            libc::setitimer(timer, off.as_ptr(), ptr::null_mut());
+        }
         let mut none = MaybeUninit::<libc::sigset_t>::zeroed();
         libc::sigemptyset(none.as_mut_ptr());
         libc::pthread_sigmask(libc::SIG_SETMASK, none.as_ptr(), ptr::null_mut());

@@ -136,6 +136,7 @@ pub(super) fn service(check: &SettingsCheck<'_>, layers: &Layers) -> Vec<Fault> 
 
 /// Checks that each setting that weakens the service is allowed by another one.
 pub(super) fn strict(
+    server: &ServerConfig,
     admin: &AdminConfig,
     auth: &AuthConfig,
     database: &DatabaseConfig,
@@ -143,6 +144,13 @@ pub(super) fn strict(
     layers: &Layers,
 ) -> Vec<Fault> {
     let mut faults = Vec::new();
+    if server.trusted_proxies.iter().any(|network| network.is_everybody()) {
+        faults.push(layers.fault(
+            &path(&["server", "trusted_proxies"]),
+            "every client could say who it is, and the profile is not `dev`",
+            "name the networks of your proxies alone, such as \"10.0.0.0/8\"",
+        ));
+    }
     if admin.listen.ip().is_unspecified() && !admin.allow_all_addresses {
         faults.push(layers.fault(
             &path(&["admin", "listen"]),
@@ -194,16 +202,18 @@ pub(super) fn databases(databases: &BTreeMap<String, DatabaseConfig>, layers: &L
     faults.collect()
 }
 
-/// Checks the prefix, the Regions, and the times of polls, and returns every mistake.
+/// Checks the prefix, and returns the mistake. An empty one stands for the service's name.
+pub(super) fn prefix(secrets: &SecretsConfig, layers: &Layers) -> Option<Fault> {
+    if secrets.prefix.is_empty() || prefix::is_valid(&secrets.prefix) {
+        return None;
+    }
+    let problem = format!("expected {}", prefix::EXPECTED);
+    Some(layers.fault(&path(&["secrets", "prefix"]), problem, "correct the value"))
+}
+
+/// Checks the Regions, and the times of polls, and returns every mistake.
 pub(super) fn secrets(secrets: &SecretsConfig, layers: &Layers) -> Vec<Fault> {
     let mut faults = Vec::new();
-    if !prefix::is_valid(&secrets.prefix) {
-        faults.push(layers.fault(
-            &path(&["secrets", "prefix"]),
-            format!("expected {}", prefix::EXPECTED),
-            "correct the value",
-        ));
-    }
     if !secrets.refresh_every.is_zero() && secrets.max_stale <= secrets.refresh_every {
         faults.push(layers.fault(
             &path(&["secrets", "max_stale"]),
@@ -257,10 +267,11 @@ pub(super) fn ids(
     faults
 }
 
-/// Returns `true` for the name of an AWS Region.
-fn is_region(region: &str) -> bool {
-    let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    !region.is_empty() && region.chars().all(is_allowed)
+/// Returns `true` for the name of an AWS Region. That of a zone ends with a number and a letter: `eu-west-1a`.
+pub(crate) fn is_region(region: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let is_zone = |part: &str| part.starts_with(|c: char| c.is_ascii_digit()) && part.ends_with(char::is_alphabetic);
+    region.split('-').all(|part| !part.is_empty() && part.chars().all(is_allowed) && !is_zone(part))
 }
 
 fn path(keys: &[&str]) -> Vec<String> {

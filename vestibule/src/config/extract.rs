@@ -9,6 +9,7 @@ use figment::{
     value::{Dict, Value},
 };
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
+use serde_ignored::Path;
 use std::collections::BTreeSet;
 
 const UNKNOWN_KEY: &str = "look for a misspelling; `config` prints every key with its value and where it came from";
@@ -54,6 +55,10 @@ pub(super) fn extract<T: DeserializeOwned + Default>(layers: &Layers) -> (T, Vec
 /// Returns what was expected. Never uses figment's or serde's own text, because both quote the input.
 fn problem(kind: &Kind) -> String {
     match kind {
+        // The words of serde for a section, which would name a type of Rust.
+        Kind::InvalidType(_, expected) if expected.starts_with("struct ") || expected == "a map" => {
+            "expected a section with keys".into()
+        }
         Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) | Kind::InvalidLength(_, expected) => {
             format!("expected {expected}")
         }
@@ -106,11 +111,22 @@ struct WithUnknownKeys<T> {
 impl<'de, T: Deserialize<'de>> Deserialize<'de> for WithUnknownKeys<T> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let mut unknown = Vec::new();
-        let settings = serde_ignored::deserialize(deserializer, |path| {
-            // A `?` stands for an `Option` or a newtype on the way.
-            let path = path.to_string();
-            unknown.push(path.split('.').filter(|key| *key != "?").map(Into::into).collect());
-        })?;
+        let settings = serde_ignored::deserialize(deserializer, |path| unknown.push(keys(&path)))?;
         Ok(Self { settings, unknown })
     }
+}
+
+/// Returns the keys of a path. One in quotes may have dots in it.
+fn keys(path: &Path<'_>) -> Vec<String> {
+    let (parent, key) = match path {
+        Path::Root => return Vec::new(),
+        Path::Map { parent, key } => (parent, key.clone()),
+        Path::Seq { parent, index } => (parent, index.to_string()),
+        Path::Some { parent } | Path::NewtypeStruct { parent } | Path::NewtypeVariant { parent } => {
+            return keys(parent);
+        }
+    };
+    let mut keys = keys(parent);
+    keys.push(key);
+    keys
 }

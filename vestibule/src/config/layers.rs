@@ -154,13 +154,14 @@ impl Layers {
         Some(file.place(given_path))
     }
 
-    /// Returns the path of the nearest value that a file or a variable gives, and its layer. A missing key, or an item of
-    /// a list, has the place of its parent.
+    /// Returns the path of the nearest value that a file or a variable gives, and its layer. An item of a list has the place of
+    /// its list, and a missing key that of its section in a file. No variable is a section.
     fn nearest_given<'a>(&self, path: &'a [String]) -> Option<(&'a [String], &Metadata)> {
         for length in (1..=path.len()).rev() {
             let start = &path[..length];
-            if let Some(value) = self.given.find_ref(&start.join("."))
+            if let Some(value) = value_at(&self.given, start)
                 && let Some(metadata) = self.figment.get_metadata(value.tag())
+                && (length == path.len() || metadata.name != VARIABLE || !matches!(value, Value::Dict(..)))
             {
                 return Some((start, metadata));
             }
@@ -209,6 +210,16 @@ impl Layers {
         }
         self.source(path).unwrap_or(key)
     }
+}
+
+/// Returns the value at a path. figment's own search would take a key with dots for a path.
+fn value_at<'a>(tree: &'a Value, path: &[String]) -> Option<&'a Value> {
+    let mut value = tree;
+    for key in path {
+        let Value::Dict(_, dict) = value else { return None };
+        value = dict.get(key)?;
+    }
+    Some(value)
 }
 
 /// Removes the blanks and ends of lines around each text. A tool may have added them, and no setting needs them.

@@ -6,13 +6,16 @@ use crate::secrets::id::SecretId;
 use figment::value::Value;
 
 /// The description of a valid prefix.
-pub(super) const EXPECTED: &str = "the start of a secret's id: letters, digits and /_+=.@-";
+pub(super) const EXPECTED: &str = "the start of a secret's id: at most 300 of letters, digits and /_+=.@-";
+
+/// The longest prefix, in bytes. It leaves room for the mount of a KV engine and for the name of any credential.
+const LONGEST: usize = 300;
 
 const PLACEHOLDER: &str = "{prefix}/";
 
 /// Returns `true` if ids can begin with this prefix.
 pub(super) fn is_valid(prefix: &str) -> bool {
-    SecretId::parse(&with_prefix(prefix, "x")).is_some()
+    prefix.len() <= LONGEST && SecretId::parse(&with_prefix(prefix, "x")).is_some()
 }
 
 /// Returns `<prefix>/<name>`, or the name if there is no prefix, as in a configuration that was not loaded. A prefix may

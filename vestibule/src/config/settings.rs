@@ -421,8 +421,8 @@ impl Default for DatabaseConfig {
 
 /// Reads the name of a user that the driver can log in as.
 fn user_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PostgresName>, D::Error> {
-    let expected = "a name of 1 to 63 bytes, without control characters and commas, without characters that are newer than \
-                    Unicode 3.2, and without blanks at its ends";
+    let expected = "a name of 1 to 63 bytes, without commas, without characters that nobody sees or that are newer than Unicode \
+                    3.2, and without blanks at its ends";
     match Option::<PostgresName>::deserialize(deserializer)? {
         Some(name) if !name.is_user() => Err(D::Error::invalid_value(Unexpected::Other("this"), &expected)),
         name => Ok(name),

@@ -436,6 +436,46 @@ fn the_value_of_a_field_in_a_log_filter_is_a_text() {
 }
 
 #[test]
+fn a_misspelt_level_does_not_turn_the_log_off() {
+    let load = |filter| ConfigFolder::new("").load(&[("APP_TELEMETRY__FILTER", filter)]);
+    for filter in ["inof", "info,sqlx", "warning", "info, debgu"] {
+        assert!(load(filter).unwrap_err().to_string().contains("log directives"), "{filter}");
+    }
+    for filter in ["INFO", "off", "3", "info,sqlx=warn", "my_service::outbox=debug", "[span]=debug"] {
+        assert!(load(filter).is_ok(), "{filter}");
+    }
+}
+
+/// Ids are made for checks that follow. A prefix that makes none ended the process with 70.
+#[test]
+fn a_prefix_that_makes_no_ids_is_a_mistake() {
+    let (longest, longer) = ("a".repeat(300), "a".repeat(301));
+    for prefix in ["{prefix}", "a b", &longer] {
+        let mistakes = ConfigFolder::new("").mistakes(&[("APP_SECRETS__PREFIX", prefix)]);
+        let [(place, problem)] = &mistakes[..] else { panic!("{prefix}: {mistakes:#?}") };
+        assert!(place.contains("APP_SECRETS__PREFIX") && problem.contains("at most 300"), "{place}: {problem}");
+    }
+    for prefix in ["/", &longest] {
+        let config = ConfigFolder::new("").load(&[("APP_SECRETS__PREFIX", prefix)]).unwrap();
+        assert!(config.id(&SPECS[0]).unwrap().as_str().ends_with("/database"));
+    }
+}
+
+#[test]
+fn a_mistake_names_a_key_as_it_is_written_and_no_variable_that_nobody_has_set() {
+    let variables = [("APP_SERVER__LISTEN", "127.0.0.1:1"), ("APP_AUTH__ISSUER", "https://issuer.example")];
+    let folder = ConfigFolder::new("\"server.drain\" = \"1s\"\n[service]\ntags = [\"a\"]\n");
+    let mistakes = folder.mistakes(&[variables[0]]);
+    assert_eq!(mistakes, [("default.toml:1 (server.drain)".to_owned(), "this key is not known".to_owned())]);
+    let mistakes = ConfigFolder::new("").mistakes(&[variables[1]]);
+    assert_eq!(mistakes[0].0, "auth.audience");
+    let mistakes = ConfigFolder::new("[auth]\n").mistakes(&[variables[1]]);
+    assert_eq!(mistakes[0].0, "auth.audience");
+    let mistakes = ConfigFolder::new("").mistakes(&[("APP_DATABASES__X", "x")]);
+    assert_eq!(mistakes[0].1, "expected a section with keys");
+}
+
+#[test]
 fn an_env_file_is_refused_by_name() {
     for dir in ["/nonexistent/.env", "/nonexistent/.env.local", "/nonexistent/prod.env"] {
         let error = Config::<TestSettings>::load(&Sources::new(dir.into(), []), "svc", &SPECS).unwrap_err();
@@ -463,17 +503,31 @@ fn a_setting_that_weakens_the_service_needs_the_dev_profile_or_a_permission() {
         ("APP_DATABASES__REPORTS__ALLOW_UNVERIFIED_TLS", "true"),
     ];
     folder.load(&allowed).unwrap();
+    for (section, key, value) in [
+        ("admin", "listen", "\"0.0.0.0:9090\""),
+        ("admin", "listen", "\"[::ffff:0.0.0.0]:9090\""),
+        ("server", "trusted_proxies", "[\"10.0.0.0/8\", \"0.0.0.0/0\"]"),
+        ("server", "trusted_proxies", "[\"::/0\"]"),
+    ] {
+        let folder = ConfigFolder::new(&format!("[{section}]\n{key} = {value}\n")).with("dev.toml", "");
+        let place = format!("default.toml:2 ({section}.{key})");
+        assert_eq!(folder.mistakes(&[]).iter().map(|(place, _)| place).collect::<Vec<_>>(), [&place]);
+        folder.load(&[("APP_PROFILE", "dev")]).unwrap();
+    }
 }
 
 #[test]
 fn settings_that_cannot_work_together_are_mistakes() {
     for (text, place) in [
         ("[server]\nlisten = \"0.0.0.0:9090\"\n", "admin.listen"),
+        ("[server]\nlisten = \"[::ffff:127.0.0.1]:9090\"\n", "admin.listen"),
         ("[server]\ntls_names = [\"https://a.example\"]\n", "default.toml:2 (server.tls_names.0)"),
         ("[database]\nusername = \"my,app\"\n", "default.toml:2 (database.username)"),
         ("[secrets]\nmax_stale = \"5m\"\n", "default.toml:2 (secrets.max_stale)"),
         ("[secrets.aws]\nregions = [\"eu-west-1\", \"eu-west-1\"]\n", "default.toml:2 (secrets.aws.regions)"),
         ("[secrets.aws]\nregions = [\"EU West\"]\n", "default.toml:2 (secrets.aws.regions)"),
+        ("[secrets.aws]\nregions = [\"eu-west-1a\"]\n", "default.toml:2 (secrets.aws.regions)"),
+        ("[secrets.aws]\nregions = [\"eu-west-\"]\n", "default.toml:2 (secrets.aws.regions)"),
         (
             "[secrets.aws]\nregions = [\"eu-west-1\"]\n[secrets.ids]\n\
              webhook = \"arn:aws:secretsmanager:eu-west-2:123456789012:secret:a-AbCdEf\"\n",

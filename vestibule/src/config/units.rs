@@ -119,16 +119,26 @@ pub mod size {
 /// A socket address such as `"127.0.0.1:8080"`.
 pub mod address {
     use super::{Deserializer, Serializer, text};
-    use std::net::SocketAddr;
+    use std::net::{IpAddr, SocketAddr};
 
     const EXPECTED: &str = "an address and a port such as \"127.0.0.1:8080\" or \"[::]:8080\"";
 
-    /// Reads an address. Names are not looked up.
+    /// Reads an address. Names are not looked up. One that IPv6 maps from IPv4 is read as that of IPv4, because it is the same
+    /// place: `[::ffff:0.0.0.0]` is all addresses.
     ///
     /// # Errors
     /// If the text is no IP address with a port.
     pub fn deserialize<'de, D: Deserializer<'de>>(d: D) -> Result<SocketAddr, D::Error> {
-        text(d, EXPECTED, |text| text.parse().ok())
+        text(d, EXPECTED, parse)
+    }
+
+    fn parse(text: &str) -> Option<SocketAddr> {
+        let address: SocketAddr = text.parse().ok()?;
+        match address.ip().to_canonical() {
+            ip @ IpAddr::V4(_) => Some(SocketAddr::new(ip, address.port())),
+            // It may have a zone, which is no part of the IP address.
+            IpAddr::V6(_) => Some(address),
+        }
     }
 
     /// Writes an address.
@@ -140,10 +150,11 @@ pub mod address {
     }
 }
 
-/// Directives of `tracing_subscriber::EnvFilter`, in ASCII. The value of a field is a text, and no regular expression.
+/// Directives of `tracing_subscriber::EnvFilter`, in ASCII. A target has its level: `sqlx=warn`. The value of a field is a
+/// text, and no regular expression.
 pub mod filter {
     use super::{Deserializer, Serializer, text};
-    use tracing_subscriber::EnvFilter;
+    use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
     const EXPECTED: &str = "log directives such as \"info\" or \"info,sqlx=warn\"";
 
@@ -162,11 +173,18 @@ pub mod filter {
     /// Parses directives. Returns `None` if the text is none.
     pub(crate) fn parse(text: &str) -> Option<EnvFilter> {
         // tracing-subscriber 0.3.23 panics at some characters that are not ASCII, such as U+0085. Directives need none.
-        if text.trim().is_empty() || !text.is_ascii() {
+        if text.trim().is_empty() || !text.is_ascii() || has_misspelt_level(text) {
             return None;
         }
         // As a regular expression, the value of a field can take seconds to parse.
         EnvFilter::builder().with_regex(false).parse(text).ok()
+    }
+
+    /// Returns `true` if a word that stands alone is no level. It would be a target, and `inof` would turn all others off.
+    fn has_misspelt_level(text: &str) -> bool {
+        // Between brackets, commas and words mean something else.
+        let mut words = text.split(',').map(str::trim).filter(|word| !word.is_empty());
+        !text.contains('[') && words.any(|word| !word.contains('=') && word.parse::<LevelFilter>().is_err())
     }
 
     /// Writes the directives.

@@ -12,6 +12,10 @@ use x509_cert::{
     time::Time,
 };
 
+/// The text for a block of PEM that is whole, and whose content is no certificate that RFC 5280 allows.
+const UNREADABLE: &str = "certificates as RFC 5280 has them, but the content of one block is none: it was cut or mistyped, or it has, \
+     for example, a serial number of more than 20 bytes or a date before 1970";
+
 /// A certificate that could be parsed.
 pub(crate) struct Certificate {
     pub(crate) der: CertificateDer<'static>,
@@ -38,7 +42,7 @@ impl Certificate {
                 return Err(Malformed::expected(expected));
             }
             let der = CertificateDer::from(block.der.to_vec());
-            all.push(Self::parse(der).ok_or(Malformed::expected(expected))?);
+            all.push(Self::parse(der).ok_or(Malformed::expected(UNREADABLE))?);
         }
         Ok(all)
     }

@@ -6,6 +6,7 @@ use crate::{
     secrets::{
         kind::{Kind, Malformed},
         secret_parts::SecretParts,
+        shape::is_invisible,
         version::SecretValues,
     },
 };
@@ -13,7 +14,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use std::{borrow::Cow, fmt, net::IpAddr, ops::Deref};
-use zeroize::Zeroize;
+use zeroize::{Zeroize, Zeroizing};
 
 /// A user name and a password for a database.
 ///
@@ -39,7 +40,7 @@ pub struct Login {
     pub dbname: Option<PostgresName>,
 }
 
-/// The name of a user or of a database: 1 to 63 bytes, without control characters and without blanks at its ends.
+/// The name of a user or of a database: 1 to 63 bytes, without characters that nobody sees, and without blanks at its ends.
 /// PostgreSQL cuts off a longer name, and the name of another user could remain.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(transparent)]
@@ -76,7 +77,7 @@ impl PostgresName {
     /// Returns the name, if it is one.
     pub fn parse(text: &str) -> Option<Self> {
         let is_name =
-            (1..=Self::MAX_BYTES).contains(&text.len()) && text.trim() == text && !text.chars().any(char::is_control);
+            (1..=Self::MAX_BYTES).contains(&text.len()) && text.trim() == text && !text.chars().any(is_invisible);
         if is_name { Some(Self(text.to_owned())) } else { None }
     }
 
@@ -102,10 +103,22 @@ impl Host {
         // The longest name in DNS, and the longest path of a socket, are shorter.
         let is_short = (1..=255).contains(&text.len());
         let is_host_char = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
-        let is_name = text.chars().all(is_host_char) && text.starts_with(|c: char| c.is_ascii_alphanumeric());
+        let is_name = text.chars().all(is_host_char)
+            && text.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && !text.contains("..")
+            && !ends_with_number(text);
         let is_folder = text.starts_with('/') && text.chars().all(|c| is_host_char(c) || c == '/');
         if is_short && (is_name || is_folder) { Some(Self(text.to_owned())) } else { None }
     }
+}
+
+/// Returns `true` if the last label of a name is a number. No domain has such a name, but resolvers take it for an address in
+/// an old form, which may be another one than its writer means: `10.0.0.010` is 10.0.0.8.
+fn ends_with_number(host: &str) -> bool {
+    let last = host.trim_end_matches('.').rsplit('.').next().unwrap_or_default();
+    let digits = last.to_ascii_lowercase();
+    let is_hexadecimal = digits.strip_prefix("0x").is_some_and(|digits| digits.chars().all(|c| c.is_ascii_hexdigit()));
+    is_hexadecimal || digits.chars().all(|c| c.is_ascii_digit())
 }
 
 impl Deref for PostgresName {
@@ -126,7 +139,7 @@ impl Deref for Host {
 
 impl<'de> Deserialize<'de> for PostgresName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let expected = "a name of 1 to 63 bytes, without control characters, and without blanks at its ends";
+        let expected = "a name of 1 to 63 bytes, without characters that nobody sees, and without blanks at its ends";
         units::text(deserializer, expected, Self::parse)
     }
 }
@@ -154,17 +167,17 @@ impl fmt::Display for Host {
 impl Login {
     pub(super) const EXPECTED: &str = "the JSON of a login, {\"username\": \"…\", \"password\": \"…\"} with optional host, port \
          and dbname, or the bare password of database.username";
-    pub(super) const USERNAME: &str = "the JSON of a login with `username`: 1 to 63 bytes without control characters and commas, and \
-         without blanks at its ends";
+    pub(super) const USERNAME: &str = "the JSON of a login with `username`: 1 to 63 bytes without commas and characters that nobody \
+         sees, and without blanks at its ends";
     pub(super) const PASSWORD: &str = "the JSON of a login with `password`: a text that is not empty or blank";
     pub(super) const HOST: &str = "the JSON of a login in which `host` is the name or the address of one host: not a URL, and without a \
          user, a password or a path; it may end with the port, as in db.internal:5432";
     pub(super) const PORT: &str =
         "the JSON of a login in which `port` is a number from 1 to 65535, and the same one that `host` has";
-    pub(super) const DBNAME: &str = "the JSON of a login in which `dbname` has 1 to 63 bytes without control characters, and without \
-         blanks at its ends";
-    pub(super) const NO_URL: &str = "the JSON of a login, {\"username\": \"…\", \"password\": \"…\", \"host\": \"…\"}, and not a URL with these \
-         parts";
+    pub(super) const DBNAME: &str = "the JSON of a login in which `dbname` has 1 to 63 bytes without characters that nobody sees, and \
+         without blanks at its ends";
+    pub(super) const NO_URL: &str = "the JSON of a login, {\"username\": \"…\", \"password\": \"…\", \"host\": \"…\"}, and not a URL or \
+         a connection string with these parts";
     pub(super) const NEWLINE: &str = "a bare password without a newline at its end. If a tool has added it (a file that was passed with \
          file://, or `echo` without -n), put the password without it; if it is part of the password, put the JSON of a login";
     pub(super) const PREPARED_USERNAME: &str = "the JSON of a login with a `username` that the PostgreSQL driver can send: without \
@@ -244,8 +257,19 @@ fn port_of(raw: Option<&RawValue>) -> Result<Option<u16>, Malformed> {
     }
 }
 
-fn is_url_of_a_database(text: &str) -> bool {
-    ["postgres://", "postgresql://", "jdbc:postgresql:"].iter().any(|scheme| text.trim_start().starts_with(scheme))
+/// Returns `true` for the URL of a database, in any scheme of drivers (`postgresql+asyncpg://`, `jdbc:aws-wrapper:`), and for
+/// a connection string of libpq or .NET: `host=… password=…`, `Host=…;Password=…`.
+fn is_connection_string(text: &str) -> bool {
+    let text = Zeroizing::new(text.trim_start().to_ascii_lowercase());
+    let is_scheme = |c: char| c.is_ascii_alphanumeric() || "+-.:".contains(c);
+    let is_url = text.split_once("://").is_some_and(|(scheme, _)| {
+        scheme.chars().all(is_scheme) && ["postgres", "jdbc:"].iter().any(|part| scheme.contains(part))
+    });
+    let mut keys = text.split([' ', ';']).filter_map(|part| Some(part.split_once('=')?.0));
+    is_url
+        || text.starts_with("jdbc:")
+        || (keys.clone().any(|key| key == "host" || key == "server")
+            && keys.any(|key| key == "password" || key == "pwd"))
 }
 
 /// Reads a host, or a host and a port: the form of an RDS endpoint.
@@ -267,7 +291,7 @@ impl Kind for Login {
         let text = values.current().text.expose_secret();
         let login = match ValueText::of(text, Self::EXPECTED)? {
             ValueText::Json(text) => Self::of_json(text)?,
-            ValueText::Bare(text) if is_url_of_a_database(text) => return Err(Malformed::expected(Self::NO_URL)),
+            ValueText::Bare(text) if is_connection_string(text) => return Err(Malformed::expected(Self::NO_URL)),
             ValueText::Bare(text) if text.ends_with(['\n', '\r']) => return Err(Malformed::expected(Self::NEWLINE)),
             ValueText::Bare(text) => Self { password: Some(text.into()), ..Self::WITHOUT_SECRET },
         };

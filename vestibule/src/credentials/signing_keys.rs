@@ -7,14 +7,11 @@ use crate::{
         id::VersionId,
         kind::{Kind, Malformed},
         secret_parts::SecretParts,
+        shape,
         version::{SecretValue, SecretValues, Stage},
     },
 };
 use aws_lc_rs::hmac;
-use base64::{
-    Engine, alphabet,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
-};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use time::OffsetDateTime;
@@ -161,12 +158,6 @@ fn verifying_key(values: &SecretValues, stage: Stage) -> Option<SigningKey> {
     key(other_version(values, stage)?).ok()
 }
 
-/// Base64 with or without padding at its end, in both alphabets.
-const PADDING_OPTIONAL: GeneralPurposeConfig =
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, PADDING_OPTIONAL);
-const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, PADDING_OPTIONAL);
-
 #[derive(Deserialize)]
 struct SigningKeyJson {
     #[serde(deserialize_with = "unescaped")]
@@ -189,15 +180,10 @@ fn key_bytes(value: &SecretValue) -> Result<Zeroizing<Vec<u8>>, Malformed> {
         }
         ValueText::Bare(text) => text,
     };
-    // It has its final size from the start, because a vector that grows leaves copies behind.
-    let mut base64 = Zeroizing::new(Vec::with_capacity(encoded.len()));
-    base64.extend(encoded.bytes().filter(|byte| !byte.is_ascii_whitespace()));
-    let mut bytes = Zeroizing::new(vec![0; base64::decoded_len_estimate(base64.len())]);
-    let alphabet = if base64.contains(&b'-') || base64.contains(&b'_') { URL_SAFE } else { STANDARD };
-    let length = match alphabet.decode_slice(&*base64, &mut bytes) {
-        Ok(length) if length >= SigningKeys::MIN_BYTES => length,
-        _ => return Err(malformed),
-    };
-    bytes.truncate(length);
-    Ok(bytes)
+    // Words with blanks in between are no key, although letters are base64: a sentence, a PEM label, a key of SSH.
+    if encoded.lines().any(|line| line.trim().contains(char::is_whitespace)) {
+        return Err(malformed);
+    }
+    let bytes = shape::decode_base64(encoded).ok_or(malformed)?;
+    if bytes.len() < SigningKeys::MIN_BYTES { Err(Malformed::expected(SigningKeys::EXPECTED)) } else { Ok(bytes) }
 }

@@ -64,6 +64,8 @@ impl TlsIdentity {
     pub(super) const MATCHING_KEY: &str = "a private key that matches the first certificate";
     pub(super) const CHAIN: &str =
         "a chain in order: the server's own certificate first, each one signed by the next; without gaps";
+    pub(super) const AUTHORITIES: &str =
+        "a chain in which each certificate but the first is that of an authority (CA:TRUE in basicConstraints)";
     pub(super) const SAME_BYTES: &str = "an issuer that is written with the same bytes as the next certificate's subject. The name is the \
          same here, but in another string type (UTF8String, PrintableString) or case; many clients, rustls among them, \
          compare bytes and refuse such a chain. Have the certificate issued again";
@@ -190,11 +192,40 @@ fn check_chain(chain: &[Certificate], now: OffsetDateTime) -> Result<(), Malform
             return Err(Malformed::expected(expected));
         }
     }
+    EndEntityCert::try_from(&own.der).map_err(|error| Malformed::expected(expected(&error)))?;
     if chain.len() == 1 {
         return Ok(());
     }
+    // The verification trusts the last certificate, whatever it says. Clients trust one of their own.
+    if !last.is_authority() && !last.issued(last) {
+        return Err(Malformed::expected(TlsIdentity::AUTHORITIES));
+    }
     let between: Vec<_> = chain[1..chain.len() - 1].iter().map(|certificate| certificate.der.clone()).collect();
-    verify_signatures(&own.der, &between, &last.der, now).map_err(|_| Malformed::expected(TlsIdentity::CHAIN))
+    verify_signatures(&own.der, &between, &last.der, now).map_err(|error| Malformed::expected(expected(&error)))
+}
+
+/// Returns what a client expects that refuses a chain with this error, although its names are in order.
+fn expected(error: &webpki::Error) -> &'static str {
+    use webpki::Error;
+    match error {
+        Error::CaUsedAsEndEntity => {
+            "a first certificate that is the server's own, but it is that of an authority (basicConstraints)"
+        }
+        Error::EndEntityUsedAsCa => TlsIdentity::AUTHORITIES,
+        Error::PathLenConstraintViolated | Error::MaximumPathDepthExceeded => {
+            "a chain that is no longer than its authorities allow (pathlen in basicConstraints), and than clients accept"
+        }
+        Error::NameConstraintViolation => "a certificate for names that its authorities may sign (nameConstraints)",
+        Error::RequiredEkuNotFoundContext(_) => {
+            "authorities with serverAuth in their extended key usage, or without one"
+        }
+        Error::UnsupportedCriticalExtension => "certificates without a critical extension that clients do not know",
+        Error::UnsupportedCertVersion => "certificates of X.509, version 3",
+        Error::UnsupportedSignatureAlgorithmContext(_) | Error::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => {
+            "a chain with signatures that clients accept: not with SHA-1 or MD5"
+        }
+        _ => TlsIdentity::CHAIN,
+    }
 }
 
 /// Verifies signatures and constraints, as a client does that trusts the last certificate of the chain.

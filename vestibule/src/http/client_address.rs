@@ -72,6 +72,11 @@ impl ProxyNetwork {
     pub fn parse(text: &str) -> Option<Self> {
         text.parse().ok().or_else(|| Some(text.parse::<IpAddr>().ok()?.into())).map(Self)
     }
+
+    /// Returns `true` for the network of all addresses.
+    pub(crate) fn is_everybody(self) -> bool {
+        self.0.prefix_len() == 0
+    }
 }
 
 impl<'de> Deserialize<'de> for ProxyNetwork {

@@ -1,6 +1,9 @@
 //! The shape of a value, in words that give nothing of it away. A report of a malformed value says what was seen.
 
-use base64::{Engine, engine::general_purpose::STANDARD};
+use base64::{
+    Engine, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 use serde::de::IgnoredAny;
 use zeroize::Zeroizing;
 
@@ -19,16 +22,29 @@ pub(crate) fn starts_like_an_object(text: &str) -> bool {
 /// Returns the text from the first character that can be seen to the last one.
 fn visible(text: &str) -> &str {
     // The last one stands for bytes that were no UTF-8, such as the byte order mark of UTF-16.
-    const INVISIBLE: [char; 5] = [BYTE_ORDER_MARK, '\u{200b}', '\u{2060}', '\u{ad}', '\u{fffd}'];
-    text.trim_matches(|c: char| c.is_whitespace() || c.is_control() || INVISIBLE.contains(&c))
+    text.trim_matches(|c: char| c.is_whitespace() || is_invisible(c) || c == '\u{fffd}')
 }
 
-/// Returns `true` if the text is JSON that is no object and no bare word, or a JSON object in base64 or in the quotes of a
-/// shell.
+/// Returns `true` for a control character, and for one that shows nothing or turns the direction of the text: web pages and
+/// chats put some into what people copy.
+pub(crate) fn is_invisible(c: char) -> bool {
+    c.is_control()
+        || matches!(c, BYTE_ORDER_MARK | '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}')
+        || matches!(c, '\u{2060}'..='\u{206f}' | '\u{fff9}'..='\u{fffb}')
+}
+
+/// Returns `true` if the text is JSON that is no object and no other bare word than `null`, or a JSON object in base64 or in
+/// the quotes of a shell.
 pub(crate) fn is_json_in_disguise(text: &str) -> bool {
     let text = visible(text);
-    (text.starts_with(['"', '[']) && is_json(text)) || is_object_in_base64(text) || is_object_in_quotes(text)
+    text == NULL
+        || (text.starts_with(['"', '[']) && is_json(text))
+        || is_object_in_base64(text)
+        || is_object_in_quotes(text)
 }
+
+/// JSON for a value that is not there. Some tools write it in its place.
+const NULL: &str = "null";
 
 #[expect(clippy::disallowed_methods, reason = "the text is not kept, and serde's message is dropped")]
 fn is_json(text: &str) -> bool {
@@ -45,9 +61,26 @@ fn is_object_in_base64(text: &str) -> bool {
     if !["e", "I", "C", "D"].iter().any(|start| text.starts_with(start)) {
         return false;
     }
-    let mut decoded = Zeroizing::new(vec![0; base64::decoded_len_estimate(text.len())]);
-    let Ok(length) = STANDARD.decode_slice(text, &mut decoded) else { return false };
-    str::from_utf8(&decoded[..length]).is_ok_and(|json| starts_like_an_object(json) && is_json(json))
+    let decoded = decode_base64(text).unwrap_or_default();
+    str::from_utf8(&decoded).is_ok_and(|json| starts_like_an_object(json) && is_json(json))
+}
+
+/// Base64 with or without padding at its end, in both alphabets.
+const PADDING_OPTIONAL: GeneralPurposeConfig =
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, PADDING_OPTIONAL);
+const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, PADDING_OPTIONAL);
+
+/// Decodes base64 as tools write it: in one of both alphabets, with or without padding, with blanks and ends of lines.
+pub(crate) fn decode_base64(text: &str) -> Option<Zeroizing<Vec<u8>>> {
+    // Both have their final size from the start, because a vector that grows leaves copies behind.
+    let mut base64 = Zeroizing::new(Vec::with_capacity(text.len()));
+    base64.extend(text.bytes().filter(|byte| !byte.is_ascii_whitespace()));
+    let mut bytes = Zeroizing::new(vec![0; base64::decoded_len_estimate(base64.len())]);
+    let alphabet = if base64.contains(&b'-') || base64.contains(&b'_') { URL_SAFE } else { STANDARD };
+    let length = alphabet.decode_slice(&*base64, &mut bytes).ok()?;
+    bytes.truncate(length);
+    Some(bytes)
 }
 
 /// Returns the shape of a value: its form, and what in it is unusual.
@@ -64,6 +97,8 @@ pub(crate) fn of(value: &str) -> String {
         "a JSON object in single quotes, which the shell kept"
     } else if is_object_in_base64(trimmed) {
         "a JSON object in base64"
+    } else if trimmed == NULL {
+        "the word null of JSON"
     } else if trimmed.contains("-----BEGIN") {
         "PEM text"
     } else {
@@ -105,6 +140,8 @@ mod tests {
             ("'{\"sentinel\":1}'", "a JSON object in single quotes, which the shell kept"),
             ("eyJzZW50aW5lbCI6MX0=", "a JSON object in base64"),
             ("CnsKICJzZW50aW5lbCI6IDEKfQo=\n", "a JSON object in base64, with a newline at its end"),
+            ("CnsKICJzZW50aW5lb\nCI6IDEKfQo", "a JSON object in base64"),
+            ("null\n", "the word null of JSON, with a newline at its end"),
             ("sentinel -----BEGIN", "PEM text"),
         ] {
             assert_eq!(of(value), shape, "{value:?}");

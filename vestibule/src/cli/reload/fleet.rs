@@ -15,7 +15,7 @@ use crate::{
         audit::{self, CONCURRENCY, replica::ReplicaStatus},
     },
     config::{Config, layers::Sources},
-    exit::{Exit, Fault, Phase, Report},
+    exit::{Exit, Fault, Phase, Report, printable},
     remote_reload::{self, longest_reload},
     secrets::regions::Regions,
     signals::Signals,
@@ -337,11 +337,6 @@ fn unreachable(address: &ReplicaAddress, problem: String) -> Fault {
 #[expect(clippy::disallowed_methods, reason = "an answer has no secret, and serde's message is dropped")]
 fn parse<T: for<'de> Deserialize<'de>>(body: &str) -> Option<T> {
     serde_json::from_str(body).ok()
-}
-
-/// Returns a text from the network without what a terminal would obey.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect()
 }
 
 /// Returns these as one text.

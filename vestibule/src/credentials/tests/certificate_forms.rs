@@ -3,8 +3,8 @@
 use super::*;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize,
-    SanType,
+    BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
+    Issuer, KeyPair, NameConstraints, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize, SanType, SerialNumber,
 };
 use serde_json::json;
 
@@ -19,12 +19,19 @@ struct Made {
 
 impl Made {
     fn with(key: KeyPair) -> Self {
+        Self::changed(key, |_, _| ())
+    }
+
+    /// Changes the server's own certificate, and the one of the authority that signs it.
+    fn changed(key: KeyPair, change: impl FnOnce(&mut CertificateParams, &mut CertificateParams)) -> Self {
         let (root_key, intermediate_key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
         let root = authority("root").self_signed(&root_key).unwrap();
         let root_issuer = Issuer::new(authority("root"), root_key);
-        let intermediate = authority("intermediate").signed_by(&intermediate_key, &root_issuer).unwrap();
-        let issuer = Issuer::new(authority("intermediate"), intermediate_key);
-        let own = CertificateParams::new(["a.example".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+        let mut own = CertificateParams::new(["a.example".to_owned()]).unwrap();
+        let mut between = authority("intermediate");
+        change(&mut own, &mut between);
+        let intermediate = between.signed_by(&intermediate_key, &root_issuer).unwrap();
+        let own = own.signed_by(&key, &Issuer::new(between, intermediate_key)).unwrap();
         Self { own: own.pem(), intermediate: intermediate.pem(), root: root.pem(), key }
     }
 
@@ -201,6 +208,68 @@ fn a_certificate_or_a_key_that_is_refused_says_why() {
     ] {
         assert_eq!(length(&text), Err(format!("expected {words}")), "{from}");
     }
+}
+
+#[test]
+fn a_chain_that_clients_refuse_says_what_is_wrong_with_it() {
+    type Change = fn(&mut CertificateParams, &mut CertificateParams);
+    let cases: [(&str, Change, &str); 8] = [
+        (
+            "openssl x509 -req: an issuer that is no authority",
+            |_, issuer| issuer.is_ca = IsCa::ExplicitNoCa,
+            "CA:TRUE in",
+        ),
+        ("an issuer without basicConstraints", |_, issuer| issuer.is_ca = IsCa::NoCa, "CA:TRUE in"),
+        (
+            "the certificate of an authority as the server's own",
+            |own, _| own.is_ca = IsCa::Ca(BasicConstraints::Unconstrained),
+            "that of an authority",
+        ),
+        (
+            "an authority for other names",
+            |_, issuer| {
+                let other = GeneralSubtree::DnsName("b.example".into());
+                issuer.name_constraints =
+                    Some(NameConstraints { permitted_subtrees: vec![other], excluded_subtrees: Vec::new() });
+            },
+            "nameConstraints",
+        ),
+        (
+            "an authority for clients",
+            |_, issuer| issuer.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth],
+            "authorities with serverAuth",
+        ),
+        (
+            "a critical extension of a company",
+            |own, _| {
+                let mut extension = CustomExtension::from_oid_content(&[1, 3, 6, 1, 4, 1, 99_999, 1], vec![5, 0]);
+                extension.set_criticality(true);
+                own.custom_extensions.push(extension);
+            },
+            "critical extension",
+        ),
+        (
+            "a serial number of 25 bytes",
+            |own, _| own.serial_number = Some(SerialNumber::from_slice(&[1; 25])),
+            "as RFC 5280 has them",
+        ),
+        (
+            "a serial number of 25 bytes at the authority",
+            |_, issuer| issuer.serial_number = Some(SerialNumber::from_slice(&[1; 25])),
+            "as RFC 5280 has them",
+        ),
+    ];
+    for (from, change, words) in cases {
+        let made = Made::changed(KeyPair::generate().unwrap(), change);
+        let error = length(&pair(&(made.chain() + &made.root), &made.pkcs8())).expect_err(from);
+        assert!(error.contains(words), "{from}: {error}");
+        // Without the root, the last certificate is one that clients do not trust.
+        let is_of_the_anchor = from == "an authority for clients";
+        assert!(is_of_the_anchor || length(&pair(&made.chain(), &made.pkcs8())).is_err(), "{from}, without the root");
+    }
+    let is_authority: Change = |own, _| own.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let alone = Made::changed(KeyPair::generate().unwrap(), is_authority);
+    assert_eq!(length(&pair(&alone.own, &alone.pkcs8())), Ok(1), "openssl req -x509 makes an authority");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use super::*;
 /// A form, the tool that writes it, and what was expected, if it is refused.
 type Row = (&'static str, &'static str, Result<(), &'static str>);
 
-const SIGNING_KEYS: [Row; 17] = [
+const SIGNING_KEYS: [Row; 23] = [
     ("openssl rand -base64 32", "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=\n", Ok(())),
     (
         "openssl rand -base64 64, which breaks the line",
@@ -38,6 +38,20 @@ const SIGNING_KEYS: [Row; 17] = [
     ),
     ("a key that is too short", "QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQQ==", Err(SigningKeys::EXPECTED)),
     ("a key in quotes", "\"QUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE=\"", Err(SigningKeys::EXPECTED)),
+    ("a sentence", "replace me with the real signing key of this service", Err(SigningKeys::EXPECTED)),
+    ("words in lines", "replace me with\nthe real signing key\nof this service", Err(SigningKeys::EXPECTED)),
+    (
+        "a public key in PEM, whose letters are base64 too",
+        "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEAQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE\n-----END PUBLIC KEY-----\n",
+        Err(SigningKeys::EXPECTED),
+    ),
+    (
+        "ssh-keygen: a public key",
+        "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIEFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE\n",
+        Err(SigningKeys::EXPECTED),
+    ),
+    ("two keys in a line", "QUFBQUFBQUFBQUFBQUFBQUFB\tQUFBQUFBQUFBQUFBQUFBQUFB", Err(SigningKeys::EXPECTED)),
+    ("an editor's blanks around lines", "  QUFBQUFBQUFBQUFBQUFBQUFB\t\r\n  QUFBQUFBQUFBQUFBQUE=  \n", Ok(())),
     ("a UUID", "01234567-89ab-cdef-0123-456789abcdef", Err(SigningKeys::EXPECTED)),
 ];
 

@@ -18,7 +18,7 @@ pub(super) fn parts(text: &str) -> Result<String, String> {
 /// A form, the tool that writes it, and what it is read as, or what was expected.
 type Row = (&'static str, &'static str, Result<&'static str, &'static str>);
 
-const FORMS: [Row; 64] = [
+const FORMS: [Row; 80] = [
     // AWS.
     (
         "console: credentials for an RDS database",
@@ -107,6 +107,12 @@ const FORMS: [Row; 64] = [
     ("a URL in host", r#"{"host":"postgres://app:p@db.x/n","password":"p","username":"app"}"#, Err(Login::HOST)),
     ("a URL as the whole value", "postgres://app:p@db.x/n", Err(Login::NO_URL)),
     ("a URL of JDBC", "jdbc:postgresql://db.x/n?user=app&password=p", Err(Login::NO_URL)),
+    ("SQLAlchemy", "postgresql+asyncpg://app:p@db.x/n", Err(Login::NO_URL)),
+    ("a URL in capitals", " POSTGRES://app:p@db.x/n", Err(Login::NO_URL)),
+    ("the JDBC driver of AWS", "jdbc:aws-wrapper:postgresql://db.x/n?user=app&password=p", Err(Login::NO_URL)),
+    ("libpq: keywords", "host=db.x user=app password=p", Err(Login::NO_URL)),
+    (".NET", "Host=db.x;Username=app;Password=p", Err(Login::NO_URL)),
+    ("random_password that has :// and =", "a=b://c;d", Ok("- a=b://c;d - - -")),
     // Operators for Kubernetes, pushed by External Secrets.
     ("Zalando's operator, Vault's database engine", r#"{"password":"p","username":"app"}"#, Ok("app p - - -")),
     (
@@ -136,6 +142,16 @@ const FORMS: [Row; 64] = [
         Ok("app p /run/postgresql - -"),
     ),
     ("libpq: several hosts", r#"{"username":"app","password":"p","host":"a,b"}"#, Err(Login::HOST)),
+    ("a name from the root", r#"{"username":"app","password":"p","host":"db.x."}"#, Ok("app p db.x. - -")),
+    ("an empty label", r#"{"username":"app","password":"p","host":"db..x"}"#, Err(Login::HOST)),
+    (
+        "an octal address, which is 10.0.0.8",
+        r#"{"username":"app","password":"p","host":"10.0.0.010"}"#,
+        Err(Login::HOST),
+    ),
+    ("an address as one number", r#"{"username":"app","password":"p","host":"2130706433"}"#, Err(Login::HOST)),
+    ("an address in hexadecimal", r#"{"username":"app","password":"p","host":"0x7F.1"}"#, Err(Login::HOST)),
+    ("an address with a blank in it", r#"{"username":"app","password":"p","host":"10.0.0. 7"}"#, Err(Login::HOST)),
     ("a name in Unicode", r#"{"username":"app","password":"p","host":"dä.x"}"#, Err(Login::HOST)),
     ("the ports differ", r#"{"username":"app","password":"p","host":"db:5432","port":6432}"#, Err(Login::PORT)),
     // People, spreadsheets and editors.
@@ -150,6 +166,14 @@ const FORMS: [Row; 64] = [
     ("a comma too many", r#"{"username":"app","password":"p",}"#, Err(Login::EXPECTED)),
     ("Python's repr", "{'username': 'app', 'password': 'p'}", Err(Login::EXPECTED)),
     ("a name with a blank", r#"{"username":"my app","password":"p"}"#, Ok("my app p - - -")),
+    ("a name from a web page", r#"{"username":"app\u200b","password":"p"}"#, Err(Login::USERNAME)),
+    (
+        "a name that turns its line around",
+        r#"{"username":"app","password":"p","dbname":"\u202en"}"#,
+        Err(Login::DBNAME),
+    ),
+    ("a name with a blank that does not break", r#"{"username":"app\u00a0","password":"p"}"#, Err(Login::USERNAME)),
+    ("a name with a line separator", r#"{"username":"a\u2028b","password":"p"}"#, Err(Login::USERNAME)),
     ("a name with a comma", r#"{"username":"my,app","password":"p"}"#, Err(Login::USERNAME)),
     ("a name that SASLprep does not know", r#"{"username":"app😀","password":"p"}"#, Err(Login::PREPARED_USERNAME)),
     ("a password that SASLprep does not know", r#"{"username":"app","password":"p😀"}"#, Err(Login::PREPARED)),

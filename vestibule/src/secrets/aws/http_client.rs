@@ -14,10 +14,10 @@ use aws_smithy_runtime_api::client::{
     result::ConnectorError,
     runtime_components::RuntimeComponents,
 };
-use axum::http::Uri;
+use axum::http::{Uri, uri::Authority};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use rustls::pki_types::CertificateDer;
-use std::{io, net::IpAddr};
+use std::{env, io, net::IpAddr};
 
 /// A client that sends requests without TLS past any proxy, and names the host in its errors.
 ///
@@ -115,15 +115,30 @@ struct SchemeConnector {
 impl HttpConnector for SchemeConnector {
     fn call(&self, request: HttpRequest) -> HttpConnectorFuture {
         let uri: Uri = request.uri().parse().unwrap_or_default();
-        let host = uri.authority().map(ToString::to_string).unwrap_or_default();
-        let connector = if uri.scheme_str() == Some("https") { &self.https } else { &self.http };
-        if uri.scheme_str() != Some("https") && !self.plain.allows(&uri) {
+        // Without a user, whose password an error would show.
+        let authority = uri.authority().map(Authority::as_str).unwrap_or_default();
+        let host = authority.rsplit('@').next().unwrap_or_default().to_owned();
+        let is_https = uri.scheme_str() == Some("https");
+        // The failure may be the proxy's.
+        let host = match proxy_variable() {
+            Some(name) if is_https => format!("{host} ({name} is set)"),
+            _ => host,
+        };
+        let connector = if is_https { &self.https } else { &self.http };
+        if !is_https && !self.plain.allows(&uri) {
             let refused = ConnectorError::user(io::Error::other("the endpoint has no TLS, and must have it").into());
             return HttpConnectorFuture::ready(Err(at_host(host, refused)));
         }
         let answer = connector.call(request);
         HttpConnectorFuture::new(async move { answer.await.map_err(|error| at_host(host, error)) })
     }
+}
+
+/// Returns the name of the variable that names a proxy for HTTPS, if there is one.
+fn proxy_variable() -> Option<&'static str> {
+    #[expect(clippy::disallowed_methods, reason = "the variables are the platform's, and no settings of ours")]
+    let is_set = |name: &&str| env::var_os(name).is_some_and(|value| !value.is_empty());
+    ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"].into_iter().find(is_set)
 }
 
 /// Returns an error of the same class that names the host.

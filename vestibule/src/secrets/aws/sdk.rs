@@ -6,13 +6,14 @@ use super::{
 };
 use crate::{
     cause::RootCause,
-    config::settings::AwsConfig,
+    config::{is_region, settings::AwsConfig},
     exit::{Exit, Fault},
     regular_file, trust,
 };
 use aws_config::{BehaviorVersion, Region, SdkConfig, provider_config::ProviderConfig, retry::RetryConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
+use axum::http::{Uri, uri::Authority};
 use std::{
     env,
     io::ErrorKind,
@@ -21,6 +22,9 @@ use std::{
 
 /// The variables for an endpoint of the manager, or of the service that gives an identity to a token. Those before win.
 const ENDPOINTS: [&str; 3] = ["AWS_ENDPOINT_URL_SECRETS_MANAGER", "AWS_ENDPOINT_URL_STS", "AWS_ENDPOINT_URL"];
+
+/// The variables of the SDK that are on or off.
+const SWITCHES: [&str; 3] = ["AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT", "AWS_EC2_METADATA_DISABLED"];
 
 /// The variables for files that the SDK reads.
 const FILES: [&str; 4] = [
@@ -35,6 +39,7 @@ const FILES: [&str; 4] = [
 /// counts for the manager and for the identity alike.
 pub(super) async fn configure(aws: &AwsConfig, strict: bool) -> Result<(SdkConfig, Region), Fault> {
     refuse_irregular_files()?;
+    refuse_other_switches()?;
     let plain = if strict && !aws.allow_http_endpoint { PlainHttp::ToAgents } else { PlainHttp::Anywhere };
     let http_client = ManagerHttpClient::new(&trust::aws_certificates()?, plain)
         .map_err(|_| trust::no_certificates("they cannot be used"))?;
@@ -55,9 +60,10 @@ pub(super) async fn configure(aws: &AwsConfig, strict: bool) -> Result<(SdkConfi
         let exit = if is_on("AWS_EC2_METADATA_DISABLED") { Exit::Config } else { Exit::Deadline };
         return Err(no_region(exit, "no AWS Region is configured, and the environment names none"));
     };
-    if plain == PlainHttp::ToAgents {
-        refuse_http(&sdk)?;
+    if !is_region(region.as_ref()) {
+        return Err(no_region(Exit::Config, "expected a Region such as \"eu-west-1\", and the environment names none"));
     }
+    check_endpoints(&sdk, plain)?;
     let config = ProviderConfig::without_region()
         .with_region(Some(region.clone()))
         .with_http_client(http_client)
@@ -119,12 +125,32 @@ fn refuse_irregular_files() -> Result<(), Fault> {
     Ok(())
 }
 
-/// Refuses an endpoint without TLS.
-fn refuse_http(sdk: &SdkConfig) -> Result<(), Fault> {
+/// Refuses a switch of the SDK that is neither on nor off. The SDK would take it for off, and FIPS would be off.
+fn refuse_other_switches() -> Result<(), Fault> {
+    for name in SWITCHES {
+        if variable(name).is_some_and(|value| !["true", "false"].contains(&value.to_ascii_lowercase().as_str())) {
+            let problem = "expected true or false";
+            return Err(Fault::new(
+                Exit::Config,
+                format!("variable {name}"),
+                problem,
+                "correct the value, or unset it",
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Refuses an endpoint that is no URL, or has a user, which errors would show; and one without TLS, if `plain` says so.
+fn check_endpoints(sdk: &SdkConfig, plain: PlainHttp) -> Result<(), Fault> {
     let variables = ENDPOINTS.into_iter().filter_map(|name| Some((format!("variable {name}"), variable(name)?)));
     let of_profile = sdk.endpoint_url().map(|url| ("the SDK's endpoint_url".to_owned(), url.to_owned()));
     for (subject, url) in variables.chain(of_profile) {
-        if !url.to_ascii_lowercase().starts_with("https://") {
+        if !is_endpoint(&url) {
+            let problem = "expected a URL such as \"https://secretsmanager.eu-west-1.amazonaws.com\", without a user";
+            return Err(Fault::new(Exit::Config, subject, problem, "correct the value"));
+        }
+        if plain == PlainHttp::ToAgents && !url.to_ascii_lowercase().starts_with("https://") {
             return Err(Fault::new(
                 Exit::Config,
                 subject,
@@ -134,6 +160,13 @@ fn refuse_http(sdk: &SdkConfig) -> Result<(), Fault> {
         }
     }
     Ok(())
+}
+
+/// Returns `true` for the URL of a host, with or without TLS.
+fn is_endpoint(url: &str) -> bool {
+    let Ok(uri) = url.parse::<Uri>() else { return false };
+    let is_of_host = |authority: &Authority| !authority.host().is_empty() && !authority.as_str().contains('@');
+    ["https", "http"].contains(&uri.scheme_str().unwrap_or_default()) && uri.authority().is_some_and(is_of_host)
 }
 
 /// Returns the Region that the environment names, as the SDK's chain finds it there.
