@@ -18,6 +18,7 @@ RUN cargo install --locked --debug --target-dir target --root /usr/local cargo-a
 # Dependencies are a layer of their own, which is built again only when a manifest changes. Cargo needs sources: empty
 # ones are enough.
 COPY Cargo.toml Cargo.lock ./
+RUN mkdir src && touch src/lib.rs && echo 'fn main() {}' > src/main.rs
 # vendored
 COPY vestibule/Cargo.toml vestibule/
 COPY vestibule/derive/Cargo.toml vestibule/derive/
@@ -27,9 +28,10 @@ RUN mkdir --parents vestibule/src vestibule/derive/src devstack/src \
 # end
 # git
 # COPY dev dev
+# # Only this step reads the framework's repository. The secret is for a private one: README.md, "In a container".
+# RUN --mount=type=secret,id=gitconfig,target=/root/.gitconfig CARGO_NET_GIT_FETCH_WITH_CLI=true cargo fetch --locked
 # end
-RUN mkdir src && touch src/lib.rs && echo 'fn main() {}' > src/main.rs \
-    && cargo auditable install --locked --profile "$PROFILE" --path . --root /stub
+RUN cargo auditable install --locked --profile "$PROFILE" --path . --root /stub
 
 COPY build.rs ./
 COPY migrations migrations

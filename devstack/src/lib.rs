@@ -46,14 +46,13 @@ pub use stack::openbao::access::OpenBaoAccess;
 pub use stack::openbao::api::OpenBao;
 pub use stack::openbao::audit_log::LoggedRequest;
 pub use stack::openbao::leased_logins::LeaseTimes;
-pub use stack::openbao::login_rotation::OpenBaoRotation;
 pub use stack::polling::Polling;
 pub use stack::postgres::Postgres;
 pub use stack::python_environment::PythonEnvironment;
 pub use stack::random::{random, random_key, random_password};
 pub use stack::rotation::Rotation;
 pub use stack::second_region::SecondRegion;
-pub use stack::supervised_process::{StopSignal, SupervisedProcess, UnixUser, send_signal};
+pub use stack::supervised_process::send_signal;
 pub use stack::tenant::Tenant;
 
 pub use testing::binary::Binary;

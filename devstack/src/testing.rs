@@ -8,6 +8,7 @@ pub(crate) mod launch;
 pub(crate) mod test_process;
 
 pub(crate) mod binary;
+mod life;
 pub(crate) mod running_service;
 
 mod background_server;

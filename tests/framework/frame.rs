@@ -130,6 +130,36 @@ async fn a_client_that_leaves_before_the_answer_is_logged() {
 }
 
 #[tokio::test]
+async fn the_problem_of_a_rejected_request_says_what_to_change() {
+    let tenant = SERVICE.migrated("input").await;
+    let running = RunningService::start(SERVICE.launch(&tenant).env("APP_SERVER__BODY_LIMIT", "1 KiB"), &tenant).await;
+    let bodies: [(&[u8], u16, &str); 4] = [
+        (b"{\"body\": \"\xff\xfe\"}", 400, "unicode"),
+        (b"{\"body\": 7}", 422, "expected a string"),
+        (b"{", 400, "EOF"),
+        (&[b' '; 2000], 413, "longer than"),
+    ];
+    for (body, status, says) in bodies {
+        let detail = problem(running.post_json("/v1/notes", body.to_vec()).await, status).await;
+        assert!(detail.contains(says), "{detail:?} does not contain {says:?}");
+    }
+    let untyped = running.request(Method::POST, "/v1/notes").body("{\"body\": \"x\"}").send().await.unwrap();
+    assert!(problem(untyped, 415).await.contains("application/json"));
+    let paths = [
+        ("/v1/notes/%ff", 400, "UTF-8"),
+        ("/v1/notes?limit=many", 400, "limit"),
+        ("/v2/notes", 404, "nothing at this path"),
+    ];
+    for (path, status, says) in paths {
+        let detail = problem(running.get(path).await, status).await;
+        assert!(detail.contains(says), "{path}: {detail:?} does not contain {says:?}");
+    }
+    let put = running.request(Method::PUT, "/v1/notes").send().await.unwrap();
+    assert_eq!(put.headers()["allow"], "POST,GET,HEAD");
+    problem(put, 405).await;
+}
+
+#[tokio::test]
 async fn a_body_without_an_announced_length_is_limited_too() {
     let tenant = SERVICE.migrated("chunked").await;
     let running = RunningService::start(SERVICE.launch(&tenant).env("APP_SERVER__BODY_LIMIT", "1 KiB"), &tenant).await;

@@ -151,3 +151,28 @@ async fn a_revoked_password_never_logs_in() {
     assert_eq!(running.reload().await["outcome"], "published");
     assert_eq!(running.credential("database").await["version"], rotation.version());
 }
+
+#[tokio::test]
+async fn a_cursor_that_was_tampered_with_is_rejected() {
+    let tenant = SERVICE.migrated("tampered").await;
+    let running = SERVICE.start(&tenant).await;
+    for number in 0..2 {
+        running.create_note(&number.to_string()).await;
+    }
+    let path = running.second_page().await;
+    let (_, cursor) = path.rsplit_once('=').unwrap();
+    let (key, rest) = cursor.split_once('.').unwrap();
+    let (payload, signature) = rest.split_once('.').unwrap();
+    let flipped = if payload.ends_with('A') { "B" } else { "A" };
+    for tampered in [
+        format!("{key}.{}{flipped}.{signature}", &payload[..payload.len() - 1]),
+        format!("{key}.{payload}.{}", signature.chars().rev().collect::<String>()),
+        format!("other.{payload}.{signature}"),
+        "x".into(),
+        "..".into(),
+        String::new(),
+    ] {
+        let detail = problem(running.get(&format!("/v1/notes?cursor={tampered}")).await, 400).await;
+        assert!(detail.contains("`cursor`"), "{detail}");
+    }
+}

@@ -1,6 +1,8 @@
 //! The webhook of the example as a test of the framework: workers, URLs of API clients, and answers that do not come.
 
+mod lost_events;
 mod rejected_key;
+mod set_aside;
 mod tls;
 
 use crate::{
@@ -68,6 +70,19 @@ async fn workers_report_an_outage_of_the_database_once() {
     let goes_on = async || count("background work succeeds again") > 0;
     eventually_within(2 * DEFAULT_TIMEOUT, "the report of the recovery", goes_on).await;
     assert_eq!(counts(), (1, 1));
+}
+
+#[tokio::test]
+async fn check_names_a_webhook_without_a_key_and_accepts_a_key_without_a_webhook() {
+    let tenant = SERVICE.migrated("hook_keys").await;
+    let launch = SERVICE.launch(&tenant).args(["check"]).env("APP_SERVICE__WEBHOOK_URL", "https://example.com/hook");
+    let exited = launch.env("AWS_ENDPOINT_URL", "http://127.0.0.1:9").run();
+    assert_eq!(exited.code, Some(78), "{}", exited.stderr);
+    assert!(exited.stderr.contains("variable APP_SERVICE__WEBHOOK_URL (service.webhook_url)"), "{}", exited.stderr);
+    tenant.put_random("webhook", "api_key").await.unwrap();
+    let launch =
+        SERVICE.launch(&tenant).args(["check", "--live"]).env("APP_SECRETS__IDS__WEBHOOK", tenant.id("webhook"));
+    assert_eq!(launch.run().code, Some(0));
 }
 
 #[tokio::test]

@@ -25,8 +25,12 @@ pub(crate) fn launch_with_webhook(tenant: &Tenant, address: SocketAddr) -> Launc
     SERVICE
         .launch(tenant)
         .env("APP_SERVICE__WEBHOOK_URL", format!("http://{address}/hook"))
-        .env("APP_SERVICE__WEBHOOK_TIMEOUT", "10s")
         .env("APP_SECRETS__IDS__WEBHOOK", tenant.id("webhook"))
+}
+
+/// Starts the service with a receiver as its webhook.
+pub(crate) async fn start_with_webhook<'a>(tenant: &'a Tenant, receiver: &Receiver) -> RunningService<'a> {
+    RunningService::start(launch_with_webhook(tenant, receiver.address()), tenant).await
 }
 
 /// Returns the number of rows of the outbox that meet a condition in SQL.

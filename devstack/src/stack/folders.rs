@@ -14,14 +14,22 @@ use crate::stack::error::Error;
 /// Returns the root of the workspace in which Cargo runs us. Without Cargo, it is the current folder.
 pub fn workspace() -> PathBuf {
     // This crate can be a dependency from elsewhere, so the folder in which it was compiled says nothing.
-    if let Some(package) = std::env::var_os("CARGO_MANIFEST_DIR") {
-        for folder in Path::new(&package).ancestors() {
-            if folder.join("Cargo.lock").exists() {
-                return folder.to_path_buf();
-            }
-        }
+    match std::env::var_os("CARGO_MANIFEST_DIR") {
+        Some(package) => workspace_of(Path::new(&package)).to_path_buf(),
+        None => std::env::current_dir().unwrap_or_else(|_| ".".into()),
     }
-    std::env::current_dir().unwrap_or_else(|_| ".".into())
+}
+
+/// Returns the root of a package's workspace. Cargo finds it in the same way: it is the closest folder whose manifest has
+/// a `[workspace]`. Without one, the package is a workspace of its own.
+fn workspace_of(package: &Path) -> &Path {
+    package.ancestors().find(|folder| is_workspace(folder)).unwrap_or(package)
+}
+
+fn is_workspace(folder: &Path) -> bool {
+    let manifest = fs::read_to_string(folder.join("Cargo.toml")).unwrap_or_default();
+    let mut lines = manifest.lines().map(str::trim_start);
+    lines.any(|line| line.starts_with("[workspace]") || line.starts_with("[workspace."))
 }
 
 /// Returns the folder of files that outlive a run, `target/devstack`. Creates it if necessary.
@@ -67,4 +75,28 @@ pub(crate) fn public_home() -> Result<PathBuf, Error> {
 fn everyone_may_enter(path: &Path) -> bool {
     let Ok(path) = path.canonicalize() else { return false };
     path.ancestors().all(|part| fs::metadata(part).is_ok_and(|found| found.mode() & 0o001 != 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::stack::random::random;
+
+    #[test]
+    fn a_lock_file_inside_of_a_member_does_not_make_it_a_workspace() {
+        let root = std::env::temp_dir().join(random());
+        let (member, alone) = (root.join("workspace/member"), root.join("alone"));
+        for (folder, manifest) in [
+            (root.join("workspace"), "[package]\nname = \"root\"\n\n[workspace]\n"),
+            (member.clone(), "[package]\nname = \"member\"\nedition.workspace = true\n"),
+            (alone.clone(), "[package]\nname = \"alone\"\n"),
+        ] {
+            fs::create_dir_all(&folder).unwrap();
+            fs::write(folder.join("Cargo.toml"), manifest).unwrap();
+            fs::write(folder.join("Cargo.lock"), "").unwrap();
+        }
+        let found = [workspace_of(&member).to_owned(), workspace_of(&alone).to_owned()];
+        fs::remove_dir_all(&root).unwrap();
+        assert_eq!(found, [root.join("workspace"), alone]);
+    }
 }

@@ -16,32 +16,37 @@ const POLL: Duration = Duration::from_millis(5);
 
 /// A signal that asks a child to stop, and the time that the child has for it.
 #[derive(Clone, Copy, Debug)]
-pub struct StopSignal {
+pub(crate) struct StopSignal {
     /// The signal. SIGKILL is sent to the child's own children, too.
-    pub signal: Signal,
+    pub(crate) signal: Signal,
     /// The time after which a child that still runs is killed.
-    pub grace: Duration,
+    pub(crate) grace: Duration,
 }
 
 /// The user as which a child runs.
 #[derive(Clone, Copy, Debug)]
-pub struct UnixUser {
+pub(crate) struct UnixUser {
     /// The user id.
-    pub uid: u32,
+    pub(crate) uid: u32,
     /// The group id.
-    pub gid: u32,
+    pub(crate) gid: u32,
 }
 
 /// A child process that cannot outlive us, even if we are killed with `kill -9`.
 #[derive(Debug)]
-pub struct SupervisedProcess {
+pub(crate) struct SupervisedProcess {
     child: Child,
     stop: StopSignal,
 }
 
 impl SupervisedProcess {
     /// Returns a command that runs `program`. The caller adds arguments, environment and output.
-    pub fn command(python: &PythonEnvironment, program: &Path, stop: StopSignal, user: Option<UnixUser>) -> Command {
+    pub(crate) fn command(
+        python: &PythonEnvironment,
+        program: &Path,
+        stop: StopSignal,
+        user: Option<UnixUser>,
+    ) -> Command {
         let mut command = Command::new(python.interpreter());
         command
             .args(["-I", "-S"])
@@ -54,7 +59,7 @@ impl SupervisedProcess {
     }
 
     /// Starts the command. The watchdog uses its standard input.
-    pub fn spawn(mut command: Command, stop: StopSignal) -> io::Result<Self> {
+    pub(crate) fn spawn(mut command: Command, stop: StopSignal) -> io::Result<Self> {
         // A process group of its own: Ctrl-C at the terminal is for us, and we stop our children in order.
         let child = command.stdin(Stdio::piped()).process_group(0).spawn()?;
         Ok(Self { child, stop })
@@ -65,12 +70,12 @@ impl SupervisedProcess {
     }
 
     /// Returns the child's own process id.
-    pub fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }
 
     /// Sends a signal if the child still runs.
-    pub fn signal(&mut self, signal: Signal) {
+    pub(crate) fn signal(&mut self, signal: Signal) {
         if self.exited().is_none() {
             let _ = kill_process(Pid::from_child(&self.child), signal);
         }
@@ -84,7 +89,7 @@ impl SupervisedProcess {
     }
 
     /// Returns the exit status, or `None` if the child still runs.
-    pub fn exited(&mut self) -> Option<ExitStatus> {
+    pub(crate) fn exited(&mut self) -> Option<ExitStatus> {
         let status = self.child.try_wait().ok().flatten()?;
         if let Some(mut watchdog) = self.child.stdin.take() {
             let _ = watchdog.write_all(b".");
@@ -93,7 +98,7 @@ impl SupervisedProcess {
     }
 
     /// Asks the child to stop and waits. Kills it after its grace time.
-    pub fn stop(&mut self) {
+    pub(crate) fn stop(&mut self) {
         match self.stop.signal {
             Signal::KILL => self.kill(),
             signal => self.signal(signal),

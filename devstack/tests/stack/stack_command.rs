@@ -47,7 +47,7 @@ async fn the_stack_command_runs_without_cargo_and_sends_no_signal_to_a_service_e
 }
 
 #[test]
-fn the_workspace_of_a_member_is_the_folder_of_the_lock() {
+fn the_workspace_of_a_member_is_that_of_the_root() {
     let member = Path::new(env!("CARGO_MANIFEST_DIR"));
     assert_eq!(Some(devstack::workspace().as_path()), member.parent());
 }

@@ -12,7 +12,7 @@ use crate::stack::random::random_password;
 
 /// One rotation of a database login whose secret is in the KV engine, in two steps: `set` and `put`. In between, the
 /// version that is current cannot log in. A secret of the KV engine has no stages, so the new one is nowhere until then.
-pub struct OpenBaoRotation {
+pub(crate) struct OpenBaoRotation {
     api: OpenBao,
     credential: String,
     id: String,
@@ -22,7 +22,12 @@ pub struct OpenBaoRotation {
 
 impl OpenBaoRotation {
     /// Prepares a rotation of `credential`, whose secret has the id `id`: reads the login. Nothing happens yet.
-    pub async fn new(api: OpenBao, credential: &str, id: &str, leak_detector: LeakDetector) -> Result<Self, Error> {
+    pub(crate) async fn new(
+        api: OpenBao,
+        credential: &str,
+        id: &str,
+        leak_detector: LeakDetector,
+    ) -> Result<Self, Error> {
         let Some((login, _)) = api.secret(id).await? else {
             return Err(Error::Secret(format!("{id} has no value")));
         };
@@ -30,7 +35,7 @@ impl OpenBaoRotation {
     }
 
     /// Logs in with the current password, and gives the role another one.
-    pub async fn set(&mut self, database: &DatabaseAddress) -> Result<(), Error> {
+    pub(crate) async fn set(&mut self, database: &DatabaseAddress) -> Result<(), Error> {
         let text = |field: &str| {
             let text = self.login[field].as_str().map(str::to_owned);
             text.ok_or_else(|| Error::Secret(format!("the secret has no `{field}`")))
@@ -49,7 +54,7 @@ impl OpenBaoRotation {
     }
 
     /// Gives the secret a new version with the new password. Returns the version's id.
-    pub async fn put(&self) -> Result<String, Error> {
+    pub(crate) async fn put(&self) -> Result<String, Error> {
         self.api.put_secret(&self.id, &self.login.to_string()).await
     }
 }
