@@ -36,7 +36,7 @@ struct LiveSecret {
 }
 
 /// A guard of a credential's entry in the list, by its key. Drop it after the credential: then the entry is wiped at once. If
-/// something else still holds the credential, the next line of the log wipes it later.
+/// something else still holds the credential, the next line of the log, or the end of another one, wipes it later.
 pub(crate) struct LiveSecretGuard(usize);
 
 /// Withholds lines that contain `parts` while `value` is alive.
