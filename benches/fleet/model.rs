@@ -5,11 +5,14 @@
 //! Only the other sides are made up: the manager has a quota and answers after a fixed time, and so does the database, where a
 //! replica has one connection.
 
-use devstack::{TokenBucket, random_key};
-use futures_util::future::BoxFuture;
+// The path holds for the test that includes this file too.
+#[path = "world.rs"]
+mod world;
+
+use self::world::World;
 use serde::{Deserialize, Serialize};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     ops::Range,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -22,12 +25,9 @@ use vestibule::{
     Application, Build, BuildError, OpenApiRouter, Package,
     config::{Config, ConfigSection, Setting},
     resources::{CircuitBreaker, ProbeReason, Rejection, Resource},
-    secrets::{Fetched, SecretId, Source, SourceError, Stage, VersionId, Versions},
-    testing::{Harness, MemoryManager},
+    secrets::VersionId,
+    testing::Harness,
 };
-
-/// The time that the manager takes for an answer.
-const ANSWER: Duration = Duration::from_millis(10);
 
 /// The time that the database takes for a log-in.
 const LOG_IN: Duration = Duration::from_millis(10);
@@ -127,97 +127,6 @@ pub(crate) fn run(scenario: Scenario, parameters: Parameters) -> Outcome {
         runtime.expect("a runtime").block_on(Fleet::run(scenario, parameters))
     });
     thread.join().expect("the model does not panic")
-}
-
-/// The other sides, and what they have seen.
-#[derive(Debug)]
-struct World {
-    manager: Arc<MemoryManager>,
-    state: Mutex<WorldState>,
-}
-
-#[derive(Debug)]
-struct WorldState {
-    bucket: Arc<TokenBucket>,
-    /// The versions of the login that the database rejects.
-    rejected_versions: BTreeSet<VersionId>,
-    /// The number of times that all connections were killed.
-    kills: u32,
-    connections: usize,
-    most_connections: usize,
-    log_ins: usize,
-    rejected: usize,
-    /// The version of the login that each replica holds, and the time since which it does.
-    held: BTreeMap<usize, (VersionId, Instant)>,
-}
-
-impl Default for World {
-    fn default() -> Self {
-        let manager = MemoryManager::with([("signing", random_key())]);
-        let state = WorldState {
-            bucket: Arc::new(TokenBucket::unlimited()),
-            rejected_versions: BTreeSet::new(),
-            kills: 0,
-            connections: 0,
-            most_connections: 0,
-            log_ins: 0,
-            rejected: 0,
-            held: BTreeMap::new(),
-        };
-        Self { manager, state: Mutex::new(state) }
-    }
-}
-
-impl World {
-    fn state(&self) -> MutexGuard<'_, WorldState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Gives the manager a new login. Returns its version.
-    fn put_login(&self) -> VersionId {
-        self.manager.rotate("database", format!("{{\"username\": \"app\", \"password\": \"{}\"}}", fastrand::u64(..)))
-    }
-
-    /// Has nothing counted so far, and gives the manager this quota.
-    fn begin(&self, quota: Option<u32>) {
-        let mut state = self.state();
-        state.bucket = Arc::new(quota.map_or_else(TokenBucket::unlimited, TokenBucket::per_second));
-        (state.log_ins, state.rejected, state.most_connections) = (0, 0, state.connections);
-    }
-
-    /// Ends all connections.
-    fn kill_connections(&self) {
-        let mut state = self.state();
-        (state.kills, state.connections) = (state.kills + 1, 0);
-    }
-
-    /// Answers a call of the manager, after some time.
-    async fn answer(&self) -> Result<(), SourceError> {
-        let has_token = self.state().bucket.clone().take();
-        sleep(ANSWER).await;
-        if has_token { Ok(()) } else { Err(SourceError::Unavailable("ThrottlingException (HTTP 400)".into())) }
-    }
-}
-
-impl Source for World {
-    fn fetch<'a>(
-        &'a self,
-        id: &'a SecretId,
-        stage: Stage,
-        held: Option<&'a VersionId>,
-    ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
-        Box::pin(async move {
-            self.answer().await?;
-            self.manager.fetch(id, stage, held).await
-        })
-    }
-
-    fn versions<'a>(&'a self, id: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>> {
-        Box::pin(async move {
-            self.answer().await?;
-            self.manager.versions(id).await
-        })
-    }
 }
 
 /// The settings of a replica: its number, and the way to the database.

@@ -4,6 +4,7 @@
 
 use super::{buffer::LogLines, secret_filter::SecretFilter};
 use crate::secrets::{credential::Name, secret_parts::SecretParts};
+use slab::Slab;
 use std::{
     any::Any,
     collections::BTreeMap,
@@ -12,12 +13,19 @@ use std::{
 };
 
 /// The secrets of all credentials that are alive in this process. There is one list per process, as there is one log.
-static LIVE: Mutex<LiveSecrets> = Mutex::new(LiveSecrets { secrets: Vec::new(), filter: SecretFilter::new() });
+static LIVE: Mutex<LiveSecrets> = Mutex::new(LiveSecrets::new());
 
 /// A list of secrets that are alive. It keeps none of them alive.
+///
+/// A process can hold thousands of credentials, as that of a test with many services does. So the end of one walks neither the
+/// list nor the filter.
 struct LiveSecrets {
-    secrets: Vec<LiveSecret>,
+    secrets: Slab<LiveSecret>,
+    /// The keys of entries without a guard, whose credentials something else still held.
+    unguarded: Vec<usize>,
     filter: SecretFilter,
+    /// `true` if the filter still has secrets that were wiped. The next search makes it anew.
+    is_filter_stale: bool,
 }
 
 struct LiveSecret {
@@ -27,20 +35,19 @@ struct LiveSecret {
     parts: SecretParts,
 }
 
-/// A guard of a credential's entry in the list. Drop it after the credential: then the entry is wiped at once. If
-/// something else still holds the credential, the next line of the log wipes it later.
-pub(crate) struct LiveSecretGuard(());
+/// A guard of a credential's entry in the list, by its key. Drop it after the credential: then the entry is wiped at once. If
+/// something else still holds the credential, the next line of the log, or the end of another one, wipes it later.
+pub(crate) struct LiveSecretGuard(usize);
 
 /// Withholds lines that contain `parts` while `value` is alive.
 pub(crate) fn watch(credential: Name, value: &Arc<dyn Any + Send + Sync>, parts: SecretParts) -> LiveSecretGuard {
-    lock().add(LiveSecret { credential, value: Arc::downgrade(value), parts });
-    LiveSecretGuard(())
+    LiveSecretGuard(lock().add(LiveSecret { credential, value: Arc::downgrade(value), parts }))
 }
 
 /// Returns the numbers of the lines that contain a secret, each with the credential's name.
 pub(super) fn find_in(lines: &LogLines) -> BTreeMap<usize, Name> {
     let mut live = lock();
-    live.sweep();
+    live.prepare();
     let (text, mut found) = (lines.text(), BTreeMap::new());
     live.filter.starts(text).for_each(|range| {
         found.extend(range.filter_map(|start| Some((lines.line_at(start), live.at_start_of(&text[start..])?))));
@@ -51,32 +58,55 @@ pub(super) fn find_in(lines: &LogLines) -> BTreeMap<usize, Name> {
 /// Returns `true` if a text contains a secret. For what leaves the machine without the log.
 pub(crate) fn is_in(text: &str) -> bool {
     let mut live = lock();
-    live.sweep();
+    live.prepare();
     let text = text.as_bytes();
     live.filter.starts(text).flatten().any(|start| live.at_start_of(&text[start..]).is_some())
 }
 
 impl LiveSecrets {
-    fn add(&mut self, secret: LiveSecret) {
-        secret.parts.forms().for_each(|form| self.filter.add(form));
-        self.secrets.push(secret);
+    const fn new() -> Self {
+        Self { secrets: Slab::new(), unguarded: Vec::new(), filter: SecretFilter::new(), is_filter_stale: false }
     }
 
-    /// Wipes the entries of credentials that have been dropped.
-    fn sweep(&mut self) {
-        let count = self.secrets.len();
-        self.secrets.retain(|secret| secret.value.strong_count() > 0);
-        if self.secrets.len() == count {
-            return;
+    /// Returns the key of the new entry.
+    fn add(&mut self, secret: LiveSecret) -> usize {
+        secret.parts.forms().for_each(|form| self.filter.add(form));
+        self.secrets.insert(secret)
+    }
+
+    /// Wipes an entry that loses its guard, unless something still holds its credential.
+    fn release(&mut self, key: usize) {
+        self.unguarded.push(key);
+        self.wipe_unguarded();
+    }
+
+    /// Wipes the entries without a guard whose credentials have been dropped.
+    fn wipe_unguarded(&mut self) {
+        self.unguarded.retain(|&key| {
+            let is_alive = self.secrets[key].value.strong_count() > 0;
+            if !is_alive {
+                self.secrets.remove(key);
+                self.is_filter_stale = true;
+            }
+            is_alive
+        });
+    }
+
+    /// Prepares a search: only credentials that are alive are found.
+    fn prepare(&mut self) {
+        self.wipe_unguarded();
+        if self.is_filter_stale {
+            self.filter.clear();
+            let forms = self.secrets.iter().flat_map(|(_, secret)| secret.parts.forms());
+            forms.for_each(|form| self.filter.add(form));
+            self.is_filter_stale = false;
         }
-        self.filter.clear();
-        self.secrets.iter().flat_map(|secret| secret.parts.forms()).for_each(|form| self.filter.add(form));
     }
 
     /// Returns the credential of the secret that a text begins with.
     fn at_start_of(&self, text: &[u8]) -> Option<Name> {
         let mut secrets = self.secrets.iter();
-        let found = secrets.find(|secret| secret.parts.forms().any(|form| text.starts_with(form)))?;
+        let (_, found) = secrets.find(|(_, secret)| secret.parts.forms().any(|form| text.starts_with(form)))?;
         Some(found.credential)
     }
 }
@@ -87,7 +117,7 @@ fn lock() -> MutexGuard<'static, LiveSecrets> {
 
 impl Drop for LiveSecretGuard {
     fn drop(&mut self) {
-        lock().sweep();
+        lock().release(self.0);
     }
 }
 
@@ -146,7 +176,33 @@ mod tests {
     }
 
     fn count() -> usize {
-        lock().secrets.iter().filter(|secret| secret.credential == KEY).count()
+        lock().secrets.iter().filter(|(_, secret)| secret.credential == KEY).count()
+    }
+
+    #[test]
+    fn the_end_of_a_secret_wipes_its_entry_alone_and_hides_no_other_one() {
+        let mut list = LiveSecrets::new();
+        let mut watch = |secret: &str| {
+            let (value, mut parts): (Arc<dyn Any + Send + Sync>, _) = (Arc::new(()), SecretParts::default());
+            parts.add(secret);
+            (list.add(LiveSecret { credential: KEY, value: Arc::downgrade(&value), parts }), value)
+        };
+        let [ends, outlives_its_guard, _stays] =
+            ["the-one-that-ends", "the-one-of-a-task", "one-that-stays"].map(&mut watch);
+        let count_in = |list: &mut LiveSecrets| {
+            list.prepare();
+            let text: &[u8] = b"the-one-that-ends, the-one-of-a-task, one-that-stays";
+            list.filter.starts(text).flatten().filter(|start| list.at_start_of(&text[*start..]).is_some()).count()
+        };
+        assert_eq!(count_in(&mut list), 3);
+        drop(ends.1);
+        list.release(ends.0);
+        assert_eq!(list.secrets.len(), 2, "it is wiped at once");
+        list.release(outlives_its_guard.0);
+        assert_eq!(count_in(&mut list), 2, "a task still holds one of them");
+        drop(outlives_its_guard.1);
+        assert_eq!((count_in(&mut list), list.secrets.len()), (1, 1));
+        assert!(list.unguarded.is_empty());
     }
 
     #[tokio::test]
