@@ -54,7 +54,8 @@ fn addresses(header: ProxyHeader, headers: &HeaderMap) {
 fn formats(values: &[HeaderValue]) {
     let mut accept = headers("accept", values);
     let wanted = fuzzing::is_openmetrics_wanted(&accept);
-    accept = accept.get_all("accept").iter().rev().map(|value| (HeaderName::from_static("accept"), value.clone())).collect();
+    accept =
+        accept.get_all("accept").iter().rev().map(|value| (HeaderName::from_static("accept"), value.clone())).collect();
     assert_eq!(fuzzing::is_openmetrics_wanted(&accept), wanted, "{accept:?}");
 }
 
