@@ -97,7 +97,8 @@ impl Emulator {
             .endpoint_url(&self.endpoint)
             .region(Region::new(region.to_owned()))
             .credentials_provider(identity)
-            .retry_config(RetryConfig::disabled())
+            // The emulator answers 500 now and then, when it walks its secrets while another request adds one.
+            .retry_config(RetryConfig::standard().with_initial_backoff(Duration::from_millis(20)))
             .build();
         Client::from_conf(config)
     }

@@ -438,7 +438,7 @@ fn the_value_of_a_field_in_a_log_filter_is_a_text() {
 #[test]
 fn a_misspelt_level_does_not_turn_the_log_off() {
     let load = |filter| ConfigFolder::new("").load(&[("APP_TELEMETRY__FILTER", filter)]);
-    for filter in ["inof", "info,sqlx", "warning", "info, debgu"] {
+    for filter in ["inof", "info,sqlx", "warning", "info, dbg"] {
         assert!(load(filter).unwrap_err().to_string().contains("log directives"), "{filter}");
     }
     for filter in ["INFO", "off", "3", "info,sqlx=warn", "my_service::outbox=debug", "[span]=debug"] {
