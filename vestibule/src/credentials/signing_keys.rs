@@ -15,7 +15,7 @@ use aws_lc_rs::hmac;
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 use time::OffsetDateTime;
-use zeroize::Zeroizing;
+use zeroize::{Zeroize, Zeroizing};
 
 /// Keys for HMAC-SHA-256. The manager has a key as base64 of at least 32 random bytes, bare or as `{"key": "…"}`. The base64
 /// may be that of URLs, may have no padding, and may have several lines, as openssl writes it.
@@ -64,14 +64,15 @@ impl SigningKeys {
 
     /// Signs with the current key. Returns its id and the signature.
     pub(crate) fn sign(&self, message: &[u8]) -> (&VersionId, [u8; 32]) {
-        let tag = hmac::sign(&self.current.key, message);
+        let tag = on_wiped_stack(|| hmac::sign(&self.current.key, message));
         let signature = tag.as_ref().try_into().expect("SHA-256 has 32 bytes");
         (&self.current.id, signature)
     }
 
     /// Signs with the key of this id, whatever its stage. `None` if it is not held.
     pub(crate) fn sign_by(&self, key_id: &str, message: &[u8]) -> Option<[u8; 32]> {
-        let tag = hmac::sign(&self.key(key_id, true)?.key, message);
+        let key = self.key(key_id, true)?;
+        let tag = on_wiped_stack(|| hmac::sign(&key.key, message));
         Some(tag.as_ref().try_into().expect("SHA-256 has 32 bytes"))
     }
 
@@ -84,7 +85,7 @@ impl SigningKeys {
         previous_verifies: bool,
     ) -> Result<&VersionId, BadSignature> {
         let key = self.key(key_id, previous_verifies).ok_or(BadSignature)?;
-        hmac::verify(&key.key, message, signature).map_err(|_| BadSignature)?;
+        on_wiped_stack(|| hmac::verify(&key.key, message, signature)).map_err(|_| BadSignature)?;
         Ok(&key.id)
     }
 
@@ -166,7 +167,27 @@ struct SigningKeyJson {
 
 fn key(value: &SecretValue) -> Result<SigningKey, Malformed> {
     let bytes = key_bytes(value)?;
-    Ok(SigningKey { id: value.version.clone(), key: Box::new(hmac::Key::new(hmac::HMAC_SHA256, &bytes)) })
+    let key = on_wiped_stack(|| Box::new(hmac::Key::new(hmac::HMAC_SHA256, &bytes)));
+    Ok(SigningKey { id: value.version.clone(), key })
+}
+
+/// Calls a function that works with a key, and wipes the part of the stack that it used. HMAC leaves the state of the key
+/// there, and a future that moves to the heap later takes along what lies between its fields.
+fn on_wiped_stack<T>(work: impl FnOnce() -> T) -> T {
+    #[inline(never)]
+    fn call<T>(work: impl FnOnce() -> T) -> T {
+        work()
+    }
+    #[inline(never)]
+    fn wipe() {
+        // 8 KiB, more than HMAC uses: `tests/wiped.rs` would find what is left.
+        let mut used = [0_u64; 1024];
+        used.zeroize();
+        std::hint::black_box(&mut used);
+    }
+    let result = call(work);
+    wipe();
+    result
 }
 
 fn key_bytes(value: &SecretValue) -> Result<Zeroizing<Vec<u8>>, Malformed> {
