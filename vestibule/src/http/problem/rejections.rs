@@ -175,7 +175,9 @@ fn without_quoted(text: &str) -> String {
 
 /// Returns axum's message about a parameter of the path, without its value.
 fn without_value_of_path(message: &str) -> String {
-    if let Some((before, value)) = message.split_once(" with value `") {
+    if let Some((before, value)) = message.split_once(" with value `")
+        && is_parameter(before)
+    {
         // Cannot parse `id` with value `…` to a `u64`, or: Cannot parse `id` with value `…`: the parser's own message
         let end = if message.ends_with('`') { "` to a `" } else { "`: " };
         let after = value.rfind(end).map_or("", |at| &value[at + 1..]);
@@ -191,6 +193,14 @@ fn without_value_of_path(message: &str) -> String {
         // The name of a parameter is the program's.
         _ if message.starts_with("Invalid UTF-8 in `") => message.to_owned(),
         _ => without_input(message),
+    }
+}
+
+/// Returns `true` if a text names a parameter of the path in axum's words. What a client sends can look nearly so.
+fn is_parameter(text: &str) -> bool {
+    match text.strip_prefix("Cannot parse `") {
+        Some(name) => name.strip_suffix('`').is_some_and(is_plain),
+        None => text.starts_with("Cannot parse value at index "),
     }
 }
 
@@ -366,6 +376,18 @@ mod tests {
             (
                 "Invalid URL: Cannot parse `id` with value `` to a `sentinel`: no UUID: found `sentinel` at 2",
                 "Invalid URL: Cannot parse `id`: no UUID: found … at 2",
+            ),
+            (
+                "Invalid URL: Cannot parse `senti nel with value ` to a `u64`",
+                "Invalid URL: Cannot parse the value to a `u64`",
+            ),
+            (
+                "Invalid URL: Cannot parse value at index 1 with value `sentinel` to a `u64`",
+                "Invalid URL: Cannot parse value at index 1 to a `u64`",
+            ),
+            (
+                "Invalid URL: unknown variant `sentinel with value `, expected `red` or `green`",
+                "Invalid URL: unknown variant, expected `red` or `green`",
             ),
             ("Invalid URL: Invalid UTF-8 in `id`", "Invalid URL: Invalid UTF-8 in `id`"),
             (
