@@ -189,7 +189,7 @@ async fn retries_ask_the_manager_only_for_the_rejected_login() {
     cut_connections(&tenant).await;
     let waiting = begin_get(&running, &note);
     let calls = |credential: &str| manager.requests(&tenant.id(credential));
-    // The reload that follows a rejection asks for everything, and so does one at the end of each pause.
+    // The reload that follows a rejection asks for everything, and each rejected probe is followed by one.
     let are_left_alone = async || {
         let (before, signing) = (running.credential("signing").await, calls("signing"));
         let database = calls("database");

@@ -100,12 +100,14 @@ impl Unrefreshed {
     /// Returns the class of the retry that these need, if one may help. A rejection ends by itself soonest.
     pub(crate) fn retry_of(all: &[Self]) -> Option<RetryClass> {
         let has = |class: RetryClass| all.iter().any(|stays| stays.retry == class);
-        let is_anything_else_missing = all.iter().any(|stays| stays.retry != RetryClass::NoSuccessor);
-        match (has(RetryClass::NoSuccessor), is_anything_else_missing) {
-            (true, false) => Some(RetryClass::NoSuccessor),
-            (true, true) => Some(RetryClass::Rejected),
-            _ => [RetryClass::Rejected, RetryClass::Unavailable].into_iter().find(|class| has(*class)),
+        let is_all = |class: RetryClass| all.iter().all(|stays| stays.retry == class);
+        if has(RetryClass::NoSuccessor) && is_all(RetryClass::NoSuccessor) {
+            return Some(RetryClass::NoSuccessor);
         }
+        if has(RetryClass::NoSuccessor) || has(RetryClass::Rejected) {
+            return Some(RetryClass::Rejected);
+        }
+        if has(RetryClass::Unavailable) { Some(RetryClass::Unavailable) } else { None }
     }
 }
 
