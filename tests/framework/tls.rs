@@ -6,7 +6,7 @@ use crate::{
     support::{
         database::cut_connections,
         log_events::events_that_say,
-        reload_status::{assert_kept, wait_for_version},
+        reload_status::{assert_kept, assert_taken_up, wait_for_version},
         tls_client::{TlsClient, certificates},
     },
 };
@@ -203,7 +203,7 @@ async fn a_load_fails_with_a_certificate_that_clients_would_not_accept() {
     let with_root = with([chain[0], chain[1], authority.certificate()].concat());
     let named = json!({ "tls.crt": with_root.certificate, "tls.key": with_root.private_key }).to_string();
     tenant.put("server_tls", &named).await.unwrap();
-    assert_eq!(running.reload().await["outcome"], "published");
+    assert_taken_up(&running.reload().await);
     TlsClient::new(authority).connect(&running.at.public).await.unwrap();
     // `cat` glues files that do not end with a newline. The client knows only the root, so it needs the whole chain.
     let glued = Identity { certificate: [chain[0].trim(), chain[1].trim()].concat(), ..good.clone() };

@@ -1,4 +1,4 @@
-//! Waits for something on `/status`, and a check of a reload there.
+//! Waits for something on `/status`, and checks of a reload there.
 
 use devstack::RunningService;
 use serde_json::Value;
@@ -35,4 +35,26 @@ pub(crate) fn wait_until_drained(running: &RunningService<'_>) -> impl Future<Ou
 #[track_caller]
 pub(crate) fn assert_kept(reload: &Value, exit_code: i64) {
     assert_eq!((&reload["outcome"], &reload["exit_code"]), (&"kept".into(), &exit_code.into()), "{reload}");
+}
+
+/// Checks a reload that takes up all that is new but `name`, which stays as held. Retries for `name` are due meanwhile. If one
+/// of them takes up the rest just before the signal, the reload of the signal fails with this problem alone.
+#[track_caller]
+pub(crate) fn assert_carried_over(reload: &Value, name: &str, problem: &str) {
+    let said = match reload["outcome"].as_str() {
+        Some("published") => {
+            assert_eq!(reload["carried_over"][0]["credential"], name, "{reload}");
+            reload["carried_over"][0]["problem"].as_str()
+        }
+        Some("kept") => reload["error"].as_str(),
+        _ => None,
+    };
+    assert!(said.is_some_and(|said| said.contains(problem)), "{reload}");
+}
+
+/// Checks that all that is new is in service after a reload. Retries were due before it, so that one of them may have taken it
+/// up just before the signal.
+#[track_caller]
+pub(crate) fn assert_taken_up(reload: &Value) {
+    assert_eq!((&reload["exit_code"], &reload["carried_over"]), (&0.into(), &serde_json::json!([])), "{reload}");
 }
