@@ -129,7 +129,13 @@ impl<A: Application> Reloader<A> {
             self.status.reload_started(state.signals_covered);
             requests.reload_started();
             let (was_read, config) = self.config_for(trigger, &state.retries, &in_service);
-            let scope = state.retries.scope_for(trigger);
+            let is_repeated = is_repeated(trigger, probe_reason);
+            let scope = match &config {
+                Ok(config) if is_repeated && !was_read && Arc::ptr_eq(config, &in_service.config) => {
+                    state.retries.scope_of_repeated()
+                }
+                _ => LoadScope::All,
+            };
             let retry = tokio::select! {
                 biased;
                 () = stopping.cancelled() => return,
@@ -145,10 +151,10 @@ impl<A: Application> Reloader<A> {
                     if scope == LoadScope::All && Arc::ptr_eq(&config, &self.live.borrow().config) {
                         state.poll = Poll::next(self.interval());
                     }
-                    self.schedule(&mut state, trigger, was_read, config, retry, &in_service);
+                    self.schedule(&mut state, is_repeated, was_read, config, retry, &in_service);
                 }
                 // A signal takes back what an earlier one brought, also if the configuration cannot be read now.
-                Err(error) => state.retries.schedule_unread(trigger, error.retry),
+                Err(error) => state.retries.schedule_unread(is_repeated, error.retry),
             }
         }
     }
@@ -350,7 +356,7 @@ impl<A: Application> Reloader<A> {
     fn schedule(
         &self,
         state: &mut ActorState<A>,
-        trigger: Trigger,
+        is_repeated: bool,
         was_read: bool,
         config: Arc<Config<A::Settings>>,
         retry: Option<RetryClass>,
@@ -362,7 +368,17 @@ impl<A: Application> Reloader<A> {
         {
             state.replaced.add(replaced);
         }
-        state.retries.schedule(trigger, was_read, config, retry, &in_service.config);
+        state.retries.schedule(is_repeated, was_read, config, retry, &in_service.config);
+    }
+}
+
+/// Returns `true` for a reload whose cause is that of the one before it: a retry, or a probe of a login that was rejected
+/// before.
+fn is_repeated(trigger: Trigger, probe_reason: ProbeReason) -> bool {
+    match trigger {
+        Trigger::Retry => true,
+        Trigger::RejectedLogin => probe_reason == ProbeReason::Scheduled,
+        _ => false,
     }
 }
 

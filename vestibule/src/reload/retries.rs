@@ -3,7 +3,6 @@
 use crate::{
     backoff::Backoff,
     loader::{LoadScope, retry_class::RetryClass},
-    status::reload_record::Trigger,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
@@ -69,24 +68,20 @@ impl<C> Retries<C> {
         }
     }
 
-    /// Returns the credentials for which a load for this trigger asks the manager. A retry looks only for the successor of a
-    /// rejected version, if nothing else was missing in the load before it.
-    pub(super) fn scope_for(&self, trigger: Trigger) -> LoadScope {
-        match (&self.in_service, self.next_config()) {
-            (Some(retry), RetryWith::InService)
-                if trigger == Trigger::Retry && retry.class == RetryClass::NoSuccessor =>
-            {
-                LoadScope::Doubted
-            }
+    /// Returns the credentials for which a repeated load with the configuration in service asks the manager: only those whose
+    /// version is rejected, if nothing but their successors was missing in the load before it.
+    pub(super) fn scope_of_repeated(&self) -> LoadScope {
+        match &self.in_service {
+            Some(retry) if retry.class == RetryClass::NoSuccessor => LoadScope::Doubted,
             _ => LoadScope::All,
         }
     }
 
     /// Schedules the retry that follows a configuration which could not be read. It takes the place of the one that a
     /// signal brought before.
-    pub(super) fn schedule_unread(&mut self, trigger: Trigger, class: RetryClass) {
+    pub(super) fn schedule_unread(&mut self, is_repeated: bool, class: RetryClass) {
         let before = self.unpublished.take().map(|(retry, _)| retry);
-        self.unpublished = follow(trigger, Some(class), before).map(|retry| (retry, Unpublished::Unread));
+        self.unpublished = follow(is_repeated, Some(class), before).map(|retry| (retry, Unpublished::Unread));
     }
 
     /// Schedules the retry that follows a reload with this configuration. `class` is `None` if none is needed. It may be
@@ -94,7 +89,7 @@ impl<C> Retries<C> {
     /// `true` if the configuration was read for this reload.
     pub(super) fn schedule(
         &mut self,
-        trigger: Trigger,
+        is_repeated: bool,
         was_read: bool,
         config: Arc<C>,
         class: Option<RetryClass>,
@@ -102,10 +97,10 @@ impl<C> Retries<C> {
     ) {
         if !Arc::ptr_eq(&config, in_service) {
             let before = self.unpublished.take().map(|(retry, _)| retry);
-            self.unpublished = follow(trigger, class, before).map(|retry| (retry, Unpublished::Read(config)));
+            self.unpublished = follow(is_repeated, class, before).map(|retry| (retry, Unpublished::Read(config)));
             return;
         }
-        self.in_service = follow(trigger, class, self.in_service.take());
+        self.in_service = follow(is_repeated, class, self.in_service.take());
         let was_published = match &self.unpublished {
             Some((_, Unpublished::Read(unpublished))) => Arc::ptr_eq(unpublished, in_service),
             _ => false,
@@ -117,12 +112,12 @@ impl<C> Retries<C> {
     }
 }
 
-/// Returns the retry that follows a reload, if one may help. Its pauses go on from those of `before` if that reload was a
-/// retry too.
-fn follow(trigger: Trigger, class: Option<RetryClass>, before: Option<Retry>) -> Option<Retry> {
+/// Returns the retry that follows a reload, if one may help. Its pauses go on from those of `before` if that reload was
+/// repeated.
+fn follow(is_repeated: bool, class: Option<RetryClass>, before: Option<Retry>) -> Option<Retry> {
     let class = class?;
     let mut pauses = match before {
-        Some(before) if trigger == Trigger::Retry && before.class == class => before.pauses,
+        Some(before) if is_repeated && before.class == class => before.pauses,
         _ => first_pauses(class)?,
     };
     Some(Retry { class, at: pauses.next()?, pauses })

@@ -25,6 +25,9 @@ use tokio::time::{Instant, sleep, timeout};
 /// `secrets.refresh_every`.
 const REFRESH: Duration = Duration::from_secs(300);
 
+/// `secrets.probe_every` of a service whose requests try no rejected version again.
+const NO_PROBES: Duration = Duration::from_secs(3600);
+
 /// A manager that counts the calls for each secret.
 #[derive(Default)]
 struct CountingManager {
@@ -71,12 +74,12 @@ struct Rejected {
 }
 
 impl Rejected {
-    async fn start() -> Self {
+    async fn start(probe_every: Duration) -> Self {
         // The pauses are random.
         fastrand::seed(1);
         let (manager, database) = (CountingManager::with_first_versions(), Arc::<FakeDatabase>::default());
         database.state().password = "first".into();
-        let harness = start(&manager, &database).await;
+        let harness = start(&manager, &database, probe_every).await;
         harness.start_reloading();
         database.state().password = "second".into();
         assert!(harness.live().service().client.request().await.is_err(), "the password is another one");
@@ -110,12 +113,15 @@ impl Rejected {
     }
 }
 
-async fn start(manager: &Arc<CountingManager>, database: &Arc<FakeDatabase>) -> Harness<FakeService> {
+async fn start(
+    manager: &Arc<CountingManager>,
+    database: &Arc<FakeDatabase>,
+    probe_every: Duration,
+) -> Harness<FakeService> {
     let service = FakeSettings { database: database.clone(), ..FakeSettings::default() };
     let mut config = Config { service, ..Config::default() };
     config.secrets.refresh_every = REFRESH;
-    // A rejection at the end of a pause asks for everything. So there is none.
-    config.secrets.probe_every = Duration::from_secs(3600);
+    config.secrets.probe_every = probe_every;
     Harness::start(manager.clone(), config).await.expect("the password is right, or will be")
 }
 
@@ -133,7 +139,7 @@ fn verified(harness: &Harness<FakeService>, name: &str) -> String {
 
 #[tokio::test(start_paused = true)]
 async fn a_look_for_a_successor_asks_only_for_the_rejected_login() {
-    let service = Rejected::start().await;
+    let service = Rejected::start(NO_PROBES).await;
     sleep(Duration::from_secs(3)).await;
     assert!(service.calls_for("login") > 4, "looks follow each other: {:?}", service.manager.take_calls());
     let second = service.manager.manager.rotate("login", login("second"));
@@ -147,8 +153,29 @@ async fn a_look_for_a_successor_asks_only_for_the_rejected_login() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn requests_that_are_rejected_again_neither_hasten_the_looks_nor_widen_them() {
+    let service = Rejected::start(Duration::from_secs(15)).await;
+    let requests_for = async |time: Duration| {
+        let end = Instant::now() + time;
+        while Instant::now() < end {
+            let client = &service.harness.live().service().client;
+            assert!(client.request().await.is_err(), "the password is another one");
+            sleep(Duration::from_millis(200)).await;
+        }
+    };
+    requests_for(Duration::from_secs(60)).await;
+    service.manager.take_calls();
+    requests_for(Duration::from_secs(60)).await;
+    let calls = service.manager.take_calls();
+    // Each load asks for two stages. Four requests are tried in a minute, and the pauses take 7.5 s on average by then.
+    assert!(calls["login"] <= 40, "{calls:?}");
+    assert_eq!(calls.get("keys"), None, "nobody doubts the keys");
+    service.harness.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn looks_for_a_successor_do_not_postpone_the_poll() {
-    let service = Rejected::start().await;
+    let service = Rejected::start(NO_PROBES).await;
     let waited = service.asked_for("keys").await;
     assert!(waited <= REFRESH.mul_f64(1.1), "the other credentials are verified after {waited:?}");
     service.harness.stop().await;
@@ -156,7 +183,7 @@ async fn looks_for_a_successor_do_not_postpone_the_poll() {
 
 #[tokio::test(start_paused = true)]
 async fn a_wrong_password_at_the_manager_is_followed_by_looks_at_all_credentials() {
-    let service = Rejected::start().await;
+    let service = Rejected::start(NO_PROBES).await;
     sleep(Duration::from_secs(1)).await;
     service.manager.manager.rotate("login", login("wrong"));
     sleep(Duration::from_secs(10)).await;
@@ -180,7 +207,7 @@ async fn a_start_in_the_window_of_a_rotation_waits_for_a_third_longer_at_most() 
             sleep(window).await;
             manager.manager.rotate("login", login("second"));
         };
-        let (harness, ()) = tokio::join!(start(&manager, &database), rotating);
+        let (harness, ()) = tokio::join!(start(&manager, &database, NO_PROBES), rotating);
         // The clock of tests counts milliseconds.
         let longest = window * 4 / 3 + Duration::from_millis(2);
         assert!(began.elapsed() <= longest, "{:?} with the seed {seed}", began.elapsed());
