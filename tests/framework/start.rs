@@ -363,7 +363,7 @@ async fn a_term_during_the_start_ends_it() {
         process.signal(signal);
         let exited = process.exited(DEFAULT_TIMEOUT).await;
         assert_eq!(exited.code, Some(0));
-        assert!(start.elapsed() < Duration::from_secs(5), "long before the deadline of 30 s");
+        assert!(start.elapsed() < Duration::from_secs(15), "long before the deadline of 30 s");
     }
 }
 

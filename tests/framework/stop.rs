@@ -66,5 +66,5 @@ async fn a_second_signal_ends_the_process_at_once() {
     let start = Instant::now();
     running.process.signal(Signal::TERM);
     assert_eq!(running.process.exited(DEFAULT_TIMEOUT).await.code, Some(128 + 15));
-    assert!(start.elapsed() < Duration::from_secs(5), "drain is 25 s");
+    assert!(start.elapsed() < Duration::from_secs(15), "drain is 25 s");
 }
