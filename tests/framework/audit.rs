@@ -9,15 +9,20 @@ use crate::{
         reload_status::wait_until_drained,
         secrets::{current_version, scripted_manager},
         slow_request::SlowRequest,
+        stand_in::StandIn,
         temporary_file::TemporaryFile,
     },
     webhook_setup::{launch_with_webhook, tenant_with_receiver, wait_for_outbox_rows},
 };
 use devstack::{
-    AnswerRule, ExitedProcess, FaultRule, RunningService, ScriptedAnswer, ScriptedFault, Tenant, TokenIssuer, Validity,
-    free_port, reqwest::StatusCode,
+    AnswerRule, DEFAULT_TIMEOUT, ExitedProcess, FaultRule, RunningService, ScriptedAnswer, ScriptedFault, Tenant,
+    TokenIssuer, Validity, free_port, reqwest::StatusCode,
 };
 use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 /// Starts replicas of the service.
 async fn start_replicas<'a, const N: usize>(tenant: &'a Tenant) -> [RunningService<'a>; N] {
@@ -115,6 +120,21 @@ async fn an_audit_fails_if_a_replica_is_unreachable() {
         assert!(audited.stderr.contains(reason), "{}", audited.stderr);
         assert!(audited.stderr.contains("1 fault while"), "the report names one cause once: {}", audited.stderr);
     }
+}
+
+#[tokio::test]
+async fn an_audit_names_an_answer_that_is_too_long() {
+    let tenant = SERVICE.migrated("audit_long").await;
+    let endless = StandIn::start(async |mut connection: TcpStream| {
+        let _ = connection.read(&mut [0; 4096]).await;
+        let _ = connection.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+        while connection.write_all(&[b' '; 64 * 1024]).await.is_ok() {}
+    })
+    .await;
+    let url = format!("http://127.0.0.1:{}", endless.port());
+    let audit = SERVICE.launch(&tenant).args(["audit", &url]).start().exited(DEFAULT_TIMEOUT).await;
+    assert_eq!(audit.code, Some(69), "{}", audit.stderr);
+    assert!(audit.stderr.contains("its answer has more than 1048576 bytes"), "{}", audit.stderr);
 }
 
 #[tokio::test]

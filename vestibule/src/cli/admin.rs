@@ -11,6 +11,7 @@ use axum::{
     body::Body,
     http::{HeaderValue, Request, Response, StatusCode, Uri, header},
 };
+use http_body_util::LengthLimitError;
 use hyper::body::Incoming;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use std::{error::Error, time::Duration};
@@ -28,6 +29,8 @@ pub(super) enum AdminUnreachable {
     Closed,
     #[error("it does not answer: {0}")]
     NoAnswer(String),
+    #[error("its answer has more than {MAX_BODY} bytes, so it is no service of this framework")]
+    TooLong,
 }
 
 /// Gets a URI, for 3 s at most. Returns the answer's status and body.
@@ -78,6 +81,9 @@ pub(super) async fn read<E: Error + 'static>(
 
 fn unreachable(error: &(dyn Error + 'static)) -> AdminUnreachable {
     let innermost = std::iter::successors(Some(error), |error| (*error).source()).last().unwrap_or(error);
+    if innermost.is::<LengthLimitError>() {
+        return AdminUnreachable::TooLong;
+    }
     match innermost.downcast_ref::<hyper::Error>() {
         Some(error) if error.is_closed() || error.is_incomplete_message() || error.is_canceled() => {
             AdminUnreachable::Closed

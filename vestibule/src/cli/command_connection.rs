@@ -95,7 +95,7 @@ impl CommandConnection {
         admin::read(answer, admin::TIMEOUT).await.map_err(|unreachable| {
             let problem = match unreachable {
                 AdminUnreachable::Closed => "the process ended".into(),
-                AdminUnreachable::NoAnswer(_) => unreachable.to_string(),
+                AdminUnreachable::NoAnswer(_) | AdminUnreachable::TooLong => unreachable.to_string(),
             };
             self.error(problem, "see the log of the service")
         })
