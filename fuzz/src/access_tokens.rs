@@ -10,7 +10,7 @@ const AUDIENCE: &str = "orders";
 const KEYS: &str = include_str!("access_tokens/keys.json");
 const TOKEN: &str = include_str!("access_tokens/token");
 
-/// Checks a JWKS document on the first line, and a token on the second one.
+/// Checks a JWKS document or the metadata of the issuer on the first line, and a token on the second one.
 pub(crate) fn check(text: &str) {
     let text = &with_sentinel(text);
     let (document, token) = text.split_once('\n').unwrap_or((text, TOKEN));
@@ -19,6 +19,10 @@ pub(crate) fn check(text: &str) {
             assert!(ids.iter().all(|id| document.contains('"') && !id.is_empty() || id.is_empty()));
             refuses_in_few_words(verified);
         }
+        Err(problem) => assert_quotes_nothing(problem),
+    }
+    match fuzzing::names_keys_over_tls(ISSUER, document.as_bytes()) {
+        Ok(over_tls) => assert!(over_tls),
         Err(problem) => assert_quotes_nothing(problem),
     }
     // Nobody can sign with the key, so each other token is refused, and so is each change of the good one.

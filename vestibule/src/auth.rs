@@ -27,6 +27,7 @@ use crate::config::AuthConfig;
 pub use self::{access_token::AccessToken, principal::Principal, scope::RequireScope};
 pub(crate) use self::{
     authenticator::{Authenticator, AuthenticatorParts, authenticate},
+    key_source::keys_url,
     metrics::AuthMetrics,
 };
 

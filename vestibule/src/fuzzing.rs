@@ -3,7 +3,11 @@
 
 use crate::{
     auth,
-    cli::{admin_listeners::address::ReplicaAddress, audit::replica::ReplicaStatus, reload::ReloadStatus},
+    cli::{
+        admin_listeners::address::ReplicaAddress,
+        audit::replica::ReplicaStatus,
+        reload::{ReloadStatus, fleet},
+    },
     config::{self, AuthConfig, BaseUrl, Config, ProxyHeader, ServerConfig, ServiceSettings, Sources},
     credentials::{SigningKeys, certificate::Certificate, pem},
     http::{
@@ -106,6 +110,12 @@ pub fn is_reload_status(json: &str) -> bool {
     serde_json::from_str::<ReloadStatus>(json).is_ok()
 }
 
+/// Returns the texts that `reload --fleet` prints from the answer of a replica with this status.
+pub fn reload_answer(code: StatusCode, json: &str) -> Vec<String> {
+    let address = ReplicaAddress::parse("http://10.0.0.7:9090").expect("it is an address");
+    fleet::shown(&address, code, json)
+}
+
 /// Reads an answer of a Vault server in every way. Returns the texts that people see because of it.
 pub fn vault_texts(status: StatusCode, headers: HeaderMap, body: &str) -> VaultTexts {
     vault::fuzzing::texts(status, headers, body)
@@ -144,6 +154,14 @@ pub fn token(
 ) -> Result<(Vec<String>, Result<String, &'static str>), &'static str> {
     let config = AuthConfig { issuer: issuer.into(), audience: audience.into(), ..AuthConfig::default() };
     auth::verify(&config, document, token)
+}
+
+/// Returns `true` if the metadata of `issuer`, which came over TLS, names keys that are fetched over TLS too.
+///
+/// # Errors
+/// The problem of the metadata.
+pub fn names_keys_over_tls(issuer: &str, metadata: &[u8]) -> Result<bool, &'static str> {
+    Ok(auth::keys_url(metadata, issuer, true)?.is_https())
 }
 
 /// Returns the client of a request that `peer` sent, if these networks are trusted.

@@ -77,29 +77,12 @@ impl KeySource {
     pub(super) async fn fetch(&self, deadline: Instant) -> Result<KeySet, JwksError> {
         let document = if self.is_metadata {
             let metadata = self.get(&self.url, deadline).await?;
-            self.get(&self.named_in(&metadata).map_err(malformed)?, deadline).await?
+            let named = keys_url(&metadata, &self.issuer, self.url.is_https()).map_err(malformed)?;
+            self.get(&named, deadline).await?
         } else {
             self.get(&self.url, deadline).await?
         };
         KeySet::parse(&document).map_err(malformed)
-    }
-
-    /// Returns the URL of the keys that the metadata names.
-    ///
-    /// # Errors
-    /// The problem, if it is of another issuer, or names a place that keys must not come from.
-    fn named_in(&self, metadata: &[u8]) -> Result<BaseUrl, &'static str> {
-        #[expect(clippy::disallowed_methods, reason = "the metadata is public, and the error is dropped")]
-        let Ok(IssuerMetadata { issuer, jwks_uri }) = serde_json::from_slice(metadata) else {
-            return Err("expected a JSON object with `issuer` and `jwks_uri` as the issuer's metadata");
-        };
-        if issuer != self.issuer {
-            return Err("the metadata is of another issuer: its `issuer` is not auth.issuer to the letter");
-        }
-        match BaseUrl::parse(&jwks_uri) {
-            Some(url) if url.is_https() || !self.url.is_https() => Ok(url),
-            _ => Err("`jwks_uri` in the metadata is not a URL with https:// and without user and query"),
-        }
     }
 
     /// Gets a document. Follows no redirect: it could lead to a stranger.
@@ -117,6 +100,24 @@ impl KeySource {
             StatusCode::OK => Ok(response.into_body()),
             status => Err(unavailable(format!("the answer is {}", status.as_u16()))),
         }
+    }
+}
+
+/// Returns the URL of the keys that the metadata of an issuer names. Metadata that came over TLS must name one with TLS.
+///
+/// # Errors
+/// The problem, if it is of another issuer, or names a place that keys must not come from.
+pub(crate) fn keys_url(metadata: &[u8], issuer: &str, came_over_tls: bool) -> Result<BaseUrl, &'static str> {
+    #[expect(clippy::disallowed_methods, reason = "the metadata is public, and the error is dropped")]
+    let Ok(read) = serde_json::from_slice::<IssuerMetadata>(metadata) else {
+        return Err("expected a JSON object with `issuer` and `jwks_uri` as the issuer's metadata");
+    };
+    if read.issuer != issuer {
+        return Err("the metadata is of another issuer: its `issuer` is not auth.issuer to the letter");
+    }
+    match BaseUrl::parse(&read.jwks_uri) {
+        Some(url) if url.is_https() || !came_over_tls => Ok(url),
+        _ => Err("`jwks_uri` in the metadata is not a URL with https:// and without user and query"),
     }
 }
 

@@ -1,7 +1,7 @@
 //! `reload [--pid N] [--wait]`: sends SIGHUP to the process that listens at the command socket, also in a container that
 //! has no `kill`, and waits for the outcome. `reload --fleet TARGET…` reloads many: [`fleet`].
 
-pub(super) mod fleet;
+pub(crate) mod fleet;
 pub(super) mod fleet_signer;
 mod service_process;
 pub(super) mod waves;

@@ -44,6 +44,45 @@ struct FleetAnswer {
     reload: EndedReload,
 }
 
+impl FleetAnswer {
+    /// Reads the answer of a replica.
+    ///
+    /// # Errors
+    /// If the replica did not reload.
+    fn read(address: &ReplicaAddress, code: StatusCode, body: &str) -> Result<Self, Fault> {
+        if code != StatusCode::OK {
+            return Err(not_done(address.to_string(), code, body));
+        }
+        parse(body).ok_or_else(|| unreachable(address, "it answers as no service of this framework does".into()))
+    }
+
+    /// Returns what the reload has done, as lines for people.
+    fn lines(&self) -> impl Iterator<Item = String> {
+        self.reload.lines(self.generation).into_iter().map(|line| printable(&line))
+    }
+
+    /// # Errors
+    /// If the reload did not end well.
+    fn well_ended(&self, subject: String) -> Result<(), Fault> {
+        match self.reload.fault(self.generation) {
+            None => Ok(()),
+            Some((exit, problem, remedy)) => Err(Fault::new(exit, subject, printable(&problem), remedy)),
+        }
+    }
+}
+
+/// Returns what people see of an answer.
+pub(crate) fn shown(address: &ReplicaAddress, code: StatusCode, body: &str) -> Vec<String> {
+    let report = |fault| Report::of(Phase::Command, fault).to_string();
+    let answer = match FleetAnswer::read(address, code, body) {
+        Ok(answer) => answer,
+        Err(fault) => return vec![report(fault)],
+    };
+    let mut shown: Vec<_> = answer.lines().collect();
+    shown.extend(answer.well_ended(address.to_string()).err().map(report));
+    shown
+}
+
 /// The detail of a problem.
 #[derive(Deserialize)]
 struct ProblemDetail {
@@ -216,18 +255,12 @@ impl<T> Fleet<'_, T> {
         let connector = self.replicas.tls.connector(address);
         let answer = admin::post(address.url(remote_reload::ROUTE), authorization, connector, limit).await;
         let (code, body) = answer.map_err(|error| unreachable(address, error.to_string()))?;
-        if code != StatusCode::OK {
-            return Err(not_done(subject, code, &body));
+        let answer = FleetAnswer::read(address, code, &body)?;
+        for line in answer.lines() {
+            say!("{address}: {line}");
         }
-        let FleetAnswer { generation, reload } = parse(&body)
-            .ok_or_else(|| unreachable(address, "it answers as no service of this framework does".into()))?;
-        for line in reload.lines(generation) {
-            say!("{address}: {}", printable(&line));
-        }
-        if let Some((exit, problem, remedy)) = reload.fault(generation) {
-            return Err(Fault::new(exit, subject, printable(&problem), remedy));
-        }
-        self.compare(address, generation).await
+        answer.well_ended(subject)?;
+        self.compare(address, answer.generation).await
     }
 
     /// Prints how the new generation of a replica answers, compared with the one before.
