@@ -61,8 +61,10 @@ impl FleetAnswer {
         self.reload.lines(self.generation).into_iter().map(|line| printable(&line))
     }
 
+    /// Checks that the reload ended well.
+    ///
     /// # Errors
-    /// If the reload did not end well.
+    /// If it failed, or left a credential that must be replaced.
     fn well_ended(&self, subject: String) -> Result<(), Fault> {
         match self.reload.fault(self.generation) {
             None => Ok(()),
