@@ -82,11 +82,29 @@ pub(crate) struct FinishedReload {
 /// An event that the actor waits for.
 enum ActorEvent {
     Stop,
-    Reload(Trigger, ProbeReason),
+    Reload(DueReload),
     /// Another service rejects keys, but none of them is in service any more.
     OutdatedKeys,
     /// It is time to look at a generation that was replaced.
     LookAtReplaced,
+}
+
+/// A reload that is due.
+struct DueReload {
+    trigger: Trigger,
+    probe_reason: ProbeReason,
+    /// `true` if its cause is that of a reload before it: it goes on with the pauses, and looks for what that one lacked.
+    is_repeated: bool,
+}
+
+impl DueReload {
+    fn by(trigger: Trigger, probe_reason: ProbeReason) -> ActorEvent {
+        ActorEvent::Reload(Self { trigger, probe_reason, is_repeated: false })
+    }
+
+    fn repeated(trigger: Trigger) -> ActorEvent {
+        ActorEvent::Reload(Self { trigger, probe_reason: ProbeReason::Scheduled, is_repeated: true })
+    }
 }
 
 impl<A: Application> Reloader<A> {
@@ -107,20 +125,21 @@ impl<A: Application> Reloader<A> {
             replaced: ReplacedGenerations::default(),
         };
         loop {
-            let (trigger, probe_reason) = match self.next_event(&mut state, &mut hups, stopping).await {
-                ActorEvent::Stop => return,
-                ActorEvent::LookAtReplaced => {
-                    state.replaced.warn_if_held();
-                    continue;
-                }
-                ActorEvent::OutdatedKeys => {
-                    // A reload has already brought the successors, so end the waits of those who reported the keys.
-                    requests.reload_started();
-                    requests.reload_ended();
-                    continue;
-                }
-                ActorEvent::Reload(trigger, probe_reason) => (trigger, probe_reason),
-            };
+            let DueReload { trigger, probe_reason, is_repeated } =
+                match self.next_event(&mut state, &mut hups, stopping).await {
+                    ActorEvent::Stop => return,
+                    ActorEvent::LookAtReplaced => {
+                        state.replaced.warn_if_held();
+                        continue;
+                    }
+                    ActorEvent::OutdatedKeys => {
+                        // A reload has already brought the successors, so end the waits of those who reported the keys.
+                        requests.reload_started();
+                        requests.reload_ended();
+                        continue;
+                    }
+                    ActorEvent::Reload(due) => due,
+                };
             let in_service = self.live.borrow().clone();
             // The login was of an older generation, or is accepted again.
             if trigger == Trigger::RejectedLogin && in_service.resources.rejections().is_empty() {
@@ -129,7 +148,6 @@ impl<A: Application> Reloader<A> {
             self.status.reload_started(state.signals_covered);
             requests.reload_started();
             let (was_read, config) = self.config_for(trigger, &state.retries, &in_service);
-            let is_repeated = is_repeated(trigger, probe_reason);
             let scope = match &config {
                 Ok(config) if is_repeated && !was_read && Arc::ptr_eq(config, &in_service.config) => {
                     state.retries.scope_of_repeated()
@@ -172,13 +190,13 @@ impl<A: Application> Reloader<A> {
             signals = hups.wait_for(|count| *count > state.signals_covered) => match signals {
                 Ok(count) => {
                     state.signals_covered = *count;
-                    ActorEvent::Reload(Trigger::Signal, ProbeReason::Operator)
+                    DueReload::by(Trigger::Signal, ProbeReason::Operator)
                 }
                 Err(_) => ActorEvent::Stop,
             },
             request = self.loader.reload_requests.next() => self.event_for(request, &mut state.operators),
-            () = sleep_until(state.retries.next()) => ActorEvent::Reload(Trigger::Retry, ProbeReason::Scheduled),
-            () = sleep_until(state.poll.0) => ActorEvent::Reload(Trigger::Poll, ProbeReason::Scheduled),
+            () = sleep_until(state.retries.next()) => DueReload::repeated(Trigger::Retry),
+            () = sleep_until(state.poll.0) => DueReload::by(Trigger::Poll, ProbeReason::Scheduled),
             () = sleep_until(state.replaced.next()) => ActorEvent::LookAtReplaced,
         }
     }
@@ -187,20 +205,19 @@ impl<A: Application> Reloader<A> {
         match request {
             ReloadRequest::ByOperators(operators) => {
                 *waiting = operators;
-                ActorEvent::Reload(Trigger::Fleet, ProbeReason::Operator)
+                DueReload::by(Trigger::Fleet, ProbeReason::Operator)
             }
             ReloadRequest::RejectedLogin { newly: true } => {
-                ActorEvent::Reload(Trigger::RejectedLogin, ProbeReason::CurrentRejected)
+                DueReload::by(Trigger::RejectedLogin, ProbeReason::CurrentRejected)
             }
-            ReloadRequest::RejectedLogin { newly: false } => {
-                ActorEvent::Reload(Trigger::RejectedLogin, ProbeReason::Scheduled)
+            ReloadRequest::RejectedLogin { newly: false } => DueReload::repeated(Trigger::RejectedLogin),
+            ReloadRequest::RejectedKeys(keys) if !self.holds_any(&keys.versions) => ActorEvent::OutdatedKeys,
+            ReloadRequest::RejectedKeys(keys) if keys.newly => {
+                DueReload::by(Trigger::RejectedKey, ProbeReason::Scheduled)
             }
-            ReloadRequest::RejectedKeys(keys) if self.holds_any(&keys) => {
-                ActorEvent::Reload(Trigger::RejectedKey, ProbeReason::Scheduled)
-            }
-            ReloadRequest::RejectedKeys(_) => ActorEvent::OutdatedKeys,
-            ReloadRequest::DueLease => ActorEvent::Reload(Trigger::Lease, ProbeReason::Scheduled),
-            ReloadRequest::UnknownKey => ActorEvent::Reload(Trigger::UnknownKey, ProbeReason::Scheduled),
+            ReloadRequest::RejectedKeys(_) => DueReload::repeated(Trigger::RejectedKey),
+            ReloadRequest::DueLease => DueReload::by(Trigger::Lease, ProbeReason::Scheduled),
+            ReloadRequest::UnknownKey => DueReload::by(Trigger::UnknownKey, ProbeReason::Scheduled),
         }
     }
 
@@ -369,16 +386,6 @@ impl<A: Application> Reloader<A> {
             state.replaced.add(replaced);
         }
         state.retries.schedule(is_repeated, was_read, config, retry, &in_service.config);
-    }
-}
-
-/// Returns `true` for a reload whose cause is that of the one before it: a retry, or a probe of a login that was rejected
-/// before.
-fn is_repeated(trigger: Trigger, probe_reason: ProbeReason) -> bool {
-    match trigger {
-        Trigger::Retry => true,
-        Trigger::RejectedLogin => probe_reason == ProbeReason::Scheduled,
-        _ => false,
     }
 }
 

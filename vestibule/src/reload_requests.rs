@@ -36,7 +36,7 @@ pub(crate) struct ReloadRequests {
     last_unknown_key: Mutex<Option<Instant>>,
     due_lease: Notify,
     rejected_key: Cause,
-    rejected_keys: Mutex<BTreeMap<Name, VersionId>>,
+    rejected_keys: Mutex<RejectedKeys>,
     by_operator: Cause,
     operators: Mutex<Vec<WaitingOperator>>,
     reloads: watch::Sender<ReloadCount>,
@@ -68,6 +68,14 @@ impl Cause {
     }
 }
 
+/// The keys that other services reject.
+#[derive(Default)]
+pub(crate) struct RejectedKeys {
+    pub(crate) versions: BTreeMap<Name, VersionId>,
+    /// `true` if no reload was requested for one of these versions before.
+    pub(crate) newly: bool,
+}
+
 /// A request that the reload actor takes.
 pub(crate) enum ReloadRequest {
     /// Operators ask for a reload over the admin listener, and wait.
@@ -78,7 +86,7 @@ pub(crate) enum ReloadRequest {
         newly: bool,
     },
     /// Other services reject these versions of API keys.
-    RejectedKeys(BTreeMap<Name, VersionId>),
+    RejectedKeys(RejectedKeys),
     /// A client brought a signature of a key that is not held.
     UnknownKey,
     /// The lease of a credential in service ends soon.
@@ -117,11 +125,13 @@ impl ReloadRequests {
         self.due_lease.notify_one();
     }
 
-    /// Requests a reload because another service rejects this version of an API key. Returns the number of the first
-    /// reload that starts after this call.
-    pub(crate) fn request_for_rejected_key(&self, credential: Name, version: VersionId) -> u64 {
+    /// Requests a reload because another service rejects this version of an API key. `newly`: no reload was requested for that
+    /// version before. Returns the number of the first reload that starts after this call.
+    pub(crate) fn request_for_rejected_key(&self, credential: Name, version: VersionId, newly: bool) -> u64 {
         let number = self.reloads.borrow().started + 1;
-        self.rejected_keys.lock().unwrap_or_else(PoisonError::into_inner).insert(credential, version);
+        let mut keys = self.rejected_keys.lock().unwrap_or_else(PoisonError::into_inner);
+        keys.versions.insert(credential, version);
+        keys.newly |= newly;
         self.rejected_key.request();
         number
     }

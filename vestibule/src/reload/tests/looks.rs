@@ -174,6 +174,18 @@ async fn requests_that_are_rejected_again_neither_hasten_the_looks_nor_widen_the
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_version_that_is_reported_again_widens_no_look() {
+    let service = Rejected::start(NO_PROBES).await;
+    let requests = &service.harness.reloader.loader.reload_requests;
+    requests.request_for_rejected_key("login", service.version("login"), false);
+    sleep(Duration::from_secs(5)).await;
+    assert_eq!(service.calls_for("keys"), 0, "nobody doubts the keys");
+    requests.request_for_rejected_key("login", service.version("login"), true);
+    assert!(timeout(Duration::from_secs(5), service.asked_for("keys")).await.is_ok(), "the first report is news");
+    service.harness.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn looks_for_a_successor_do_not_postpone_the_poll() {
     let service = Rejected::start(NO_PROBES).await;
     let waited = service.asked_for("keys").await;

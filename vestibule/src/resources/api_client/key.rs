@@ -206,18 +206,19 @@ impl KeyInService {
     /// Requests a reload, unless one was requested for this version in the last 30 s. Returns the number of the reload.
     fn request_reload(&self, rejected: &VersionId) -> u64 {
         let mut last = self.last_request.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(last) = &*last
-            && last.rejected == *rejected
-            && last.at.elapsed() < RELOAD_INTERVAL
+        let before = last.as_ref().filter(|last| last.rejected == *rejected);
+        if let Some(before) = before
+            && before.at.elapsed() < RELOAD_INTERVAL
         {
-            return last.number;
+            return before.number;
         }
+        let newly = before.is_none();
         tracing::warn!(
             credential = self.credential,
             credential.version = %rejected,
             "the other side rejects the key; asking the manager for another version"
         );
-        let number = self.reload_requests.request_for_rejected_key(self.credential, rejected.clone());
+        let number = self.reload_requests.request_for_rejected_key(self.credential, rejected.clone(), newly);
         *last = Some(RequestedReload { rejected: rejected.clone(), at: Instant::now(), number });
         number
     }
