@@ -150,7 +150,7 @@ impl<T: ServiceSettings> Config<T> {
         let has_signing_key = specs.iter().filter(is_signing_key).any(|spec| config.id(spec).is_some());
         more.extend(check::remote_reload(&config.admin, has_signing_key, &layers));
         more.extend(check::auth(&config.auth, &config.server, &layers));
-        more.extend(check::traces(&config.traces, &config.secrets, &layers));
+        more.extend(check::traces(&config.traces, &config.secrets, cfg!(feature = "otlp"), &layers));
         more.extend(check::secrets(&config.secrets, &layers));
         let client_ca = config.server.client_ca.as_ref();
         more.extend(check::vault(&config.secrets, client_ca, sources.is_strict(), &layers));

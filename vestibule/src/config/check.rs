@@ -101,11 +101,12 @@ pub(super) fn auth(auth: &AuthConfig, server: &ServerConfig, layers: &Layers) ->
     faults
 }
 
-/// Checks the traces and their key, and returns every mistake.
-pub(super) fn traces(traces: &TracesConfig, secrets: &SecretsConfig, layers: &Layers) -> Vec<Fault> {
+/// Checks the traces and their key, and returns every mistake. `can_send` is whether this program was built with the feature
+/// `otlp`.
+pub(super) fn traces(traces: &TracesConfig, secrets: &SecretsConfig, can_send: bool, layers: &Layers) -> Vec<Fault> {
     let mut faults = Vec::new();
     let mut add = |keys: &[&str], problem: &str, remedy: &str| faults.push(layers.fault(&path(keys), problem, remedy));
-    if traces.endpoint.is_some() && !cfg!(feature = "otlp") {
+    if traces.endpoint.is_some() && !can_send {
         let remedy = "build it with the feature `otlp` of the crate `vestibule` (Cargo.toml), or leave this unset";
         add(&["traces", "endpoint"], "this program was built without traces", remedy);
     }

@@ -614,12 +614,15 @@ fn the_document_has_every_setting_of_the_framework() {
     }
 }
 
-/// Only `.ci/run` has the framework without the feature.
-#[cfg(not(feature = "otlp"))]
 #[test]
 fn an_endpoint_for_traces_is_refused_by_a_program_without_them() {
-    let endpoint = ("APP_TRACES__ENDPOINT", "https://collector.example/v1/traces");
-    let mistakes = ConfigFolder::new("").mistakes(&[endpoint]);
-    let expected = ("variable APP_TRACES__ENDPOINT (traces.endpoint)", "this program was built without traces");
-    assert_eq!(mistakes, [(expected.0.to_owned(), expected.1.to_owned())]);
+    let folder = ConfigFolder::new("");
+    let variables = [("APP_TRACES__ENDPOINT".into(), "https://collector.example/v1/traces".into())];
+    let (layers, _) = Layers::read(&Sources::new(folder.0.clone(), variables), defaults::<TestSettings>());
+    let (config, _) = extract::extract::<Config<TestSettings>>(&layers);
+    let faults = |can_send| check::traces(&config.traces, &config.secrets, can_send, &layers);
+    assert!(faults(true).is_empty());
+    let [fault] = faults(false).try_into().expect("one mistake");
+    assert_eq!(fault.subject, "variable APP_TRACES__ENDPOINT (traces.endpoint)");
+    assert_eq!(fault.problem, "this program was built without traces");
 }
