@@ -23,9 +23,9 @@ use proptest::{
     collection::vec,
     prelude::{Just, Strategy, any},
     prop_oneof,
-    test_runner::{Config as TestConfig, RngSeed, TestCaseError, TestError, TestRunner},
+    test_runner::{Config as TestConfig, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner},
 };
-use std::time::Duration;
+use std::{env, panic, time::Duration};
 use tokio::runtime;
 
 /// The seed of a run that names none. It is always the same, so that a change which lands has seen all of its sequences.
@@ -116,18 +116,24 @@ fn run(events: &[Event], jitter: u64, signals_at_end: bool) -> Result<(), String
     })
 }
 
+/// Reads a number of the run from the environment.
+#[expect(clippy::disallowed_methods, reason = "a test has no configuration")]
+fn number(variable: &str) -> Option<u64> {
+    env::var(variable).ok().map(|text| text.parse().expect(variable))
+}
+
 #[test]
 fn no_sequence_of_events_breaks_the_rules_of_the_model() {
-    let mut config = TestConfig { failure_persistence: None, max_shrink_iters: 5000, ..TestConfig::default() };
-    config.cases = config.cases.max(1000);
-    let seed = match config.rng_seed {
-        RngSeed::Fixed(seed) => seed,
-        RngSeed::Random => DEFAULT_SEED,
-    };
-    config.rng_seed = RngSeed::Fixed(seed);
+    let seed = number("PROPTEST_RNG_SEED").unwrap_or(DEFAULT_SEED);
+    let cases = number("PROPTEST_CASES").map_or(1000, |cases| u32::try_from(cases).expect("PROPTEST_CASES"));
+    let config = TestConfig { cases, max_shrink_iters: 5000, ..TestConfig::default() };
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let mut runner = TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes));
     let sequences = (events(), any::<u64>(), any::<bool>());
-    let result = TestRunner::new(config).run(&sequences, |(events, jitter, signals_at_end)| {
-        run(&events, jitter, signals_at_end).map_err(TestCaseError::fail)
+    let result = runner.run(&sequences, |(events, jitter, signals_at_end)| {
+        let result = panic::catch_unwind(|| run(&events, jitter, signals_at_end));
+        result.unwrap_or_else(|_| Err("it panics".into())).map_err(TestCaseError::fail)
     });
     if let Err(TestError::Fail(reason, sequence)) = result {
         panic!("PROPTEST_RNG_SEED={seed}: {reason}\nthe shortest sequence that fails: {sequence:#?}");
