@@ -208,7 +208,7 @@ impl Drop for Lease {
             return;
         };
         if let Some(damage) = connection.damage
-            && !damage.tell(&self.pool, &connection.login)
+            && !damage.tell(&self.pool, &connection)
         {
             connection.damage = None;
         }

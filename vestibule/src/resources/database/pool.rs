@@ -45,6 +45,9 @@ const CONCURRENT_LOGINS: usize = 2;
 /// wait for the first log-ins.
 const HANDOVER: Duration = Duration::from_secs(1);
 
+/// The shortest time between two renewals of all connections.
+const RENEWAL_INTERVAL: Duration = Duration::from_secs(15);
+
 /// The longest wait for connections in use when the pool is closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -81,7 +84,7 @@ struct State {
     /// `None` while the last log-in succeeded.
     trouble: Option<Trouble>,
     /// Connections that were opened before are not used again: a schema changed, or the server is another one.
-    renewed_at: Instant,
+    renewed_at: Option<Instant>,
     stage: PoolStage,
 }
 
@@ -118,7 +121,7 @@ impl Pool {
                 wanted: 0,
                 is_suspect: false,
                 trouble: None,
-                renewed_at: now,
+                renewed_at: None,
                 stage: PoolStage::Open,
             }),
             work: Arc::default(),
@@ -242,7 +245,7 @@ impl Pool {
                 state.unpublished.push(connection);
                 return;
             }
-            let is_old = now >= connection.expires_at || connection.opened_at < state.renewed_at;
+            let is_old = now >= connection.expires_at || Some(connection.opened_at) < state.renewed_at;
             let is_worn = is_old || connection.login.is_over();
             // The connection that proved a login may be one too many.
             let is_surplus = state.places > state.login.limits.max_connections;
@@ -367,10 +370,18 @@ impl Pool {
         }
     }
 
-    /// Uses no connection again that is open now. Each is closed when it comes back.
-    pub(super) fn renew(self: &Arc<Self>) {
+    /// Uses no connection again that is open now. Each is closed when it comes back. Does nothing if the connection
+    /// that failed was opened before the last renewal, or if that was less than 15 s ago: a new connection may fail in
+    /// the same way, because the database is read-only for long, or a proxy loses each prepared statement.
+    pub(super) fn renew(self: &Arc<Self>, failed_opened_at: Instant) {
         let mut state = self.state();
-        state.renewed_at = Instant::now();
+        let now = Instant::now();
+        if let Some(last) = state.renewed_at
+            && (failed_opened_at < last || now < last + RENEWAL_INTERVAL)
+        {
+            return;
+        }
+        state.renewed_at = Some(now);
         let idle = state.take_idle();
         drop(state);
         for connection in idle {
