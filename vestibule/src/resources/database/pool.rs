@@ -10,6 +10,7 @@
 //!
 //! The pool logs in with the newest login that was proven and published. Each connection knows the login that it was made
 //! with. After a publication, idle connections of the old login serve until the new ones are open, for a second at most.
+//! A login that waits for its publication has connections of its own: the load that has proven it opens them itself.
 
 mod tender;
 
@@ -17,11 +18,12 @@ pub(super) use self::tender::LOGIN_TIMEOUT;
 
 use self::tender::Trouble;
 use super::{
+    error::{is_rejected, reason},
     lease::{Lease, PooledConnection},
     login::{DatabaseUnavailable, PoolLogin},
     traced,
 };
-use crate::traces::ChildKind;
+use crate::{resources::breaker::ProbeReason, traces::ChildKind};
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -140,6 +142,10 @@ impl Pool {
 
     /// Returns a connection within `database.acquire_timeout`. `login` is that of the caller's generation.
     pub(super) async fn acquire(self: &Arc<Self>, login: &Arc<PoolLogin>) -> Result<Lease, sqlx::Error> {
+        if self.state().is_unpublished(login) {
+            let acquired = timeout(login.limits.acquire_timeout, self.acquire_unpublished(login)).await;
+            return acquired.unwrap_or(Err(sqlx::Error::PoolTimedOut));
+        }
         let taken = match self.take(login) {
             Taken::Ready(lease) => {
                 tracing::debug!("an idle connection of the database is used");
@@ -161,6 +167,38 @@ impl Pool {
         };
         traced::end(span, &acquired);
         acquired
+    }
+
+    /// Returns a connection of a login that waits for its publication: an idle one, or a new one. The tender logs in
+    /// with the login in service alone, and that may be rejected.
+    async fn acquire_unpublished(self: &Arc<Self>, login: &Arc<PoolLogin>) -> Result<Lease, sqlx::Error> {
+        let permit = login.permit_before_publication().await;
+        while let Some(idle) = self.pop_unpublished(login) {
+            let mut lease = Lease::new(self.clone(), idle);
+            if lease.answers().await {
+                lease.permit = permit;
+                return Ok(lease);
+            }
+        }
+        let deadline = Instant::now() + login.limits.acquire_timeout;
+        let place = match self.place_beside_proof(login) {
+            Some(place) => Some(place),
+            None => self.give_up_one(deadline).await,
+        };
+        let mut lease = place.ok_or(sqlx::Error::PoolTimedOut)?;
+        let attempt = login.breaker.allow(ProbeReason::Scheduled).map_err(|rejection| login.unavailable(&rejection))?;
+        let _permit = self.login_permit().await;
+        let connection = match login.options.log_in().await {
+            Ok(connection) => connection,
+            Err(error) if is_rejected(&error) => {
+                return Err(login.unavailable(&attempt.rejected(reason(&error))));
+            }
+            Err(error) => return Err(error),
+        };
+        attempt.accepted();
+        lease.connect(connection, login.clone());
+        lease.permit = permit;
+        Ok(lease)
     }
 
     async fn wait(self: &Arc<Self>, login: &Arc<PoolLogin>, mut taken: Taken) -> Result<Lease, sqlx::Error> {
@@ -196,8 +234,8 @@ impl Pool {
     fn take_usable(self: &Arc<Self>, login: &Arc<PoolLogin>, ended: &mut Vec<PooledConnection>) -> Taken {
         let now = Instant::now();
         let mut state = self.state();
-        let mut connection = pop_usable(state.idle_for(login), ended);
-        if connection.is_none() && login.was_published() && now < state.replaced_until {
+        let mut connection = pop_usable(&mut state.idle, ended);
+        if connection.is_none() && now < state.replaced_until {
             connection = pop_usable(&mut state.replaced, ended);
             if connection.is_some() {
                 state.want_login();
@@ -240,7 +278,7 @@ impl Pool {
         loop {
             let mut state = self.state();
             let is_current = Arc::ptr_eq(&connection.login, &state.login);
-            if !is_current && !connection.login.was_published() && !connection.login.was_discarded() {
+            if state.is_unpublished(&connection.login) && !connection.login.was_discarded() {
                 connection.set_idle(true);
                 state.unpublished.push(connection);
                 return;
@@ -292,6 +330,24 @@ impl Pool {
     pub(super) fn place(self: &Arc<Self>) -> Lease {
         self.state().places += 1;
         Lease::empty(self.clone())
+    }
+
+    fn pop_unpublished(&self, login: &Arc<PoolLogin>) -> Option<PooledConnection> {
+        let unpublished = &mut self.state().unpublished;
+        let last = unpublished.iter().rposition(|connection| Arc::ptr_eq(&connection.login, login))?;
+        Some(unpublished.remove(last))
+    }
+
+    /// Takes a place for a further connection of a login that waits for its publication, if one is left. With the one
+    /// of the proof, there may be one more than `database.max_connections`.
+    fn place_beside_proof(self: &Arc<Self>, login: &PoolLogin) -> Option<Lease> {
+        let mut state = self.state();
+        if state.places > login.limits.max_connections {
+            return None;
+        }
+        state.places += 1;
+        drop(state);
+        Some(Lease::empty(self.clone()))
     }
 
     /// Waits for a permit to log in.
@@ -404,9 +460,9 @@ fn pop_usable(idle: &mut Vec<PooledConnection>, ended: &mut Vec<PooledConnection
 }
 
 impl State {
-    /// Returns the idle connections for a caller with this login. A login that waits for its publication has its own.
-    fn idle_for(&mut self, login: &Arc<PoolLogin>) -> &mut Vec<PooledConnection> {
-        if login.was_published() || Arc::ptr_eq(login, &self.login) { &mut self.idle } else { &mut self.unpublished }
+    /// Returns `true` if the login waits for its publication beside the one in service. It has connections of its own.
+    fn is_unpublished(&self, login: &Arc<PoolLogin>) -> bool {
+        !login.was_published() && !Arc::ptr_eq(login, &self.login)
     }
 
     /// Returns `true` if a connection can be opened in a free place, or in that of a replaced one.

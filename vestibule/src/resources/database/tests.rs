@@ -167,6 +167,23 @@ fn login(password: &str) -> String {
 }
 
 #[tokio::test]
+async fn a_load_gets_its_connections_of_the_login_that_it_has_proven() {
+    for is_first_rejected in [false, true] {
+        let server = Arc::<Server>::default();
+        let (harness, manager) = start(&server).await;
+        if is_first_rejected {
+            server.passwords.lock().unwrap().clear();
+        }
+        server.passwords.lock().unwrap().push("two");
+        server.statements.lock().unwrap().clear();
+        manager.rotate("database", login("two"));
+        harness.reload().await.unwrap_or_else(|report| panic!("{report}"));
+        assert_eq!(*server.statements.lock().unwrap(), ["two", "two"]);
+        harness.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_database_that_is_read_only_for_long_empties_the_pool_once() {
     let server = Arc::<Server>::default();
     let (harness, _) = start(&server).await;
