@@ -274,7 +274,12 @@ impl Pool {
     }
 
     /// Takes a connection back that is clean.
-    pub(super) fn put_back(self: &Arc<Self>, mut connection: PooledConnection, now: Instant) {
+    pub(super) fn put_back(self: &Arc<Self>, connection: PooledConnection, now: Instant) {
+        self.put_back_in_place(connection, now, false);
+    }
+
+    /// Takes a connection back that is clean. `has_place` if another one is being closed for it.
+    fn put_back_in_place(self: &Arc<Self>, mut connection: PooledConnection, now: Instant, has_place: bool) {
         loop {
             let mut state = self.state();
             let is_current = Arc::ptr_eq(&connection.login, &state.login);
@@ -286,7 +291,7 @@ impl Pool {
             let is_old = now >= connection.expires_at || Some(connection.opened_at) < state.renewed_at;
             let is_worn = is_old || connection.login.is_over();
             // The connection that proved a login may be one too many.
-            let is_surplus = state.places > state.login.limits.max_connections;
+            let is_surplus = !has_place && state.places > state.login.limits.max_connections;
             if state.stage == PoolStage::Closed || is_worn || is_surplus || connection.login.was_discarded() {
                 break;
             }
@@ -365,7 +370,7 @@ impl Pool {
 
     /// Puts a login in service. Idle connections of the one before serve on for a moment.
     pub(super) fn publish(self: &Arc<Self>, login: &Arc<PoolLogin>) {
-        let proven = {
+        let (proven, given_up, surplus) = {
             let mut state = self.state();
             if !Arc::ptr_eq(&state.login, login) {
                 state.login = login.clone();
@@ -375,10 +380,18 @@ impl Pool {
                 (state.trouble, state.wanted, state.is_suspect) = (None, 0, false);
                 state.stage = PoolStage::Open;
             }
-            std::mem::take(&mut state.unpublished)
+            // The connections of the login before give their places up first.
+            let surplus = state.places.saturating_sub(state.login.limits.max_connections);
+            let kept = state.replaced.len().saturating_sub(surplus);
+            let given_up = state.replaced.split_off(kept);
+            (std::mem::take(&mut state.unpublished), given_up, surplus)
         };
-        for connection in proven {
-            self.put_back(connection, Instant::now());
+        for (number, connection) in proven.into_iter().enumerate() {
+            let has_place = number + given_up.len() >= surplus;
+            self.put_back_in_place(connection, Instant::now(), has_place);
+        }
+        for connection in given_up {
+            self.close_later(connection);
         }
         self.work.notify_one();
     }

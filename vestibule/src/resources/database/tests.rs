@@ -184,6 +184,21 @@ async fn a_load_gets_its_connections_of_the_login_that_it_has_proven() {
 }
 
 #[tokio::test]
+async fn the_connections_that_a_load_has_opened_serve_after_the_publication() {
+    let server = Arc::<Server>::default();
+    let (harness, manager) = start(&server).await;
+    server.passwords.lock().unwrap().push("two");
+    manager.rotate("database", login("two"));
+    harness.reload().await.unwrap_or_else(|report| panic!("{report}"));
+    // Idle connections of the login before serve for a second.
+    sleep(Duration::from_millis(1200)).await;
+    let service = harness.live().service();
+    tokio::try_join!(statement(&service.0), statement(&service.0)).unwrap();
+    assert_eq!(server.log_ins(), ["one", "one", "two", "two"]);
+    harness.stop().await;
+}
+
+#[tokio::test]
 async fn a_database_that_is_read_only_for_long_empties_the_pool_once() {
     let server = Arc::<Server>::default();
     let (harness, _) = start(&server).await;
