@@ -321,6 +321,21 @@ async fn a_credential_that_hangs_when_it_is_proven_does_not_hold_up_a_replacemen
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_replacement_that_hangs_when_it_is_proven_leaves_time_for_another_one() {
+    let new = [Some("hanging when proven"), Some("slow when proven")];
+    let (result, _) = reload_within_a_minute(["rejected later", "rejected later"], new).await;
+    assert_second_is_new(result, &["first"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replacement_does_not_wait_for_another_one_that_cannot_be_fetched() {
+    let new = [Some("unreachable when fetched"), Some("good too")];
+    let (result, time) = reload_within_a_minute(["rejected later", "rejected later"], new).await;
+    assert!(time < 2 * WAIT_FOR_OTHERS, "{time:?}");
+    assert_second_is_new(result, &["first"]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_ending_version_without_a_successor_takes_no_time_from_others() {
     let (result, _) = reload_within_a_minute(["ending", "good"], [None, Some("slow when proven")]).await;
     assert_second_is_new(result, &[]);

@@ -46,15 +46,16 @@ pub(crate) struct LoadContext<'a> {
 }
 
 impl LoadContext<'_> {
-    /// Returns the deadline for the proof of one credential. If others are replaced because they must be, it has 2 s: it
-    /// can stay as held.
+    /// Returns the deadline for the proof of one credential. If others are replaced because they must be, it has 2 s:
+    /// it can stay as held. If it is one of several that must be replaced, it leaves time for the others.
     pub(crate) fn deadline_of(&self, name: Name) -> Instant {
         let now = Instant::now();
         let left = self.deadline.saturating_duration_since(now);
-        if self.replaced.is_empty() || self.replaced.contains(name) {
-            return self.deadline;
+        match u32::try_from(self.replaced.len()) {
+            Ok(0) => self.deadline,
+            Ok(several) if self.replaced.contains(name) => now + left / several,
+            _ => now + left.min(WAIT_FOR_OTHERS),
         }
-        now + left.min(WAIT_FOR_OTHERS)
     }
 
     /// Returns `true` if the load is part of a start: no generation is in service yet.
