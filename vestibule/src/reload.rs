@@ -401,6 +401,9 @@ impl<A: Application> Reloader<A> {
             state.replaced.add(replaced);
         }
         state.retries.schedule(is_repeated, was_read, config, retry, &in_service.config);
+        if !state.retries.has_unpublished() {
+            self.loader.forget_candidates_beside(&in_service.config);
+        }
     }
 }
 

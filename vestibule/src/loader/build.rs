@@ -223,6 +223,16 @@ impl BuildFailure {
         }
     }
 
+    /// Returns the credential that the other side rejects, or that lacks rights there. No answer, and a fault of
+    /// something else, say nothing against it.
+    pub(super) fn rejected_credential(&self) -> Option<Name> {
+        match &self.error {
+            BuildError::Rejected(rejection) => Some(rejection.credential),
+            BuildError::Fault(fault) if fault.exit == Exit::Denied => self.credential,
+            BuildError::Fault(_) => None,
+        }
+    }
+
     /// Returns the credential that failed, and the set with the version of it that is held. Returns `None` if there is no
     /// other version to go on with.
     pub(super) fn as_held<S: SecretSet>(

@@ -10,9 +10,11 @@ use crate::{
         credential::Credential,
         id::VersionId,
         kind::{Kind, Malformed},
+        lease::{NoCalls, SecretLease},
         source::{Fetched, SourceError},
         version::{SecretValue, SecretValues, Stage, Versions},
     },
+    testing::Harness,
 };
 use futures_util::future::{BoxFuture, join_all};
 use secrecy::ExposeSecret;
@@ -339,4 +341,61 @@ async fn a_replacement_does_not_wait_for_another_one_that_cannot_be_fetched() {
 async fn an_ending_version_without_a_successor_takes_no_time_from_others() {
     let (result, _) = reload_within_a_minute(["ending", "good"], [None, Some("slow when proven")]).await;
     assert_second_is_new(result, &[]);
+}
+
+/// A manager that makes a user at each read. The other side does not answer to the users after the first one.
+#[derive(Clone, Default)]
+struct MakesUsers(Arc<Mutex<usize>>);
+
+impl Source for MakesUsers {
+    fn fetch<'a>(
+        &'a self,
+        _: &'a SecretId,
+        _: Stage,
+        _: Option<&'a VersionId>,
+    ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
+        let mut made = self.0.lock().unwrap();
+        *made += 1;
+        let (value, left) = if *made <= 2 { ("good", 60) } else { ("unreachable when proven", 3600) };
+        let lease = Some(SecretLease::new(Duration::from_secs(left), Arc::new(NoCalls)));
+        let version = VersionId::new(format!("user-{made}"));
+        Box::pin(async { Ok(Fetched::New(SecretValue { text: value.into(), version, created: None, lease })) })
+    }
+
+    fn versions<'a>(&'a self, _: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>> {
+        Box::pin(async { Ok(Versions::new()) })
+    }
+
+    fn is_made_at_each_read(&self, _: &SecretId) -> bool {
+        true
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_candidate_is_kept_while_the_other_side_does_not_answer() {
+    let manager = MakesUsers::default();
+    let harness = Harness::<Pair>::start(Arc::new(manager.clone()), Config::default()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(45)).await;
+    for _ in 0..10 {
+        harness.reload().await.unwrap_err();
+        tokio::time::sleep(Duration::from_secs(30)).await;
+    }
+    assert_eq!(*manager.0.lock().unwrap(), 4, "one for each of both, and one candidate for each");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_candidate_of_a_configuration_that_is_taken_back_is_forgotten() {
+    let harness = Harness::<Pair>::start(Arc::new(MakesUsers::default()), Config::default()).await.unwrap();
+    harness.start_reloading();
+    let signal = async |config| {
+        harness.configure(config);
+        harness.signal();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        harness.reloader.loader.candidates.all().iter().count()
+    };
+    let mut config = Config::<()>::default();
+    config.secrets.ids.insert("first".into(), SecretId::parse("elsewhere").unwrap());
+    assert_eq!(signal(config).await, 1);
+    assert_eq!(signal(Config::default()).await, 0);
+    harness.stop().await;
 }
