@@ -108,6 +108,11 @@ impl GenerationUsage {
         lock(&self.long_lived).clone()
     }
 
+    /// Returns `true` while a request, a piece of work or a long-lived response is under way.
+    pub(crate) fn is_any(&self) -> bool {
+        self.requests() > 0 || !lock(&self.work).is_empty() || !lock(&self.long_lived).is_empty()
+    }
+
     pub(crate) fn answers(&self) -> Answers {
         Answers {
             answered: self.answered.load(Ordering::Relaxed),

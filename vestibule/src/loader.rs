@@ -289,6 +289,13 @@ impl<A: Application> Loader<A> {
         FinishedLoad { seen, result }
     }
 
+    /// Forgets the candidates that this configuration does not name. Call it with the one in service while no other one
+    /// waits for its publication.
+    pub(crate) fn forget_candidates_beside(&self, config: &Config<A::Settings>) {
+        let named: Vec<_> = AllSecrets::<A::Secrets>::to_fetch(config).map(|(spec, id)| (spec.name, id)).collect();
+        self.candidates.retain(&named);
+    }
+
     /// Fetches all credentials, or those of the request's scope. In a start, those that the manager makes at each read come
     /// last: if another one has a fault, none is made. In a reload, one that must be replaced does not wait for the others.
     async fn fetch<'a>(
@@ -392,8 +399,8 @@ impl<A: Application> Loader<A> {
                 }
                 Err(failure) => failure,
             };
-            if let Some(name) = failure.name() {
-                self.candidates.failed(name);
+            if let Some(name) = failure.rejected_credential() {
+                self.candidates.rejected(name);
             }
             if let BuildError::Rejected(rejection) = &failure.error
                 && let Some(fallback) = set::resolve_with_pending(&resolved, rejection.credential, context).await

@@ -20,6 +20,7 @@ use crate::{
     traces::{Exporter, Sampler},
 };
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -49,6 +50,10 @@ impl<A: Application> Loader<A> {
         made: &Mutex<ResourceRegistry>,
     ) -> Result<(Generation<A>, impl IntoIterator<Item = Unrefreshed>), BuildFailure> {
         let LoadRequest { config, in_service, deadline, probe_reason, .. } = request;
+        let replaced = match in_service {
+            Some(in_service) => doubts.replaced(&resolved.credentials, &in_service.credentials),
+            None => BTreeSet::new(),
+        };
         let (authenticator, auth_as_held) = self.open_authenticator(request, &resolved.credentials, doubts).await?;
         let tls = Tls::build(&resolved.secrets, &config.server, &config.admin, in_service.map(|held| &held.tls));
         let context = LoadContext {
@@ -59,7 +64,7 @@ impl<A: Application> Loader<A> {
             request_timeout: config.server.request_timeout,
             in_service: in_service.map(|in_service| &in_service.resources),
             made,
-            must_be_replaced: &doubts.must_be_replaced,
+            replaced: &replaced,
             deadline: *deadline,
             probe_reason: *probe_reason,
             metrics: &self.metrics,
@@ -135,7 +140,7 @@ impl<A: Application> Loader<A> {
     ) -> Result<(Option<Arc<Authenticator>>, Option<Unrefreshed>), BuildFailure> {
         let LoadRequest { config, in_service, deadline, .. } = request;
         let mut deadline = *deadline;
-        if !doubts.must_be_replaced.is_empty() {
+        if in_service.is_some_and(|held| doubts.is_any_replaced(credentials, &held.credentials)) {
             deadline = deadline.min(Instant::now() + WAIT_FOR_OTHERS);
         }
         let opened = Authenticator::open(AuthenticatorParts {
@@ -215,6 +220,16 @@ impl BuildFailure {
         match &self.error {
             BuildError::Rejected(rejection) => Some(rejection.credential),
             BuildError::Fault(_) => self.credential,
+        }
+    }
+
+    /// Returns the credential that the other side rejects, or that lacks rights there. No answer, and a fault of
+    /// something else, say nothing against it.
+    pub(super) fn rejected_credential(&self) -> Option<Name> {
+        match &self.error {
+            BuildError::Rejected(rejection) => Some(rejection.credential),
+            BuildError::Fault(fault) if fault.exit == Exit::Denied => self.credential,
+            BuildError::Fault(_) => None,
         }
     }
 
