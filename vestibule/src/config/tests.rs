@@ -25,9 +25,10 @@ struct TestSettings {
     webhook: Option<String>,
 }
 
-const SPECS: [CredentialSpec; 2] = [
+const SPECS: [CredentialSpec; 3] = [
     CredentialSpec { name: "database", kind: Login::NAME, stages: &[Stage::Current], optional: false },
     CredentialSpec { name: "webhook", kind: "api_key", stages: &[Stage::Current], optional: true },
+    CredentialSpec { name: "reload", kind: SigningKeys::NAME, stages: &[Stage::Current], optional: false },
 ];
 
 /// A configuration folder of one test.
@@ -459,6 +460,23 @@ fn a_prefix_that_makes_no_ids_is_a_mistake() {
         let config = ConfigFolder::new("").load(&[("APP_SECRETS__PREFIX", prefix)]).unwrap();
         assert!(config.id(&SPECS[0]).unwrap().as_str().ends_with("/database"));
     }
+}
+
+/// Vault, and an id below the prefix.
+const VAULT: &str = "[secrets]\nprovider = \"vault\"\n[secrets.vault]\naddresses = [\"https://vault.internal\"]\n\
+    role = \"pay\"\n[secrets.ids]\nwebhook = \"{prefix}/hook\"\n";
+
+/// The id of a signing key is made before the mount is checked. A mount that makes none ended the process with 70.
+#[test]
+fn a_mount_of_vault_that_makes_no_ids_is_a_mistake() {
+    let folder = ConfigFolder::new(VAULT);
+    for mount in ["team kv", "kv:1", "k\u{200b}v", "kv/../x", ".", &"a".repeat(600)] {
+        let mistakes = folder.mistakes(&[("APP_SECRETS__VAULT__MOUNT", mount)]);
+        let [(place, problem)] = &mistakes[..] else { panic!("{mount}: {mistakes:#?}") };
+        assert!(place.contains("APP_SECRETS__VAULT__MOUNT") && problem.contains("the path of a mount"), "{problem}");
+    }
+    let config = folder.load(&[("APP_SECRETS__VAULT__MOUNT", "/team/kv/")]).unwrap();
+    assert_eq!(config.id(&SPECS[2]).unwrap().as_str(), "team/kv/data/svc/reload");
 }
 
 #[test]
