@@ -15,6 +15,10 @@ use std::{
 };
 use tokio::{net::TcpListener, sync::Notify};
 
+/// A login that is due to be rotated.
+const DUE_LOGIN: &str =
+    r#"{"data":{"username":"u","password":"p","last_vault_rotation":"2026-01-01T00:00:00Z","ttl":0}}"#;
+
 /// A server whose answers a test changes.
 #[derive(Default)]
 struct FakeServer {
@@ -67,6 +71,7 @@ impl FakeServer {
         let router = Router::new()
             .route("/v1/auth/jwt/login", post(async move || logins.log_in().await))
             .route("/v1/kv/data/signing", get(async move || reads.read()))
+            .route("/v1/database/static-creds/pay", get(async || DUE_LOGIN))
             .route("/v1/auth/token/revoke-self", post(revoke))
             .fallback(async || StatusCode::NO_CONTENT);
         tokio::spawn(axum::serve(listener, router).into_future());
@@ -142,6 +147,19 @@ async fn a_login_for_which_nobody_waits_any_more_is_given_back_at_the_end() {
     server.gate.as_ref().unwrap().notify_one();
     vault.close().await;
     assert_eq!(server.revoked.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_login_whose_rotation_is_overdue_is_taken_after_some_seconds() {
+    let server = Arc::new(FakeServer { answered: AtomicUsize::new(9), ..FakeServer::default() });
+    let vault = server.start().await;
+    let id = SecretId::parse("database/static-creds/pay").unwrap();
+    for (seconds, is_taken) in [(0, false), (5, false), (2, true), (3000, true)] {
+        pass(seconds).await;
+        let fetched = vault.fetch(&id, Stage::Current, None).await;
+        assert_eq!(matches!(fetched, Ok(Fetched::New(_))), is_taken, "after {seconds} s more");
+        assert!(is_taken || matches!(fetched, Err(SourceError::Unavailable(_))));
+    }
 }
 
 #[test]
