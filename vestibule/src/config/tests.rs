@@ -480,6 +480,18 @@ fn a_mount_of_vault_that_makes_no_ids_is_a_mistake() {
 }
 
 #[test]
+fn a_prefix_that_makes_no_path_of_vault_is_one_mistake() {
+    let folder = ConfigFolder::new(VAULT);
+    for prefix in ["/prod/svc", "prod//svc", "prod/./svc", "../svc", "prod/+/svc", "/"] {
+        let mistakes = folder.mistakes(&[("APP_SECRETS__PREFIX", prefix)]);
+        let [(place, problem)] = &mistakes[..] else { panic!("{prefix}: {mistakes:#?}") };
+        assert!(place.contains("APP_SECRETS__PREFIX") && problem.contains("no part between slashes"), "{problem}");
+    }
+    let config = folder.load(&[("APP_SECRETS__PREFIX", "prod/svc/")]).unwrap();
+    assert_eq!(config.id(&SPECS[2]).unwrap().as_str(), "kv/data/prod/svc/reload");
+}
+
+#[test]
 fn a_mistake_names_a_key_as_it_is_written_and_no_variable_that_nobody_has_set() {
     let variables = [("APP_SERVER__LISTEN", "127.0.0.1:1"), ("APP_AUTH__ISSUER", "https://issuer.example")];
     let folder = ConfigFolder::new("\"server.drain\" = \"1s\"\n[service]\ntags = [\"a\"]\n");
@@ -550,6 +562,11 @@ fn settings_that_cannot_work_together_are_mistakes() {
             "[secrets.aws]\nregions = [\"eu-west-1\"]\n[secrets.ids]\n\
              webhook = \"arn:aws:secretsmanager:eu-west-2:123456789012:secret:a-AbCdEf\"\n",
             "default.toml:4 (secrets.ids.webhook)",
+        ),
+        (
+            "[server]\ntls = true\nclient_ca = \"arn:aws:secretsmanager:eu-west-2:123456789012:secret:a-AbCdEf\"\n\
+             [secrets.aws]\nregions = [\"eu-west-1\"]\n",
+            "default.toml:3 (server.client_ca)",
         ),
     ] {
         let mistakes = ConfigFolder::new(text).mistakes(&[]);

@@ -1,6 +1,6 @@
 //! The checks of `[secrets.vault]`.
 
-use super::path;
+use super::{configured_ids, path};
 use crate::{
     config::{
         base_url::BaseUrl,
@@ -67,9 +67,7 @@ pub(in crate::config) fn vault(
     if let Some(missing) = missing_for_login(vault) {
         add(missing, "the auth method needs it", "set it; or choose another method in secrets.vault.auth");
     }
-    let ids = secrets.ids.iter().map(|(name, id)| (path(&["secrets", "ids", name]), id));
-    let ids = ids.chain(client_ca.map(|id| (path(&["server", "client_ca"]), id)));
-    for (place, id) in ids {
+    for (place, id) in configured_ids(secrets, client_ca) {
         if VaultPath::parse(id).is_none() {
             let problem = format!("expected {}", VaultPath::EXPECTED);
             faults.push(layers.fault(&place, problem, "correct the value; `{prefix}/NAME` stands for such a path too"));
