@@ -36,6 +36,8 @@ pub struct Resolver<'a> {
     pub(crate) resolved: HeldCredentials,
     pub(super) faults: Vec<Fault>,
     pub(super) carried_over: Vec<(Name, Fault)>,
+    /// The faults of values that the manager made for this load.
+    pub(crate) unusable: Vec<(Name, SecretId, Fault)>,
 }
 
 impl<'a> Resolver<'a> {
@@ -49,6 +51,7 @@ impl<'a> Resolver<'a> {
             resolved: HeldCredentials::default(),
             faults: Vec::new(),
             carried_over: Vec::new(),
+            unusable: Vec::new(),
         }
     }
 
@@ -110,6 +113,7 @@ impl<'a> Resolver<'a> {
             return Some(Credential::without_secret(name, K::without_secret()?));
         };
         let held = self.held.get(name, &id);
+        let is_made_now = matches!(&outcome, FetchOutcome::New(values) if values.current().lease.is_some());
         let (read_or_held, is_judged) = match outcome {
             FetchOutcome::Failed(fault) => (Err(fault), false),
             // The manager's answer was compared with this one, so there is one.
@@ -126,7 +130,12 @@ impl<'a> Resolver<'a> {
         };
         let mut resolved = match checked {
             Ok(credential) => credential,
-            Err(fault) => self.carry_over_or_fail(name, held, fault)?,
+            Err(fault) => {
+                if is_made_now {
+                    self.unusable.push((name, id, fault.clone()));
+                }
+                self.carry_over_or_fail(name, held, fault)?
+            }
         };
         if let Some((_, pending)) = self.pending.take_if(|(of, _)| *of == name)
             && let Some(fallback) = fall_back_to::<K>(name, &resolved, pending)
