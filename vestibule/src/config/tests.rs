@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-#[derive(Debug, Default, Serialize, Deserialize, vestibule_derive::ConfigSection)]
+#[derive(Debug, Serialize, Deserialize, vestibule_derive::ConfigSection)]
 #[serde(default)]
 struct TestSettings {
     /// The items on a page.
@@ -23,6 +23,26 @@ struct TestSettings {
     tags: Vec<String>,
     /// The name of a webhook.
     webhook: Option<String>,
+    /// The most items that are kept.
+    #[setting(min = 1, max = 100)]
+    keep: Option<u32>,
+    /// Some places.
+    #[setting(section)]
+    places: BTreeMap<String, TestPlace>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize, vestibule_derive::ConfigSection)]
+#[serde(default)]
+struct TestPlace {
+    /// A URL.
+    url: Option<BaseUrl>,
+}
+
+impl Default for TestSettings {
+    fn default() -> Self {
+        let (label, tags, places) = Default::default();
+        Self { page: 0, label, tags, webhook: None, keep: Some(10), places }
+    }
 }
 
 const SPECS: [CredentialSpec; 3] = [
@@ -403,6 +423,18 @@ fn a_later_layer_turns_an_optional_setting_or_credential_off() {
         assert!(off.server.client_ca.is_none() && off.id(&SPECS[1]).is_none());
         assert!(off.database.access_role.is_none() && off.databases["reports"].access_role.is_none());
     }
+}
+
+/// Nothing but their types says that these are optional.
+#[test]
+fn an_empty_text_turns_a_setting_off_that_is_on_by_default_or_in_a_section_with_a_name() {
+    let folder = ConfigFolder::new("[service]\nkeep = \"\"\n[service.places.a]\nurl = \"https://a.example\"\n");
+    let config = folder.load(&[("APP_SERVICE__PLACES__A__URL", "\"\"")]).unwrap();
+    assert!(config.service.keep.is_none() && config.service.places["a"].url.is_none());
+    let mistakes = ConfigFolder::new("[service]\npage = \"\"\n[database]\ntls = \"\"\n").mistakes(&[]);
+    let is_reported = |expected| mistakes.iter().any(|(_, problem)| problem.contains(expected));
+    assert!(is_reported("a number from 1 to 100, or 0") && is_reported("verify-full"), "{mistakes:?}");
+    assert_eq!(mistakes.len(), 2, "{mistakes:?}");
 }
 
 #[test]
