@@ -360,7 +360,8 @@ pub struct DatabaseConfig {
     #[serde(with = "units::duration")]
     #[setting(min = "1s", max = "7d")]
     pub idle_timeout: Duration,
-    /// The protection of the connection, in the words of libpq's `sslmode`.
+    /// The protection of the connection, in the words of libpq's `sslmode`; none through a Unix socket, where the
+    /// kernel vouches for the other side.
     pub tls: TlsMode,
     /// `true` if `tls` may be a mode that does not verify the server's certificate outside of the `dev` profile.
     pub allow_unverified_tls: bool,

@@ -18,7 +18,11 @@ use crate::{
 };
 use futures_util::future::{BoxFuture, join_all};
 use secrecy::ExposeSecret;
-use std::{fs, num::NonZeroU32};
+use std::{
+    fs,
+    num::NonZeroU32,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 use time::OffsetDateTime;
 
 /// A credential whose value says how it behaves.
@@ -398,4 +402,74 @@ async fn a_candidate_of_a_configuration_that_is_taken_back_is_forgotten() {
     assert_eq!(signal(config).await, 1);
     assert_eq!(signal(Config::default()).await, 0);
     harness.stop().await;
+}
+
+/// A manager that makes a value of `first` at each read.
+struct MakesFirst {
+    manager: OneVersionEach,
+    made: Arc<AtomicUsize>,
+}
+
+impl Source for MakesFirst {
+    fn fetch<'a>(
+        &'a self,
+        id: &'a SecretId,
+        stage: Stage,
+        held: Option<&'a VersionId>,
+    ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
+        Box::pin(async move {
+            let mut fetched = self.manager.fetch(id, stage, held).await?;
+            if let Fetched::New(value) = &mut fetched
+                && self.is_made_at_each_read(id)
+            {
+                value.version = VersionId::new(format!("made-{}", self.made.fetch_add(1, Ordering::SeqCst)));
+                value.lease = Some(SecretLease::new(Duration::from_secs(3600), Arc::new(NoCalls)));
+            }
+            Ok(fetched)
+        })
+    }
+
+    fn versions<'a>(&'a self, id: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>> {
+        self.manager.versions(id)
+    }
+
+    fn is_made_at_each_read(&self, id: &SecretId) -> bool {
+        id.as_str() == "pair/first"
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_malformed_value_that_was_made_for_a_reload_no_other_one_is_made_for_a_minute() {
+    let (manager, made) = (OneVersionEach::default(), Arc::new(AtomicUsize::new(0)));
+    manager.put("first", "role".into(), "rejected later");
+    manager.put("second", "second-held".into(), "good");
+    let loader = Loader::<Pair>::new(Arc::new(MakesFirst { manager: manager.clone(), made: made.clone() }));
+    let mut config = Config::<()>::default();
+    config.secrets.prefix = "pair".into();
+    let deadline = Instant::now() + config.secrets.deadline;
+    let held = loader.first_load(Arc::new(config), deadline).await.expect("both are accepted at first");
+    held.resources.publish();
+    manager.put("first", "role".into(), "malformed");
+    let load = async |probe_reason| {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let (config, in_service, scope) = (held.config.clone(), Some(&held), LoadScope::All);
+        loader.load(LoadRequest { config, in_service, deadline, probe_reason, scope }).await.result
+    };
+    let minute = Duration::from_secs(60);
+    for (pause, reason, count) in [
+        (Duration::ZERO, ProbeReason::CurrentRejected, 2),
+        (Duration::from_secs(1), ProbeReason::Scheduled, 2),
+        (Duration::from_secs(50), ProbeReason::CurrentRejected, 2),
+        (Duration::from_secs(1), ProbeReason::Operator, 3),
+        (Duration::from_secs(50), ProbeReason::Scheduled, 3),
+        (minute, ProbeReason::Scheduled, 4),
+    ] {
+        tokio::time::advance(pause).await;
+        let report = load(reason).await.err().expect("it is malformed").report.to_string();
+        assert!(report.contains("credential `first`") && report.contains("malformed"), "{report}");
+        assert_eq!(made.load(Ordering::SeqCst), count, "after {pause:?} more, for {reason:?}");
+    }
+    manager.put("first", "role".into(), "good");
+    tokio::time::advance(minute).await;
+    assert!(matches!(load(ProbeReason::Scheduled).await, Ok(LoadOutcome::Built { .. })));
 }

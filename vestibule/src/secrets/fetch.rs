@@ -37,6 +37,8 @@ pub(crate) struct FetchContext<'a> {
     pub(crate) doubted: BTreeSet<Name>,
     /// The credentials that the manager made for a load which failed.
     pub(crate) candidates: HeldCredentials,
+    /// The faults of those that it made lately and that cannot be used. No other one is made yet.
+    pub(crate) unusable: BTreeMap<(Name, SecretId), Fault>,
     /// `server.drain`: a lease must last for longer than that.
     pub(crate) drain: Duration,
     /// The deadline of the other credentials, if one is doubted. The others can stay as held.
@@ -65,9 +67,14 @@ impl FetchContext<'_> {
         if may_stay {
             return Some(FetchOutcome::Same);
         }
-        let candidate = self.candidates.get(name, id)?;
-        let is_due = candidate.lease.as_ref().is_none_or(|lease| lease.is_due(self.drain));
-        if is_due || candidate.has_any(self.revoked) { None } else { Some(FetchOutcome::Candidate(candidate.clone())) }
+        if let Some(candidate) = self.candidates.get(name, id)
+            && candidate.lease.as_ref().is_some_and(|lease| !lease.is_due(self.drain))
+            && !candidate.has_any(self.revoked)
+        {
+            return Some(FetchOutcome::Candidate(candidate.clone()));
+        }
+        let fault = self.unusable.get(&(name, id.clone()))?;
+        Some(FetchOutcome::Failed(fault.clone()))
     }
 }
 
@@ -402,6 +409,7 @@ mod tests {
             held: &HeldCredentials::default(),
             doubted: BTreeSet::new(),
             candidates: HeldCredentials::default(),
+            unusable: BTreeMap::new(),
             drain: Duration::ZERO,
             deadline_of_others: deadline,
             deadline,
