@@ -138,10 +138,14 @@ impl WatchedConnection {
         }
     }
 
-    /// Records that the connection speaks another protocol from now on.
+    /// Records that a response was a 101: a connection of HTTP/1 speaks another protocol from now on. HTTP/2 has no 101
+    /// (RFC 9113, section 8.6), so there it is a response like others.
     pub(super) fn upgraded(&self) {
-        self.lock().phase = ConnectionPhase::Upgraded;
-        self.ends_for(EndReason::Upgraded);
+        let mut state = self.lock();
+        if !state.is_http2 {
+            state.phase = ConnectionPhase::Upgraded;
+            state.end.get_or_insert(EndReason::Upgraded);
+        }
     }
 
     /// Records why the connection ends. The first reason counts.
@@ -360,6 +364,17 @@ mod tests {
         rules.exchange.now = Instant::now();
         connection.judge(&rules);
         assert_eq!((taken(&connection), connection.end_reason()), (Some(Order::Cut), EndReason::AuthorityChanged));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_101_on_http_2_is_a_response_like_others() {
+        let connection = WatchedConnection::new(&ConnectionsConfig::default());
+        connection.speaks_http(None);
+        let (exchange, _) = connection.begin(Version::HTTP_2);
+        connection.upgraded();
+        exchange.responds(false);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(order(&connection, false), Some((Order::Cut, EndReason::ResponseTimeout)));
     }
 
     #[tokio::test]
