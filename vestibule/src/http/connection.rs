@@ -13,7 +13,7 @@ use std::{
 };
 use tokio::{sync::Notify, time::Instant};
 
-/// The time in which a connection ends that is asked to and does nothing.
+/// The time in which a connection ends that was asked to and has no request.
 const CLOSING_GRACE: Duration = Duration::from_secs(1);
 
 /// The authorities of clients of a generation, to compare. Nothing of them is kept alive.
@@ -37,7 +37,7 @@ struct ConnectionState {
     /// The authorities by which the client's certificate was verified.
     authority: Option<ClientAuthority>,
     end: Option<EndReason>,
-    /// The time at which a connection that is asked to end is cut.
+    /// The time from which on a connection that was asked to end is cut.
     cut_at: Option<Instant>,
     order: Option<Order>,
     /// The reason for which the next request is the last one.
@@ -157,9 +157,9 @@ impl WatchedConnection {
         self.lock().end.unwrap_or(EndReason::Closed)
     }
 
-    /// Asks the connection to end, and cuts it after `grace`.
-    pub(super) fn close(&self, reason: EndReason, grace: Duration) {
-        self.lock().close(reason, Instant::now() + grace);
+    /// Asks the connection to end.
+    pub(super) fn close(&self, reason: EndReason) {
+        self.lock().ask_to_close(reason);
         self.ordered.notify_one();
     }
 
@@ -198,7 +198,10 @@ impl ConnectionState {
     fn judge(&mut self, opened: Instant, rules: &ConnectionRules) {
         let (now, limits) = (rules.exchange.now, &rules.limits);
         let age = now.duration_since(opened);
-        if self.cut_at.is_some_and(|at| at <= now) {
+        let idle = if self.exchanges.is_empty() { now.duration_since(self.idle_since) } else { Duration::ZERO };
+        // A request that was on the way when the connection was asked to end is finished, unless its client counts no more.
+        let may_cut = idle >= CLOSING_GRACE || self.retired == Some(EndReason::AuthorityChanged);
+        if may_cut && self.cut_at.is_some_and(|at| at <= now) {
             return self.cut(self.retired.unwrap_or(EndReason::Closed));
         }
         match self.phase {
@@ -221,7 +224,6 @@ impl ConnectionState {
         if self.cut_at.is_some() {
             return;
         }
-        let idle = if self.exchanges.is_empty() { now.duration_since(self.idle_since) } else { Duration::ZERO };
         if idle >= limits.idle_timeout {
             self.close(EndReason::Idle, now + CLOSING_GRACE);
         } else if rules.is_short && idle >= SHORT_PATIENCE {
@@ -255,7 +257,7 @@ impl ConnectionState {
 
     fn close(&mut self, reason: EndReason, cut_at: Instant) {
         self.ask_to_close(reason);
-        self.cut_at = Some(self.cut_at.map_or(cut_at, |earlier| earlier.min(cut_at)));
+        self.cut_at = Some(cut_at);
     }
 
     fn cut(&mut self, reason: EndReason) {
@@ -377,6 +379,23 @@ mod tests {
         assert_eq!(order(&connection, false), Some((Order::Cut, EndReason::ResponseTimeout)));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_comes_while_an_idle_connection_is_asked_to_end_is_finished() {
+        let connection = WatchedConnection::new(&ConnectionsConfig::default());
+        connection.speaks_http(None);
+        let (exchange, _) = connection.begin(Version::HTTP_2);
+        connection.finish(&exchange);
+        tokio::time::advance(Duration::from_secs(75)).await;
+        assert_eq!(order(&connection, false), Some((Order::Close, EndReason::Idle)));
+        let (exchange, _) = connection.begin(Version::HTTP_2);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(order(&connection, false), None, "its request is under way");
+        connection.finish(&exchange);
+        assert_eq!(order(&connection, false), None, "its response may be on the way");
+        tokio::time::advance(CLOSING_GRACE).await;
+        assert_eq!(order(&connection, false), Some((Order::Cut, EndReason::Idle)));
+    }
+
     #[tokio::test]
     async fn an_order_is_not_lost_whoever_comes_first() {
         let connection = Arc::new(WatchedConnection::new(&ConnectionsConfig::default()));
@@ -387,7 +406,7 @@ mod tests {
             async move { connection.next_order().await }
         });
         tokio::task::yield_now().await;
-        connection.close(EndReason::Idle, Duration::ZERO);
+        connection.close(EndReason::Idle);
         assert_eq!(waiting.await.unwrap(), Order::Close);
         assert_eq!(connection.end_reason(), EndReason::Stopping, "the first reason counts");
     }
