@@ -105,7 +105,8 @@ impl WatchedConnection {
 
     /// Records that a request came. The flag is `true` if the response must say that the connection ends with it.
     ///
-    /// So a client of HTTP/1 knows before it sends another request. HTTP/2 has a frame that says it (GOAWAY).
+    /// So a client of HTTP/1 knows before it sends another request. HTTP/2 has a frame that says it (GOAWAY). A client that
+    /// goes on after the time that it then has is cut.
     pub(super) fn begin(&self, version: Version) -> (Arc<Exchange>, bool) {
         let now = Instant::now();
         let exchange = Arc::new(Exchange::new(now));
@@ -113,18 +114,20 @@ impl WatchedConnection {
         state.phase = ConnectionPhase::InUse;
         state.is_http2 = version == Version::HTTP_2;
         state.exchanges.push(exchange.clone());
+        if state.is_http2 {
+            // h2 refuses requests after GOAWAY only once the client has answered its ping.
+            if state.is_overdue(now) {
+                state.cut_overdue();
+                self.ordered.notify_one();
+            }
+            return (exchange, false);
+        }
         if now >= self.ages_out {
             state.retired.get_or_insert(EndReason::MaxAge);
         }
         let Some(reason) = state.retired else { return (exchange, false) };
-        let is_http2 = state.is_http2;
-        if !is_http2 {
-            state.end.get_or_insert(reason);
-        } else if state.end.is_none() {
-            state.ask_to_close(reason);
-            self.ordered.notify_one();
-        }
-        (exchange, !is_http2)
+        state.end.get_or_insert(reason);
+        (exchange, true)
     }
 
     /// Records that a response ended, or that its request was given up.
@@ -183,7 +186,7 @@ impl WatchedConnection {
     /// Asks or orders the connection to end, if a limit says so.
     pub(super) fn judge(&self, rules: &ConnectionRules) {
         let mut state = self.lock();
-        state.judge(self.opened, rules);
+        state.judge(self.opened, self.ages_out, rules);
         if state.order.is_some() {
             self.ordered.notify_one();
         }
@@ -195,14 +198,14 @@ impl WatchedConnection {
 }
 
 impl ConnectionState {
-    fn judge(&mut self, opened: Instant, rules: &ConnectionRules) {
+    fn judge(&mut self, opened: Instant, ages_out: Instant, rules: &ConnectionRules) {
         let (now, limits) = (rules.exchange.now, &rules.limits);
         let age = now.duration_since(opened);
         let idle = if self.exchanges.is_empty() { now.duration_since(self.idle_since) } else { Duration::ZERO };
-        // A request that was on the way when the connection was asked to end is finished, unless its client counts no more.
-        let may_cut = idle >= CLOSING_GRACE || self.retired == Some(EndReason::AuthorityChanged);
-        if may_cut && self.cut_at.is_some_and(|at| at <= now) {
-            return self.cut(self.retired.unwrap_or(EndReason::Closed));
+        let is_retired = self.retired == Some(EndReason::AuthorityChanged);
+        // Requests are finished, also one that was on the way, unless their client counts no more.
+        if self.is_overdue(now) && (is_retired || idle >= CLOSING_GRACE) {
+            return self.cut_overdue();
         }
         match self.phase {
             ConnectionPhase::Upgraded => return,
@@ -221,6 +224,9 @@ impl ConnectionState {
         if let Some(reason) = unfit {
             return self.cut(reason);
         }
+        if !is_retired && self.is_of_other_authority(rules.authority.as_ref()) {
+            return self.retire(EndReason::AuthorityChanged, now + rules.exchange.response_timeout);
+        }
         if self.cut_at.is_some() {
             return;
         }
@@ -228,8 +234,8 @@ impl ConnectionState {
             self.close(EndReason::Idle, now + CLOSING_GRACE);
         } else if rules.is_short && idle >= SHORT_PATIENCE {
             self.close(EndReason::Shortage, now + CLOSING_GRACE);
-        } else if self.is_of_other_authority(rules.authority.as_ref()) {
-            self.retire(EndReason::AuthorityChanged, now + rules.exchange.response_timeout);
+        } else if self.is_http2 && now >= ages_out {
+            self.retire(EndReason::MaxAge, now + rules.exchange.response_timeout);
         }
     }
 
@@ -250,9 +256,18 @@ impl ConnectionState {
         }
     }
 
+    /// Returns `true` if the connection was asked to end, and its time is over.
+    fn is_overdue(&self, now: Instant) -> bool {
+        self.cut_at.is_some_and(|at| at <= now)
+    }
+
+    fn cut_overdue(&mut self) {
+        self.cut(self.retired.unwrap_or(EndReason::Closed));
+    }
+
     fn ask_to_close(&mut self, reason: EndReason) {
         self.end.get_or_insert(reason);
-        self.order = Some(Order::Close);
+        self.order.get_or_insert(Order::Close);
     }
 
     fn close(&mut self, reason: EndReason, cut_at: Instant) {
@@ -328,7 +343,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn at_its_maximum_age_a_connection_ends_with_its_next_request_and_a_long_response_goes_on() {
+    async fn at_its_maximum_age_a_connection_is_asked_to_end_and_a_long_response_goes_on() {
         for (version, is_said) in [(Version::HTTP_11, true), (Version::HTTP_2, false)] {
             let connection = WatchedConnection::new(&ConnectionsConfig::default());
             connection.speaks_http(None);
@@ -337,11 +352,11 @@ mod tests {
             long.asked_for_more();
             assert!(!is_last);
             tokio::time::advance(Duration::from_secs(70 * 60)).await;
-            assert_eq!(order(&connection, false), None);
+            let expected = if is_said { None } else { Some((Order::Close, EndReason::MaxAge)) };
+            assert_eq!(order(&connection, false), expected, "HTTP/1 says it in its next response");
             let (_, is_last) = connection.begin(version);
             assert_eq!(is_last, is_said, "{version:?}");
-            let expected = if is_said { None } else { Some(Order::Close) };
-            assert_eq!((taken(&connection), connection.end_reason()), (expected, EndReason::MaxAge));
+            assert_eq!((taken(&connection), connection.end_reason()), (None, EndReason::MaxAge));
             tokio::time::advance(Duration::from_secs(60 * 60)).await;
             assert_eq!(order(&connection, false), None);
         }
@@ -394,6 +409,23 @@ mod tests {
         assert_eq!(order(&connection, false), None, "its response may be on the way");
         tokio::time::advance(CLOSING_GRACE).await;
         assert_eq!(order(&connection, false), Some((Order::Cut, EndReason::Idle)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_goes_on_after_it_was_asked_to_end_is_cut_at_its_next_request() {
+        let connection = WatchedConnection::new(&ConnectionsConfig::default());
+        connection.speaks_http(None);
+        let (long, _) = connection.begin(Version::HTTP_2);
+        long.responds(true);
+        long.asked_for_more();
+        tokio::time::advance(Duration::from_secs(70 * 60)).await;
+        assert_eq!(order(&connection, false), Some((Order::Close, EndReason::MaxAge)));
+        let (exchange, _) = connection.begin(Version::HTTP_2);
+        connection.finish(&exchange);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(order(&connection, false), None, "a long-lived response goes on");
+        connection.begin(Version::HTTP_2);
+        assert_eq!((taken(&connection), connection.end_reason()), (Some(Order::Cut), EndReason::MaxAge));
     }
 
     #[tokio::test]
