@@ -34,7 +34,7 @@ struct ConnectionState {
     exchanges: Vec<Arc<Exchange>>,
     /// The time since which there has been no request.
     idle_since: Instant,
-    /// The authorities by which the client's certificate was verified.
+    /// The authorities by which the client's certificate was verified. `None` if it needed none.
     authority: Option<ClientAuthority>,
     end: Option<EndReason>,
     /// The time from which on a connection that was asked to end is cut.
@@ -218,7 +218,8 @@ impl ConnectionState {
             ConnectionPhase::Handshake | ConnectionPhase::New if rules.is_short && age >= SHORT_PATIENCE => {
                 return self.cut(EndReason::Shortage);
             }
-            ConnectionPhase::Handshake | ConnectionPhase::New | ConnectionPhase::InUse => {}
+            ConnectionPhase::Handshake => return,
+            ConnectionPhase::New | ConnectionPhase::InUse => {}
         }
         let unfit = self.exchanges.iter().find_map(|exchange| exchange.judge(rules.exchange));
         if let Some(reason) = unfit {
@@ -251,8 +252,8 @@ impl ConnectionState {
     fn is_of_other_authority(&self, in_service: Option<&ClientAuthority>) -> bool {
         match (&self.authority, in_service) {
             (Some(own), Some(in_service)) => !own.ptr_eq(in_service),
-            (Some(_), None) => true,
-            (None, _) => false,
+            (Some(_), None) | (None, Some(_)) => true,
+            (None, None) => false,
         }
     }
 
@@ -426,6 +427,24 @@ mod tests {
         assert_eq!(order(&connection, false), None, "a long-lived response goes on");
         connection.begin(Version::HTTP_2);
         assert_eq!((taken(&connection), connection.end_reason()), (Some(Order::Cut), EndReason::MaxAge));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_without_a_certificate_ends_when_clients_need_one() {
+        let authority: Arc<dyn Any + Send + Sync> = Arc::new("an authority");
+        let connection = WatchedConnection::new(&ConnectionsConfig::default());
+        let mut rules = rules(false);
+        rules.authority = Some(Arc::downgrade(&authority));
+        connection.judge(&rules);
+        connection.speaks_http(Some(Arc::downgrade(&authority)));
+        connection.judge(&rules);
+        assert_eq!(taken(&connection), None, "during a handshake, its certificate is not known");
+
+        let plain = WatchedConnection::new(&ConnectionsConfig::default());
+        plain.speaks_http(None);
+        plain.begin(Version::HTTP_2);
+        plain.judge(&rules);
+        assert_eq!((taken(&plain), plain.end_reason()), (Some(Order::Close), EndReason::AuthorityChanged));
     }
 
     #[tokio::test]
