@@ -6,11 +6,13 @@ use crate::{
     generation_usage::LongLivedGuard,
 };
 use axum::{
+    body::Body,
     extract::{FromRequestParts, MatchedPath},
     http::request::Parts,
     response::{IntoResponse, Response},
 };
 use futures_util::future::BoxFuture;
+use http_body_util::BodyExt;
 use std::{convert::Infallible, fmt, sync::Arc};
 
 /// A response that may last longer than `server.response_timeout`: server-sent events, a download without end, a WebSocket.
@@ -45,7 +47,7 @@ use std::{convert::Infallible, fmt, sync::Arc};
 pub struct LongLived {
     generations: Generations,
     /// `None` outside of a service, in a test of a handler.
-    _guard: Option<Arc<LongLivedGuard>>,
+    guard: Option<Arc<LongLivedGuard>>,
 }
 
 /// The news for a response that lasts.
@@ -67,7 +69,13 @@ impl LongLived {
 
     /// Makes a response that may last.
     pub fn respond(self, response: impl IntoResponse) -> Response {
-        let mut response = response.into_response();
+        // The extensions of a response are dropped when its head is sent.
+        let guard = self.guard.clone();
+        let keep = move |frame| {
+            let _ = &guard;
+            frame
+        };
+        let mut response = response.into_response().map(|body| Body::new(body.map_frame(keep)));
         response.extensions_mut().insert(self);
         response
     }
@@ -84,12 +92,12 @@ impl<S: Sync> FromRequestParts<S> for LongLived {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         let Some(record) = parts.extensions.get::<Arc<RequestRecord>>() else {
-            return Ok(Self { generations: Generations(None), _guard: None });
+            return Ok(Self { generations: Generations(None), guard: None });
         };
         let route = record.route.get().map_or("", MatchedPath::as_str);
         Ok(Self {
             generations: Generations(Some(record.generations.after(record.context.generation))),
-            _guard: Some(Arc::new(record.frame.usage.long_lived(route))),
+            guard: Some(Arc::new(record.frame.usage.long_lived(route))),
         })
     }
 }
@@ -124,5 +132,23 @@ struct Generations(Option<Box<dyn WatchGenerations>>);
 impl Clone for Generations {
     fn clone(&self) -> Self {
         Self(self.0.as_ref().map(|generations| generations.boxed_clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generation_usage::GenerationUsage;
+
+    #[test]
+    fn a_response_is_named_while_its_body_lasts_whatever_the_body_holds() {
+        let usage = Arc::new(GenerationUsage::default());
+        let guard = Some(Arc::new(usage.long_lived("/events")));
+        let response = LongLived { generations: Generations(None), guard }.respond("an event");
+        // A connection drops the extensions when it has sent the head.
+        let (_, body) = response.into_parts();
+        assert_eq!(usage.long_lived_responses(), [("/events".to_owned(), 1)].into());
+        drop(body);
+        assert!(usage.long_lived_responses().is_empty());
     }
 }
