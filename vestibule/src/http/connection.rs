@@ -130,8 +130,9 @@ impl WatchedConnection {
         (exchange, true)
     }
 
-    /// Records that a response ended, or that its request was given up.
+    /// Records that a response is out, or that its request was given up.
     pub(super) fn finish(&self, exchange: &Arc<Exchange>) {
+        exchange.give_back();
         let mut state = self.lock();
         if let Some(position) = state.exchanges.iter().position(|other| Arc::ptr_eq(other, exchange)) {
             state.exchanges.swap_remove(position);

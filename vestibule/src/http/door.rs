@@ -39,13 +39,14 @@ impl<A: Application> Door<A> {
     fn send(&self, mut request: Request, connection: Option<ConnectionInfo>) -> ResponseFuture<A> {
         let generation = self.live.generation();
         let Generation { frame, debug_tokens, .. } = &*generation;
-        let access = Some(AccessGuard::begin(frame, debug_tokens, &mut request, connection, self.live.clone()));
+        let access = AccessGuard::begin(frame, debug_tokens, &mut request, connection, self.live.clone());
         let Ok(permit) = generation.in_flight.clone().try_acquire_owned() else {
             generation.usage.request_refused();
-            return ResponseFuture::Full { access };
+            return ResponseFuture::Full { access: Some(access) };
         };
+        let permit = access.record.hold(permit);
         let routed = tower::Service::<Request>::call(&mut generation.router.clone(), request);
-        ResponseFuture::Routed { routed, guard: Some(InFlightGuard::new(generation, permit)), access }
+        ResponseFuture::Routed { routed, guard: Some(InFlightGuard::new(generation, permit)), access: Some(access) }
     }
 }
 
@@ -89,17 +90,18 @@ impl<A: Application> ListenerService for Door<A> {
     }
 }
 
-/// The generation and the place that a request holds, from routing to the last byte of its response.
+/// The generation that a request holds, from routing to the last byte of its response. Its place is held until that byte went
+/// to the socket.
 struct InFlightGuard<A: Application> {
     generation: Arc<Generation<A>>,
-    /// `None` for a long-lived response, which has a place of its own.
+    /// `None` if the exchange has it, or for a long-lived response, which has a place of its own.
     permit: Option<OwnedSemaphorePermit>,
 }
 
 impl<A: Application> InFlightGuard<A> {
-    fn new(generation: Arc<Generation<A>>, permit: OwnedSemaphorePermit) -> Self {
+    fn new(generation: Arc<Generation<A>>, permit: Option<OwnedSemaphorePermit>) -> Self {
         generation.usage.request_started();
-        Self { generation, permit: Some(permit) }
+        Self { generation, permit }
     }
 }
 
@@ -145,6 +147,7 @@ impl<A: Application> Future for ResponseFuture<A> {
                     generation.usage.answered(response.status().is_server_error(), access.record.started);
                     if response.extensions().get::<LongLived>().is_some() {
                         *permit = None;
+                        access.record.give_back();
                     }
                 }
                 (response, access, guard)
