@@ -21,6 +21,7 @@ use crate::{
 };
 use std::{
     collections::BTreeSet,
+    num::NonZeroU32,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -93,11 +94,10 @@ impl<A: Application> Loader<A> {
             routes::router(&service, &config.server, authenticator.as_ref()).map_err(BuildFailure::of_fault)?;
         let resources = cx.into_resources();
 
-        let max_in_flight = config.server.max_in_flight;
-        let in_flight = match in_service {
-            Some(in_service) if in_service.config.server.max_in_flight == max_in_flight => in_service.in_flight.clone(),
-            _ => Arc::new(Semaphore::new(max_in_flight.get() as usize)),
-        };
+        let held = in_service.map(|held| (held.config.server.max_in_flight, &held.in_flight));
+        let in_flight = places(config.server.max_in_flight, held);
+        let held = in_service.map(|held| (held.config.server.max_long_lived, &held.frame.long_lived_places));
+        let long_lived_places = places(config.server.max_long_lived, held);
         let number = in_service.map_or(1, |in_service| in_service.number + 1);
         let usage = Arc::new(GenerationUsage::recorded_in(self.request_history.clone()));
         let debug_tokens = DebugTokens::new(
@@ -108,7 +108,7 @@ impl<A: Application> Loader<A> {
             &self.debug_token_uses,
         );
         let sampler = exporter.as_ref().map(|_| Sampler::new(&config.traces, &self.tracer));
-        let frame = Frame::new(&config.server, number, &usage, sampler, &self.request_metrics);
+        let frame = Frame::new(&config.server, number, &usage, long_lived_places, sampler, &self.request_metrics);
         let router = frame.router(routes);
         let generation = Generation {
             number,
@@ -249,6 +249,14 @@ impl BuildFailure {
             BuildError::Rejected(rejection) => rejection.into(),
             BuildError::Fault(fault) => (name, fault).into(),
         }
+    }
+}
+
+/// Returns this many places: those that are held, with their limit, if it is the same.
+fn places(max: NonZeroU32, held: Option<(NonZeroU32, &Arc<Semaphore>)>) -> Arc<Semaphore> {
+    match held {
+        Some((of_held, places)) if of_held == max => places.clone(),
+        _ => Arc::new(Semaphore::new(max.get() as usize)),
     }
 }
 
