@@ -27,7 +27,7 @@ pub(super) fn extract<T: DeserializeOwned + Default>(layers: &Layers) -> (T, Vec
     let mut tree = layers.tree.clone();
     let mut mistakes = Vec::new();
     let mut replaced = BTreeSet::new();
-    let mut turned_off = BTreeMap::new();
+    let mut switched_off = BTreeMap::new();
     loop {
         let figment = Figment::from(Serialized::defaults(&tree));
         let errors = match figment.extract_lossy::<WithUnknownKeys<T>>() {
@@ -42,13 +42,13 @@ pub(super) fn extract<T: DeserializeOwned + Default>(layers: &Layers) -> (T, Vec
         };
         for error in errors {
             let fault = layers.fault(&error.path, problem(&error.kind), "correct the value");
-            // An empty text turns an optional setting off. Only its type says if it is one: any other has a mistake
+            // An empty text switches an optional setting off. Only its type says if it is one: any other has a mistake
             // again.
-            if turn_off(&mut tree, &error.path) {
-                turned_off.insert(error.path, fault);
+            if switch_off(&mut tree, &error.path) {
+                switched_off.insert(error.path, fault);
                 continue;
             }
-            let fault = turned_off.remove(&error.path).unwrap_or(fault);
+            let fault = switched_off.remove(&error.path).unwrap_or(fault);
             mistakes.push(Mistake { path: error.path.clone(), fault });
             // At the second mistake, the path has its default already. So the default is wrong: a bug in the service's
             // `Settings`.
@@ -82,7 +82,7 @@ fn problem(kind: &Kind) -> String {
 }
 
 /// Removes the value at a path if it is an empty text. Returns `false` if it is something else.
-fn turn_off(tree: &mut Value, path: &[String]) -> bool {
+fn switch_off(tree: &mut Value, path: &[String]) -> bool {
     let Some((key, parents)) = path.split_last() else { return false };
     let value = section(tree, parents).and_then(|parent| parent.get_mut(key));
     let Some(value) = value.filter(|value| value.as_str() == Some("")) else { return false };

@@ -79,13 +79,13 @@ struct OpenBreaker {
 pub(super) struct Permit {
     breaker: Arc<Breaker>,
     begun: Instant,
-    taken: Taken,
+    spent: Spent,
     is_reported: bool,
 }
 
-/// The part of the limits that an attempt has taken. An attempt that is inconclusive gives it back.
+/// The part of the limits that an attempt has spent. An attempt that is inconclusive gives it back.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Taken {
+enum Spent {
     Nothing,
     /// The one attempt at the end of a pause. It began a new pause.
     Pause,
@@ -103,19 +103,19 @@ fn not_tried(rejection: &Rejection, wait: Duration) -> Rejection {
 
 impl OpenBreaker {
     /// Allows one attempt, and returns what it takes; or denies it. Begins a new pause if the pause is over.
-    fn allow(&mut self, reason: ProbeReason, pause: Duration, now: Instant) -> Option<Taken> {
+    fn allow(&mut self, reason: ProbeReason, pause: Duration, now: Instant) -> Option<Spent> {
         if now >= self.next_probe {
             self.next_probe = now + pause;
-            return Some(Taken::Pause);
+            return Some(Spent::Pause);
         }
         match reason {
             ProbeReason::Scheduled => None,
             ProbeReason::Operator => self.take_from_budget(pause, now),
-            ProbeReason::CurrentRejected => Some(Taken::Nothing),
+            ProbeReason::CurrentRejected => Some(Spent::Nothing),
         }
     }
 
-    fn take_from_budget(&mut self, pause: Duration, now: Instant) -> Option<Taken> {
+    fn take_from_budget(&mut self, pause: Duration, now: Instant) -> Option<Spent> {
         let pauses = (now - self.budget_at).as_secs_f64() / pause.as_secs_f64();
         self.add_to_budget(pauses);
         self.budget_at = now;
@@ -123,7 +123,7 @@ impl OpenBreaker {
             return None;
         }
         self.operator_budget -= 1.0;
-        Some(Taken::OfOperators)
+        Some(Spent::OfOperators)
     }
 
     fn add_to_budget(&mut self, attempts: f64) {
@@ -149,14 +149,14 @@ impl Breaker {
     /// The last rejection, if the attempt is denied. Its reason says when the next try is.
     pub(super) fn allow(self: &Arc<Self>, reason: ProbeReason, now: Instant) -> Result<Permit, Rejection> {
         let pause = self.pause();
-        let mut taken = Taken::Nothing;
+        let mut spent = Spent::Nothing;
         if let Some(open) = &mut *self.open() {
             let Some(of_limits) = open.allow(reason, pause, now) else {
                 return Err(not_tried(&open.rejection, open.next_probe.saturating_duration_since(now)));
             };
-            taken = of_limits;
+            spent = of_limits;
         }
-        Ok(Permit { breaker: self.clone(), begun: now, taken, is_reported: false })
+        Ok(Permit { breaker: self.clone(), begun: now, spent, is_reported: false })
     }
 
     fn open(&self) -> MutexGuard<'_, Option<OpenBreaker>> {
@@ -223,20 +223,20 @@ impl Permit {
 }
 
 impl Drop for Permit {
-    /// Gives back what an inconclusive attempt has taken, so that the next one need not wait for the end of the pause.
+    /// Gives back what an inconclusive attempt has spent, so that the next one need not wait for the end of the pause.
     fn drop(&mut self) {
         if self.is_reported {
             return;
         }
         let mut open = self.breaker.open();
         let Some(open) = &mut *open else { return };
-        match self.taken {
+        match self.spent {
             // One second, so that a database that does not answer is not asked without a pause.
-            Taken::Pause if open.last <= self.begun => {
+            Spent::Pause if open.last <= self.begun => {
                 open.next_probe = open.next_probe.min(Instant::now() + Duration::from_secs(1));
             }
-            Taken::OfOperators => open.add_to_budget(1.0),
-            Taken::Pause | Taken::Nothing => (),
+            Spent::OfOperators => open.add_to_budget(1.0),
+            Spent::Pause | Spent::Nothing => (),
         }
     }
 }

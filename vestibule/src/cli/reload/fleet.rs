@@ -100,7 +100,7 @@ struct FinishedWave<'a> {
     faults: Vec<Fault>,
 }
 
-/// What a reload of a fleet does besides the reloads.
+/// The options of a reload of a fleet.
 pub(in crate::cli) struct FleetPlan {
     pub(in crate::cli) wave: WaveSize,
     /// The longest time for a comparison after a reload.
