@@ -217,6 +217,7 @@ mod tests {
         middleware::{self, Next},
         routing::get,
     };
+    use tokio::sync::Semaphore;
 
     struct Secrets {
         key: Credential<ApiKey>,
@@ -313,7 +314,10 @@ mod tests {
         assert_holder(request, "1 request; versions held").await;
         let work_alone = |generation: Arc<Generation<Holding>>| generation.usage.piece_of_work("mail");
         assert_holder(work_alone, "1 piece of work of `mail`").await;
-        let response_alone = |generation: Arc<Generation<Holding>>| generation.usage.long_lived("/events");
+        let response_alone = |generation: Arc<Generation<Holding>>| {
+            let place = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a free place");
+            generation.usage.long_lived("/events", place)
+        };
         assert_holder(response_alone, "1 long-lived response at `/events`").await;
     }
 }
