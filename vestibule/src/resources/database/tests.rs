@@ -78,9 +78,10 @@ impl Server {
                 sleep(Duration::from_millis(100)).await;
                 self.statements.lock().unwrap().push(password.clone());
                 let is_read_only = *self.is_read_only.lock().unwrap();
-                match is_read_only {
-                    true => write(&mut stream, b'E', b"SERROR\0VERROR\0C25006\0Mread-only\0\0").await?,
-                    false => write(&mut stream, b'C', b"SELECT 0\0").await?,
+                if is_read_only {
+                    write(&mut stream, b'E', b"SERROR\0VERROR\0C25006\0Mread-only\0\0").await?;
+                } else {
+                    write(&mut stream, b'C', b"SELECT 0\0").await?;
                 }
             }
         }
