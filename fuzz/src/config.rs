@@ -43,9 +43,10 @@ struct Place {
     level: Option<i64>,
 }
 
-const SPECS: [CredentialSpec; 2] = [
+const SPECS: [CredentialSpec; 3] = [
     CredentialSpec { name: "database", kind: "login", stages: &[Stage::Current], optional: false },
     CredentialSpec { name: "webhook", kind: "api_key", stages: &[Stage::Current], optional: true },
+    CredentialSpec { name: "reload", kind: "signing_keys", stages: &[Stage::Current], optional: false },
 ];
 
 /// A folder of this process, in memory.

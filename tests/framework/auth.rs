@@ -91,7 +91,7 @@ async fn keys_that_the_issuer_rotates_are_taken_up_without_a_restart() {
     trusted.issuer.rotate();
     let after = trusted.issuer.token("ada", "");
     assert_eq!(list(&running, &after).await.status(), StatusCode::OK);
-    problem(list(&running, &before).await, 401).await;
+    problem(list(&running, &before).await, 503).await;
     let status = running.status().await;
     assert_ne!(status["authentication"]["version"], version);
     assert_eq!(status["generation"], 1, "nothing was built again");
@@ -106,7 +106,7 @@ async fn an_issuer_that_is_away_stops_no_token_of_its_known_keys() {
     let known = trusted.issuer.token("ada", "");
     trusted.issuer.rotate();
     trusted.issuer.fail(Some(StatusCode::BAD_GATEWAY));
-    problem(list(&running, &trusted.issuer.token("ada", "")).await, 401).await;
+    problem(list(&running, &trusted.issuer.token("ada", "")).await, 503).await;
     assert_eq!(list(&running, &known).await.status(), StatusCode::OK);
     assert_eq!(running.metric("vestibule_auth_key_fetches_total{outcome=\"failed\"}").await, 1.0);
     let events = running.process.events();

@@ -4,7 +4,7 @@ use crate::{
     SERVICE,
     support::{
         launch_options::LaunchOptions, log_events::events_that_say, secrets::scripted_manager,
-        temporary_file::TemporaryFile,
+        slow_request::SlowRequest, temporary_file::TemporaryFile,
     },
 };
 use devstack::{
@@ -90,6 +90,22 @@ async fn a_rotation_reaches_each_replica_in_waves_and_ends_with_the_audit() {
     let again = reload_all(&tenant, &replicas, &["--wave", "100%", "--expect", "3"]).await;
     assert_eq!(again.code, Some(0), "{}\n{}", again.stdout, again.stderr);
     assert_eq!(again.stdout.matches(": unchanged: generation 2 is in service").count(), 3, "{}", again.stdout);
+}
+
+#[tokio::test]
+async fn without_the_audit_a_request_that_still_runs_is_no_bad_outcome() {
+    let tenant = SERVICE.migrated("fleet_no_audit").await;
+    let replicas = start_replicas(&tenant, &["127.0.0.1"]).await;
+    let slow = SlowRequest::start(&replicas[0]).await;
+    tenant.rotate("database").await.unwrap();
+    let audited = reload_all(&tenant, &replicas, &[]).await;
+    assert_eq!(audited.code, Some(69), "{}", audited.stdout);
+    assert!(audited.stderr.contains("draining: "), "{}", audited.stderr);
+    tenant.rotate("database").await.unwrap();
+    let reloaded = reload_all(&tenant, &replicas, &["--no-audit"]).await;
+    assert_eq!(reloaded.code, Some(0), "{}\n{}", reloaded.stdout, reloaded.stderr);
+    assert!(reloaded.stdout.trim_end().ends_with(": published: generation 3 is in service"), "{}", reloaded.stdout);
+    assert_eq!(slow.finish().await, StatusCode::CREATED);
 }
 
 #[tokio::test]

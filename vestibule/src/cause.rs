@@ -5,6 +5,10 @@
 //! have a part of a secret, or of what the other side sent.
 
 use rustls::{AlertDescription, CertificateError};
+use sqlx::{
+    error::DatabaseError,
+    postgres::{PgDatabaseError, PgErrorPosition},
+};
 use std::{error::Error, fmt, io, time::Duration};
 
 /// The start of the text that the standard library gives a name which does not resolve. It gives no code.
@@ -276,16 +280,53 @@ fn rounded(seconds: u64) -> humantime::FormattedDuration {
 
 /// Returns an error and its causes in one line. Stops at an error of hyper unless its cause is an I/O error: in HTTP/2 the
 /// other side may write any text into the frame that ends a connection.
-pub(crate) fn reasons(mut error: &(dyn Error + 'static)) -> String {
-    let mut reasons = error.to_string();
-    while let Some(cause) = error.source() {
-        if error.is::<hyper::Error>() && !cause.is::<io::Error>() {
+///
+/// Of an answer of the database it has the code and the names, and no text with its message: this may quote a value of the
+/// statement (`invalid input value for enum mood: "…"`).
+pub(crate) fn reasons(error: &(dyn Error + 'static)) -> String {
+    let mut texts: Vec<String> = Vec::new();
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(answer) = error.downcast_ref::<Box<dyn DatabaseError>>() {
+            texts.retain(|text| !text.contains(answer.message()));
+            texts.push(names_in(&**answer));
             break;
         }
-        reasons = format!("{reasons}: {cause}");
-        error = cause;
+        let text = error.to_string();
+        // Some errors have the text of their cause in their own.
+        if !texts.last().is_some_and(|last| last.ends_with(&text)) {
+            texts.push(text);
+        }
+        next = error.source();
+        if let Some(cause) = next
+            && error.is::<hyper::Error>()
+            && !cause.is::<io::Error>()
+        {
+            break;
+        }
     }
-    reasons
+    texts.join(": ")
+}
+
+/// Returns the code of an answer of the database, and what it names in fields of their own.
+fn names_in(answer: &dyn DatabaseError) -> String {
+    let mut text = format!("the database answered SQLSTATE {}", answer.code().unwrap_or_default());
+    let postgres = answer.try_downcast_ref::<PgDatabaseError>();
+    for (name, value) in [
+        ("table", answer.table()),
+        ("column", postgres.and_then(PgDatabaseError::column)),
+        ("data type", postgres.and_then(PgDatabaseError::data_type)),
+        ("constraint", answer.constraint()),
+        ("routine", postgres.and_then(PgDatabaseError::routine)),
+    ] {
+        if let Some(value) = value {
+            text = format!("{text}, {name} {value}");
+        }
+    }
+    if let Some(PgErrorPosition::Original(position)) = postgres.and_then(PgDatabaseError::position) {
+        text = format!("{text}, at character {position} of the statement");
+    }
+    text
 }
 
 #[cfg(test)]

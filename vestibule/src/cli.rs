@@ -122,10 +122,11 @@ async fn run<A: Application>(
     match command {
         CliCommand::Serve => return bootstrap::serve::<A>(sources, manager, inherited).await,
         // It ends between two waves.
-        CliCommand::Reload { settle, fleet, wave, expect, ca, name, .. } if !fleet.is_empty() => {
+        CliCommand::Reload { settle, fleet, wave, no_audit, expect, ca, name, .. } if !fleet.is_empty() => {
             let signals = bootstrap::signals()?;
             let replicas = AdminListeners::find(&fleet, expect, ca.as_deref(), name);
-            return reload::fleet::run::<A, _>(&sources, manager, replicas, wave, settle, signals).await;
+            let plan = reload::fleet::FleetPlan { wave, settle, ends_with_audit: !no_audit };
+            return reload::fleet::run::<A, _>(&sources, manager, replicas, plan, signals).await;
         }
         _ => (),
     }

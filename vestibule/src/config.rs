@@ -151,8 +151,8 @@ impl<T: ServiceSettings> Config<T> {
         more.extend(check::remote_reload(&config.admin, has_signing_key, &layers));
         more.extend(check::auth(&config.auth, &config.server, &layers));
         more.extend(check::traces(&config.traces, &config.secrets, cfg!(feature = "otlp"), &layers));
-        more.extend(check::secrets(&config.secrets, &layers));
         let client_ca = config.server.client_ca.as_ref();
+        more.extend(check::secrets(&config.secrets, client_ca, &layers));
         more.extend(check::vault(&config.secrets, client_ca, sources.is_strict(), &layers));
         if all_read && !has_mistake_in("service", &mistakes) {
             let mut check = SettingsCheck::new(&config.secrets);
@@ -204,7 +204,7 @@ impl<T: ServiceSettings> Config<T> {
     /// Uses the service's name for the settings that default to it, and a section's name for its database. Uses it for an
     /// invalid prefix too, so that there are ids for the checks that follow.
     fn use_name_of(&mut self, service: &str) {
-        if self.secrets.prefix.is_empty() || !prefix::is_valid(&self.secrets.prefix) {
+        if self.secrets.prefix.is_empty() || !prefix::is_valid(&self.secrets.prefix, self.secrets.provider) {
             service.clone_into(&mut self.secrets.prefix);
         }
         let first = (service, &mut self.database);

@@ -9,7 +9,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::time::Instant;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 /// The users of one generation, counted while they last, and the answers of its requests. It outlives the generation.
 #[derive(Debug, Default)]
@@ -47,6 +47,7 @@ pub(crate) struct PieceGuard {
 pub(crate) struct LongLivedGuard {
     usage: Arc<GenerationUsage>,
     route: String,
+    _place: OwnedSemaphorePermit,
 }
 
 impl GenerationUsage {
@@ -87,10 +88,10 @@ impl GenerationUsage {
         PieceGuard { usage: self.clone(), worker }
     }
 
-    /// Counts a long-lived response until the guard is dropped.
-    pub(crate) fn long_lived(self: &Arc<Self>, route: &str) -> LongLivedGuard {
+    /// Counts a long-lived response, and keeps its place, until the guard is dropped.
+    pub(crate) fn long_lived(self: &Arc<Self>, route: &str, place: OwnedSemaphorePermit) -> LongLivedGuard {
         add(&mut lock(&self.long_lived), route.to_owned());
-        LongLivedGuard { usage: self.clone(), route: route.to_owned() }
+        LongLivedGuard { usage: self.clone(), route: route.to_owned(), _place: place }
     }
 
     /// Returns the number of requests whose response has not ended.
@@ -106,6 +107,11 @@ impl GenerationUsage {
     /// Returns the number of long-lived responses, by route.
     pub(crate) fn long_lived_responses(&self) -> BTreeMap<String, usize> {
         lock(&self.long_lived).clone()
+    }
+
+    /// Returns `true` while a request, a piece of work or a long-lived response is under way.
+    pub(crate) fn is_any(&self) -> bool {
+        self.requests() > 0 || !lock(&self.work).is_empty() || !lock(&self.long_lived).is_empty()
     }
 
     pub(crate) fn answers(&self) -> Answers {

@@ -13,9 +13,12 @@ pub(crate) mod retry_class;
 mod candidates;
 mod doubts;
 mod renewals;
+mod unusable;
 
 pub(crate) use self::doubts::Unrefreshed;
-use self::{candidates::Candidates, doubts::Doubts, load_error::LoadError, retry_class::RetryClass};
+use self::{
+    candidates::Candidates, doubts::Doubts, load_error::LoadError, retry_class::RetryClass, unusable::UnusableValues,
+};
 use crate::{
     application::{Application, BackgroundMetrics, Generation, WorkerWakes},
     auth::{AuthMetrics, Authenticator},
@@ -74,6 +77,7 @@ pub(crate) struct Loader<A> {
     request_metrics: Arc<RequestMetrics>,
     breakers: Breakers,
     candidates: Candidates,
+    unusable: UnusableValues,
     lease_metrics: LeaseMetrics,
     pub(crate) last_uses: Arc<LastUses>,
     pub(crate) background_metrics: BackgroundMetrics,
@@ -162,6 +166,7 @@ impl<A: Application> Loader<A> {
             metrics: Arc::new(metrics),
             breakers: Breakers::default(),
             candidates: Candidates::default(),
+            unusable: UnusableValues::default(),
             last_uses: Arc::default(),
             worker_wakes: Arc::default(),
             request_history: Arc::default(),
@@ -252,6 +257,8 @@ impl<A: Application> Loader<A> {
             Some(in_service) => Doubts::of(in_service, &request.config.secrets.revoked),
             None => Doubts::default(),
         };
+        // Somebody who asks for a reload may have corrected the role at the manager.
+        let may_be_mended = request.in_service.is_none() || request.probe_reason == ProbeReason::Operator;
         let context = FetchContext {
             regions: &self.regions,
             revoked: &request.config.secrets.revoked,
@@ -261,6 +268,7 @@ impl<A: Application> Loader<A> {
             },
             doubted: doubts.names.clone(),
             candidates,
+            unusable: if may_be_mended { BTreeMap::new() } else { self.unusable.lately() },
             drain: request.config.server.drain,
             deadline_of_others: request.deadline_of_others(),
             deadline: request.deadline,
@@ -287,6 +295,13 @@ impl<A: Application> Loader<A> {
         }
         seen.retain(|name, _| !unrenewed.contains_key(name));
         FinishedLoad { seen, result }
+    }
+
+    /// Forgets the candidates that this configuration does not name. Call it with the one in service while no other one
+    /// waits for its publication.
+    pub(crate) fn forget_candidates_beside(&self, config: &Config<A::Settings>) {
+        let named: Vec<_> = AllSecrets::<A::Secrets>::to_fetch(config).map(|(spec, id)| (spec.name, id)).collect();
+        self.candidates.retain(&named);
     }
 
     /// Fetches all credentials, or those of the request's scope. In a start, those that the manager makes at each read come
@@ -324,6 +339,7 @@ impl<A: Application> Loader<A> {
             AllSecrets::<A::Secrets>::resolve(&mut resolver);
         }
         self.candidates.keep(&resolver.resolved, context.held);
+        self.unusable.add(std::mem::take(&mut resolver.unusable));
         for (name, credential) in resolver.resolved.iter() {
             if let Some(lease) = &credential.lease {
                 lease.count_in(&self.lease_metrics, name);
@@ -392,8 +408,8 @@ impl<A: Application> Loader<A> {
                 }
                 Err(failure) => failure,
             };
-            if let Some(name) = failure.name() {
-                self.candidates.failed(name);
+            if let Some(name) = failure.rejected_credential() {
+                self.candidates.rejected(name);
             }
             if let BuildError::Rejected(rejection) = &failure.error
                 && let Some(fallback) = set::resolve_with_pending(&resolved, rejection.credential, context).await

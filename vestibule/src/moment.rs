@@ -41,6 +41,11 @@ impl Moment {
         self.since.saturating_duration_since(Instant::now()).min(by_wall_clock)
     }
 
+    /// Returns `true` if that moment has come by the monotonic clock, which nobody can set.
+    pub(crate) fn has_come(self) -> bool {
+        self.since <= Instant::now()
+    }
+
     pub(crate) fn is_before(self, other: Self) -> bool {
         self.since < other.since
     }

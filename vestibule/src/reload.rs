@@ -93,17 +93,31 @@ enum ActorEvent {
 struct DueReload {
     trigger: Trigger,
     probe_reason: ProbeReason,
-    /// `true` if its cause is that of a reload before it: it goes on with the pauses, and looks for what that one lacked.
-    is_repeated: bool,
+    novelty: Novelty,
+}
+
+/// The novelty of a reload's cause.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Novelty {
+    /// Something has changed, so the pauses begin anew.
+    Change,
+    /// Nothing is known to be new. The reload goes on with the pauses.
+    None,
+    /// The cause is that of a reload before it. It goes on with the pauses, and looks for what that one lacked.
+    SameCause,
 }
 
 impl DueReload {
     fn by(trigger: Trigger, probe_reason: ProbeReason) -> ActorEvent {
-        ActorEvent::Reload(Self { trigger, probe_reason, is_repeated: false })
+        ActorEvent::Reload(Self { trigger, probe_reason, novelty: Novelty::Change })
+    }
+
+    fn without_news(trigger: Trigger) -> ActorEvent {
+        ActorEvent::Reload(Self { trigger, probe_reason: ProbeReason::Scheduled, novelty: Novelty::None })
     }
 
     fn repeated(trigger: Trigger) -> ActorEvent {
-        ActorEvent::Reload(Self { trigger, probe_reason: ProbeReason::Scheduled, is_repeated: true })
+        ActorEvent::Reload(Self { trigger, probe_reason: ProbeReason::Scheduled, novelty: Novelty::SameCause })
     }
 }
 
@@ -125,7 +139,7 @@ impl<A: Application> Reloader<A> {
             replaced: ReplacedGenerations::default(),
         };
         loop {
-            let DueReload { trigger, probe_reason, is_repeated } =
+            let DueReload { trigger, probe_reason, novelty } =
                 match self.next_event(&mut state, &mut hups, stopping).await {
                     ActorEvent::Stop => return,
                     ActorEvent::LookAtReplaced => {
@@ -140,6 +154,7 @@ impl<A: Application> Reloader<A> {
                     }
                     ActorEvent::Reload(due) => due,
                 };
+            let is_repeated = novelty != Novelty::Change;
             let in_service = self.live.borrow().clone();
             // The login was of an older generation, or is accepted again.
             if trigger == Trigger::RejectedLogin && in_service.resources.rejections().is_empty() {
@@ -149,7 +164,7 @@ impl<A: Application> Reloader<A> {
             requests.reload_started();
             let (was_read, config) = self.config_for(trigger, &state.retries, &in_service);
             let scope = match &config {
-                Ok(config) if is_repeated && !was_read && Arc::ptr_eq(config, &in_service.config) => {
+                Ok(config) if novelty == Novelty::SameCause && !was_read && Arc::ptr_eq(config, &in_service.config) => {
                     state.retries.scope_of_repeated()
                 }
                 _ => LoadScope::All,
@@ -196,7 +211,7 @@ impl<A: Application> Reloader<A> {
             },
             request = self.loader.reload_requests.next() => self.event_for(request, &mut state.operators),
             () = sleep_until(state.retries.next()) => DueReload::repeated(Trigger::Retry),
-            () = sleep_until(state.poll.0) => DueReload::by(Trigger::Poll, ProbeReason::Scheduled),
+            () = sleep_until(state.poll.0) => DueReload::without_news(Trigger::Poll),
             () = sleep_until(state.replaced.next()) => ActorEvent::LookAtReplaced,
         }
     }
@@ -216,8 +231,8 @@ impl<A: Application> Reloader<A> {
                 DueReload::by(Trigger::RejectedKey, ProbeReason::Scheduled)
             }
             ReloadRequest::RejectedKeys(_) => DueReload::repeated(Trigger::RejectedKey),
-            ReloadRequest::DueLease => DueReload::by(Trigger::Lease, ProbeReason::Scheduled),
-            ReloadRequest::UnknownKey => DueReload::by(Trigger::UnknownKey, ProbeReason::Scheduled),
+            ReloadRequest::DueLease => DueReload::without_news(Trigger::Lease),
+            ReloadRequest::UnknownKey => DueReload::without_news(Trigger::UnknownKey),
         }
     }
 
@@ -386,6 +401,9 @@ impl<A: Application> Reloader<A> {
             state.replaced.add(replaced);
         }
         state.retries.schedule(is_repeated, was_read, config, retry, &in_service.config);
+        if !state.retries.has_unpublished() {
+            self.loader.forget_candidates_beside(&in_service.config);
+        }
     }
 }
 

@@ -3,7 +3,10 @@
 
 use crate::{
     cause::RootCause,
-    credentials::certificate::Certificate,
+    credentials::{
+        certificate::Certificate,
+        pem::{self, PemLabel},
+    },
     exit::{Exit, Fault},
     regular_file,
 };
@@ -64,14 +67,13 @@ pub(crate) fn aws_certificates() -> Result<Vec<CertificateDer<'static>>, Fault> 
 fn platform_certificates() -> Result<Vec<CertificateDer<'static>>, Fault> {
     #[expect(clippy::disallowed_methods, reason = "the variable is OpenSSL's, and no setting of ours")]
     let file = std::env::var_os(SSL_CERT_FILE).filter(|path| !path.is_empty());
-    // The library would wait for somebody who writes to a FIFO.
-    if let Some(path) = &file
-        && let Err(error) = regular_file::check(Path::new(path))
-        && error.kind() == io::ErrorKind::InvalidInput
-    {
-        return Err(no_certificates(&format!("{} cannot be read: {error}", path.display())));
-    }
-    let CertificateResult { certs, errors, .. } = rustls_native_certs::load_native_certs();
+    let of_file = match &file {
+        Some(path) => certificates_of(Path::new(path))?,
+        None => Vec::new(),
+    };
+    let CertificateResult { mut certs, errors, .. } = rustls_native_certs::load_native_certs();
+    certs.retain(|certificate| !of_file.contains(certificate));
+    certs.extend(of_file);
     if !certs.is_empty() {
         return Ok(certs);
     }
@@ -85,6 +87,27 @@ fn platform_certificates() -> Result<Vec<CertificateDer<'static>>, Fault> {
         }
         None => no_certificates("none can be read, so no certificate can be verified"),
     })
+}
+
+/// Returns the certificates in the file of `SSL_CERT_FILE`. The platform's library leaves out what it cannot read, such
+/// as a block that follows another one without a newline. It reports a file that is not there.
+///
+/// # Errors
+/// A fault with exit code 78 if a block cannot be read, or if this is no regular file: the library would wait for
+/// somebody who writes to a FIFO.
+fn certificates_of(path: &Path) -> Result<Vec<CertificateDer<'static>>, Fault> {
+    let text = match regular_file::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            return Err(no_certificates(&format!("{} cannot be read: {error}", path.display())));
+        }
+        Err(_) => return Ok(Vec::new()),
+    };
+    let Some(mut blocks) = pem::blocks(&text) else {
+        return Err(no_certificates(&format!("{} is not PEM in which each block is whole", path.display())));
+    };
+    blocks.retain(|block| block.label == PemLabel::Certificate);
+    Ok(blocks.iter().map(|block| block.der.to_vec().into()).collect())
 }
 
 /// Returns the fault of a platform whose authorities are not of use.
@@ -112,4 +135,31 @@ pub(crate) fn builder() -> ConfigBuilder<ClientConfig, rustls::WantsVerifier> {
     ClientConfig::builder_with_provider(rustls::crypto::aws_lc_rs::default_provider().into())
         .with_safe_default_protocol_versions()
         .expect("aws-lc-rs has TLS 1.2 and 1.3")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn every_certificate_in_the_file_of_the_variable_counts() {
+        let authority = |name: &str| rcgen::generate_simple_self_signed([name.to_owned()]).unwrap().cert.pem();
+        let (one, other) = (authority("one"), authority("other"));
+        let path = std::env::temp_dir().join(format!("bundle-{}.pem", uuid::Uuid::new_v4()));
+        for (text, count) in [
+            (format!("# the first\n{one}\n{other}"), Some(2)),
+            (format!("{}{other}", one.trim()), Some(2)),
+            (format!("\u{feff}{one}"), Some(1)),
+            (format!("{one}{}", other.replacen("-----END", "----END", 1)), None),
+            (String::new(), None),
+        ] {
+            fs::write(&path, &text).unwrap();
+            let certificates = certificates_of(&path);
+            assert_eq!(certificates.as_ref().ok().map(Vec::len), count, "{text}");
+            assert!(certificates.err().is_none_or(|fault| fault.exit == Exit::Config));
+        }
+        fs::remove_file(&path).unwrap();
+        assert!(certificates_of(&path).unwrap().is_empty(), "the library reports it");
+    }
 }

@@ -1,13 +1,14 @@
 //! Readiness checks: what a service itself looks at before it says that it is ready for requests.
 
 use super::{Application, Generation, Live};
-use crate::{jitter, resources::build_error::BuildError, status::writer::StatusWriter};
+use crate::{cause::reasons, jitter, resources::build_error::BuildError, status::writer::StatusWriter};
 use futures_util::{
     FutureExt,
     future::{BoxFuture, join_all},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
+    error::Error,
     fmt,
     panic::AssertUnwindSafe,
     sync::Arc,
@@ -44,7 +45,7 @@ impl<A: Application> ReadinessChecks<A> {
     where
         F: Fn(Arc<A>) -> C + Send + Sync + 'static,
         C: Future<Output = Result<(), E>> + Send + 'static,
-        E: fmt::Display,
+        E: Into<Box<dyn Error + Send + Sync>>,
     {
         self.add(name, true, check);
     }
@@ -54,7 +55,7 @@ impl<A: Application> ReadinessChecks<A> {
     where
         F: Fn(Arc<A>) -> C + Send + Sync + 'static,
         C: Future<Output = Result<(), E>> + Send + 'static,
-        E: fmt::Display,
+        E: Into<Box<dyn Error + Send + Sync>>,
     {
         self.add(name, false, check);
     }
@@ -63,11 +64,11 @@ impl<A: Application> ReadinessChecks<A> {
     where
         F: Fn(Arc<A>) -> C + Send + Sync + 'static,
         C: Future<Output = Result<(), E>> + Send + 'static,
-        E: fmt::Display,
+        E: Into<Box<dyn Error + Send + Sync>>,
     {
         let function = move |service| {
             let checking = check(service);
-            async move { checking.await.map_err(|error| error.to_string()) }.boxed()
+            async move { checking.await.map_err(|error| reasons(&*error.into())) }.boxed()
         };
         self.0.push(ReadinessCheck { name, is_required, function: Box::new(function) });
     }

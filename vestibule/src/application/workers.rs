@@ -5,9 +5,9 @@ use super::{
     background_metrics::{PieceOutcome, WorkerMetrics},
     wake::IdleWorkers,
 };
-use crate::backoff::Backoff;
+use crate::{backoff::Backoff, cause::reasons};
 use futures_util::FutureExt;
-use std::{fmt, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{error::Error, panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// The longest pause of a worker that fails.
@@ -46,7 +46,7 @@ impl<A: Application> Background<A> {
     where
         F: Fn(Arc<A>) -> W + Clone + Send + Sync + 'static,
         W: Future<Output = Result<bool, E>> + Send,
-        E: fmt::Display + Send,
+        E: Into<Box<dyn Error + Send + Sync>> + Send,
     {
         let (idle, metrics) = (self.wakes.idle(name), self.metrics.of_workers(name));
         // The first look, for what was there before.
@@ -81,7 +81,7 @@ impl<A: Application> Worker<A> {
     where
         F: Fn(Arc<A>) -> W,
         W: Future<Output = Result<bool, E>>,
-        E: fmt::Display,
+        E: Into<Box<dyn Error + Send + Sync>>,
     {
         // The pauses of a worker that fails.
         let mut pauses: Option<Backoff> = None;
@@ -120,7 +120,7 @@ impl<A: Application> Worker<A> {
     where
         F: Fn(Arc<A>) -> W,
         W: Future<Output = Result<bool, E>>,
-        E: fmt::Display,
+        E: Into<Box<dyn Error + Send + Sync>>,
     {
         // The whole piece is caught: the service's own code also computes the deadline.
         let piece = AssertUnwindSafe(async {
@@ -131,7 +131,7 @@ impl<A: Application> Worker<A> {
             match tokio::time::timeout(deadline, piece(service)).await {
                 Ok(Ok(true)) => (PieceOutcome::Done, Ok(true)),
                 Ok(Ok(false)) => (PieceOutcome::Nothing, Ok(false)),
-                Ok(Err(error)) => (PieceOutcome::Failed, Err(error.to_string())),
+                Ok(Err(error)) => (PieceOutcome::Failed, Err(reasons(&*error.into()))),
                 Err(_) => (PieceOutcome::Timeout, Err(format!("it did not end within {deadline:?}"))),
             }
         });

@@ -22,7 +22,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::{Serialize, Serializer};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// The authenticator of one configuration. Generations with the same one share it.
@@ -32,6 +32,16 @@ pub(crate) struct Authenticator {
     keys: Arc<IssuerKeys>,
     verified: VerifiedTokens,
     metrics: AuthMetrics,
+}
+
+/// The reason for which a token is not verified.
+enum Unverified {
+    Faulty(TokenFault),
+    /// The keys in use have not its key, but the issuer may have published it since they were fetched. It is asked again
+    /// after this time.
+    KeyNotLookedUp {
+        retry_after: Duration,
+    },
 }
 
 /// The parts from which a load makes an authenticator.
@@ -110,8 +120,12 @@ impl Authenticator {
         };
         let claims = match self.claims(token, held.set).await {
             Ok(claims) => claims,
-            Err(TokenFault::Invalid(reason)) => return refused(reason),
-            Err(TokenFault::UnknownKey) => return refused("its issuer has not this key"),
+            Err(Unverified::Faulty(TokenFault::Invalid(reason))) => return refused(reason),
+            Err(Unverified::Faulty(TokenFault::UnknownKey)) => return refused("its issuer has not this key"),
+            Err(Unverified::KeyNotLookedUp { retry_after }) => {
+                let problem = Problem::busy("the key of the token cannot be looked up now; try again later");
+                return (TokenOutcome::StaleKeys, Err(problem.retry_after(retry_after.max(Duration::from_secs(1)))));
+            }
         };
         let shown = client.map(ClientCertificate::thumbprint);
         match claims.thumbprint() {
@@ -135,17 +149,21 @@ impl Authenticator {
     /// Returns the claims of a token. Fetches the keys if the token's is not among them.
     ///
     /// # Errors
-    /// The reason for which the token is refused.
-    async fn claims(&self, token: &str, mut keys: Arc<KeySet>) -> Result<AccessToken, TokenFault> {
+    /// The reason for which the token is not verified.
+    async fn claims(&self, token: &str, mut keys: Arc<KeySet>) -> Result<AccessToken, Unverified> {
         if let Some(claims) = self.verified.get(token, &keys) {
             return Ok(claims);
         }
         let mut verified = self.rules.verify(token, &keys);
         if matches!(verified, Err(TokenFault::UnknownKey)) {
-            keys = self.keys.newer_than(&keys).await;
+            let (newer, pause) = self.keys.newer_than(&keys).await;
+            keys = newer;
             verified = self.rules.verify(token, &keys);
+            if let (Err(TokenFault::UnknownKey), Some(retry_after)) = (&verified, pause) {
+                return Err(Unverified::KeyNotLookedUp { retry_after });
+            }
         }
-        let claims = AccessToken::new(verified?);
+        let claims = AccessToken::new(verified.map_err(Unverified::Faulty)?);
         self.verified.add(token, &claims, &keys);
         Ok(claims)
     }

@@ -22,7 +22,7 @@ pub(crate) struct IssuerKeys {
     metrics: AuthMetrics,
     held: Mutex<HeldKeys>,
     /// The end of the last fetch for an unknown key. One such fetch runs at a time.
-    fetched_for_unknown: tokio::sync::Mutex<Option<Instant>>,
+    fetched_for_unknown: Arc<tokio::sync::Mutex<Option<Instant>>>,
 }
 
 /// The keys in use.
@@ -60,7 +60,7 @@ impl IssuerKeys {
             refresh_every: config.refresh_every,
             metrics: metrics.clone(),
             held: Mutex::new(held),
-            fetched_for_unknown: tokio::sync::Mutex::default(),
+            fetched_for_unknown: Arc::default(),
         });
         tokio::spawn(refresh(Arc::downgrade(&keys), config.refresh_every));
         Ok(keys)
@@ -77,19 +77,25 @@ impl IssuerKeys {
 
     /// Returns a set that may have a key which `seen` has not: fetches it, unless that was done a moment ago. Requests that
     /// ask at the same time share one fetch.
-    pub(super) async fn newer_than(self: &Arc<Self>, seen: &Arc<KeySet>) -> Arc<KeySet> {
-        let (keys, seen) = (self.clone(), seen.clone());
+    ///
+    /// The time is `None` if the issuer has confirmed the set since this was called: then it has no other keys. Otherwise
+    /// it is the time after which the issuer can be asked again.
+    pub(super) async fn newer_than(self: &Arc<Self>, seen: &Arc<KeySet>) -> (Arc<KeySet>, Option<Duration>) {
+        let mut last = self.fetched_for_unknown.clone().lock_owned().await;
+        let pause = last.map_or(Duration::ZERO, |last| PAUSE.saturating_sub(last.elapsed()));
+        let held = self.held().set;
+        if !pause.is_zero() || !Arc::ptr_eq(&held, seen) {
+            return (held, Some(pause));
+        }
+        let keys = self.clone();
         // A task of its own: the fetch goes on for the others if the client of this request goes away.
         let fetching = tokio::spawn(async move {
-            let mut last = keys.fetched_for_unknown.lock().await;
-            let may_fetch = last.is_none_or(|last| last.elapsed() >= PAUSE);
-            if may_fetch && Arc::ptr_eq(&keys.held().set, &seen) {
-                keys.refetch().await;
-                *last = Some(Instant::now());
-            }
-            keys.held().set
+            let is_confirmed = keys.refetch().await;
+            *last = Some(Instant::now());
+            is_confirmed
         });
-        fetching.await.unwrap_or_else(|_| self.held().set)
+        let is_confirmed = fetching.await.unwrap_or(false);
+        (self.held().set, if is_confirmed { None } else { Some(PAUSE) })
     }
 
     /// Fetches the keys again. Keeps those in use if that fails. Returns `true` if it succeeded.

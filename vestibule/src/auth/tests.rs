@@ -316,13 +316,29 @@ async fn many_tokens_with_an_unknown_key_cause_one_fetch() {
     let tokens: Vec<String> = (0..20).map(|_| new.token()).collect();
     let statuses = futures_util::future::join_all(tokens.iter().map(|token| guarded.status(token))).await;
     assert_eq!((statuses, server.requests()), (vec![200; 20], 2));
-    assert_eq!(guarded.status(&verified).await, 401, "its key is gone, and so is what it has verified");
+    assert_eq!(guarded.status(&verified).await, 503, "its key is gone, and so is what it has verified");
 
     let unknown = SigningKey::new("unknown", Algorithm::ES256);
     for _ in 0..3 {
-        assert_eq!(guarded.status(&unknown.token()).await, 401);
+        let (status, headers) = guarded.get(&[bearer(&unknown.token())]).await;
+        let pause: u64 = headers[header::RETRY_AFTER].to_str().unwrap().parse().unwrap();
+        assert_eq!(status, 503, "the issuer may have published it after the fetch");
+        assert!((28..=30).contains(&pause), "{pause}");
     }
     assert_eq!(server.requests(), 2, "the next fetch for an unknown key comes 30 s later");
+}
+
+#[tokio::test]
+async fn a_token_whose_key_the_issuer_has_not_is_refused() {
+    let (key, unknown) = (SigningKey::new("one", Algorithm::ES256), SigningKey::new("two", Algorithm::ES256));
+    let server = JwksServer::start(&jwks([&key])).await;
+    let guarded = Guarded::open(&server.config()).await.unwrap();
+    assert_eq!(
+        (guarded.status(&unknown.token()).await, server.requests()),
+        (401, 2),
+        "it was asked after the token came"
+    );
+    assert_eq!(guarded.status(&key.token()).await, 200);
 }
 
 #[tokio::test]
@@ -333,7 +349,7 @@ async fn keys_that_cannot_be_fetched_again_stay_until_they_are_too_old() {
     let guarded = Guarded::open(&config).await.unwrap();
     let fetched = Instant::now();
     server.fail();
-    assert_eq!(guarded.status(&unknown.token()).await, 401);
+    assert_eq!(guarded.status(&unknown.token()).await, 503, "it cannot be looked up");
     assert_eq!((guarded.status(&key.token()).await, server.requests()), (200, 2));
     tokio::time::sleep_until(fetched + config.max_stale).await;
     let (status, headers) = guarded.get(&[bearer(&key.token())]).await;

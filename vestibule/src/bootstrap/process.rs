@@ -35,6 +35,9 @@ const ADMIN_GRACE: Duration = Duration::from_millis(500);
 /// The longest time for which the stop waits until the spans that have ended are sent.
 const FLUSH_LIMIT: Duration = Duration::from_secs(2);
 
+/// The longest time for which the stop waits for the reload actor.
+const RELOADER_LIMIT: Duration = Duration::from_secs(2);
+
 /// The parts of the start that the reload actor goes on with.
 pub(super) struct ReloaderParts<A: Application> {
     pub(super) loader: Loader<A>,
@@ -151,10 +154,7 @@ impl<A: Application> ServingProcess<A> {
         systemd::stopping();
         self.stopping.cancel();
         self.status.stopping();
-        // The reload actor may still be publishing. It ends at its next await.
-        if !self.reloader.is_finished() {
-            let _ = (&mut self.reloader).await;
-        }
+        until_ended(&mut self.reloader).await;
         let last = self.live.generation();
         let drain = last.config.server.drain;
         tokio::time::sleep(last.config.server.linger).await;
@@ -174,8 +174,33 @@ impl<A: Application> ServingProcess<A> {
     }
 }
 
+/// Waits until the reload actor has ended. It may still be publishing, and ends at its next await. A volume that hangs
+/// while it reads a file must not hold up the stop.
+async fn until_ended(reloader: &mut JoinHandle<()>) {
+    if !reloader.is_finished() && tokio::time::timeout(RELOADER_LIMIT, reloader).await.is_err() {
+        tracing::warn!("the reload that is under way did not end in time; stopping without it");
+    }
+}
+
 /// Returns the report of a part that ended while the process served. It must run as long as the process does.
 fn unexpected_end(part: &str) -> Report {
     let fault = Fault::new(Exit::Bug, part, "it panicked", "see the log before this event; this is a bug");
     Report::of(Phase::Serve, fault)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_reload_that_hangs_in_a_read_does_not_hold_up_the_stop() {
+        let (answer, volume) = mpsc::sync_channel::<()>(1);
+        let mut reloader = tokio::spawn(async move { volume.recv().expect("the test answers") });
+        let stopped = tokio::time::timeout(Duration::from_secs(20), until_ended(&mut reloader)).await;
+        answer.send(()).unwrap();
+        stopped.expect("the stop goes on");
+        reloader.await.unwrap();
+        until_ended(&mut tokio::spawn(async {})).await;
+    }
 }

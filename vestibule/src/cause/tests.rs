@@ -10,7 +10,8 @@ use rustls::{
     RootCertStore, ServerConfig,
     pki_types::{CertificateDer, PrivateKeyDer},
 };
-use std::sync::Arc;
+use sqlx::error::{BoxDynError, DatabaseError, ErrorKind};
+use std::{borrow::Cow, sync::Arc};
 use time::{Duration as Days, OffsetDateTime};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -184,4 +185,66 @@ async fn a_text_of_the_other_side_in_the_frame_that_ends_a_connection_is_not_sho
     for shown in [reasons(&error), RootCause::of(&error).to_string()] {
         assert!(shown.contains("http2") && !shown.contains("sentinel"), "{shown}");
     }
+}
+
+/// The answer of a database to a statement.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", DatabaseError::message(self))]
+struct Answer;
+
+impl DatabaseError for Answer {
+    fn message(&self) -> &str {
+        "invalid input value for enum mood: \"sentinel\""
+    }
+
+    fn code(&self) -> Option<Cow<'_, str>> {
+        Some("22P02".into())
+    }
+
+    fn constraint(&self) -> Option<&str> {
+        Some("moods_key")
+    }
+
+    fn table(&self) -> Option<&str> {
+        Some("moods")
+    }
+
+    fn as_error(&self) -> &(dyn Error + Send + Sync + 'static) {
+        self
+    }
+
+    fn as_error_mut(&mut self) -> &mut (dyn Error + Send + Sync + 'static) {
+        self
+    }
+
+    fn into_error(self: Box<Self>) -> BoxDynError {
+        self
+    }
+
+    fn kind(&self) -> ErrorKind {
+        ErrorKind::Other
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum OfAService {
+    #[error(transparent)]
+    Transparent(#[from] sqlx::Error),
+    #[error("the mood is not kept: {0}")]
+    WithText(#[source] sqlx::Error),
+    #[error("the mood is not kept")]
+    WithSource(#[source] sqlx::Error),
+}
+
+#[test]
+fn the_message_of_a_statement_that_failed_is_not_shown_as_it_may_quote_values() {
+    let answer = || sqlx::Error::Database(Box::new(Answer));
+    assert!(answer().to_string().contains("sentinel"), "this tests nothing");
+    let fields = "the database answered SQLSTATE 22P02, table moods, constraint moods_key";
+    assert_eq!(reasons(&answer()), fields);
+    assert_eq!(reasons(&OfAService::Transparent(answer())), fields);
+    assert_eq!(reasons(&OfAService::WithText(answer())), fields);
+    assert_eq!(reasons(&OfAService::WithSource(answer())), format!("the mood is not kept: {fields}"));
+    let io = sqlx::Error::Io(io::Error::other("broken"));
+    assert_eq!(reasons(&io), "error communicating with database: broken");
 }

@@ -105,6 +105,10 @@ pub(super) enum CliCommand {
         /// `double`: twice the size of the wave before.
         #[arg(long, value_name = "SIZE", requires = "fleet", default_value = "double", value_parser = WaveSize::parse)]
         wave: WaveSize,
+        /// End after the last wave, without the audit. Each wave has compared the versions of its replicas; nobody has looked
+        /// for what still uses older ones.
+        #[arg(long, requires = "fleet")]
+        no_audit: bool,
         /// The expected number of different replicas. By default, the number of URLs; with dns://, any number.
         #[arg(long, value_name = "N", requires = "fleet")]
         expect: Option<NonZeroUsize>,

@@ -29,7 +29,10 @@ use crate::{
     telemetry::Telemetry,
 };
 use sqlx::{Connection, PgConnection, migrate::Migrator};
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// The credential that owns the tables of `[database]`. Only this command reads it.
@@ -241,6 +244,7 @@ async fn log_in<T: ServiceSettings>(
         held: &nothing,
         doubted: BTreeSet::new(),
         candidates: HeldCredentials::default(),
+        unusable: BTreeMap::new(),
         drain: config.server.drain,
         deadline_of_others: deadline,
         deadline,

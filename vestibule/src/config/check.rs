@@ -19,6 +19,7 @@ use crate::{
     exit::Fault,
     secrets::{
         credential::{CLIENT_CA, OTLP, RESERVED},
+        id::SecretId,
         spec::CredentialSpec,
     },
 };
@@ -205,7 +206,7 @@ pub(super) fn databases(databases: &BTreeMap<String, DatabaseConfig>, layers: &L
 
 /// Checks the prefix, and returns the mistake. An empty one stands for the service's name.
 pub(super) fn prefix(secrets: &SecretsConfig, layers: &Layers) -> Option<Fault> {
-    if secrets.prefix.is_empty() || prefix::is_valid(&secrets.prefix) {
+    if secrets.prefix.is_empty() || prefix::is_valid(&secrets.prefix, secrets.provider) {
         return None;
     }
     let problem = format!("expected {}", prefix::EXPECTED);
@@ -213,7 +214,7 @@ pub(super) fn prefix(secrets: &SecretsConfig, layers: &Layers) -> Option<Fault> 
 }
 
 /// Checks the Regions, and the times of polls, and returns every mistake.
-pub(super) fn secrets(secrets: &SecretsConfig, layers: &Layers) -> Vec<Fault> {
+pub(super) fn secrets(secrets: &SecretsConfig, client_ca: Option<&SecretId>, layers: &Layers) -> Vec<Fault> {
     let mut faults = Vec::new();
     if !secrets.refresh_every.is_zero() && secrets.max_stale <= secrets.refresh_every {
         faults.push(layers.fault(
@@ -228,17 +229,26 @@ pub(super) fn secrets(secrets: &SecretsConfig, layers: &Layers) -> Vec<Fault> {
         let problem = "expected a list of Regions such as \"eu-west-1\", each once";
         faults.push(layers.fault(&path(&["secrets", "aws", "regions"]), problem, "correct the list"));
     }
-    for (name, id) in &secrets.ids {
+    for (place, id) in configured_ids(secrets, client_ca) {
         // With several Regions, each is asked for its own replica.
         if let ([only], Some(region)) = (&regions[..], id.region())
             && only != region
         {
             let remedy = "correct the Region, or give the secret's name instead of its ARN";
             let problem = "this ARN is not of the Region in secrets.aws.regions";
-            faults.push(layers.fault(&path(&["secrets", "ids", name]), problem, remedy));
+            faults.push(layers.fault(&place, problem, remedy));
         }
     }
     faults
+}
+
+/// Returns each id that is configured, with the path of its setting.
+fn configured_ids<'a>(
+    secrets: &'a SecretsConfig,
+    client_ca: Option<&'a SecretId>,
+) -> impl Iterator<Item = (Vec<String>, &'a SecretId)> {
+    let ids = secrets.ids.iter().map(|(name, id)| (path(&["secrets", "ids", name]), id));
+    ids.chain(client_ca.map(|id| (path(&["server", "client_ca"]), id)))
 }
 
 /// Checks that each id belongs to a credential, and returns every mistake.

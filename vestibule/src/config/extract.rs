@@ -6,11 +6,11 @@ use figment::{
     Figment,
     error::Kind,
     providers::Serialized,
-    value::{Dict, Value},
+    value::{Dict, Empty, Tag, Value},
 };
 use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_ignored::Path;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 const UNKNOWN_KEY: &str = "look for a misspelling; `config` prints every key with its value and where it came from";
 
@@ -27,6 +27,7 @@ pub(super) fn extract<T: DeserializeOwned + Default>(layers: &Layers) -> (T, Vec
     let mut tree = layers.tree.clone();
     let mut mistakes = Vec::new();
     let mut replaced = BTreeSet::new();
+    let mut switched_off = BTreeMap::new();
     loop {
         let figment = Figment::from(Serialized::defaults(&tree));
         let errors = match figment.extract_lossy::<WithUnknownKeys<T>>() {
@@ -41,6 +42,13 @@ pub(super) fn extract<T: DeserializeOwned + Default>(layers: &Layers) -> (T, Vec
         };
         for error in errors {
             let fault = layers.fault(&error.path, problem(&error.kind), "correct the value");
+            // An empty text switches an optional setting off. Only its type says if it is one: any other has a mistake
+            // again.
+            if switch_off(&mut tree, &error.path) {
+                switched_off.insert(error.path, fault);
+                continue;
+            }
+            let fault = switched_off.remove(&error.path).unwrap_or(fault);
             mistakes.push(Mistake { path: error.path.clone(), fault });
             // At the second mistake, the path has its default already. So the default is wrong: a bug in the service's
             // `Settings`.
@@ -71,6 +79,15 @@ fn problem(kind: &Kind) -> String {
         Kind::ISizeOutOfRange(_) | Kind::USizeOutOfRange(_) => "the number is out of range".into(),
         _ => "this value cannot be used here".into(),
     }
+}
+
+/// Removes the value at a path if it is an empty text. Returns `false` if it is something else.
+fn switch_off(tree: &mut Value, path: &[String]) -> bool {
+    let Some((key, parents)) = path.split_last() else { return false };
+    let value = section(tree, parents).and_then(|parent| parent.get_mut(key));
+    let Some(value) = value.filter(|value| value.as_str() == Some("")) else { return false };
+    *value = Value::Empty(Tag::Default, Empty::None);
+    true
 }
 
 /// Replaces the value at a path by its default, or removes it if it has none. Returns `false` if there is nothing to

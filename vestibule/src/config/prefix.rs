@@ -2,20 +2,27 @@
 //! service's name, changes all ids at once.
 
 use super::settings::SecretsProvider;
-use crate::secrets::id::SecretId;
+use crate::secrets::{id::SecretId, vault::VaultPath};
 use figment::value::Value;
 
 /// The description of a valid prefix.
-pub(super) const EXPECTED: &str = "the start of a secret's id: at most 300 of letters, digits and /_+=.@-";
+pub(super) const EXPECTED: &str = "the start of a secret's id: at most 300 of letters, digits and /_+=.@-; with \
+    `vault`, no part between slashes is empty, `.`, `..` or `+`";
 
 /// The longest prefix, in bytes. It leaves room for the mount of a KV engine and for the name of any credential.
 const LONGEST: usize = 300;
 
 const PLACEHOLDER: &str = "{prefix}/";
 
-/// Returns `true` if ids can begin with this prefix.
-pub(super) fn is_valid(prefix: &str) -> bool {
-    prefix.len() <= LONGEST && SecretId::parse(&with_prefix(prefix, "x")).is_some()
+/// Returns `true` if ids at this manager can begin with the prefix.
+pub(super) fn is_valid(prefix: &str, provider: SecretsProvider) -> bool {
+    // Below any mount: a wrong one is a mistake of its own.
+    let id = SecretId::parse(&with_prefix(&provider.start_of_ids("", prefix), "x"));
+    let makes_ids = match provider {
+        SecretsProvider::Aws => id.is_some(),
+        SecretsProvider::Vault => id.as_ref().and_then(VaultPath::parse).is_some(),
+    };
+    prefix.len() <= LONGEST && makes_ids
 }
 
 /// Returns `<prefix>/<name>`, or the name if there is no prefix, as in a configuration that was not loaded. A prefix may
@@ -34,11 +41,12 @@ pub(super) fn with_prefix(prefix: &str, name: &str) -> String {
 /// not one per id.
 pub(super) fn expand(tree: &mut Value, service: &str) {
     let configured = tree.find_ref("secrets.prefix").and_then(Value::as_str).unwrap_or_default();
-    let is_usable = !configured.is_empty() && is_valid(configured);
-    let prefix = if is_usable { configured } else { service };
     let provider = tree.find_ref("secrets.provider").and_then(|provider| provider.deserialize().ok());
+    let provider = provider.unwrap_or(SecretsProvider::Aws);
+    let is_usable = !configured.is_empty() && is_valid(configured, provider);
+    let prefix = if is_usable { configured } else { service };
     let mount = tree.find_ref("secrets.vault.mount").and_then(Value::as_str).unwrap_or_default();
-    let prefix = provider.unwrap_or(SecretsProvider::Aws).start_of_ids(mount, prefix);
+    let prefix = provider.start_of_ids(mount, prefix);
     if let Some(client_ca) = setting(tree, "server", "client_ca") {
         expand_id(client_ca, &prefix);
     }

@@ -50,10 +50,13 @@ pub struct ServerConfig {
     #[serde(with = "units::duration")]
     #[setting(min = "100ms", max = "1h")]
     pub response_timeout: Duration,
-    /// The largest number of requests in flight. A request is in flight until the last byte of its response's body. One
-    /// more gets 503.
+    /// The largest number of requests in flight. A request is in flight until the last byte of its response's body, or
+    /// until a [`LongLived`](crate::LongLived) response begins. One more gets 503.
     #[setting(min = 1, max = 100_000)]
     pub max_in_flight: NonZeroU32,
+    /// The largest number of `LongLived` responses, and of WebSockets that hold one. One more gets 503.
+    #[setting(min = 1, max = 100_000)]
+    pub max_long_lived: NonZeroU32,
     /// The largest body of a request. A larger one gets 413.
     #[serde(with = "units::size")]
     #[setting(min = "0 B", max = "1 GiB")]
@@ -93,6 +96,7 @@ impl Default for ServerConfig {
             request_timeout: Duration::from_secs(10),
             response_timeout: Duration::from_secs(60),
             max_in_flight: NonZeroU32::new(1024).expect("1024 is not zero"),
+            max_long_lived: NonZeroU32::new(1024).expect("1024 is not zero"),
             body_limit: ByteSize::mib(1),
             compression: true,
             trusted_proxies: Vec::new(),
@@ -360,7 +364,8 @@ pub struct DatabaseConfig {
     #[serde(with = "units::duration")]
     #[setting(min = "1s", max = "7d")]
     pub idle_timeout: Duration,
-    /// The protection of the connection, in the words of libpq's `sslmode`.
+    /// The protection of the connection, in the words of libpq's `sslmode`; none through a Unix socket, where the
+    /// kernel vouches for the other side.
     pub tls: TlsMode,
     /// `true` if `tls` may be a mode that does not verify the server's certificate outside of the `dev` profile.
     pub allow_unverified_tls: bool,

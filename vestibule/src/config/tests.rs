@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-#[derive(Debug, Default, Serialize, Deserialize, vestibule_derive::ConfigSection)]
+#[derive(Debug, Serialize, Deserialize, vestibule_derive::ConfigSection)]
 #[serde(default)]
 struct TestSettings {
     /// The items on a page.
@@ -23,11 +23,32 @@ struct TestSettings {
     tags: Vec<String>,
     /// The name of a webhook.
     webhook: Option<String>,
+    /// The most items that are kept.
+    #[setting(min = 1, max = 100)]
+    keep: Option<u32>,
+    /// Some places.
+    #[setting(section)]
+    places: BTreeMap<String, TestPlace>,
 }
 
-const SPECS: [CredentialSpec; 2] = [
+#[derive(Debug, Default, Serialize, Deserialize, vestibule_derive::ConfigSection)]
+#[serde(default)]
+struct TestPlace {
+    /// A URL.
+    url: Option<BaseUrl>,
+}
+
+impl Default for TestSettings {
+    fn default() -> Self {
+        let (label, tags, places) = Default::default();
+        Self { page: 0, label, tags, webhook: None, keep: Some(10), places }
+    }
+}
+
+const SPECS: [CredentialSpec; 3] = [
     CredentialSpec { name: "database", kind: Login::NAME, stages: &[Stage::Current], optional: false },
     CredentialSpec { name: "webhook", kind: "api_key", stages: &[Stage::Current], optional: true },
+    CredentialSpec { name: "reload", kind: SigningKeys::NAME, stages: &[Stage::Current], optional: false },
 ];
 
 /// A configuration folder of one test.
@@ -404,6 +425,18 @@ fn a_later_layer_turns_an_optional_setting_or_credential_off() {
     }
 }
 
+/// Nothing but their types says that these are optional.
+#[test]
+fn an_empty_text_turns_a_setting_off_that_is_on_by_default_or_in_a_section_with_a_name() {
+    let folder = ConfigFolder::new("[service]\nkeep = \"\"\n[service.places.a]\nurl = \"https://a.example\"\n");
+    let config = folder.load(&[("APP_SERVICE__PLACES__A__URL", "\"\"")]).unwrap();
+    assert!(config.service.keep.is_none() && config.service.places["a"].url.is_none());
+    let mistakes = ConfigFolder::new("[service]\npage = \"\"\n[database]\ntls = \"\"\n").mistakes(&[]);
+    let is_reported = |expected| mistakes.iter().any(|(_, problem)| problem.contains(expected));
+    assert!(is_reported("a number from 1 to 100, or 0") && is_reported("verify-full"), "{mistakes:?}");
+    assert_eq!(mistakes.len(), 2, "{mistakes:?}");
+}
+
 #[test]
 fn variables_that_kubernetes_injects_are_ignored() {
     let injected = [
@@ -459,6 +492,35 @@ fn a_prefix_that_makes_no_ids_is_a_mistake() {
         let config = ConfigFolder::new("").load(&[("APP_SECRETS__PREFIX", prefix)]).unwrap();
         assert!(config.id(&SPECS[0]).unwrap().as_str().ends_with("/database"));
     }
+}
+
+/// Vault, and an id below the prefix.
+const VAULT: &str = "[secrets]\nprovider = \"vault\"\n[secrets.vault]\naddresses = [\"https://vault.internal\"]\n\
+    role = \"pay\"\n[secrets.ids]\nwebhook = \"{prefix}/hook\"\n";
+
+/// The id of a signing key is made before the mount is checked. A mount that makes none ended the process with 70.
+#[test]
+fn a_mount_of_vault_that_makes_no_ids_is_a_mistake() {
+    let folder = ConfigFolder::new(VAULT);
+    for mount in ["team kv", "kv:1", "k\u{200b}v", "kv/../x", ".", &"a".repeat(600)] {
+        let mistakes = folder.mistakes(&[("APP_SECRETS__VAULT__MOUNT", mount)]);
+        let [(place, problem)] = &mistakes[..] else { panic!("{mount}: {mistakes:#?}") };
+        assert!(place.contains("APP_SECRETS__VAULT__MOUNT") && problem.contains("the path of a mount"), "{problem}");
+    }
+    let config = folder.load(&[("APP_SECRETS__VAULT__MOUNT", "/team/kv/")]).unwrap();
+    assert_eq!(config.id(&SPECS[2]).unwrap().as_str(), "team/kv/data/svc/reload");
+}
+
+#[test]
+fn a_prefix_that_makes_no_path_of_vault_is_one_mistake() {
+    let folder = ConfigFolder::new(VAULT);
+    for prefix in ["/prod/svc", "prod//svc", "prod/./svc", "../svc", "prod/+/svc", "/"] {
+        let mistakes = folder.mistakes(&[("APP_SECRETS__PREFIX", prefix)]);
+        let [(place, problem)] = &mistakes[..] else { panic!("{prefix}: {mistakes:#?}") };
+        assert!(place.contains("APP_SECRETS__PREFIX") && problem.contains("no part between slashes"), "{problem}");
+    }
+    let config = folder.load(&[("APP_SECRETS__PREFIX", "prod/svc/")]).unwrap();
+    assert_eq!(config.id(&SPECS[2]).unwrap().as_str(), "kv/data/prod/svc/reload");
 }
 
 #[test]
@@ -532,6 +594,11 @@ fn settings_that_cannot_work_together_are_mistakes() {
             "[secrets.aws]\nregions = [\"eu-west-1\"]\n[secrets.ids]\n\
              webhook = \"arn:aws:secretsmanager:eu-west-2:123456789012:secret:a-AbCdEf\"\n",
             "default.toml:4 (secrets.ids.webhook)",
+        ),
+        (
+            "[server]\ntls = true\nclient_ca = \"arn:aws:secretsmanager:eu-west-2:123456789012:secret:a-AbCdEf\"\n\
+             [secrets.aws]\nregions = [\"eu-west-1\"]\n",
+            "default.toml:3 (server.client_ca)",
         ),
     ] {
         let mistakes = ConfigFolder::new(text).mistakes(&[]);

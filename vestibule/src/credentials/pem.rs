@@ -6,6 +6,7 @@ use base64::{
     Engine, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
+use rustls::pki_types::PrivateKeyDer;
 use zeroize::Zeroizing;
 
 const BEGIN: &str = "-----BEGIN ";
@@ -23,6 +24,19 @@ pub(crate) struct PemBlock {
     pub(crate) label: PemLabel,
     /// The content, which may be a private key. It is wiped.
     pub(crate) der: Zeroizing<Vec<u8>>,
+}
+
+impl PemBlock {
+    /// Returns the private key that it is, if it is one.
+    pub(crate) fn private_key(&self) -> Option<PrivateKeyDer<'_>> {
+        let der = self.der.as_slice();
+        match self.label {
+            PemLabel::Pkcs8Key => Some(PrivateKeyDer::Pkcs8(der.into())),
+            PemLabel::RsaKey => Some(PrivateKeyDer::Pkcs1(der.into())),
+            PemLabel::EcKey => Some(PrivateKeyDer::Sec1(der.into())),
+            PemLabel::Certificate | PemLabel::EcParameters => None,
+        }
+    }
 }
 
 /// The label of a block.

@@ -14,7 +14,7 @@ use crate::secrets::{
 };
 use rustls::{
     crypto::aws_lc_rs::{self, sign::any_supported_type},
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime},
+    pki_types::{CertificateDer, ServerName, UnixTime},
     sign::{CertifiedKey, SigningKey},
 };
 use secrecy::{ExposeSecret, SecretString};
@@ -161,15 +161,8 @@ fn of_one_text(text: &str) -> Result<(Vec<Certificate>, Vec<PemBlock>), Malforme
 /// Reads the one private key among blocks of PEM.
 fn read_key(mut blocks: Vec<PemBlock>) -> Result<Arc<dyn SigningKey>, Malformed> {
     blocks.retain(|block| block.label != PemLabel::EcParameters);
-    let [PemBlock { label, der }] = &blocks[..] else {
-        return Err(Malformed::expected(TlsIdentity::PEM_KEY));
-    };
-    let key = match label {
-        PemLabel::Pkcs8Key => PrivateKeyDer::Pkcs8(der.as_slice().into()),
-        PemLabel::RsaKey => PrivateKeyDer::Pkcs1(der.as_slice().into()),
-        PemLabel::EcKey => PrivateKeyDer::Sec1(der.as_slice().into()),
-        PemLabel::Certificate | PemLabel::EcParameters => return Err(Malformed::expected(TlsIdentity::PEM_KEY)),
-    };
+    let [block] = &blocks[..] else { return Err(Malformed::expected(TlsIdentity::PEM_KEY)) };
+    let key = block.private_key().ok_or(Malformed::expected(TlsIdentity::PEM_KEY))?;
     any_supported_type(&key).map_err(|_| Malformed::expected(TlsIdentity::ALGORITHM))
 }
 

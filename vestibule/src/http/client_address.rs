@@ -120,7 +120,7 @@ impl TrustedProxies {
             ProxyHeader::Forwarded => header::FORWARDED,
         };
         for line in headers.get_all(name).iter().rev() {
-            for entry in line.as_bytes().rsplit(|byte| *byte == b',') {
+            for entry in rsplit_unquoted(line.as_bytes(), b',') {
                 let Some(hop) = self.address(entry) else { return client };
                 client = hop;
                 if !self.trust(client) {
@@ -138,9 +138,8 @@ impl TrustedProxies {
 
     /// Returns the address in an entry of the header. `None` if it is malformed, or hidden by the proxy.
     fn address(&self, entry: &[u8]) -> Option<IpAddr> {
-        let entry = std::str::from_utf8(entry).ok()?.trim();
         let node = match self.header {
-            ProxyHeader::XForwardedFor => entry,
+            ProxyHeader::XForwardedFor => std::str::from_utf8(entry).ok()?.trim(),
             ProxyHeader::Forwarded => forwarded_for(entry)?,
         };
         let address = match node.parse::<SocketAddr>() {
@@ -152,14 +151,42 @@ impl TrustedProxies {
 }
 
 /// Returns the node that an element of `Forwarded` names as its client (RFC 7239, section 4): `for="[2001:db8::1]:4711"`.
-fn forwarded_for(element: &str) -> Option<&str> {
-    for pair in element.split(';') {
-        let (name, value) = pair.trim().split_once('=')?;
-        if name.eq_ignore_ascii_case("for") {
-            return Some(value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value));
+/// `None` if it names none, or more than one.
+fn forwarded_for(element: &[u8]) -> Option<&str> {
+    let mut node = None;
+    for pair in rsplit_unquoted(element, b';') {
+        let pair = pair.trim_ascii();
+        let (name, value) = pair.split_at(pair.iter().position(|byte| *byte == b'=')?);
+        if name.eq_ignore_ascii_case(b"for") && node.replace(&value[1..]).is_some() {
+            return None;
         }
     }
-    None
+    let node = std::str::from_utf8(node?).ok()?;
+    Some(node.strip_prefix('"').and_then(|node| node.strip_suffix('"')).unwrap_or(node))
+}
+
+/// Splits a header at a separator that stands in no quoted string (RFC 9110, section 5.6.4). The last part comes first: it
+/// is read from the end, because no quote that a client left open before can change what a proxy appended.
+fn rsplit_unquoted(text: &[u8], separator: u8) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(text);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let mut is_quoted = false;
+        for (place, byte) in text.iter().enumerate().rev() {
+            if *byte == b'"' && !ends_with_escape(&text[..place]) {
+                is_quoted = !is_quoted;
+            } else if *byte == separator && !is_quoted {
+                rest = Some(&text[..place]);
+                return Some(&text[place + 1..]);
+            }
+        }
+        rest.take()
+    })
+}
+
+/// Returns `true` if the byte after this text is escaped by a backslash.
+fn ends_with_escape(text: &[u8]) -> bool {
+    text.iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
 }
 
 #[cfg(test)]
@@ -212,6 +239,17 @@ mod tests {
             ("for=192.0.2.7, for=_hidden", "10.0.0.1"),
             ("for=unknown", "10.0.0.1"),
             ("192.0.2.7", "10.0.0.1"),
+            // A client chooses what stands in quotes, for example its Host.
+            ("for=192.0.2.7;host=\"a,for=1.2.3.4;x=\"", "192.0.2.7"),
+            ("for=192.0.2.7;host=\"a;for=1.2.3.4;x=\"", "192.0.2.7"),
+            ("host=\"a;for=1.2.3.4\";for=192.0.2.7", "192.0.2.7"),
+            ("for=192.0.2.7;host=\"\\\",for=1.2.3.4;x=\\\"\"", "192.0.2.7"),
+            ("for=192.0.2.7;host=\"a\\\\\"", "192.0.2.7"),
+            // A quote that it leaves open in its own part changes nothing in the part of the proxy.
+            ("for=1.2.3.4;x=\", for=192.0.2.7;host=\";y=\"", "192.0.2.7"),
+            ("for=1.2.3.4;x=\", for=192.0.2.7", "192.0.2.7"),
+            ("for=192.0.2.7;host=\"a", "10.0.0.1"),
+            ("for=1.2.3.4;for=192.0.2.7", "10.0.0.1"),
         ] {
             assert_eq!(client(ProxyHeader::Forwarded, "10.0.0.1", &[line]), expected, "{line}");
         }

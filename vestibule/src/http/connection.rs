@@ -13,7 +13,7 @@ use std::{
 };
 use tokio::{sync::Notify, time::Instant};
 
-/// The time in which a connection ends that is asked to and does nothing.
+/// The time in which a connection ends that was asked to and has no request.
 const CLOSING_GRACE: Duration = Duration::from_secs(1);
 
 /// The authorities of clients of a generation, to compare. Nothing of them is kept alive.
@@ -34,10 +34,10 @@ struct ConnectionState {
     exchanges: Vec<Arc<Exchange>>,
     /// The time since which there has been no request.
     idle_since: Instant,
-    /// The authorities by which the client's certificate was verified.
+    /// The authorities by which the client's certificate was verified. `None` if it needed none.
     authority: Option<ClientAuthority>,
     end: Option<EndReason>,
-    /// The time at which a connection that is asked to end is cut.
+    /// The time from which on a connection that was asked to end is cut.
     cut_at: Option<Instant>,
     order: Option<Order>,
     /// The reason for which the next request is the last one.
@@ -105,7 +105,8 @@ impl WatchedConnection {
 
     /// Records that a request came. The flag is `true` if the response must say that the connection ends with it.
     ///
-    /// So a client of HTTP/1 knows before it sends another request. HTTP/2 has a frame that says it (GOAWAY).
+    /// So a client of HTTP/1 knows before it sends another request. HTTP/2 has a frame that says it (GOAWAY). A client that
+    /// goes on after the time that it then has is cut.
     pub(super) fn begin(&self, version: Version) -> (Arc<Exchange>, bool) {
         let now = Instant::now();
         let exchange = Arc::new(Exchange::new(now));
@@ -113,22 +114,25 @@ impl WatchedConnection {
         state.phase = ConnectionPhase::InUse;
         state.is_http2 = version == Version::HTTP_2;
         state.exchanges.push(exchange.clone());
+        if state.is_http2 {
+            // h2 refuses requests after GOAWAY only once the client has answered its ping.
+            if state.is_overdue(now) {
+                state.cut_overdue();
+                self.ordered.notify_one();
+            }
+            return (exchange, false);
+        }
         if now >= self.ages_out {
             state.retired.get_or_insert(EndReason::MaxAge);
         }
         let Some(reason) = state.retired else { return (exchange, false) };
-        let is_http2 = state.is_http2;
-        if !is_http2 {
-            state.end.get_or_insert(reason);
-        } else if state.end.is_none() {
-            state.ask_to_close(reason);
-            self.ordered.notify_one();
-        }
-        (exchange, !is_http2)
+        state.end.get_or_insert(reason);
+        (exchange, true)
     }
 
-    /// Records that a response ended, or that its request was given up.
+    /// Records that a response is out, or that its request was given up.
     pub(super) fn finish(&self, exchange: &Arc<Exchange>) {
+        exchange.give_back();
         let mut state = self.lock();
         if let Some(position) = state.exchanges.iter().position(|other| Arc::ptr_eq(other, exchange)) {
             state.exchanges.swap_remove(position);
@@ -138,10 +142,14 @@ impl WatchedConnection {
         }
     }
 
-    /// Records that the connection speaks another protocol from now on.
+    /// Records that a response was a 101: a connection of HTTP/1 speaks another protocol from now on. HTTP/2 has no 101
+    /// (RFC 9113, section 8.6), so there it is a response like others.
     pub(super) fn upgraded(&self) {
-        self.lock().phase = ConnectionPhase::Upgraded;
-        self.ends_for(EndReason::Upgraded);
+        let mut state = self.lock();
+        if !state.is_http2 {
+            state.phase = ConnectionPhase::Upgraded;
+            state.end.get_or_insert(EndReason::Upgraded);
+        }
     }
 
     /// Records why the connection ends. The first reason counts.
@@ -153,9 +161,9 @@ impl WatchedConnection {
         self.lock().end.unwrap_or(EndReason::Closed)
     }
 
-    /// Asks the connection to end, and cuts it after `grace`.
-    pub(super) fn close(&self, reason: EndReason, grace: Duration) {
-        self.lock().close(reason, Instant::now() + grace);
+    /// Asks the connection to end.
+    pub(super) fn close(&self, reason: EndReason) {
+        self.lock().ask_to_close(reason);
         self.ordered.notify_one();
     }
 
@@ -179,7 +187,7 @@ impl WatchedConnection {
     /// Asks or orders the connection to end, if a limit says so.
     pub(super) fn judge(&self, rules: &ConnectionRules) {
         let mut state = self.lock();
-        state.judge(self.opened, rules);
+        state.judge(self.opened, self.ages_out, rules);
         if state.order.is_some() {
             self.ordered.notify_one();
         }
@@ -191,11 +199,14 @@ impl WatchedConnection {
 }
 
 impl ConnectionState {
-    fn judge(&mut self, opened: Instant, rules: &ConnectionRules) {
+    fn judge(&mut self, opened: Instant, ages_out: Instant, rules: &ConnectionRules) {
         let (now, limits) = (rules.exchange.now, &rules.limits);
         let age = now.duration_since(opened);
-        if self.cut_at.is_some_and(|at| at <= now) {
-            return self.cut(self.retired.unwrap_or(EndReason::Closed));
+        let idle = if self.exchanges.is_empty() { now.duration_since(self.idle_since) } else { Duration::ZERO };
+        let is_retired = self.retired == Some(EndReason::AuthorityChanged);
+        // Requests are finished, also one that was on the way, unless their client counts no more.
+        if self.is_overdue(now) && (is_retired || idle >= CLOSING_GRACE) {
+            return self.cut_overdue();
         }
         match self.phase {
             ConnectionPhase::Upgraded => return,
@@ -208,22 +219,25 @@ impl ConnectionState {
             ConnectionPhase::Handshake | ConnectionPhase::New if rules.is_short && age >= SHORT_PATIENCE => {
                 return self.cut(EndReason::Shortage);
             }
-            ConnectionPhase::Handshake | ConnectionPhase::New | ConnectionPhase::InUse => {}
+            ConnectionPhase::Handshake => return,
+            ConnectionPhase::New | ConnectionPhase::InUse => {}
         }
         let unfit = self.exchanges.iter().find_map(|exchange| exchange.judge(rules.exchange));
         if let Some(reason) = unfit {
             return self.cut(reason);
         }
+        if !is_retired && self.is_of_other_authority(rules.authority.as_ref()) {
+            return self.retire(EndReason::AuthorityChanged, now + rules.exchange.response_timeout);
+        }
         if self.cut_at.is_some() {
             return;
         }
-        let idle = if self.exchanges.is_empty() { now.duration_since(self.idle_since) } else { Duration::ZERO };
         if idle >= limits.idle_timeout {
             self.close(EndReason::Idle, now + CLOSING_GRACE);
         } else if rules.is_short && idle >= SHORT_PATIENCE {
             self.close(EndReason::Shortage, now + CLOSING_GRACE);
-        } else if self.is_of_other_authority(rules.authority.as_ref()) {
-            self.retire(EndReason::AuthorityChanged, now + rules.exchange.response_timeout);
+        } else if self.is_http2 && now >= ages_out {
+            self.retire(EndReason::MaxAge, now + rules.exchange.response_timeout);
         }
     }
 
@@ -239,19 +253,28 @@ impl ConnectionState {
     fn is_of_other_authority(&self, in_service: Option<&ClientAuthority>) -> bool {
         match (&self.authority, in_service) {
             (Some(own), Some(in_service)) => !own.ptr_eq(in_service),
-            (Some(_), None) => true,
-            (None, _) => false,
+            (Some(_), None) | (None, Some(_)) => true,
+            (None, None) => false,
         }
+    }
+
+    /// Returns `true` if the connection was asked to end, and its time is over.
+    fn is_overdue(&self, now: Instant) -> bool {
+        self.cut_at.is_some_and(|at| at <= now)
+    }
+
+    fn cut_overdue(&mut self) {
+        self.cut(self.retired.unwrap_or(EndReason::Closed));
     }
 
     fn ask_to_close(&mut self, reason: EndReason) {
         self.end.get_or_insert(reason);
-        self.order = Some(Order::Close);
+        self.order.get_or_insert(Order::Close);
     }
 
     fn close(&mut self, reason: EndReason, cut_at: Instant) {
         self.ask_to_close(reason);
-        self.cut_at = Some(self.cut_at.map_or(cut_at, |earlier| earlier.min(cut_at)));
+        self.cut_at = Some(cut_at);
     }
 
     fn cut(&mut self, reason: EndReason) {
@@ -322,7 +345,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn at_its_maximum_age_a_connection_ends_with_its_next_request_and_a_long_response_goes_on() {
+    async fn at_its_maximum_age_a_connection_is_asked_to_end_and_a_long_response_goes_on() {
         for (version, is_said) in [(Version::HTTP_11, true), (Version::HTTP_2, false)] {
             let connection = WatchedConnection::new(&ConnectionsConfig::default());
             connection.speaks_http(None);
@@ -331,11 +354,11 @@ mod tests {
             long.asked_for_more();
             assert!(!is_last);
             tokio::time::advance(Duration::from_secs(70 * 60)).await;
-            assert_eq!(order(&connection, false), None);
+            let expected = if is_said { None } else { Some((Order::Close, EndReason::MaxAge)) };
+            assert_eq!(order(&connection, false), expected, "HTTP/1 says it in its next response");
             let (_, is_last) = connection.begin(version);
             assert_eq!(is_last, is_said, "{version:?}");
-            let expected = if is_said { None } else { Some(Order::Close) };
-            assert_eq!((taken(&connection), connection.end_reason()), (expected, EndReason::MaxAge));
+            assert_eq!((taken(&connection), connection.end_reason()), (None, EndReason::MaxAge));
             tokio::time::advance(Duration::from_secs(60 * 60)).await;
             assert_eq!(order(&connection, false), None);
         }
@@ -362,6 +385,69 @@ mod tests {
         assert_eq!((taken(&connection), connection.end_reason()), (Some(Order::Cut), EndReason::AuthorityChanged));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn a_101_on_http_2_is_a_response_like_others() {
+        let connection = WatchedConnection::new(&ConnectionsConfig::default());
+        connection.speaks_http(None);
+        let (exchange, _) = connection.begin(Version::HTTP_2);
+        connection.upgraded();
+        exchange.responds(false);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(order(&connection, false), Some((Order::Cut, EndReason::ResponseTimeout)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_that_comes_while_an_idle_connection_is_asked_to_end_is_finished() {
+        let connection = WatchedConnection::new(&ConnectionsConfig::default());
+        connection.speaks_http(None);
+        let (exchange, _) = connection.begin(Version::HTTP_2);
+        connection.finish(&exchange);
+        tokio::time::advance(Duration::from_secs(75)).await;
+        assert_eq!(order(&connection, false), Some((Order::Close, EndReason::Idle)));
+        let (exchange, _) = connection.begin(Version::HTTP_2);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(order(&connection, false), None, "its request is under way");
+        connection.finish(&exchange);
+        assert_eq!(order(&connection, false), None, "its response may be on the way");
+        tokio::time::advance(CLOSING_GRACE).await;
+        assert_eq!(order(&connection, false), Some((Order::Cut, EndReason::Idle)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_goes_on_after_it_was_asked_to_end_is_cut_at_its_next_request() {
+        let connection = WatchedConnection::new(&ConnectionsConfig::default());
+        connection.speaks_http(None);
+        let (long, _) = connection.begin(Version::HTTP_2);
+        long.responds(true);
+        long.asked_for_more();
+        tokio::time::advance(Duration::from_secs(70 * 60)).await;
+        assert_eq!(order(&connection, false), Some((Order::Close, EndReason::MaxAge)));
+        let (exchange, _) = connection.begin(Version::HTTP_2);
+        connection.finish(&exchange);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert_eq!(order(&connection, false), None, "a long-lived response goes on");
+        connection.begin(Version::HTTP_2);
+        assert_eq!((taken(&connection), connection.end_reason()), (Some(Order::Cut), EndReason::MaxAge));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_without_a_certificate_ends_when_clients_need_one() {
+        let authority: Arc<dyn Any + Send + Sync> = Arc::new("an authority");
+        let connection = WatchedConnection::new(&ConnectionsConfig::default());
+        let mut rules = rules(false);
+        rules.authority = Some(Arc::downgrade(&authority));
+        connection.judge(&rules);
+        connection.speaks_http(Some(Arc::downgrade(&authority)));
+        connection.judge(&rules);
+        assert_eq!(taken(&connection), None, "during a handshake, its certificate is not known");
+
+        let plain = WatchedConnection::new(&ConnectionsConfig::default());
+        plain.speaks_http(None);
+        plain.begin(Version::HTTP_2);
+        plain.judge(&rules);
+        assert_eq!((taken(&plain), plain.end_reason()), (Some(Order::Close), EndReason::AuthorityChanged));
+    }
+
     #[tokio::test]
     async fn an_order_is_not_lost_whoever_comes_first() {
         let connection = Arc::new(WatchedConnection::new(&ConnectionsConfig::default()));
@@ -372,7 +458,7 @@ mod tests {
             async move { connection.next_order().await }
         });
         tokio::task::yield_now().await;
-        connection.close(EndReason::Idle, Duration::ZERO);
+        connection.close(EndReason::Idle);
         assert_eq!(waiting.await.unwrap(), Order::Close);
         assert_eq!(connection.end_reason(), EndReason::Stopping, "the first reason counts");
     }

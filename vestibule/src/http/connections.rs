@@ -145,7 +145,7 @@ impl Connections {
 
     /// Asks all connections to end, and cuts those that have not after `grace`.
     pub(super) async fn close(&self, grace: Duration) {
-        self.for_each(|connection| connection.close(EndReason::Stopping, grace));
+        self.for_each(|connection| connection.close(EndReason::Stopping));
         if tokio::time::timeout(grace, self.none_open()).await.is_err() {
             self.for_each(|connection| connection.cut(EndReason::Stopping));
         }

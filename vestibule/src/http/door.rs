@@ -1,6 +1,9 @@
 //! The door: a tower service that sends each request to the generation in service.
 
-use super::{access::AccessGuard, connection_info::ConnectionInfo, problem::Problem, serve::ListenerService};
+use super::{
+    access::AccessGuard, connection_info::ConnectionInfo, long_lived::LongLived, problem::Problem,
+    serve::ListenerService,
+};
 use crate::application::{Application, Generation, Live};
 use axum::{
     body::{Body, Bytes},
@@ -36,13 +39,14 @@ impl<A: Application> Door<A> {
     fn send(&self, mut request: Request, connection: Option<ConnectionInfo>) -> ResponseFuture<A> {
         let generation = self.live.generation();
         let Generation { frame, debug_tokens, .. } = &*generation;
-        let access = Some(AccessGuard::begin(frame, debug_tokens, &mut request, connection, self.live.clone()));
+        let access = AccessGuard::begin(frame, debug_tokens, &mut request, connection, self.live.clone());
         let Ok(permit) = generation.in_flight.clone().try_acquire_owned() else {
             generation.usage.request_refused();
-            return ResponseFuture::Full { access };
+            return ResponseFuture::Full { access: Some(access) };
         };
+        let permit = access.record.hold(permit);
         let routed = tower::Service::<Request>::call(&mut generation.router.clone(), request);
-        ResponseFuture::Routed { routed, guard: Some(InFlightGuard::new(generation, permit)), access }
+        ResponseFuture::Routed { routed, guard: Some(InFlightGuard::new(generation, permit)), access: Some(access) }
     }
 }
 
@@ -86,16 +90,18 @@ impl<A: Application> ListenerService for Door<A> {
     }
 }
 
-/// The generation and the place that a request holds, from routing to the last byte of its response.
+/// The generation that a request holds, from routing to the last byte of its response. Its place is held until that byte went
+/// to the socket.
 struct InFlightGuard<A: Application> {
     generation: Arc<Generation<A>>,
-    _permit: OwnedSemaphorePermit,
+    /// `None` if the exchange has it, or for a long-lived response, which has a place of its own.
+    permit: Option<OwnedSemaphorePermit>,
 }
 
 impl<A: Application> InFlightGuard<A> {
-    fn new(generation: Arc<Generation<A>>, permit: OwnedSemaphorePermit) -> Self {
+    fn new(generation: Arc<Generation<A>>, permit: Option<OwnedSemaphorePermit>) -> Self {
         generation.usage.request_started();
-        Self { generation, _permit: permit }
+        Self { generation, permit }
     }
 }
 
@@ -136,9 +142,13 @@ impl<A: Application> Future for ResponseFuture<A> {
             }
             ResponseFutureProjection::Routed { routed, guard, access } => {
                 let response = ready!(access.as_ref().expect(POLLED_ONCE).within(|| routed.poll(cx)))?;
-                let (access, guard) = (access.take().expect(POLLED_ONCE), guard.take());
-                if let Some(InFlightGuard { generation, .. }) = &guard {
+                let (access, mut guard) = (access.take().expect(POLLED_ONCE), guard.take());
+                if let Some(InFlightGuard { generation, permit }) = &mut guard {
                     generation.usage.answered(response.status().is_server_error(), access.record.started);
+                    if response.extensions().get::<LongLived>().is_some() {
+                        *permit = None;
+                        access.record.give_back();
+                    }
                 }
                 (response, access, guard)
             }
@@ -152,7 +162,8 @@ impl<A: Application> Future for ResponseFuture<A> {
 const POLLED_ONCE: &str = "a future is not polled after it has ended";
 
 pin_project_lite::pin_project! {
-    /// The body of a response. It holds the generation and the place of its request until it is dropped.
+    /// The body of a response. It holds the generation of its request, and the place unless it is long-lived, until it is
+    /// dropped.
     pub struct GuardedBody<A: Application> {
         #[pin]
         body: Body,

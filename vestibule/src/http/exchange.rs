@@ -5,7 +5,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::time::Instant;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 /// The patience with a client while places are short.
 pub(super) const SHORT_PATIENCE: Duration = Duration::from_secs(1);
@@ -30,6 +30,8 @@ struct Progress {
     waiting_since: Option<Instant>,
     /// The reason for which the watchdog ended the connection.
     cut_for: Option<EndReason>,
+    /// The place among the requests in flight, if it has one.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -54,7 +56,7 @@ pub(super) struct ExchangeRules {
 impl Exchange {
     pub(super) fn new(now: Instant) -> Self {
         let stage = ExchangeStage::Request;
-        let progress = Progress { stage, since: now, bytes: 0, waiting_since: None, cut_for: None };
+        let progress = Progress { stage, since: now, bytes: 0, waiting_since: None, cut_for: None, place: None };
         Self { started: now, progress: Mutex::new(progress) }
     }
 
@@ -79,7 +81,19 @@ impl Exchange {
     pub(super) fn responds(&self, is_long_lived: bool) {
         let stage = if is_long_lived { ExchangeStage::LongLived } else { ExchangeStage::Response };
         let now = Instant::now();
-        *self.lock() = Progress { stage, since: now, bytes: 0, waiting_since: Some(now), cut_for: None };
+        let mut progress = self.lock();
+        let place = progress.place.take();
+        *progress = Progress { stage, since: now, bytes: 0, waiting_since: Some(now), cut_for: None, place };
+    }
+
+    /// Keeps a place until the exchange ends.
+    pub(super) fn hold(&self, place: OwnedSemaphorePermit) {
+        self.lock().place = Some(place);
+    }
+
+    /// Gives the place back.
+    pub(super) fn give_back(&self) {
+        self.lock().place = None;
     }
 
     /// Records that a piece of the response was handed out. We wait until the client has taken enough to make room for
@@ -88,6 +102,13 @@ impl Exchange {
         let mut progress = self.lock();
         progress.bytes += bytes as u64;
         progress.waiting_since = Some(Instant::now());
+    }
+
+    /// Records that a piece of the response went to the socket. If we wait for the client, we do so anew.
+    pub(super) fn went_out(&self) {
+        if let Some(since) = &mut self.lock().waiting_since {
+            *since = Instant::now();
+        }
     }
 
     /// Records that there is room for another piece of the response.

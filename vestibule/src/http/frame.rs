@@ -31,7 +31,10 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, Sleep, sleep_until},
+};
 use tower::{Layer, Service, layer::layer_fn, service_fn};
 use tower_http::{
     CompressionLevel,
@@ -65,6 +68,8 @@ const STRICT_TRANSPORT_SECURITY: HeaderValue = HeaderValue::from_static("max-age
 pub(crate) struct Frame {
     pub(super) metrics: Arc<RequestMetrics>,
     pub(super) usage: Arc<GenerationUsage>,
+    /// The places for long-lived responses, over all generations.
+    pub(crate) long_lived_places: Arc<Semaphore>,
     pub(super) generation: u64,
     pub(super) body_limit: u64,
     pub(super) timeout: Duration,
@@ -84,12 +89,14 @@ impl Frame {
         config: &ServerConfig,
         generation: u64,
         usage: &Arc<GenerationUsage>,
+        long_lived_places: Arc<Semaphore>,
         sampler: Option<Sampler>,
         metrics: &Arc<RequestMetrics>,
     ) -> Arc<Self> {
         Arc::new(Self {
             metrics: metrics.clone(),
             usage: usage.clone(),
+            long_lived_places,
             generation,
             body_limit: config.body_limit.as_u64(),
             timeout: config.request_timeout,

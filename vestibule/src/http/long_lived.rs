@@ -1,23 +1,28 @@
 //! Responses that may last: server-sent events, downloads without end, WebSockets.
 
-use super::request_record::RequestRecord;
+use super::{problem::Problem, request_record::RequestRecord};
 use crate::{
     application::{Application, Live},
     generation_usage::LongLivedGuard,
 };
 use axum::{
+    body::Body,
     extract::{FromRequestParts, MatchedPath},
     http::request::Parts,
     response::{IntoResponse, Response},
 };
 use futures_util::future::BoxFuture;
-use std::{convert::Infallible, fmt, sync::Arc};
+use http_body_util::BodyExt;
+use std::{fmt, sync::Arc};
 
 /// A response that may last longer than `server.response_timeout`: server-sent events, a download without end, a WebSocket.
 ///
 /// It is an extractor. [`respond`](Self::respond) marks the response. `/status` and `audit` name the route for as long as
 /// the response or a clone of this value lasts, if its generation was replaced: such a response may still use replaced
 /// credentials. So it listens to [`next`](Self::next), and ends soon.
+///
+/// For as long, it also takes a place of `server.max_long_lived`, and none of `server.max_in_flight` once it has begun. If
+/// all are taken, the client gets 503, and no handler runs.
 ///
 /// For a WebSocket, move it into the task that has the socket: once the connection speaks another protocol, no limit of the
 /// framework applies to it.
@@ -45,7 +50,7 @@ use std::{convert::Infallible, fmt, sync::Arc};
 pub struct LongLived {
     generations: Generations,
     /// `None` outside of a service, in a test of a handler.
-    _guard: Option<Arc<LongLivedGuard>>,
+    guard: Option<Arc<LongLivedGuard>>,
 }
 
 /// The news for a response that lasts.
@@ -67,7 +72,13 @@ impl LongLived {
 
     /// Makes a response that may last.
     pub fn respond(self, response: impl IntoResponse) -> Response {
-        let mut response = response.into_response();
+        // The extensions of a response are dropped when its head is sent.
+        let guard = self.guard.clone();
+        let keep = move |frame| {
+            let _ = &guard;
+            frame
+        };
+        let mut response = response.into_response().map(|body| Body::new(body.map_frame(keep)));
         response.extensions_mut().insert(self);
         response
     }
@@ -80,16 +91,20 @@ impl fmt::Debug for LongLived {
 }
 
 impl<S: Sync> FromRequestParts<S> for LongLived {
-    type Rejection = Infallible;
+    type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let Some(record) = parts.extensions.get::<Arc<RequestRecord>>() else {
-            return Ok(Self { generations: Generations(None), _guard: None });
+            return Ok(Self { generations: Generations(None), guard: None });
+        };
+        let Ok(place) = record.frame.long_lived_places.clone().try_acquire_owned() else {
+            record.failed("too_many_long_lived");
+            return Err(Problem::busy("too many long-lived responses are open; try again soon"));
         };
         let route = record.route.get().map_or("", MatchedPath::as_str);
         Ok(Self {
             generations: Generations(Some(record.generations.after(record.context.generation))),
-            _guard: Some(Arc::new(record.frame.usage.long_lived(route))),
+            guard: Some(Arc::new(record.frame.usage.long_lived(route, place))),
         })
     }
 }
@@ -124,5 +139,91 @@ struct Generations(Option<Box<dyn WatchGenerations>>);
 impl Clone for Generations {
     fn clone(&self) -> Self {
         Self(self.0.as_ref().map(|generations| generations.boxed_clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        application::Build,
+        config::Config,
+        generation_usage::GenerationUsage,
+        http::door::Door,
+        openapi::OpenApiRouter,
+        package::Package,
+        resources::build_error::BuildError,
+        secrets::{resolver::Resolver, set::SecretSet, spec::CredentialSpec},
+        testing::{Harness, MemoryManager},
+    };
+    use axum::{
+        http::{Request, StatusCode, header},
+        routing::get,
+    };
+    use futures_util::stream;
+    use std::{convert::Infallible, num::NonZeroU32};
+    use tokio::sync::Semaphore;
+    use tower::ServiceExt;
+
+    /// A service whose events never end.
+    struct Events;
+
+    impl SecretSet for Events {
+        fn specs() -> Vec<CredentialSpec> {
+            Vec::new()
+        }
+
+        fn resolve(_: &mut Resolver<'_>) -> Option<Self> {
+            Some(Self)
+        }
+    }
+
+    impl Application for Events {
+        const PACKAGE: Package = Package::new("events", "0");
+        type Settings = ();
+        type Secrets = Self;
+
+        async fn build(_: &Build<'_, Self>) -> Result<Self, BuildError> {
+            Ok(Self)
+        }
+
+        fn routes() -> OpenApiRouter<Arc<Self>> {
+            let events = async |long_lived: LongLived| {
+                long_lived.respond(Body::from_stream(stream::pending::<Result<String, Infallible>>()))
+            };
+            OpenApiRouter::new().route("/events", get(events)).route("/", get(async || ""))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_long_lived_response_gives_its_place_back_and_has_a_limit_of_its_own() {
+        let mut config = Config::default();
+        config.server.max_in_flight = NonZeroU32::MIN;
+        config.server.max_long_lived = NonZeroU32::MIN;
+        let harness = Harness::<Events>::start(MemoryManager::new(), config).await.unwrap();
+        let get = async |path| {
+            let request = Request::get(path).body(Body::empty()).unwrap();
+            Door::new(harness.live()).oneshot(request).await.unwrap()
+        };
+        let first = get("/events").await;
+        assert_eq!((first.status(), get("/").await.status()), (StatusCode::OK, StatusCode::OK));
+        let second = get("/events").await;
+        assert_eq!(second.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert!(second.headers().contains_key(header::RETRY_AFTER));
+        drop((first, second));
+        assert_eq!(get("/events").await.status(), StatusCode::OK);
+    }
+
+    #[test]
+    fn a_response_is_named_while_its_body_lasts_whatever_the_body_holds() {
+        let usage = Arc::new(GenerationUsage::default());
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap();
+        let guard = Some(Arc::new(usage.long_lived("/events", place)));
+        let response = LongLived { generations: Generations(None), guard }.respond("an event");
+        // A connection drops the extensions when it has sent the head.
+        let (_, body) = response.into_parts();
+        assert_eq!(usage.long_lived_responses(), [("/events".to_owned(), 1)].into());
+        drop(body);
+        assert!(usage.long_lived_responses().is_empty());
     }
 }

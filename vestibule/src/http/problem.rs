@@ -181,7 +181,9 @@ impl Problem {
     /// Sets the cause. It is logged when the problem becomes a response: as an error if the status is a 5xx, otherwise as
     /// information. The client never gets it.
     ///
-    /// The log has the texts of the error and of its sources, so they must not quote a secret. Text is a cause too.
+    /// The log has the texts of the error and of its sources, so they must not quote a secret. Of what the database answered
+    /// it has the SQLSTATE and the names of tables, columns and constraints: its message may quote values. Text is a cause
+    /// too.
     ///
     /// ```
     /// use axum::http::StatusCode;
@@ -269,7 +271,8 @@ fn log_database_error(error: &sqlx::Error) {
         return;
     }
     let sqlstate = error.as_database_error().and_then(DatabaseError::code);
-    tracing::error!(%error, db.response.status_code = sqlstate.as_deref(), "a database call failed");
+    let error = reasons(error);
+    tracing::error!(error, db.response.status_code = sqlstate.as_deref(), "a database call failed");
 }
 
 /// The largest plain error text that becomes a detail, in bytes.

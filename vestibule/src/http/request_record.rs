@@ -23,7 +23,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::time::Instant;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 /// The facts of one request. The door makes it, and the request carries it as an extension: the frame, and the layers
 /// and extractors of routes, read and change it there.
@@ -142,6 +142,20 @@ impl RequestRecord {
     /// Returns the reason for which the watchdog ended the connection before the response was out, if it did.
     pub(super) fn cut_for(&self) -> Option<EndReason> {
         self.exchange.as_ref()?.cut_for()
+    }
+
+    /// Keeps the place of the request until its response is out. Returns it if the request came on no connection.
+    pub(super) fn hold(&self, place: OwnedSemaphorePermit) -> Option<OwnedSemaphorePermit> {
+        let Some(exchange) = &self.exchange else { return Some(place) };
+        exchange.hold(place);
+        None
+    }
+
+    /// Gives the place back before the response is out.
+    pub(super) fn give_back(&self) {
+        if let Some(exchange) = &self.exchange {
+            exchange.give_back();
+        }
     }
 
     /// Records the reason for which the request failed. The first one stays.

@@ -43,7 +43,7 @@ impl<S: ListenerService> hyper::service::Service<Request<Incoming>> for WatchedS
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let (exchange, is_last) = self.connection.begin(request.version());
         let bad_head = BadHead::of(&request);
-        let guard = ExchangeGuard { exchange: exchange.clone(), connection: self.connection.clone() };
+        let guard = Arc::new(ExchangeGuard { exchange: exchange.clone(), connection: self.connection.clone() });
         if bad_head.is_some() {
             self.connection.ends_for(EndReason::Malformed);
             return ResponseFuture { response: None, bad_head, guard: Some(guard), is_last };
@@ -67,7 +67,7 @@ impl<S: ListenerService> hyper::service::Service<Request<Incoming>> for WatchedS
     }
 }
 
-/// A request whose response has not ended.
+/// A request whose response is not out.
 struct ExchangeGuard {
     connection: Arc<WatchedConnection>,
     exchange: Arc<Exchange>,
@@ -118,7 +118,7 @@ pin_project_lite::pin_project! {
         #[pin]
         response: Option<F>,
         bad_head: Option<BadHead>,
-        guard: Option<ExchangeGuard>,
+        guard: Option<Arc<ExchangeGuard>>,
         // Whether the connection ends with this response.
         is_last: bool,
     }
@@ -148,7 +148,7 @@ where
         if *this.is_last {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        let ExchangeGuard { connection, exchange } = &response.body().guard;
+        let ExchangeGuard { connection, exchange } = &*response.body().guard;
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             connection.upgraded();
         }
@@ -168,7 +168,26 @@ pin_project_lite::pin_project! {
         body: Option<B>,
         // What is left of a frame that is larger than a piece.
         rest: Bytes,
-        guard: ExchangeGuard,
+        guard: Arc<ExchangeGuard>,
+    }
+}
+
+/// A piece of a response. hyper drops it when it went to the socket. Until then the exchange goes on: h2 takes tens of KiB per
+/// response before the client has room for them.
+struct Piece {
+    bytes: Bytes,
+    guard: Arc<ExchangeGuard>,
+}
+
+impl AsRef<[u8]> for Piece {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        self.guard.exchange.went_out();
     }
 }
 
@@ -192,7 +211,8 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
         }
         let piece = this.rest.split_to(this.rest.len().min(LARGEST_PIECE));
         exchange.handed_out(piece.len());
-        Poll::Ready(Some(Ok(Frame::data(piece))))
+        let piece = Piece { bytes: piece, guard: this.guard.clone() };
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(piece)))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -207,5 +227,35 @@ impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
         }
         hint.set_lower(hint.lower() + rest);
         hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::settings::connections::ConnectionsConfig;
+    use axum::http::Version;
+    use http_body_util::BodyExt;
+    use tokio::sync::Semaphore;
+
+    #[tokio::test]
+    async fn a_request_keeps_its_place_until_the_last_piece_of_its_response_is_written() {
+        let connection = Arc::new(WatchedConnection::new(&ConnectionsConfig::default()));
+        let (exchange, _) = connection.begin(Version::HTTP_2);
+        let places = Arc::new(Semaphore::new(1));
+        exchange.hold(places.clone().try_acquire_owned().unwrap());
+        let guard = Arc::new(ExchangeGuard { connection, exchange });
+        let text = Bytes::from(vec![0; LARGEST_PIECE + 1]);
+        let mut body = ResponseBody { body: None::<axum::body::Body>, rest: text, guard };
+        let mut pieces = Vec::new();
+        while let Some(frame) = body.frame().await {
+            pieces.push(frame.unwrap().into_data().unwrap());
+        }
+        drop(body);
+        assert_eq!((pieces.len(), places.available_permits()), (2, 0));
+        pieces.remove(0);
+        assert_eq!(places.available_permits(), 0, "h2 has the last piece");
+        drop(pieces);
+        assert_eq!(places.available_permits(), 1);
     }
 }

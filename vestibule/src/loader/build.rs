@@ -20,6 +20,8 @@ use crate::{
     traces::{Exporter, Sampler},
 };
 use std::{
+    collections::BTreeSet,
+    num::NonZeroU32,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -49,6 +51,10 @@ impl<A: Application> Loader<A> {
         made: &Mutex<ResourceRegistry>,
     ) -> Result<(Generation<A>, impl IntoIterator<Item = Unrefreshed>), BuildFailure> {
         let LoadRequest { config, in_service, deadline, probe_reason, .. } = request;
+        let replaced = match in_service {
+            Some(in_service) => doubts.replaced(&resolved.credentials, &in_service.credentials),
+            None => BTreeSet::new(),
+        };
         let (authenticator, auth_as_held) = self.open_authenticator(request, &resolved.credentials, doubts).await?;
         let tls = Tls::build(&resolved.secrets, &config.server, &config.admin, in_service.map(|held| &held.tls));
         let context = LoadContext {
@@ -59,7 +65,7 @@ impl<A: Application> Loader<A> {
             request_timeout: config.server.request_timeout,
             in_service: in_service.map(|in_service| &in_service.resources),
             made,
-            must_be_replaced: &doubts.must_be_replaced,
+            replaced: &replaced,
             deadline: *deadline,
             probe_reason: *probe_reason,
             metrics: &self.metrics,
@@ -88,11 +94,10 @@ impl<A: Application> Loader<A> {
             routes::router(&service, &config.server, authenticator.as_ref()).map_err(BuildFailure::of_fault)?;
         let resources = cx.into_resources();
 
-        let max_in_flight = config.server.max_in_flight;
-        let in_flight = match in_service {
-            Some(in_service) if in_service.config.server.max_in_flight == max_in_flight => in_service.in_flight.clone(),
-            _ => Arc::new(Semaphore::new(max_in_flight.get() as usize)),
-        };
+        let held = in_service.map(|held| (held.config.server.max_in_flight, &held.in_flight));
+        let in_flight = places(config.server.max_in_flight, held);
+        let held = in_service.map(|held| (held.config.server.max_long_lived, &held.frame.long_lived_places));
+        let long_lived_places = places(config.server.max_long_lived, held);
         let number = in_service.map_or(1, |in_service| in_service.number + 1);
         let usage = Arc::new(GenerationUsage::recorded_in(self.request_history.clone()));
         let debug_tokens = DebugTokens::new(
@@ -103,7 +108,7 @@ impl<A: Application> Loader<A> {
             &self.debug_token_uses,
         );
         let sampler = exporter.as_ref().map(|_| Sampler::new(&config.traces, &self.tracer));
-        let frame = Frame::new(&config.server, number, &usage, sampler, &self.request_metrics);
+        let frame = Frame::new(&config.server, number, &usage, long_lived_places, sampler, &self.request_metrics);
         let router = frame.router(routes);
         let generation = Generation {
             number,
@@ -135,7 +140,7 @@ impl<A: Application> Loader<A> {
     ) -> Result<(Option<Arc<Authenticator>>, Option<Unrefreshed>), BuildFailure> {
         let LoadRequest { config, in_service, deadline, .. } = request;
         let mut deadline = *deadline;
-        if !doubts.must_be_replaced.is_empty() {
+        if in_service.is_some_and(|held| doubts.is_any_replaced(credentials, &held.credentials)) {
             deadline = deadline.min(Instant::now() + WAIT_FOR_OTHERS);
         }
         let opened = Authenticator::open(AuthenticatorParts {
@@ -218,6 +223,16 @@ impl BuildFailure {
         }
     }
 
+    /// Returns the credential that the other side rejects, or that lacks rights there. No answer, and a fault of
+    /// something else, say nothing against it.
+    pub(super) fn rejected_credential(&self) -> Option<Name> {
+        match &self.error {
+            BuildError::Rejected(rejection) => Some(rejection.credential),
+            BuildError::Fault(fault) if fault.exit == Exit::Denied => self.credential,
+            BuildError::Fault(_) => None,
+        }
+    }
+
     /// Returns the credential that failed, and the set with the version of it that is held. Returns `None` if there is no
     /// other version to go on with.
     pub(super) fn as_held<S: SecretSet>(
@@ -234,6 +249,14 @@ impl BuildFailure {
             BuildError::Rejected(rejection) => rejection.into(),
             BuildError::Fault(fault) => (name, fault).into(),
         }
+    }
+}
+
+/// Returns this many places: those that are held, with their limit, if it is the same.
+fn places(max: NonZeroU32, held: Option<(NonZeroU32, &Arc<Semaphore>)>) -> Arc<Semaphore> {
+    match held {
+        Some((of_held, places)) if of_held == max => places.clone(),
+        _ => Arc::new(Semaphore::new(max.get() as usize)),
     }
 }
 

@@ -5,6 +5,7 @@ use crate::{
     secrets::{
         credential::Name,
         held::{HeldCredential, HeldCredentials},
+        id::SecretId,
     },
 };
 use std::{
@@ -43,8 +44,8 @@ impl Candidates {
         }
     }
 
-    /// Records that the other side rejects the candidate of this name, or that a service cannot be built with it.
-    pub(super) fn failed(&self, name: Name) {
+    /// Records that the other side rejects the candidate of this name.
+    pub(super) fn rejected(&self, name: Name) {
         let mut candidates = self.lock();
         if candidates.get(name).is_some_and(|(_, since)| since.elapsed() > REJECTED_FOR) {
             candidates.remove(name);
@@ -57,6 +58,11 @@ impl Candidates {
             let Some(held) = in_service.get(name, &candidate.id) else { return true };
             held.in_use() != candidate.in_use() && held.lease.as_ref().is_some_and(|lease| lease.is_due(drain))
         });
+    }
+
+    /// Forgets all but those of these names and ids.
+    pub(super) fn retain(&self, named: &[(Name, SecretId)]) {
+        self.lock().retain(|name, (candidate, _)| named.iter().any(|(other, id)| other == name && *id == candidate.id));
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<Name, (HeldCredential, Moment)>> {

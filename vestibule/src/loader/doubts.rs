@@ -61,9 +61,14 @@ impl Doubts {
         Self { rejected, names, due, must_be_replaced }
     }
 
+    /// Returns the credentials that must be replaced and have a new version in `resolved`.
+    pub(super) fn replaced(&self, resolved: &HeldCredentials, held: &HeldCredentials) -> BTreeSet<Name> {
+        self.must_be_replaced.iter().copied().filter(|name| resolved.has_new_version(name, held)).collect()
+    }
+
     /// Returns `true` if a credential that must be replaced has a new version in `resolved`.
     pub(super) fn is_any_replaced(&self, resolved: &HeldCredentials, held: &HeldCredentials) -> bool {
-        self.must_be_replaced.iter().any(|name| resolved.has_new_version(name, held))
+        !self.replaced(resolved, held).is_empty()
     }
 
     /// Adds the credentials that are rejected and have no new version in `resolved`, and marks all that must be replaced.

@@ -10,13 +10,19 @@ use crate::{
         credential::Credential,
         id::VersionId,
         kind::{Kind, Malformed},
+        lease::{NoCalls, SecretLease},
         source::{Fetched, SourceError},
         version::{SecretValue, SecretValues, Stage, Versions},
     },
+    testing::Harness,
 };
 use futures_util::future::{BoxFuture, join_all};
 use secrecy::ExposeSecret;
-use std::{fs, num::NonZeroU32};
+use std::{
+    fs,
+    num::NonZeroU32,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 use time::OffsetDateTime;
 
 /// A credential whose value says how it behaves.
@@ -54,6 +60,10 @@ async fn user(cx: &Build<'_, Pair>, credential: &Credential<Scripted>) -> Result
             Err(BuildError::Fault(Fault::new(Exit::Unavailable, "the other side", "it is away", "wait")))
         }
         "hanging when proven" => std::future::pending().await,
+        "slow when proven" => {
+            tokio::time::sleep(2 * WAIT_FOR_OTHERS).await;
+            Ok(User(None))
+        }
         "rejected later" => Ok(User(Some(Rejection::of(credential, "as a password that was changed")))),
         _ => Ok(User(None)),
     })
@@ -270,29 +280,196 @@ async fn a_reload_does_what_the_tables_in_the_architecture_say() {
     join_all(combinations).await;
 }
 
-#[tokio::test]
-async fn a_credential_that_hangs_when_it_is_proven_does_not_hold_up_a_replacement() {
+/// Reloads two credentials whose new versions have these values, in a minute at most. Returns the result, and the time
+/// that it has taken.
+async fn reload_within_a_minute(
+    held: [&'static str; 2],
+    new: [Option<&'static str>; 2],
+) -> (Result<LoadOutcome<Pair>, LoadError>, Duration) {
     let manager = OneVersionEach::default();
-    manager.put("first", "first-held".into(), "good");
-    manager.put("second", "second-held".into(), "rejected later");
+    manager.put("first", "first-held".into(), held[0]);
+    manager.put("second", "second-held".into(), held[1]);
     let loader = Loader::<Pair>::new(Arc::new(manager.clone()));
     let mut config = Config::<()>::default();
     config.secrets.prefix = "pair".into();
     let deadline = Instant::now() + config.secrets.deadline;
-    let held = loader.first_load(Arc::new(config), deadline).await.expect("both are accepted at first");
-    manager.put("first", "first-new".into(), "hanging when proven");
-    manager.put("second", "second-new".into(), "good too");
+    let in_service = loader.first_load(Arc::new(config), deadline).await.expect("both are accepted at first");
+    for (name, value) in ["first", "second"].into_iter().zip(new) {
+        if let Some(value) = value {
+            manager.put(name, format!("{name}-new"), value);
+        }
+    }
+    let started = Instant::now();
     let request = LoadRequest {
-        config: held.config.clone(),
-        in_service: Some(&held),
-        deadline: Instant::now() + Duration::from_secs(60),
+        config: in_service.config.clone(),
+        in_service: Some(&in_service),
+        deadline: started + Duration::from_secs(60),
         probe_reason: ProbeReason::Scheduled,
         scope: LoadScope::All,
     };
-    let loading = tokio::time::timeout(2 * WAIT_FOR_OTHERS, loader.load(request));
-    let Ok(FinishedLoad { result: Ok(LoadOutcome::Built { generation, carried_over }), .. }) = loading.await else {
-        panic!("the replacement waits for the other credential")
-    };
+    (loader.load(request).await.result, started.elapsed())
+}
+
+/// Checks that the second credential was replaced, and that only these others stay as held.
+#[track_caller]
+fn assert_second_is_new(result: Result<LoadOutcome<Pair>, LoadError>, stay: &[Name]) {
+    let Ok(LoadOutcome::Built { generation, carried_over }) = result else { panic!("nothing was replaced") };
     assert_eq!(generation.credentials.named("second").unwrap().in_use().as_str(), "second-new");
-    assert_eq!(carried_over.iter().map(|stays| stays.name).collect::<Vec<_>>(), ["first"]);
+    assert_eq!(carried_over.iter().map(|stays| stays.name).collect::<Vec<_>>(), stay);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_credential_that_hangs_when_it_is_proven_does_not_hold_up_a_replacement() {
+    let new = [Some("hanging when proven"), Some("good too")];
+    let (result, time) = reload_within_a_minute(["good", "rejected later"], new).await;
+    assert!(time < 2 * WAIT_FOR_OTHERS, "the replacement waits for the other credential");
+    assert_second_is_new(result, &["first"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replacement_that_hangs_when_it_is_proven_leaves_time_for_another_one() {
+    let new = [Some("hanging when proven"), Some("slow when proven")];
+    let (result, _) = reload_within_a_minute(["rejected later", "rejected later"], new).await;
+    assert_second_is_new(result, &["first"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_replacement_does_not_wait_for_another_one_that_cannot_be_fetched() {
+    let new = [Some("unreachable when fetched"), Some("good too")];
+    let (result, time) = reload_within_a_minute(["rejected later", "rejected later"], new).await;
+    assert!(time < 2 * WAIT_FOR_OTHERS, "{time:?}");
+    assert_second_is_new(result, &["first"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_ending_version_without_a_successor_takes_no_time_from_others() {
+    let (result, _) = reload_within_a_minute(["ending", "good"], [None, Some("slow when proven")]).await;
+    assert_second_is_new(result, &[]);
+}
+
+/// A manager that makes a user at each read. The other side does not answer to the users after the first one.
+#[derive(Clone, Default)]
+struct MakesUsers(Arc<Mutex<usize>>);
+
+impl Source for MakesUsers {
+    fn fetch<'a>(
+        &'a self,
+        _: &'a SecretId,
+        _: Stage,
+        _: Option<&'a VersionId>,
+    ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
+        let mut made = self.0.lock().unwrap();
+        *made += 1;
+        let (value, left) = if *made <= 2 { ("good", 60) } else { ("unreachable when proven", 3600) };
+        let lease = Some(SecretLease::new(Duration::from_secs(left), Arc::new(NoCalls)));
+        let version = VersionId::new(format!("user-{made}"));
+        Box::pin(async { Ok(Fetched::New(SecretValue { text: value.into(), version, created: None, lease })) })
+    }
+
+    fn versions<'a>(&'a self, _: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>> {
+        Box::pin(async { Ok(Versions::new()) })
+    }
+
+    fn is_made_at_each_read(&self, _: &SecretId) -> bool {
+        true
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_candidate_is_kept_while_the_other_side_does_not_answer() {
+    let manager = MakesUsers::default();
+    let harness = Harness::<Pair>::start(Arc::new(manager.clone()), Config::default()).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(45)).await;
+    for _ in 0..10 {
+        harness.reload().await.unwrap_err();
+        tokio::time::sleep(Duration::from_secs(30)).await;
+    }
+    assert_eq!(*manager.0.lock().unwrap(), 4, "one for each of both, and one candidate for each");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_candidate_of_a_configuration_that_is_taken_back_is_forgotten() {
+    let harness = Harness::<Pair>::start(Arc::new(MakesUsers::default()), Config::default()).await.unwrap();
+    harness.start_reloading();
+    let signal = async |config| {
+        harness.configure(config);
+        harness.signal();
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        harness.reloader.loader.candidates.all().iter().count()
+    };
+    let mut config = Config::<()>::default();
+    config.secrets.ids.insert("first".into(), SecretId::parse("elsewhere").unwrap());
+    assert_eq!(signal(config).await, 1);
+    assert_eq!(signal(Config::default()).await, 0);
+    harness.stop().await;
+}
+
+/// A manager that makes a value of `first` at each read.
+struct MakesFirst {
+    manager: OneVersionEach,
+    made: Arc<AtomicUsize>,
+}
+
+impl Source for MakesFirst {
+    fn fetch<'a>(
+        &'a self,
+        id: &'a SecretId,
+        stage: Stage,
+        held: Option<&'a VersionId>,
+    ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
+        Box::pin(async move {
+            let mut fetched = self.manager.fetch(id, stage, held).await?;
+            if let Fetched::New(value) = &mut fetched
+                && self.is_made_at_each_read(id)
+            {
+                value.version = VersionId::new(format!("made-{}", self.made.fetch_add(1, Ordering::SeqCst)));
+                value.lease = Some(SecretLease::new(Duration::from_secs(3600), Arc::new(NoCalls)));
+            }
+            Ok(fetched)
+        })
+    }
+
+    fn versions<'a>(&'a self, id: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>> {
+        self.manager.versions(id)
+    }
+
+    fn is_made_at_each_read(&self, id: &SecretId) -> bool {
+        id.as_str() == "pair/first"
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_malformed_value_that_was_made_for_a_reload_no_other_one_is_made_for_a_minute() {
+    let (manager, made) = (OneVersionEach::default(), Arc::new(AtomicUsize::new(0)));
+    manager.put("first", "role".into(), "rejected later");
+    manager.put("second", "second-held".into(), "good");
+    let loader = Loader::<Pair>::new(Arc::new(MakesFirst { manager: manager.clone(), made: made.clone() }));
+    let mut config = Config::<()>::default();
+    config.secrets.prefix = "pair".into();
+    let deadline = Instant::now() + config.secrets.deadline;
+    let held = loader.first_load(Arc::new(config), deadline).await.expect("both are accepted at first");
+    held.resources.publish();
+    manager.put("first", "role".into(), "malformed");
+    let load = async |probe_reason| {
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let (config, in_service, scope) = (held.config.clone(), Some(&held), LoadScope::All);
+        loader.load(LoadRequest { config, in_service, deadline, probe_reason, scope }).await.result
+    };
+    let minute = Duration::from_secs(60);
+    for (pause, reason, count) in [
+        (Duration::ZERO, ProbeReason::CurrentRejected, 2),
+        (Duration::from_secs(1), ProbeReason::Scheduled, 2),
+        (Duration::from_secs(50), ProbeReason::CurrentRejected, 2),
+        (Duration::from_secs(1), ProbeReason::Operator, 3),
+        (Duration::from_secs(50), ProbeReason::Scheduled, 3),
+        (minute, ProbeReason::Scheduled, 4),
+    ] {
+        tokio::time::advance(pause).await;
+        let report = load(reason).await.err().expect("it is malformed").report.to_string();
+        assert!(report.contains("credential `first`") && report.contains("malformed"), "{report}");
+        assert_eq!(made.load(Ordering::SeqCst), count, "after {pause:?} more, for {reason:?}");
+    }
+    manager.put("first", "role".into(), "good");
+    tokio::time::advance(minute).await;
+    assert!(matches!(load(ProbeReason::Scheduled).await, Ok(LoadOutcome::Built { .. })));
 }

@@ -68,6 +68,11 @@ impl<C> Retries<C> {
         }
     }
 
+    /// Returns `true` if a configuration that a signal brought has a retry.
+    pub(super) fn has_unpublished(&self) -> bool {
+        self.unpublished.is_some()
+    }
+
     /// Returns the credentials for which a repeated load with the configuration in service asks the manager: only those whose
     /// version is rejected, if nothing but their successors was missing in the load before it.
     pub(super) fn scope_of_repeated(&self) -> LoadScope {

@@ -151,3 +151,14 @@ fn a_malformed_key_does_not_keep_the_pending_login_from_standing_in() {
     ];
     run(&sequence, 0, false).expect("the pending login replaces the rejected one");
 }
+
+#[tokio::test(start_paused = true)]
+async fn due_leases_do_not_begin_the_pauses_between_retries_anew() {
+    let mut world = World::start().await;
+    for event in [Event::ChangePassword(None), Event::Request, Event::Wait(Duration::from_secs(180))] {
+        world.step(&event).await.expect("no rule is broken");
+    }
+    let retries = world.retries_beside_due_leases().await;
+    assert!(retries < 60, "{retries} in a minute");
+    world.stop().await;
+}

@@ -186,7 +186,8 @@ fn client_key(
         KeyHeader::Named(name) => HeaderName::try_from(*name)
             .map_err(|_| BuildError::bug("the name of the header for an API key is not valid"))?,
     };
-    let key = VersionedKey::new(credential.version().clone(), credential, credential.lease.clone(), endpoint, header);
+    let (version, lease) = (credential.version().clone(), credential.lease.clone());
+    let key = VersionedKey::new(version, credential.shared(), lease, endpoint, header);
     let rejection = if endpoint.rejects_key_with_403 { "the answer was 401 or 403" } else { "the answer was 401" };
     Ok(ClientKey::new(key, before, Rejection::of(credential, rejection), context.reload_requests))
 }

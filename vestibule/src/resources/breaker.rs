@@ -74,13 +74,23 @@ struct OpenBreaker {
 }
 
 /// The permission to try a version once. The caller reports the result: [`accepted`](Self::accepted) or
-/// [`rejected`](Self::rejected). If it is dropped without one, the attempt is inconclusive, and takes no pause.
+/// [`rejected`](Self::rejected). If it is dropped without one, the attempt is inconclusive: it takes no pause, and
+/// nothing of the operators' budget.
 pub(super) struct Permit {
     breaker: Arc<Breaker>,
     begun: Instant,
-    /// The end of the pause before this attempt began a new one. `None` if the breaker was closed.
-    pause_before: Option<Instant>,
+    spent: Spent,
     is_reported: bool,
+}
+
+/// The part of the limits that an attempt has spent. An attempt that is inconclusive gives it back.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Spent {
+    Nothing,
+    /// The one attempt at the end of a pause. It began a new pause.
+    Pause,
+    /// One of the operators' attempts.
+    OfOperators,
 }
 
 /// Returns the rejection for a caller whose attempt was denied. Its reason says when the next try is.
@@ -92,28 +102,32 @@ fn not_tried(rejection: &Rejection, wait: Duration) -> Rejection {
 }
 
 impl OpenBreaker {
-    /// Allows or denies one attempt. Begins a new pause if the pause is over.
-    fn allow(&mut self, reason: ProbeReason, pause: Duration, now: Instant) -> bool {
+    /// Allows one attempt, and returns what it takes; or denies it. Begins a new pause if the pause is over.
+    fn allow(&mut self, reason: ProbeReason, pause: Duration, now: Instant) -> Option<Spent> {
         if now >= self.next_probe {
             self.next_probe = now + pause;
-            return true;
+            return Some(Spent::Pause);
         }
         match reason {
-            ProbeReason::Scheduled => false,
+            ProbeReason::Scheduled => None,
             ProbeReason::Operator => self.take_from_budget(pause, now),
-            ProbeReason::CurrentRejected => true,
+            ProbeReason::CurrentRejected => Some(Spent::Nothing),
         }
     }
 
-    fn take_from_budget(&mut self, pause: Duration, now: Instant) -> bool {
+    fn take_from_budget(&mut self, pause: Duration, now: Instant) -> Option<Spent> {
         let pauses = (now - self.budget_at).as_secs_f64() / pause.as_secs_f64();
-        self.operator_budget = OPERATOR_BUDGET.min(self.operator_budget + pauses);
+        self.add_to_budget(pauses);
         self.budget_at = now;
-        let has_one = self.operator_budget >= 1.0;
-        if has_one {
-            self.operator_budget -= 1.0;
+        if self.operator_budget < 1.0 {
+            return None;
         }
-        has_one
+        self.operator_budget -= 1.0;
+        Some(Spent::OfOperators)
+    }
+
+    fn add_to_budget(&mut self, attempts: f64) {
+        self.operator_budget = OPERATOR_BUDGET.min(self.operator_budget + attempts);
     }
 }
 
@@ -135,14 +149,14 @@ impl Breaker {
     /// The last rejection, if the attempt is denied. Its reason says when the next try is.
     pub(super) fn allow(self: &Arc<Self>, reason: ProbeReason, now: Instant) -> Result<Permit, Rejection> {
         let pause = self.pause();
-        let mut pause_before = None;
+        let mut spent = Spent::Nothing;
         if let Some(open) = &mut *self.open() {
-            pause_before = Some(open.next_probe);
-            if !open.allow(reason, pause, now) {
+            let Some(of_limits) = open.allow(reason, pause, now) else {
                 return Err(not_tried(&open.rejection, open.next_probe.saturating_duration_since(now)));
-            }
+            };
+            spent = of_limits;
         }
-        Ok(Permit { breaker: self.clone(), begun: now, pause_before, is_reported: false })
+        Ok(Permit { breaker: self.clone(), begun: now, spent, is_reported: false })
     }
 
     fn open(&self) -> MutexGuard<'_, Option<OpenBreaker>> {
@@ -209,18 +223,20 @@ impl Permit {
 }
 
 impl Drop for Permit {
-    /// Gives the pause back that an inconclusive attempt has begun, so that the next attempt need not wait for its end.
+    /// Gives back what an inconclusive attempt has spent, so that the next one need not wait for the end of the pause.
     fn drop(&mut self) {
-        let Some(pause_before) = self.pause_before else { return };
         if self.is_reported {
             return;
         }
-        if let Some(open) = &mut *self.breaker.open()
-            && open.last <= self.begun
-        {
+        let mut open = self.breaker.open();
+        let Some(open) = &mut *open else { return };
+        match self.spent {
             // One second, so that a database that does not answer is not asked without a pause.
-            let next = pause_before.max(Instant::now() + Duration::from_secs(1));
-            open.next_probe = open.next_probe.min(next);
+            Spent::Pause if open.last <= self.begun => {
+                open.next_probe = open.next_probe.min(Instant::now() + Duration::from_secs(1));
+            }
+            Spent::OfOperators => open.add_to_budget(1.0),
+            Spent::Pause | Spent::Nothing => (),
         }
     }
 }
@@ -289,6 +305,19 @@ mod tests {
         reject(&breaker, ProbeReason::Scheduled, now);
         drop(breaker.allow(ProbeReason::Scheduled, now + PAUSE).expect("the pause is over"));
         assert!(breaker.allow(ProbeReason::Scheduled, Instant::now() + Duration::from_secs(2)).is_ok());
+    }
+
+    #[test]
+    fn an_inconclusive_attempt_takes_nothing_from_the_operators() {
+        let (breaker, now) = (Arc::new(Breaker::default()), Instant::now());
+        reject(&breaker, ProbeReason::Scheduled, now);
+        for _ in 0..10 {
+            drop(breaker.allow(ProbeReason::Operator, now).expect("no attempt had an answer"));
+        }
+        for _ in 0..2 {
+            reject(&breaker, ProbeReason::Operator, now);
+        }
+        assert!(breaker.allow(ProbeReason::Operator, now).is_err(), "no more than there were");
     }
 
     #[test]

@@ -169,7 +169,7 @@ impl fmt::Debug for CircuitBreaker {
 }
 
 /// The permission to try a version once. Report the result: [`accepted`](Self::accepted) or [`rejected`](Self::rejected).
-/// An attempt that is dropped without one is inconclusive, and takes no pause.
+/// An attempt that is dropped without one is inconclusive: it takes no pause, and nothing of the operators' budget.
 #[must_use = "an attempt without a result is inconclusive"]
 pub struct Attempt {
     permit: Permit,

@@ -30,8 +30,9 @@ pub(crate) struct LoadContext<'a> {
     pub(crate) in_service: Option<&'a ResourceRegistry>,
     /// The resources that earlier attempts of this load have made. `build` may run again with other versions.
     pub(crate) made: &'a Mutex<ResourceRegistry>,
-    /// The credentials whose version in service must be replaced. No other one may hold up their replacement.
-    pub(crate) must_be_replaced: &'a BTreeSet<Name>,
+    /// The credentials whose version in service must be replaced, and that have a new one. No other one may hold up
+    /// their replacement.
+    pub(crate) replaced: &'a BTreeSet<Name>,
     /// The time at which the load must have ended.
     pub(crate) deadline: Instant,
     /// The reason for which the load may try a rejected version again.
@@ -45,14 +46,15 @@ pub(crate) struct LoadContext<'a> {
 }
 
 impl LoadContext<'_> {
-    /// Returns the deadline for the proof of one credential. If others must be replaced, it has 2 s, as for its fetch: it
-    /// can stay as held.
+    /// Returns the deadline for the proof of one credential. If others are replaced because they must be, it has 2 s:
+    /// it can stay as held. If it is one of several that must be replaced, it leaves time for the others.
     pub(crate) fn deadline_of(&self, name: Name) -> Instant {
-        let may_stay = self.in_service.is_some() && !self.must_be_replaced.contains(name);
-        if may_stay && !self.must_be_replaced.is_empty() {
-            self.deadline.min(Instant::now() + WAIT_FOR_OTHERS)
-        } else {
-            self.deadline
+        let now = Instant::now();
+        let left = self.deadline.saturating_duration_since(now);
+        match u32::try_from(self.replaced.len()) {
+            Ok(0) => self.deadline,
+            Ok(several) if self.replaced.contains(name) => now + left / several,
+            _ => now + left.min(WAIT_FOR_OTHERS),
         }
     }
 

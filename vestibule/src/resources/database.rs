@@ -19,6 +19,9 @@ mod proof;
 mod section;
 mod traced;
 
+#[cfg(test)]
+mod tests;
+
 use super::{
     breaker::ProbeReason, build_error::BuildError, circuit_breaker::CircuitBreaker,
     connection_counter::ConnectionCounter, context::LoadContext, rejection::Rejection, resource::Resource,

@@ -11,6 +11,7 @@ use super::{
 };
 use crate::{
     exit::{Exit, Fault},
+    loader::WAIT_FOR_OTHERS,
     moment::Moment,
 };
 use futures_util::future::{BoxFuture, join_all, try_join_all};
@@ -19,6 +20,7 @@ use std::{
     time::Duration,
 };
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// The pause before the current version is read for the second time, if the first answer was an older or a revoked one.
 const SECOND_READ: Duration = Duration::from_secs(1);
@@ -35,6 +37,8 @@ pub(crate) struct FetchContext<'a> {
     pub(crate) doubted: BTreeSet<Name>,
     /// The credentials that the manager made for a load which failed.
     pub(crate) candidates: HeldCredentials,
+    /// The faults of those that it made lately and that cannot be used. No other one is made yet.
+    pub(crate) unusable: BTreeMap<(Name, SecretId), Fault>,
     /// `server.drain`: a lease must last for longer than that.
     pub(crate) drain: Duration,
     /// The deadline of the other credentials, if one is doubted. The others can stay as held.
@@ -63,9 +67,14 @@ impl FetchContext<'_> {
         if may_stay {
             return Some(FetchOutcome::Same);
         }
-        let candidate = self.candidates.get(name, id)?;
-        let is_due = candidate.lease.as_ref().is_none_or(|lease| lease.is_due(self.drain));
-        if is_due || candidate.has_any(self.revoked) { None } else { Some(FetchOutcome::Candidate(candidate.clone())) }
+        if let Some(candidate) = self.candidates.get(name, id)
+            && candidate.lease.as_ref().is_some_and(|lease| !lease.is_due(self.drain))
+            && !candidate.has_any(self.revoked)
+        {
+            return Some(FetchOutcome::Candidate(candidate.clone()));
+        }
+        let fault = self.unusable.get(&(name, id.clone()))?;
+        Some(FetchOutcome::Failed(fault.clone()))
     }
 }
 
@@ -89,6 +98,15 @@ pub(crate) enum ManagerStage {
 }
 
 impl FetchOutcome {
+    /// Returns `true` if it has another version at the current stage than the one in use.
+    fn is_other_than(&self, held: Option<&HeldCredential>) -> bool {
+        match self {
+            Self::New(values) => held.is_some_and(|held| *held.in_use() != values.current().version),
+            Self::Candidate(_) => true,
+            Self::Same | Self::Failed(_) => false,
+        }
+    }
+
     /// Returns where the manager has the version in use now. Returns `None` if the manager did not say.
     pub(crate) fn seen(&self, held: &HeldCredential) -> Option<ManagerStage> {
         match self {
@@ -107,14 +125,45 @@ impl FetchOutcome {
     }
 }
 
-/// Fetches all these credentials, concurrently. None waits for another one that is denied or unavailable.
+/// Fetches all these credentials, concurrently. None waits for another one that is denied or unavailable. As soon as
+/// the successor of a credential that is doubted is there, all others have 2 s more, doubted or not.
 pub(crate) async fn all(
     context: &FetchContext<'_>,
     specs: &[(CredentialSpec, SecretId)],
 ) -> Vec<(CredentialSpec, SecretId, FetchOutcome)> {
+    let has_successor = CancellationToken::new();
     let fetches: Vec<BoxFuture<'_, _>> =
-        specs.iter().map(|(spec, id)| Box::pin(fetch_credential(context, spec, id)) as _).collect();
+        specs.iter().map(|(spec, id)| Box::pin(fetch_unless_late(context, spec, id, &has_successor)) as _).collect();
     join_all(fetches).await
+}
+
+/// Fetches a credential. Gives up 2 s after the successor of another one is there.
+async fn fetch_unless_late(
+    context: &FetchContext<'_>,
+    spec: &CredentialSpec,
+    id: &SecretId,
+    has_successor: &CancellationToken,
+) -> (CredentialSpec, SecretId, FetchOutcome) {
+    let started = Instant::now();
+    let late = async {
+        has_successor.cancelled().await;
+        tokio::time::sleep(WAIT_FOR_OTHERS).await;
+    };
+    tokio::select! {
+        biased;
+        fetched = fetch_credential(context, spec, id) => {
+            let (_, _, outcome) = &fetched;
+            if context.doubted.contains(spec.name) && outcome.is_other_than(context.held.get(spec.name, id)) {
+                has_successor.cancel();
+            }
+            fetched
+        }
+        () = late => {
+            let problem = "the new version of another credential came first, and waited for 2 s";
+            let error = SourceError::Unanswered(problem.into());
+            (*spec, id.clone(), FetchOutcome::Failed(fault(context, spec, id, &error.into(), started.elapsed())))
+        }
+    }
 }
 
 /// Fetches the pending version of a secret. Returns `None` if there is none that can be read.
@@ -360,6 +409,7 @@ mod tests {
             held: &HeldCredentials::default(),
             doubted: BTreeSet::new(),
             candidates: HeldCredentials::default(),
+            unusable: BTreeMap::new(),
             drain: Duration::ZERO,
             deadline_of_others: deadline,
             deadline,

@@ -6,10 +6,11 @@ use crate::{
     metrics::{Counter, MetricsRegistry},
     moment::{CENTURY, Moment},
 };
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, future::BoxFuture};
 use prometheus_client::metrics::family::Family;
 use std::{
     fmt,
+    panic::AssertUnwindSafe,
     sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
@@ -188,11 +189,16 @@ impl SecretLease {
         }
     }
 
-    /// Renews it, and so asks the manager whether the lease is still there.
+    /// Renews it, and so asks the manager whether the lease is still there. A panic of the call counts as no answer:
+    /// the calls may be of a service's own, and whoever renews must go on.
     pub(crate) async fn renew(&self) -> Result<Renewal, SourceError> {
         let asked = Moment::now();
-        let renewal = match timeout(CALL, self.calls.renew()).await {
-            Ok(renewal) => renewal,
+        let call = AssertUnwindSafe(async { self.calls.renew().await }).catch_unwind();
+        let renewal = match timeout(CALL, call).await {
+            Ok(Ok(renewal)) => renewal,
+            Ok(Err(_)) => {
+                Err(SourceError::Unavailable("the call that renews the lease panicked: this is a bug".into()))
+            }
             Err(_) => Err(SourceError::Unanswered("no answer in time".into())),
         };
         if let Some((LeaseMetrics(renewals), name)) = self.metrics.get() {
@@ -355,6 +361,27 @@ mod tests {
             assert!(elapsed >= seconds(at_least) && elapsed <= seconds(at_most), "{renewals}: {elapsed:?}");
         }
         assert!(!lease.is_due(DRAIN));
+    }
+
+    /// Calls that panic, as those of a service's own may.
+    struct Panics;
+
+    impl LeaseCalls for Panics {
+        fn renew(&self) -> BoxFuture<'_, Result<Renewal, SourceError>> {
+            panic!("as scripted")
+        }
+
+        fn give_back(&self) -> BoxFuture<'_, ()> {
+            Box::pin(async {})
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_that_panics_is_a_renewal_that_failed() {
+        let lease = SecretLease::new(seconds(900), Arc::new(Panics));
+        let Err(error) = lease.renew().await else { panic!("it was not renewed") };
+        assert!(error.to_string().contains("panicked") && error.is_transient(), "{error}");
+        assert!(!lease.has_ended());
     }
 
     #[tokio::test(start_paused = true)]

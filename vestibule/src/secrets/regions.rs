@@ -12,7 +12,7 @@ use futures_util::{
 };
 use std::{
     borrow::Cow,
-    panic::{AssertUnwindSafe, resume_unwind},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::{Arc, Mutex, Once, PoisonError},
     time::Duration,
 };
@@ -137,9 +137,10 @@ impl Regions {
         self.first_source().is_made_at_each_read(id)
     }
 
-    /// Returns the time at which the token of this process at the manager ends, if it has one that ends.
+    /// Returns the time at which the token of this process at the manager ends, if it has one that ends. `None` too if
+    /// the source panics: the status is no reason to end the reload actor.
     pub(crate) fn token_end(&self) -> Option<OffsetDateTime> {
-        self.first_source().token_end()
+        catch_unwind(AssertUnwindSafe(|| self.first_source().token_end())).unwrap_or(None)
     }
 
     /// Returns the manager's own word for a stage.
@@ -334,7 +335,7 @@ mod tests {
     use futures_util::future::join_all;
     use std::sync::atomic::{AtomicBool, Ordering};
 
-    /// A source that records that it was closed.
+    /// A source that records that it was closed, and panics if it is asked for its token.
     #[derive(Default)]
     struct ClosedSource(AtomicBool);
 
@@ -356,6 +357,15 @@ mod tests {
             self.0.store(true, Ordering::SeqCst);
             Box::pin(async {})
         }
+
+        fn token_end(&self) -> Option<OffsetDateTime> {
+            panic!("as scripted")
+        }
+    }
+
+    #[test]
+    fn a_panic_of_the_source_does_not_end_whoever_asks_for_the_status() {
+        assert_eq!(Regions::of(Arc::new(ClosedSource::default())).token_end(), None);
     }
 
     #[tokio::test]

@@ -36,6 +36,8 @@ pub struct Resolver<'a> {
     pub(crate) resolved: HeldCredentials,
     pub(super) faults: Vec<Fault>,
     pub(super) carried_over: Vec<(Name, Fault)>,
+    /// The faults of values that the manager made for this load.
+    pub(crate) unusable: Vec<(Name, SecretId, Fault)>,
 }
 
 impl<'a> Resolver<'a> {
@@ -49,6 +51,7 @@ impl<'a> Resolver<'a> {
             resolved: HeldCredentials::default(),
             faults: Vec::new(),
             carried_over: Vec::new(),
+            unusable: Vec::new(),
         }
     }
 
@@ -110,6 +113,7 @@ impl<'a> Resolver<'a> {
             return Some(Credential::without_secret(name, K::without_secret()?));
         };
         let held = self.held.get(name, &id);
+        let is_made_now = matches!(&outcome, FetchOutcome::New(values) if values.current().lease.is_some());
         let (read_or_held, is_judged) = match outcome {
             FetchOutcome::Failed(fault) => (Err(fault), false),
             // The manager's answer was compared with this one, so there is one.
@@ -126,7 +130,12 @@ impl<'a> Resolver<'a> {
         };
         let mut resolved = match checked {
             Ok(credential) => credential,
-            Err(fault) => self.carry_over_or_fail(name, held, fault)?,
+            Err(fault) => {
+                if is_made_now {
+                    self.unusable.push((name, id, fault.clone()));
+                }
+                self.carry_over_or_fail(name, held, fault)?
+            }
         };
         if let Some((_, pending)) = self.pending.take_if(|(of, _)| *of == name)
             && let Some(fallback) = fall_back_to::<K>(name, &resolved, pending)
@@ -161,25 +170,34 @@ fn credential_of<K: Kind>(name: Name, held: &HeldCredential) -> Credential<K> {
 
 /// Returns the fault of a value. `seen` says which form it has, if that helps.
 fn malformed(name: Name, id: &SecretId, expected: &Malformed, seen: &str) -> Fault {
-    let subject = subject(name, id);
     if expected.is_too_early() {
-        let remedy = "compare its dates with the clock of this machine, and set the clock (NTP)";
-        return Fault::new(Exit::Unavailable, subject, format!("the value cannot be used yet: {expected}"), remedy);
+        return by_clock(name, id, expected);
     }
     let seen = if seen.is_empty() { String::new() } else { format!("; seen: {seen}") };
     Fault::new(
         Exit::Malformed,
-        subject,
+        subject(name, id),
         format!("the value is malformed: {expected}{seen}"),
         "put a value of this form at the manager, as a new version",
     )
 }
 
+/// Returns the fault of a value that is right, but not by the clock of this machine.
+fn by_clock(name: Name, id: &SecretId, expected: &Malformed) -> Fault {
+    let remedy = "compare its dates with the clock of this machine, and set the clock (NTP)";
+    let problem = format!("the value cannot be used now: {expected}");
+    Fault::new(Exit::Unavailable, subject(name, id), problem, remedy)
+}
+
 fn read<K: Kind>(name: Name, id: &SecretId, values: &SecretValues) -> Result<HeldCredential, Fault> {
     check_size(values.current()).map_err(|expected| malformed(name, id, &expected, ""))?;
     let credential = K::read(values).map_err(|expected| {
-        let seen = shape::of(values.current().text.expose_secret());
-        malformed(name, id, &expected, &seen)
+        let SecretValue { text, lease, .. } = values.current();
+        // The manager made it just now, so it can only be the clock of this machine.
+        if lease.as_ref().is_some_and(|lease| lease.has_ended()) {
+            return by_clock(name, id, &expected);
+        }
+        malformed(name, id, &expected, &shape::of(text.expose_secret()))
     })?;
     let fetched = values.versions();
     let mut versions = fetched.clone();
@@ -231,7 +249,33 @@ pub(crate) fn check_size(value: &SecretValue) -> Result<(), Malformed> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secrets::id::VersionId;
+    use crate::secrets::{
+        id::VersionId,
+        lease::{NoCalls, SecretLease},
+    };
+    use std::time::Duration;
+
+    /// A certificate that has expired by this machine's clock.
+    struct Expired;
+
+    impl Kind for Expired {
+        const NAME: &'static str = "expired";
+
+        fn read(_: &SecretValues) -> Result<Self, Malformed> {
+            Err(Malformed::expected("certificates that are all valid now"))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_manager_made_now_and_has_ended_shows_that_the_clock_is_wrong() {
+        let id = SecretId::parse("pki/issue/web").unwrap();
+        let lease = |seconds| Some(SecretLease::new(Duration::from_secs(seconds), Arc::new(NoCalls)));
+        for (lease, exit) in [(lease(0), Exit::Unavailable), (lease(900), Exit::Malformed), (None, Exit::Malformed)] {
+            let value = SecretValue { text: "v".into(), version: VersionId::new("v1"), created: None, lease };
+            let values = SecretValues::new(value, BTreeMap::new(), None);
+            assert_eq!(read::<Expired>("web", &id, &values).err().expect("a fault").exit, exit);
+        }
+    }
 
     #[test]
     fn a_value_of_blanks_and_byte_order_marks_is_empty() {

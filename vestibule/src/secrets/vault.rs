@@ -65,6 +65,10 @@ use tokio_util::task::TaskTracker;
 /// what takes so long.
 const ATTEMPT: Duration = Duration::from_millis(4500);
 
+/// The time for which a login is not used that is due to be rotated: an engine looks for due ones every 5 s. If it
+/// cannot rotate this one, the database still accepts it.
+const ROTATION: Duration = Duration::from_secs(6);
+
 /// The part of the time for closing that calls under way may take. The rest is for giving back what they have made.
 const UNDER_WAY: Duration = Duration::from_secs(1);
 
@@ -86,6 +90,8 @@ struct VaultInner {
     leases: Mutex<Vec<Weak<VaultLease>>>,
     /// The certificates to issue, by their ids.
     issue: BTreeMap<SecretId, VaultIssueConfig>,
+    /// The version of each login that was due to be rotated when it was read, and the time of the first such read.
+    rotations: Mutex<BTreeMap<SecretId, (VersionId, Instant)>>,
 }
 
 impl Vault {
@@ -98,7 +104,8 @@ impl Vault {
         let servers = Arc::new(VaultServers::new(config));
         let login = Arc::new(VaultLogin::new(config));
         let sessions = VaultSessions::new(login.clone(), servers.clone(), secrets.probe_every);
-        let inner = VaultInner { config: config.clone(), servers, login, sessions, leases: Mutex::default(), issue };
+        let (leases, rotations) = (Mutex::default(), Mutex::default());
+        let inner = VaultInner { config: config.clone(), servers, login, sessions, leases, issue, rotations };
         let calls = TaskTracker::new();
         calls.close();
         Self { inner: Arc::new(inner), calls }
@@ -199,8 +206,21 @@ impl VaultInner {
             _ if stage != Stage::Current => Ok(Fetched::Absent),
             VaultEngine::Creds => self.issue_login(path).await.map(Fetched::New),
             VaultEngine::Issue => self.issue_certificate(id, path).await.map(Fetched::New),
-            VaultEngine::StaticCreds => logins::rotated(path, &self.read(&path.of_value()).await?, held),
+            VaultEngine::StaticCreds => {
+                let answer = self.read(&path.of_value()).await?;
+                logins::rotated(path, &answer, held, |version| self.may_be_rotated_soon(id, version))
+            }
         }
+    }
+
+    /// Returns `true` for the first [`ROTATION`] in which this version of a login is due to be rotated.
+    fn may_be_rotated_soon(&self, id: &SecretId, version: &VersionId) -> bool {
+        let mut rotations = self.rotations.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = rotations.entry(id.clone()).or_insert_with(|| (version.clone(), Instant::now()));
+        if due.0 != *version {
+            *due = (version.clone(), Instant::now());
+        }
+        due.1.elapsed() < ROTATION
     }
 
     async fn versions(&self, id: &SecretId) -> Result<Versions, SourceError> {

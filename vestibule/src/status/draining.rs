@@ -107,7 +107,8 @@ impl DrainingGeneration {
 
     /// Returns `true` while somebody holds anything of it.
     pub(crate) fn is_in_use(&self) -> bool {
-        self.generation.strong_count() > 0
+        self.usage.is_any()
+            || self.generation.strong_count() > 0
             || self.service.strong_count() > 0
             || self.versions.iter().any(HeldVersion::is_held)
             || self.connections.iter().any(|(_, counter)| counter.count() != OpenConnections::default())
@@ -216,6 +217,7 @@ mod tests {
         middleware::{self, Next},
         routing::get,
     };
+    use tokio::sync::Semaphore;
 
     struct Secrets {
         key: Credential<ApiKey>,
@@ -310,5 +312,12 @@ mod tests {
             Request(generation)
         };
         assert_holder(request, "1 request; versions held").await;
+        let work_alone = |generation: Arc<Generation<Holding>>| generation.usage.piece_of_work("mail");
+        assert_holder(work_alone, "1 piece of work of `mail`").await;
+        let response_alone = |generation: Arc<Generation<Holding>>| {
+            let place = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("a free place");
+            generation.usage.long_lived("/events", place)
+        };
+        assert_holder(response_alone, "1 long-lived response at `/events`").await;
     }
 }

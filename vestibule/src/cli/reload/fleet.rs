@@ -100,6 +100,14 @@ struct FinishedWave<'a> {
     faults: Vec<Fault>,
 }
 
+/// The options of a reload of a fleet.
+pub(in crate::cli) struct FleetPlan {
+    pub(in crate::cli) wave: WaveSize,
+    /// The longest time for a comparison after a reload.
+    pub(in crate::cli) settle: Duration,
+    pub(in crate::cli) ends_with_audit: bool,
+}
+
 /// A fleet that is reloaded.
 struct Fleet<'a, T> {
     regions: &'a Arc<Regions>,
@@ -115,8 +123,7 @@ pub(in crate::cli) async fn run<A: Application, M: ManagerSetup<A::Settings>>(
     sources: &Sources,
     manager: M,
     replicas: impl Future<Output = Result<AdminListeners, CommandError>>,
-    wave: WaveSize,
-    settle: Duration,
+    plan: FleetPlan,
     signals: Signals,
 ) -> Result<(), CommandError> {
     let stopping = &signals.stopping;
@@ -128,12 +135,16 @@ pub(in crate::cli) async fn run<A: Application, M: ManagerSetup<A::Settings>>(
     let work = async {
         let prepare = async {
             let signer = FleetSigner::fetch::<A>(&regions, &config).await.map_err(audit::failed)?;
+            let settle = plan.settle;
             let fleet = Fleet { regions: &regions, config: &config, replicas: &replicas, signer, settle, stopping };
             let members = fleet.members().await?;
             Ok((fleet, members))
         };
         let (fleet, members) = unless_stopped(stopping, BEFORE, prepare).await?;
-        fleet.reload_in_waves(&wave.split(&members)).await?;
+        fleet.reload_in_waves(&plan.wave.split(&members)).await?;
+        if !plan.ends_with_audit {
+            return Ok(());
+        }
         let audit = async { audit::report(&audit::audit(&regions, &config, &replicas, None).await) };
         unless_stopped(stopping, "after it reloaded every replica, and before the audit ended", audit).await
     };

@@ -21,7 +21,7 @@ use crate::{
     },
 };
 use axum::http::HeaderValue;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use tokio::time::Instant;
 
 /// The set of the one credential that the command needs.
@@ -64,6 +64,7 @@ impl FleetSigner {
             held: &nothing,
             doubted: BTreeSet::new(),
             candidates: HeldCredentials::default(),
+            unusable: BTreeMap::new(),
             drain: config.server.drain,
             deadline_of_others: deadline,
             deadline,

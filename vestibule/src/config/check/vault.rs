@@ -1,6 +1,6 @@
 //! The checks of `[secrets.vault]`.
 
-use super::path;
+use super::{configured_ids, path};
 use crate::{
     config::{
         base_url::BaseUrl,
@@ -45,7 +45,7 @@ pub(in crate::config) fn vault(
             "remove ends of lines and other control characters from it",
         );
     }
-    if !is_mount(&vault.mount) {
+    if !VaultConfig::is_mount(&vault.mount) {
         add("mount", "expected the path of a mount, such as \"kv\" or \"team/kv\"", "correct the value");
     }
     let id = SecretId::parse(&VaultConfig::start_of_ids(&vault.mount, "x"));
@@ -54,7 +54,7 @@ pub(in crate::config) fn vault(
         let problem = "`data`, `creds`, `static-creds` or `issue` ends the path of a mount in an id";
         add("mount", problem, "use a mount without these words in its path");
     }
-    if !is_mount(vault.auth_mount()) {
+    if !VaultConfig::is_mount(vault.auth_mount()) {
         add("auth_mount", "expected the path of a mount, such as \"approle\"", "correct the value, without `auth/`");
     }
     if vault.client_cert.is_some() != vault.client_key.is_some() {
@@ -67,9 +67,7 @@ pub(in crate::config) fn vault(
     if let Some(missing) = missing_for_login(vault) {
         add(missing, "the auth method needs it", "set it; or choose another method in secrets.vault.auth");
     }
-    let ids = secrets.ids.iter().map(|(name, id)| (path(&["secrets", "ids", name]), id));
-    let ids = ids.chain(client_ca.map(|id| (path(&["server", "client_ca"]), id)));
-    for (place, id) in ids {
+    for (place, id) in configured_ids(secrets, client_ca) {
         if VaultPath::parse(id).is_none() {
             let problem = format!("expected {}", VaultPath::EXPECTED);
             faults.push(layers.fault(&place, problem, "correct the value; `{prefix}/NAME` stands for such a path too"));
@@ -121,11 +119,4 @@ fn missing_for_login(vault: &VaultConfig) -> Option<&'static str> {
         VaultAuth::TokenFile => [("token_file", vault.token_file.is_none()), ("token_file", false)],
     };
     missing.into_iter().find(|(_, is_missing)| *is_missing).map(|(key, _)| key)
-}
-
-/// Returns `true` for the path of a mount: words with slashes in between.
-fn is_mount(path: &str) -> bool {
-    let is_allowed = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
-    let is_word = |word: &str| !word.is_empty() && word.chars().all(is_allowed);
-    path.len() <= 128 && path.trim_matches('/').split('/').all(is_word)
 }

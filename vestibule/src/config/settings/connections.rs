@@ -32,7 +32,8 @@ pub struct ConnectionsConfig {
     #[serde(with = "units::duration")]
     #[setting(min = "1s", max = "1h")]
     pub idle_timeout: Duration,
-    /// The age at which a connection is asked to end, give or take 10 %, so that clients spread over new replicas.
+    /// The age at which a connection is asked to end, give or take 10 %, so that clients spread over new replicas. One of
+    /// HTTP/2 is cut `server.response_timeout` later, once its requests are finished, or at its next request.
     #[serde(with = "units::duration")]
     #[setting(min = "1s", max = "7d")]
     pub max_age: Duration,

@@ -5,6 +5,8 @@ use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 use vestibule_derive::ConfigSection;
 
+const DEFAULT_MOUNT: &str = "kv";
+
 /// `[secrets.vault]`: HashiCorp Vault or OpenBao, for `secrets.provider = "vault"`. A change needs a restart. The files are
 /// read again at each login.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ConfigSection)]
@@ -84,7 +86,7 @@ impl Default for VaultConfig {
             auth: VaultAuth::Kubernetes,
             auth_mount: String::new(),
             role: String::new(),
-            mount: "kv".into(),
+            mount: DEFAULT_MOUNT.into(),
             ca: None,
             client_cert: None,
             client_key: None,
@@ -126,9 +128,18 @@ impl VaultAuth {
 }
 
 impl VaultConfig {
-    /// Returns the start of the ids in the KV engine: `<mount>/data/<prefix>`.
+    /// Returns the start of the ids in the KV engine: `<mount>/data/<prefix>`. Uses the default mount in the place of
+    /// an invalid one: that is one mistake, not one per id.
     pub(crate) fn start_of_ids(mount: &str, prefix: &str) -> String {
-        format!("{}/data/{prefix}", mount.trim_matches('/'))
+        let mount = if Self::is_mount(mount) { mount.trim_matches('/') } else { DEFAULT_MOUNT };
+        format!("{mount}/data/{prefix}")
+    }
+
+    /// Returns `true` for the path of a mount: words with slashes in between.
+    pub(crate) fn is_mount(path: &str) -> bool {
+        let is_allowed = |c: char| c.is_ascii_alphanumeric() || "_-.".contains(c);
+        let is_word = |word: &str| !matches!(word, "" | "." | "..") && word.chars().all(is_allowed);
+        path.len() <= 128 && path.trim_matches('/').split('/').all(is_word)
     }
 
     /// Returns the mount of the auth method.

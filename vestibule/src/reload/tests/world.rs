@@ -21,7 +21,7 @@ use std::{
     sync::{Arc, Mutex},
     time::Duration,
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// `secrets.probe_every`, and some time for the try itself.
 const PAUSE: Duration = Duration::from_secs(16);
@@ -271,6 +271,22 @@ impl World {
             let _ = self.harness.live().service().client.request().await;
             sleep(Duration::from_secs(1)).await;
         }
+    }
+
+    /// Requests a reload for a due lease each second, for a minute. Returns the number of times at which the status has
+    /// shown a retry as the last reload.
+    pub(super) async fn retries_beside_due_leases(&self) -> usize {
+        let mut status = self.harness.reloader.status.read();
+        let mut retries = 0;
+        for _ in 0..60 {
+            self.harness.reloader.loader.reload_requests.request_for_due_lease();
+            let end = Instant::now() + Duration::from_secs(1);
+            while timeout_at(end, status.changed()).await.is_ok() {
+                let last = status.borrow_and_update().last_reload.as_ref().map(|reload| reload.trigger);
+                retries += usize::from(last == Some(Trigger::Retry));
+            }
+        }
+        retries
     }
 
     pub(super) async fn stop(self) {

@@ -32,6 +32,8 @@ const REMEMBERED: Duration = Duration::from_secs(5 * 60);
 
 /// One version of a key, in the form in which it is sent. It is wiped when the last request with it is done.
 pub(super) struct VersionedKey {
+    /// The value that the header has a copy of. While it is held here, `/status` shows the version as held.
+    _credential: Arc<ApiKey>,
     pub(super) version: VersionId,
     name: HeaderName,
     value: HeaderValue,
@@ -43,7 +45,7 @@ pub(super) struct VersionedKey {
 impl VersionedKey {
     pub(super) fn new(
         version: VersionId,
-        key: &ApiKey,
+        key: Arc<ApiKey>,
         lease: Option<Arc<SecretLease>>,
         endpoint: &ApiEndpoint,
         name: HeaderName,
@@ -60,7 +62,8 @@ impl VersionedKey {
         let mut value =
             HeaderValue::from_maybe_shared(Bytes::from_owner(text)).expect("an ApiKey is valid in a header");
         value.set_sensitive(true);
-        Arc::new(Self { version, name, value, lease, is_rejected_with_403: endpoint.rejects_key_with_403 })
+        let is_rejected_with_403 = endpoint.rejects_key_with_403;
+        Arc::new(Self { _credential: key, version, name, value, lease, is_rejected_with_403 })
     }
 
     /// Returns `true` if its lease has ended. Until a reload brings another version, no call is made.

@@ -299,7 +299,7 @@ async fn the_header_is_marked_as_sensitive() {
     );
     let key = <ApiKey as Kind>::read(&values).unwrap();
     let endpoint = ApiEndpoint::at(BaseUrl::parse("http://localhost/").unwrap());
-    let key_to_send = VersionedKey::new(version, &key, None, &endpoint, header::AUTHORIZATION);
+    let key_to_send = VersionedKey::new(version, Arc::new(key), None, &endpoint, header::AUTHORIZATION);
     let client_key = Arc::new(ClientKey::new(key_to_send, None, rejection(), &Arc::default()));
     let inner = tower::service_fn(async |request: Request<Bytes>| {
         let value = &request.headers()["authorization"];
@@ -319,11 +319,11 @@ async fn a_key_whose_lease_has_ended_is_not_sent() {
         Default::default(),
         None,
     );
-    let key = <ApiKey as Kind>::read(&values).unwrap();
+    let key = Arc::new(<ApiKey as Kind>::read(&values).unwrap());
     let endpoint = ApiEndpoint::at(BaseUrl::parse("http://localhost/").unwrap());
     for (left, is_sent) in [(Duration::from_secs(60), true), (Duration::ZERO, false)] {
         let lease = SecretLease::new(left, Arc::new(NoCalls));
-        let key = VersionedKey::new(VersionId::new("v1"), &key, Some(lease), &endpoint, header::AUTHORIZATION);
+        let key = VersionedKey::new(VersionId::new("v1"), key.clone(), Some(lease), &endpoint, header::AUTHORIZATION);
         let client_key = Arc::new(ClientKey::new(key, None, rejection(), &Arc::default()));
         let inner = tower::service_fn(async |_| Ok::<_, CallError>(Response::new(Bytes::new())));
         let answer = AddKey::new(tower::util::BoxService::new(inner), client_key).oneshot(request("GET", "/")).await;
@@ -337,6 +337,21 @@ async fn a_key_whose_lease_has_ended_is_not_sent() {
             }
         }
     }
+}
+
+#[tokio::test]
+async fn a_call_under_way_holds_its_version_of_the_key() {
+    let (remote, url) = RemoteApi { delay: Duration::from_secs(1), ..RemoteApi::default() }.listen().await;
+    let process = ReloadingProcess::start(at(&url)).await;
+    let held = process.live.borrow().credentials.named("remote").unwrap().observer();
+    let client = process.client();
+    let call = tokio::spawn(async move { client.send(request("POST", "/")).await });
+    eventually(|| remote.calls() == 1).await;
+    process.manager.rotate(KEY_ID, "key-two");
+    process.reload(process.config.clone()).await;
+    assert!(!call.is_finished() && held.strong_count() > 0, "the old key is on its way");
+    call.await.unwrap().unwrap();
+    assert_eq!(held.strong_count(), 0);
 }
 
 #[tokio::test]

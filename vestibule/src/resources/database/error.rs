@@ -1,6 +1,6 @@
 //! The errors of the database, and what they mean for us.
 
-use super::{login::PoolLogin, pool::Pool};
+use super::{lease::PooledConnection, pool::Pool};
 use crate::{
     cause::{OtherSide, RootCause},
     exit::{Exit, Fault},
@@ -42,11 +42,12 @@ impl Damage {
     }
 
     /// Tells the pool of the damage. Returns `true` if the connection must be closed.
-    pub(super) fn tell(self, pool: &Arc<Pool>, login: &Arc<PoolLogin>) -> bool {
+    pub(super) fn tell(self, pool: &Arc<Pool>, connection: &PooledConnection) -> bool {
+        let login = &connection.login;
         match self {
             Self::Connection => true,
             Self::All => {
-                pool.renew();
+                pool.renew(connection.opened_at);
                 true
             }
             // A right that the service never had is no reason to log in again each time.

@@ -10,6 +10,7 @@ use sqlx::{Connection as _, PgConnection};
 use std::{sync::Arc, time::Duration};
 use tokio::{
     runtime::Handle,
+    sync::OwnedSemaphorePermit,
     time::{Instant, timeout, timeout_at},
 };
 
@@ -84,6 +85,8 @@ pub(crate) struct Lease {
     pool: Arc<Pool>,
     connection: Option<PooledConnection>,
     at_end: AtEnd,
+    /// The permit of a load that uses a login before its publication. It ends when the connection is back.
+    pub(super) permit: Option<OwnedSemaphorePermit>,
 }
 
 /// The end of a lease that is dropped.
@@ -102,16 +105,16 @@ enum AtEnd {
 impl Lease {
     pub(super) fn new(pool: Arc<Pool>, mut connection: PooledConnection) -> Self {
         connection.guard.set_idle(false);
-        Self { pool, connection: Some(connection), at_end: AtEnd::GiveBack }
+        Self { pool, connection: Some(connection), at_end: AtEnd::GiveBack, permit: None }
     }
 
     /// Makes a lease that closes its connection.
     pub(super) fn to_close(pool: Arc<Pool>, connection: PooledConnection) -> Self {
-        Self { pool, connection: Some(connection), at_end: AtEnd::Close }
+        Self { pool, connection: Some(connection), at_end: AtEnd::Close, permit: None }
     }
 
     pub(super) fn empty(pool: Arc<Pool>) -> Self {
-        Self { pool, connection: None, at_end: AtEnd::GiveBack }
+        Self { pool, connection: None, at_end: AtEnd::GiveBack, permit: None }
     }
 
     /// Puts a connection that was just opened into the place.
@@ -208,7 +211,7 @@ impl Drop for Lease {
             return;
         };
         if let Some(damage) = connection.damage
-            && !damage.tell(&self.pool, &connection.login)
+            && !damage.tell(&self.pool, &connection)
         {
             connection.damage = None;
         }
@@ -219,7 +222,8 @@ impl Drop for Lease {
             return;
         }
         let at_end = if self.at_end == AtEnd::GiveBack { AtEnd::GiveBackIfClean } else { AtEnd::Close };
-        let lease = Self { pool: self.pool.clone(), connection: Some(connection), at_end };
+        let permit = self.permit.take();
+        let lease = Self { pool: self.pool.clone(), connection: Some(connection), at_end, permit };
         match Handle::try_current() {
             Ok(runtime) if at_end == AtEnd::GiveBackIfClean => drop(runtime.spawn(lease.tidy())),
             _ => lease.into_closed(),

@@ -176,12 +176,16 @@ async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error
     .await
 }
 
-/// Adds the protection of the connection.
+/// Adds the protection of the connection. Through a Unix socket there is none: libpq ignores its mode there too, and
+/// the driver would ask a server for TLS that always says no.
 ///
 /// # Errors
 /// As [`check_root_cert`].
 fn with_tls(options: PgConnectOptions, section: DatabaseSection<'_>) -> Result<PgConnectOptions, Fault> {
     let config = section.config;
+    if options.get_host().starts_with('/') {
+        return Ok(options.ssl_mode(PgSslMode::Disable));
+    }
     let options = options.ssl_mode(match config.tls {
         TlsMode::Disable => PgSslMode::Disable,
         TlsMode::Allow => PgSslMode::Allow,
@@ -222,7 +226,19 @@ fn check_root_cert(path: &Path) -> Result<(), Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::settings::DatabaseConfig;
     use std::fs;
+
+    #[test]
+    fn a_connection_through_a_unix_socket_has_no_tls() {
+        let config = DatabaseConfig { tls_root_cert: Some("/dev/zero".into()), ..DatabaseConfig::default() };
+        let section = DatabaseSection { name: None, config: &config, migrations: None };
+        let options = PgConnectOptions::new_without_pgpass();
+        let through_socket = with_tls(options.clone().host("/run/postgresql"), section).unwrap();
+        assert!(matches!(through_socket.get_ssl_mode(), PgSslMode::Disable));
+        let fault = with_tls(options.host("db.internal"), section).unwrap_err();
+        assert!(fault.problem.contains("it is a device"), "{}", fault.problem);
+    }
 
     #[test]
     fn a_file_of_authorities_must_be_one_that_the_driver_reads_whole() {

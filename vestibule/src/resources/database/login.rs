@@ -4,7 +4,10 @@ use super::{log_in::LogInOptions, section::DatabaseSection};
 use crate::{
     credentials::login::Login,
     exit::Fault,
-    resources::{circuit_breaker::CircuitBreaker, connection_counter::ConnectionCounter, context::LoadContext},
+    resources::{
+        circuit_breaker::CircuitBreaker, connection_counter::ConnectionCounter, context::LoadContext,
+        rejection::Rejection,
+    },
     secrets::{credential::Credential, lease::SecretLease},
     traces::Tracer,
 };
@@ -17,7 +20,10 @@ use std::{
     },
     time::Duration,
 };
-use tokio::time::Instant;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 
 /// The shortest time between two checks of a login that an error of a statement made suspect.
 const SUSPICION_INTERVAL: Duration = Duration::from_secs(15);
@@ -33,6 +39,8 @@ pub(super) struct PoolLogin {
     /// The open connections that were made with this login.
     pub(super) connections: ConnectionCounter,
     pub(super) tracer: Tracer,
+    /// A permit for each connection that the load which proves the login uses at a time: `database.max_connections`.
+    before_publication: Arc<Semaphore>,
     discarded: AtomicBool,
     last_suspicion: Mutex<Option<Instant>>,
 }
@@ -113,6 +121,7 @@ impl PoolLogin {
             breaker,
             connections: ConnectionCounter::default(),
             tracer: context.tracer.clone(),
+            before_publication: Arc::new(Semaphore::new(config.max_connections.get() as usize)),
             discarded: AtomicBool::new(false),
             last_suspicion: Mutex::default(),
         })
@@ -141,6 +150,17 @@ impl PoolLogin {
 
     pub(super) fn was_published(&self) -> bool {
         self.breaker.was_published()
+    }
+
+    /// Waits until the load that proves the login may use another connection of it.
+    pub(super) async fn permit_before_publication(&self) -> Option<OwnedSemaphorePermit> {
+        self.before_publication.clone().acquire_owned().await.ok()
+    }
+
+    /// Returns the error of a caller whose log-in is rejected, or not tried.
+    pub(super) fn unavailable(&self, rejection: &Rejection) -> sqlx::Error {
+        let retry_after = self.breaker.time_to_next_probe();
+        DatabaseUnavailable { reason: rejection.to_string(), retry_after }.into()
     }
 
     pub(super) fn set_discarded(&self) {

@@ -10,6 +10,7 @@
 //!
 //! The pool logs in with the newest login that was proven and published. Each connection knows the login that it was made
 //! with. After a publication, idle connections of the old login serve until the new ones are open, for a second at most.
+//! A login that waits for its publication has connections of its own: the load that has proven it opens them itself.
 
 mod tender;
 
@@ -17,11 +18,12 @@ pub(super) use self::tender::LOGIN_TIMEOUT;
 
 use self::tender::Trouble;
 use super::{
+    error::{is_rejected, reason},
     lease::{Lease, PooledConnection},
     login::{DatabaseUnavailable, PoolLogin},
     traced,
 };
-use crate::traces::ChildKind;
+use crate::{resources::breaker::ProbeReason, traces::ChildKind};
 use std::{
     collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -44,6 +46,9 @@ const CONCURRENT_LOGINS: usize = 2;
 /// The time for which idle connections of a replaced login serve until new ones are open. Without it, all requests would
 /// wait for the first log-ins.
 const HANDOVER: Duration = Duration::from_secs(1);
+
+/// The shortest time between two renewals of all connections.
+const RENEWAL_INTERVAL: Duration = Duration::from_secs(15);
 
 /// The longest wait for connections in use when the pool is closed.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -81,7 +86,7 @@ struct State {
     /// `None` while the last log-in succeeded.
     trouble: Option<Trouble>,
     /// Connections that were opened before are not used again: a schema changed, or the server is another one.
-    renewed_at: Instant,
+    renewed_at: Option<Instant>,
     stage: PoolStage,
 }
 
@@ -118,7 +123,7 @@ impl Pool {
                 wanted: 0,
                 is_suspect: false,
                 trouble: None,
-                renewed_at: now,
+                renewed_at: None,
                 stage: PoolStage::Open,
             }),
             work: Arc::default(),
@@ -137,6 +142,10 @@ impl Pool {
 
     /// Returns a connection within `database.acquire_timeout`. `login` is that of the caller's generation.
     pub(super) async fn acquire(self: &Arc<Self>, login: &Arc<PoolLogin>) -> Result<Lease, sqlx::Error> {
+        if self.state().is_unpublished(login) {
+            let acquired = timeout(login.limits.acquire_timeout, self.acquire_unpublished(login)).await;
+            return acquired.unwrap_or(Err(sqlx::Error::PoolTimedOut));
+        }
         let taken = match self.take(login) {
             Taken::Ready(lease) => {
                 tracing::debug!("an idle connection of the database is used");
@@ -158,6 +167,38 @@ impl Pool {
         };
         traced::end(span, &acquired);
         acquired
+    }
+
+    /// Returns a connection of a login that waits for its publication: an idle one, or a new one. The tender logs in
+    /// with the login in service alone, and that may be rejected.
+    async fn acquire_unpublished(self: &Arc<Self>, login: &Arc<PoolLogin>) -> Result<Lease, sqlx::Error> {
+        let permit = login.permit_before_publication().await;
+        while let Some(idle) = self.pop_unpublished(login) {
+            let mut lease = Lease::new(self.clone(), idle);
+            if lease.answers().await {
+                lease.permit = permit;
+                return Ok(lease);
+            }
+        }
+        let deadline = Instant::now() + login.limits.acquire_timeout;
+        let place = match self.place_beside_proof(login) {
+            Some(place) => Some(place),
+            None => self.give_up_one(deadline).await,
+        };
+        let mut lease = place.ok_or(sqlx::Error::PoolTimedOut)?;
+        let attempt = login.breaker.allow(ProbeReason::Scheduled).map_err(|rejection| login.unavailable(&rejection))?;
+        let _permit = self.login_permit().await;
+        let connection = match login.options.log_in().await {
+            Ok(connection) => connection,
+            Err(error) if is_rejected(&error) => {
+                return Err(login.unavailable(&attempt.rejected(reason(&error))));
+            }
+            Err(error) => return Err(error),
+        };
+        attempt.accepted();
+        lease.connect(connection, login.clone());
+        lease.permit = permit;
+        Ok(lease)
     }
 
     async fn wait(self: &Arc<Self>, login: &Arc<PoolLogin>, mut taken: Taken) -> Result<Lease, sqlx::Error> {
@@ -193,8 +234,8 @@ impl Pool {
     fn take_usable(self: &Arc<Self>, login: &Arc<PoolLogin>, ended: &mut Vec<PooledConnection>) -> Taken {
         let now = Instant::now();
         let mut state = self.state();
-        let mut connection = pop_usable(state.idle_for(login), ended);
-        if connection.is_none() && login.was_published() && now < state.replaced_until {
+        let mut connection = pop_usable(&mut state.idle, ended);
+        if connection.is_none() && now < state.replaced_until {
             connection = pop_usable(&mut state.replaced, ended);
             if connection.is_some() {
                 state.want_login();
@@ -233,19 +274,24 @@ impl Pool {
     }
 
     /// Takes a connection back that is clean.
-    pub(super) fn put_back(self: &Arc<Self>, mut connection: PooledConnection, now: Instant) {
+    pub(super) fn put_back(self: &Arc<Self>, connection: PooledConnection, now: Instant) {
+        self.put_back_in_place(connection, now, false);
+    }
+
+    /// Takes a connection back that is clean. `has_place` if another one is being closed for it.
+    fn put_back_in_place(self: &Arc<Self>, mut connection: PooledConnection, now: Instant, has_place: bool) {
         loop {
             let mut state = self.state();
             let is_current = Arc::ptr_eq(&connection.login, &state.login);
-            if !is_current && !connection.login.was_published() && !connection.login.was_discarded() {
+            if state.is_unpublished(&connection.login) && !connection.login.was_discarded() {
                 connection.set_idle(true);
                 state.unpublished.push(connection);
                 return;
             }
-            let is_old = now >= connection.expires_at || connection.opened_at < state.renewed_at;
+            let is_old = now >= connection.expires_at || Some(connection.opened_at) < state.renewed_at;
             let is_worn = is_old || connection.login.is_over();
             // The connection that proved a login may be one too many.
-            let is_surplus = state.places > state.login.limits.max_connections;
+            let is_surplus = !has_place && state.places > state.login.limits.max_connections;
             if state.stage == PoolStage::Closed || is_worn || is_surplus || connection.login.was_discarded() {
                 break;
             }
@@ -291,6 +337,24 @@ impl Pool {
         Lease::empty(self.clone())
     }
 
+    fn pop_unpublished(&self, login: &Arc<PoolLogin>) -> Option<PooledConnection> {
+        let unpublished = &mut self.state().unpublished;
+        let last = unpublished.iter().rposition(|connection| Arc::ptr_eq(&connection.login, login))?;
+        Some(unpublished.remove(last))
+    }
+
+    /// Takes a place for a further connection of a login that waits for its publication, if one is left. With the one
+    /// of the proof, there may be one more than `database.max_connections`.
+    fn place_beside_proof(self: &Arc<Self>, login: &PoolLogin) -> Option<Lease> {
+        let mut state = self.state();
+        if state.places > login.limits.max_connections {
+            return None;
+        }
+        state.places += 1;
+        drop(state);
+        Some(Lease::empty(self.clone()))
+    }
+
     /// Waits for a permit to log in.
     pub(super) async fn login_permit(&self) -> Option<OwnedSemaphorePermit> {
         self.logins.clone().acquire_owned().await.ok()
@@ -306,7 +370,7 @@ impl Pool {
 
     /// Puts a login in service. Idle connections of the one before serve on for a moment.
     pub(super) fn publish(self: &Arc<Self>, login: &Arc<PoolLogin>) {
-        let proven = {
+        let (proven, given_up, surplus) = {
             let mut state = self.state();
             if !Arc::ptr_eq(&state.login, login) {
                 state.login = login.clone();
@@ -316,10 +380,18 @@ impl Pool {
                 (state.trouble, state.wanted, state.is_suspect) = (None, 0, false);
                 state.stage = PoolStage::Open;
             }
-            std::mem::take(&mut state.unpublished)
+            // The connections of the login before give their places up first.
+            let surplus = state.places.saturating_sub(state.login.limits.max_connections);
+            let kept = state.replaced.len().saturating_sub(surplus);
+            let given_up = state.replaced.split_off(kept);
+            (std::mem::take(&mut state.unpublished), given_up, surplus)
         };
-        for connection in proven {
-            self.put_back(connection, Instant::now());
+        for (number, connection) in proven.into_iter().enumerate() {
+            let has_place = number + given_up.len() >= surplus;
+            self.put_back_in_place(connection, Instant::now(), has_place);
+        }
+        for connection in given_up {
+            self.close_later(connection);
         }
         self.work.notify_one();
     }
@@ -367,10 +439,18 @@ impl Pool {
         }
     }
 
-    /// Uses no connection again that is open now. Each is closed when it comes back.
-    pub(super) fn renew(self: &Arc<Self>) {
+    /// Uses no connection again that is open now. Each is closed when it comes back. Does nothing if the connection
+    /// that failed was opened before the last renewal, or if that was less than 15 s ago: a new connection may fail in
+    /// the same way, because the database is read-only for long, or a proxy loses each prepared statement.
+    pub(super) fn renew(self: &Arc<Self>, failed_opened_at: Instant) {
         let mut state = self.state();
-        state.renewed_at = Instant::now();
+        let now = Instant::now();
+        if let Some(last) = state.renewed_at
+            && (failed_opened_at < last || now < last + RENEWAL_INTERVAL)
+        {
+            return;
+        }
+        state.renewed_at = Some(now);
         let idle = state.take_idle();
         drop(state);
         for connection in idle {
@@ -393,9 +473,9 @@ fn pop_usable(idle: &mut Vec<PooledConnection>, ended: &mut Vec<PooledConnection
 }
 
 impl State {
-    /// Returns the idle connections for a caller with this login. A login that waits for its publication has its own.
-    fn idle_for(&mut self, login: &Arc<PoolLogin>) -> &mut Vec<PooledConnection> {
-        if login.was_published() || Arc::ptr_eq(login, &self.login) { &mut self.idle } else { &mut self.unpublished }
+    /// Returns `true` if the login waits for its publication beside the one in service. It has connections of its own.
+    fn is_unpublished(&self, login: &Arc<PoolLogin>) -> bool {
+        !login.was_published() && !Arc::ptr_eq(login, &self.login)
     }
 
     /// Returns `true` if a connection can be opened in a free place, or in that of a replaced one.

@@ -49,7 +49,7 @@ impl<'a> DatabaseSections<'a> {
 #[derive(Clone, Copy)]
 pub(crate) struct DatabaseSection<'a> {
     /// The name of a section `[databases.NAME]`. `None` for `[database]`.
-    name: Option<&'a str>,
+    pub(super) name: Option<&'a str>,
     pub(crate) config: &'a DatabaseConfig,
     pub(crate) migrations: Option<&'static Migrator>,
 }

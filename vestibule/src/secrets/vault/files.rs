@@ -1,6 +1,11 @@
 //! The files of `[secrets.vault]`. They are read again at each login, because others replace them.
 
-use crate::{cause::RootCause, regular_file, secrets::source::SourceError};
+use crate::{
+    cause::RootCause,
+    credentials::ValueText,
+    regular_file,
+    secrets::{shape, source::SourceError},
+};
 use std::{
     path::{Path, PathBuf},
     sync::Arc,
@@ -47,7 +52,7 @@ impl VaultFile {
         Self { setting, path: path.into(), reads: BlockingReads::default() }
     }
 
-    /// Returns the text of the file, without the blanks around it.
+    /// Returns the text of the file, without the blanks around it and byte order marks.
     ///
     /// # Errors
     /// A transient error if it cannot be read: it may be mounted soon.
@@ -58,11 +63,29 @@ impl VaultFile {
             Some(Err(error)) => return Err(self.unreadable(&RootCause::of(&error).to_string())),
             None => return Err(self.unreadable("it was not there in time")),
         };
-        match str::from_utf8(&bytes) {
-            Ok(text) if text.trim().is_empty() => Err(self.unreadable("it is empty")),
-            Ok(text) if bytes.len() <= MAX_BYTES => Ok(Zeroizing::new(text.trim().to_owned())),
+        match str::from_utf8(&bytes).map(|text| shape::without_byte_order_mark(text).trim()) {
+            Ok("") => Err(self.unreadable("it is empty")),
+            Ok(text) if bytes.len() <= MAX_BYTES => Ok(Zeroizing::new(text.to_owned())),
             _ => Err(self.unreadable("it is not a text of 256 KiB at most")),
         }
+    }
+
+    /// Returns the token, the JWT or the id in the file.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read), and if the file has JSON: none of them is JSON, and the server would lock a role for
+    /// it.
+    pub(super) async fn read_credential(&self) -> Result<Zeroizing<String>, SourceError> {
+        let text = self.read().await?;
+        if let Ok(ValueText::Bare(_)) = ValueText::of(&text, "a bare token, JWT or id") {
+            return Ok(text);
+        }
+        let Self { setting, path, .. } = self;
+        let (path, seen) = (path.display(), shape::of(&text));
+        Err(SourceError::NotConnected {
+            problem: format!("the file {path} of secrets.vault.{setting} cannot be used: it has {seen}"),
+            remedy: Some("put the bare token, JWT or id there; Vault Agent writes JSON if its sink has wrap_ttl"),
+        })
     }
 
     fn unreadable(&self, problem: &str) -> SourceError {
@@ -77,10 +100,36 @@ impl VaultFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{
-        atomic::{AtomicUsize, Ordering},
-        mpsc,
+    use std::{
+        fs,
+        sync::{
+            atomic::{AtomicUsize, Ordering},
+            mpsc,
+        },
     };
+
+    #[tokio::test]
+    async fn a_credential_is_bare_text_without_a_byte_order_mark() {
+        let path = std::env::temp_dir().join(format!("token-{}", uuid::Uuid::new_v4()));
+        let file = VaultFile::new("token_file", &path);
+        for text in ["hvs.sentinel", "\u{feff}hvs.sentinel\r\n", "\u{feff}\u{feff} hvs.sentinel"] {
+            fs::write(&path, text).unwrap();
+            assert_eq!(*file.read_credential().await.unwrap(), "hvs.sentinel", "{text:?}");
+        }
+        for (text, seen) in [
+            ("{\"token\": \"sentinel\", \"ttl\": 300}\n", "it has a JSON object"),
+            ("\u{feff}{\"token\": \"sentinel\"}", "it has a JSON object"),
+            ("\"sentinel\"", "it has a JSON string"),
+            ("null", "it has the word null"),
+            ("\u{feff}\n", "it is empty"),
+        ] {
+            fs::write(&path, text).unwrap();
+            let error = file.read_credential().await.unwrap_err().to_string();
+            assert!(error.contains("secrets.vault.token_file") && error.contains(seen), "{error}");
+            assert!(!error.contains("sentinel"));
+        }
+        fs::remove_file(&path).unwrap();
+    }
 
     #[tokio::test]
     async fn one_read_at_a_time_takes_a_thread_and_those_after_it_read_anew() {

@@ -70,7 +70,7 @@ pub(crate) fn texts(status: StatusCode, headers: HeaderMap, body: &str) -> Vault
         Ok(issued) => versions.push(issued.version.to_string()),
         Err(error) => of_reads.push(text(error)),
     }
-    match logins::rotated(path, &answer, None) {
+    match logins::rotated(path, &answer, None, |_| false) {
         Ok(Fetched::New(value)) => versions.push(value.version.to_string()),
         Ok(Fetched::Same | Fetched::Absent) => {}
         Err(error) => of_reads.push(text(error)),

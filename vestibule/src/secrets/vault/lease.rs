@@ -67,7 +67,7 @@ impl VaultLease {
         if self.session.left().is_some_and(|left| left < self.granted) {
             self.login.refresh(&self.servers, &self.session, deadline).await?;
         }
-        if self.session.has_ended() {
+        if self.session.has_ended_at_server() {
             return Ok(Renewal::Ended);
         }
         let increment = self.granted.as_secs().to_string();
@@ -111,7 +111,7 @@ impl LeaseCalls for VaultLease {
     fn give_back(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
             let mut is_given_back = self.is_given_back.lock().await;
-            if *is_given_back || self.session.has_ended() {
+            if *is_given_back || self.session.has_ended_at_server() {
                 return;
             }
             let mut pauses = PAUSES.into_iter();

@@ -133,14 +133,14 @@ impl VaultLogin {
     /// Reads the files of the auth method.
     ///
     /// # Errors
-    /// A transient error if one cannot be read.
+    /// A transient error if one cannot be read, or has JSON.
     pub(super) async fn credentials(&self) -> Result<LoginCredentials, SourceError> {
         let mut fields = match self.config.auth {
             VaultAuth::Kubernetes | VaultAuth::Jwt => vec![("role", Zeroizing::new(self.config.role.clone()))],
             VaultAuth::AppRole | VaultAuth::TokenFile => Vec::new(),
         };
         for file in &self.files {
-            fields.push((file.setting.trim_end_matches("_file"), file.read().await?));
+            fields.push((file.setting.trim_end_matches("_file"), file.read_credential().await?));
         }
         Ok(LoginCredentials(match (self.config.auth, fields.as_slice()) {
             (VaultAuth::TokenFile, [(_, token)]) => Zeroizing::new(token.as_bytes().to_vec()),

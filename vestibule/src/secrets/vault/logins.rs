@@ -79,11 +79,13 @@ pub(super) fn issued(path: VaultPath<'_>, answer: &VaultAnswer) -> Result<Issued
     Ok(IssuedLogin { text: data.get().into(), version, lease_id, granted })
 }
 
-/// Returns the login that the engine rotates. `held` is the version that need not be read again.
+/// Returns the login that the engine rotates. `held` is the version that need not be read again. `is_worth_waiting` is
+/// `true` for a version whose successor may still come at once.
 pub(super) fn rotated(
     path: VaultPath<'_>,
     answer: &VaultAnswer,
     held: Option<&VersionId>,
+    is_worth_waiting: impl FnOnce(&VersionId) -> bool,
 ) -> Result<Fetched, SourceError> {
     check_role(path, answer)?;
     let StaticAnswer { data } = parse(path, answer, ENGINE)?;
@@ -92,7 +94,7 @@ pub(super) fn rotated(
     if held == Some(&version) {
         return Ok(Fetched::Same);
     }
-    if ttl == Some(0) {
+    if ttl == Some(0) && is_worth_waiting(&version) {
         return Err(SourceError::Unavailable("the engine is about to rotate this login".into()));
     }
     Ok(Fetched::New(SecretValue { text: data.get().into(), version, created: None, lease: None }))

@@ -86,6 +86,11 @@ impl VaultSession {
         self.left().is_some_and(|left| left.is_zero())
     }
 
+    /// Returns `true` if the server has ended it. Somebody who sets the wall clock ends nothing there.
+    pub(super) fn has_ended_at_server(&self) -> bool {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner).is_some_and(Moment::has_come)
+    }
+
     pub(super) fn lasts_until(&self, end: Moment) {
         *self.end.lock().unwrap_or_else(PoisonError::into_inner) = Some(end);
     }
@@ -97,7 +102,7 @@ impl VaultSession {
 
     /// Revokes its token, once.
     async fn revoke(&self) {
-        if !self.stays.swap(true, Ordering::Relaxed) && !self.has_ended() {
+        if !self.stays.swap(true, Ordering::Relaxed) && !self.has_ended_at_server() {
             revoke(&self.servers, &self.token).await;
             self.lasts_until(Moment::now());
         }
@@ -106,7 +111,7 @@ impl VaultSession {
 
 impl Drop for VaultSession {
     fn drop(&mut self) {
-        if *self.stays.get_mut() || self.has_ended() {
+        if *self.stays.get_mut() || self.has_ended_at_server() {
             return;
         }
         let (servers, token) = (self.servers.clone(), self.token.clone());

@@ -1,7 +1,10 @@
 //! A Vault client, with a server that answers as a test says.
 
 use super::*;
-use crate::config::{base_url::BaseUrl, settings::vault::VaultAuth};
+use crate::{
+    config::{base_url::BaseUrl, settings::vault::VaultAuth},
+    moment::Moment,
+};
 use axum::{
     Router,
     http::HeaderMap,
@@ -14,6 +17,10 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 use tokio::{net::TcpListener, sync::Notify};
+
+/// A login that is due to be rotated.
+const DUE_LOGIN: &str =
+    r#"{"data":{"username":"u","password":"p","last_vault_rotation":"2026-01-01T00:00:00Z","ttl":0}}"#;
 
 /// A server whose answers a test changes.
 #[derive(Default)]
@@ -67,7 +74,9 @@ impl FakeServer {
         let router = Router::new()
             .route("/v1/auth/jwt/login", post(async move || logins.log_in().await))
             .route("/v1/kv/data/signing", get(async move || reads.read()))
-            .route("/v1/auth/token/revoke-self", post(revoke))
+            .route("/v1/database/static-creds/pay", get(async || DUE_LOGIN))
+            .route("/v1/auth/token/revoke-self", post(revoke.clone()))
+            .route("/v1/sys/leases/revoke", post(revoke))
             .fallback(async || StatusCode::NO_CONTENT);
         tokio::spawn(axum::serve(listener, router).into_future());
         config.addresses.insert(0, address);
@@ -142,6 +151,36 @@ async fn a_login_for_which_nobody_waits_any_more_is_given_back_at_the_end() {
     server.gate.as_ref().unwrap().notify_one();
     vault.close().await;
     assert_eq!(server.revoked.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_login_whose_rotation_is_overdue_is_taken_after_some_seconds() {
+    let server = Arc::new(FakeServer { answered: AtomicUsize::new(9), ..FakeServer::default() });
+    let vault = server.start().await;
+    let id = SecretId::parse("database/static-creds/pay").unwrap();
+    for (seconds, is_taken) in [(0, false), (5, false), (2, true), (3000, true)] {
+        pass(seconds).await;
+        let fetched = vault.fetch(&id, Stage::Current, None).await;
+        assert_eq!(matches!(fetched, Ok(Fetched::New(_))), is_taken, "after {seconds} s more");
+        assert!(is_taken || matches!(fetched, Err(SourceError::Unavailable(_))));
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_forward_keeps_no_token_and_no_lease_from_being_given_back() {
+    let server = Arc::new(FakeServer { answered: AtomicUsize::new(1), ..FakeServer::default() });
+    let vault = server.start().await;
+    fetch(&vault).await.map(drop).unwrap();
+    let VaultInner { sessions, login, servers, .. } = &*vault.inner;
+    let session = sessions.current(SessionUse::Read, None, Instant::now() + ATTEMPT).await.unwrap();
+    let hour = Duration::from_secs(3600);
+    session.lasts_until(Moment::now().plus(hour).before_a_jump(time::Duration::hours(2)));
+    assert!(session.has_ended(), "by the wall clock");
+    let lease = VaultLease::new("id".into(), hour, session, login.clone(), servers.clone());
+    lease.give_back().await;
+    assert_eq!(server.revoked.load(Ordering::SeqCst), 1, "the lease");
+    vault.close().await;
+    assert_eq!(server.revoked.load(Ordering::SeqCst), 2, "the token");
 }
 
 #[test]

@@ -3,13 +3,16 @@
 use super::files::{BlockingReads, VaultFile};
 use crate::{
     config::{base_url::BaseUrl, settings::vault::VaultConfig},
-    credentials::certificate::Certificate,
+    credentials::{
+        certificate::Certificate,
+        pem::{self, PemBlock, PemLabel},
+    },
     secrets::source::SourceError,
     trust,
 };
 use rustls::{
     ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer},
 };
 
 /// The files that connections to Vault need.
@@ -52,12 +55,7 @@ impl VaultTls {
         let Some((certificate, key)) = &self.client else {
             return Ok(builder.with_no_client_auth());
         };
-        let (chain, key) = (certificate.read().await?, key.read().await?);
-        let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(chain.as_bytes()).collect();
-        let key = PrivateKeyDer::from_pem_slice(key.as_bytes());
-        let (Ok(chain), Ok(key)) = (chain, key) else {
-            return Err(not_usable("secrets.vault.client_cert or client_key is not PEM".into()));
-        };
+        let (chain, key) = (certificate_of(certificate).await?, key_of(key).await?);
         builder
             .with_client_auth_cert(chain, key)
             .map_err(|_| not_usable("the key of secrets.vault.client_key is not that of client_cert".into()))
@@ -80,6 +78,56 @@ fn authorities(text: &str) -> Result<RootCertStore, SourceError> {
     Ok(roots)
 }
 
+/// Reads the certificates of a file, which may have a key too.
+async fn certificate_of(file: &VaultFile) -> Result<Vec<CertificateDer<'static>>, SourceError> {
+    let mut blocks = blocks_of(file).await?;
+    blocks.retain(|block| block.label == PemLabel::Certificate);
+    Ok(blocks.iter().map(|block| block.der.to_vec().into()).collect())
+}
+
+/// Reads the first private key of a file, which may have certificates too.
+async fn key_of(file: &VaultFile) -> Result<PrivateKeyDer<'static>, SourceError> {
+    let blocks = blocks_of(file).await?;
+    let key = blocks.iter().find_map(PemBlock::private_key);
+    Ok(key.ok_or_else(|| not_usable("the file of secrets.vault.client_key has no private key".into()))?.clone_key())
+}
+
+async fn blocks_of(file: &VaultFile) -> Result<Vec<PemBlock>, SourceError> {
+    let malformed = || {
+        let expected = "certificates or a key without a passphrase in PEM, each block whole";
+        not_usable(format!("the file of secrets.vault.{}: expected {expected}", file.setting))
+    };
+    pem::blocks(&file.read().await?).ok_or_else(malformed)
+}
+
 fn not_usable(problem: String) -> SourceError {
     SourceError::NotConnected { problem, remedy: Some("put a PEM file of this kind there") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[tokio::test]
+    async fn a_client_certificate_is_read_with_its_whole_chain() {
+        let own = rcgen::generate_simple_self_signed(["own".to_owned()]).unwrap();
+        let issuer = rcgen::generate_simple_self_signed(["issuer".to_owned()]).unwrap().cert.pem();
+        let (certificate, key) = (own.cert.pem(), own.signing_key.serialize_pem());
+        let path = std::env::temp_dir().join(format!("client-{}.pem", uuid::Uuid::new_v4()));
+        let file = VaultFile::new("client_cert", &path);
+        for text in [
+            format!("{certificate}{issuer}{key}"),
+            format!("{}{}{key}", certificate.trim(), issuer.trim()),
+            format!("\u{feff}{certificate}{issuer}{key}"),
+        ] {
+            fs::write(&path, &text).unwrap();
+            assert_eq!(certificate_of(&file).await.unwrap().len(), 2);
+            key_of(&file).await.unwrap();
+        }
+        fs::write(&path, format!("{certificate}{}", issuer.replacen("-----END", "----END", 1))).unwrap();
+        let error = certificate_of(&file).await.unwrap_err();
+        assert!(error.to_string().contains("secrets.vault.client_cert: expected"), "{error}");
+        fs::remove_file(&path).unwrap();
+    }
 }

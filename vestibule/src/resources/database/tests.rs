@@ -1,0 +1,218 @@
+//! Tests of the pool against a server that knows as much of PostgreSQL as a log-in and a statement without rows need.
+
+use super::*;
+use crate::{
+    application::{Application, Build},
+    config::{
+        Config,
+        settings::{DatabaseConfig, TlsMode},
+    },
+    credentials::login::Host,
+    openapi::OpenApiRouter,
+    package::Package,
+    secrets::{
+        resolver::Resolver,
+        set::{CredentialField, SecretSet},
+        spec::CredentialSpec,
+    },
+    testing::{Harness, MemoryManager},
+};
+use std::{
+    io,
+    num::{NonZeroU16, NonZeroU32},
+    sync::Mutex,
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::sleep,
+};
+
+/// A server of one user.
+#[derive(Default)]
+struct Server {
+    /// The passwords that it accepts.
+    passwords: Mutex<Vec<&'static str>>,
+    /// The password of each log-in that it has accepted, and of each statement.
+    log_ins: Mutex<Vec<String>>,
+    statements: Mutex<Vec<String>>,
+    is_read_only: Mutex<bool>,
+}
+
+impl Server {
+    async fn listen(self: &Arc<Self>) -> NonZeroU16 {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (server, port) = (self.clone(), listener.local_addr().unwrap().port());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let server = server.clone();
+                tokio::spawn(async move { server.serve(stream).await });
+            }
+        });
+        NonZeroU16::new(port).unwrap()
+    }
+
+    async fn serve(&self, mut stream: TcpStream) -> io::Result<()> {
+        read_text(&mut stream).await?;
+        // AuthenticationCleartextPassword.
+        write(&mut stream, b'R', &[0, 0, 0, 3]).await?;
+        stream.read_u8().await?;
+        let password = read_text(&mut stream).await?.trim_end_matches('\0').to_owned();
+        if !self.passwords.lock().unwrap().iter().any(|accepted| *accepted == password) {
+            return write(&mut stream, b'E', b"SFATAL\0VFATAL\0C28P01\0Mwrong password\0\0").await;
+        }
+        self.log_ins.lock().unwrap().push(password.clone());
+        // AuthenticationOk.
+        write(&mut stream, b'R', &[0, 0, 0, 0]).await?;
+        loop {
+            write(&mut stream, b'Z', b"I").await?;
+            let kind = stream.read_u8().await?;
+            read_text(&mut stream).await?;
+            if kind == b'X' {
+                return Ok(());
+            }
+            // A `Sync` has no other answer.
+            if kind == b'Q' {
+                // So long that two statements at a time need two connections.
+                sleep(Duration::from_millis(100)).await;
+                self.statements.lock().unwrap().push(password.clone());
+                let is_read_only = *self.is_read_only.lock().unwrap();
+                if is_read_only {
+                    write(&mut stream, b'E', b"SERROR\0VERROR\0C25006\0Mread-only\0\0").await?;
+                } else {
+                    write(&mut stream, b'C', b"SELECT 0\0").await?;
+                }
+            }
+        }
+    }
+
+    fn log_ins(&self) -> Vec<String> {
+        self.log_ins.lock().unwrap().clone()
+    }
+}
+
+/// Reads the rest of a message, after the letter of its kind.
+async fn read_text(stream: &mut TcpStream) -> io::Result<String> {
+    let length = stream.read_u32().await?;
+    let mut text = vec![0; length as usize - 4];
+    stream.read_exact(&mut text).await?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+async fn write(stream: &mut TcpStream, kind: u8, body: &[u8]) -> io::Result<()> {
+    let mut message = vec![kind];
+    message.extend_from_slice(&u32::try_from(body.len() + 4).unwrap().to_be_bytes());
+    message.extend_from_slice(body);
+    stream.write_all(&message).await
+}
+
+struct Secrets {
+    database: Credential<Login>,
+}
+
+impl SecretSet for Secrets {
+    fn specs() -> Vec<CredentialSpec> {
+        vec![<Credential<Login> as CredentialField>::spec("database")]
+    }
+
+    fn resolve(resolver: &mut Resolver<'_>) -> Option<Self> {
+        Some(Self { database: CredentialField::resolve("database", resolver)? })
+    }
+}
+
+/// A service that runs two statements at a time when it is built.
+struct Service(Database);
+
+impl Application for Service {
+    const PACKAGE: Package = Package::new("service", "1");
+    type Settings = ();
+    type Secrets = Secrets;
+
+    async fn build(cx: &Build<'_, Self>) -> Result<Self, BuildError> {
+        let database = cx.database(&cx.secrets.database).await?;
+        let built = tokio::try_join!(statement(&database), statement(&database));
+        built.map_err(|error| BuildError::Fault(fault(&error)))?;
+        Ok(Self(database))
+    }
+
+    fn routes() -> OpenApiRouter<Arc<Self>> {
+        OpenApiRouter::new()
+    }
+}
+
+async fn statement(database: &Database) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql("SELECT").execute(database).await.map(drop)
+}
+
+/// Starts the service with the password `one`, and its pool with two idle connections.
+async fn start(server: &Arc<Server>) -> (Harness<Service>, Arc<MemoryManager>) {
+    let manager = MemoryManager::with([("database", login("one"))]);
+    let database = DatabaseConfig {
+        host: Host::parse("127.0.0.1").unwrap(),
+        port: server.listen().await,
+        tls: TlsMode::Disable,
+        max_connections: NonZeroU32::new(2).unwrap(),
+        acquire_timeout: Duration::from_secs(2),
+        ..DatabaseConfig::default()
+    };
+    server.passwords.lock().unwrap().push("one");
+    let harness = Harness::start(manager.clone(), Config { database, ..Config::default() }).await;
+    let harness = harness.unwrap_or_else(|report| panic!("{report}"));
+    assert_eq!(server.log_ins(), ["one", "one"]);
+    (harness, manager)
+}
+
+fn login(password: &str) -> String {
+    format!("{{\"username\": \"app\", \"password\": \"{password}\"}}")
+}
+
+#[tokio::test]
+async fn a_load_gets_its_connections_of_the_login_that_it_has_proven() {
+    for is_first_rejected in [false, true] {
+        let server = Arc::<Server>::default();
+        let (harness, manager) = start(&server).await;
+        if is_first_rejected {
+            server.passwords.lock().unwrap().clear();
+        }
+        server.passwords.lock().unwrap().push("two");
+        server.statements.lock().unwrap().clear();
+        manager.rotate("database", login("two"));
+        harness.reload().await.unwrap_or_else(|report| panic!("{report}"));
+        assert_eq!(*server.statements.lock().unwrap(), ["two", "two"]);
+        harness.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn the_connections_that_a_load_has_opened_serve_after_the_publication() {
+    let server = Arc::<Server>::default();
+    let (harness, manager) = start(&server).await;
+    server.passwords.lock().unwrap().push("two");
+    manager.rotate("database", login("two"));
+    harness.reload().await.unwrap_or_else(|report| panic!("{report}"));
+    // Idle connections of the login before serve for a second.
+    sleep(Duration::from_millis(1200)).await;
+    let service = harness.live().service();
+    tokio::try_join!(statement(&service.0), statement(&service.0)).unwrap();
+    assert_eq!(server.log_ins(), ["one", "one", "two", "two"]);
+    harness.stop().await;
+}
+
+#[tokio::test]
+async fn a_database_that_is_read_only_for_long_empties_the_pool_once() {
+    let server = Arc::<Server>::default();
+    let (harness, _) = start(&server).await;
+    let service = harness.live().service();
+    *server.is_read_only.lock().unwrap() = true;
+    statement(&service.0).await.unwrap_err();
+    assert_eq!(server.log_ins().len(), 2);
+    let (one, other) = (service.0.acquire().await.unwrap(), service.0.acquire().await.unwrap());
+    assert_eq!(server.log_ins().len(), 4, "all were closed");
+    drop((one, other));
+    statement(&service.0).await.unwrap_err();
+    *server.is_read_only.lock().unwrap() = false;
+    statement(&service.0).await.unwrap();
+    assert_eq!(server.log_ins().len(), 4, "the one that has failed was closed alone");
+    harness.stop().await;
+}
