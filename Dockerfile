@@ -7,7 +7,7 @@
 # A profile of Cargo: `dev` compiles faster.
 ARG PROFILE=release
 
-FROM docker.io/library/rust:1.95-bookworm AS build
+FROM docker.io/library/rust:1.95-bookworm@sha256:6258907abe69656e41cd992e0b705cdcfabcbbe3db374f92ed2d47121282d4a1 AS build
 ARG PROFILE
 WORKDIR /build
 
@@ -60,7 +60,7 @@ RUN find devstack -name '*.rs' -exec touch {} + \
 # RUN cargo install --locked --profile "$PROFILE" --path dev --root /tools
 # end
 
-FROM docker.io/library/python:3.13-slim-bookworm AS stack
+FROM docker.io/library/python:3.13-slim-bookworm@sha256:67a1e1f215ccda113cfc024e8639049257e88f273898f595b61476d128d387e8 AS stack
 # The stack looks for config/ in the current folder. It keeps what it installs in CARGO_TARGET_DIR.
 WORKDIR /build
 ENV CARGO_TARGET_DIR=/home/stack
@@ -72,7 +72,7 @@ RUN devstack stack --install
 HEALTHCHECK --interval=2s --start-period=60s CMD ["devstack", "exec", "check"]
 ENTRYPOINT ["devstack", "stack", "/usr/local/bin/service"]
 
-FROM gcr.io/distroless/cc-debian12:nonroot
+FROM gcr.io/distroless/cc-debian12:nonroot@sha256:9dac0a79194e45a7da0158a9c6da57b217585af0786db3845d1f0ec1a0dd182f
 WORKDIR /srv
 COPY --from=build /made/bin /usr/local/bin
 COPY --from=build /made/config config
