@@ -29,10 +29,7 @@ use crate::{
     telemetry::Telemetry,
 };
 use sqlx::{Connection, PgConnection, migrate::Migrator};
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// The credential that owns the tables of `[database]`. Only this command reads it.
@@ -238,18 +235,8 @@ async fn log_in<T: ServiceSettings>(
 ) -> Result<(PgConnection, Credential<Login>), Report> {
     let of_command = |fault| Report::of(Phase::Command, fault);
     let nothing = HeldCredentials::default();
-    let context = FetchContext {
-        regions,
-        revoked: &config.secrets.revoked,
-        held: &nothing,
-        doubted: BTreeSet::new(),
-        candidates: HeldCredentials::default(),
-        unusable: BTreeMap::new(),
-        drain: config.server.drain,
-        deadline_of_others: deadline,
-        deadline,
-        is_start: true,
-    };
+    let context =
+        FetchContext::of_first_load(regions, &config.secrets.revoked, &nothing, config.server.drain, deadline);
     let mut specs = Vec::new();
     if let Some(id) = config.id(&target.migrator) {
         specs.push((target.migrator, id));

@@ -310,41 +310,34 @@ async fn reload_within_a_minute(
     (loader.load(request).await.result, started.elapsed())
 }
 
-/// Checks that the second credential was replaced, and that only these others stay as held.
-#[track_caller]
-fn assert_second_is_new(result: Result<LoadOutcome<Pair>, LoadError>, stay: &[Name]) {
-    let Ok(LoadOutcome::Built { generation, carried_over }) = result else { panic!("nothing was replaced") };
-    assert_eq!(generation.credentials.named("second").unwrap().in_use().as_str(), "second-new");
-    assert_eq!(carried_over.iter().map(|stays| stays.name).collect::<Vec<_>>(), stay);
-}
-
 #[tokio::test(start_paused = true)]
-async fn a_credential_that_hangs_when_it_is_proven_does_not_hold_up_a_replacement() {
-    let new = [Some("hanging when proven"), Some("good too")];
-    let (result, time) = reload_within_a_minute(["good", "rejected later"], new).await;
-    assert!(time < 2 * WAIT_FOR_OTHERS, "the replacement waits for the other credential");
-    assert_second_is_new(result, &["first"]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_replacement_that_hangs_when_it_is_proven_leaves_time_for_another_one() {
-    let new = [Some("hanging when proven"), Some("slow when proven")];
-    let (result, _) = reload_within_a_minute(["rejected later", "rejected later"], new).await;
-    assert_second_is_new(result, &["first"]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_replacement_does_not_wait_for_another_one_that_cannot_be_fetched() {
-    let new = [Some("unreachable when fetched"), Some("good too")];
-    let (result, time) = reload_within_a_minute(["rejected later", "rejected later"], new).await;
-    assert!(time < 2 * WAIT_FOR_OTHERS, "{time:?}");
-    assert_second_is_new(result, &["first"]);
-}
-
-#[tokio::test(start_paused = true)]
-async fn an_ending_version_without_a_successor_takes_no_time_from_others() {
-    let (result, _) = reload_within_a_minute(["ending", "good"], [None, Some("slow when proven")]).await;
-    assert_second_is_new(result, &[]);
+async fn a_replacement_waits_for_no_other_credential() {
+    let a_minute = Duration::from_secs(60);
+    let cases: [([_; 2], _, &[Name], _); 4] = [
+        (["good", "rejected later"], [Some("hanging when proven"), Some("good too")], &["first"], 2 * WAIT_FOR_OTHERS),
+        (
+            ["rejected later", "rejected later"],
+            [Some("unreachable when fetched"), Some("good too")],
+            &["first"],
+            2 * WAIT_FOR_OTHERS,
+        ),
+        // Whoever hangs leaves time for another one.
+        (
+            ["rejected later", "rejected later"],
+            [Some("hanging when proven"), Some("slow when proven")],
+            &["first"],
+            a_minute,
+        ),
+        // A version that ends, and that has no successor, takes no time from others.
+        (["ending", "good"], [None, Some("slow when proven")], &[], a_minute),
+    ];
+    for (held, new, stay, limit) in cases {
+        let (result, time) = reload_within_a_minute(held, new).await;
+        assert!(time < limit, "{held:?} {new:?}: {time:?}");
+        let Ok(LoadOutcome::Built { generation, carried_over }) = result else { panic!("{held:?} {new:?}") };
+        assert_eq!(generation.credentials.named("second").unwrap().in_use().as_str(), "second-new", "{held:?} {new:?}");
+        assert_eq!(carried_over.iter().map(|stays| stays.name).collect::<Vec<_>>(), stay, "{held:?} {new:?}");
+    }
 }
 
 /// A manager that makes a user at each read. The other side does not answer to the users after the first one.

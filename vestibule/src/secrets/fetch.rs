@@ -48,6 +48,30 @@ pub(crate) struct FetchContext<'a> {
     pub(crate) is_start: bool,
 }
 
+impl<'a> FetchContext<'a> {
+    /// Makes the context of a first load: `nothing` is held.
+    pub(crate) fn of_first_load(
+        regions: &'a Regions,
+        revoked: &'a BTreeSet<VersionId>,
+        nothing: &'a HeldCredentials,
+        drain: Duration,
+        deadline: Instant,
+    ) -> Self {
+        Self {
+            regions,
+            revoked,
+            held: nothing,
+            doubted: BTreeSet::new(),
+            candidates: HeldCredentials::default(),
+            unusable: BTreeMap::new(),
+            drain,
+            deadline_of_others: deadline,
+            deadline,
+            is_start: true,
+        }
+    }
+}
+
 impl FetchContext<'_> {
     /// Returns `true` if a credential that is held from this id is doubted.
     pub(crate) fn is_doubted(&self, id: &SecretId) -> bool {
@@ -403,18 +427,9 @@ mod tests {
         let asked_for_last = Arc::new(Notify::new());
         let source = Denies { last: id(99), asked_for_last: asked_for_last.clone() };
         let deadline = Instant::now() + Duration::from_secs(60);
-        let context = FetchContext {
-            regions: &Regions::new([(String::new(), Arc::new(source) as Arc<dyn Source>)]),
-            revoked: &BTreeSet::new(),
-            held: &HeldCredentials::default(),
-            doubted: BTreeSet::new(),
-            candidates: HeldCredentials::default(),
-            unusable: BTreeMap::new(),
-            drain: Duration::ZERO,
-            deadline_of_others: deadline,
-            deadline,
-            is_start: true,
-        };
+        let regions = Regions::new([(String::new(), Arc::new(source) as Arc<dyn Source>)]);
+        let (nothing, none_revoked) = (HeldCredentials::default(), BTreeSet::new());
+        let context = FetchContext::of_first_load(&regions, &none_revoked, &nothing, Duration::ZERO, deadline);
         let spec = CredentialSpec { name: "key", kind: "key", stages: &[Stage::Current], optional: false };
         let specs: Vec<_> = (0..100).map(|number| (spec, id(number))).collect();
         tokio::select! {

@@ -21,7 +21,7 @@ use crate::{
     },
 };
 use axum::http::HeaderValue;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use tokio::time::Instant;
 
 /// The set of the one credential that the command needs.
@@ -56,20 +56,10 @@ impl FleetSigner {
         let (spec, id) = signing_key::<A>(config)?;
         let deadline = Instant::now() + config.secrets.deadline;
         let (nothing, none_revoked) = (HeldCredentials::default(), BTreeSet::new());
-        let context = FetchContext {
-            regions,
-            // A replica that still holds a revoked key is one that must be reloaded. One that has dropped it is asked with
-            // another key.
-            revoked: &none_revoked,
-            held: &nothing,
-            doubted: BTreeSet::new(),
-            candidates: HeldCredentials::default(),
-            unusable: BTreeMap::new(),
-            drain: config.server.drain,
-            deadline_of_others: deadline,
-            deadline,
-            is_start: false,
-        };
+        // A replica that still holds a revoked key is one that must be reloaded. One that has dropped it is asked with another
+        // key.
+        let first = FetchContext::of_first_load(regions, &none_revoked, &nothing, config.server.drain, deadline);
+        let context = FetchContext { is_start: false, ..first };
         let fetched = fetch::all(&context, &[(spec, id)]).await;
         let resolver = Resolver::new(fetched, &nothing);
         let resolved: Resolved<SigningSecret> = set::resolve(resolver, &nothing).map_err(|error| error.report)?;
