@@ -109,9 +109,12 @@ async fn an_issuer_that_is_away_stops_no_token_of_its_known_keys() {
     problem(list(&running, &trusted.issuer.token("ada", "")).await, 503).await;
     assert_eq!(list(&running, &known).await.status(), StatusCode::OK);
     assert_eq!(running.metric("vestibule_auth_key_fetches_total{outcome=\"failed\"}").await, 1.0);
-    let events = running.process.events();
-    let said = events.iter().filter(|event| event["fields"]["error"] == "the answer is 502").count();
-    assert_eq!(said, 1, "{events:?}");
+    let said = eventually("the line about the failure", async || {
+        let events = running.process.events();
+        let said = events.iter().filter(|event| event["fields"]["error"] == "the answer is 502").count();
+        if said > 0 { Ok(said) } else { Err(format!("{events:?}")) }
+    });
+    assert_eq!(said.await, 1);
 }
 
 #[tokio::test]

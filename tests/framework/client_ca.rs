@@ -4,7 +4,7 @@ use crate::{
     SERVICE,
     support::{configuration_folder::ConfigurationFolder, time_waits::let_time_pass, tls_client::TlsClient},
 };
-use devstack::{Authority, Identity, Launch, RunningService, Tenant, Validity, eventually, eventually_within};
+use devstack::{Authority, Identity, Launch, RunningService, Tenant, Validity, eventually};
 use rustls::version::{TLS12, TLS13};
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -98,7 +98,7 @@ async fn a_client_with_an_expired_certificate_cannot_resume_an_old_session() {
     let clients = Authority::new("clients");
     let tenant = tenant_with_client_ca("clients_end", &clients).await;
     let running = RunningService::start_tls(launch_with_client_ca(&tenant), &tenant).await;
-    let short = clients.client("orders", Validity::lasting(Duration::from_secs(4)));
+    let short = clients.client("orders", Validity::lasting(Duration::from_secs(8)));
     for versions in [&[&TLS12], &[&TLS13]] {
         let client = TlsClient::speaking(tenant.authority(), versions, Some(&short), &[]);
         client.get(&running.at.public, "/v1/notes").await.expect("the certificate has not expired");
@@ -107,7 +107,7 @@ async fn a_client_with_an_expired_certificate_cannot_resume_an_old_session() {
     }
     let client = TlsClient::showing(tenant.authority(), &short);
     let is_rejected = async || client.get(&running.at.public, "/v1/notes").await.is_err();
-    eventually_within(Duration::from_secs(6), "the end of the certificate", is_rejected).await;
+    eventually("the end of the certificate", is_rejected).await;
     client.get(&running.at.public, "/v1/notes").await.err().expect("the certificate has expired");
 }
 

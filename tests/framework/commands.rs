@@ -174,11 +174,7 @@ async fn health_queries_the_admin_listener() {
     }
     let everywhere = running.at.admin.replace("127.0.0.1", "0.0.0.0");
     assert_eq!(run(&["health"], &everywhere).code, Some(0));
-    let launch = SERVICE
-        .launch(&tenant)
-        .without_polling()
-        .env("APP_SECRETS__MAX_STALE", "1s")
-        .env("APP_SECRETS__WHEN_STALE", "unready");
+    let launch = SERVICE.launch(&tenant).env("APP_SECRETS__MAX_STALE", "1s").env("APP_SECRETS__WHEN_STALE", "unready");
     let stale = RunningService::start(launch, &tenant).await;
     let is_unready = async || stale.admin("/readyz").await.0 == StatusCode::SERVICE_UNAVAILABLE;
     eventually("stale credentials", is_unready).await;

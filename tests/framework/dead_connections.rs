@@ -5,7 +5,6 @@ use crate::{
     note_client::NoteClient,
     support::{
         database::{TableLock, wait_for_blocked_statements, wait_for_connections, wait_until_connections_are},
-        launch_options::LaunchOptions,
         requests::{assert_statuses, begin_get, get_at_once},
         tcp_proxy::{NewConnections, OpenFault, TcpProxy},
         time_waits::{let_time_pass, stays},
@@ -24,7 +23,7 @@ async fn tenant_with_proxy(label: &str) -> (Tenant, TcpProxy) {
 
 /// Starts the service behind the proxy, and creates a note. Returns the path of the note too.
 async fn start_with_note<'a>(proxy: &TcpProxy, tenant: &'a Tenant) -> (RunningService<'a>, String) {
-    let launch = proxy.launch(SERVICE.launch(tenant).without_polling());
+    let launch = proxy.launch(SERVICE.launch(tenant));
     let running = RunningService::start(launch, tenant).await;
     let note = running.create_note("a note").await;
     (running, note)
@@ -68,7 +67,7 @@ async fn begin_as_caller(running: &RunningService<'_>, path: &str) -> TcpStream 
 async fn the_first_request_is_served_after_ten_idle_connections_became_a_black_hole() {
     let (tenant, proxy) = tenant_with_proxy("black_hole").await;
     // Shorter than the checks of all ten connections.
-    let launch = SERVICE.launch(&tenant).without_polling().env("APP_DATABASE__ACQUIRE_TIMEOUT", "2s");
+    let launch = SERVICE.launch(&tenant).env("APP_DATABASE__ACQUIRE_TIMEOUT", "2s");
     let running = RunningService::start(proxy.launch(launch), &tenant).await;
     let note = running.create_note("a note").await;
     open_idle_connections(&running, &tenant, &note, 10).await;
@@ -131,7 +130,6 @@ async fn callers_that_go_away_while_their_connections_are_checked_leak_no_place(
         proxy.set_latency(Duration::from_millis(100));
         abandon_checks(&running, &proxy, &note).await;
         proxy.set_latency(Duration::ZERO);
-        wait_until_connections_are(&tenant, 10).await;
     }
     use_connections_at_once(&running, &tenant, &note, 10).await;
     wait_until_connections_are(&tenant, 10).await;

@@ -75,7 +75,7 @@ async fn a_start_that_is_denied_until_the_deadline_ends_with_77_and_says_so() {
 async fn a_denial_in_a_reload_is_reported_at_once() {
     let tenant = SERVICE.migrated("denied_reload").await;
     let manager = scripted_manager(&tenant).await;
-    let launch = SERVICE.launch(&tenant).with_manager(&manager).without_polling();
+    let launch = SERVICE.launch(&tenant).with_manager(&manager);
     let mut running = RunningService::start(launch, &tenant).await;
     // A second call in the same reload would succeed.
     let denied = FaultRule::on(tenant.id("database"), ScriptedFault::Status(400, "AccessDeniedException")).times(1);
@@ -89,7 +89,7 @@ async fn a_denial_in_a_reload_is_reported_at_once() {
 async fn a_denial_in_a_reload_is_made_up_for_when_access_is_given() {
     let tenant = SERVICE.migrated("denied_for_a_moment").await;
     let manager = scripted_manager(&tenant).await;
-    let launch = SERVICE.launch(&tenant).with_manager(&manager).without_polling();
+    let launch = SERVICE.launch(&tenant).with_manager(&manager);
     let mut running = RunningService::start(launch, &tenant).await;
     tenant.put("signing", &devstack::random_key()).await.unwrap();
     manager.script([FaultRule::all(ScriptedFault::Status(400, "AccessDeniedException"))]);
@@ -120,7 +120,7 @@ async fn a_clock_that_is_wrong_is_named_and_fails_no_load() {
     let manager = scripted_manager(&tenant).await;
     for (ahead, text) in [(900, "it is 15m behind the manager's"), (-7200, "it is 2h ahead of the manager's")] {
         manager.script([FaultRule::all(ScriptedFault::ClockAhead(ahead))]);
-        let launch = SERVICE.launch(&tenant).with_manager(&manager).without_polling();
+        let launch = SERVICE.launch(&tenant).with_manager(&manager);
         let mut running = RunningService::start(launch, &tenant).await;
         let warnings = events_that_say(&running.process, "the manager rejects the time of a request");
         let [event] = warnings.as_slice() else { panic!("one event: {warnings:?}") };

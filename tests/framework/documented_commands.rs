@@ -3,7 +3,7 @@
 
 use crate::{
     SERVICE,
-    support::{database::run_as_superuser, documented_commands::install_programs, launch_options::LaunchOptions},
+    support::{database::run_as_superuser, documented_commands::install_programs},
 };
 use devstack::{Launch, OpenBaoServer, RunningService, Tenant, random, random_key, workspace};
 use serde_json::Value;
@@ -63,7 +63,7 @@ fn ci(tool: &str, arguments: &[&str]) -> String {
 
 /// Prepares a replica that takes signed requests for a reload.
 fn replica(tenant: &Tenant) -> Launch {
-    SERVICE.launch(tenant).env("APP_ADMIN__RELOAD", "signed").without_polling()
+    SERVICE.launch(tenant).env("APP_ADMIN__RELOAD", "signed")
 }
 
 /// Sets the password that a pending version has, as a person does with `\password` in psql. Returns the version.

@@ -26,7 +26,7 @@ use tokio::{
 
 /// Prepares a replica that takes signed requests for a reload.
 fn replica(tenant: &Tenant) -> Launch {
-    SERVICE.launch(tenant).env("APP_ADMIN__RELOAD", "signed").without_polling()
+    SERVICE.launch(tenant).env("APP_ADMIN__RELOAD", "signed").env("APP_SERVER__REQUEST_TIMEOUT", "60s")
 }
 
 /// Starts a replica at each of these addresses of this machine.

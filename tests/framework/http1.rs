@@ -2,7 +2,7 @@
 //!
 //! Rows marked `hyper` are not as the RFC has it, or at its limit, and hyper leaves no way to change them.
 
-use crate::{SERVICE, support::launch_options::start_without_polling};
+use crate::SERVICE;
 use devstack::{DEFAULT_TIMEOUT, RunningService};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -217,7 +217,7 @@ async fn answers_to(running: &RunningService<'_>, sent: &str) -> (Vec<u16>, End)
 #[tokio::test]
 async fn requests_are_read_as_rfc_9112_has_it_and_what_is_ambiguous_is_refused() {
     let tenant = SERVICE.migrated("http1").await;
-    let running = start_without_polling(&tenant).await;
+    let running = SERVICE.start(&tenant).await;
     let mut wrong = Vec::new();
     for Case { rule, sent, answers, end } in
         [hosts(), fields(), lengths(), chunks(), request_lines(), connections()].into_iter().flatten()
@@ -233,7 +233,7 @@ async fn requests_are_read_as_rfc_9112_has_it_and_what_is_ambiguous_is_refused()
 #[tokio::test]
 async fn a_head_that_only_we_refuse_gets_a_problem_and_is_counted_as_malformed() {
     let tenant = SERVICE.migrated("refused").await;
-    let running = start_without_polling(&tenant).await;
+    let running = SERVICE.start(&tenant).await;
     let malformed = "vestibule_connections_ended_total{listener=\"public\",reason=\"malformed\"}";
     for (number, sent) in ["GET / HTTP/1.1\r\n\r\n", "GET / HTTP/9.9\r\n\r\n"].into_iter().enumerate() {
         let mut stream = TcpStream::connect(&running.at.public).await.expect("it listens");

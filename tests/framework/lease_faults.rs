@@ -26,12 +26,12 @@ async fn renewals(running: &RunningService<'_>, outcome: &str) -> f64 {
 
 #[tokio::test]
 async fn a_renewal_that_comes_back_shorter_brings_a_successor_and_fails_no_request() {
-    let leased = Leased::new("lease_shorter", "6s", "9s").await;
+    let leased = Leased::new("lease_shorter", "12s", "18s").await;
     let running = leased.start().await;
     let first = user_of(&running).await;
     let load = Load::on(&running, 2);
     eventually("another user", async || user_of(&running).await != first).await;
-    assert!(renewals(&running, "renewed").await >= 1.0, "it was renewed before, for less than 6 s at last");
+    assert!(renewals(&running, "renewed").await >= 1.0, "it was renewed before, for less than 12 s at last");
     let answers = load.stop().await;
     assert_eq!(answers.failed, Vec::<String>::new());
     assert_eq!(running.status().await["last_reload"]["trigger"], "lease");
@@ -119,8 +119,11 @@ async fn slow_proxy(leased: &Leased) -> TcpProxy {
 async fn a_process_that_ends_before_it_has_the_answer_with_its_user_gives_the_user_back() {
     let leased = Leased::new("lease_stop", "1h", "1h").await;
     let proxy = slow_proxy(&leased).await;
+    // The database does not answer either, so that nothing goes on before the signal comes.
+    let database = TcpProxy::before(&leased.tenant).await;
+    database.set_new_connections(NewConnections::Swallowed);
     let launch = async |arguments: &[&str]| {
-        let launch = leased.launch().args(arguments.iter().copied());
+        let launch = database.launch(leased.launch().args(arguments.iter().copied()));
         let launch = launch.env("APP_SECRETS__VAULT__ADDRESSES", format!("https://127.0.0.1:{}", proxy.port()));
         // The token is an agent's and lives on, so nothing else ends the user.
         leased.with_token_of_agent(launch).await.0
@@ -134,13 +137,15 @@ async fn a_process_that_ends_before_it_has_the_answer_with_its_user_gives_the_us
         leased.wait_for_users(0).await;
     }
 
+    database.set_new_connections(NewConnections::Forwarded);
     let mut running = RunningService::start(launch(&["serve"]).await, &leased.tenant).await;
     let first = user_of(&running).await;
     leased.revoke_all().await;
     leased.wait_for_users(0).await;
+    database.set_new_connections(NewConnections::Swallowed);
     running.process.signal(Signal::HUP);
     leased.wait_for_users(1).await;
-    assert_eq!(user_of(&running).await, first, "the reload has no answer yet");
+    assert_eq!(user_of(&running).await, first, "nothing is published yet");
     running.process.signal(Signal::TERM);
     let exited = running.process.exited(DEFAULT_TIMEOUT).await;
     assert_eq!(exited.code, Some(0), "{}", exited.stderr);
@@ -214,7 +219,7 @@ async fn a_password_that_the_server_rotates_is_taken_up_and_no_request_fails() {
     api.post(&format!("database/static-roles/{name}"), role).await.expect("a role");
     let (id, role) = (format!("database/static-creds/{name}"), format!("database/static-roles/{name}"));
     allow(&leased, &[(&id, "read"), (&role, "read")]).await;
-    let launch = SERVICE.launch(&leased.tenant).without_polling().env("APP_SECRETS__IDS__DATABASE", &id);
+    let launch = SERVICE.launch(&leased.tenant).env("APP_SECRETS__IDS__DATABASE", &id);
     let mut running = RunningService::start(launch, &leased.tenant).await;
     let load = Load::on(&running, 4);
     let mut versions = BTreeSet::from([user_of(&running).await]);
@@ -247,7 +252,7 @@ async fn a_certificate_that_the_server_issues_is_replaced_in_time_and_no_request
          [secrets.vault.issue.server_tls]\ncommon_name = \"localhost\"\nip_sans = [\"127.0.0.1\"]\n",
         leased.id
     ));
-    let launch = folder.launch(&leased.tenant).without_polling().env("APP_SERVER__TLS", "true");
+    let launch = folder.launch(&leased.tenant).env("APP_SERVER__TLS", "true");
     let running = RunningService::start(launch, &leased.tenant).await;
     let root = Certificate::from_pem(root.as_str().expect("a certificate").as_bytes()).expect("a certificate");
     let serial = async || running.credential("server_tls").await["version"].as_str().expect("a version").to_owned();

@@ -2,7 +2,6 @@
 
 use crate::support::{
     configuration_folder::ConfigurationFolder,
-    launch_options::LaunchOptions,
     leased::{Leased, stop, user_of},
     load::Load,
 };
@@ -43,7 +42,7 @@ async fn a_login_is_replaced_before_its_lease_ends_and_no_request_fails() {
 async fn many_replacements_leave_one_user_and_a_stop_leaves_none() {
     let leased = Leased::new("lease_many", "1h", "1h").await;
     let folder = ConfigurationFolder::new();
-    let launch = folder.launch(&leased.tenant).without_polling().env("APP_SECRETS__IDS__DATABASE", &leased.id);
+    let launch = folder.launch(&leased.tenant).env("APP_SECRETS__IDS__DATABASE", &leased.id);
     let mut running = RunningService::start(launch, &leased.tenant).await;
     let mut user = user_of(&running).await;
     for number in 1..=replacements("LEASES_IN_A_ROW", 20) {

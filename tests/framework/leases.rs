@@ -15,7 +15,7 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 #[tokio::test]
 async fn a_lease_is_renewed_as_long_as_it_can_be_and_a_reload_makes_no_other_user() {
-    let leased = Leased::new("lease_renewed", "4s", "1h").await;
+    let leased = Leased::new("lease_renewed", "9s", "1h").await;
     let mut running = leased.start().await;
     let user = user_of(&running).await;
     let first_end = running.credential("database").await["lease"]["end"].clone();

@@ -2,7 +2,7 @@
 
 use crate::{
     SERVICE,
-    support::{launch_options::LaunchOptions, log_events::events_that_say, time_waits::let_time_pass},
+    support::{log_events::events_that_say, time_waits::let_time_pass},
 };
 use devstack::{DEFAULT_TIMEOUT, RunningService, Signal, eventually, free_port, reqwest, reqwest::StatusCode};
 use futures_util::future::join_all;
@@ -18,7 +18,7 @@ fn dropped(reason: &str) -> String {
 
 /// Starts a service that logs many lines per request.
 async fn start_talkative(tenant: &devstack::Tenant) -> RunningService<'_> {
-    let launch = SERVICE.launch(tenant).without_polling().env("APP_TELEMETRY__FILTER", "trace");
+    let launch = SERVICE.launch(tenant).env("APP_TELEMETRY__FILTER", "trace");
     RunningService::start(launch, tenant).await
 }
 
@@ -120,7 +120,7 @@ async fn a_process_that_a_signal_ends_writes_its_last_lines_first() {
         running.process.signal(Signal::TERM);
         eventually("a stop", async || running.admin("/readyz").await.0 == StatusCode::SERVICE_UNAVAILABLE).await;
         running.process.signal(signal);
-        let_time_pass("a process that does not wait would be gone", Duration::from_millis(200)).await;
+        let_time_pass("a process that does not wait would be gone", Duration::from_millis(50)).await;
         running.process.resume_stdout();
         let exited = running.process.exited(DEFAULT_TIMEOUT).await;
         assert_eq!((exited.code, exited.signal), (code, if code.is_some() { None } else { Some(6) }));
@@ -142,7 +142,7 @@ async fn the_last_line_of_a_stop_is_in_the_log() {
 async fn a_line_that_contains_a_live_secret_is_withheld() {
     let tenant = SERVICE.migrated("log_secret").await;
     tenant.put_random("webhook", "api_key").await.unwrap();
-    let launch = SERVICE.launch(&tenant).without_polling().env("APP_SECRETS__IDS__WEBHOOK", tenant.id("webhook"));
+    let launch = SERVICE.launch(&tenant).env("APP_SECRETS__IDS__WEBHOOK", tenant.id("webhook"));
     let mut running = RunningService::start(launch, &tenant).await;
     assert_eq!(running.metric("vestibule_log_lines_withheld_total").await, 0.0);
     tenant.put("webhook", "{\"api_key\":\"reload.outcome\"}").await.unwrap();

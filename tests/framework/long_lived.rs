@@ -4,7 +4,6 @@ use crate::{
     SERVICE,
     support::{
         examples::{config_of_examples, example},
-        launch_options::LaunchOptions,
         time_waits::stays,
     },
 };
@@ -20,7 +19,6 @@ use tokio::{
 async fn launch(tenant: &Tenant) -> Launch {
     tenant.put("first", &random_key()).await.expect("a key");
     Launch::with_tenant(example("events"), tenant)
-        .without_polling()
         .env("APP_CONFIG_DIR", config_of_examples())
         .env("APP_SERVER__REQUEST_TIMEOUT", "1s")
         .env("APP_SERVER__RESPONSE_TIMEOUT", "1s")

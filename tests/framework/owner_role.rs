@@ -1,10 +1,6 @@
 //! `migrate` with a login that the manager drops later: a role without a login owns the tables.
 
-use crate::{
-    SERVICE,
-    note_client::NoteClient,
-    support::{database::run_as_superuser, launch_options::start_without_polling},
-};
+use crate::{SERVICE, note_client::NoteClient, support::database::run_as_superuser};
 use devstack::{ExitedProcess, Launch, Tenant, random_password};
 use serde_json::json;
 use sqlx::AssertSqlSafe;
@@ -89,7 +85,7 @@ async fn a_login_that_has_migrated_can_be_dropped() {
     let owners =
         owned.ask("SELECT string_agg(DISTINCT tableowner, ',') FROM pg_tables WHERE schemaname = 'public'").await;
     assert_eq!(owners.as_deref(), Some(owned.owner.as_str()));
-    let running = start_without_polling(&owned.tenant).await;
+    let running = SERVICE.start(&owned.tenant).await;
     running.create_note("access_role has its grants").await;
 }
 

@@ -3,10 +3,7 @@
 use crate::{
     SERVICE,
     note_client::NoteClient,
-    support::{
-        configuration_folder::ConfigurationFolder, launch_options::LaunchOptions, log_events::events_that_say,
-        time_waits::let_time_pass,
-    },
+    support::{configuration_folder::ConfigurationFolder, log_events::events_that_say, time_waits::let_time_pass},
 };
 use devstack::{DEFAULT_TIMEOUT, RunningService, Signal, TestProcess};
 use std::{fs, time::Duration};
@@ -48,7 +45,7 @@ async fn signals_work_whatever_the_parent_did_to_them() {
         (ignores.to_vec(), Signal::TERM),
         (nohup, Signal::TERM),
     ] {
-        let launch = SERVICE.launch(&tenant).without_polling().started_by(parent.clone());
+        let launch = SERVICE.launch(&tenant).started_by(parent.clone());
         let mut running = RunningService::start(launch, &tenant).await;
         if cfg!(target_os = "linux") {
             assert_eq!(kernel_status(&running.process, "SigBlk"), "0000000000000000", "{parent:?}");
@@ -143,7 +140,7 @@ async fn the_configuration_folder_is_the_one_at_its_path_and_not_the_one_of_the_
     let tenant = SERVICE.migrated("folder").await;
     let folder = ConfigurationFolder::new();
     let parent = parent(&format!("os.chdir({:?})", folder.path()));
-    let launch = folder.launch(&tenant).without_polling().env("APP_CONFIG_DIR", ".").started_by(parent);
+    let launch = folder.launch(&tenant).env("APP_CONFIG_DIR", ".").started_by(parent);
     let mut running = RunningService::start(launch, &tenant).await;
     let before = folder.path().with_extension("before");
     fs::rename(folder.path(), &before).unwrap();

@@ -36,7 +36,7 @@ async fn assert_serves(mut process: TestProcess, waits: &str) {
 
 /// Starts the service with a folder of its own, and moves its `default.toml` away.
 async fn start_and_move_away<'a>(folder: &ConfigurationFolder, tenant: &'a Tenant) -> RunningService<'a> {
-    let running = RunningService::start(folder.launch(tenant).without_polling(), tenant).await;
+    let running = RunningService::start(folder.launch(tenant), tenant).await;
     fs::rename(folder.path().join("default.toml"), folder.path().join("away")).expect("it is there");
     running
 }
@@ -77,7 +77,7 @@ async fn a_configuration_that_is_back_unchanged_ends_the_retries() {
 async fn a_configuration_that_is_half_written_at_a_signal_is_taken_up_when_it_is_whole() {
     let tenant = SERVICE.migrated("half_written").await;
     let folder = ConfigurationFolder::new();
-    let mut running = RunningService::start(folder.launch(&tenant).without_polling(), &tenant).await;
+    let mut running = RunningService::start(folder.launch(&tenant), &tenant).await;
     folder.write("[database]\nmax_connecti");
     assert_kept(&running.reload().await, 78);
     folder.write("[database]\nmax_connections = 3\n");
@@ -171,7 +171,7 @@ async fn a_start_that_waits_for_its_port_can_be_stopped() {
 async fn a_reload_without_descriptors_is_made_up_for() {
     let tenant = SERVICE.migrated("descriptors").await;
     let folder = ConfigurationFolder::new();
-    let mut running = RunningService::start(folder.launch(&tenant).without_polling(), &tenant).await;
+    let mut running = RunningService::start(folder.launch(&tenant), &tenant).await;
     running.create_note("a note").await;
     folder.write("[database]\nmax_connections = 3\n");
     let pid = Pid::from_raw(running.process.pid().cast_signed());

@@ -138,7 +138,6 @@ async fn a_policy_has_each_credential_that_the_configuration_turns_on_and_an_arn
         SERVICE
             .launch(&tenant)
             .with_manager(&manager)
-            .without_polling()
             .env("APP_SERVER__TLS", "true")
             .env("APP_SERVER__CLIENT_CA", "{prefix}/client_ca")
             .env("APP_TRACES__ENDPOINT", "https://localhost:1/v1/traces")
@@ -160,7 +159,7 @@ async fn a_log_in_with_a_token_needs_a_right_at_the_database_and_none_at_the_man
     let front = RdsFront::before(&tenant).await;
     let manager = ScriptedManager::before(tenant.emulator()).expect("a scripted manager");
     let launch = || {
-        let launch = front.launch(&tenant).with_manager(&manager).without_polling();
+        let launch = front.launch(&tenant).with_manager(&manager);
         launch.env("APP_DATABASE__MIGRATOR_USERNAME", tenant.migrator_role())
     };
     let log_ins = || -> BTreeSet<Call> {

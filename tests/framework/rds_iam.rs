@@ -39,7 +39,7 @@ async fn wait_until_served(running: &RunningService<'_>, path: &str) {
 #[tokio::test]
 async fn each_log_in_has_a_token_of_its_own_and_no_secret_is_fetched() {
     let (tenant, front) = tenant_with_front("iam").await;
-    let mut running = RunningService::start(front.launch(&tenant).without_polling(), &tenant).await;
+    let mut running = RunningService::start(front.launch(&tenant), &tenant).await;
     let note = running.create_note("a note").await;
     assert_eq!(front.tokens().len(), 1, "the proof of the start opens the first connection");
     // A token has its time to the second.
@@ -69,7 +69,7 @@ async fn each_log_in_has_a_token_of_its_own_and_no_secret_is_fetched() {
 #[tokio::test]
 async fn a_rejected_token_is_tried_again_without_reloads_until_the_policy_allows_it() {
     let (tenant, front) = tenant_with_front("iam_denied").await;
-    let launch = front.launch(&tenant).without_polling().env("APP_SECRETS__PROBE_EVERY", "1s");
+    let launch = front.launch(&tenant).env("APP_SECRETS__PROBE_EVERY", "1s");
     let mut running = RunningService::start(launch.env("APP_DATABASE__ACQUIRE_TIMEOUT", "500ms"), &tenant).await;
     let note = running.create_note("a note").await;
     front.deny(true);
@@ -100,7 +100,7 @@ async fn log_ins_fail_while_the_platform_gives_no_identity_and_succeed_afterward
     let agent = service.url("").trim_start_matches("http://").to_owned();
     let port = free_port();
     let way_to_agent = StandIn::relay(port, agent.clone()).await;
-    let launch = front.launch(&tenant).without_polling().env("APP_SECRETS__PROBE_EVERY", "1s");
+    let launch = front.launch(&tenant).env("APP_SECRETS__PROBE_EVERY", "1s");
     let launch = launch.env("APP_DATABASE__ACQUIRE_TIMEOUT", "500ms").env("HOME", "/nonexistent");
     let launch = launch.env("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("http://127.0.0.1:{port}/keys"));
     let launch = launch.env_remove("AWS_ACCESS_KEY_ID");
@@ -110,7 +110,7 @@ async fn log_ins_fail_while_the_platform_gives_no_identity_and_succeed_afterward
     // The identity is held until its end, unless a token is rejected.
     drop(way_to_agent);
     cut_connections(&tenant).await;
-    assert_eq!(running.get(&note).await.status(), StatusCode::OK);
+    wait_until_served(&running, &note).await;
     front.deny(true);
     cut_connections(&tenant).await;
     eventually("the reason in the log", async || {
@@ -134,7 +134,7 @@ async fn a_reload_changes_from_a_password_to_tokens_and_back() {
     let (front, folder) = (RdsFront::before(&tenant).await, ConfigurationFolder::new());
     let login = login_with_password(&tenant, front.password_of(&tenant.app_role()));
     tenant.put("database", &login).await.expect("the manager stores it");
-    let launch = front.configure(folder.launch(&tenant), &tenant).without_polling();
+    let launch = front.configure(folder.launch(&tenant), &tenant);
     let mut running = RunningService::start(launch, &tenant).await;
     let note = running.create_note("a note").await;
     for (auth, tokens, credentials) in [("iam", 1, 1), ("password", 1, 2)] {
@@ -175,7 +175,7 @@ async fn a_start_without_an_identity_says_so() {
         assert!(exited.stderr.contains(text), "{text} is missing in:\n{}", exited.stderr);
     }
     // With one, the secrets may be at Vault or OpenBao.
-    let running = RunningService::start(front.launch(&tenant).without_polling(), &tenant).await;
+    let running = RunningService::start(front.launch(&tenant), &tenant).await;
     running.create_note("a note").await;
 }
 
@@ -214,7 +214,7 @@ async fn a_proxy_that_refuses_startup_options_is_served_without_them() {
     for text in ["command-line options", "set database.startup_options to false", "ALTER ROLE"] {
         assert!(exited.stderr.contains(text), "{text} is missing in:\n{}", exited.stderr);
     }
-    let launch = front.launch(&tenant).without_polling().env("APP_DATABASE__STARTUP_OPTIONS", "false");
+    let launch = front.launch(&tenant).env("APP_DATABASE__STARTUP_OPTIONS", "false");
     let running = RunningService::start(launch, &tenant).await;
     let note = running.create_note("a note").await;
     cut_connections(&tenant).await;

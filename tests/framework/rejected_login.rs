@@ -9,7 +9,7 @@ use crate::{
             TableLock, assert_few_rejected_logins, cut_connections, open_rotation_window, replace_password,
             wait_for_connections,
         },
-        launch_options::{LaunchOptions, start_without_polling},
+        launch_options::LaunchOptions,
         log_events::{events_of_level, events_that_say},
         reload_status::{assert_kept, wait_for_generation, wait_for_last_reload, wait_for_version},
         requests::{assert_statuses, begin_get, get_at_once},
@@ -27,7 +27,7 @@ use std::{
 #[tokio::test]
 async fn a_wrong_password_causes_few_rejected_logins() {
     let tenant = SERVICE.migrated("hammers").await;
-    let running = start_without_polling(&tenant).await;
+    let running = SERVICE.start(&tenant).await;
     let note = running.create_note("a note").await;
     // Ten idle connections, which will all be found dead.
     get_at_once(&running, &note, 64).await;
@@ -54,7 +54,7 @@ async fn a_wrong_password_causes_few_rejected_logins() {
 #[tokio::test]
 async fn a_busy_pool_without_connections_causes_few_rejected_logins() {
     let tenant = SERVICE.migrated("busy_hammers").await;
-    let running = start_without_polling(&tenant).await;
+    let running = SERVICE.start(&tenant).await;
     let note = running.create_note("a note").await;
     let lock = TableLock::on(&tenant, "notes").await;
     let requests: Vec<_> = (0..64).map(|_| begin_get(&running, &note)).collect();
@@ -72,7 +72,7 @@ async fn a_busy_pool_without_connections_causes_few_rejected_logins() {
 #[tokio::test]
 async fn open_connections_serve_requests_while_the_login_is_rejected() {
     let tenant = SERVICE.migrated("serve_on").await;
-    let running = start_without_polling(&tenant).await;
+    let running = SERVICE.start(&tenant).await;
     let note = running.create_note("opens a connection").await;
     let rotation = open_rotation_window(&tenant).await;
     // A pending version that cannot replace the current one: it is for another port.
@@ -89,7 +89,8 @@ async fn open_connections_serve_requests_while_the_login_is_rejected() {
 #[tokio::test]
 async fn signals_try_a_rejected_new_version_only_three_times() {
     let tenant = SERVICE.migrated("insist").await;
-    let mut running = start_without_polling(&tenant).await;
+    let launch = SERVICE.launch(&tenant).env("APP_SECRETS__PROBE_EVERY", "1min");
+    let mut running = RunningService::start(launch, &tenant).await;
     let note = running.create_note("a note").await;
     let wrong = login_with_password(&tenant, "sentinel-wrong");
     tenant.put("database", &wrong).await.unwrap();
@@ -118,7 +119,7 @@ async fn signals_try_a_rejected_new_version_only_three_times() {
 #[tokio::test]
 async fn a_signal_tries_a_rejected_version_again_after_its_password_is_restored() {
     let tenant = SERVICE.migrated("changed_back").await;
-    let mut running = start_without_polling(&tenant).await;
+    let mut running = SERVICE.start(&tenant).await;
     let note = running.create_note("a note").await;
     let password = current_password(&tenant).await;
     tenant.set_password(&tenant.app_role(), "sentinel-elsewhere").await.unwrap();
@@ -134,7 +135,7 @@ async fn a_signal_tries_a_rejected_version_again_after_its_password_is_restored(
 #[tokio::test]
 async fn a_rejected_login_is_replaced_although_another_credential_is_malformed() {
     let tenant = SERVICE.migrated("heals").await;
-    let mut running = start_without_polling(&tenant).await;
+    let mut running = SERVICE.start(&tenant).await;
     let note = running.create_note("a note").await;
     let signing = running.credential("signing").await;
     let version = tenant.rotate("database").await.unwrap();
@@ -163,8 +164,11 @@ async fn a_rejected_login_is_replaced_although_another_credential_is_malformed()
 async fn a_rejected_login_is_replaced_although_another_credential_cannot_be_fetched() {
     let tenant = SERVICE.migrated("beside_silence").await;
     let manager = scripted_manager(&tenant).await;
-    let running =
-        RunningService::start(SERVICE.launch(&tenant).without_polling().with_manager(&manager), &tenant).await;
+    let running = RunningService::start(
+        SERVICE.launch(&tenant).with_manager(&manager).env("APP_DATABASE__ACQUIRE_TIMEOUT", "9s"),
+        &tenant,
+    )
+    .await;
     let note = running.create_note("a note").await;
     tenant.rotate("database").await.unwrap();
     let signing = tenant.put("signing", &devstack::random_key()).await.unwrap();
@@ -182,8 +186,7 @@ async fn a_rejected_login_is_replaced_although_another_credential_cannot_be_fetc
 async fn retries_ask_the_manager_only_for_the_rejected_login() {
     let tenant = SERVICE.migrated("asks_for_one").await;
     let manager = scripted_manager(&tenant).await;
-    let running =
-        RunningService::start(SERVICE.launch(&tenant).without_polling().with_manager(&manager), &tenant).await;
+    let running = RunningService::start(SERVICE.launch(&tenant).with_manager(&manager), &tenant).await;
     let note = running.create_note("a note").await;
     tenant.set_password(&tenant.app_role(), "sentinel-elsewhere").await.unwrap();
     cut_connections(&tenant).await;
@@ -208,7 +211,7 @@ async fn retries_ask_the_manager_only_for_the_rejected_login() {
 async fn a_malformed_credential_does_not_end_the_retries_for_a_rejected_login() {
     let tenant = SERVICE.migrated("search").await;
     let manager = scripted_manager(&tenant).await;
-    let launch = SERVICE.launch(&tenant).without_polling().with_manager(&manager).with_short_deadline();
+    let launch = SERVICE.launch(&tenant).with_manager(&manager).with_short_deadline();
     let running = RunningService::start(launch, &tenant).await;
     let note = running.create_note("a note").await;
     tenant.rotate("database").await.unwrap();
@@ -227,14 +230,14 @@ async fn a_malformed_credential_does_not_end_the_retries_for_a_rejected_login() 
 async fn a_rejected_login_does_not_hold_up_a_new_setting_or_key() {
     let tenant = SERVICE.migrated("setting").await;
     let folder = ConfigurationFolder::new();
-    folder.write("[secrets]\nrefresh_every = \"0s\"\n");
+    folder.write("");
     let mut running = RunningService::start(folder.launch(&tenant), &tenant).await;
     let note = running.create_note("a note").await;
     tenant.set_password(&tenant.app_role(), "sentinel-elsewhere").await.unwrap();
     cut_connections(&tenant).await;
     assert_eq!(running.get(&note).await.status(), StatusCode::SERVICE_UNAVAILABLE);
     let key = tenant.put("signing", &devstack::random_key()).await.unwrap();
-    folder.write("[secrets]\nrefresh_every = \"0s\"\n[service]\nmax_length = 10\n");
+    folder.write("[service]\nmax_length = 10\n");
     let reload = running.reload().await;
     assert_eq!((&reload["outcome"], &reload["exit_code"]), (&json!("published"), &json!(77)), "{reload:#}");
     assert_eq!(reload["carried_over"][0]["credential"], "database", "{reload:#}");
@@ -246,20 +249,22 @@ async fn a_rejected_login_does_not_hold_up_a_new_setting_or_key() {
     tenant.put_pending("database", &pending.to_string()).await.unwrap();
     let is_served = async || running.get(&note).await.status() == StatusCode::OK;
     eventually("the pending login", is_served).await;
-    assert_eq!(running.credential("database").await["stage"], "pending");
+    // The status names it a moment after the first answer.
+    let is_pending = async || running.credential("database").await["stage"] == "pending";
+    eventually("the pending version in the status", is_pending).await;
 }
 
 #[tokio::test]
 async fn a_wrong_password_at_the_manager_does_not_keep_a_revoked_key_in_use() {
     let (tenant, folder) = (SERVICE.migrated("leaked_beside").await, ConfigurationFolder::new());
-    folder.write("[secrets]\nrefresh_every = \"0s\"\n");
+    folder.write("");
     let mut running = RunningService::start(folder.launch(&tenant), &tenant).await;
     let note = running.create_note("a note").await;
     let login = running.credential("database").await["version"].clone();
     let leaked = running.credential("signing").await["version"].as_str().unwrap().to_owned();
     tenant.put("database", &login_with_password(&tenant, "sentinel-never-set")).await.unwrap();
     let key = tenant.put("signing", &devstack::random_key()).await.unwrap();
-    folder.write(&format!("[secrets]\nrefresh_every = \"0s\"\nrevoked = [\"{leaked}\"]\n"));
+    folder.write(&format!("[secrets]\nrevoked = [\"{leaked}\"]\n"));
     let reload = running.reload().await;
     assert_eq!((&reload["outcome"], &reload["exit_code"]), (&json!("published"), &json!(0)), "{reload:#}");
     assert_eq!(reload["carried_over"][0]["credential"], "database", "{reload:#}");
@@ -273,7 +278,7 @@ async fn a_wrong_password_at_the_manager_does_not_keep_a_revoked_key_in_use() {
 #[tokio::test]
 async fn an_operator_may_try_although_probes_were_rejected_for_long() {
     let tenant = SERVICE.migrated("long_wrong").await;
-    let launch = SERVICE.launch(&tenant).without_polling().env("APP_SECRETS__PROBE_EVERY", "1s");
+    let launch = SERVICE.launch(&tenant).env("APP_SECRETS__PROBE_EVERY", "1s");
     let mut running = RunningService::start(launch, &tenant).await;
     let wrong = login_with_password(&tenant, "sentinel-later");
     tenant.put("database", &wrong).await.unwrap();
@@ -291,7 +296,7 @@ async fn an_operator_may_try_although_probes_were_rejected_for_long() {
 #[tokio::test]
 async fn a_login_without_privileges_is_not_published() {
     let tenant = SERVICE.migrated("reads_nothing").await;
-    let mut running = start_without_polling(&tenant).await;
+    let mut running = SERVICE.start(&tenant).await;
     let note = running.create_note("a note").await;
     tenant.rotate_users("database").await.unwrap();
     let mut admin = tenant.admin().await.unwrap();
@@ -308,7 +313,7 @@ async fn a_pending_version_for_another_user_or_server_is_never_tried() {
     let elsewhere = TcpListener::bind("127.0.0.1:0").unwrap();
     elsewhere.set_nonblocking(true).unwrap();
     let port = elsewhere.local_addr().unwrap().port();
-    let mut running = start_without_polling(&tenant).await;
+    let mut running = SERVICE.start(&tenant).await;
     let note = running.create_note("a note").await;
     let good = devstack::random_password();
     tenant.set_password(&tenant.app_role(), &good).await.unwrap();

@@ -5,7 +5,7 @@ use crate::{
     note_client::NoteClient,
     support::{
         configuration_folder::ConfigurationFolder,
-        launch_options::{LaunchOptions, start_without_polling},
+        launch_options::LaunchOptions,
         reload_status::wait_for_generation,
         secrets::{login_with_password, scripted_manager, wait_for_request},
         slow_request::SlowRequest,
@@ -24,7 +24,7 @@ async fn start_with_a_wrong_password_first(tenant: &Tenant) -> TestProcess {
     let good = tenant.value("database", "AWSCURRENT").await.expect("a login");
     let wrong = login_with_password(tenant, "sentinel-wrong");
     tenant.put("database", &wrong).await.expect("the manager stores it");
-    let mut process = SERVICE.launch(tenant).without_polling().start();
+    let mut process = SERVICE.launch(tenant).start();
     process.wait_for_line(|line| line.contains("a login is rejected"), DEFAULT_TIMEOUT).await;
     tenant.put("database", &good).await.expect("the manager stores it");
     process
@@ -51,12 +51,8 @@ async fn a_start_with_a_rejected_login_waits_for_a_new_version() {
 async fn a_failed_reload_is_tried_again_until_the_manager_is_back() {
     let tenant = SERVICE.migrated("comes_back").await;
     let manager = scripted_manager(&tenant).await;
-    let launch = SERVICE
-        .launch(&tenant)
-        .without_polling()
-        .with_manager(&manager)
-        .with_short_deadline()
-        .env("APP_SECRETS__MAX_STALE", "2s");
+    let launch =
+        SERVICE.launch(&tenant).with_manager(&manager).with_short_deadline().env("APP_SECRETS__MAX_STALE", "5s");
     let mut running = RunningService::start(launch, &tenant).await;
     let note = running.create_note("a note").await;
     let version = tenant.rotate("database").await.unwrap();
@@ -77,7 +73,7 @@ async fn a_broken_file_does_not_end_the_retries() {
     let tenant = SERVICE.migrated("broken_file").await;
     let manager = scripted_manager(&tenant).await;
     let folder = ConfigurationFolder::new();
-    folder.write("[secrets]\nrefresh_every = \"0s\"\ndeadline = \"3s\"\n");
+    folder.write("[secrets]\ndeadline = \"6s\"\n");
     let launch = folder.launch(&tenant).with_manager(&manager);
     let mut running = RunningService::start(launch, &tenant).await;
     tenant.rotate("database").await.unwrap();
@@ -94,14 +90,14 @@ async fn a_new_configuration_is_tried_until_the_manager_answers() {
     let tenant = SERVICE.migrated("wish").await;
     let manager = scripted_manager(&tenant).await;
     let folder = ConfigurationFolder::new();
-    folder.write("[secrets]\nrefresh_every = \"1s\"\ndeadline = \"3s\"\n");
-    let launch = folder.launch(&tenant).with_manager(&manager);
+    folder.write("[secrets]\nrefresh_every = \"1s\"\ndeadline = \"6s\"\n");
+    let launch = folder.launch(&tenant).env_remove("APP_SECRETS__REFRESH_EVERY").with_manager(&manager);
     let mut running = RunningService::start(launch, &tenant).await;
     tenant.put("another", &devstack::random_key()).await.unwrap();
     let another = tenant.id("another");
     manager.script([FaultRule::on(another.clone(), ScriptedFault::Status(500, "InternalServiceError"))]);
     folder.write(&format!(
-        "[secrets]\nrefresh_every = \"1s\"\ndeadline = \"3s\"\n[secrets.ids]\nsigning = \"{another}\"\n"
+        "[secrets]\nrefresh_every = \"1s\"\ndeadline = \"6s\"\n[secrets.ids]\nsigning = \"{another}\"\n"
     ));
     assert_eq!(running.reload().await["exit_code"], 69);
     // Polls use the configuration in service. The service still retries the new one.
@@ -116,8 +112,7 @@ async fn a_new_configuration_is_tried_until_the_manager_answers() {
 async fn a_stop_does_not_wait_for_a_reload() {
     let tenant = SERVICE.migrated("middle").await;
     let manager = scripted_manager(&tenant).await;
-    let mut running =
-        RunningService::start(SERVICE.launch(&tenant).without_polling().with_manager(&manager), &tenant).await;
+    let mut running = RunningService::start(SERVICE.launch(&tenant).with_manager(&manager), &tenant).await;
     manager.script([FaultRule::all(ScriptedFault::BlackHole)]);
     let before = manager.requests(&tenant.id("database"));
     running.process.signal(Signal::HUP);
@@ -132,17 +127,16 @@ async fn a_stop_does_not_wait_for_a_reload() {
 async fn no_generation_is_published_during_a_stop() {
     let tenant = SERVICE.migrated("not_published").await;
     let manager = scripted_manager(&tenant).await;
-    let mut running =
-        RunningService::start(SERVICE.launch(&tenant).without_polling().with_manager(&manager), &tenant).await;
+    let mut running = RunningService::start(SERVICE.launch(&tenant).with_manager(&manager), &tenant).await;
     running.create_note("opens a connection").await;
     let slow = SlowRequest::start(&running).await;
     tenant.rotate("database").await.unwrap();
-    manager.script([FaultRule::all(ScriptedFault::Delay(Duration::from_millis(800)))]);
+    manager.script([FaultRule::all(ScriptedFault::Delay(Duration::from_secs(3)))]);
     running.process.signal(Signal::HUP);
     running.wait_until("the start of the reload", |status| status["signals"]["covered"] == 1).await;
     running.process.signal(Signal::TERM);
     let is_first = async || running.status().await["generation"] == 1;
-    stays("the first generation", Duration::from_millis(1500), is_first).await;
+    stays("the first generation", Duration::from_secs(4), is_first).await;
     assert_eq!(running.status().await["stopping"], true);
     assert_eq!(slow.finish().await, StatusCode::CREATED);
     assert_eq!(running.process.exited(DEFAULT_TIMEOUT).await.code, Some(0));
@@ -152,8 +146,8 @@ async fn no_generation_is_published_during_a_stop() {
 async fn an_unknown_key_of_another_replica_is_fetched() {
     let tenant = SERVICE.migrated("unknown_key").await;
     let manager = scripted_manager(&tenant).await;
-    let mut ahead = start_without_polling(&tenant).await;
-    let behind = RunningService::start(SERVICE.launch(&tenant).without_polling().with_manager(&manager), &tenant).await;
+    let mut ahead = SERVICE.start(&tenant).await;
+    let behind = RunningService::start(SERVICE.launch(&tenant).with_manager(&manager), &tenant).await;
     for text in ["one", "two"] {
         ahead.create_note(text).await;
     }

@@ -4,8 +4,11 @@ use crate::{
     SERVICE,
     note_client::NoteClient,
     support::{
-        database::{TableLock, cut_connections, open_rotation_window, replace_password, wait_for_connections},
-        launch_options::{LaunchOptions, start_without_polling},
+        database::{
+            TableLock, cut_connections, open_rotation_window, replace_password, wait_for_blocked_statements,
+            wait_for_connections,
+        },
+        launch_options::LaunchOptions,
         log_events::{events_of_level, events_that_say},
         reload_status::{wait_for_generation, wait_for_last_reload, wait_for_version, wait_until_drained},
         requests::{assert_statuses, begin_get, get_at_once},
@@ -22,7 +25,7 @@ use std::time::{Duration, Instant};
 async fn a_start_in_the_window_of_a_rotation_logs_in_with_the_pending_version() {
     let tenant = SERVICE.migrated("window_start").await;
     let rotation = open_rotation_window(&tenant).await;
-    let mut running = start_without_polling(&tenant).await;
+    let mut running = SERVICE.start(&tenant).await;
     running.create_note("a note").await;
     let loaded = running.credential("database").await;
     assert_eq!((loaded["stage"].as_str(), loaded["version"].as_str()), (Some("pending"), Some(rotation.version())));
@@ -37,7 +40,7 @@ async fn a_start_in_the_window_of_a_rotation_logs_in_with_the_pending_version() 
 #[tokio::test]
 async fn requests_in_the_window_of_a_rotation_are_served_by_the_pending_version() {
     let tenant = SERVICE.migrated("window").await;
-    let mut running = start_without_polling(&tenant).await;
+    let mut running = SERVICE.start(&tenant).await;
     let note = running.create_note("a note").await;
     get_at_once(&running, &note, 20).await;
     let rotation = open_rotation_window(&tenant).await;
@@ -62,23 +65,21 @@ async fn a_rotation_that_is_reverted_in_its_window_fails_no_request() {
     let tenant = SERVICE.migrated("taken_back").await;
     let current = current_password(&tenant).await;
     let rotation = open_rotation_window(&tenant).await;
-    let running = start_without_polling(&tenant).await;
+    let running = SERVICE.start(&tenant).await;
     let note = running.create_note("a note").await;
     assert_eq!(running.credential("database").await["version"], rotation.version());
     tenant.set_password(&tenant.app_role(), &current).await.unwrap();
     cut_connections(&tenant).await;
     assert_statuses(&get_at_once(&running, &note, 20).await, StatusCode::OK);
-    let loaded = running.credential("database").await;
-    assert_eq!(loaded["version"], current_version(&tenant, "database").await);
-    assert_eq!(loaded["stage"], "current");
+    wait_for_version(&running, "database", &current_version(&tenant, "database").await).await;
+    assert_eq!(running.credential("database").await["stage"], "current");
 }
 
 #[tokio::test]
 async fn a_request_waits_for_a_slow_manager() {
     let tenant = SERVICE.migrated("waits").await;
     let manager = scripted_manager(&tenant).await;
-    let launch =
-        SERVICE.launch(&tenant).without_polling().with_manager(&manager).env("APP_DATABASE__ACQUIRE_TIMEOUT", "9s");
+    let launch = SERVICE.launch(&tenant).with_manager(&manager).env("APP_DATABASE__ACQUIRE_TIMEOUT", "9s");
     let running = RunningService::start(launch, &tenant).await;
     let note = running.create_note("a note").await;
     tenant.rotate("database").await.unwrap();
@@ -92,7 +93,7 @@ async fn a_request_waits_for_a_slow_manager() {
 #[tokio::test]
 async fn a_rotation_without_a_signal_fails_no_request() {
     let tenant = SERVICE.migrated("unannounced").await;
-    let running = start_without_polling(&tenant).await;
+    let running = SERVICE.start(&tenant).await;
     let note = running.create_note("a note").await;
     get_at_once(&running, &note, 20).await;
     let version = tenant.rotate("database").await.unwrap();
@@ -110,7 +111,7 @@ async fn a_rotation_without_a_signal_fails_no_request() {
 #[tokio::test]
 async fn a_password_that_changes_after_its_secret_fails_no_request() {
     let tenant = SERVICE.migrated("after").await;
-    let mut running = start_without_polling(&tenant).await;
+    let mut running = SERVICE.start(&tenant).await;
     let note = running.create_note("a note").await;
     let next = devstack::random_password();
     let login = login_with_password(&tenant, &next);
@@ -126,7 +127,7 @@ async fn a_password_that_changes_after_its_secret_fails_no_request() {
 #[tokio::test]
 async fn an_older_version_that_becomes_current_again_is_loaded() {
     let tenant = SERVICE.migrated("rollback").await;
-    let mut running = start_without_polling(&tenant).await;
+    let mut running = SERVICE.start(&tenant).await;
     let old = running.credential("signing").await["version"].as_str().unwrap().to_owned();
     let_time_pass("creation times at the emulator are whole seconds", Duration::from_millis(1100)).await;
     let new = tenant.put("signing", &devstack::random_key()).await.unwrap();
@@ -143,7 +144,7 @@ async fn an_older_version_that_becomes_current_again_is_loaded() {
 #[tokio::test]
 async fn a_reload_can_log_in_although_the_database_accepts_no_more_connections() {
     let tenant = SERVICE.migrated("full").await;
-    let launch = SERVICE.launch(&tenant).without_polling().env("APP_DATABASE__MAX_CONNECTIONS", "3");
+    let launch = SERVICE.launch(&tenant).env("APP_DATABASE__MAX_CONNECTIONS", "3");
     let mut running = RunningService::start(launch, &tenant).await;
     let note = running.create_note("a note").await;
     let lock = TableLock::on(&tenant, "notes").await;
@@ -160,7 +161,7 @@ async fn a_reload_can_log_in_although_the_database_accepts_no_more_connections()
     // While all connections are busy, the reload waits for the first one that is returned.
     let lock = TableLock::on(&tenant, "notes").await;
     let requests: Vec<_> = (0..3).map(|_| begin_get(&running, &note)).collect();
-    wait_for_connections(&tenant, 3).await;
+    wait_for_blocked_statements(&tenant, 3).await;
     replace_password(&tenant).await;
     running.process.signal(Signal::HUP);
     let is_second = async || running.status().await["generation"] == 2;
@@ -176,7 +177,7 @@ async fn a_reload_can_log_in_although_the_database_accepts_no_more_connections()
 #[tokio::test]
 async fn a_reload_loads_a_login_of_another_user() {
     let tenant = SERVICE.migrated("alternate").await;
-    let mut running = start_without_polling(&tenant).await;
+    let mut running = SERVICE.start(&tenant).await;
     let note = running.create_note("a note").await;
     for generation in 2..=4 {
         let version = tenant.rotate_users("database").await.unwrap();
@@ -190,7 +191,7 @@ async fn a_reload_loads_a_login_of_another_user() {
 #[tokio::test]
 async fn a_slow_request_outlives_three_rotations_and_the_log_names_its_generation() {
     let tenant = SERVICE.migrated("outlives").await;
-    let launch = SERVICE.launch(&tenant).without_polling().env("APP_SERVER__REQUEST_TIMEOUT", "5min");
+    let launch = SERVICE.launch(&tenant).env("APP_SERVER__REQUEST_TIMEOUT", "5min");
     let mut running = RunningService::start(launch, &tenant).await;
     let slow = SlowRequest::start(&running).await;
     for generation in 2..=4 {

@@ -2,7 +2,6 @@
 
 use crate::support::{
     examples::{config_of_examples, example},
-    launch_options::LaunchOptions,
     reload_status::wait_for_generation,
 };
 use devstack::{Launch, RunningService, Signal, Stack, Tenant};
@@ -30,7 +29,7 @@ fn role(tenant: &Tenant, credential: &str) -> String {
 }
 
 fn launch(tenant: &Tenant) -> Launch {
-    Launch::with_tenant(example("two_databases"), tenant).without_polling().env("APP_CONFIG_DIR", config_of_examples())
+    Launch::with_tenant(example("two_databases"), tenant).env("APP_CONFIG_DIR", config_of_examples())
 }
 
 async fn sessions(running: &RunningService<'_>) -> [i32; 2] {

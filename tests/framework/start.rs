@@ -309,7 +309,7 @@ async fn a_report_names_every_fault_and_has_the_exit_code_of_one_that_no_restart
 async fn nothing_listens_before_all_credentials_are_loaded() {
     let tenant = SERVICE.migrated("shut").await;
     let manager = scripted_manager(&tenant).await;
-    manager.script([FaultRule::on(tenant.id("signing"), ScriptedFault::Delay(Duration::from_secs(2)))]);
+    manager.script([FaultRule::on(tenant.id("signing"), ScriptedFault::Status(500, "InternalServiceError"))]);
     let (public, admin) = (free_port(), free_port());
     let mut process = SERVICE
         .launch(&tenant)
@@ -328,6 +328,7 @@ async fn nothing_listens_before_all_credentials_are_loaded() {
     };
     stays("the closed ports", Duration::from_millis(1800), is_closed).await;
     assert!(looks > 10);
+    manager.clear();
     process.listening().await;
     for port in [public, admin] {
         TcpStream::connect(("127.0.0.1", port)).expect("the service listens now");

@@ -1,6 +1,10 @@
 //! A stop: it finishes the requests in flight, and a second signal ends it at once.
 
-use crate::{SERVICE, note_client::NoteClient, support::slow_request::SlowRequest};
+use crate::{
+    SERVICE,
+    note_client::NoteClient,
+    support::{database::wait_until_connections_are, slow_request::SlowRequest},
+};
 use devstack::{DEFAULT_TIMEOUT, RunningService, Signal, TestProcess, eventually, reqwest::StatusCode};
 use std::{
     net::TcpStream,
@@ -28,7 +32,7 @@ async fn a_stop_finishes_the_requests_in_flight_and_ends_with_0() {
         let answer = slow.finish_and_wait_for_close().await;
         assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
         assert_eq!(running.process.exited(DEFAULT_TIMEOUT).await.code, Some(0));
-        assert_eq!(tenant.connections(&tenant.app_role()).await.unwrap(), 0);
+        wait_until_connections_are(&tenant, 0).await;
     }
 }
 

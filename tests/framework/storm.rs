@@ -104,7 +104,11 @@ impl<'a> Storm<'a> {
 
 /// Prepares the service with all its credentials.
 fn launch(tenant: &Tenant, folder: &ConfigurationFolder) -> Launch {
-    folder.launch(tenant).env("APP_SERVER__TLS", "true").env("APP_SECRETS__IDS__WEBHOOK", tenant.id("webhook"))
+    folder
+        .launch(tenant)
+        .env_remove("APP_SECRETS__REFRESH_EVERY")
+        .env("APP_SERVER__TLS", "true")
+        .env("APP_SECRETS__IDS__WEBHOOK", tenant.id("webhook"))
 }
 
 /// Returns the configuration of the service, which revokes these versions. A transaction on a dead connection ends before

@@ -239,7 +239,7 @@ async fn the_certificate_must_be_for_the_names_that_are_configured() {
 #[tokio::test]
 async fn an_expired_certificate_in_service_does_not_block_a_rotated_password() {
     let (tenant, _) = tenant_with_certificate("tls_ended").await;
-    let short = tenant.authority().local(Validity::lasting(Duration::from_secs(8)));
+    let short = tenant.authority().local(Validity::lasting(Duration::from_secs(15)));
     tenant.put_identity("server_tls", &short).await.unwrap();
     let mut running = RunningService::start(SERVICE.launch(&tenant).env("APP_SERVER__TLS", "true"), &tenant).await;
     let is_error = |line: &str| line.contains("has expired and is still in service") && line.contains("\"ERROR\"");

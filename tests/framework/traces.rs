@@ -6,17 +6,16 @@ use crate::{
     support::{
         collector::{CollectedSpan, Collector, hex, only},
         configuration_folder::ConfigurationFolder,
-        launch_options::LaunchOptions,
         log_events::events_that_say,
         metrics_page::MetricsPage,
-        reload_status::{assert_carried_over, assert_taken_up},
+        reload_status::{assert_carried_over, assert_taken_up, wait_for_last_reload},
         secrets::current_version,
         temporary_file::TemporaryFile,
     },
     webhook_setup::{launch_with_webhook, tenant_with_receiver},
 };
 use devstack::{
-    AnswerRule, DEFAULT_TIMEOUT, RunningService, ScriptedAnswer, Signal, Validity, random_key,
+    AnswerRule, DEFAULT_TIMEOUT, RunningService, ScriptedAnswer, Signal, Validity, eventually, random_key,
     reqwest::{Method, StatusCode},
 };
 use opentelemetry_proto::tonic::trace::v1::{span::SpanKind, status::StatusCode as SpanStatus};
@@ -174,7 +173,7 @@ async fn a_call_within_a_request_that_is_not_sampled_bears_its_trace_and_says_so
 async fn a_key_that_rotates_is_sent_with_the_next_batch() {
     let tenant = SERVICE.migrated("traced_rotation").await;
     let collector = Collector::start(&tenant).await;
-    let launch = collector.launch(&tenant, "1").without_polling();
+    let launch = collector.launch(&tenant, "1");
     let mut running = RunningService::start(launch, &tenant).await;
     list_within(&running, SAMPLED_PARENT).await;
     collector.wait_until("a batch", |spans| !spans.is_empty()).await;
@@ -195,7 +194,7 @@ async fn a_key_that_the_collector_rejects_is_replaced_and_no_span_is_lost() {
     for status in [401, 403] {
         let tenant = SERVICE.migrated("traced_rejected").await;
         let collector = Collector::start(&tenant).await;
-        let running = RunningService::start(collector.launch(&tenant, "1").without_polling(), &tenant).await;
+        let running = RunningService::start(collector.launch(&tenant, "1"), &tenant).await;
         tenant.put_random("otlp", "api_key").await.unwrap();
         if status == 401 {
             collector.0.accept([tenant.value("otlp", "AWSCURRENT").await.unwrap()]);
@@ -206,9 +205,12 @@ async fn a_key_that_the_collector_rejects_is_replaced_and_no_span_is_lost() {
         let spans =
             collector.wait_until("the request", |spans| spans.iter().any(|one| one.span.name == "GET /v1/notes"));
         spans.await;
+        // The spans may arrive before the end of the reload is recorded, and before their answer is counted.
+        wait_for_last_reload(&running).await;
         assert_eq!(MetricsPage::of(&running).await.reloads("refused_key", "published"), 1.0, "{status}");
         assert_eq!(running.metric("vestibule_traces_dropped_spans_total{reason=\"not_sent\"}").await, 0.0);
-        assert!(running.metric("vestibule_traces_exported_spans_total").await >= 2.0);
+        let are_counted = async || running.metric("vestibule_traces_exported_spans_total").await >= 2.0;
+        eventually("the count of the spans", are_counted).await;
     }
 }
 
@@ -302,7 +304,7 @@ async fn a_path_with_a_live_secret_does_not_leave_the_process() {
 async fn authorities_that_are_away_fail_no_reload_that_leaves_the_traces_as_they_are() {
     let tenant = SERVICE.migrated("traced_authorities").await;
     let roots = TemporaryFile::new(tenant.authority().certificate());
-    let launch = SERVICE.launch(&tenant).without_polling().env("SSL_CERT_FILE", roots.path());
+    let launch = SERVICE.launch(&tenant).env("SSL_CERT_FILE", roots.path());
     let launch = launch.env("APP_TRACES__ENDPOINT", "https://localhost:1/v1/traces");
     let mut running = RunningService::start(launch, &tenant).await;
     std::fs::remove_file(roots.path()).expect("it is there");
@@ -317,7 +319,7 @@ async fn a_revoked_key_is_replaced_although_new_traces_lack_their_authorities() 
     let (collector, roots) = (Collector::start(&tenant).await, TemporaryFile::new(tenant.authority().certificate()));
     let section = |url: &str| format!("[traces]\nendpoint = \"{url}\"\nsample_ratio = 1\n");
     folder.write(&section(&format!("http://{}/v1/traces", collector.0.address())));
-    let launch = folder.launch(&tenant).without_polling().env("SSL_CERT_FILE", roots.path());
+    let launch = folder.launch(&tenant).env("SSL_CERT_FILE", roots.path());
     let mut running = RunningService::start(launch.env("APP_SECRETS__IDS__OTLP", tenant.id("otlp")), &tenant).await;
     std::fs::remove_file(roots.path()).expect("it is there");
     let changed = section("https://localhost:1/v1/traces");

@@ -123,7 +123,7 @@ async fn a_transaction_that_ends_a_deadlock_is_repeated_also_if_its_error_is_a_p
 
 #[tokio::test]
 async fn a_transaction_is_not_repeated_after_another_error_nor_for_ever() {
-    let (_tenant, service) = accounts("not_repeated", Duration::from_secs(1)).await;
+    let (_tenant, service) = accounts("not_repeated", Duration::from_secs(3)).await;
     let database = &service.live().service().database;
     for (sqlstate, status, is_repeated) in
         [("40001", StatusCode::SERVICE_UNAVAILABLE, true), ("23505", StatusCode::INTERNAL_SERVER_ERROR, false)]

@@ -4,8 +4,8 @@ use crate::{
     SERVICE,
     note_client::NoteClient,
     support::{
-        configuration_folder::ConfigurationFolder, launch_options::LaunchOptions, log_events::events_of_level,
-        reload_status::assert_kept, secrets::moved_to,
+        configuration_folder::ConfigurationFolder, log_events::events_of_level, reload_status::assert_kept,
+        secrets::moved_to,
     },
 };
 use devstack::{
@@ -38,7 +38,7 @@ async fn a_cluster_that_loses_its_leader_fails_no_request_and_no_rotation() {
 
     let addresses = nodes.each_ref().map(|node| node.api().address()).join(",");
     let folder = ConfigurationFolder::new();
-    let launch = folder.launch(&tenant).env("APP_SECRETS__VAULT__ADDRESSES", addresses).without_polling();
+    let launch = folder.launch(&tenant).env("APP_SECRETS__VAULT__ADDRESSES", addresses);
     set_deadline(&folder, LONG_DEADLINE);
     let running = RunningService::start(launch, &tenant).await;
     let client = ClusterClient { folder: &folder, nodes: &nodes, tenant: &tenant, running: &running };
@@ -69,7 +69,7 @@ fn set_deadline(folder: &ConfigurationFolder, deadline: &str) {
 
 async fn a_standby_answers_with_the_newest_version(tenant: &Tenant, standby: &OpenBaoServer) {
     let launch = SERVICE.launch(tenant).env("APP_SECRETS__VAULT__ADDRESSES", standby.api().address());
-    let mut running = RunningService::start(launch.without_polling(), tenant).await;
+    let mut running = RunningService::start(launch, tenant).await;
     // A standby lags behind by some milliseconds, and answers reads itself if nobody asks it not to.
     for _ in 0..20 {
         let version = tenant.put("signing", &random_key()).await.expect("an answer");

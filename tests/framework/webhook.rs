@@ -8,7 +8,7 @@ mod tls;
 use crate::{
     SERVICE,
     note_client::{NoteClient, note_id},
-    support::{launch_options::LaunchOptions, log_events::events_that_say, time_waits::stays},
+    support::{log_events::events_that_say, time_waits::stays},
     webhook_setup::{
         delivered_events, delivery_count, launch_with_webhook, tenant_with_receiver, wait_for_outbox_rows,
     },
@@ -51,8 +51,7 @@ async fn deliveries_that_hang_or_break_delay_no_others() {
 #[tokio::test]
 async fn workers_report_an_outage_of_the_database_once() {
     let (tenant, receiver) = tenant_with_receiver("hook_database").await;
-    let running =
-        RunningService::start(launch_with_webhook(&tenant, receiver.address()).without_polling(), &tenant).await;
+    let running = RunningService::start(launch_with_webhook(&tenant, receiver.address()), &tenant).await;
     let note = running.create_note("before").await;
     receiver.wait_until(|deliveries| deliveries.len() == 1).await;
     tenant.limit_connections(&tenant.app_role(), 0).await.unwrap();

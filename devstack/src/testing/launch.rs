@@ -28,8 +28,8 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// Prepares a program with its tenant's environment, free ports and JSON logs, and without TLS, even if the
-    /// configuration says otherwise.
+    /// Prepares a program with its tenant's environment, free ports and JSON logs, and without TLS and polls,
+    /// even if the configuration says otherwise.
     pub fn with_tenant(program: impl AsRef<Path>, tenant: &Tenant) -> Self {
         let mut launch = Self::new(program, tenant.python().clone(), tenant.leak_detector().clone());
         for (name, value) in tenant.env() {
@@ -64,6 +64,8 @@ impl Launch {
             .env("APP_SERVER__TLS", "false")
             .env("APP_ADMIN__TLS", "false")
             .env("APP_SERVER__LINGER", "0s")
+            // The first poll comes at a random time. Nothing but the test itself may cause a reload.
+            .env("APP_SECRETS__REFRESH_EVERY", "0s")
             .env("APP_TELEMETRY__FORMAT", "json")
     }
 

@@ -75,6 +75,10 @@ fn a_second_cargo_dev_is_an_error_and_ctrl_c_stops_everything(workspace: &Worksp
     Ok(())
 }
 
+fn ctrl_c(pid: u32) -> Result<(), devstack::Error> {
+    devstack::send_signal(pid, Signal::INT)
+}
+
 fn rotations_print_their_steps(workspace: &Workspace) -> Outcome {
     let dev = workspace.up()?;
     let state = workspace.state().expect("it is ready").to_string();
@@ -107,8 +111,9 @@ fn rotations_print_their_steps(workspace: &Workspace) -> Outcome {
     assert!(code == Some(1) && output.contains("started without `--auth`"), "{output}");
     let (code, output) = workspace.run(&["exec", "audit", "--of", "here"])?;
     assert!(code == Some(69) && output.contains("audited here True\n"), "{output}");
-    let (code, output) = workspace.run(&["rotate", "database", "--window", "300ms", "--no-signal"])?;
-    let expected = ["here for 300ms", "generation 5 still holds version", "(current)", "not telling the service"];
+    let rotate = ["rotate", "database", "--window", "10m", "--no-signal"];
+    let (code, output) = workspace.run_until(&rotate, "still holds version", ctrl_c)?;
+    let expected = ["here for 10m", "generation 5 still holds version", "(current)", "not telling the service"];
     assert!(code == Some(0) && expected.iter().all(|text| output.contains(text)), "{output}");
     devstack::send_signal(dev.child.id(), Signal::TERM)?;
     let (status, output) = dev.ends()?;
@@ -139,14 +144,13 @@ fn a_version_loaded_in_the_window_stays_in_service(workspace: &Workspace) -> Out
     let mut command = workspace.dev(&[]);
     command.env("FAKE_EAGER", "1");
     let dev = Workspace::up_as(command)?;
-    let (code, output) = workspace.run(&["rotate", "database", "--window", "500ms"])?;
+    let rotate = ["rotate", "database", "--window", "10m"];
+    let (code, output) = workspace.run_until(&rotate, "already holds version", ctrl_c)?;
     let expected = ["generation 2 already holds version", "(pending)", "SIGHUP", "generation 1 -> 2"];
     assert!(code == Some(0) && expected.iter().all(|text| output.contains(text)), "{output}");
 
     let begun = Instant::now();
-    let ctrl_c = |pid| devstack::send_signal(pid, Signal::INT);
-    let (code, output) =
-        workspace.run_until(&["rotate", "database", "--window", "10m"], "Ctrl-C: no longer", ctrl_c)?;
+    let (code, output) = workspace.run_until(&rotate, "Ctrl-C: no longer", ctrl_c)?;
     assert!(code == Some(0) && output.contains("4 finish"), "Ctrl-C ends the window, not the rotation: {output}");
     assert!(begun.elapsed() < Duration::from_secs(300));
     devstack::send_signal(dev.child.id(), Signal::TERM)?;
@@ -165,13 +169,13 @@ fn a_load_is_steady_and_fails_with_its_requests(workspace: &Workspace) -> Outcom
     let expected = ["\n     1  ", "\n     2  ", "requests     100 in 2.0 s", "failures     0", "generations  1"];
     assert!(code == Some(0) && expected.iter().all(|text| output.contains(text)), "{output}");
 
-    let (code, output) = workspace.run_until(&LOAD, A_SECOND, |pid| devstack::send_signal(pid, Signal::INT))?;
+    let (code, output) = workspace.run_until(&LOAD, A_SECOND, ctrl_c)?;
     assert!(code == Some(0) && output.contains("failures     0"), "Ctrl-C ends it: {output}");
 
     let (code, output) =
-        workspace.run_until(&lasting("3s"), A_SECOND, |_| devstack::send_signal(service, Signal::USR2))?;
+        workspace.run_until(&lasting("5s"), A_SECOND, |_| devstack::send_signal(service, Signal::USR2))?;
     let p99 = output.lines().find_map(|line| line.strip_prefix("p99")?.strip_suffix("ms")?.trim().parse::<f64>().ok());
-    assert!(code == Some(0) && output.contains("requests     150"), "{output}");
+    assert!(code == Some(0) && output.contains("requests     250"), "{output}");
     assert!(p99.is_some_and(|p99| p99 > 500.0), "the wait for a stalled request counts: {output}");
 
     devstack::send_signal(service, Signal::USR1)?;

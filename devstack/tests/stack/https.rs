@@ -41,7 +41,7 @@ async fn every_command_of_cargo_dev_works_with_tls() -> Outcome {
     assert!(code == Some(0) && output.contains("failures     0") && output.contains("certificates 1"), "{output}");
 
     let service = workspace.state().ok_or("it is ready")?["running"]["pids"]["service"].as_u64().ok_or("a pid")?;
-    let load = ["load", "--rate", "50", "--clients", "2", "--for", "2s"];
+    let load = ["load", "--rate", "50", "--clients", "2", "--for", "5s"];
     let (code, output) =
         workspace.run_until(&load, "     1  ", |_| devstack::send_signal(service as u32, Signal::USR1))?;
     let kinds = ["× status 503", "× handshake failed"];

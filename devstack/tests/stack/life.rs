@@ -1,8 +1,6 @@
 //! The end of a stack: nothing is left behind.
 
-use std::time::Duration;
-
-use devstack::{Stack, eventually_within, free_port};
+use devstack::{Stack, eventually, free_port};
 
 use crate::Outcome;
 use crate::processes::{alive, gone, kill, listens};
@@ -36,7 +34,7 @@ async fn a_part_that_crashes_is_named() -> Outcome {
     for (part, name) in ["PostgreSQL", "the secrets manager"].into_iter().enumerate() {
         let stack = Stack::start(&|_| ()).await?;
         kill(stack.pids()[part]);
-        let exited = eventually_within(Duration::from_secs(5), "the end of the killed part", async || stack.exited());
+        let exited = eventually("the end of the killed part", async || stack.exited());
         let error = exited.await.to_string();
         assert!(error.starts_with(&format!("{name} stopped by itself (signal: 9")), "{error}");
         stack.stop().await;

@@ -1,7 +1,6 @@
 //! A workspace with a fake cargo and a fake service, and `cargo dev` in it.
 
 use std::io::{BufRead, BufReader, Read};
-use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -38,8 +37,8 @@ impl Workspace {
         let venv = target.join("devstack/venv");
         let _ = std::fs::remove_file(&venv);
         symlink(devstack::home()?.join("venv"), venv)?;
-        let free = || Ok::<_, std::io::Error>(TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string());
-        Ok(Self { target, public: free()?, admin: free()?, variables: Vec::new() })
+        let free = || format!("127.0.0.1:{}", devstack::free_port());
+        Ok(Self { target, public: free(), admin: free(), variables: Vec::new() })
     }
 
     /// Prepares `cargo dev` with these arguments.

@@ -1,11 +1,7 @@
 //! The policies of Vault and OpenBao: each command runs with exactly the policy that is printed for it.
 
 use super::print_policy;
-use crate::{
-    SERVICE,
-    note_client::NoteClient,
-    support::{database::run_as_superuser, launch_options::LaunchOptions},
-};
+use crate::{SERVICE, note_client::NoteClient, support::database::run_as_superuser};
 use devstack::{DEFAULT_TIMEOUT, Launch, OpenBaoServer, RunningService, Signal, Tenant, eventually};
 use serde_json::json;
 use std::collections::BTreeSet;
@@ -17,11 +13,13 @@ type Right = (String, String);
 struct Roles {
     tenant: Tenant,
     server: &'static OpenBaoServer,
+    token_ttl: &'static str,
 }
 
 impl Roles {
     async fn new(label: &str) -> Self {
-        Self { tenant: SERVICE.migrated_at_openbao(label).await, server: OpenBaoServer::shared().await }
+        let tenant = SERVICE.migrated_at_openbao(label).await;
+        Self { tenant, server: OpenBaoServer::shared().await, token_ttl: "1h" }
     }
 
     fn name(&self, command: &str) -> String {
@@ -30,7 +28,7 @@ impl Roles {
 
     /// Makes the role of a command. Returns the launch as this role, and the rights that its policy gives.
     async fn make(&self, command: &str, configure: impl Fn(Launch) -> Launch) -> (Launch, BTreeSet<Right>) {
-        let launch = || configure(SERVICE.launch(&self.tenant)).without_polling();
+        let launch = || configure(SERVICE.launch(&self.tenant));
         let printed = print_policy(launch(), command, &[]).stdout;
         let (name, api) = (self.name(command), self.server.api());
         api.post(&format!("sys/policies/acl/{name}"), json!({ "policy": printed })).await.expect("a policy");
@@ -41,8 +39,7 @@ impl Roles {
             "user_claim": "sub",
             "token_policies": [name],
             "token_no_default_policy": true,
-            // Shorter than a lease, so that the token must be renewed with it.
-            "token_ttl": "12s",
+            "token_ttl": self.token_ttl,
         });
         api.post(&format!("auth/jwt/role/{name}"), role).await.expect("a role");
         let rights = printed.lines().map(|line| {
@@ -103,7 +100,8 @@ async fn each_command_works_with_its_policy_and_uses_all_of_it() {
 
 #[tokio::test]
 async fn a_policy_lets_leases_be_made_renewed_and_given_back_and_certificates_be_issued() {
-    let roles = Roles::new("policy_leases").await;
+    // Shorter than a lease, so that the token must be renewed with it.
+    let roles = Roles { token_ttl: "12s", ..Roles::new("policy_leases").await };
     let (tenant, api) = (&roles.tenant, roles.server.api());
     let login = roles.server.lease_logins(tenant, "20s", "1h").await.expect("a role");
     let pki = format!("pki-{}", tenant.name());

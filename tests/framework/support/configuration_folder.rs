@@ -22,7 +22,10 @@ impl ConfigurationFolder {
     /// Replaces `default.toml`. The public listener is on a free port unless `text` has a `[server]`.
     pub(crate) fn write(&self, text: &str) {
         let server = if text.contains("[server]") { "" } else { "[server]\nlisten = \"127.0.0.1:0\"\n" };
-        fs::write(self.0.join("default.toml"), format!("{server}{text}")).expect("a file");
+        // Nobody sees a part of it.
+        let new = self.0.join("default.new");
+        fs::write(&new, format!("{server}{text}")).expect("a file");
+        fs::rename(new, self.0.join("default.toml")).expect("a file");
     }
 
     /// Prepares the service with this folder. The variables that a tenant sets for the listeners and the Regions are

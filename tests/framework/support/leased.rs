@@ -1,6 +1,5 @@
 //! A tenant whose database login OpenBao makes.
 
-use super::launch_options::LaunchOptions;
 use crate::{SERVICE, note_client::NoteClient};
 use devstack::{DEFAULT_TIMEOUT, Launch, OpenBaoServer, RunningService, Signal, Tenant, eventually};
 use serde_json::json;
@@ -21,7 +20,7 @@ impl Leased {
     }
 
     pub(crate) fn launch(&self) -> Launch {
-        SERVICE.launch(&self.tenant).without_polling().env("APP_SECRETS__IDS__DATABASE", &self.id)
+        SERVICE.launch(&self.tenant).env("APP_SECRETS__IDS__DATABASE", &self.id)
     }
 
     pub(crate) async fn start(&self) -> RunningService<'_> {

@@ -23,7 +23,10 @@ impl TemporaryFile {
 
     /// Replaces the text.
     pub(crate) fn write(&self, text: &str) {
-        fs::write(&self.0, text).expect("a file");
+        // Nobody sees a part of it.
+        let new = self.0.with_extension("new");
+        fs::write(&new, text).expect("a file");
+        fs::rename(new, &self.0).expect("a file");
     }
 
     /// Returns the path of the file, for a variable.

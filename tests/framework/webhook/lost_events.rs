@@ -14,11 +14,8 @@ use devstack::{
     reqwest::{Client, StatusCode},
 };
 use serde_json::Value;
-use std::{
-    collections::BTreeSet,
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
+use tokio::sync::watch;
 
 /// A note that a test created.
 struct WrittenNote {
@@ -27,11 +24,11 @@ struct WrittenNote {
     deleted: bool,
 }
 
-/// Creates notes and deletes every other one, until `end` or until the service is gone.
-async fn write_notes(base_url: String, end: Instant) -> Vec<WrittenNote> {
+/// Creates notes and deletes every other one, until it is told to stop or until the service is gone.
+async fn write_notes(base_url: String, stopped: watch::Receiver<bool>) -> Vec<WrittenNote> {
     let client = Client::builder().no_proxy().build().expect("a client");
     let mut notes = Vec::new();
-    while Instant::now() < end {
+    while !*stopped.borrow() {
         let post = post_json(&client, format!("{base_url}/v1/notes"), "{\"body\": \"a note\"}");
         let Ok(created) = post.send().await else { break };
         assert_eq!(created.status(), StatusCode::CREATED);
@@ -58,13 +55,13 @@ async fn a_rotation_and_a_killed_replica_lose_no_event() {
     // It takes part in the rotation: for a while it accepts the old key and the new one.
     receiver.accept_keys_of(&tenant, "webhook");
     receiver.script([AnswerRule::all(ScriptedAnswer::Delay(Duration::from_millis(20)))]);
-    let launch = || launch_with_webhook(&tenant, receiver.address()).env("APP_SECRETS__REFRESH_EVERY", "0s");
+    let launch = || launch_with_webhook(&tenant, receiver.address());
     let mut killed = RunningService::start(launch(), &tenant).await;
     let mut survivor = RunningService::start(launch(), &tenant).await;
-    let end = Instant::now() + Duration::from_secs(4);
+    let (stop, stopped) = watch::channel(false);
     let mut writers = Vec::new();
     for replica in [&killed, &survivor, &killed, &survivor] {
-        writers.push(tokio::spawn(write_notes(replica.url(""), end)));
+        writers.push(tokio::spawn(write_notes(replica.url(""), stopped.clone())));
     }
 
     receiver.wait_until(|deliveries| deliveries.len() >= 20).await;
@@ -79,6 +76,9 @@ async fn a_rotation_and_a_killed_replica_lose_no_event() {
     killed.process.signal(Signal::KILL);
     // From now on it rejects the old key. A replica that still has it learns that from a 401.
     receiver.accept([new_key]);
+    let before = receiver.deliveries().len();
+    receiver.wait_until(|deliveries| deliveries.len() >= before + 40).await;
+    stop.send_replace(true);
 
     let mut notes = Vec::new();
     for writer in writers {

@@ -5,6 +5,7 @@ use crate::{
     support::{
         launch_options::LaunchOptions,
         metrics_page::MetricsPage,
+        reload_status::wait_for_generation,
         secrets::{scripted_manager, wait_for_request},
         time_waits::stays,
     },
@@ -18,8 +19,7 @@ use std::time::{Duration, Instant};
 #[tokio::test]
 async fn a_key_that_the_webhook_rejects_is_replaced_without_a_signal() {
     let (tenant, receiver) = tenant_with_receiver("hook_refused").await;
-    let running =
-        RunningService::start(launch_with_webhook(&tenant, receiver.address()).without_polling(), &tenant).await;
+    let running = RunningService::start(launch_with_webhook(&tenant, receiver.address()), &tenant).await;
     running.create_note("with the old key").await;
     receiver.wait_until(|deliveries| deliveries.len() == 1).await;
     tenant.put_random("webhook", "api_key").await.unwrap();
@@ -30,8 +30,8 @@ async fn a_key_that_the_webhook_rejects_is_replaced_without_a_signal() {
     let deliveries = receiver.wait_until(|deliveries| deliveries.len() == 9).await;
     let key = current_key(&tenant).await;
     assert!(!deliveries[0].bears(&key) && deliveries[1..].iter().all(|delivery| delivery.bears(&key)));
-    let status = running.status().await;
-    assert_eq!((&status["generation"], &status["signals"]["seen"]), (&2.into(), &0.into()));
+    let status = wait_for_generation(&running, 2).await;
+    assert_eq!(status["signals"]["seen"], 0);
     assert_eq!(status["last_reload"]["trigger"], "refused_key");
     let metrics = MetricsPage::of(&running).await;
     assert_eq!(metrics.reloads("refused_key", "published"), 1.0);
@@ -41,8 +41,7 @@ async fn a_key_that_the_webhook_rejects_is_replaced_without_a_signal() {
 #[tokio::test]
 async fn a_key_that_the_webhook_rejects_for_good_is_reported_and_loses_no_event() {
     let (tenant, receiver) = tenant_with_receiver("hook_dead").await;
-    let launch =
-        launch_with_webhook(&tenant, receiver.address()).without_polling().env("APP_SERVICE__WEBHOOK_ATTEMPTS", "1");
+    let launch = launch_with_webhook(&tenant, receiver.address()).env("APP_SERVICE__WEBHOOK_ATTEMPTS", "1");
     let mut running = RunningService::start(launch, &tenant).await;
     receiver.accept(["another"]);
     for number in 0..5 {
@@ -62,8 +61,7 @@ async fn a_key_that_the_webhook_rejects_for_good_is_reported_and_loses_no_event(
 #[tokio::test]
 async fn a_rejected_key_is_replaced_although_another_credential_is_malformed() {
     let (tenant, receiver) = tenant_with_receiver("hook_beside").await;
-    let running =
-        RunningService::start(launch_with_webhook(&tenant, receiver.address()).without_polling(), &tenant).await;
+    let running = RunningService::start(launch_with_webhook(&tenant, receiver.address()), &tenant).await;
     tenant.put("database", "{").await.unwrap();
     tenant.put_random("webhook", "api_key").await.unwrap();
     receiver.accept([current_key(&tenant).await]);
@@ -83,7 +81,7 @@ async fn a_rejected_key_is_replaced_although_another_credential_is_malformed() {
 async fn a_key_that_is_rejected_during_a_reload_causes_no_second_reload() {
     let (tenant, receiver) = tenant_with_receiver("hook_meanwhile").await;
     let manager = scripted_manager(&tenant).await;
-    let launch = launch_with_webhook(&tenant, receiver.address()).without_polling().with_manager(&manager);
+    let launch = launch_with_webhook(&tenant, receiver.address()).with_manager(&manager);
     let mut running = RunningService::start(launch, &tenant).await;
     tenant.put_random("webhook", "api_key").await.unwrap();
     receiver.accept([current_key(&tenant).await]);
@@ -106,7 +104,7 @@ async fn a_key_that_is_rejected_during_a_reload_causes_no_second_reload() {
 async fn a_stop_does_not_wait_for_the_reload_after_a_rejected_key() {
     let (tenant, receiver) = tenant_with_receiver("hook_stopped").await;
     let manager = scripted_manager(&tenant).await;
-    let launch = launch_with_webhook(&tenant, receiver.address()).without_polling().with_manager(&manager);
+    let launch = launch_with_webhook(&tenant, receiver.address()).with_manager(&manager);
     let mut running = RunningService::start(launch.env("APP_SERVICE__WEBHOOK_TIMEOUT", "60s"), &tenant).await;
     manager.script([FaultRule::all(ScriptedFault::BlackHole)]);
     receiver.accept(["another"]);

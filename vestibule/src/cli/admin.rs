@@ -14,7 +14,7 @@ use axum::{
 use http_body_util::LengthLimitError;
 use hyper::body::Incoming;
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
-use std::{error::Error, time::Duration};
+use std::{error::Error, io::ErrorKind, time::Duration};
 
 /// The timeout of a request. `health` waits as long for its connection: both fit into the health check of the image.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(3);
@@ -83,6 +83,11 @@ fn unreachable(error: &(dyn Error + 'static)) -> AdminUnreachable {
     let innermost = std::iter::successors(Some(error), |error| (*error).source()).last().unwrap_or(error);
     if innermost.is::<LengthLimitError>() {
         return AdminUnreachable::TooLong;
+    }
+    // The process ended before it had read the request.
+    let io = innermost.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+    if matches!(io, Some(ErrorKind::ConnectionReset | ErrorKind::BrokenPipe)) {
+        return AdminUnreachable::Closed;
     }
     match innermost.downcast_ref::<hyper::Error>() {
         Some(error) if error.is_closed() || error.is_incomplete_message() || error.is_canceled() => {

@@ -55,9 +55,10 @@ async fn retry_after_is_obeyed_unless_it_is_past_the_deadline() {
 
 #[tokio::test]
 async fn a_request_that_was_not_sent_is_always_tried_again() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = free.local_addr().unwrap();
-    drop(free);
+    // It has the port, and refuses connections until it listens.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
     let settings = Settings { attempts: NonZeroU32::new(100), ..at(&format!("http://{address}/?")) };
     assert!(settings.url.is_none(), "not even an empty query");
     let settings = Settings { url: BaseUrl::parse(&format!("http://{address}")), ..settings };
@@ -65,7 +66,7 @@ async fn a_request_that_was_not_sent_is_always_tried_again() {
     let calling = tokio::spawn(async move { client.send(request("POST", "/")).await });
     // Time for some attempts that fail. Without any, the call would succeed all the same.
     tokio::time::sleep(Duration::from_millis(200)).await;
-    let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+    let listener = socket.listen(16).unwrap();
     let router = Router::new().fallback(async || "here");
     tokio::spawn(axum::serve(listener, router).into_future());
     assert_eq!(calling.await.unwrap().unwrap().body(), "here");
