@@ -91,7 +91,7 @@ async fn keys_that_the_issuer_rotates_are_taken_up_without_a_restart() {
     trusted.issuer.rotate();
     let after = trusted.issuer.token("ada", "");
     assert_eq!(list(&running, &after).await.status(), StatusCode::OK);
-    problem(list(&running, &before).await, 503).await;
+    problem(list(&running, &before).await, 401).await;
     let status = running.status().await;
     assert_ne!(status["authentication"]["version"], version);
     assert_eq!(status["generation"], 1, "nothing was built again");

@@ -116,6 +116,21 @@ async fn a_token_is_exchanged_at_the_configured_sts_with_the_configured_session(
 }
 
 #[tokio::test]
+async fn a_profile_file_that_a_variable_names_is_found_in_the_home_of_the_user_and_must_be_there() {
+    let tenant = SERVICE.migrated("profile_file").await;
+    let token = TemporaryFile::new("sentinel");
+    let sts = PlatformService::sts(None).await;
+    let role = format!("role_arn = {ROLE}\nweb_identity_token_file = {}\n", token.path().display());
+    let profile = TemporaryFile::new(&format!("[default]\n{role}"));
+    let (home, name) = (profile.path().parent().unwrap(), profile.path().file_name().unwrap().to_str().unwrap());
+    let launch = || launch_in_production(&tenant).env("AWS_ENDPOINT_URL_STS", sts.url("")).env("HOME", home);
+    let _running = RunningService::start(launch().env("AWS_CONFIG_FILE", format!("~/{name}")), &tenant).await;
+    let absent = run(launch().env("AWS_CONFIG_FILE", "~/absent/config")).await;
+    assert_eq!(absent.code, Some(69), "{}", absent.stderr);
+    assert!(absent.stderr.contains("absent/config") && absent.stderr.contains("AWS_CONFIG_FILE"), "{}", absent.stderr);
+}
+
+#[tokio::test]
 async fn static_keys_of_a_profile_are_no_identity_of_the_platform() {
     let tenant = SERVICE.migrated("profile_keys").await;
     let keys = "aws_access_key_id = sentinel\naws_secret_access_key = sentinel\n";

@@ -83,6 +83,7 @@ mod admin;
 mod application;
 mod auth;
 mod backoff;
+mod blocking_reads;
 mod bootstrap;
 mod cause;
 mod cli;

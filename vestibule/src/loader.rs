@@ -115,6 +115,11 @@ impl<A: Application> LoadRequest<'_, A> {
         now + PROBE_TIMEOUT.min(self.deadline.saturating_duration_since(now) / 2)
     }
 
+    /// Returns the deadline of what is built: that of the others, if a credential is doubted.
+    fn deadline_of_build(&self, doubts: &Doubts) -> Instant {
+        if doubts.names.is_empty() { self.deadline } else { self.deadline.min(self.deadline_of_others()) }
+    }
+
     /// Returns the deadline of the other credentials, if one is doubted. The others can stay as held.
     fn deadline_of_others(&self) -> Instant {
         let now = Instant::now();
@@ -375,7 +380,9 @@ impl<A: Application> Loader<A> {
             if is_faulty || resolved.credentials.has_new_version(rejection.credential, context.held) {
                 continue;
             }
-            if let Some(fallback) = set::resolve_with_pending(&resolved, rejection.credential, context).await {
+            let deadline = doubts.deadline_beside(rejection.credential, &resolved.credentials, context);
+            if let Some(fallback) = set::resolve_with_pending(&resolved, rejection.credential, context, deadline).await
+            {
                 resolved = fallback;
             }
         }
@@ -411,11 +418,13 @@ impl<A: Application> Loader<A> {
             if let Some(name) = failure.rejected_credential() {
                 self.candidates.rejected(name);
             }
-            if let BuildError::Rejected(rejection) = &failure.error
-                && let Some(fallback) = set::resolve_with_pending(&resolved, rejection.credential, context).await
-            {
-                resolved = fallback;
-                continue;
+            if let BuildError::Rejected(rejection) = &failure.error {
+                let name = rejection.credential;
+                let deadline = doubts.deadline_beside(name, &resolved.credentials, context);
+                if let Some(fallback) = set::resolve_with_pending(&resolved, name, context, deadline).await {
+                    resolved = fallback;
+                    continue;
+                }
             }
             // With the version that is held, `build` gets the resource in service.
             let Some((name, as_held)) = failure.as_held(&resolved, context.held) else {

@@ -16,6 +16,7 @@ use self::{
 };
 use crate::{
     application::{Application, Generation},
+    blocking_reads::BlockingReads,
     config::Config,
     exit::{Phase, Report},
     loader::{
@@ -45,13 +46,36 @@ use tokio_util::sync::CancellationToken;
 /// The configuration of a reload, or the error of one that cannot be used.
 pub(crate) type ConfigOrError<A> = Result<Arc<Config<<A as Application>::Settings>>, LoadError>;
 
-/// The function that reads the configuration again, for a signal.
-pub(crate) type ReadConfig<A> = Box<dyn Fn() -> ConfigOrError<A> + Send + Sync>;
+/// Reads the configuration again, for a signal.
+pub(crate) struct ConfigReader<A: Application> {
+    read: Arc<dyn Fn() -> ConfigOrError<A> + Send + Sync>,
+    reads: BlockingReads,
+}
+
+impl<A: Application> ConfigReader<A> {
+    pub(crate) fn new(read: impl Fn() -> ConfigOrError<A> + Send + Sync + 'static) -> Self {
+        Self { read: Arc::new(read), reads: BlockingReads::default() }
+    }
+
+    /// Reads the configuration. The error is transient if its files do not answer in time: no other trigger may wait for them.
+    pub(crate) async fn read(&self, in_service: &Arc<Config<A::Settings>>) -> ConfigOrError<A> {
+        let read = self.read.clone();
+        // The service's own code reads and writes its settings. A panic there must not end the reload actor.
+        let read = move || catch_unwind(AssertUnwindSafe(|| read()));
+        let config = match self.reads.run(read).await {
+            Some(Ok(config)) => config?,
+            Some(Err(_)) => return Err(Report::of(Phase::Config, panicked()).into()),
+            None => return Err(LoadError::of_silent_files()),
+        };
+        // The same `Arc` tells everybody that no setting changed.
+        Ok(if config.tree() == in_service.tree() { in_service.clone() } else { config })
+    }
+}
 
 /// The reload actor. It loads at each trigger, and nobody else publishes.
 pub(crate) struct Reloader<A: Application> {
     pub(crate) loader: Loader<A>,
-    pub(crate) read_config: ReadConfig<A>,
+    pub(crate) config_reader: ConfigReader<A>,
     pub(crate) telemetry: Telemetry,
     pub(crate) live: watch::Sender<Arc<Generation<A>>>,
     pub(crate) status: StatusWriter,
@@ -162,7 +186,11 @@ impl<A: Application> Reloader<A> {
             }
             self.status.reload_started(state.signals_covered);
             requests.reload_started();
-            let (was_read, config) = self.config_for(trigger, &state.retries, &in_service);
+            let (was_read, config) = tokio::select! {
+                biased;
+                () = stopping.cancelled() => return,
+                read = self.config_for(trigger, &state.retries, &in_service) => read,
+            };
             let scope = match &config {
                 Ok(config) if novelty == Novelty::SameCause && !was_read && Arc::ptr_eq(config, &in_service.config) => {
                     state.retries.scope_of_repeated()
@@ -259,7 +287,7 @@ impl<A: Application> Reloader<A> {
     /// Returns the configuration for a reload, and `true` if it was read. Only a signal or an operator has it read, and the
     /// retry of one of these whose files could not be read: a half-edited file must not keep another trigger from mending
     /// the service.
-    fn config_for(
+    async fn config_for(
         &self,
         trigger: Trigger,
         retries: &Retries<Config<A::Settings>>,
@@ -271,22 +299,10 @@ impl<A: Application> Reloader<A> {
             _ => RetryWith::InService,
         };
         match retry_with {
-            RetryWith::ReadAgain => (true, self.read_config(&in_service.config)),
+            RetryWith::ReadAgain => (true, self.config_reader.read(&in_service.config).await),
             RetryWith::Unpublished(config) => (false, Ok(config)),
             RetryWith::InService => (false, Ok(in_service.config.clone())),
         }
-    }
-
-    /// Reads the configuration again.
-    pub(crate) fn read_config(&self, in_service: &Arc<Config<A::Settings>>) -> ConfigOrError<A> {
-        let read = || {
-            let config = (self.read_config)()?;
-            // The same `Arc` tells everybody that no setting changed.
-            Ok(if config.tree() == in_service.tree() { in_service.clone() } else { config })
-        };
-        // The service's own code reads and writes its settings. A panic there must not end the reload actor.
-        let read = catch_unwind(AssertUnwindSafe(read));
-        read.unwrap_or_else(|_| Err(Report::of(Phase::Config, panicked()).into()))
     }
 
     /// Reloads once: loads, publishes if there is something new, and reports the outcome.

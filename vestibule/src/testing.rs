@@ -9,7 +9,7 @@ use crate::{
     config::Config,
     exit::Report,
     loader::{LoadScope, Loader},
-    reload::Reloader,
+    reload::{ConfigReader, Reloader},
     resources::breaker::ProbeReason,
     secrets::source::Source,
     status::{Status, reload_record::Trigger, writer::StatusWriter},
@@ -72,7 +72,7 @@ impl<A: Application> Harness<A> {
                 &loader.metrics,
             ),
             loader,
-            read_config: Box::new(move || {
+            config_reader: ConfigReader::new(move || {
                 let config = configured.borrow().clone();
                 config.checked(A::check)?;
                 Ok(config)
@@ -179,7 +179,7 @@ impl<A: Application> Harness<A> {
     pub async fn reload(&self) -> Result<bool, Report> {
         assert!(self.actor.get().is_none(), "the reload actor runs: use Harness::signal");
         let in_service = self.reloader.live.borrow().clone();
-        let config = self.reloader.read_config(&in_service.config);
+        let config = self.reloader.config_reader.read(&in_service.config).await;
         let (reason, scope) = (ProbeReason::Operator, LoadScope::All);
         self.reloader.reload(Trigger::Signal, reason, scope, 0, &in_service, &config).await.result
     }

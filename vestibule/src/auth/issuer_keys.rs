@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
-use tokio::time::Instant;
+use tokio::{sync::OwnedMutexGuard, task::JoinHandle, time::Instant};
 
 /// The longest time of one fetch.
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
@@ -81,21 +81,33 @@ impl IssuerKeys {
     /// The time is `None` if the issuer has confirmed the set since this was called: then it has no other keys. Otherwise
     /// it is the time after which the issuer can be asked again.
     pub(super) async fn newer_than(self: &Arc<Self>, seen: &Arc<KeySet>) -> (Arc<KeySet>, Option<Duration>) {
-        let mut last = self.fetched_for_unknown.clone().lock_owned().await;
-        let pause = last.map_or(Duration::ZERO, |last| PAUSE.saturating_sub(last.elapsed()));
-        let held = self.held().set;
+        let held = self.held();
+        if held.is_failing {
+            // Nobody waits for an issuer that did not answer the last time.
+            if let Ok(last) = self.fetched_for_unknown.clone().try_lock_owned()
+                && pause_after(*last).is_zero()
+            {
+                self.fetch_for_unknown(last);
+            }
+            return (held.set, Some(PAUSE));
+        }
+        let last = self.fetched_for_unknown.clone().lock_owned().await;
+        let (pause, held) = (pause_after(*last), self.held().set);
         if !pause.is_zero() || !Arc::ptr_eq(&held, seen) {
             return (held, Some(pause));
         }
+        let is_confirmed = self.fetch_for_unknown(last).await.unwrap_or(false);
+        (self.held().set, if is_confirmed { None } else { Some(PAUSE) })
+    }
+
+    /// Fetches the keys in a task of its own: it goes on for others if the client of this request goes away.
+    fn fetch_for_unknown(self: &Arc<Self>, mut last: OwnedMutexGuard<Option<Instant>>) -> JoinHandle<bool> {
         let keys = self.clone();
-        // A task of its own: the fetch goes on for the others if the client of this request goes away.
-        let fetching = tokio::spawn(async move {
+        tokio::spawn(async move {
             let is_confirmed = keys.refetch().await;
             *last = Some(Instant::now());
             is_confirmed
-        });
-        let is_confirmed = fetching.await.unwrap_or(false);
-        (self.held().set, if is_confirmed { None } else { Some(PAUSE) })
+        })
     }
 
     /// Fetches the keys again. Keeps those in use if that fails. Returns `true` if it succeeded.
@@ -111,7 +123,7 @@ impl IssuerKeys {
                 }
                 if set.version != held.set.version {
                     tracing::info!(issuer, version = set.version, "the issuer has other keys; they are in use now");
-                    held.set = Arc::new(set);
+                    held.set = Arc::new(set.after(&held.set));
                 }
                 held.fetched = Moment::now();
                 held.is_failing = false;
@@ -131,6 +143,11 @@ impl IssuerKeys {
             }
         }
     }
+}
+
+/// Returns the time that is left until the next fetch for an unknown key, after the last one.
+fn pause_after(last: Option<Instant>) -> Duration {
+    last.map_or(Duration::ZERO, |last| PAUSE.saturating_sub(last.elapsed()))
 }
 
 /// Fetches the keys again and again, until nobody uses them.

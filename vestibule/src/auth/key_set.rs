@@ -8,13 +8,19 @@ use jsonwebtoken::{
 };
 use serde::Deserialize;
 use serde_json::Value;
+use std::collections::BTreeSet;
 
 /// The keys with which an issuer signs.
 pub(crate) struct KeySet {
     /// A hash of the keys, by which replicas are compared. Neither their order nor the rest of the document changes it.
     pub(super) version: String,
     keys: Vec<IssuerKey>,
+    /// The ids of keys that earlier sets had, and this one has not: the issuer has removed them.
+    removed: BTreeSet<String>,
 }
+
+/// The most ids of removed keys that are remembered.
+const MAX_REMOVED: usize = 1024;
 
 /// One key, with the algorithms that it may be used for.
 pub(super) struct IssuerKey {
@@ -46,7 +52,19 @@ impl KeySet {
         of_use.sort_by(|(one, _), (other, _)| one.cmp(other));
         let (texts, keys): (Vec<_>, Vec<_>) = of_use.into_iter().unzip();
         let hash = digest::digest(&SHA256, texts.join("\n").as_bytes());
-        Ok(Self { version: BASE64_URL_SAFE_NO_PAD.encode(&hash.as_ref()[..12]), keys })
+        Ok(Self { version: BASE64_URL_SAFE_NO_PAD.encode(&hash.as_ref()[..12]), keys, removed: BTreeSet::new() })
+    }
+
+    /// Returns the set as the successor of another one.
+    pub(super) fn after(mut self, before: &Self) -> Self {
+        let ids = before.ids().map(str::to_owned).chain(before.removed.iter().cloned());
+        self.removed = ids.filter(|id| self.find(Some(id)).is_none()).take(MAX_REMOVED).collect();
+        self
+    }
+
+    /// Returns `true` if the issuer has removed the key of this id.
+    pub(super) fn has_removed(&self, id: &str) -> bool {
+        self.removed.contains(id)
     }
 
     /// Returns the ids of the keys.

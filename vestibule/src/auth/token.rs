@@ -112,7 +112,11 @@ impl TokenRules {
         if !self.validation.algorithms.contains(&header.alg) {
             return Err(Invalid("its algorithm is not accepted here"));
         }
-        let key = keys.find(header.kid.as_deref()).ok_or(TokenFault::UnknownKey)?;
+        let id = header.kid.as_deref();
+        let key = keys.find(id).ok_or_else(|| match id {
+            Some(id) if keys.has_removed(id) => Invalid("its issuer has removed its key"),
+            _ => TokenFault::UnknownKey,
+        })?;
         if !key.algorithms.contains(&header.alg) {
             return Err(Invalid("its algorithm is not that of its key"));
         }

@@ -18,7 +18,7 @@ use crate::{
     leases,
     loader::Loader,
     openapi::page,
-    reload::Reloader,
+    reload::{ConfigReader, Reloader},
     remote_reload,
     signals::Signals,
     status::writer::StatusWriter,
@@ -108,7 +108,7 @@ impl<A: Application> ServingProcess<A> {
         let exporting = (AbortOnDropHandle::new(exporting), end_of_export);
         let reloader = Reloader {
             loader: parts.loader,
-            read_config: Box::new(move || Ok(super::read_config::<A>(&parts.sources)?)),
+            config_reader: ConfigReader::new(move || Ok(super::read_config::<A>(&parts.sources)?)),
             telemetry: parts.telemetry,
             live: listeners.live,
             status: status.clone(),

@@ -252,7 +252,7 @@ async fn log_in<T: ServiceSettings>(
             Err(ConnectError::Rejected(error)) => Rejection::of(login, database::reason(&error)),
             Err(ConnectError::Fault(fault)) => return Err(of_command(target.section.name_in(fault))),
         };
-        match set::resolve_with_pending(&resolved, target.migrator.name, &context).await {
+        match set::resolve_with_pending(&resolved, target.migrator.name, &context, deadline).await {
             Some(with_pending) => resolved = with_pending,
             None => return Err(of_command(rejected.into_fault())),
         }

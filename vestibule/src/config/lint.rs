@@ -21,7 +21,7 @@ pub(super) fn lint(layers: &Layers) -> Vec<Fault> {
             "this value has a password in it, and the configuration never holds one"
         } else if is_of_a_file(path) && value.as_str().is_some_and(|value| value.starts_with('/')) {
             return;
-        } else if value.as_str().is_some_and(looks_random) {
+        } else if !is_of_an_issuer(path) && value.as_str().is_some_and(looks_random) {
             "this value looks like a key or a token, and the configuration never holds one"
         } else {
             return;
@@ -54,6 +54,15 @@ fn is_of_a_file(path: &[String]) -> bool {
         ["ca", "client_cert", "client_key", "jwt_file", "role_id_file", "secret_id_file", "token_file"];
     match path {
         [secrets, vault, key] => secrets == "secrets" && vault == "vault" && FILES.contains(&key.as_str()),
+        _ => false,
+    }
+}
+
+/// Returns `true` if the value names an issuer of tokens, or its audience: each token has them. Issuers have random ids, as
+/// those of EKS and Okta.
+fn is_of_an_issuer(path: &[String]) -> bool {
+    match path {
+        [auth, key] => auth == "auth" && ["issuer", "jwks_url", "audience"].contains(&key.as_str()),
         _ => false,
     }
 }

@@ -288,6 +288,20 @@ fn a_setting_that_looks_like_a_credential_is_refused_with_an_explanation() {
 }
 
 #[test]
+fn the_random_id_of_an_issuer_is_no_credential_but_a_password_in_its_url_is() {
+    for issuer in [
+        concat!("https://oidc.eks.eu-west-1.amazonaws.com/id/D539D463", "3E53DE1B71B4B3D4C1A2B3C4"),
+        concat!("https://acme.okta.com/oauth2/aus9o8", "wvmd1Bz0cHn1d7"),
+    ] {
+        let folder = ConfigFolder::new(&format!("[auth]\nissuer = \"{issuer}\"\naudience = \"a\"\n"));
+        let jwks = [("APP_AUTH__JWKS_URL", issuer)];
+        assert_eq!(folder.load(&jwks).map(|config| config.auth.issuer).ok().as_deref(), Some(issuer));
+    }
+    let folder = ConfigFolder::new("[auth]\nissuer = \"https://u:p@host/\"\naudience = \"a\"\n");
+    assert!(folder.mistakes(&[]).iter().any(|(_, problem)| problem.contains("never holds one")));
+}
+
+#[test]
 fn a_file_that_is_not_toml_is_reported_with_its_line() {
     let mistakes = ConfigFolder::new("[server]\nlisten = 127.0.0.1\n").mistakes(&[]);
     assert_eq!(mistakes.len(), 1, "{mistakes:?}");
@@ -395,6 +409,17 @@ fn an_empty_variable_is_an_unset_one_and_blanks_around_a_value_are_left_out() {
     assert_eq!(config.service.webhook.as_deref(), Some("a"));
     assert_eq!((&*config.database.host, config.database.port.get()), ("db.example", 5433));
     assert_eq!(config.server.drain, Duration::from_secs(3));
+}
+
+#[test]
+fn a_variable_in_quotes_is_a_mistake() {
+    let folder = ConfigFolder::new("");
+    for text in ["\"sentinel\"", "'sentinel'", " \"sentinel\" "] {
+        let mistakes = folder.mistakes(&[("APP_AUTH__AUDIENCE", text)]);
+        let [(subject, problem)] = &mistakes[..] else { panic!("{text}: {mistakes:?}") };
+        assert!(subject.contains("APP_AUTH__AUDIENCE") && problem.contains("in quotes"), "{mistakes:?}");
+        assert!(!problem.contains("sentinel"));
+    }
 }
 
 #[test]
@@ -570,6 +595,7 @@ fn a_setting_that_weakens_the_service_needs_the_dev_profile_or_a_permission() {
         ("admin", "listen", "\"[::ffff:0.0.0.0]:9090\""),
         ("server", "trusted_proxies", "[\"10.0.0.0/8\", \"0.0.0.0/0\"]"),
         ("server", "trusted_proxies", "[\"::/0\"]"),
+        ("server", "trusted_proxies", "[\"::ffff:0:0/96\"]"),
     ] {
         let folder = ConfigFolder::new(&format!("[{section}]\n{key} = {value}\n")).with("dev.toml", "");
         let place = format!("default.toml:2 ({section}.{key})");

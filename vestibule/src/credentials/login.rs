@@ -257,15 +257,19 @@ fn port_of(raw: Option<&RawValue>) -> Result<Option<u16>, Malformed> {
     }
 }
 
-/// Returns `true` for the URL of a database, in any scheme of drivers (`postgresql+asyncpg://`, `jdbc:aws-wrapper:`), and for
-/// a connection string of libpq or .NET: `host=… password=…`, `Host=…;Password=…`.
+/// Parts of the schemes of databases that speak PostgreSQL's protocol.
+const SCHEMES: [&str; 5] = ["postgres", "postgis", "pgsql", "cockroach", "jdbc:"];
+
+/// Returns `true` for the URL of a database, in any scheme of drivers (`postgresql+asyncpg://`, `jdbc:aws-wrapper:`), also in
+/// quotes or after the name of a variable, and for a connection string of libpq, .NET or PDO: `host=… password=…`,
+/// `Host=…;Password=…`, `pgsql:host=…;password=…`.
 fn is_connection_string(text: &str) -> bool {
     let text = Zeroizing::new(text.trim_start().to_ascii_lowercase());
     let is_scheme = |c: char| c.is_ascii_alphanumeric() || "+-.:".contains(c);
-    let is_url = text.split_once("://").is_some_and(|(scheme, _)| {
-        scheme.chars().all(is_scheme) && ["postgres", "jdbc:"].iter().any(|part| scheme.contains(part))
-    });
-    let mut keys = text.split([' ', ';']).filter_map(|part| Some(part.split_once('=')?.0));
+    let before = text.split_once("://").map(|(before, _)| before);
+    let scheme = before.and_then(|before| before.rsplit(|c| !is_scheme(c)).next());
+    let is_url = scheme.is_some_and(|scheme| SCHEMES.iter().any(|part| scheme.contains(part)));
+    let mut keys = text.split([' ', ';']).filter_map(|part| part.split_once('=')?.0.rsplit(':').next());
     is_url
         || text.starts_with("jdbc:")
         || (keys.clone().any(|key| key == "host" || key == "server")

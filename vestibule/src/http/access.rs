@@ -11,9 +11,9 @@ use crate::debug_tokens::DebugTokens;
 use axum::{
     body::{Bytes, HttpBody},
     extract::Request,
-    http::{Response, StatusCode},
+    http::{Response, StatusCode, header::CONTENT_LENGTH},
 };
-use std::{mem, net::IpAddr, sync::Arc, task::Poll};
+use std::{mem, net::IpAddr, sync::Arc, task::Poll, thread};
 
 /// The target of access lines: `telemetry.filter = "info,vestibule::access=off"` turns them off.
 const TARGET: &str = "vestibule::access";
@@ -26,6 +26,8 @@ pub(super) struct AccessGuard {
     pub(super) record: Arc<RequestRecord>,
     status: Option<StatusCode>,
     end: ResponseEnd,
+    /// The bytes that the head has promised and that were not handed out. A server asks a stream for nothing after them.
+    left: Option<u64>,
 }
 
 /// The end of a response.
@@ -54,7 +56,7 @@ impl AccessGuard {
         let given = mem::replace(extensions, frame.extensions.clone());
         extensions.extend(given);
         extensions.insert(record.clone());
-        Self { record, status: None, end: ResponseEnd::Pending }
+        Self { record, status: None, end: ResponseEnd::Pending, left: None }
     }
 
     /// Calls `f` for this request: the log lines that it writes get the request's ids.
@@ -66,8 +68,23 @@ impl AccessGuard {
     pub(super) fn answer<B: HttpBody>(&mut self, response: &mut Response<B>) {
         self.record.frame.complete_head(&self.record, response.headers_mut());
         self.status = Some(response.status());
-        if response.body().is_end_stream() {
+        let body = response.body();
+        if body.is_end_stream() {
             self.end = ResponseEnd::Complete;
+        } else if body.size_hint().exact().is_none() {
+            let length = response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+            self.left = length;
+            self.hand_out(0);
+        }
+    }
+
+    /// Records that this many bytes were handed out of a body whose length only the head says.
+    fn hand_out(&mut self, bytes: usize) {
+        if let Some(left) = &mut self.left {
+            *left = left.saturating_sub(bytes as u64);
+            if *left == 0 {
+                self.end = ResponseEnd::Complete;
+            }
         }
     }
 
@@ -81,7 +98,8 @@ impl AccessGuard {
             Poll::Ready(Some(Err(_))) => self.end = ResponseEnd::Failed,
             Poll::Ready(_) if is_end_stream => self.end = ResponseEnd::Complete,
             Poll::Ready(None) => self.end = ResponseEnd::Complete,
-            _ => {}
+            Poll::Ready(Some(Ok(frame))) => self.hand_out(frame.data_ref().map_or(0, Bytes::len)),
+            Poll::Pending => {}
         }
     }
 
@@ -122,6 +140,7 @@ impl Drop for AccessGuard {
         // The last byte may be handed out although the client has not taken it.
         match (self.record.cut_for(), self.end) {
             (Some(reason), _) => self.record.failed(reason.label()),
+            (None, ResponseEnd::Pending) if thread::panicking() => self.record.failed("panic"),
             (None, ResponseEnd::Pending) => self.record.failed("client_disconnected"),
             (None, ResponseEnd::Failed) => self.record.failed("response_failed"),
             (None, ResponseEnd::Complete) => {}

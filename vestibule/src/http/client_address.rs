@@ -9,7 +9,7 @@ use axum::{
     extract::{FromRequestParts, OptionalFromRequestParts},
     http::{HeaderMap, HeaderName, header, request::Parts},
 };
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::{
     convert::Infallible,
@@ -68,9 +68,15 @@ impl<S: Sync> OptionalFromRequestParts<S> for ClientAddress {
 pub struct ProxyNetwork(IpNet);
 
 impl ProxyNetwork {
-    /// Reads a network or an address. Returns `None` if the text is neither.
+    /// Reads a network or an address. Returns `None` if the text is neither. One that IPv6 maps from IPv4 is an IPv4 network
+    /// here, as the addresses of connections are.
     pub fn parse(text: &str) -> Option<Self> {
-        text.parse().ok().or_else(|| Some(text.parse::<IpAddr>().ok()?.into())).map(Self)
+        let network: IpNet = text.parse().ok().or_else(|| Some(text.parse::<IpAddr>().ok()?.into()))?;
+        let bits_of_ipv4 = network.prefix_len().checked_sub(96);
+        match (network, network.addr().to_canonical(), bits_of_ipv4) {
+            (IpNet::V6(_), IpAddr::V4(address), Some(bits)) => Some(Self(Ipv4Net::new(address, bits).ok()?.into())),
+            _ => Some(Self(network)),
+        }
     }
 
     /// Returns `true` for the network of all addresses.
@@ -228,6 +234,17 @@ mod tests {
         ] {
             assert_eq!(client(ProxyHeader::XForwardedFor, peer, lines), expected, "{peer} {lines:?}");
         }
+    }
+
+    #[test]
+    fn a_network_that_is_written_as_ipv6_maps_it_is_that_of_ipv4() {
+        for (mapped, network) in
+            [("::ffff:10.0.0.0/104", "10.0.0.0/8"), ("::ffff:10.0.0.7", "10.0.0.7"), ("::ffff:0:0/96", "0.0.0.0/0")]
+        {
+            assert_eq!(ProxyNetwork::parse(mapped), ProxyNetwork::parse(network), "{mapped}");
+        }
+        assert!(ProxyNetwork::parse("::ffff:0:0/96").is_some_and(ProxyNetwork::is_everybody));
+        assert_eq!(ProxyNetwork::parse("fd00::/8").unwrap().to_string(), "fd00::/8");
     }
 
     #[test]

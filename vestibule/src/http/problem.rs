@@ -299,10 +299,13 @@ pub(crate) async fn unify(response: Response) -> Response {
         Ok(text) if !text.is_empty() => rejections::problem(status, text),
         _ => of_status(status, default_detail(status)),
     };
-    let (mut problem_head, body) = problem.into_response().into_parts();
+    let (problem_head, body) = problem.into_response().into_parts();
     head.headers.remove(header::CONTENT_LENGTH);
     head.headers.remove(header::CONTENT_TYPE);
-    head.headers.extend(problem_head.headers.drain().filter_map(|(name, value)| Some((name?, value))));
+    for (name, value) in &problem_head.headers {
+        // What the route says itself counts, for example when to come back.
+        head.headers.entry(name).or_insert_with(|| value.clone());
+    }
     Response::from_parts(head, body)
 }
 

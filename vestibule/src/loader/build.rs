@@ -67,6 +67,7 @@ impl<A: Application> Loader<A> {
             made,
             replaced: &replaced,
             deadline: *deadline,
+            deadline_of_others: request.deadline_of_build(doubts),
             probe_reason: *probe_reason,
             metrics: &self.metrics,
             reload_requests: &self.reload_requests,
@@ -138,8 +139,8 @@ impl<A: Application> Loader<A> {
         credentials: &HeldCredentials,
         doubts: &Doubts,
     ) -> Result<(Option<Arc<Authenticator>>, Option<Unrefreshed>), BuildFailure> {
-        let LoadRequest { config, in_service, deadline, .. } = request;
-        let mut deadline = *deadline;
+        let LoadRequest { config, in_service, .. } = request;
+        let mut deadline = request.deadline_of_build(doubts);
         if in_service.is_some_and(|held| doubts.is_any_replaced(credentials, &held.credentials)) {
             deadline = deadline.min(Instant::now() + WAIT_FOR_OTHERS);
         }

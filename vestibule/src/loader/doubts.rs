@@ -2,15 +2,16 @@
 //!
 //! They decide between the two rules for a reload: only new versions are judged, and what must be replaced never waits.
 
-use super::retry_class::RetryClass;
+use super::{WAIT_FOR_OTHERS, retry_class::RetryClass};
 use crate::{
     application::{Application, Generation},
     exit::Fault,
     resources::rejection::Rejection,
-    secrets::{credential::Name, held::HeldCredentials, id::VersionId},
+    secrets::{credential::Name, fetch::FetchContext, held::HeldCredentials, id::VersionId},
 };
 use std::collections::BTreeSet;
 use time::OffsetDateTime;
+use tokio::time::Instant;
 
 /// The time before the end of a version in which to replace it waits for no other credential.
 pub(super) const LAST_DAYS: time::Duration = time::Duration::days(7);
@@ -64,6 +65,22 @@ impl Doubts {
     /// Returns the credentials that must be replaced and have a new version in `resolved`.
     pub(super) fn replaced(&self, resolved: &HeldCredentials, held: &HeldCredentials) -> BTreeSet<Name> {
         self.must_be_replaced.iter().copied().filter(|name| resolved.has_new_version(name, held)).collect()
+    }
+
+    /// Returns the deadline for one more read for this credential. If another one that must be replaced has a new version,
+    /// that is 2 s from now: the other one waits for it.
+    pub(super) fn deadline_beside(
+        &self,
+        name: Name,
+        resolved: &HeldCredentials,
+        context: &FetchContext<'_>,
+    ) -> Instant {
+        let mut replaced = self.replaced(resolved, context.held).into_iter();
+        if replaced.any(|other| other != name) {
+            context.deadline.min(Instant::now() + WAIT_FOR_OTHERS)
+        } else {
+            context.deadline
+        }
     }
 
     /// Returns `true` if a credential that must be replaced has a new version in `resolved`.

@@ -2,8 +2,9 @@
 
 use super::{doubts::Unrefreshed, retry_class::RetryClass};
 use crate::{
+    blocking_reads::READ,
     config::{ConfigError, layers::file::Unread},
-    exit::{Phase, Report},
+    exit::{Exit, Fault, Phase, Report},
     resources::build_error::BuildError,
 };
 
@@ -48,6 +49,14 @@ impl From<BuildError> for LoadError {
 }
 
 impl LoadError {
+    /// Makes the error of a configuration whose files did not answer in time.
+    pub(crate) fn of_silent_files() -> Self {
+        let problem = format!("its files were not read within {} s", READ.as_secs());
+        let remedy = "look at the volume that they are on; the service reads them again by itself";
+        let fault = Fault::new(Exit::Config, "the configuration", problem, remedy);
+        Self { report: Report::of(Phase::Config, fault), retry: RetryClass::Unreadable, may_pass_soon: false }
+    }
+
     /// Makes the error of a load that brings nothing which is worth publishing. There is one fault at least.
     pub(super) fn of_unrefreshed(phase: Phase, unrefreshed: Vec<Unrefreshed>) -> Self {
         let retry = Unrefreshed::retry_of(&unrefreshed);

@@ -64,7 +64,9 @@ async fn user(cx: &Build<'_, Pair>, credential: &Credential<Scripted>) -> Result
             tokio::time::sleep(2 * WAIT_FOR_OTHERS).await;
             Ok(User(None))
         }
-        "rejected later" => Ok(User(Some(Rejection::of(credential, "as a password that was changed")))),
+        "rejected later" | "rejected later, and silent" => {
+            Ok(User(Some(Rejection::of(credential, "as a password that was changed"))))
+        }
         _ => Ok(User(None)),
     })
     .await
@@ -126,6 +128,9 @@ impl Source for OneVersionEach {
     ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
         let name = id.as_str().trim_start_matches("pair/");
         let (version, value) = self.0.lock().unwrap()[name].clone();
+        if stage == Stage::Pending && value == "rejected later, and silent" {
+            return Box::pin(std::future::pending());
+        }
         let answer = if stage != Stage::Current {
             Ok(Fetched::Absent)
         } else if value == "unreachable when fetched" {
@@ -313,7 +318,7 @@ async fn reload_within_a_minute(
 #[tokio::test(start_paused = true)]
 async fn a_replacement_waits_for_no_other_credential() {
     let a_minute = Duration::from_secs(60);
-    let cases: [([_; 2], _, &[Name], _); 4] = [
+    let cases: [([_; 2], _, &[Name], _); 5] = [
         (["good", "rejected later"], [Some("hanging when proven"), Some("good too")], &["first"], 2 * WAIT_FOR_OTHERS),
         (
             ["rejected later", "rejected later"],
@@ -321,6 +326,8 @@ async fn a_replacement_waits_for_no_other_credential() {
             &["first"],
             2 * WAIT_FOR_OTHERS,
         ),
+        // The manager does not say whether there is a pending version.
+        (["rejected later, and silent", "rejected later"], [None, Some("good too")], &["first"], 2 * WAIT_FOR_OTHERS),
         // Whoever hangs leaves time for another one.
         (
             ["rejected later", "rejected later"],
@@ -338,6 +345,13 @@ async fn a_replacement_waits_for_no_other_credential() {
         assert_eq!(generation.credentials.named("second").unwrap().in_use().as_str(), "second-new", "{held:?} {new:?}");
         assert_eq!(carried_over.iter().map(|stays| stays.name).collect::<Vec<_>>(), stay, "{held:?} {new:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_credential_that_hangs_does_not_keep_the_next_load_from_looking_for_a_successor() {
+    let (result, time) = reload_within_a_minute(["rejected later", "good"], [None, Some("hanging when proven")]).await;
+    assert!(result.is_err_and(|error| error.retry == RetryClass::Rejected));
+    assert!(time < 2 * WAIT_FOR_OTHERS, "{time:?}");
 }
 
 /// A manager that makes a user at each read. The other side does not answer to the users after the first one.

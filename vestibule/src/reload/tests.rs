@@ -15,17 +15,22 @@ mod looks;
 mod world;
 
 use self::{
-    fake_database::Health,
+    fake_database::{FakeService, Health},
     world::{Which, World},
 };
-use crate::secrets::version::Stage;
+use super::ConfigReader;
+use crate::{config::Config, exit::Exit, loader::retry_class::RetryClass, secrets::version::Stage};
 use proptest::{
     collection::vec,
     prelude::{Just, Strategy, any},
     prop_oneof,
     test_runner::{Config as TestConfig, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner},
 };
-use std::{env, panic, time::Duration};
+use std::{
+    env, panic,
+    sync::{Arc, Mutex, mpsc},
+    time::Duration,
+};
 use tokio::runtime;
 
 /// The seed of a run that names none. It is always the same, so that a change which lands has seen all of its sequences.
@@ -150,6 +155,22 @@ fn a_malformed_key_does_not_keep_the_pending_login_from_standing_in() {
         Event::Request,
     ];
     run(&sequence, 0, false).expect("the pending login replaces the rejected one");
+}
+
+#[tokio::test]
+async fn a_configuration_whose_files_hang_holds_up_nobody_and_is_read_again() {
+    let (volume, answers) = mpsc::sync_channel::<()>(1);
+    let (answers, config) = (Mutex::new(answers), Arc::new(Config::default()));
+    let read = config.clone();
+    let reader = ConfigReader::<FakeService>::new(move || {
+        // It ends when the sender is dropped.
+        let _ = answers.lock().unwrap().recv();
+        Ok(read.clone())
+    });
+    let error = reader.read(&config).await.expect_err("the files do not answer");
+    assert_eq!((error.report.exit(), error.retry), (Exit::Config, RetryClass::Unreadable));
+    drop(volume);
+    assert!(reader.read(&config).await.is_ok_and(|read| Arc::ptr_eq(&read, &config)));
 }
 
 #[tokio::test(start_paused = true)]

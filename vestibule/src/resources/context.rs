@@ -35,6 +35,9 @@ pub(crate) struct LoadContext<'a> {
     pub(crate) replaced: &'a BTreeSet<Name>,
     /// The time at which the load must have ended.
     pub(crate) deadline: Instant,
+    /// The same for the proofs of others, if a version in service is rejected or revoked, or its lease is due: the next load
+    /// may find its successor.
+    pub(crate) deadline_of_others: Instant,
     /// The reason for which the load may try a rejected version again.
     pub(crate) probe_reason: ProbeReason,
     pub(crate) metrics: &'a MetricsRegistry,
@@ -52,7 +55,7 @@ impl LoadContext<'_> {
         let now = Instant::now();
         let left = self.deadline.saturating_duration_since(now);
         match u32::try_from(self.replaced.len()) {
-            Ok(0) => self.deadline,
+            Ok(0) => self.deadline_of_others,
             Ok(several) if self.replaced.contains(name) => now + left / several,
             _ => now + left.min(WAIT_FOR_OTHERS),
         }

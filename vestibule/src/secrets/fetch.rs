@@ -190,10 +190,10 @@ async fn fetch_unless_late(
     }
 }
 
-/// Fetches the pending version of a secret. Returns `None` if there is none that can be read.
-pub(crate) async fn pending(context: &FetchContext<'_>, id: &SecretId) -> Option<SecretValue> {
+/// Fetches the pending version of a secret. Returns `None` if there is none that can be read until the deadline.
+pub(crate) async fn pending(context: &FetchContext<'_>, id: &SecretId, deadline: Instant) -> Option<SecretValue> {
     // Does not wait for access: the current version may be accepted before that.
-    let query = SecretQuery { id, may_stay: false, since: None, waits_for_access: false, deadline: context.deadline };
+    let query = SecretQuery { id, may_stay: false, since: None, waits_for_access: false, deadline };
     match fetch_stage(context, &query, Stage::Pending, None).await {
         Ok(Fetched::New(value)) => Some(value),
         _ => None,

@@ -10,7 +10,7 @@ use std::fmt;
 pub struct SecretId(String);
 
 impl SecretId {
-    pub(crate) const EXPECTED: &str = "the id of a secret: 1 to 512 of letters, digits and /_+=.@-, or an ARN; \
+    pub(crate) const EXPECTED: &str = "the id of a secret: 1 to 512 of letters, digits and /_+=.@!-, or an ARN; \
         `{prefix}/` at its very start stands for secrets.prefix";
 
     /// Parses an id. Returns `None` if no manager could have a secret of this id.
@@ -24,7 +24,8 @@ impl SecretId {
     /// ```
     pub fn parse(text: &str) -> Option<Self> {
         let is_arn = text.starts_with("arn:");
-        let is_allowed = |c: char| c.is_ascii_alphanumeric() || "/_+=.@-".contains(c) || (is_arn && c == ':');
+        // The names that AWS's own services give to secrets have a `!`, as in `rds!db-…`.
+        let is_allowed = |c: char| c.is_ascii_alphanumeric() || "/_+=.@!-".contains(c) || (is_arn && c == ':');
         let has_name = text.chars().any(|c| c != '/');
         if (1..=512).contains(&text.len()) && text.chars().all(is_allowed) && has_name {
             Some(Self(text.to_owned()))
@@ -107,8 +108,9 @@ mod tests {
 
     #[test]
     fn ids_that_no_manager_could_have_are_refused() {
-        for id in ["svc/database", "a", "/svc/db", "svc/", "a//b", "arn:aws:secretsmanager:eu-west-1:1:secret:n-AbCdEf"]
-        {
+        let managed = "arn:aws:secretsmanager:eu-west-1:1:secret:rds!db-7e5ad50b-88ae-4554-ad3e-f6dbe758b9d0-QGTzsj";
+        let arn = "arn:aws:secretsmanager:eu-west-1:1:secret:n-AbCdEf";
+        for id in ["svc/database", "a", "/svc/db", "svc/", "a//b", "rds!cluster-7e5ad50b", managed, arn] {
             assert!(SecretId::parse(id).is_some(), "{id}");
         }
         for id in ["", " ", "/", "svc database", "a:b", "{prefix}/a", "svç"] {

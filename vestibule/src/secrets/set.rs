@@ -10,6 +10,7 @@ use super::{
     version::Stage,
 };
 use crate::exit::{Exit, Fault, Phase, Report};
+use tokio::time::Instant;
 
 /// The credentials of a service: a struct with `#[derive(SecretSet)]`, one field per credential. The
 /// [derive](macro@crate::SecretSet) shows an example.
@@ -119,12 +120,13 @@ pub(crate) async fn resolve_with_pending<S: SecretSet>(
     resolved: &Resolved<S>,
     name: Name,
     context: &FetchContext<'_>,
+    deadline: Instant,
 ) -> Option<Resolved<S>> {
     let current = resolved.credentials.named(name)?;
     if current.stage != Stage::Current {
         return None;
     }
-    let pending = fetch::pending(context, &current.id).await?;
+    let pending = fetch::pending(context, &current.id, deadline).await?;
     let resolver = Resolver::of_resolved(&resolved.credentials).with_pending(name, pending);
     let set: Resolved<S> = resolve(resolver, context.held).ok()?;
     let is_pending = set.credentials.named(name)?.stage == Stage::Pending;

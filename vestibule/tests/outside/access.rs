@@ -97,6 +97,16 @@ async fn a_line_is_written_when_the_response_has_ended_and_says_if_the_client_le
     let line = lines(&log).remove(0);
     assert_eq!(line["error.type"], "client_disconnected", "nobody has read this one");
 
+    for (pieces, error_type) in [(3, Value::Null), (2, json!("client_disconnected"))] {
+        let mut body = Box::pin(get("/pieces/measured").await.unwrap().into_body());
+        for _ in 0..pieces {
+            assert!(std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await.is_some());
+        }
+        // A server asks for nothing after the bytes that the head has promised.
+        drop(body);
+        assert_eq!(lines(&log).remove(0)["error.type"], error_type);
+    }
+
     let mut waiting = Box::pin(get("/never"));
     assert!(std::future::poll_fn(|cx| Poll::Ready(waiting.poll_unpin(cx).is_pending())).await);
     assert!(lines(&log).is_empty());

@@ -63,6 +63,13 @@ async fn all_errors_are_problems_that_name_the_request() {
 }
 
 #[tokio::test]
+async fn a_route_that_says_when_to_come_back_keeps_its_word() {
+    let (head, text) = get_with(&start(|_| {}).await, "/maintenance", &[]).await;
+    assert_eq!((head.status.as_u16(), member(&text, "detail")), (503, json!("at noon")));
+    assert_eq!(head.headers.get_all("retry-after").iter().collect::<Vec<_>>(), ["120"]);
+}
+
+#[tokio::test]
 async fn an_error_that_a_layer_of_the_service_has_compressed_stays_as_it_is() {
     let (head, text) = get_with(&start(|_| {}).await, "/gzipped", &[]).await;
     assert_eq!(

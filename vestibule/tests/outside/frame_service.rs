@@ -69,7 +69,12 @@ impl Application for FrameService {
             .route("/events", get(async || ([(header::CONTENT_TYPE, "text/event-stream")], LONG_TEXT)))
             .route("/gzipped", get(async move || (StatusCode::BAD_GATEWAY, gzipped, [1, 2, 3])))
             .route("/busy", get(StatusCode::SERVICE_UNAVAILABLE))
+            .route(
+                "/maintenance",
+                get(async || (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "120")], "at noon")),
+            )
             .route("/pieces", get(async || in_pieces(3)))
+            .route("/pieces/measured", get(async || ([(header::CONTENT_LENGTH, "3000000")], in_pieces(3))))
             .route(
                 "/broken",
                 get(async || {

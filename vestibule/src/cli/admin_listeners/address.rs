@@ -96,7 +96,7 @@ impl ReplicaAddress {
         }
         let status: ReplicaStatus = serde_json::from_str(&body)
             .map_err(|_| "the program that answers there is not a service of this framework")?;
-        if status.credentials.is_empty() {
+        if status.has_nothing() {
             return Err("its status has no credentials".into());
         }
         Ok(status)

@@ -46,6 +46,11 @@ impl ReplicaStatus {
         Self { instance, credentials: Vec::new(), iam_databases: Vec::new(), draining: Vec::new(), authentication }
     }
 
+    /// Returns `true` if it names nothing that a service could hold.
+    pub(in crate::cli) fn has_nothing(&self) -> bool {
+        self.credentials.is_empty() && self.iam_databases.is_empty() && self.authentication.is_none()
+    }
+
     /// Returns the credentials with a lease.
     pub(super) fn leased(&self) -> impl Iterator<Item = &ReplicaCredential> {
         self.credentials.iter().filter(|held| held.lease.is_some())
@@ -149,6 +154,22 @@ fn printable_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[expect(clippy::disallowed_methods, reason = "nothing is secret here")]
+    #[test]
+    fn a_replica_whose_only_credential_needs_no_secret_has_something() {
+        let status = |iam_databases: serde_json::Value| {
+            let json = serde_json::json!({
+                "instance": Uuid::nil(),
+                "credentials": [],
+                "iam_databases": iam_databases,
+                "draining": [],
+            });
+            serde_json::from_value::<ReplicaStatus>(json).expect("a status")
+        };
+        assert!(status(serde_json::json!([])).has_nothing());
+        assert!(!status(serde_json::json!([{ "name": "database" }])).has_nothing());
+    }
 
     #[expect(clippy::disallowed_methods, reason = "nothing is secret here")]
     #[test]

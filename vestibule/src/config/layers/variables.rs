@@ -79,6 +79,12 @@ fn check<'a>(path: &[String], text: &'a OsStr) -> Result<&'a str, &'static str> 
     if path.iter().any(String::is_empty) {
         return Err("a level of the name is empty");
     }
+    let is_quoted = |quote: char| text.len() > 2 && text.starts_with(quote) && text.ends_with(quote);
+    if is_quoted('"') || is_quoted('\'') {
+        return Err(
+            "the value is in quotes, which would be a part of it: Docker and Kubernetes keep those of a file of variables",
+        );
+    }
     Ok(text)
 }
 

@@ -18,7 +18,7 @@ pub(super) fn parts(text: &str) -> Result<String, String> {
 /// A form, the tool that writes it, and what it is read as, or what was expected.
 type Row = (&'static str, &'static str, Result<&'static str, &'static str>);
 
-const FORMS: [Row; 80] = [
+const FORMS: [Row; 85] = [
     // AWS.
     (
         "console: credentials for an RDS database",
@@ -112,6 +112,11 @@ const FORMS: [Row; 80] = [
     ("the JDBC driver of AWS", "jdbc:aws-wrapper:postgresql://db.x/n?user=app&password=p", Err(Login::NO_URL)),
     ("libpq: keywords", "host=db.x user=app password=p", Err(Login::NO_URL)),
     (".NET", "Host=db.x;Username=app;Password=p", Err(Login::NO_URL)),
+    ("a URL of which the shell kept the quotes", "'postgres://app:p@db.x/n'", Err(Login::NO_URL)),
+    ("a line of an .env file", "DATABASE_URL=postgres://app:p@db.x/n", Err(Login::NO_URL)),
+    ("Django: PostGIS", "postgis://app:p@db.x/n", Err(Login::NO_URL)),
+    ("PHP: a URL", "pgsql://app:p@db.x/n", Err(Login::NO_URL)),
+    ("PHP: PDO", "pgsql:host=db.x;dbname=n;user=app;password=p", Err(Login::NO_URL)),
     ("random_password that has :// and =", "a=b://c;d", Ok("- a=b://c;d - - -")),
     // Operators for Kubernetes, pushed by External Secrets.
     ("Zalando's operator, Vault's database engine", r#"{"password":"p","username":"app"}"#, Ok("app p - - -")),

@@ -14,6 +14,7 @@ use crate::{
         credential::Credential,
     },
 };
+use futures_util::FutureExt;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use secrecy::ExposeSecret;
 use sqlx::{
@@ -23,6 +24,7 @@ use sqlx::{
 use std::{
     future::poll_fn,
     io,
+    panic::AssertUnwindSafe,
     path::Path,
     pin::pin,
     sync::atomic::{AtomicBool, Ordering},
@@ -165,15 +167,17 @@ impl LogInOptions {
 /// a turn of all tasks that are ready. So this gives way once in [`STEPS_OF_A_LOGIN`] times.
 async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
     let mut connecting = pin!(PgConnection::connect_with(options));
-    poll_fn(|cx| {
+    let connecting = poll_fn(|cx| {
         for _ in 1..STEPS_OF_A_LOGIN {
             if let Poll::Ready(connected) = connecting.as_mut().poll(cx) {
                 return Poll::Ready(connected);
             }
         }
         connecting.as_mut().poll(cx)
-    })
-    .await
+    });
+    // The driver panics if a message is shorter than its kind needs. That must not end whoever logs in.
+    let connected = AssertUnwindSafe(connecting).catch_unwind().await;
+    connected.unwrap_or_else(|_| Err(sqlx::Error::Protocol("a message of the server is too short".into())))
 }
 
 /// Adds the protection of the connection. Through a Unix socket there is none: libpq ignores its mode there too, and

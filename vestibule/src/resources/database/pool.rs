@@ -396,12 +396,11 @@ impl Pool {
         self.work.notify_one();
     }
 
-    /// Closes the connections of a login that will not be published.
+    /// Closes the connections of a login that will not be published. All others stay.
     pub(super) fn discard(self: &Arc<Self>, login: &Arc<PoolLogin>) {
         login.set_discarded();
-        let idle = self.state().take_idle();
-        for connection in idle {
-            self.put_back(connection, Instant::now());
+        while let Some(connection) = self.pop_unpublished(login) {
+            self.close_later(connection);
         }
     }
 

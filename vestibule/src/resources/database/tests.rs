@@ -38,6 +38,10 @@ struct Server {
     log_ins: Mutex<Vec<String>>,
     statements: Mutex<Vec<String>>,
     is_read_only: Mutex<bool>,
+    /// The next log-ins get this in place of an answer. Then the connection closes.
+    nonsense: Mutex<Vec<&'static [u8]>>,
+    /// The password whose connections may run no statement.
+    denied: Mutex<Option<&'static str>>,
 }
 
 impl Server {
@@ -55,6 +59,10 @@ impl Server {
 
     async fn serve(&self, mut stream: TcpStream) -> io::Result<()> {
         read_text(&mut stream).await?;
+        let nonsense = self.nonsense.lock().unwrap().pop();
+        if let Some(nonsense) = nonsense {
+            return stream.write_all(nonsense).await;
+        }
         // AuthenticationCleartextPassword.
         write(&mut stream, b'R', &[0, 0, 0, 3]).await?;
         stream.read_u8().await?;
@@ -78,7 +86,10 @@ impl Server {
                 sleep(Duration::from_millis(100)).await;
                 self.statements.lock().unwrap().push(password.clone());
                 let is_read_only = *self.is_read_only.lock().unwrap();
-                if is_read_only {
+                let is_denied = *self.denied.lock().unwrap() == Some(&password);
+                if is_denied {
+                    write(&mut stream, b'E', b"SERROR\0VERROR\0C42501\0Mpermission denied\0\0").await?;
+                } else if is_read_only {
                     write(&mut stream, b'E', b"SERROR\0VERROR\0C25006\0Mread-only\0\0").await?;
                 } else {
                     write(&mut stream, b'C', b"SELECT 0\0").await?;
@@ -214,5 +225,37 @@ async fn a_database_that_is_read_only_for_long_empties_the_pool_once() {
     *server.is_read_only.lock().unwrap() = false;
     statement(&service.0).await.unwrap();
     assert_eq!(server.log_ins().len(), 4, "the one that has failed was closed alone");
+    harness.stop().await;
+}
+
+#[tokio::test]
+async fn a_load_that_fails_after_its_log_in_closes_no_connection_in_service() {
+    let server = Arc::<Server>::default();
+    let (harness, manager) = start(&server).await;
+    *server.passwords.lock().unwrap() = vec!["two"];
+    *server.denied.lock().unwrap() = Some("two");
+    manager.rotate("database", login("two"));
+    harness.reload().await.unwrap_err();
+    // No log-in with the password in service succeeds any more.
+    let service = harness.live().service();
+    tokio::try_join!(statement(&service.0), statement(&service.0)).unwrap();
+    harness.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_that_talks_nonsense_ends_neither_a_start_nor_the_pool() {
+    let server = Arc::<Server>::default();
+    // Messages that are shorter than their kinds need.
+    let nonsense: [&[u8]; 3] = [b"R\0\0\0\0", b"R\0\0\0\x04", b"R\0\0\0\x08\0\0\0\0K\0\0\0\x05\0"];
+    let (harness, _) = start(&server).await;
+    let service = harness.live().service();
+    for message in nonsense {
+        *server.is_read_only.lock().unwrap() = true;
+        statement(&service.0).await.unwrap_err();
+        *server.is_read_only.lock().unwrap() = false;
+        server.nonsense.lock().unwrap().push(message);
+        tokio::try_join!(statement(&service.0), statement(&service.0)).unwrap();
+        assert!(server.nonsense.lock().unwrap().is_empty());
+    }
     harness.stop().await;
 }

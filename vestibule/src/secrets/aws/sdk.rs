@@ -16,7 +16,7 @@ use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use axum::http::{Uri, uri::Authority};
 use std::{
     env,
-    io::ErrorKind,
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
 };
 
@@ -94,27 +94,36 @@ pub(super) fn no_region(exit: Exit, problem: &str) -> Fault {
 /// Returns the SDK's profile files without static keys.
 ///
 /// # Errors
-/// A fault with exit code 69 if the file is there and cannot be read.
+/// A fault with exit code 69 if the file is there and cannot be read, or if a variable names one that is not there.
 fn profiles_without_keys() -> Result<ProfileFiles, Fault> {
-    let path = match variable("AWS_CONFIG_FILE") {
-        Some(path) => PathBuf::from(path),
-        None => Path::new(&variable("HOME").unwrap_or_default()).join(".aws/config"),
-    };
+    let named = variable("AWS_CONFIG_FILE");
+    let path = in_home(named.as_deref().unwrap_or("~/.aws/config"));
+    let is_absent = |error: &io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
     let text = match regular_file::read(&path) {
         Ok(text) => text,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => String::new(),
+        Err(error) if named.is_none() && is_absent(&error) => String::new(),
         Err(error) => {
             let problem = format!("it cannot be read: {}", RootCause::of(&error));
-            return Err(Fault::new(Exit::Unavailable, path.display().to_string(), problem, "make it readable"));
+            let remedy =
+                if named.is_some() { "make it readable, or unset AWS_CONFIG_FILE" } else { "make it readable" };
+            return Err(Fault::new(Exit::Unavailable, path.display().to_string(), problem, remedy));
         }
     };
     Ok(keyless_profiles(&text))
 }
 
-/// Refuses files of the SDK that it would wait for. It reports those that are not there itself.
+/// Returns a path as the SDK reads it: `~/` is the folder of the user.
+fn in_home(path: &str) -> PathBuf {
+    match (path.strip_prefix("~/"), variable("HOME")) {
+        (Some(below), Some(home)) => Path::new(&home).join(below),
+        _ => path.into(),
+    }
+}
+
+/// Refuses files of the SDK that it would wait for.
 fn refuse_irregular_files() -> Result<(), Fault> {
     for name in FILES {
-        let Some(path) = variable(name).map(PathBuf::from) else { continue };
+        let Some(path) = variable(name).map(|path| in_home(&path)) else { continue };
         if let Err(error) = regular_file::check(&path)
             && error.kind() == ErrorKind::InvalidInput
         {

@@ -1,21 +1,14 @@
 //! The files of `[secrets.vault]`. They are read again at each login, because others replace them.
 
 use crate::{
+    blocking_reads::BlockingReads,
     cause::RootCause,
     credentials::ValueText,
     regular_file,
     secrets::{shape, source::SourceError},
 };
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
-use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
+use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
-
-/// The time in which a file can be read. It may be on a volume that does not answer.
-const READ: Duration = Duration::from_secs(2);
 
 /// The largest file, in bytes.
 const MAX_BYTES: usize = 256 * 1024;
@@ -26,25 +19,6 @@ pub(super) struct VaultFile {
     pub(super) setting: &'static str,
     path: PathBuf,
     reads: BlockingReads,
-}
-
-/// Reads on threads for blocking calls, one at a time. A read that hangs keeps its thread, so those after it take none.
-#[derive(Default)]
-pub(super) struct BlockingReads(Arc<Mutex<()>>);
-
-impl BlockingReads {
-    /// Reads, once the read before has ended. Returns `None` if that takes longer than [`READ`], or if `read` panics.
-    pub(super) async fn run<T: Send + 'static>(&self, read: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-        let reading = async {
-            let turn = self.0.clone().lock_owned().await;
-            let read = move || {
-                let _turn = turn;
-                read()
-            };
-            spawn_blocking(read).await
-        };
-        timeout(READ, reading).await.ok()?.ok()
-    }
 }
 
 impl VaultFile {
@@ -100,13 +74,7 @@ impl VaultFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::{
-        fs,
-        sync::{
-            atomic::{AtomicUsize, Ordering},
-            mpsc,
-        },
-    };
+    use std::fs;
 
     #[tokio::test]
     async fn a_credential_is_bare_text_without_a_byte_order_mark() {
@@ -129,25 +97,5 @@ mod tests {
             assert!(!error.contains("sentinel"));
         }
         fs::remove_file(&path).unwrap();
-    }
-
-    #[tokio::test]
-    async fn one_read_at_a_time_takes_a_thread_and_those_after_it_read_anew() {
-        let (reads, begun) = (BlockingReads::default(), Arc::new(AtomicUsize::new(0)));
-        let (answer, volume) = mpsc::sync_channel::<()>(1);
-        let count = begun.clone();
-        let hanging = reads.run(move || {
-            count.fetch_add(1, Ordering::SeqCst);
-            volume.recv()
-        });
-        let read = || {
-            let count = begun.clone();
-            reads.run(move || count.fetch_add(1, Ordering::SeqCst))
-        };
-        let (hung, second, third) = tokio::join!(hanging, read(), read());
-        assert_eq!((hung, second, third), (None, None, None));
-        assert_eq!(begun.load(Ordering::SeqCst), 1);
-        answer.send(()).unwrap();
-        assert_eq!(read().await, Some(1));
     }
 }

@@ -32,9 +32,6 @@ const LAST_PART_FOR_LEASES: f64 = 0.5;
 /// The age below which a session is new: a denial is not due to its token.
 const NEW: Duration = Duration::from_secs(5);
 
-/// The same for a session that was begun because of a denial. A path that is denied for good causes no more logins than this.
-const NEW_AFTER_DENIAL: Duration = Duration::from_secs(5 * 60);
-
 /// The part of an attempt that a login may take while the session before has not ended. The rest is for the read.
 const EARLY_LOGIN: u32 = 3;
 
@@ -223,7 +220,8 @@ impl VaultSessions {
                     held.lasts_until(granted.since.plus(granted.lifetime));
                     return Ok(held);
                 }
-                let session = self.of(granted, if rejected.is_some() { NEW_AFTER_DENIAL } else { NEW });
+                // A path that is denied for good causes no more than one login in this time.
+                let session = self.of(granted, if rejected.is_some() { self.pause.max(NEW) } else { NEW });
                 state.session = Some(session.clone());
                 Ok(session)
             }

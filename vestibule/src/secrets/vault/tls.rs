@@ -1,7 +1,8 @@
 //! The TLS of connections to Vault.
 
-use super::files::{BlockingReads, VaultFile};
+use super::files::VaultFile;
 use crate::{
+    blocking_reads::BlockingReads,
     config::{base_url::BaseUrl, settings::vault::VaultConfig},
     credentials::{
         certificate::Certificate,
