@@ -191,12 +191,13 @@ mod tests {
             let together = together.clone();
             runtime.spawn_blocking(move || together.wait());
         }
+        let deadline = Instant::now() + Duration::from_secs(30);
         while threads("burst") <= CALLS {
+            assert!(Instant::now() < deadline, "{} threads", threads("burst"));
             std::thread::yield_now();
         }
         together.wait();
         runtime.spawn(keep_a_thread(keep));
-        let deadline = Instant::now() + Duration::from_secs(30);
         // The worker of the runtime is the other one.
         runtime.block_on(async {
             while threads("burst") > 2 {

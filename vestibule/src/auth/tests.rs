@@ -373,9 +373,12 @@ async fn nobody_waits_for_an_issuer_that_did_not_answer_the_last_time() {
     tokio::time::advance(Duration::from_secs(31)).await;
     tokio::time::resume();
     assert_eq!(guarded.status(&new.token()).await, 503, "it is asked, and nobody waits for its answer");
-    while server.requests() < 3 || guarded.status(&new.token()).await != 200 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let answered = async {
+        while server.requests() < 3 || guarded.status(&new.token()).await != 200 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), answered).await.expect("the issuer answers again");
 }
 
 #[tokio::test]
