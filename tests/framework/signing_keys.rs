@@ -4,11 +4,11 @@ use crate::{
     SERVICE,
     note_client::NoteClient,
     support::{
-        configuration_folder::ConfigurationFolder, metrics_page::MetricsPage, reload_status::assert_kept,
-        secrets::current_version,
+        configuration_folder::ConfigurationFolder, database::cut_connections, metrics_page::MetricsPage,
+        reload_status::assert_kept, secrets::current_version,
     },
 };
-use devstack::{DEFAULT_TIMEOUT, RunningService, Tenant, problem, random_key, reqwest::StatusCode};
+use devstack::{DEFAULT_TIMEOUT, RunningService, Tenant, eventually, problem, random_key, reqwest::StatusCode};
 use serde_json::{Value, json};
 
 /// Starts the service with this configuration, and creates two notes.
@@ -124,6 +124,25 @@ async fn the_current_version_cannot_be_revoked_before_a_rotation() {
 }
 
 #[tokio::test]
+async fn limits_that_change_with_it_do_not_keep_a_revoked_key_while_the_database_is_away() {
+    let (tenant, folder) = (SERVICE.migrated("limits_beside").await, ConfigurationFolder::new());
+    let mut running = start_with_notes(&tenant, &folder).await;
+    let path = running.second_page().await;
+    let leaked = current_version(&tenant, "signing").await;
+    tenant.put("signing", &random_key()).await.unwrap();
+    tenant.limit_connections(&tenant.app_role(), 0).await.unwrap();
+    cut_connections(&tenant).await;
+    let limits = "[server]\nrequest_timeout = \"9s\"\n[database]\nmax_connections = 3\n";
+    folder.write(&format!("[secrets]\nrevoked = [\"{leaked}\"]\n{limits}"));
+    let reload = running.reload().await;
+    assert_eq!((&reload["outcome"], &reload["exit_code"]), (&json!("published"), &json!(0)), "{reload}");
+    problem(running.get(&path).await, 400).await;
+    tenant.limit_connections(&tenant.app_role(), -1).await.unwrap();
+    let is_served = async || running.get("/v1/notes").await.status() == StatusCode::OK;
+    eventually("an answer after the next log-in", is_served).await;
+}
+
+#[tokio::test]
 async fn a_revoked_password_never_logs_in() {
     let (tenant, folder) = (SERVICE.migrated("no_stand_in").await, ConfigurationFolder::new());
     let rotation = tenant.rotation("database");
@@ -134,8 +153,8 @@ async fn a_revoked_password_never_logs_in() {
     rotation.set().await.unwrap();
     let reload = running.reload().await;
     assert_eq!(reload["outcome"], "unchanged", "the database has rejected no login yet");
-    // Another pool size needs a new pool, and so a login.
-    folder.write(&format!("[secrets]\nrevoked = [\"{}\"]\n[database]\nmax_connections = 3\n", rotation.version()));
+    // Other options of a log-in are proven by one.
+    folder.write(&format!("[secrets]\nrevoked = [\"{}\"]\n[database]\nstartup_options = false\n", rotation.version()));
     let reload = running.reload().await;
     assert_eq!(
         (&reload["outcome"], &reload["exit_code"]),

@@ -258,6 +258,7 @@ impl<A: Application> Loader<A> {
             let renewing = renewals::renew_leases(to_renew, drain, soon);
             ((), unrenewed, _) = tokio::join!(probing, renewing, renewals::renew_leases(&candidates, drain, soon));
         }
+        let next_doubt = self.reload_requests.next_doubt();
         let doubts = match request.in_service {
             Some(in_service) => Doubts::of(in_service, &request.config.secrets.revoked),
             None => Doubts::default(),
@@ -286,9 +287,19 @@ impl<A: Application> Loader<A> {
             let resolver = self.fetch(&request, &context, &mut seen).await;
             self.resolve_and_build(&request, &context, &doubts, &unrenewed, resolver).await
         });
-        let result = match loading.catch_unwind().await {
-            Ok(result) => result,
-            Err(_) => Err(LoadError::from(Report::of(Phase::Build, panicked()))),
+        let overtaken = async {
+            next_doubt.await;
+            tokio::time::sleep_until(context.deadline_of_others).await;
+        };
+        let result = tokio::select! {
+            biased;
+            loaded = loading.catch_unwind() => match loaded {
+                Ok(result) => result,
+                Err(_) => Err(LoadError::from(Report::of(Phase::Build, panicked()))),
+            },
+            // This load does not know what must be replaced now, and the next one does. A load that knows of another doubt
+            // waits for no other credential either.
+            () = overtaken, if request.in_service.is_some() && doubts.names.is_empty() => Err(LoadError::of_overtaken()),
         };
         let settled = match (&result, request.in_service) {
             (Ok(LoadOutcome::Built { generation, .. }), _) => Some(&generation.credentials),

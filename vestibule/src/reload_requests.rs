@@ -39,6 +39,8 @@ pub(crate) struct ReloadRequests {
     rejected_keys: Mutex<RejectedKeys>,
     by_operator: Cause,
     operators: Mutex<Vec<WaitingOperator>>,
+    /// The number of times that a version in service came to be in doubt.
+    doubts: watch::Sender<u64>,
     reloads: watch::Sender<ReloadCount>,
 }
 
@@ -108,6 +110,25 @@ impl ReloadRequests {
     pub(crate) fn request_for_rejected_login(&self, newly: bool) {
         self.newly_rejected.fetch_or(newly, Ordering::AcqRel);
         self.rejected_login.request();
+        self.count_doubt(newly);
+    }
+
+    /// Returns a future that ends when the next version in service comes to be in doubt after this call: it is rejected for
+    /// the first time, or its lease is due.
+    pub(crate) fn next_doubt(&self) -> impl Future<Output = ()> + use<> {
+        let mut doubts = self.doubts.subscribe();
+        async move {
+            if doubts.changed().await.is_err() {
+                // There will be none.
+                std::future::pending().await
+            }
+        }
+    }
+
+    fn count_doubt(&self, is_new: bool) {
+        if is_new {
+            self.doubts.send_modify(|count| *count += 1);
+        }
     }
 
     /// Requests a reload because a client brought a signature of a key that is not held: another replica may hold that
@@ -123,6 +144,7 @@ impl ReloadRequests {
     /// Requests a reload because the lease of a credential in service ends soon.
     pub(crate) fn request_for_due_lease(&self) {
         self.due_lease.notify_one();
+        self.count_doubt(true);
     }
 
     /// Requests a reload because another service rejects this version of an API key. `newly`: no reload was requested for that
@@ -133,6 +155,7 @@ impl ReloadRequests {
         keys.versions.insert(credential, version);
         keys.newly |= newly;
         self.rejected_key.request();
+        self.count_doubt(newly);
         number
     }
 

@@ -57,6 +57,14 @@ impl LoadError {
         Self { report: Report::of(Phase::Config, fault), retry: RetryClass::Unreadable, may_pass_soon: false }
     }
 
+    /// Makes the error of a load that was given up, because a credential in service must be replaced now.
+    pub(super) fn of_overtaken() -> Self {
+        let problem = "it was given up: a credential in service was rejected meanwhile, or its lease is due";
+        let remedy = "nothing; the next reload replaces that credential, and tries again what this one waited for";
+        let fault = Fault::new(Exit::Unavailable, "this reload", problem, remedy);
+        Report::of(Phase::Secrets, fault).into()
+    }
+
     /// Makes the error of a load that brings nothing which is worth publishing. There is one fault at least.
     pub(super) fn of_unrefreshed(phase: Phase, unrefreshed: Vec<Unrefreshed>) -> Self {
         let retry = Unrefreshed::retry_of(&unrefreshed);

@@ -62,7 +62,8 @@ struct DatabaseHandle {
 }
 
 impl Database {
-    /// Proves the login. `predecessor` is the database in service: its pool goes on if the place is the same.
+    /// Proves the login. `predecessor` is the database in service: its pool goes on if the place is the same. If only the
+    /// limits differ, its log-ins were the proof: a reload that changes them does not wait for the database.
     pub(crate) async fn open(
         login: &Credential<Login>,
         section: DatabaseSection<'_>,
@@ -74,7 +75,11 @@ impl Database {
             Some(Self(before)) if before.login.place() == login.place() => before.pool.clone(),
             _ => Pool::new(login.clone()),
         };
+        let is_proven = predecessor.is_some_and(|Self(before)| login.is_proven_by(&before.login));
         let handle = DatabaseHandle { pool, login };
+        if is_proven {
+            return Ok(Self(Arc::new(handle)));
+        }
         // The connection goes back to the pool, which keeps it for this login.
         drop(proof::prove(&handle.pool, &handle.login, section, context).await?);
         Ok(Self(Arc::new(handle)))

@@ -2,7 +2,7 @@
 
 use super::fake_database::{FakeDatabase, FakeService, FakeSettings};
 use crate::{
-    config::Config,
+    config::{Config, settings::DatabaseConfig},
     credentials::signing_keys::SigningKeys,
     secrets::{
         id::{SecretId, VersionId},
@@ -16,6 +16,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use futures_util::future::BoxFuture;
 use std::{
     collections::BTreeMap,
+    future::pending,
     mem,
     sync::{Arc, Mutex},
     time::Duration,
@@ -33,6 +34,8 @@ const NO_PROBES: Duration = Duration::from_secs(3600);
 struct CountingManager {
     manager: MemoryManager,
     calls: Mutex<BTreeMap<String, usize>>,
+    /// The secret for which it does not answer.
+    silent: Mutex<Option<&'static str>>,
 }
 
 impl CountingManager {
@@ -57,6 +60,9 @@ impl Source for CountingManager {
         held: Option<&'a VersionId>,
     ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
         *self.calls.lock().unwrap().entry(id.to_string()).or_default() += 1;
+        if self.silent.lock().unwrap().is_some_and(|silent| silent == id.as_str()) {
+            return Box::pin(pending());
+        }
         self.manager.fetch(id, stage, held)
     }
 
@@ -205,6 +211,27 @@ async fn a_wrong_password_at_the_manager_is_followed_by_looks_at_all_credentials
     service.published().await;
     assert_eq!((service.version("login"), service.version("keys")), (second, keys));
     service.harness.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_login_that_is_rejected_during_a_load_does_not_wait_for_what_that_load_waits_for() {
+    let (manager, database) = (CountingManager::with_first_versions(), Arc::<FakeDatabase>::default());
+    database.state().password = "first".into();
+    let harness = start(&manager, &database, NO_PROBES).await;
+    *manager.silent.lock().unwrap() = Some("keys");
+    harness.start_reloading();
+    manager.take_calls();
+    while manager.calls.lock().unwrap().is_empty() {
+        sleep(Duration::from_secs(1)).await;
+    }
+    database.state().password = "second".into();
+    manager.manager.rotate("login", login("second"));
+    assert!(harness.live().service().client.request().await.is_err(), "the password is another one");
+    let rejected_at = Instant::now();
+    let mut live = harness.live();
+    assert_eq!(timeout(Duration::from_secs(60), live.changed()).await, Ok(true));
+    let acquire_timeout = DatabaseConfig::default().acquire_timeout;
+    assert!(rejected_at.elapsed() < acquire_timeout, "{:?}", rejected_at.elapsed());
 }
 
 #[tokio::test(start_paused = true)]

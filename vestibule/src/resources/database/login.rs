@@ -2,6 +2,7 @@
 
 use super::{log_in::LogInOptions, section::DatabaseSection};
 use crate::{
+    config::settings::DatabaseConfig,
     credentials::login::Login,
     exit::Fault,
     resources::{
@@ -33,6 +34,8 @@ pub(super) struct PoolLogin {
     /// The value that the options have a copy of. While it is held here, `/status` shows the version as held.
     _credential: Arc<Login>,
     lease: Option<Arc<SecretLease>>,
+    /// All that a log-in proves, as text: the version, and the settings of the section but its limits.
+    proves: String,
     pub(super) options: LogInOptions,
     pub(super) limits: PoolLimits,
     pub(super) breaker: CircuitBreaker,
@@ -110,6 +113,7 @@ impl PoolLogin {
         Ok(Self {
             _credential: login.shared(),
             lease: login.lease.clone(),
+            proves: format!("{} {} {:?}", login.subject(), login.version(), without_limits(config)),
             options,
             limits: PoolLimits {
                 max_connections: config.max_connections.get() as usize,
@@ -131,6 +135,11 @@ impl PoolLogin {
     pub(super) fn place(&self) -> (&str, u16, Option<&str>) {
         let options = &self.options.connection;
         (options.get_host(), options.get_port(), options.get_database())
+    }
+
+    /// Returns `true` if the other login differs in its limits at most. If one of both is proven, the other one is.
+    pub(super) fn is_proven_by(&self, other: &Self) -> bool {
+        self.proves == other.proves
     }
 
     /// Returns `true` if an error of a statement is a reason to check the login now.
@@ -169,6 +178,28 @@ impl PoolLogin {
 
     pub(super) fn was_discarded(&self) -> bool {
         self.discarded.load(Ordering::Acquire)
+    }
+}
+
+/// Returns the settings with the limits of the defaults.
+fn without_limits(config: &DatabaseConfig) -> DatabaseConfig {
+    let DatabaseConfig {
+        max_connections,
+        acquire_timeout,
+        statement_timeout,
+        idle_in_transaction_timeout,
+        max_lifetime,
+        idle_timeout,
+        ..
+    } = DatabaseConfig::default();
+    DatabaseConfig {
+        max_connections,
+        acquire_timeout,
+        statement_timeout,
+        idle_in_transaction_timeout,
+        max_lifetime,
+        idle_timeout,
+        ..config.clone()
     }
 }
 

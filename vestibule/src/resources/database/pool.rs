@@ -9,7 +9,8 @@
 //! ```
 //!
 //! The pool logs in with the newest login that was proven and published. Each connection knows the login that it was made
-//! with. After a publication, idle connections of the old login serve until the new ones are open, for a second at most.
+//! with. After a publication, idle connections of the old login serve until the new ones are open, for a second at most. If
+//! only the limits are new, that second begins when a log-in succeeds.
 //! A login that waits for its publication has connections of its own: the load that has proven it opens them itself.
 
 mod tender;
@@ -71,7 +72,7 @@ struct State {
     unpublished: Vec<PooledConnection>,
     /// The idle connections of the login in service. The last one was used last.
     idle: Vec<PooledConnection>,
-    /// The idle connections of logins that were replaced less than [`HANDOVER`] ago.
+    /// The idle connections of logins that were replaced, until [`HANDOVER`] is over.
     replaced: Vec<PooledConnection>,
     replaced_until: Instant,
     waiting: VecDeque<oneshot::Sender<Lease>>,
@@ -373,11 +374,19 @@ impl Pool {
         let (proven, given_up, surplus) = {
             let mut state = self.state();
             if !Arc::ptr_eq(&state.login, login) {
+                if login.is_proven_by(&state.login) {
+                    // The first log-in with the new limits shows whether there can be more. Until then, nothing is as good
+                    // as the connections that are open.
+                    state.replaced_until = Instant::now() + login.limits.max_lifetime;
+                    state.is_suspect = true;
+                } else {
+                    state.replaced_until = Instant::now() + HANDOVER;
+                    (state.trouble, state.is_suspect) = (None, false);
+                }
                 state.login = login.clone();
-                state.replaced_until = Instant::now() + HANDOVER;
                 let idle = std::mem::take(&mut state.idle);
                 state.replaced.extend(idle);
-                (state.trouble, state.wanted, state.is_suspect) = (None, 0, false);
+                state.wanted = 0;
                 state.stage = PoolStage::Open;
             }
             // The connections of the login before give their places up first.
@@ -472,9 +481,10 @@ fn pop_usable(idle: &mut Vec<PooledConnection>, ended: &mut Vec<PooledConnection
 }
 
 impl State {
-    /// Returns `true` if the login waits for its publication beside the one in service. It has connections of its own.
-    fn is_unpublished(&self, login: &Arc<PoolLogin>) -> bool {
-        !login.was_published() && !Arc::ptr_eq(login, &self.login)
+    /// Returns `true` if the login waits for its publication beside the one in service. It has connections of its own, unless
+    /// it differs from that in its limits only.
+    fn is_unpublished(&self, login: &PoolLogin) -> bool {
+        !login.was_published() && !login.is_proven_by(&self.login)
     }
 
     /// Returns `true` if a connection can be opened in a free place, or in that of a replaced one.

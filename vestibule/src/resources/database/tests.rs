@@ -158,15 +158,24 @@ async fn statement(database: &Database) -> Result<(), sqlx::Error> {
 
 /// Starts the service with the password `one`, and its pool with two idle connections.
 async fn start(server: &Arc<Server>) -> (Harness<Service>, Arc<MemoryManager>) {
-    let manager = MemoryManager::with([("database", login("one"))]);
-    let database = DatabaseConfig {
+    let database = listen(server).await;
+    start_with(server, database).await
+}
+
+/// Has the server listen, and returns its place.
+async fn listen(server: &Arc<Server>) -> DatabaseConfig {
+    DatabaseConfig {
         host: Host::parse("127.0.0.1").unwrap(),
         port: server.listen().await,
         tls: TlsMode::Disable,
         max_connections: NonZeroU32::new(2).unwrap(),
         acquire_timeout: Duration::from_secs(2),
         ..DatabaseConfig::default()
-    };
+    }
+}
+
+async fn start_with(server: &Arc<Server>, database: DatabaseConfig) -> (Harness<Service>, Arc<MemoryManager>) {
+    let manager = MemoryManager::with([("database", login("one"))]);
     server.passwords.lock().unwrap().push("one");
     let harness = Harness::start(manager.clone(), Config { database, ..Config::default() }).await;
     let harness = harness.unwrap_or_else(|report| panic!("{report}"));
@@ -239,6 +248,34 @@ async fn a_load_that_fails_after_its_log_in_closes_no_connection_in_service() {
     // No log-in with the password in service succeeds any more.
     let service = harness.live().service();
     tokio::try_join!(statement(&service.0), statement(&service.0)).unwrap();
+    harness.stop().await;
+}
+
+#[tokio::test]
+async fn limits_are_taken_up_without_a_log_in_and_without_the_loss_of_a_connection() {
+    let server = Arc::<Server>::default();
+    let database = listen(&server).await;
+    let (harness, _) = start_with(&server, database.clone()).await;
+    server.passwords.lock().unwrap().clear();
+    let database = DatabaseConfig { statement_timeout: Duration::from_secs(3), ..database };
+    let reloaded = harness.reload_with(Config { database: database.clone(), ..Config::default() }).await;
+    assert!(reloaded.unwrap_or_else(|report| panic!("{report}")));
+    // Idle connections of a login that was replaced would serve for a second.
+    sleep(Duration::from_millis(1200)).await;
+    let service = harness.live().service();
+    tokio::try_join!(statement(&service.0), statement(&service.0)).unwrap();
+    assert_eq!(server.log_ins(), ["one", "one"]);
+
+    server.passwords.lock().unwrap().push("one");
+    // An operator's reload tries a rejected login at once.
+    assert!(!harness.reload().await.unwrap_or_else(|report| panic!("{report}")));
+    sleep(Duration::from_millis(1200)).await;
+    tokio::try_join!(statement(&service.0), statement(&service.0)).unwrap();
+    assert!(server.log_ins().len() >= 4, "connections with the limits of before are not used any more");
+    let unproven = DatabaseConfig { startup_options: false, ..database };
+    server.passwords.lock().unwrap().clear();
+    let reloaded = harness.reload_with(Config { database: unproven, ..Config::default() }).await;
+    reloaded.expect_err("a log-in with other options proves them");
     harness.stop().await;
 }
 

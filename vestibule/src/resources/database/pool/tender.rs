@@ -1,6 +1,6 @@
 //! The tender of a pool: it logs in for those who wait, probes a login that does not succeed, and closes what is old.
 
-use super::{CONCURRENT_LOGINS, Pool, PoolStage, State};
+use super::{CONCURRENT_LOGINS, HANDOVER, Pool, PoolStage, State};
 use crate::{
     backoff::Backoff,
     resources::{
@@ -187,7 +187,10 @@ impl State {
 
     fn login_succeeded(&mut self, login: &Arc<PoolLogin>) {
         if Arc::ptr_eq(login, &self.login) {
-            self.trouble = None;
+            if self.trouble.take().is_some() {
+                self.is_suspect = false;
+            }
+            self.replaced_until = self.replaced_until.min(Instant::now() + HANDOVER);
         }
     }
 
@@ -205,6 +208,8 @@ impl State {
         let to_probe = login.breaker.time_to_next_probe();
         let next_try = if to_probe.is_zero() { pauses.next().unwrap_or(now) } else { now + to_probe };
         self.trouble = Some(Trouble { since, reason, next_try, pauses });
+        // The next try needs no place of a connection that still serves.
+        self.is_suspect = true;
     }
 }
 
