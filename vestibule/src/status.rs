@@ -276,7 +276,7 @@ impl Status {
             let of_name = before.iter().find(|status| status.name == name && status.id == held.id);
             let status = match of_name {
                 Some(status) if status.version == *held.in_use() => {
-                    CredentialStatus { others: held.others(), ..status.clone() }
+                    CredentialStatus { others: held.others(), lease: LeaseStatus::of(held, drain), ..status.clone() }
                 }
                 Some(status) => {
                     self.last_uses.record(name, &status.version);
@@ -355,7 +355,7 @@ impl CredentialStatus {
             loaded: held.loaded,
             verified: now,
             expires: held.expires_at,
-            lease: held.lease.as_ref().map(|lease| LeaseStatus::new(lease, drain)),
+            lease: LeaseStatus::of(held, drain),
             replaced: None,
             last_used: Vec::new(),
         }

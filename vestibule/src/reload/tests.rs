@@ -12,6 +12,7 @@
 
 mod fake_database;
 mod looks;
+mod reads;
 mod world;
 
 use self::{

@@ -72,6 +72,9 @@ const ROTATION: Duration = Duration::from_secs(6);
 /// The part of the time for closing that calls under way may take. The rest is for giving back what they have made.
 const UNDER_WAY: Duration = Duration::from_secs(1);
 
+/// The part of the time for closing that giving leases back may take. The rest is for ending the tokens.
+const LEASES: Duration = Duration::from_millis(500);
+
 /// A client of Vault or OpenBao.
 ///
 /// It is a thin one. It logs in when a secret is asked for, and again in time. It keeps no value.
@@ -276,7 +279,8 @@ impl Source for Vault {
         Box::pin(async {
             // One that hangs must leave time for the rest.
             let _ = timeout(UNDER_WAY, self.calls.wait()).await;
-            self.inner.give_leases_back().await;
+            // The end of the token ends its leases, too.
+            let _ = timeout(LEASES, self.inner.give_leases_back()).await;
             self.inner.sessions.end().await;
         })
     }

@@ -1,6 +1,9 @@
 //! The lease of a credential, as `/status` shows it.
 
-use crate::{moment::Moment, secrets::lease::SecretLease};
+use crate::{
+    moment::Moment,
+    secrets::{held::HeldCredential, lease::SecretLease},
+};
 use serde::Serialize;
 use std::{
     sync::{Arc, Weak},
@@ -28,6 +31,11 @@ pub(crate) struct LeaseStatus {
 }
 
 impl LeaseStatus {
+    /// Returns the lease of a credential, if it has one.
+    pub(super) fn of(held: &HeldCredential, drain: Duration) -> Option<Self> {
+        held.lease.as_ref().map(|lease| Self::new(lease, drain))
+    }
+
     pub(super) fn new(lease: &Arc<SecretLease>, drain: Duration) -> Self {
         let (end, confirmed) = (lease.end().at(), lease.confirmed());
         Self { end, due: end - lease.margin(drain), confirmed, lease: Arc::downgrade(lease), drain }

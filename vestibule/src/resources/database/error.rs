@@ -6,6 +6,7 @@ use crate::{
     exit::{Exit, Fault},
     secrets::aws::rds_token::RdsTokenError,
 };
+use sqlx::postgres::PgDatabaseError;
 use std::sync::Arc;
 
 /// The damage that an error does to its connection: the connection is not used again.
@@ -31,8 +32,8 @@ impl Damage {
         }
         let code = sqlstate(error)?;
         match code.as_str() {
-            // "cached plan must not change result type" (plancache.c), and a statement that a proxy has lost.
-            "0A000" if error.to_string().contains("cached plan") => Some(Self::All),
+            "0A000" if is_of_cached_plan(error) => Some(Self::All),
+            // A statement that a proxy has lost, and a server that became read-only.
             "26000" | "25006" => Some(Self::All),
             "42501" | "42704" => Some(Self::Login),
             "57P01" | "57P02" | "57P03" | "25P03" => Some(Self::Connection),
@@ -58,6 +59,15 @@ impl Damage {
             Self::Login => login.breaker.rejection().is_some(),
         }
     }
+}
+
+/// Returns `true` if a prepared statement no longer fits the schema. The server translates its messages, and never the names
+/// of its functions (`RevalidateCachedQuery` in plancache.c); a proxy may leave them out.
+fn is_of_cached_plan(error: &sqlx::Error) -> bool {
+    let of_server = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
+    of_server.is_some_and(|error| {
+        error.routine() == Some("RevalidateCachedQuery") || error.message().contains("cached plan")
+    })
 }
 
 /// Returns the SQLSTATE of an error that the database reported.

@@ -55,8 +55,7 @@ impl<'p> Executor<'p> for &'_ Database {
         let database = self.clone();
         Box::pin(async move {
             let mut lease = database.lease().await?;
-            let prepared = lease.pg().prepare_with(sql, parameters).await;
-            lease.connection().record(prepared)
+            prepare(&mut lease, sql, parameters).await
         })
     }
 
@@ -68,8 +67,7 @@ impl<'p> Executor<'p> for &'_ Database {
         let database = self.clone();
         Box::pin(async move {
             let mut lease = database.lease().await?;
-            let described = lease.pg().describe(sql).await;
-            lease.connection().record(described)
+            describe(&mut lease, sql).await
         })
     }
 }
@@ -101,10 +99,7 @@ impl<'c> Executor<'c> for &'c mut Session {
     where
         'c: 'e,
     {
-        Box::pin(async move {
-            let prepared = self.0.pg().prepare_with(sql, parameters).await;
-            self.0.connection().record(prepared)
-        })
+        Box::pin(prepare(&mut self.0, sql, parameters))
     }
 
     #[doc(hidden)]
@@ -112,11 +107,24 @@ impl<'c> Executor<'c> for &'c mut Session {
     where
         'c: 'e,
     {
-        Box::pin(async move {
-            let described = self.0.pg().describe(sql).await;
-            self.0.connection().record(described)
-        })
+        Box::pin(describe(&mut self.0, sql))
     }
+}
+
+/// Has the server prepare a statement. It may wait for a lock, so a caller that goes away leaves the connection busy.
+async fn prepare(lease: &mut Lease, sql: SqlStr, parameters: &[PgTypeInfo]) -> Result<PgStatement, sqlx::Error> {
+    let connection = lease.connection();
+    connection.begin_statement();
+    let prepared = connection.pg.prepare_with(sql, parameters).await;
+    connection.record(prepared)
+}
+
+/// Does the same for a description.
+async fn describe(lease: &mut Lease, sql: SqlStr) -> Result<Describe<Postgres>, sqlx::Error> {
+    let connection = lease.connection();
+    connection.begin_statement();
+    let described = connection.pg.describe(sql).await;
+    connection.record(described)
 }
 
 /// Runs a statement. A stream that is dropped before its end leaves the connection busy.

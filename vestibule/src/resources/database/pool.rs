@@ -361,6 +361,11 @@ impl Pool {
         self.logins.clone().acquire_owned().await.ok()
     }
 
+    /// Returns `true` if this is the login that the pool logs in with.
+    pub(super) fn logs_in_with(&self, login: &Arc<PoolLogin>) -> bool {
+        Arc::ptr_eq(&self.state().login, login)
+    }
+
     /// Closes one connection as soon as one is idle, because the server has no other left. Returns its place.
     pub(super) async fn give_up_one(self: &Arc<Self>, deadline: Instant) -> Option<Lease> {
         let login = self.state().login.clone();

@@ -30,7 +30,8 @@ pub(super) async fn prove(
     let attempt = login.breaker.allow(context.probe_reason)?;
     let mut lease = pool.place();
     let _permit = timeout_at(deadline, pool.login_permit()).await.map_err(|_| of_section(unanswered()))?;
-    let connected = connect(&login.options, deadline, Some(pool), context.is_start()).await;
+    let of_others = if pool.logs_in_with(login) { None } else { Some(pool) };
+    let connected = connect(&login.options, deadline, of_others, context.is_start()).await;
     let connection = match connected {
         Ok(connection) => connection,
         Err(ConnectError::Rejected(error)) => return Err(attempt.rejected(reason(&error)).into()),
@@ -123,7 +124,7 @@ pub(crate) enum ConnectError {
 
 /// Logs in. Repeats attempts that may succeed later (no answer, starting up, too many connections) until the deadline.
 ///
-/// If the server has no connection left, closes one connection of `pool`, once. Its place stays taken until the end of this
+/// If the server has no connection left, closes one connection of `pool`, which has another login, once. Its place stays taken until the end of this
 /// call, so that nobody opens another connection in it. `is_start` has the first attempt that fails logged.
 pub(crate) async fn connect(
     options: &LogInOptions,
@@ -150,7 +151,7 @@ pub(crate) async fn connect(
                     && freed_place.is_none()
                     && is_full(&error)
                 {
-                    freed_place = pool.give_up_one(deadline).await;
+                    freed_place = pool.give_up_one(until).await;
                 }
                 fault(&error)
             }

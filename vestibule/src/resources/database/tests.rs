@@ -17,7 +17,9 @@ use crate::{
     },
     testing::{Harness, MemoryManager},
 };
+use sqlx::{Executor, SqlStr};
 use std::{
+    future::pending,
     io,
     num::{NonZeroU16, NonZeroU32},
     sync::Mutex,
@@ -26,8 +28,17 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    time::sleep,
+    time::{sleep, timeout},
 };
+
+const READ_ONLY: &[u8] = b"SERROR\0VERROR\0C25006\0Mread-only\0\0";
+
+/// The error of a statement that no longer fits the schema, from a server with German messages.
+const GERMAN_PLAN: &[u8] =
+    "SFEHLER\0VERROR\0C0A000\0Mgecachter Plan darf den Ergebnistyp nicht ändern\0RRevalidateCachedQuery\0\0".as_bytes();
+
+/// The error of a server that has no connection left, as a whole message.
+const FULL: &[u8] = b"E\0\0\0\x2cSFATAL\0VFATAL\0C53300\0Mtoo many clients\0\0";
 
 /// A server of one user.
 #[derive(Default)]
@@ -37,7 +48,8 @@ struct Server {
     /// The password of each log-in that it has accepted, and of each statement.
     log_ins: Mutex<Vec<String>>,
     statements: Mutex<Vec<String>>,
-    is_read_only: Mutex<bool>,
+    /// The error of each statement, if it has one.
+    fault: Mutex<Option<&'static [u8]>>,
     /// The next log-ins get this in place of an answer. Then the connection closes.
     nonsense: Mutex<Vec<&'static [u8]>>,
     /// The password whose connections may run no statement.
@@ -80,17 +92,21 @@ impl Server {
             if kind == b'X' {
                 return Ok(());
             }
+            if kind == b'P' {
+                // A lock keeps the statement from being prepared.
+                return pending().await;
+            }
             // A `Sync` has no other answer.
             if kind == b'Q' {
                 // So long that two statements at a time need two connections.
                 sleep(Duration::from_millis(100)).await;
                 self.statements.lock().unwrap().push(password.clone());
-                let is_read_only = *self.is_read_only.lock().unwrap();
+                let fault = *self.fault.lock().unwrap();
                 let is_denied = *self.denied.lock().unwrap() == Some(&password);
                 if is_denied {
                     write(&mut stream, b'E', b"SERROR\0VERROR\0C42501\0Mpermission denied\0\0").await?;
-                } else if is_read_only {
-                    write(&mut stream, b'E', b"SERROR\0VERROR\0C25006\0Mread-only\0\0").await?;
+                } else if let Some(fault) = fault {
+                    write(&mut stream, b'E', fault).await?;
                 } else {
                     write(&mut stream, b'C', b"SELECT 0\0").await?;
                 }
@@ -159,7 +175,9 @@ async fn statement(database: &Database) -> Result<(), sqlx::Error> {
 /// Starts the service with the password `one`, and its pool with two idle connections.
 async fn start(server: &Arc<Server>) -> (Harness<Service>, Arc<MemoryManager>) {
     let database = listen(server).await;
-    start_with(server, database).await
+    let started = start_with(server, database).await;
+    assert_eq!(server.log_ins(), ["one", "one"]);
+    started
 }
 
 /// Has the server listen, and returns its place.
@@ -178,9 +196,7 @@ async fn start_with(server: &Arc<Server>, database: DatabaseConfig) -> (Harness<
     let manager = MemoryManager::with([("database", login("one"))]);
     server.passwords.lock().unwrap().push("one");
     let harness = Harness::start(manager.clone(), Config { database, ..Config::default() }).await;
-    let harness = harness.unwrap_or_else(|report| panic!("{report}"));
-    assert_eq!(server.log_ins(), ["one", "one"]);
-    (harness, manager)
+    (harness.unwrap_or_else(|report| panic!("{report}")), manager)
 }
 
 fn login(password: &str) -> String {
@@ -224,14 +240,14 @@ async fn a_database_that_is_read_only_for_long_empties_the_pool_once() {
     let server = Arc::<Server>::default();
     let (harness, _) = start(&server).await;
     let service = harness.live().service();
-    *server.is_read_only.lock().unwrap() = true;
+    *server.fault.lock().unwrap() = Some(READ_ONLY);
     statement(&service.0).await.unwrap_err();
     assert_eq!(server.log_ins().len(), 2);
     let (one, other) = (service.0.acquire().await.unwrap(), service.0.acquire().await.unwrap());
     assert_eq!(server.log_ins().len(), 4, "all were closed");
     drop((one, other));
     statement(&service.0).await.unwrap_err();
-    *server.is_read_only.lock().unwrap() = false;
+    *server.fault.lock().unwrap() = None;
     statement(&service.0).await.unwrap();
     assert_eq!(server.log_ins().len(), 4, "the one that has failed was closed alone");
     harness.stop().await;
@@ -280,6 +296,46 @@ async fn limits_are_taken_up_without_a_log_in_and_without_the_loss_of_a_connecti
 }
 
 #[tokio::test]
+async fn a_statement_that_no_longer_fits_the_schema_renews_all_connections_in_every_language() {
+    let server = Arc::<Server>::default();
+    let (harness, _) = start(&server).await;
+    let service = harness.live().service();
+    *server.fault.lock().unwrap() = Some(GERMAN_PLAN);
+    statement(&service.0).await.unwrap_err();
+    *server.fault.lock().unwrap() = None;
+    tokio::try_join!(statement(&service.0), statement(&service.0)).unwrap();
+    assert_eq!(server.log_ins().len(), 4);
+    harness.stop().await;
+}
+
+#[tokio::test]
+async fn a_start_that_finds_no_connection_left_tries_again_with_the_smallest_pool() {
+    let server = Arc::<Server>::default();
+    server.nonsense.lock().unwrap().push(FULL);
+    let database = DatabaseConfig { max_connections: NonZeroU32::MIN, ..listen(&server).await };
+    let (harness, _) = timeout(Duration::from_secs(10), start_with(&server, database)).await.expect("one pause");
+    assert!(server.nonsense.lock().unwrap().is_empty());
+    harness.stop().await;
+}
+
+#[tokio::test]
+async fn nobody_gets_a_connection_that_still_prepares_a_statement_for_somebody_else() {
+    let server = Arc::<Server>::default();
+    let database = DatabaseConfig {
+        max_connections: NonZeroU32::MIN,
+        statement_timeout: Duration::from_millis(100),
+        ..listen(&server).await
+    };
+    let (harness, _) = start_with(&server, database).await;
+    let service = harness.live().service();
+    let prepare = service.0.prepare(SqlStr::from_static("SELECT"));
+    timeout(Duration::from_millis(100), prepare).await.expect_err("it waits for a lock");
+    timeout(Duration::from_secs(10), statement(&service.0)).await.expect("another connection").unwrap();
+    assert_eq!(server.log_ins().len(), 2);
+    harness.stop().await;
+}
+
+#[tokio::test]
 async fn a_server_that_talks_nonsense_ends_neither_a_start_nor_the_pool() {
     let server = Arc::<Server>::default();
     // Messages that are shorter than their kinds need.
@@ -287,9 +343,9 @@ async fn a_server_that_talks_nonsense_ends_neither_a_start_nor_the_pool() {
     let (harness, _) = start(&server).await;
     let service = harness.live().service();
     for message in nonsense {
-        *server.is_read_only.lock().unwrap() = true;
+        *server.fault.lock().unwrap() = Some(READ_ONLY);
         statement(&service.0).await.unwrap_err();
-        *server.is_read_only.lock().unwrap() = false;
+        *server.fault.lock().unwrap() = None;
         server.nonsense.lock().unwrap().push(message);
         tokio::try_join!(statement(&service.0), statement(&service.0)).unwrap();
         assert!(server.nonsense.lock().unwrap().is_empty());

@@ -121,6 +121,8 @@ impl LeaseCalls for VaultLease {
                         *is_given_back = true;
                         return;
                     }
+                    // No pause changes a policy.
+                    Ok(answer) if answer.status == StatusCode::FORBIDDEN => break "HTTP 403".into(),
                     Ok(answer) => format!("HTTP {}", answer.status.as_u16()),
                     Err(error) => error.to_string(),
                 };

@@ -34,6 +34,16 @@ struct FakeServer {
     /// A notification without which no login is answered.
     gate: Option<Notify>,
     revoked: AtomicUsize,
+    /// The answer when a lease is given back: 204, 403, or none.
+    of_leases: LeaseAnswer,
+}
+
+#[derive(Clone, Copy, Default)]
+enum LeaseAnswer {
+    #[default]
+    Revoked,
+    Denied,
+    Silence,
 }
 
 impl FakeServer {
@@ -71,12 +81,18 @@ impl FakeServer {
             revocations.revoked.fetch_add(1, Ordering::SeqCst);
             StatusCode::NO_CONTENT
         };
+        let (revoke_lease, of_leases) = (revoke.clone(), self.of_leases);
+        let revoke_lease = async move || match of_leases {
+            LeaseAnswer::Revoked => revoke_lease().await,
+            LeaseAnswer::Denied => StatusCode::FORBIDDEN,
+            LeaseAnswer::Silence => pending().await,
+        };
         let router = Router::new()
             .route("/v1/auth/jwt/login", post(async move || logins.log_in().await))
             .route("/v1/kv/data/signing", get(async move || reads.read()))
             .route("/v1/database/static-creds/pay", get(async || DUE_LOGIN))
-            .route("/v1/auth/token/revoke-self", post(revoke.clone()))
-            .route("/v1/sys/leases/revoke", post(revoke))
+            .route("/v1/auth/token/revoke-self", post(revoke))
+            .route("/v1/sys/leases/revoke", post(revoke_lease))
             .fallback(async || StatusCode::NO_CONTENT);
         tokio::spawn(axum::serve(listener, router).into_future());
         config.addresses.insert(0, address);
@@ -181,6 +197,22 @@ async fn a_clock_that_is_set_forward_keeps_no_token_and_no_lease_from_being_give
     assert_eq!(server.revoked.load(Ordering::SeqCst), 1, "the lease");
     vault.close().await;
     assert_eq!(server.revoked.load(Ordering::SeqCst), 2, "the token");
+}
+
+#[tokio::test]
+async fn a_lease_that_cannot_be_given_back_does_not_keep_its_token() {
+    for of_leases in [LeaseAnswer::Denied, LeaseAnswer::Silence] {
+        let server = Arc::new(FakeServer { answered: AtomicUsize::new(1), of_leases, ..FakeServer::default() });
+        let vault = server.start().await;
+        fetch(&vault).await.map(drop).unwrap();
+        let VaultInner { sessions, login, servers, leases, .. } = &*vault.inner;
+        let session = sessions.current(SessionUse::Read, None, Instant::now() + ATTEMPT).await.unwrap();
+        let hour = Duration::from_secs(3600);
+        let lease = Arc::new(VaultLease::new("id".into(), hour, session, login.clone(), servers.clone()));
+        leases.lock().unwrap().push(Arc::downgrade(&lease));
+        timeout(Duration::from_secs(2), vault.close()).await.expect("a stop waits for 2 s");
+        assert_eq!(server.revoked.load(Ordering::SeqCst), 1, "the token");
+    }
 }
 
 #[test]
