@@ -242,18 +242,20 @@ async fn compare_with_held(
         // A credential that is doubted is read again even if its version is unchanged.
         _ => &unknown,
     };
-    let mut answers = fetch_stages(context, query, stages, known).await?;
-    if let Some(held) = held
-        && is_in_use_lost(context, held, &answers, known)
-        && Instant::now() + SECOND_READ < query.deadline
-    {
-        tokio::time::sleep(SECOND_READ).await;
-        answers.insert(Stage::Previous, fetch_stage(context, query, Stage::Previous, None).await?);
-    }
+    let answers = fetch_stages(context, query, stages, known).await?;
     if query.may_stay && answers.iter().all(|(stage, answer)| is_as_held(*stage, answer, known)) {
         return Ok(FetchOutcome::Same);
     }
     let mut values = read_values(context, query, answers).await?;
+    if let Some(held) = held
+        && is_in_use_lost(context, held, &values)
+        && Instant::now() + SECOND_READ < query.deadline
+    {
+        tokio::time::sleep(SECOND_READ).await;
+        if let Fetched::New(previous) = fetch_stage(context, query, Stage::Previous, None).await? {
+            values.insert(Stage::Previous, previous);
+        }
+    }
     let Some(current) = values.remove(&Stage::Current) else {
         return Err(SourceError::Unavailable("it did not say which version is current".into()).into());
     };
@@ -291,20 +293,12 @@ async fn fetch_stages(
     Ok(answers)
 }
 
-/// Returns `true` if a credential that keeps its previous version gets another one in place of the version in use. Stages are
-/// read one by one, so the previous one may have been read before the labels moved.
-fn is_in_use_lost(
-    context: &FetchContext<'_>,
-    held: &HeldCredential,
-    answers: &BTreeMap<Stage, Fetched>,
-    known: &Versions,
-) -> bool {
-    let is_in_use = |(stage, answer): (&Stage, &Fetched)| match answer {
-        Fetched::Same => known.get(stage) == Some(held.in_use()),
-        Fetched::New(value) => value.version == *held.in_use(),
-        Fetched::Absent => false,
-    };
-    answers.contains_key(&Stage::Previous) && !context.revoked.contains(held.in_use()) && !answers.iter().any(is_in_use)
+/// Returns `true` if a credential that keeps its previous version gets another one in place of the version in use. A read
+/// may not see the last write: then the version in use is the previous one now, and the read of that still had the one before.
+fn is_in_use_lost(context: &FetchContext<'_>, held: &HeldCredential, values: &BTreeMap<Stage, SecretValue>) -> bool {
+    values.contains_key(&Stage::Previous)
+        && !context.revoked.contains(held.in_use())
+        && values.values().all(|value| value.version != *held.in_use())
 }
 
 /// Reads the current version for the second time. AWS does not promise that a read sees the last write: an older version

@@ -175,7 +175,7 @@ async fn statement(database: &Database) -> Result<(), sqlx::Error> {
 /// Starts the service with the password `one`, and its pool with two idle connections.
 async fn start(server: &Arc<Server>) -> (Harness<Service>, Arc<MemoryManager>) {
     let database = listen(server).await;
-    let started = start_with(server, database).await;
+    let started = start_with(server, Config { database, ..Config::default() }).await;
     assert_eq!(server.log_ins(), ["one", "one"]);
     started
 }
@@ -192,10 +192,10 @@ async fn listen(server: &Arc<Server>) -> DatabaseConfig {
     }
 }
 
-async fn start_with(server: &Arc<Server>, database: DatabaseConfig) -> (Harness<Service>, Arc<MemoryManager>) {
+async fn start_with(server: &Arc<Server>, config: Config<()>) -> (Harness<Service>, Arc<MemoryManager>) {
     let manager = MemoryManager::with([("database", login("one"))]);
     server.passwords.lock().unwrap().push("one");
-    let harness = Harness::start(manager.clone(), Config { database, ..Config::default() }).await;
+    let harness = Harness::start(manager.clone(), config).await;
     (harness.unwrap_or_else(|report| panic!("{report}")), manager)
 }
 
@@ -271,7 +271,7 @@ async fn a_load_that_fails_after_its_log_in_closes_no_connection_in_service() {
 async fn limits_are_taken_up_without_a_log_in_and_without_the_loss_of_a_connection() {
     let server = Arc::<Server>::default();
     let database = listen(&server).await;
-    let (harness, _) = start_with(&server, database.clone()).await;
+    let (harness, _) = start_with(&server, Config { database: database.clone(), ..Config::default() }).await;
     server.passwords.lock().unwrap().clear();
     let database = DatabaseConfig { statement_timeout: Duration::from_secs(3), ..database };
     let reloaded = harness.reload_with(Config { database: database.clone(), ..Config::default() }).await;
@@ -313,7 +313,10 @@ async fn a_start_that_finds_no_connection_left_tries_again_with_the_smallest_poo
     let server = Arc::<Server>::default();
     server.nonsense.lock().unwrap().push(FULL);
     let database = DatabaseConfig { max_connections: NonZeroU32::MIN, ..listen(&server).await };
-    let (harness, _) = timeout(Duration::from_secs(10), start_with(&server, database)).await.expect("one pause");
+    let mut config = Config { database, ..Config::default() };
+    // Less than a log-in may take, and many times as much as the pause takes.
+    config.secrets.deadline = Duration::from_secs(4);
+    let (harness, _) = start_with(&server, config).await;
     assert!(server.nonsense.lock().unwrap().is_empty());
     harness.stop().await;
 }
@@ -326,7 +329,7 @@ async fn nobody_gets_a_connection_that_still_prepares_a_statement_for_somebody_e
         statement_timeout: Duration::from_millis(100),
         ..listen(&server).await
     };
-    let (harness, _) = start_with(&server, database).await;
+    let (harness, _) = start_with(&server, Config { database, ..Config::default() }).await;
     let service = harness.live().service();
     let prepare = service.0.prepare(SqlStr::from_static("SELECT"));
     timeout(Duration::from_millis(100), prepare).await.expect_err("it waits for a lock");
