@@ -3,7 +3,7 @@
 use crate::{
     SERVICE,
     support::{
-        examples::{config_of_examples, example},
+        examples::{CONFIG_OF_EXAMPLES, example},
         time_waits::stays,
     },
 };
@@ -19,7 +19,7 @@ use tokio::{
 async fn launch(tenant: &Tenant) -> Launch {
     tenant.put("first", &random_key()).await.expect("a key");
     Launch::with_tenant(example("events"), tenant)
-        .env("APP_CONFIG_DIR", config_of_examples())
+        .env("APP_CONFIG_DIR", CONFIG_OF_EXAMPLES)
         .env("APP_SERVER__REQUEST_TIMEOUT", "1s")
         .env("APP_SERVER__RESPONSE_TIMEOUT", "1s")
 }

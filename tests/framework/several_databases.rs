@@ -1,35 +1,25 @@
 //! A service with two databases (`vestibule/examples/two_databases`), and one with none.
 
 use crate::support::{
-    examples::{config_of_examples, example},
+    examples::{CONFIG_OF_EXAMPLES, example},
     reload_status::wait_for_generation,
 };
-use devstack::{Launch, RunningService, Signal, Stack, Tenant};
+use devstack::{Binary, RunningService, Signal, Stack, Tenant};
+use std::sync::LazyLock;
 
-/// Returns a tenant with the credentials of both databases. It has the database of `[database]` alone.
-async fn without_section(label: &str) -> Tenant {
-    let tenant = Stack::shared().await.tenant(label).await.expect("a tenant");
-    for credential in ["reports", "migrator_reports"] {
-        tenant.put_random_login(credential).await.expect("a role and its secret");
-    }
-    tenant
+const CONFIG: (&str, &str) = ("APP_CONFIG_DIR", CONFIG_OF_EXAMPLES);
+
+/// The service with its section `[databases.reports]`.
+static SHOP: LazyLock<Binary> =
+    LazyLock::new(|| Binary::with_variables(shop(), &[CONFIG, ("APP_DATABASES__REPORTS__MAX_CONNECTIONS", "1")]));
+
+fn shop() -> &'static str {
+    example("two_databases").into_os_string().into_string().expect("a path of text").leak()
 }
 
-/// Returns a tenant with both databases, as `cargo dev` makes one.
-async fn with_reports(label: &str) -> Tenant {
-    let mut tenant = without_section(label).await;
-    let database = role(&tenant, "db");
-    tenant.add_database("reports", &database, "migrator_reports").await.expect("a database");
-    tenant
-}
-
-/// Returns a name of the tenant's own.
+/// Returns the name of the role of a credential.
 fn role(tenant: &Tenant, credential: &str) -> String {
     format!("{}_{credential}", tenant.name())
-}
-
-fn launch(tenant: &Tenant) -> Launch {
-    Launch::with_tenant(example("two_databases"), tenant).env("APP_CONFIG_DIR", config_of_examples())
 }
 
 async fn sessions(running: &RunningService<'_>) -> [i32; 2] {
@@ -40,10 +30,8 @@ async fn sessions(running: &RunningService<'_>) -> [i32; 2] {
 
 #[tokio::test]
 async fn a_rotation_at_one_database_leaves_the_sessions_at_the_other_one() {
-    let tenant = with_reports("two").await;
-    let migrated = launch(&tenant).args(["migrate"]).run();
-    assert_eq!(migrated.code, Some(0), "{}", migrated.stderr);
-    let mut running = RunningService::start(launch(&tenant), &tenant).await;
+    let tenant = SHOP.migrated("two").await;
+    let mut running = SHOP.start(&tenant).await;
     let [orders, reports] = sessions(&running).await;
     let version = tenant.rotate("reports").await.expect("a rotation");
     running.process.signal(Signal::HUP);
@@ -57,26 +45,27 @@ async fn a_rotation_at_one_database_leaves_the_sessions_at_the_other_one() {
 
 #[tokio::test]
 async fn a_database_without_its_section_ends_each_command_with_the_name_of_the_section() {
-    let tenant = without_section("no_section").await;
-    let migrated = launch(&tenant).args(["migrate"]).run();
+    let shop = Binary::with_variables(shop(), &[CONFIG]);
+    let tenant = shop.tenant("no_section").await;
+    let migrated = shop.launch(&tenant).args(["migrate"]).run();
     assert_eq!(migrated.code, Some(78), "{}", migrated.stderr);
     assert!(migrated.stderr.contains("add the section [databases.reports]"), "{}", migrated.stderr);
-    let checked = launch(&tenant).env("APP_DATABASES__REPORTS__HOTS", "localhost").args(["check"]).run();
+    let checked = shop.launch(&tenant).env("APP_DATABASES__REPORTS__HOTS", "localhost").args(["check"]).run();
     assert_eq!(checked.code, Some(78), "{}", checked.stderr);
     assert!(checked.stderr.contains("APP_DATABASES__REPORTS__HOTS"), "{}", checked.stderr);
 }
 
 #[tokio::test]
 async fn migrate_stops_at_the_first_database_that_fails_and_names_both() {
-    let tenant = with_reports("one_fails").await;
+    let tenant = SHOP.tenant("one_fails").await;
     tenant.set_password(&role(&tenant, "migrator_reports"), "sentinel-elsewhere").await.expect("it is set");
-    let migrated = launch(&tenant).args(["migrate"]).run();
+    let migrated = SHOP.launch(&tenant).args(["migrate"]).run();
     assert_eq!(migrated.code, Some(77), "{}", migrated.stderr);
     assert!(migrated.stdout.contains("\"database\":\"database\""), "the first one is done: {}", migrated.stdout);
     assert!(migrated.stderr.contains("migrator_reports"), "{}", migrated.stderr);
 
     // The schema of the second database is behind, and the report says which one it is.
-    let checked = launch(&tenant).args(["check", "--live"]).env("APP_SECRETS__DEADLINE", "5s").run();
+    let checked = SHOP.launch(&tenant).args(["check", "--live"]).env("APP_SECRETS__DEADLINE", "5s").run();
     assert_eq!(checked.code, Some(69), "{}", checked.stderr);
     assert!(checked.stderr.contains("database `reports` schema"), "{}", checked.stderr);
 }
@@ -84,7 +73,7 @@ async fn migrate_stops_at_the_first_database_that_fails_and_names_both() {
 #[tokio::test]
 async fn a_service_without_a_database_has_nothing_to_migrate() {
     let tenant = Stack::shared().await.tenant("none").await.expect("a tenant");
-    let launch = || Launch::with_tenant(example("api_keys"), &tenant).env("APP_CONFIG_DIR", config_of_examples());
+    let launch = || Launch::with_tenant(example("api_keys"), &tenant).env("APP_CONFIG_DIR", CONFIG_OF_EXAMPLES);
     let migrated = launch().args(["migrate"]).run();
     assert_eq!(migrated.code, Some(0), "{}", migrated.stderr);
     assert!(migrated.stdout.contains("there is nothing to migrate"), "{}", migrated.stdout);

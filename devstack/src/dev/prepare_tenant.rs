@@ -54,12 +54,9 @@ pub(crate) async fn prepare_tenant(
             }
         }
     }
-    for (section, database) in &description.settings.databases {
-        let migrator = format!("migrator_{section}");
-        let declared = description.credentials.iter().find(|credential| credential.name == migrator);
-        let owner = declared.and_then(|migrator| first_with(&migrator.id));
-        tenant.add_database(section, &database.name, owner.map_or("migrator", |owner| &owner.name)).await?;
-    }
+    let databases = description.settings.databases.iter();
+    let names = databases.map(|(section, database)| (section.clone(), database.name.clone()));
+    tenant.add_databases(names, &description.credentials).await?;
     program.use_tenant(&tenant);
     if description.credentials.iter().any(|credential| credential.name == "migrator") {
         progress("migrating");

@@ -1,8 +1,10 @@
 //! The binary of the service under test.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use serde_json::Value;
+use serde::Deserialize;
+use serde::de::IgnoredAny;
 use tokio::sync::OnceCell;
 
 use crate::stack::Stack;
@@ -19,13 +21,33 @@ use crate::testing::running_service::RunningService;
 /// ```
 pub struct Binary {
     path: &'static str,
-    credentials: OnceCell<Vec<DeclaredCredential>>,
+    variables: &'static [(&'static str, &'static str)],
+    declarations: OnceCell<Declarations>,
+}
+
+/// The part of `config --json` that says what a tenant must have.
+#[derive(Deserialize)]
+struct Declarations {
+    credentials: Vec<DeclaredCredential>,
+    settings: DeclaredSections,
+}
+
+#[derive(Deserialize)]
+struct DeclaredSections {
+    /// The sections `[databases.SECTION]`.
+    #[serde(default)]
+    databases: BTreeMap<String, IgnoredAny>,
 }
 
 impl Binary {
     /// Names the file.
     pub const fn at(path: &'static str) -> Self {
-        Self { path, credentials: OnceCell::const_new() }
+        Self::with_variables(path, &[])
+    }
+
+    /// Names the file, and variables for each process of it. A test can set other values.
+    pub const fn with_variables(path: &'static str, variables: &'static [(&'static str, &'static str)]) -> Self {
+        Self { path, variables, declarations: OnceCell::const_new() }
     }
 
     /// Returns the file.
@@ -35,12 +57,19 @@ impl Binary {
 
     /// Prepares the service, and does not start it.
     pub fn launch(&self, tenant: &Tenant) -> Launch {
-        Launch::with_tenant(self.path, tenant)
+        self.with_own_variables(Launch::with_tenant(self.path, tenant))
     }
 
     /// Prepares the service without a tenant, for what it must reject before it needs one.
     pub async fn launch_without_tenant(&self) -> Launch {
-        Launch::without_tenant(self.path).await
+        self.with_own_variables(Launch::without_tenant(self.path).await)
+    }
+
+    fn with_own_variables(&self, mut launch: Launch) -> Launch {
+        for (name, value) in self.variables {
+            launch = launch.env(*name, *value);
+        }
+        launch
     }
 
     /// Starts the service with its own configuration, and waits until it serves.
@@ -48,22 +77,28 @@ impl Binary {
         RunningService::start(self.launch(tenant), tenant).await
     }
 
-    /// Creates a tenant without tables, with a value for every credential that the service declares. If
-    /// [`Tenant::put_random`] does not know the kind of a credential, the test must [`Tenant::put`] a value itself.
+    /// Creates a tenant without tables, with a value for every credential that the service declares, and a database for
+    /// every section `[databases.SECTION]` of its configuration. If [`Tenant::put_random`] does not know the kind of a
+    /// credential, the test must [`Tenant::put`] a value itself.
     ///
     /// # Panics
     /// If the stack does not start.
     pub async fn tenant(&self, label: &str) -> Tenant {
-        self.with_all_credentials(Stack::shared().await.tenant(label).await.expect("a tenant")).await
+        self.with_all_declared(Stack::shared().await.tenant(label).await.expect("a tenant")).await
     }
 
-    /// Gives the tenant a value for every credential that it lacks.
-    async fn with_all_credentials(&self, tenant: Tenant) -> Tenant {
-        for DeclaredCredential { name, kind, .. } in self.credentials().await {
+    /// Gives the tenant a value for every credential that it lacks, and the databases of all sections.
+    async fn with_all_declared(&self, mut tenant: Tenant) -> Tenant {
+        let Declarations { credentials, settings } = self.declarations().await;
+        for DeclaredCredential { name, kind, .. } in credentials {
             if !matches!(tenant.version(name, "AWSCURRENT").await, Ok(Some(_))) {
                 tenant.put_random(name, kind).await.expect("the value is stored");
             }
         }
+        // All tenants share one server, so each database has a name of its own.
+        let prefix = tenant.name().to_owned();
+        let names = settings.databases.keys().map(|section| (section.clone(), format!("{prefix}_{section}")));
+        tenant.add_databases(names, credentials).await.expect("the databases are created");
         tenant
     }
 
@@ -81,7 +116,7 @@ impl Binary {
     /// As [`Self::migrated`], or if OpenBao does not start.
     pub async fn migrated_at_openbao(&self, label: &str) -> Tenant {
         let tenant = Stack::shared().await.tenant_at_openbao(label).await;
-        self.migrate(self.with_all_credentials(tenant.expect("a tenant")).await)
+        self.migrate(self.with_all_declared(tenant.expect("a tenant")).await)
     }
 
     fn migrate(&self, tenant: Tenant) -> Tenant {
@@ -93,13 +128,16 @@ impl Binary {
     /// Returns the credentials that the service declares, `migrator` included. An optional one is included if its id is
     /// configured.
     pub async fn credentials(&self) -> &[DeclaredCredential] {
-        self.credentials.get_or_init(|| self.read_credentials()).await
+        &self.declarations().await.credentials
     }
 
-    async fn read_credentials(&self) -> Vec<DeclaredCredential> {
+    async fn declarations(&self) -> &Declarations {
+        self.declarations.get_or_init(|| self.read_declarations()).await
+    }
+
+    async fn read_declarations(&self) -> Declarations {
         let exited = self.launch_without_tenant().await.args(["config", "--json"]).run();
         assert_eq!(exited.code, Some(0), "{}", exited.stderr);
-        let mut config: Value = serde_json::from_str(&exited.stdout).expect("JSON");
-        serde_json::from_value(config["credentials"].take()).expect("a list of credentials")
+        serde_json::from_str(&exited.stdout).expect("the configuration as JSON")
     }
 }

@@ -1,6 +1,6 @@
 //! The framework's own examples, as programs.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 /// Returns the program of an example. `cargo test` builds it, but not if it is told to run this test alone.
 pub(crate) fn example(name: &str) -> PathBuf {
@@ -10,7 +10,6 @@ pub(crate) fn example(name: &str) -> PathBuf {
     program
 }
 
-/// Returns the folder of a configuration that suits every example.
-pub(crate) fn config_of_examples() -> &'static Path {
-    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/vestibule/examples/two_databases/config"))
-}
+/// The folder of a configuration that suits every example.
+pub(crate) const CONFIG_OF_EXAMPLES: &str =
+    concat!(env!("CARGO_MANIFEST_DIR"), "/vestibule/examples/two_databases/config");

@@ -84,7 +84,7 @@ pub(super) enum CliCommand {
     /// The kernel says which process listens beside the admin listener of this configuration. No other one gets the signal.
     ///
     /// With --fleet, each replica gets a request on its admin listener, which must allow it (admin.reload). Ends with the
-    /// output and the code of `audit`, or with the code of the first replica that could not be reloaded.
+    /// output and the code of `audit`, or with the code of the replicas that could not be reloaded.
     Reload {
         /// Refuse to signal any other process than this one.
         #[arg(long, value_name = "PID")]

@@ -2,6 +2,7 @@
 
 use sqlx::{Connection, PgConnection};
 
+use crate::stack::declared_credential::DeclaredCredential;
 use crate::stack::error::Error;
 use crate::stack::postgres::sql::format_and_run;
 use crate::stack::tenant::Tenant;
@@ -26,11 +27,23 @@ impl Tenant {
         PgConnection::connect_with(&self.postgres.options(&self.name, role, password)).await
     }
 
-    /// Creates the database of a section `[databases.SECTION]`, and points the service to it. The role of the credential
-    /// `owner` owns it, and must exist.
-    pub async fn add_database(&mut self, section: &str, name: &str, owner: &str) -> Result<(), Error> {
-        self.create_database(name, &self.role(owner)).await?;
-        self.databases.insert(section.into(), name.into());
+    /// Creates the database of each section `[databases.SECTION]`, and points the service to it. `names` has its name, by
+    /// section. Its owner is the role of the credential that has the secret of `migrator_SECTION`, and must exist.
+    pub(crate) async fn add_databases(
+        &mut self,
+        names: impl IntoIterator<Item = (String, String)>,
+        credentials: &[DeclaredCredential],
+    ) -> Result<(), Error> {
+        for (section, name) in names {
+            let migrator = format!("migrator_{section}");
+            let declared = credentials.iter().find(|credential| credential.name == migrator);
+            // Several credentials may have one secret. The first of them has the role.
+            let owner =
+                declared.and_then(|migrator| credentials.iter().find(|credential| credential.id == migrator.id));
+            let role = self.role(owner.map_or("migrator", |owner| &owner.name));
+            self.create_database(&name, &role).await?;
+            self.databases.insert(section, name);
+        }
         Ok(())
     }
 

@@ -332,12 +332,12 @@ impl<T> Fleet<'_, T> {
     }
 }
 
-/// Returns the error of a fleet of which only these replicas were reloaded.
+/// Returns the error of a fleet of which only these replicas were reloaded. The faults decide its exit code.
 fn stopped(
     why: &str,
     waves: &[&[ReplicaAddress]],
     reloaded: &[&ReplicaAddress],
-    FinishedWave { failed, mut faults, .. }: FinishedWave<'_>,
+    FinishedWave { failed, faults, .. }: FinishedWave<'_>,
 ) -> CommandError {
     let not_asked =
         waves.iter().copied().flatten().filter(|address| !reloaded.contains(address) && !failed.contains(address));
@@ -349,8 +349,11 @@ fn stopped(
     );
     let remedy = "mend what is named above, and run the command again: a replica with nothing new to load says `unchanged`; \
                   `audit` says who holds which version";
-    faults.push(Fault::new(Exit::Unavailable, "the fleet", problem, remedy));
-    audit::failed(Report { phase: Phase::Command, faults })
+    let mut report = Report { phase: Phase::Command, faults };
+    // Without a fault, a signal stopped the command.
+    let exit = if report.faults.is_empty() { Exit::Unavailable } else { report.exit() };
+    report.faults.push(Fault::new(exit, "the fleet", problem, remedy));
+    audit::failed(report)
 }
 
 /// Returns the fault of a replica that did not do the reload.
@@ -389,4 +392,24 @@ fn parse<T: for<'de> Deserialize<'de>>(body: &str) -> Option<T> {
 fn list(all: impl Iterator<Item = impl ToString>) -> String {
     let all: Vec<_> = all.map(|one| one.to_string()).collect();
     if all.is_empty() { "none".into() } else { all.join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Returns the exit of a fleet that was stopped by faults with these exits.
+    fn exit_after(exits: &[Exit]) -> Exit {
+        let faults = exits.iter().map(|exit| Fault::new(*exit, "http://10.0.0.7:9090", "p", "r")).collect();
+        let finished = FinishedWave { faults, ..FinishedWave::default() };
+        stopped("it stopped in wave 1 of 1", &[], &[], finished).report.exit()
+    }
+
+    #[test]
+    fn the_replicas_that_could_not_be_reloaded_decide_the_exit_code() {
+        assert_eq!(exit_after(&[Exit::Deadline]), Exit::Deadline);
+        assert_eq!(exit_after(&[Exit::Deadline, Exit::Unavailable]), Exit::Unavailable);
+        assert_eq!(exit_after(&[Exit::Unavailable, Exit::Config]), Exit::Config);
+        assert_eq!(exit_after(&[]), Exit::Unavailable, "a signal stopped the command");
+    }
 }
