@@ -120,7 +120,7 @@ impl ReloadRequests {
         async move {
             if doubts.changed().await.is_err() {
                 // There will be none.
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         }
     }
