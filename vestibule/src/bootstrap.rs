@@ -16,6 +16,7 @@ use self::{
 use crate::{
     application::{Application, Generation},
     backoff::Backoff,
+    blocking_reads::BlockingReads,
     cause::RootCause,
     config::{Config, ConfigError, layers::Sources, settings::LogFormat},
     exit::{Exit, Fault, Phase, Report},
@@ -27,7 +28,7 @@ use crate::{
     systemd,
     telemetry::{Telemetry, standard_error},
 };
-use std::{io, sync::Arc, time::Duration};
+use std::{io, path::Path, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// The time for which a start reads a file of the configuration again that cannot be read, or is not TOML. It is short:
@@ -137,15 +138,30 @@ pub(crate) fn configure<A: Application>(sources: &Sources) -> Result<Arc<Config<
 /// # Errors
 /// As [`configure`].
 async fn configure_a_start<A: Application>(sources: &Sources) -> Result<Arc<Config<A::Settings>>, CommandError> {
+    let of_start = sources.clone();
+    let read = move || read_config::<A>(&of_start);
+    read_for_a_start(&sources.dir, read).await.map_err(log_in_its_format::<A>)
+}
+
+/// Reads until there is a configuration, or an error that will not pass in a moment. `folder` is that of the files.
+async fn read_for_a_start<T: Send + 'static>(
+    folder: &Path,
+    read: impl Fn() -> Result<T, ConfigError> + Clone + Send + 'static,
+) -> Result<T, ConfigError> {
+    let reads = BlockingReads::default();
     let mut pauses = Backoff::until(Instant::now() + WAIT_FOR_FILES);
     let mut is_said = false;
     loop {
-        let error = match read_config::<A>(sources) {
-            Ok(config) => return Ok(config),
-            Err(error) => error,
+        let error = match reads.run(read.clone()).await {
+            Some(Ok(config)) => return Ok(config),
+            Some(Err(error)) => error,
+            None => {
+                let subject = format!("configuration folder {}", folder.display());
+                ConfigError::of_silent_files(subject, "look at the volume that it is on; then start again")
+            }
         };
         if error.unread.is_none() || !pauses.wait().await {
-            return Err(log_in_its_format::<A>(error));
+            return Err(error);
         }
         if !is_said {
             // There is no log yet: the configuration says how to write it.
@@ -213,4 +229,26 @@ fn start_error(error: &io::Error) -> CommandError {
         "check the limits of the process (open files, tasks)",
     );
     CommandError { report: Report::of(Phase::Command, fault), format: LogFormat::Json }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{Mutex, mpsc};
+
+    #[tokio::test]
+    async fn a_start_ends_with_an_error_if_the_files_of_its_configuration_hang() {
+        let (volume, answers) = mpsc::sync_channel::<()>(1);
+        let answers = Arc::new(Mutex::new(answers));
+        let read = move || {
+            // It ends when the sender is dropped.
+            let _ = answers.lock().expect("no read panics").recv();
+            Ok(())
+        };
+        let error = read_for_a_start(Path::new("/mnt/config"), read.clone()).await.expect_err("no file answers");
+        let report = error.report.to_string();
+        assert!(report.contains("configuration folder /mnt/config") && report.contains("within 2 s"), "{report}");
+        drop(volume);
+        assert!(read_for_a_start(Path::new("/mnt/config"), read).await.is_ok());
+    }
 }

@@ -46,6 +46,7 @@ pub(crate) use explain::{effective, settings_table};
 pub(crate) use iam_database::IamDatabase;
 
 use crate::{
+    blocking_reads::READ,
     credentials::{login::PostgresName, signing_keys::SigningKeys},
     exit::{Exit, Fault, Phase, Report},
     secrets::{
@@ -108,6 +109,21 @@ pub struct ConfigError {
     pub secrets: Option<Box<SecretsConfig>>,
     /// The reason for which a file could not be taken up, if there is one.
     pub(crate) unread: Option<Unread>,
+}
+
+impl ConfigError {
+    /// Makes the error of a configuration whose files did not answer in time.
+    pub(crate) fn of_silent_files(subject: String, remedy: &str) -> Self {
+        let problem = format!("its files were not read within {} s", READ.as_secs());
+        let fault = Fault::new(Exit::Config, subject, problem, remedy);
+        Self {
+            report: Report::of(Phase::Config, fault),
+            telemetry: TelemetryConfig::default(),
+            admin: None,
+            secrets: None,
+            unread: Some(Unread::Unreadable),
+        }
+    }
 }
 
 impl<T: ServiceSettings> Config<T> {

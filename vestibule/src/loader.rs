@@ -23,6 +23,7 @@ use crate::{
     application::{Application, BackgroundMetrics, Generation, WorkerWakes},
     auth::{AuthMetrics, Authenticator},
     backoff::Backoff,
+    blocking_reads::FileReads,
     config::Config,
     credentials::all_secrets::AllSecrets,
     debug_tokens::DebugTokenUses,
@@ -72,6 +73,7 @@ pub(crate) struct Loader<A> {
     pub(crate) regions: Arc<Regions>,
     /// `true` unless the profile is `dev`.
     is_strict: bool,
+    files: FileReads,
     pub(crate) reload_requests: Arc<ReloadRequests>,
     pub(crate) metrics: Arc<MetricsRegistry>,
     request_metrics: Arc<RequestMetrics>,
@@ -161,6 +163,7 @@ impl<A: Application> Loader<A> {
         Self {
             regions,
             is_strict,
+            files: FileReads::default(),
             reload_requests: Arc::default(),
             request_metrics: RequestMetrics::register(&metrics),
             background_metrics: BackgroundMetrics::register(&metrics),

@@ -16,13 +16,29 @@ const LARGEST: u64 = 16 << 20;
 /// # Errors
 /// If it cannot be read, is not UTF-8, is larger than 16 MiB, or is refused by [`check`].
 pub(crate) fn read(path: &Path) -> io::Result<String> {
+    text_of(read_bytes(path)?)
+}
+
+/// Reads a file.
+///
+/// # Errors
+/// If it cannot be read, is larger than 16 MiB, or is refused by [`check`].
+pub(crate) fn read_bytes(path: &Path) -> io::Result<Vec<u8>> {
     check(path)?;
-    let mut text = String::new();
-    fs::File::open(path)?.take(LARGEST + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > LARGEST {
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(LARGEST + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LARGEST {
         return Err(io::Error::new(ErrorKind::FileTooLarge, "it is larger than 16 MiB"));
     }
-    Ok(text)
+    Ok(bytes)
+}
+
+/// Returns the bytes of a file as a text.
+///
+/// # Errors
+/// [`ErrorKind::InvalidData`] if they are not UTF-8.
+pub(crate) fn text_of(bytes: Vec<u8>) -> io::Result<String> {
+    String::from_utf8(bytes).map_err(|_| io::Error::new(ErrorKind::InvalidData, "it is not UTF-8"))
 }
 
 /// Reads a file with a secret, of `most` bytes and one at most. All of it is wiped afterwards.
@@ -42,7 +58,7 @@ pub(crate) fn read_secret(path: &Path, most: usize) -> io::Result<Zeroizing<Vec<
 /// # Errors
 /// [`ErrorKind::InvalidInput`] if it is something else: to open a FIFO waits until somebody writes to it, and a device or a
 /// socket may never end. Another error if it is not there, or cannot be reached.
-pub(crate) fn check(path: &Path) -> io::Result<()> {
+fn check(path: &Path) -> io::Result<()> {
     let kind = fs::metadata(path)?.file_type();
     let seen = if kind.is_file() {
         return Ok(());

@@ -2,13 +2,13 @@
 //! names. For calls to AWS, those in the file that `AWS_CA_BUNDLE` names come first.
 
 use crate::{
+    blocking_reads::{FileReads, READ},
     cause::RootCause,
     credentials::{
         certificate::Certificate,
         pem::{self, PemLabel},
     },
     exit::{Exit, Fault},
-    regular_file,
 };
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, pki_types::CertificateDer};
 use rustls_native_certs::CertificateResult;
@@ -24,17 +24,17 @@ const SSL_CERT_FILE: &str = "SSL_CERT_FILE";
 ///
 /// # Errors
 /// A fault with exit code 69 if they cannot be read now, and with 78 if there are none.
-pub(crate) fn platform_authorities() -> Result<ClientConfig, Fault> {
-    Ok(builder().with_root_certificates(platform_roots()?).with_no_client_auth())
+pub(crate) async fn platform_authorities(files: &FileReads) -> Result<ClientConfig, Fault> {
+    Ok(builder().with_root_certificates(platform_roots(files).await?).with_no_client_auth())
 }
 
 /// Returns the platform's authorities, one at least. They are read now.
 ///
 /// # Errors
 /// As [`platform_authorities`].
-pub(crate) fn platform_roots() -> Result<RootCertStore, Fault> {
+pub(crate) async fn platform_roots(files: &FileReads) -> Result<RootCertStore, Fault> {
     let mut roots = RootCertStore::empty();
-    let (valid, _) = roots.add_parsable_certificates(platform_certificates()?);
+    let (valid, _) = roots.add_parsable_certificates(platform_certificates(files).await?);
     if valid == 0 {
         return Err(no_certificates("none of them can be used"));
     }
@@ -45,14 +45,14 @@ pub(crate) fn platform_roots() -> Result<RootCertStore, Fault> {
 ///
 /// # Errors
 /// As [`platform_authorities`], and with exit code 78 if the file of `AWS_CA_BUNDLE` is not one of certificates.
-pub(crate) fn aws_certificates() -> Result<Vec<CertificateDer<'static>>, Fault> {
+pub(crate) async fn aws_certificates(files: &FileReads) -> Result<Vec<CertificateDer<'static>>, Fault> {
     #[expect(clippy::disallowed_methods, reason = "the variable is AWS's, and no setting of ours")]
     let Some(path) = std::env::var_os(AWS_CA_BUNDLE).filter(|path| !path.is_empty()) else {
-        return platform_certificates();
+        return platform_certificates(files).await;
     };
     let subject = format!("variable {AWS_CA_BUNDLE}");
     let remedy = "name a PEM file with the certificates of authorities, and nothing else";
-    let text = regular_file::read(Path::new(&path)).map_err(|error| {
+    let text = files.read(Path::new(&path)).await.map_err(|error| {
         let problem = format!("{} cannot be read: {}", path.display(), RootCause::of(&error));
         let exit = if error.kind() == io::ErrorKind::InvalidInput { Exit::Config } else { Exit::Unavailable };
         Fault::new(exit, subject.clone(), problem, remedy)
@@ -64,14 +64,18 @@ pub(crate) fn aws_certificates() -> Result<Vec<CertificateDer<'static>>, Fault> 
 }
 
 /// Returns the certificates of the platform's authorities.
-fn platform_certificates() -> Result<Vec<CertificateDer<'static>>, Fault> {
+async fn platform_certificates(files: &FileReads) -> Result<Vec<CertificateDer<'static>>, Fault> {
     #[expect(clippy::disallowed_methods, reason = "the variable is OpenSSL's, and no setting of ours")]
     let file = std::env::var_os(SSL_CERT_FILE).filter(|path| !path.is_empty());
     let of_file = match &file {
-        Some(path) => certificates_of(Path::new(path))?,
+        Some(path) => certificates_of(Path::new(path), files).await?,
         None => Vec::new(),
     };
-    let CertificateResult { mut certs, errors, .. } = rustls_native_certs::load_native_certs();
+    let Some(found) = files.authorities.run(rustls_native_certs::load_native_certs).await else {
+        let problem = format!("their files did not answer within {} s", READ.as_secs());
+        return Err(none(Exit::Unavailable, &problem));
+    };
+    let CertificateResult { mut certs, errors, .. } = found;
     certs.retain(|certificate| !of_file.contains(certificate));
     certs.extend(of_file);
     if !certs.is_empty() {
@@ -94,14 +98,18 @@ fn platform_certificates() -> Result<Vec<CertificateDer<'static>>, Fault> {
 ///
 /// # Errors
 /// A fault with exit code 78 if a block cannot be read, or if this is no regular file: the library would wait for
-/// somebody who writes to a FIFO.
-fn certificates_of(path: &Path) -> Result<Vec<CertificateDer<'static>>, Fault> {
-    let text = match regular_file::read(path) {
+/// somebody who writes to a FIFO. With 69 if the file does not answer.
+async fn certificates_of(path: &Path, files: &FileReads) -> Result<Vec<CertificateDer<'static>>, Fault> {
+    let text = match files.read(path).await {
         Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-            return Err(no_certificates(&format!("{} cannot be read: {error}", path.display())));
+        Err(error) => {
+            let exit = match error.kind() {
+                io::ErrorKind::InvalidInput => Exit::Config,
+                io::ErrorKind::TimedOut => Exit::Unavailable,
+                _ => return Ok(Vec::new()),
+            };
+            return Err(none(exit, &format!("{} cannot be read: {error}", path.display())));
         }
-        Err(_) => return Ok(Vec::new()),
     };
     let Some(mut blocks) = pem::blocks(&text) else {
         return Err(no_certificates(&format!("{} is not PEM in which each block is whole", path.display())));
@@ -142,11 +150,12 @@ mod tests {
     use super::*;
     use std::fs;
 
-    #[test]
-    fn every_certificate_in_the_file_of_the_variable_counts() {
+    #[tokio::test]
+    async fn every_certificate_in_the_file_of_the_variable_counts() {
         let authority = |name: &str| rcgen::generate_simple_self_signed([name.to_owned()]).unwrap().cert.pem();
         let (one, other) = (authority("one"), authority("other"));
         let path = std::env::temp_dir().join(format!("bundle-{}.pem", uuid::Uuid::new_v4()));
+        let files = FileReads::default();
         for (text, count) in [
             (format!("# the first\n{one}\n{other}"), Some(2)),
             (format!("{}{other}", one.trim()), Some(2)),
@@ -155,11 +164,25 @@ mod tests {
             (String::new(), None),
         ] {
             fs::write(&path, &text).unwrap();
-            let certificates = certificates_of(&path);
+            let certificates = certificates_of(&path, &files).await;
             assert_eq!(certificates.as_ref().ok().map(Vec::len), count, "{text}");
             assert!(certificates.err().is_none_or(|fault| fault.exit == Exit::Config));
         }
         fs::remove_file(&path).unwrap();
-        assert!(certificates_of(&path).unwrap().is_empty(), "the library reports it");
+        assert!(certificates_of(&path, &files).await.unwrap().is_empty(), "the library reports it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn files_that_do_not_answer_are_named_and_hold_up_nobody() {
+        let (path, files) = (Path::new("/mnt/authorities.pem"), FileReads::default());
+        let _hanging = (files.of(path).hang(), files.authorities.hang());
+        for (fault, problem) in [
+            (certificates_of(path, &files).await.err(), "/mnt/authorities.pem cannot be read: it did not answer"),
+            (platform_roots(&files).await.err(), "their files did not answer within 2 s"),
+        ] {
+            let fault = fault.expect("a fault");
+            assert_eq!(fault.exit, Exit::Unavailable);
+            assert!(fault.problem.contains(problem), "{}", fault.problem);
+        }
     }
 }

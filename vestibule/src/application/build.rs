@@ -164,7 +164,7 @@ impl<'a, A: Application> Build<'a, A> {
     /// }
     /// ```
     pub async fn client(&self, key: &Credential<ApiKey>, endpoint: &ApiEndpoint) -> Result<ApiClient, BuildError> {
-        let open = async |before: Option<&ApiClient>| ApiClient::open(Some(key), endpoint, before, self.context);
+        let open = async |before: Option<&ApiClient>| ApiClient::open(Some(key), endpoint, before, self.context).await;
         self.resource(key, endpoint, open).await
     }
 
@@ -310,12 +310,12 @@ impl<A: Application> Build<'_, A> {
     /// # Errors
     /// As [`client`](Self::client).
     #[cfg(feature = "otlp")]
-    pub(crate) fn keyless_client(
+    pub(crate) async fn keyless_client(
         &self,
         endpoint: &ApiEndpoint,
         before: Option<&ApiClient>,
     ) -> Result<ApiClient, BuildError> {
-        ApiClient::open(None, endpoint, before, self.context)
+        ApiClient::open(None, endpoint, before, self.context).await
     }
 
     /// Returns the key of the resource that the next call makes.

@@ -10,6 +10,7 @@ use super::{
     verified_tokens::VerifiedTokens,
 };
 use crate::{
+    blocking_reads::FileReads,
     config::settings::auth::AuthConfig,
     exit::Fault,
     http::{client::ClientCertificate, problem::Problem},
@@ -50,6 +51,7 @@ pub(crate) struct AuthenticatorParts<'a> {
     pub(crate) in_service: Option<&'a Arc<Authenticator>>,
     pub(crate) metrics: &'a AuthMetrics,
     pub(crate) deadline: Instant,
+    pub(crate) files: &'a FileReads,
 }
 
 impl Authenticator {
@@ -59,14 +61,14 @@ impl Authenticator {
     /// # Errors
     /// A fault if they cannot be fetched before the deadline.
     pub(crate) async fn open(parts: AuthenticatorParts<'_>) -> Result<Option<Arc<Self>>, Fault> {
-        let AuthenticatorParts { config, in_service, metrics, deadline } = parts;
+        let AuthenticatorParts { config, in_service, metrics, deadline, files } = parts;
         if config.issuer.is_empty() {
             return Ok(None);
         }
         let keys = match in_service {
             Some(in_service) if in_service.config == *config => return Ok(Some(in_service.clone())),
             Some(in_service) if in_service.keys.are_of(config) => in_service.keys.clone(),
-            _ => IssuerKeys::fetch(config, metrics, deadline).await?,
+            _ => IssuerKeys::fetch(config, metrics, deadline, files).await?,
         };
         Ok(Some(Arc::new(Self {
             config: config.clone(),

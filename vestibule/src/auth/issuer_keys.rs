@@ -1,7 +1,7 @@
 //! The keys of the issuer: fetched before the service starts, and again while it runs.
 
 use super::{key_set::KeySet, key_source::KeySource, metrics::AuthMetrics};
-use crate::{config::settings::auth::AuthConfig, exit::Fault, jitter, moment::Moment};
+use crate::{blocking_reads::FileReads, config::settings::auth::AuthConfig, exit::Fault, jitter, moment::Moment};
 use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
@@ -44,8 +44,9 @@ impl IssuerKeys {
         config: &AuthConfig,
         metrics: &AuthMetrics,
         deadline: Instant,
+        files: &FileReads,
     ) -> Result<Arc<Self>, Fault> {
-        let source = KeySource::of(config)?;
+        let source = KeySource::of(config, files).await?;
         let deadline = deadline.min(Instant::now() + FETCH_TIMEOUT);
         let set = source.fetch(deadline).await.map_err(|error| {
             metrics.fetch_failed();

@@ -3,6 +3,7 @@
 
 use super::key_set::KeySet;
 use crate::{
+    blocking_reads::FileReads,
     cause::reasons,
     config::{base_url::BaseUrl, settings::auth::AuthConfig},
     exit::{Exit, Fault},
@@ -45,11 +46,12 @@ impl KeySource {
     /// Returns the source that a configuration names.
     ///
     /// # Errors
-    /// A fault if it asks for TLS and the platform trusts no certificate authority.
-    pub(super) fn of(config: &AuthConfig) -> Result<Self, Fault> {
+    /// As [`Transport::new`].
+    pub(super) async fn of(config: &AuthConfig, files: &FileReads) -> Result<Self, Fault> {
         let is_metadata = config.jwks_url.is_none();
         let url = config.jwks_url.clone().or_else(|| config.metadata_url()).expect("the configuration was checked");
-        Ok(Self { issuer: config.issuer.clone(), transport: Transport::new(&url, MAX_DOCUMENT)?, url, is_metadata })
+        let transport = Transport::new(&url, MAX_DOCUMENT, files).await?;
+        Ok(Self { issuer: config.issuer.clone(), transport, url, is_metadata })
     }
 
     /// Returns `true` if the configuration names this source.

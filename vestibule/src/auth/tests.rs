@@ -12,6 +12,7 @@ use super::{
     token::{MAX_TOKEN, TokenFault, TokenRules},
 };
 use crate::{
+    blocking_reads::FileReads,
     config::{AudienceClaim, AuthConfig, TokenAlgorithm},
     exit::{Exit, Fault},
     metrics::{MetricsRegistry, exposition_format::ExpositionFormat},
@@ -45,7 +46,8 @@ impl Guarded {
         let registry = MetricsRegistry::new("svc");
         let metrics = AuthMetrics::register(&registry);
         let deadline = Instant::now() + Duration::from_secs(5);
-        let parts = AuthenticatorParts { config, in_service: None, metrics: &metrics, deadline };
+        let files = &FileReads::default();
+        let parts = AuthenticatorParts { config, in_service: None, metrics: &metrics, deadline, files };
         Ok(Self { authenticator: Authenticator::open(parts).await?.expect("it is on"), registry })
     }
 
@@ -411,7 +413,8 @@ async fn authentication_needs_the_keys_to_begin() {
     assert_eq!(fault().await.exit, Exit::Unavailable);
     let off = AuthConfig { issuer: String::new(), ..server.config() };
     let metrics = AuthMetrics::register(&MetricsRegistry::new("svc"));
-    let parts = AuthenticatorParts { config: &off, in_service: None, metrics: &metrics, deadline: Instant::now() };
+    let (deadline, files) = (Instant::now(), &FileReads::default());
+    let parts = AuthenticatorParts { config: &off, in_service: None, metrics: &metrics, deadline, files };
     assert!(Authenticator::open(parts).await.unwrap().is_none());
 }
 

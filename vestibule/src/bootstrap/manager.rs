@@ -2,6 +2,7 @@
 
 use crate::{
     backoff::Backoff,
+    blocking_reads::FileReads,
     config::{
         Config,
         layers::Sources,
@@ -53,8 +54,9 @@ impl<T> ManagerSetup<T> for ConfiguredManager {
 async fn aws_regions(aws: &AwsConfig, strict: bool, deadline: Instant) -> Result<Regions, Fault> {
     let mut pauses = Backoff::until(deadline);
     let mut is_logged = false;
+    let files = FileReads::default();
     let managers = loop {
-        let connecting = SecretsManager::of_regions(aws, strict);
+        let connecting = SecretsManager::of_regions(aws, strict, &files);
         let fault = match timeout_at(deadline, connecting).await {
             Ok(Ok(managers)) => break managers,
             Ok(Err(fault)) => fault,

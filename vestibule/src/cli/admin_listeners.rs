@@ -74,7 +74,7 @@ impl AdminListeners {
             Ok(tokio::net::lookup_host((host, port)).await?.collect())
         });
         let addresses = addresses.await?;
-        let tls = AdminTls::new(ca, name, &addresses).map_err(|fault| failed(vec![fault]))?;
+        let tls = AdminTls::new(ca, name, &addresses).await.map_err(|fault| failed(vec![fault]))?;
         Ok(Self { addresses, expected, tls })
     }
 }

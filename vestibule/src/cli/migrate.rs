@@ -6,6 +6,7 @@ mod schema;
 
 use crate::{
     application::Application,
+    blocking_reads::FileReads,
     bootstrap::{self, command_error::CommandError, manager::ManagerSetup},
     config::{Config, ServiceSettings, layers::Sources, settings::DatabaseConfig},
     credentials::login::Login,
@@ -218,7 +219,8 @@ async fn log_in_with_token<T>(
     target: &Target<'_>,
     deadline: Instant,
 ) -> Result<PgConnection, Fault> {
-    let options = LogInOptions::with_tokens(Some(user), target.section, &config.secrets.aws, is_strict)?;
+    let (aws, files) = (&config.secrets.aws, FileReads::default());
+    let options = LogInOptions::with_tokens(Some(user), target.section, aws, is_strict, &files).await?;
     match database::connect(&options, deadline, None, true).await {
         Ok(connection) => Ok(connection),
         Err(ConnectError::Rejected(error)) => Err(token_rejected("database", &database::reason(&error))),
@@ -244,9 +246,10 @@ async fn log_in<T: ServiceSettings>(
     let fetched = fetch::all(&context, &specs).await;
     let resolver = Resolver::new(fetched, &nothing);
     let mut resolved: Resolved<MigratorSecret> = set::resolve(resolver, &nothing).map_err(|error| error.report)?;
+    let files = FileReads::default();
     loop {
         let login = &resolved.secrets.migrator;
-        let options = LogInOptions::with_password(login, target.section).map_err(of_command)?;
+        let options = LogInOptions::with_password(login, target.section, &files).await.map_err(of_command)?;
         let rejected = match database::connect(&options, deadline, None, true).await {
             Ok(connection) => return Ok((connection, resolved.secrets.migrator)),
             Err(ConnectError::Rejected(error)) => Rejection::of(login, database::reason(&error)),

@@ -2,9 +2,10 @@
 
 use super::{admin, admin_listeners::address::ReplicaAddress};
 use crate::{
+    blocking_reads::FileReads,
     credentials::certificate::Certificate,
     exit::{Exit, Fault},
-    regular_file, trust,
+    trust,
 };
 use hyper_rustls::{FixedServerNameResolver, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -26,14 +27,16 @@ impl AdminTls {
     ///
     /// # Errors
     /// If the authorities cannot be read.
-    pub(super) fn new(
+    pub(super) async fn new(
         ca: Option<&Path>,
         name: Option<ServerName<'static>>,
         addresses: &[ReplicaAddress],
     ) -> Result<Self, Fault> {
         let config = match ca {
-            Some(file) => of_file(file)?,
-            None if addresses.iter().any(ReplicaAddress::is_https) => trust::platform_authorities()?,
+            Some(file) => of_file(file).await?,
+            None if addresses.iter().any(ReplicaAddress::is_https) => {
+                trust::platform_authorities(&FileReads::default()).await?
+            }
             None => trust::no_authorities(),
         };
         Ok(Self { config, name })
@@ -58,12 +61,13 @@ impl AdminTls {
 ///
 /// # Errors
 /// If the file cannot be read, or is not made of certificates alone.
-fn of_file(path: &Path) -> Result<ClientConfig, Fault> {
+async fn of_file(path: &Path) -> Result<ClientConfig, Fault> {
     let fault = |problem: String| {
         let remedy = "give a PEM file with the certificates of authorities, and nothing else";
         Fault::new(Exit::Usage, format!("--ca {}", path.display()), problem, remedy)
     };
-    let pem = regular_file::read(path).map_err(|error| fault(format!("it cannot be read: {error}")))?;
+    let read = FileReads::default().read(path).await;
+    let pem = read.map_err(|error| fault(format!("it cannot be read: {error}")))?;
     let authorities = Certificate::parse_all(&pem, "certificates in PEM").map_err(|error| fault(error.to_string()))?;
     let mut roots = RootCertStore::empty();
     for authority in authorities {

@@ -61,6 +61,7 @@ impl<A: Application> Loader<A> {
             package: &A::PACKAGE,
             secrets: &config.secrets,
             is_strict: self.is_strict,
+            files: &self.files,
             databases: DatabaseSections::of(&A::PACKAGE, config),
             request_timeout: config.server.request_timeout,
             in_service: in_service.map(|in_service| &in_service.resources),
@@ -149,6 +150,7 @@ impl<A: Application> Loader<A> {
             in_service: in_service.and_then(|held| held.authenticator.as_ref()),
             metrics: &self.auth_metrics,
             deadline,
+            files: &self.files,
         });
         let fault = match opened.await {
             Ok(authenticator) => return Ok((authenticator, None)),

@@ -2,9 +2,8 @@
 
 use super::{doubts::Unrefreshed, retry_class::RetryClass};
 use crate::{
-    blocking_reads::READ,
     config::{ConfigError, layers::file::Unread},
-    exit::{Exit, Fault, Phase, Report},
+    exit::{Phase, Report},
     resources::build_error::BuildError,
 };
 
@@ -51,10 +50,8 @@ impl From<BuildError> for LoadError {
 impl LoadError {
     /// Makes the error of a configuration whose files did not answer in time.
     pub(crate) fn of_silent_files() -> Self {
-        let problem = format!("its files were not read within {} s", READ.as_secs());
         let remedy = "look at the volume that they are on; the service reads them again by itself";
-        let fault = Fault::new(Exit::Config, "the configuration", problem, remedy);
-        Self { report: Report::of(Phase::Config, fault), retry: RetryClass::Unreadable, may_pass_soon: false }
+        ConfigError::of_silent_files("the configuration".into(), remedy).into()
     }
 
     /// Makes the error of a load that was given up, because a credential in service must be replaced now.

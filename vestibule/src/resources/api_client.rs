@@ -80,7 +80,7 @@ impl ApiClient {
     ///
     /// # Errors
     /// As [`Build::client`](crate::Build::client).
-    pub(crate) fn open(
+    pub(crate) async fn open(
         credential: Option<&Credential<ApiKey>>,
         endpoint: &ApiEndpoint,
         before: Option<&Self>,
@@ -89,7 +89,7 @@ impl ApiClient {
         let before = before.map(|before| &*before.0);
         let transport = match before {
             Some(before) if before.endpoint.url.is_https() == endpoint.url.is_https() => before.transport.clone(),
-            _ => Transport::new(&endpoint.url, MAX_BODY).map_err(BuildError::Fault)?,
+            _ => Transport::new(&endpoint.url, MAX_BODY, context.files).await.map_err(BuildError::Fault)?,
         };
         let key_before = match before {
             Some(before) if before.sends_key_to(endpoint) => before.key.as_deref(),

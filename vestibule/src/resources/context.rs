@@ -6,9 +6,9 @@ use super::{
     registry::ResourceRegistry,
 };
 use crate::{
-    application::WorkerWakes, config::settings::SecretsConfig, last_uses::LastUses, loader::WAIT_FOR_OTHERS,
-    metrics::MetricsRegistry, package::Package, reload_requests::ReloadRequests, secrets::credential::Name,
-    traces::Tracer,
+    application::WorkerWakes, blocking_reads::FileReads, config::settings::SecretsConfig, last_uses::LastUses,
+    loader::WAIT_FOR_OTHERS, metrics::MetricsRegistry, package::Package, reload_requests::ReloadRequests,
+    secrets::credential::Name, traces::Tracer,
 };
 use std::{
     collections::BTreeSet,
@@ -23,6 +23,7 @@ pub(crate) struct LoadContext<'a> {
     pub(crate) secrets: &'a SecretsConfig,
     /// `true` unless the profile is `dev`.
     pub(crate) is_strict: bool,
+    pub(crate) files: &'a FileReads,
     pub(crate) databases: DatabaseSections<'a>,
     /// `server.request_timeout`.
     pub(crate) request_timeout: Duration,

@@ -70,7 +70,7 @@ impl Database {
         predecessor: Option<&Self>,
         context: &LoadContext<'_>,
     ) -> Result<Self, BuildError> {
-        let login = Arc::new(PoolLogin::new(login, section, context).map_err(BuildError::Fault)?);
+        let login = Arc::new(PoolLogin::new(login, section, context).await.map_err(BuildError::Fault)?);
         let pool = match predecessor {
             Some(Self(before)) if before.login.place() == login.place() => before.pool.clone(),
             _ => Pool::new(login.clone()),

@@ -15,6 +15,7 @@ use super::{
     version::{SecretValue, Stage, Versions},
 };
 use crate::{
+    blocking_reads::FileReads,
     config::settings::AwsConfig,
     exit::{Exit, Fault},
 };
@@ -50,8 +51,12 @@ impl SecretsManager {
     /// # Errors
     /// A fault if there is no Region, if the platform trusts no certificate authority, or if the endpoint has no TLS and
     /// must have it.
-    pub async fn of_regions(aws: &AwsConfig, strict: bool) -> Result<Vec<(String, Self)>, Fault> {
-        let (sdk, first) = sdk::configure(aws, strict).await?;
+    pub(crate) async fn of_regions(
+        aws: &AwsConfig,
+        strict: bool,
+        files: &FileReads,
+    ) -> Result<Vec<(String, Self)>, Fault> {
+        let (sdk, first) = sdk::configure(aws, strict, files).await?;
         let mut regions = vec![first];
         regions.extend(aws.regions.iter().skip(1).cloned().map(Region::new));
         let has_replicas = regions.len() > 1;

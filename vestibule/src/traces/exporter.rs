@@ -63,7 +63,7 @@ impl Exporter {
         let client = match key {
             Some(key) => cx.client(key, &endpoint).await?,
             // The collector is on this machine, most often.
-            None => cx.keyless_client(&endpoint, before.map(|before| &before.client))?,
+            None => cx.keyless_client(&endpoint, before.map(|before| &before.client)).await?,
         };
         let resource = resource(&A::PACKAGE, config, tracer);
         Ok(Some(Arc::new(Self { client, resource, config: config.clone() })))

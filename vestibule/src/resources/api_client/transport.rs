@@ -2,6 +2,7 @@
 
 use super::error::CallError;
 use crate::{
+    blocking_reads::FileReads,
     cause::{OtherSide, RootCause},
     config::base_url::BaseUrl,
     exit::Fault,
@@ -51,15 +52,15 @@ impl Transport {
     /// Makes the transport to the host of `url`.
     ///
     /// # Errors
-    /// A fault if `url` asks for TLS and the platform trusts no certificate authority.
-    pub(crate) fn new(url: &BaseUrl, max_body: usize) -> Result<Self, Fault> {
+    /// A fault if `url` asks for TLS and the platform trusts no certificate authority, or their files do not answer.
+    pub(crate) async fn new(url: &BaseUrl, max_body: usize, files: &FileReads) -> Result<Self, Fault> {
         let mut http = HttpConnector::new();
         http.enforce_http(false);
         http.set_nodelay(true);
         http.set_connect_timeout(Some(CONNECT_TIMEOUT));
         let tls = HttpsConnectorBuilder::new();
         let connector = if url.is_https() {
-            tls.with_tls_config(trust::platform_authorities()?).https_only()
+            tls.with_tls_config(trust::platform_authorities(files).await?).https_only()
         } else {
             tls.with_tls_config(trust::no_authorities()).https_or_http()
         };

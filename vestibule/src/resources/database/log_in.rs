@@ -5,10 +5,11 @@ use super::{
     section::DatabaseSection,
 };
 use crate::{
+    blocking_reads::FileReads,
+    cause::RootCause,
     config::settings::{AwsConfig, TlsMode},
     credentials::{certificate::Certificate, login::Login},
     exit::{Exit, Fault},
-    regular_file,
     secrets::{
         aws::rds_token::{RdsTokenError, RdsTokenSigner, RdsUser},
         credential::Credential,
@@ -23,9 +24,9 @@ use sqlx::{
 };
 use std::{
     future::poll_fn,
-    io,
+    io::{self, ErrorKind},
     panic::AssertUnwindSafe,
-    path::Path,
+    path::PathBuf,
     pin::pin,
     sync::atomic::{AtomicBool, Ordering},
     task::Poll,
@@ -39,9 +40,18 @@ const STEPS_OF_A_LOGIN: usize = 256;
 pub(crate) struct LogInOptions {
     /// They have the password, unless there is a signer.
     pub(super) connection: PgConnectOptions,
+    root_cert: Option<RootCert>,
     signer: Option<RdsTokenSigner>,
     /// `true` from the log line about a token that could not be signed until a log-in succeeds.
     is_failure_logged: AtomicBool,
+}
+
+/// The file of the authorities, `database.tls_root_cert`. Each log-in reads it: the driver would do so on a thread of its own,
+/// and each log-in that waits for a file which hangs would keep one.
+#[derive(Clone)]
+struct RootCert {
+    path: PathBuf,
+    files: FileReads,
 }
 
 impl LogInOptions {
@@ -51,15 +61,18 @@ impl LogInOptions {
     /// # Errors
     /// As [`with_password`](Self::with_password). A fault with exit code 78 if the login is that of another database, which
     /// logs in otherwise.
-    pub(super) fn of_service(
+    pub(super) async fn of_service(
         login: &Credential<Login>,
         section: DatabaseSection<'_>,
         aws: &AwsConfig,
         is_strict: bool,
+        files: &FileReads,
     ) -> Result<Self, Fault> {
         match (section.config.is_iam(), login.has_secret()) {
-            (false, true) => Self::with_password(login, section),
-            (true, false) => Self::with_tokens(section.config.username.as_deref(), section, aws, is_strict),
+            (false, true) => Self::with_password(login, section, files).await,
+            (true, false) => {
+                Self::with_tokens(section.config.username.as_deref(), section, aws, is_strict, files).await
+            }
             (is_iam, _) => {
                 let key = section.key();
                 let problem = if is_iam { "is not needed" } else { "has no secret: its own database logs in with IAM" };
@@ -78,8 +91,12 @@ impl LogInOptions {
     /// Returns the options with the password of a login. Its host, port, database and user win over the configuration.
     ///
     /// # Errors
-    /// A fault with exit code 78 if neither names a user, or if the file of the authorities would not be read whole.
-    pub(crate) fn with_password(login: &Credential<Login>, section: DatabaseSection<'_>) -> Result<Self, Fault> {
+    /// A fault with exit code 78 if neither names a user. As [`RootCert::check`].
+    pub(crate) async fn with_password(
+        login: &Credential<Login>,
+        section: DatabaseSection<'_>,
+        files: &FileReads,
+    ) -> Result<Self, Fault> {
         let config = section.config;
         let Some(username) = login.username.as_deref().or(config.username.as_deref()) else {
             return Err(section.name_in(Fault::new(
@@ -95,18 +112,19 @@ impl LogInOptions {
             .database(login.dbname.as_deref().unwrap_or(config.name()))
             .username(username)
             .password(login.password.as_ref().map_or("", ExposeSecret::expose_secret));
-        Ok(Self { connection: with_tls(options, section)?, signer: None, is_failure_logged: AtomicBool::default() })
+        Self::with_tls(options, section, files).await
     }
 
     /// Returns the options with a token for each log-in of this user. Everything comes from the configuration.
     ///
     /// # Errors
     /// As [`with_password`](Self::with_password).
-    pub(crate) fn with_tokens(
+    pub(crate) async fn with_tokens(
         username: Option<&str>,
         section: DatabaseSection<'_>,
         aws: &AwsConfig,
         is_strict: bool,
+        files: &FileReads,
     ) -> Result<Self, Fault> {
         let config = section.config;
         let user = RdsUser {
@@ -119,12 +137,32 @@ impl LogInOptions {
             .port(user.port)
             .database(config.name())
             .username(&user.name);
-        let signer = RdsTokenSigner::new(user, config.region.as_deref(), aws, is_strict);
-        Ok(Self {
-            connection: with_tls(options, section)?,
-            signer: Some(signer),
-            is_failure_logged: AtomicBool::default(),
-        })
+        let signer = RdsTokenSigner::new(user, config.region.as_deref(), aws, is_strict, files);
+        Ok(Self { signer: Some(signer), ..Self::with_tls(options, section, files).await? })
+    }
+
+    /// Adds the protection of the connection. Through a Unix socket there is none: libpq ignores its mode there too, and
+    /// the driver would ask a server for TLS that always says no.
+    ///
+    /// # Errors
+    /// As [`RootCert::check`].
+    async fn with_tls(
+        options: PgConnectOptions,
+        section: DatabaseSection<'_>,
+        files: &FileReads,
+    ) -> Result<Self, Fault> {
+        let config = section.config;
+        let is_socket = options.get_host().starts_with('/');
+        let mode = if is_socket { PgSslMode::Disable } else { mode(config.tls) };
+        let root_cert = match &config.tls_root_cert {
+            Some(path) if !is_socket => Some(RootCert { path: path.clone(), files: files.clone() }),
+            _ => None,
+        };
+        if let Some(root_cert) = &root_cert {
+            root_cert.check().await?;
+        }
+        let connection = options.ssl_mode(mode);
+        Ok(Self { connection, root_cert, signer: None, is_failure_logged: AtomicBool::default() })
     }
 
     /// Returns `true` if a token is signed for each log-in.
@@ -139,10 +177,13 @@ impl LogInOptions {
 
     /// Logs in once. A token is signed for this log-in alone.
     pub(super) async fn log_in(&self) -> Result<PgConnection, sqlx::Error> {
-        let Some(signer) = &self.signer else { return connect(&self.connection).await };
+        let options = match &self.root_cert {
+            Some(root_cert) => root_cert.trusted_by(self.connection.clone()).await?,
+            None => self.connection.clone(),
+        };
+        let Some(signer) = &self.signer else { return connect(&options).await };
         let token = signer.token().await.map_err(|error| sqlx::Error::Io(io::Error::other(error)))?;
-        let options = self.connection.clone().password(token.expose_secret());
-        let connected = connect(&options).await;
+        let connected = connect(&options.password(token.expose_secret())).await;
         match &connected {
             Ok(_) => self.is_failure_logged.store(false, Ordering::Relaxed),
             Err(error) if is_rejected(error) => signer.forget_identity().await,
@@ -180,75 +221,89 @@ async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error
     connected.unwrap_or_else(|_| Err(sqlx::Error::Protocol("a message of the server is too short".into())))
 }
 
-/// Adds the protection of the connection. Through a Unix socket there is none: libpq ignores its mode there too, and
-/// the driver would ask a server for TLS that always says no.
-///
-/// # Errors
-/// As [`check_root_cert`].
-fn with_tls(options: PgConnectOptions, section: DatabaseSection<'_>) -> Result<PgConnectOptions, Fault> {
-    let config = section.config;
-    if options.get_host().starts_with('/') {
-        return Ok(options.ssl_mode(PgSslMode::Disable));
-    }
-    let options = options.ssl_mode(match config.tls {
+/// Returns the driver's mode.
+fn mode(tls: TlsMode) -> PgSslMode {
+    match tls {
         TlsMode::Disable => PgSslMode::Disable,
         TlsMode::Allow => PgSslMode::Allow,
         TlsMode::Prefer => PgSslMode::Prefer,
         TlsMode::Require => PgSslMode::Require,
         TlsMode::VerifyCa => PgSslMode::VerifyCa,
         TlsMode::VerifyFull => PgSslMode::VerifyFull,
-    });
-    let Some(authorities) = &config.tls_root_cert else { return Ok(options) };
-    check_root_cert(authorities)?;
-    Ok(options.ssl_root_cert(authorities))
+    }
 }
 
-/// Checks that the driver will see every certificate of this file: it leaves out what it cannot read. The driver itself
-/// reports a file that is not there, and would wait for somebody who writes to a FIFO.
-///
-/// # Errors
-/// A fault with exit code 78 if a part of the file would be left out.
-fn check_root_cert(path: &Path) -> Result<(), Fault> {
-    let subject = format!("database.tls_root_cert = {}", path.display());
-    let remedy = "correct the file: a PEM file with the certificates of authorities";
-    let text = match regular_file::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-            return Err(Fault::new(Exit::Config, subject, error.to_string(), remedy));
+impl RootCert {
+    /// Checks that the driver will see every certificate of the file: it leaves out what it cannot read. A log-in reports a
+    /// file that is not there or does not answer, and is repeated.
+    ///
+    /// # Errors
+    /// A fault with exit code 78 if a part of the file would be left out.
+    async fn check(&self) -> Result<(), Fault> {
+        let remedy = "correct the file: a PEM file with the certificates of authorities";
+        let fault = |problem| Err(Fault::new(Exit::Config, self.subject(), problem, remedy));
+        let text = match self.files.read(&self.path).await {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::InvalidInput => return fault(error.to_string()),
+            Err(_) => return Ok(()),
+        };
+        let seen = CertificateDer::pem_slice_iter(text.as_bytes()).filter(Result::is_ok).count();
+        let problem = match Certificate::parse_all(&text, "certificates in PEM and nothing else, each block whole") {
+            Ok(all) if all.len() == seen => return Ok(()),
+            Ok(_) => "a newline is missing between two of its certificates".to_owned(),
+            Err(malformed) => malformed.to_string(),
+        };
+        fault(problem)
+    }
+
+    /// Returns the options with the authorities, if the mode verifies the server's certificate.
+    ///
+    /// # Errors
+    /// An error of input and output if the file cannot be read now.
+    async fn trusted_by(&self, options: PgConnectOptions) -> Result<PgConnectOptions, sqlx::Error> {
+        if !matches!(options.get_ssl_mode(), PgSslMode::VerifyCa | PgSslMode::VerifyFull) {
+            return Ok(options);
         }
-        Err(_) => return Ok(()),
-    };
-    let seen = CertificateDer::pem_slice_iter(text.as_bytes()).filter(Result::is_ok).count();
-    let problem = match Certificate::parse_all(&text, "certificates in PEM and nothing else, each block whole") {
-        Ok(all) if all.len() == seen => return Ok(()),
-        Ok(_) => "a newline is missing between two of its certificates".to_owned(),
-        Err(malformed) => malformed.to_string(),
-    };
-    Err(Fault::new(Exit::Config, subject, problem, remedy))
+        match self.files.read_bytes(&self.path).await {
+            Ok(pem) => Ok(options.ssl_root_cert_from_pem(pem)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Err(error.into()),
+            Err(error) => {
+                let problem = format!("{}: {}", self.subject(), RootCause::of(&error));
+                Err(sqlx::Error::Io(io::Error::other(problem)))
+            }
+        }
+    }
+
+    fn subject(&self) -> String {
+        format!("database.tls_root_cert = {}", self.path.display())
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::settings::DatabaseConfig;
+    use crate::{config::settings::DatabaseConfig, resources::database::error::transient};
     use std::fs;
 
-    #[test]
-    fn a_connection_through_a_unix_socket_has_no_tls() {
+    #[tokio::test]
+    async fn a_connection_through_a_unix_socket_has_no_tls() {
         let config = DatabaseConfig { tls_root_cert: Some("/dev/zero".into()), ..DatabaseConfig::default() };
         let section = DatabaseSection { name: None, config: &config, migrations: None };
         let options = PgConnectOptions::new_without_pgpass();
-        let through_socket = with_tls(options.clone().host("/run/postgresql"), section).unwrap();
-        assert!(matches!(through_socket.get_ssl_mode(), PgSslMode::Disable));
-        let fault = with_tls(options.host("db.internal"), section).unwrap_err();
+        let with_tls =
+            async |host| LogInOptions::with_tls(options.clone().host(host), section, &FileReads::default()).await;
+        let through_socket = with_tls("/run/postgresql").await.unwrap();
+        assert!(matches!(through_socket.connection.get_ssl_mode(), PgSslMode::Disable));
+        let fault = with_tls("db.internal").await.err().unwrap();
         assert!(fault.problem.contains("it is a device"), "{}", fault.problem);
     }
 
-    #[test]
-    fn a_file_of_authorities_must_be_one_that_the_driver_reads_whole() {
+    #[tokio::test]
+    async fn a_file_of_authorities_must_be_one_that_the_driver_reads_whole() {
         let authority = |name: &str| rcgen::generate_simple_self_signed([name.to_owned()]).unwrap().cert.pem();
         let (one, other) = (authority("one"), authority("other"));
         let path = std::env::temp_dir().join(format!("authorities-{}.pem", uuid::Uuid::new_v4()));
+        let root_cert = RootCert { path: path.clone(), files: FileReads::default() };
         for (text, problem) in [
             (format!("{one}{other}"), None),
             (format!("# the first\n{one}\n{other}"), None),
@@ -257,7 +312,7 @@ mod tests {
             ("nothing".to_owned(), Some("certificates in PEM")),
         ] {
             fs::write(&path, &text).unwrap();
-            let fault = check_root_cert(&path).err();
+            let fault = root_cert.check().await.err();
             match (problem, &fault) {
                 (None, None) => (),
                 (Some(problem), Some(fault)) => assert!(fault.problem.contains(problem), "{}", fault.problem),
@@ -265,6 +320,27 @@ mod tests {
             }
         }
         fs::remove_file(&path).unwrap();
-        assert!(check_root_cert(&path).is_ok(), "the driver reports it");
+        assert!(root_cert.check().await.is_ok(), "a log-in reports it");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_log_in_waits_for_the_file_of_authorities_only_if_it_needs_it_and_not_for_long() {
+        let path = std::env::temp_dir().join(format!("authorities-{}.pem", uuid::Uuid::new_v4()));
+        let root_cert = RootCert { path: path.clone(), files: FileReads::default() };
+        let options = |mode| PgConnectOptions::new_without_pgpass().ssl_mode(mode);
+        let error = root_cert.trusted_by(options(PgSslMode::VerifyFull)).await.unwrap_err();
+        assert!(matches!(&error, sqlx::Error::Io(error) if error.kind() == ErrorKind::NotFound), "{error}");
+        fs::write(&path, b"# M\xfcller\n").unwrap();
+        assert!(root_cert.trusted_by(options(PgSslMode::VerifyFull)).await.is_ok(), "a comment may have any bytes");
+
+        fs::write(&path, "nothing").unwrap();
+        let _hanging = root_cert.files.of(&path).hang();
+        assert!(root_cert.check().await.is_ok(), "a log-in reports it");
+        let error = root_cert.trusted_by(options(PgSslMode::VerifyCa)).await.unwrap_err();
+        let reason = reason(&error);
+        assert!(reason.contains(&format!("{}: it did not answer within 2 s", path.display())), "{reason}");
+        assert!(transient(&error), "the log-in is repeated");
+        assert!(root_cert.trusted_by(options(PgSslMode::Require)).await.is_ok());
+        fs::remove_file(&path).unwrap();
     }
 }

@@ -88,7 +88,7 @@ impl PoolLogin {
     ///
     /// # Errors
     /// As [`LogInOptions::of_service`].
-    pub(super) fn new(
+    pub(super) async fn new(
         login: &Credential<Login>,
         section: DatabaseSection<'_>,
         context: &LoadContext<'_>,
@@ -98,7 +98,8 @@ impl PoolLogin {
         let statement_timeout = or_request_timeout(config.statement_timeout);
         let milliseconds = |setting: Duration| setting.as_millis().clamp(1, i32::MAX as u128).to_string();
         let idle_in_transaction_timeout = or_request_timeout(config.idle_in_transaction_timeout);
-        let options = LogInOptions::of_service(login, section, &context.secrets.aws, context.is_strict)?;
+        let (aws, is_strict) = (&context.secrets.aws, context.is_strict);
+        let options = LogInOptions::of_service(login, section, aws, is_strict, context.files).await?;
         let options = options.map(|options| {
             let options = options.application_name(context.package.name);
             if !config.startup_options {

@@ -1,6 +1,6 @@
 //! Errors of the AWS SDK, as errors of a secrets manager.
 
-use super::identity::{CONTAINER, IdentityError};
+use super::identity::{CONTAINER, IdentityError, UnreadableFile};
 use crate::{
     cause::{self, OtherSide, RootCause},
     secrets::source::SourceError,
@@ -150,6 +150,10 @@ fn clock_problem(code: &str, ahead: Option<Duration>) -> String {
 pub(super) fn identity_error(error: &CredentialsError) -> SourceError {
     if let Some(IdentityError { provider, source }) = find_cause(error) {
         return provider_error(provider, source);
+    }
+    if let Some(UnreadableFile(problem)) = find_cause(error) {
+        let remedy = Some("put a regular file there, and look at the volume that it is on");
+        return SourceError::NotConnected { problem: problem.clone(), remedy };
     }
     match error {
         CredentialsError::CredentialsNotLoaded(_) => {

@@ -1,5 +1,7 @@
 //! The identity with which the manager is asked: from the providers of the SDK's default chain, in its order.
 
+use super::sdk;
+use crate::blocking_reads::FileReads;
 use aws_config::{
     ecs::EcsCredentialsProvider,
     environment::EnvironmentVariableCredentialsProvider,
@@ -32,6 +34,7 @@ pub(super) struct IdentityChain {
     static_keys: Option<EnvironmentVariableCredentialsProvider>,
     web_identity: WebIdentityTokenCredentialsProvider,
     metadata: ImdsCredentialsProvider,
+    files: FileReads,
 }
 
 /// A provider that should have an identity, and gives none.
@@ -42,14 +45,20 @@ pub(super) struct IdentityError {
     pub(super) source: CredentialsError,
 }
 
+/// A file of an identity that cannot be read now.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct UnreadableFile(pub(super) String);
+
 impl IdentityChain {
     /// Returns the identity with the static keys of the environment and of the profile files.
-    pub(super) fn with_static_keys(config: ProviderConfig) -> Self {
-        Self { static_keys: Some(EnvironmentVariableCredentialsProvider::new()), ..Self::of_platform(config, None) }
+    pub(super) fn with_static_keys(config: ProviderConfig, files: &FileReads) -> Self {
+        let static_keys = Some(EnvironmentVariableCredentialsProvider::new());
+        Self { static_keys, ..Self::of_platform(config, None, files) }
     }
 
     /// Returns the identity of the platform. `profiles` are without static keys.
-    pub(super) fn of_platform(config: ProviderConfig, profiles: Option<ProfileFiles>) -> Self {
+    pub(super) fn of_platform(config: ProviderConfig, profiles: Option<ProfileFiles>, files: &FileReads) -> Self {
         // With the SDK's four attempts of 2 s each, an attempt at the manager would end before these.
         let metadata = imds::Client::builder().configure(&config).max_attempts(2).build();
         Self {
@@ -58,10 +67,15 @@ impl IdentityChain {
             web_identity: WebIdentityTokenCredentialsProvider::builder().configure(&config).build(),
             metadata: ImdsCredentialsProvider::builder().imds_client(metadata).configure(&config).build(),
             config,
+            files: files.clone(),
         }
     }
 
     async fn credentials(&self) -> Result<Credentials, CredentialsError> {
+        if let Err(fault) = sdk::check_files(&self.files).await {
+            let problem = format!("{}: {}", fault.subject, fault.problem);
+            return Err(CredentialsError::provider_error(UnreadableFile(problem)));
+        }
         // These two are made anew each time: they keep the error of a file or of a name for ever.
         let profile = self.profile();
         let container = EcsCredentialsProvider::builder().configure(&self.config).build();

@@ -3,6 +3,7 @@
 
 use super::{errors, sdk};
 use crate::{
+    blocking_reads::FileReads,
     config::settings::AwsConfig,
     exit::{Exit, Fault},
     secrets::source::SourceError,
@@ -50,6 +51,7 @@ pub(crate) struct RdsTokenSigner {
     user: RdsUser,
     aws: AwsConfig,
     is_strict: bool,
+    files: FileReads,
     platform: OnceCell<(SharedCredentialsProvider, Region)>,
     identity: Mutex<Option<Credentials>>,
 }
@@ -66,10 +68,16 @@ pub(crate) struct RdsTokenError {
 impl RdsTokenSigner {
     /// Returns a signer. The Region of the database is `region`, or else that of the secrets or of the platform. If
     /// `is_strict`, static keys are used only if `aws` allows them.
-    pub(crate) fn new(user: RdsUser, region: Option<&str>, aws: &AwsConfig, is_strict: bool) -> Self {
+    pub(crate) fn new(
+        user: RdsUser,
+        region: Option<&str>,
+        aws: &AwsConfig,
+        is_strict: bool,
+        files: &FileReads,
+    ) -> Self {
         let regions = region.map(str::to_owned).into_iter().chain(aws.regions.first().cloned()).collect();
         let aws = AwsConfig { regions, ..aws.clone() };
-        Self { user, aws, is_strict, platform: OnceCell::new(), identity: Mutex::default() }
+        Self { user, aws, is_strict, files: files.clone(), platform: OnceCell::new(), identity: Mutex::default() }
     }
 
     /// Signs a token for one log-in.
@@ -78,7 +86,8 @@ impl RdsTokenSigner {
     /// If the platform gives no identity in time, or names no Region.
     pub(crate) async fn token(&self) -> Result<SecretString, RdsTokenError> {
         let signing = async {
-            let (provider, region) = self.platform.get_or_try_init(|| sdk::identity(&self.aws, self.is_strict)).await?;
+            let platform = || sdk::identity(&self.aws, self.is_strict, &self.files);
+            let (provider, region) = self.platform.get_or_try_init(platform).await?;
             let identity = self.identity(provider).await?;
             Ok(token(&self.user, region.as_ref(), identity, SystemTime::now()))
         };
@@ -252,7 +261,7 @@ mod tests {
     #[tokio::test]
     async fn an_identity_is_kept_until_its_last_minutes() {
         let user = RdsUser { host: "db".into(), port: 5432, name: "app".into() };
-        let signer = RdsTokenSigner::new(user, Some("eu-west-1"), &AwsConfig::default(), true);
+        let signer = RdsTokenSigner::new(user, Some("eu-west-1"), &AwsConfig::default(), true, &FileReads::default());
         let (now, minutes) = (SystemTime::now(), |minutes: u64| Duration::from_secs(60 * minutes));
         let given = |end| SharedCredentialsProvider::new(identity(Some("new"), end));
         for (end, is_kept) in [(Some(now + minutes(6)), true), (Some(now + minutes(4)), false), (None, false)] {
@@ -265,7 +274,7 @@ mod tests {
     #[tokio::test]
     async fn an_identity_serves_until_its_end_if_the_platform_gives_no_other_one() {
         let user = RdsUser { host: "db".into(), port: 5432, name: "app".into() };
-        let signer = RdsTokenSigner::new(user, Some("eu-west-1"), &AwsConfig::default(), true);
+        let signer = RdsTokenSigner::new(user, Some("eu-west-1"), &AwsConfig::default(), true, &FileReads::default());
         let nobody = SharedCredentialsProvider::new(Nobody);
         *signer.identity.lock().await = Some(identity(None, Some(SystemTime::now() + Duration::from_secs(60))));
         assert!(signer.identity(&nobody).await.is_ok());

@@ -5,10 +5,11 @@ use super::{
     identity::{IdentityChain, ProfileFiles, keyless_profiles},
 };
 use crate::{
+    blocking_reads::FileReads,
     cause::RootCause,
     config::{is_region, settings::AwsConfig},
     exit::{Exit, Fault},
-    regular_file, trust,
+    trust,
 };
 use aws_config::{BehaviorVersion, Region, SdkConfig, provider_config::ProviderConfig, retry::RetryConfig};
 use aws_credential_types::provider::SharedCredentialsProvider;
@@ -26,25 +27,28 @@ const ENDPOINTS: [&str; 3] = ["AWS_ENDPOINT_URL_SECRETS_MANAGER", "AWS_ENDPOINT_
 /// The variables of the SDK that are on or off.
 const SWITCHES: [&str; 3] = ["AWS_USE_FIPS_ENDPOINT", "AWS_USE_DUALSTACK_ENDPOINT", "AWS_EC2_METADATA_DISABLED"];
 
-/// The variables for files that the SDK reads.
-const FILES: [&str; 4] = [
-    "AWS_CONFIG_FILE",
-    "AWS_SHARED_CREDENTIALS_FILE",
-    "AWS_WEB_IDENTITY_TOKEN_FILE",
-    "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE",
+/// The variables for files that the SDK reads, and the file that it reads without the variable.
+const FILES: [(&str, Option<&str>); 4] = [
+    ("AWS_CONFIG_FILE", Some(CONFIG_FILE)),
+    ("AWS_SHARED_CREDENTIALS_FILE", Some("~/.aws/credentials")),
+    ("AWS_WEB_IDENTITY_TOKEN_FILE", None),
+    ("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", None),
 ];
+
+/// The SDK's profile file.
+const CONFIG_FILE: &str = "~/.aws/config";
 
 /// Returns the SDK's configuration and its Region. If `strict`, it uses static keys, and an endpoint without TLS, only
 /// if the settings allow them. Everything else is the platform's: what the variables and the profile file of the SDK say
 /// counts for the manager and for the identity alike.
-pub(super) async fn configure(aws: &AwsConfig, strict: bool) -> Result<(SdkConfig, Region), Fault> {
-    refuse_irregular_files()?;
+pub(super) async fn configure(aws: &AwsConfig, strict: bool, files: &FileReads) -> Result<(SdkConfig, Region), Fault> {
+    check_files(files).await?;
     refuse_other_switches()?;
     let plain = if strict && !aws.allow_http_endpoint { PlainHttp::ToAgents } else { PlainHttp::Anywhere };
-    let http_client = ManagerHttpClient::new(&trust::aws_certificates()?, plain)
+    let http_client = ManagerHttpClient::new(&trust::aws_certificates(files).await?, plain)
         .map_err(|_| trust::no_certificates("they cannot be used"))?;
     let http_client = SharedHttpClient::new(http_client);
-    let profiles = if strict && !aws.allow_static_keys { Some(profiles_without_keys()?) } else { None };
+    let profiles = if strict && !aws.allow_static_keys { Some(profiles_without_keys(files).await?) } else { None };
     let mut loader = aws_config::defaults(BehaviorVersion::latest())
         .retry_config(RetryConfig::disabled())
         .http_client(http_client.clone());
@@ -72,16 +76,20 @@ pub(super) async fn configure(aws: &AwsConfig, strict: bool) -> Result<(SdkConfi
         .with_use_fips(sdk.use_fips())
         .with_use_dual_stack(sdk.use_dual_stack());
     let identity = match profiles {
-        Some(profiles) => IdentityChain::of_platform(config, Some(profiles)),
-        None => IdentityChain::with_static_keys(config),
+        Some(profiles) => IdentityChain::of_platform(config, Some(profiles), files),
+        None => IdentityChain::with_static_keys(config, files),
     };
     let sdk = sdk.into_builder().credentials_provider(SharedCredentialsProvider::new(identity)).build();
     Ok((sdk, region))
 }
 
 /// Returns the platform's identity and the Region, as [`configure`] finds them.
-pub(super) async fn identity(aws: &AwsConfig, strict: bool) -> Result<(SharedCredentialsProvider, Region), Fault> {
-    let (sdk, region) = configure(aws, strict).await?;
+pub(super) async fn identity(
+    aws: &AwsConfig,
+    strict: bool,
+    files: &FileReads,
+) -> Result<(SharedCredentialsProvider, Region), Fault> {
+    let (sdk, region) = configure(aws, strict, files).await?;
     let provider = sdk.credentials_provider().expect("it was configured above");
     Ok((provider, region))
 }
@@ -95,11 +103,11 @@ pub(super) fn no_region(exit: Exit, problem: &str) -> Fault {
 ///
 /// # Errors
 /// A fault with exit code 69 if the file is there and cannot be read, or if a variable names one that is not there.
-fn profiles_without_keys() -> Result<ProfileFiles, Fault> {
+async fn profiles_without_keys(files: &FileReads) -> Result<ProfileFiles, Fault> {
     let named = variable("AWS_CONFIG_FILE");
-    let path = in_home(named.as_deref().unwrap_or("~/.aws/config"));
+    let path = in_home(named.as_deref().unwrap_or(CONFIG_FILE));
     let is_absent = |error: &io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
-    let text = match regular_file::read(&path) {
+    let text = match files.read(&path).await {
         Ok(text) => text,
         Err(error) if named.is_none() && is_absent(&error) => String::new(),
         Err(error) => {
@@ -120,16 +128,27 @@ fn in_home(path: &str) -> PathBuf {
     }
 }
 
-/// Refuses files of the SDK that it would wait for.
-fn refuse_irregular_files() -> Result<(), Fault> {
-    for name in FILES {
-        let Some(path) = variable(name).map(|path| in_home(&path)) else { continue };
-        if let Err(error) = regular_file::check(&path)
-            && error.kind() == ErrorKind::InvalidInput
-        {
-            let problem = format!("{} cannot be read: {error}", path.display());
-            return Err(Fault::new(Exit::Config, format!("variable {name}"), problem, "name a regular file"));
-        }
+/// Checks that the SDK will not wait for a file: it reads them on a thread of the runtime, those of its identity each time.
+///
+/// # Errors
+/// A fault with exit code 78 if one is no regular file, and with 69 if one does not answer. The SDK reports a file that is
+/// not there.
+pub(super) async fn check_files(files: &FileReads) -> Result<(), Fault> {
+    for (name, default) in FILES {
+        let named = variable(name);
+        let Some(path) = named.as_deref().or(default).map(in_home) else { continue };
+        let Err(error) = files.check(&path).await else { continue };
+        let (exit, remedy) = match error.kind() {
+            ErrorKind::InvalidInput => (Exit::Config, "name a regular file"),
+            ErrorKind::TimedOut => (Exit::Unavailable, "look at the volume that it is on"),
+            _ => continue,
+        };
+        return Err(Fault::new(
+            exit,
+            format!("variable {name}"),
+            format!("{} cannot be read: {error}", path.display()),
+            remedy,
+        ));
     }
     Ok(())
 }
@@ -193,4 +212,25 @@ fn variable(name: &str) -> Option<String> {
     #[expect(clippy::disallowed_methods, reason = "the variable is the SDK's, and no setting of ours")]
     let value = env::var(name).ok()?;
     if value.is_empty() { None } else { Some(value) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::secrets::{aws::errors, source::SourceError};
+    use aws_credential_types::provider::ProvideCredentials;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_file_of_the_sdk_that_does_not_answer_is_named_and_holds_up_nobody() {
+        let files = FileReads::default();
+        let chain = IdentityChain::of_platform(ProviderConfig::without_region(), None, &files);
+        let path = in_home(variable("AWS_CONFIG_FILE").as_deref().unwrap_or(CONFIG_FILE));
+        let _hanging = files.of(&path).hang();
+        let fault = configure(&AwsConfig::default(), true, &files).await.expect_err("the file does not answer");
+        assert_eq!((fault.exit, &*fault.subject), (Exit::Unavailable, "variable AWS_CONFIG_FILE"));
+        let expected = format!("{} cannot be read: it did not answer within 2 s", path.display());
+        assert_eq!(fault.problem, expected);
+        let error = errors::identity_error(&chain.provide_credentials().await.expect_err("nor now"));
+        assert!(matches!(&error, SourceError::NotConnected { problem, .. } if problem.contains(&expected)), "{error}");
+    }
 }

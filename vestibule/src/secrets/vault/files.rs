@@ -32,10 +32,9 @@ impl VaultFile {
     /// A transient error if it cannot be read: it may be mounted soon.
     pub(super) async fn read(&self) -> Result<Zeroizing<String>, SourceError> {
         let path = self.path.clone();
-        let bytes = match self.reads.run(move || regular_file::read_secret(&path, MAX_BYTES)).await {
-            Some(Ok(bytes)) => bytes,
-            Some(Err(error)) => return Err(self.unreadable(&RootCause::of(&error).to_string())),
-            None => return Err(self.unreadable("it was not there in time")),
+        let bytes = match self.reads.read(move || regular_file::read_secret(&path, MAX_BYTES)).await {
+            Ok(bytes) => bytes,
+            Err(error) => return Err(self.unreadable(&RootCause::of(&error).to_string())),
         };
         match str::from_utf8(&bytes).map(|text| shape::without_byte_order_mark(text).trim()) {
             Ok("") => Err(self.unreadable("it is empty")),

@@ -2,7 +2,7 @@
 
 use super::files::VaultFile;
 use crate::{
-    blocking_reads::BlockingReads,
+    blocking_reads::FileReads,
     config::{base_url::BaseUrl, settings::vault::VaultConfig},
     credentials::{
         certificate::Certificate,
@@ -23,7 +23,7 @@ pub(super) struct VaultTls {
     ca: Option<VaultFile>,
     /// A client certificate, and its key.
     client: Option<(VaultFile, VaultFile)>,
-    platform: BlockingReads,
+    platform: FileReads,
 }
 
 impl VaultTls {
@@ -36,7 +36,7 @@ impl VaultTls {
             client: client.map(|(certificate, key)| {
                 (VaultFile::new("client_cert", certificate), VaultFile::new("client_key", key))
             }),
-            platform: BlockingReads::default(),
+            platform: FileReads::default(),
         }
     }
 
@@ -63,11 +63,8 @@ impl VaultTls {
     }
 
     async fn platform_roots(&self) -> Result<RootCertStore, SourceError> {
-        match self.platform.run(trust::platform_roots).await {
-            Some(Ok(roots)) => Ok(roots),
-            Some(Err(fault)) => Err(not_usable(format!("{}: {}", fault.subject, fault.problem))),
-            None => Err(not_usable("the platform's certificate authorities could not be read in time".into())),
-        }
+        let roots = trust::platform_roots(&self.platform).await;
+        roots.map_err(|fault| not_usable(format!("{}: {}", fault.subject, fault.problem)))
     }
 }
 
