@@ -19,6 +19,9 @@ RUN cargo install --locked --debug --target-dir target --root /usr/local cargo-a
 # ones are enough.
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir src && touch src/lib.rs && echo 'fn main() {}' > src/main.rs
+# project
+# COPY dev dev
+# end
 # vendored
 COPY vestibule/Cargo.toml vestibule/
 COPY vestibule/derive/Cargo.toml vestibule/derive/
@@ -27,7 +30,6 @@ RUN mkdir --parents vestibule/src vestibule/derive/src devstack/src \
     && touch vestibule/src/lib.rs vestibule/derive/src/lib.rs devstack/src/lib.rs
 # end
 # git
-# COPY dev dev
 # # Only this step reads the framework's repository. The secret is for a private one: README.md, "In a container".
 # RUN --mount=type=secret,id=gitconfig,target=/root/.gitconfig CARGO_NET_GIT_FETCH_WITH_CLI=true cargo fetch --locked
 # end
@@ -57,7 +59,7 @@ RUN find devstack -name '*.rs' -exec touch {} + \
     && cargo install --locked --profile "$PROFILE" --path devstack --root /tools
 # end
 # git
-# RUN cargo install --locked --profile "$PROFILE" --path dev --root /tools
+# RUN cargo install --locked --profile "$PROFILE" --path dev --root /tools && mv /tools/bin/dev /tools/bin/devstack
 # end
 
 FROM docker.io/library/python:3.13-slim-bookworm@sha256:67a1e1f215ccda113cfc024e8639049257e88f273898f595b61476d128d387e8 AS stack
