@@ -4,7 +4,7 @@ use crate::support::{
     examples::{CONFIG_OF_EXAMPLES, example},
     reload_status::wait_for_generation,
 };
-use devstack::{Binary, RunningService, Signal, Stack, Tenant};
+use devstack::{Binary, Launch, RunningService, Signal, Stack, Tenant};
 use std::sync::LazyLock;
 
 const CONFIG: (&str, &str) = ("APP_CONFIG_DIR", CONFIG_OF_EXAMPLES);

@@ -3,7 +3,7 @@
 use super::{doubts::Unrefreshed, retry_class::RetryClass};
 use crate::{
     config::{ConfigError, layers::file::Unread},
-    exit::{Phase, Report},
+    exit::{Exit, Fault, Phase, Report},
     resources::build_error::BuildError,
 };
 
