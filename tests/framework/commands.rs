@@ -3,6 +3,7 @@
 use crate::{
     SERVICE,
     support::{
+        configuration_folder::ConfigurationFolder,
         database::TableLock,
         launch_options::LaunchOptions,
         secrets::{current_version, scripted_manager},
@@ -12,7 +13,7 @@ use devstack::{
     DEFAULT_TIMEOUT, FaultRule, RunningService, ScriptedFault, Signal, eventually, free_port, reqwest::StatusCode,
 };
 use serde_json::Value;
-use std::time::Duration;
+use std::{fs, time::Duration};
 
 #[tokio::test]
 async fn a_wrong_command_line_ends_with_64_and_help_with_0() {
@@ -28,6 +29,30 @@ async fn a_wrong_command_line_ends_with_64_and_help_with_0() {
     }
     let version = SERVICE.launch_without_tenant().await.args(["--version"]).run();
     assert_eq!(version.stdout.trim(), concat!(env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")));
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_command_whose_output_cannot_be_written_ends_with_69() {
+    let launch = async |script: &str, arguments: &[&str]| {
+        let launch = SERVICE.launch_without_tenant().await.args(arguments.to_vec());
+        launch.started_by(["sh", "-c", script, "sh"]).run()
+    };
+    for arguments in
+        [&["openapi"][..], &["config"], &["config", "--json"], &["config", "--explain"], &["check"], &["--help"]]
+    {
+        let full = launch("exec \"$@\" > /dev/full", arguments).await;
+        assert_eq!(full.code, Some(69), "{arguments:?}: {}", full.stderr);
+        for part in ["standard output", "it cannot be written: ", "No space left on device"] {
+            assert!(full.stderr.contains(part), "{arguments:?}: {part} is missing in {}", full.stderr);
+        }
+    }
+    let wrong = launch("export APP_SERVER__DRAIN=soon; exec \"$@\" > /dev/full", &["check"]).await;
+    assert_eq!(wrong.code, Some(78), "{}", wrong.stderr);
+    // The first line is there, and the reader is gone before the last one.
+    let script = "{ \"$@\"; echo $? >&2; } | head -1";
+    let cut_off = launch(script, &["openapi"]).await;
+    assert_eq!((cut_off.stdout.trim(), cut_off.stderr.trim()), ("{", "0"));
 }
 
 #[tokio::test]
@@ -187,6 +212,20 @@ async fn health_queries_the_admin_listener() {
     let half_edited = half_edited.env("APP_ADMIN__LISTEN", &running.at.admin).run();
     assert_eq!(half_edited.code, Some(0), "{}", half_edited.stderr);
     assert_eq!(run(&["health", "live"], "nowhere").code, Some(78));
+    // Nor does a file that is half written, or not there: the variables name the listener.
+    let folder = ConfigurationFolder::new();
+    folder.write("[database\n");
+    let beside_half_a_file =
+        |command: &str, at: &str| folder.launch(&tenant).args([command]).env("APP_ADMIN__LISTEN", at);
+    let healthy = beside_half_a_file("health", &running.at.admin).run();
+    assert_eq!(healthy.code, Some(0), "{}", healthy.stderr);
+    let elsewhere = beside_half_a_file("health", &format!("127.0.0.1:{}", free_port())).run();
+    assert!(elsewhere.code == Some(78) && elsewhere.stderr.contains("default.toml"), "{}", elsewhere.stderr);
+    for command in ["reload", "debug-token"] {
+        assert_eq!(beside_half_a_file(command, &running.at.admin).run().code, Some(78), "{command} does more than ask");
+    }
+    fs::remove_file(folder.path().join("default.toml")).expect("it is there");
+    assert_eq!(beside_half_a_file("health", &running.at.admin).run().code, Some(0));
     let unreachable = run(&["health"], &format!("127.0.0.1:{}", free_port()));
     assert_eq!(unreachable.code, Some(69), "{}", unreachable.stderr);
 }

@@ -31,7 +31,7 @@ async fn a_missing_folder_or_profile_ends_with_78() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_no_regular_one_is_refused_and_nobody_waits_for_it() {
+async fn a_file_of_a_wrong_kind_is_refused_and_nobody_waits_for_it() {
     let folder = ConfigurationFolder::new();
     let file = folder.path().join("default.toml");
     fs::remove_file(&file).expect("it is there");
@@ -41,6 +41,17 @@ async fn a_file_that_is_no_regular_one_is_refused_and_nobody_waits_for_it() {
         let exited = launch.env("APP_CONFIG_DIR", folder.path()).run();
         assert_eq!(exited.code, Some(78), "{command}: {}", exited.stderr);
         assert!(exited.stderr.contains("it is a FIFO, and not a regular file"), "{command}: {}", exited.stderr);
+    }
+    let bundle = folder.path().join("bundle.pem");
+    fs::write(&bundle, "-----BEGIN X509 CRL-----\nAAEC\n-----END X509 CRL-----\n").expect("a file");
+    for (variable, remedy) in
+        [("SSL_CERT_FILE", "name another file in SSL_CERT_FILE"), ("AWS_CA_BUNDLE", "name a PEM file")]
+    {
+        let exited = SERVICE.launch_without_tenant().await.env(variable, &bundle).run();
+        assert_eq!(exited.code, Some(78), "{variable}: {}", exited.stderr);
+        for part in ["block 1 is a `X509 CRL`", remedy] {
+            assert!(exited.stderr.contains(part), "{variable}: {part} is missing in {}", exited.stderr);
+        }
     }
     for variable in ["SSL_CERT_FILE", "AWS_CA_BUNDLE", "AWS_WEB_IDENTITY_TOKEN_FILE"] {
         let exited = SERVICE.launch_without_tenant().await.env(variable, &file).run();

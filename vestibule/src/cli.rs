@@ -1,11 +1,10 @@
 //! The command line.
 
-/// Prints a line on standard output. Ignores an error: the reader may have gone away (`… config | head -1`).
+/// Prints a line on standard output.
 macro_rules! say {
-    ($($text:tt)*) => {{
-        use std::io::Write;
-        let _ = writeln!(std::io::stdout(), $($text)*);
-    }};
+    ($($text:tt)*) => {
+        $crate::cli::standard_output::write_line(format_args!($($text)*))
+    };
 }
 
 mod arguments;
@@ -23,6 +22,7 @@ pub(crate) mod reload;
 
 mod admin;
 mod command_connection;
+mod standard_output;
 mod trust;
 
 use self::{
@@ -38,7 +38,7 @@ use crate::{
         manager::ManagerSetup,
     },
     cause::RootCause,
-    config::layers::Sources,
+    config::{layers::Sources, settings::LogFormat},
     exit::Exit,
     secrets::{aws::policy::AwsAccount, regions::Regions},
     signals::CommandSignals,
@@ -60,9 +60,12 @@ pub(crate) fn main<A: Application>(manager: impl ManagerSetup<A::Settings>) -> E
     let cli = match parsed {
         Ok(cli) => cli,
         Err(error) => {
-            let _ = error.print();
+            let printed = error.print();
             return match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+                    standard_output::remember(printed);
+                    exit_code(None)
+                }
                 _ => Exit::Usage.into(),
             };
         }
@@ -82,17 +85,30 @@ pub(crate) fn main<A: Application>(manager: impl ManagerSetup<A::Settings>) -> E
     }));
     // Does not wait for blocking tasks: a DNS lookup that is under way must not delay the exit.
     runtime.shutdown_background();
-    let code = match result {
-        Ok(Ok(())) => ExitCode::SUCCESS,
+    let failed = match result {
+        Ok(Ok(())) => None,
         // The panic hook has logged it.
-        Err(_) => Exit::Bug.into(),
+        Err(_) => Some(Exit::Bug),
         Ok(Err(CommandError { report, format })) => {
             telemetry::report_failure(&report, format);
-            report.exit().into()
+            Some(report.exit())
         }
     };
+    let code = exit_code(failed);
     telemetry::flush();
     code
+}
+
+/// Returns the exit code of a command. Reports what it could not print.
+fn exit_code(failed: Option<Exit>) -> ExitCode {
+    let unwritten = standard_output::failure();
+    if let Some(report) = &unwritten {
+        telemetry::report_failure(report, LogFormat::Pretty);
+    }
+    match failed.or(unwritten.map(|report| report.exit())) {
+        None => ExitCode::SUCCESS,
+        Some(exit) => exit.into(),
+    }
 }
 
 /// Returns a builder of the runtime, which ends threads for blocking calls that are idle for this long.

@@ -103,8 +103,11 @@ pub struct ConfigError {
     pub report: Report,
     /// The `[telemetry]` section, as far as it could be read. It says how to report the mistakes.
     pub telemetry: TelemetryConfig,
-    /// The `[admin]` section, if it has no mistake. A health probe needs no other section.
+    /// The `[admin]` section, if it has no mistake. A health probe needs no other section. Unless all was read, a part of
+    /// it may be missing.
     pub admin: Option<AdminConfig>,
+    /// `true` if each file and variable could be read.
+    pub(crate) all_read: bool,
     /// The `[secrets]` section, if it has no mistake. An audit needs no other section.
     pub secrets: Option<Box<SecretsConfig>>,
     /// The reason for which a file could not be taken up, if there is one.
@@ -120,6 +123,7 @@ impl ConfigError {
             report: Report::of(Phase::Config, fault),
             telemetry: TelemetryConfig::default(),
             admin: None,
+            all_read: false,
             secrets: None,
             unread: Some(Unread::Unreadable),
         }
@@ -151,7 +155,7 @@ impl<T: ServiceSettings> Config<T> {
         prefix::expand(&mut layers.tree, service);
         let (mut config, mistakes) = extract::extract::<Self>(&layers);
         let mistakes = with_bounds(mistakes, &config.settings(), &layers);
-        let admin_is_right = all_read && !has_mistake_in("admin", &mistakes);
+        let admin_is_right = !has_mistake_in("admin", &mistakes);
         let secrets_is_right = all_read && !has_mistake_in("secrets", &mistakes);
         let mut more: Vec<_> = mistakes.iter().map(|mistake| mistake.fault.clone()).collect();
         more.extend(check::prefix(&config.secrets, &layers));
@@ -198,6 +202,7 @@ impl<T: ServiceSettings> Config<T> {
             report,
             telemetry: config.telemetry,
             admin: if admin_is_right { Some(config.admin) } else { None },
+            all_read,
             secrets: if secrets_is_right { Some(Box::new(config.secrets)) } else { None },
             unread: layers.unread,
         })

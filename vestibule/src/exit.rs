@@ -17,8 +17,8 @@ pub enum Exit {
     Malformed = 65,
     /// 66: a credential does not exist.
     Missing = 66,
-    /// 69: the secrets manager, the database or the issuer of tokens is unavailable, the schema is behind, or an audit found a
-    /// rotation that is not complete.
+    /// 69: the secrets manager, the database or the issuer of tokens is unavailable, the schema is behind, an audit found a
+    /// rotation that is not complete, or a command could not write its output.
     Unavailable = 69,
     /// 70: a bug in the service or the framework.
     Bug = 70,

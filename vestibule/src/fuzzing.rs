@@ -48,7 +48,7 @@ fn kind<K: Kind>(text: &str) -> Result<K, Malformed> {
 
 /// Returns the contents of all blocks of a PEM text.
 pub fn pem(text: &str) -> Option<Vec<Vec<u8>>> {
-    Some(pem::blocks(text)?.into_iter().map(|block| block.der.to_vec()).collect())
+    Some(pem::blocks(text).ok()?.into_iter().map(|block| block.der.to_vec()).collect())
 }
 
 /// Returns the texts in a certificate: those that a log or a handler gets.

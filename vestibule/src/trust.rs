@@ -4,15 +4,12 @@
 use crate::{
     blocking_reads::{FileReads, READ},
     cause::RootCause,
-    credentials::{
-        certificate::Certificate,
-        pem::{self, PemLabel},
-    },
+    credentials::pem::{self, PemError, PemLabel},
     exit::{Exit, Fault},
 };
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, pki_types::CertificateDer};
 use rustls_native_certs::CertificateResult;
-use std::{io, path::Path};
+use std::{ffi::OsString, io, path::Path};
 
 /// The variable of AWS's other SDKs for a file of authorities. The one for Rust does not read it.
 const AWS_CA_BUNDLE: &str = "AWS_CA_BUNDLE";
@@ -54,20 +51,50 @@ pub(crate) async fn aws_certificates(files: &FileReads) -> Result<Vec<Certificat
     let remedy = "name a PEM file with the certificates of authorities, and nothing else";
     let text = files.read(Path::new(&path)).await.map_err(|error| {
         let problem = format!("{} cannot be read: {}", path.display(), RootCause::of(&error));
-        let exit = if error.kind() == io::ErrorKind::InvalidInput { Exit::Config } else { Exit::Unavailable };
-        Fault::new(exit, subject.clone(), problem, remedy)
+        Fault::new(exit_of(&error), subject.clone(), problem, remedy)
     })?;
-    match Certificate::parse_all(&text, "certificates in PEM") {
-        Ok(certificates) => Ok(certificates.into_iter().map(|certificate| certificate.der).collect()),
-        Err(malformed) => Err(Fault::new(Exit::Config, subject, malformed.to_string(), remedy)),
+    authorities_in(&text).map_err(|problem| Fault::new(Exit::Config, subject, problem, remedy))
+}
+
+/// Returns the exit code for a file that cannot be read. One that is not there may come; one of a wrong kind stays wrong.
+fn exit_of(error: &io::Error) -> Exit {
+    match error.kind() {
+        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData | io::ErrorKind::FileTooLarge => Exit::Config,
+        _ => Exit::Unavailable,
+    }
+}
+
+/// Returns the certificates of authorities in a PEM text that has nothing else, one at least. TLS can use each of them.
+///
+/// # Errors
+/// The problem of the first block that is no such certificate. It says its number, and nothing that stands in it.
+pub(crate) fn authorities_in(text: &str) -> Result<Vec<CertificateDer<'static>>, String> {
+    let (mut roots, mut certificates) = (RootCertStore::empty(), Vec::new());
+    for (block, number) in pem::blocks(text).map_err(|error| problem_of(&error))?.iter().zip(1..) {
+        if block.label != PemLabel::Certificate {
+            return Err(format!("block {number} is a part of a private key, and only `CERTIFICATE` is expected here"));
+        }
+        let certificate = CertificateDer::from(block.der.to_vec());
+        if roots.add(certificate.clone()).is_err() {
+            return Err(format!("the content of block {number} is no certificate: it was cut or mistyped"));
+        }
+        certificates.push(certificate);
+    }
+    Ok(certificates)
+}
+
+fn problem_of(error: &PemError) -> String {
+    match error {
+        PemError::NotWhole => "expected certificates in PEM and nothing else, each block whole".into(),
+        PemError::OtherLabel { number, label } => {
+            format!("block {number} is a `{label}`, and only `CERTIFICATE` is expected here")
+        }
     }
 }
 
 /// Returns the certificates of the platform's authorities.
 async fn platform_certificates(files: &FileReads) -> Result<Vec<CertificateDer<'static>>, Fault> {
-    #[expect(clippy::disallowed_methods, reason = "the variable is OpenSSL's, and no setting of ours")]
-    let file = std::env::var_os(SSL_CERT_FILE).filter(|path| !path.is_empty());
-    let of_file = match &file {
+    let of_file = match &ssl_cert_file() {
         Some(path) => certificates_of(Path::new(path), files).await?,
         None => Vec::new(),
     };
@@ -111,11 +138,16 @@ async fn certificates_of(path: &Path, files: &FileReads) -> Result<Vec<Certifica
             return Err(none(exit, &format!("{} cannot be read: {error}", path.display())));
         }
     };
-    let Some(mut blocks) = pem::blocks(&text) else {
-        return Err(no_certificates(&format!("{} is not PEM in which each block is whole", path.display())));
-    };
+    let mut blocks =
+        pem::blocks(&text).map_err(|error| no_certificates(&format!("{}: {}", path.display(), problem_of(&error))))?;
     blocks.retain(|block| block.label == PemLabel::Certificate);
     Ok(blocks.iter().map(|block| block.der.to_vec().into()).collect())
+}
+
+/// Returns the file that the platform's library reads in place of its own, if one is named.
+fn ssl_cert_file() -> Option<OsString> {
+    #[expect(clippy::disallowed_methods, reason = "the variable is OpenSSL's, and no setting of ours")]
+    std::env::var_os(SSL_CERT_FILE).filter(|path| !path.is_empty())
 }
 
 /// Returns the fault of a platform whose authorities are not of use.
@@ -124,12 +156,14 @@ pub(crate) fn no_certificates(problem: &str) -> Fault {
 }
 
 fn none(exit: Exit, problem: &str) -> Fault {
-    Fault::new(
-        exit,
-        "the platform's certificate authorities",
-        problem,
-        "install them (the package ca-certificates), or name a file of them in SSL_CERT_FILE",
-    )
+    let remedy = match ssl_cert_file() {
+        None => "install them (the package ca-certificates), or name a file of them in SSL_CERT_FILE",
+        Some(_) => {
+            "name another file in SSL_CERT_FILE, a PEM file with the certificates of authorities and nothing else; or leave \
+             the variable out, for the authorities of the package ca-certificates"
+        }
+    };
+    Fault::new(exit, "the platform's certificate authorities", problem, remedy)
 }
 
 /// Returns a configuration that trusts no authority, so that every TLS handshake fails: for calls without TLS that stay
@@ -184,5 +218,49 @@ mod tests {
             assert_eq!(fault.exit, Exit::Unavailable);
             assert!(fault.problem.contains(problem), "{}", fault.problem);
         }
+    }
+
+    #[tokio::test]
+    async fn a_block_of_a_bundle_that_is_no_certificate_is_named_by_its_number() {
+        let one = rcgen::generate_simple_self_signed(["one".to_owned()]).unwrap();
+        let (certificate, key) = (one.cert.pem(), one.signing_key.serialize_pem());
+        let block = |label: &str| format!("-----BEGIN {label}-----\nAAEC\n-----END {label}-----\n");
+        assert_eq!(authorities_in(&format!("{certificate}{certificate}")).unwrap().len(), 2);
+        for (other, problem) in [
+            (block("X509 CRL"), "block 2 is a `X509 CRL`, and only `CERTIFICATE` is expected here"),
+            (
+                block("TRUSTED CERTIFICATE"),
+                "block 2 is a `TRUSTED CERTIFICATE`, and only `CERTIFICATE` is expected here",
+            ),
+            (block("CERTIFICATE"), "the content of block 2 is no certificate: it was cut or mistyped"),
+            (key, "block 2 is a part of a private key, and only `CERTIFICATE` is expected here"),
+            (block("hunter2"), "expected certificates in PEM and nothing else, each block whole"),
+        ] {
+            assert_eq!(authorities_in(&format!("{certificate}{other}{certificate}")).unwrap_err(), problem);
+        }
+        let path = std::env::temp_dir().join(format!("bundle-{}.pem", uuid::Uuid::new_v4()));
+        fs::write(&path, format!("{certificate}{}", block("X509 CRL"))).unwrap();
+        let fault = certificates_of(&path, &FileReads::default()).await.unwrap_err();
+        assert!(fault.problem.contains("block 2 is a `X509 CRL`"), "{}", fault.problem);
+        fs::remove_file(&path).unwrap();
+    }
+
+    /// OpenSSL writes such a root if it is asked to (`-set_serial`), and its clients trust it.
+    #[test]
+    fn an_authority_with_a_long_serial_number_is_one_in_every_file() {
+        let mut params = rcgen::CertificateParams::new(["root".to_owned()]).unwrap();
+        params.serial_number = Some(rcgen::SerialNumber::from(vec![1; 30]));
+        let root = params.self_signed(&rcgen::KeyPair::generate().unwrap()).unwrap();
+        assert!(authorities_in(&root.pem()).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_file_whose_kind_is_wrong_is_one_that_nobody_waits_for() {
+        let files = FileReads::default();
+        let path = std::env::temp_dir().join(format!("latin1-{}.pem", uuid::Uuid::new_v4()));
+        fs::write(&path, b"# Autorit\xe9").unwrap();
+        assert_eq!(exit_of(&files.read(&path).await.unwrap_err()), Exit::Config);
+        fs::remove_file(&path).unwrap();
+        assert_eq!(exit_of(&files.read(&path).await.unwrap_err()), Exit::Unavailable);
     }
 }

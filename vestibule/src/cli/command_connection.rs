@@ -6,7 +6,7 @@ use super::admin::{self, AdminUnreachable, command_error};
 use crate::{
     application::Application,
     bootstrap::command_error::CommandError,
-    config::{Config, ConfigError, layers::Sources},
+    config::{AdminConfig, Config, ConfigError, SecretsConfig, layers::Sources},
     exit::Exit,
     http::command_socket::CommandSocket,
     secrets::set::SecretSet,
@@ -43,16 +43,39 @@ impl CommandConnection {
     /// while its files are half edited.
     ///
     /// # Errors
-    /// If `[admin]` is wrong, nobody listens, or the process that listens belongs to another user.
+    /// If a file cannot be read, `[admin]` is wrong, nobody listens, or the process that listens belongs to another user.
     pub(super) async fn open<A: Application>(sources: &Sources) -> Result<Self, CommandError> {
-        let service = A::PACKAGE.name;
-        let (admin, secrets) = match Config::<A::Settings>::load(sources, service, &A::Secrets::specs()) {
-            Ok(config) => (config.admin, config.secrets),
-            Err(ConfigError { admin: Some(admin), secrets, .. }) => (admin, *secrets.unwrap_or_default()),
-            Err(ConfigError { report, telemetry, .. }) => {
-                return Err(CommandError { report, format: telemetry.format });
+        Self::of::<A>(read::<A>(sources)).await
+    }
+
+    /// Connects to the service of a configuration.
+    async fn of<A: Application>(read: Result<Config<A::Settings>, ConfigError>) -> Result<Self, CommandError> {
+        match read {
+            Ok(config) => Self::connect_to(&config.admin, &config.secrets, A::PACKAGE.name).await,
+            Err(ConfigError { admin: Some(admin), all_read: true, secrets, .. }) => {
+                Self::connect_to(&admin, &secrets.unwrap_or_default(), A::PACKAGE.name).await
             }
-        };
+            Err(ConfigError { report, telemetry, .. }) => Err(CommandError { report, format: telemetry.format }),
+        }
+    }
+
+    /// Does the same for a command that only asks. If a file cannot be read, it asks at the address that the rest gives:
+    /// variables, or the defaults.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open). If a file cannot be read, and nobody of this user listens at that address: the mistakes of
+    /// the configuration.
+    pub(super) async fn open_to_ask<A: Application>(sources: &Sources) -> Result<Self, CommandError> {
+        match read::<A>(sources) {
+            Err(ConfigError { admin: Some(admin), all_read: false, report, telemetry, .. }) => {
+                let connected = Self::connect_to(&admin, &SecretsConfig::default(), A::PACKAGE.name).await;
+                connected.map_err(|_| CommandError { report, format: telemetry.format })
+            }
+            read => Self::of::<A>(read).await,
+        }
+    }
+
+    async fn connect_to(admin: &AdminConfig, secrets: &SecretsConfig, service: &str) -> Result<Self, CommandError> {
         let socket = CommandSocket::of(service, admin.listen);
         let connected = match timeout(admin::TIMEOUT, connect(&socket)).await {
             Ok(connected) => connected,
@@ -111,6 +134,10 @@ impl CommandConnection {
     pub(super) fn error(&self, problem: String, remedy: &str) -> CommandError {
         error_at(&self.socket, Exit::Unavailable, problem, remedy)
     }
+}
+
+fn read<A: Application>(sources: &Sources) -> Result<Config<A::Settings>, ConfigError> {
+    Config::load(sources, A::PACKAGE.name, &A::Secrets::specs())
 }
 
 async fn connect(socket: &CommandSocket) -> io::Result<(SendRequest<Body>, UCred)> {

@@ -13,7 +13,7 @@ pub(super) enum HealthProbe {
 }
 
 pub(super) async fn run<A: Application>(sources: &Sources, probe: HealthProbe) -> Result<(), CommandError> {
-    let mut service = CommandConnection::open::<A>(sources).await?;
+    let mut service = CommandConnection::open_to_ask::<A>(sources).await?;
     let path = match probe {
         HealthProbe::Live => "/livez",
         HealthProbe::Ready => "/readyz",

@@ -3,7 +3,6 @@
 use super::{admin, admin_listeners::address::ReplicaAddress};
 use crate::{
     blocking_reads::FileReads,
-    credentials::certificate::Certificate,
     exit::{Exit, Fault},
     trust,
 };
@@ -68,10 +67,7 @@ async fn of_file(path: &Path) -> Result<ClientConfig, Fault> {
     };
     let read = FileReads::default().read(path).await;
     let pem = read.map_err(|error| fault(format!("it cannot be read: {error}")))?;
-    let authorities = Certificate::parse_all(&pem, "certificates in PEM").map_err(|error| fault(error.to_string()))?;
     let mut roots = RootCertStore::empty();
-    for authority in authorities {
-        roots.add(authority.der).map_err(|_| fault("one of its certificates cannot be an authority".into()))?;
-    }
+    roots.add_parsable_certificates(trust::authorities_in(&pem).map_err(fault)?);
     Ok(trust::builder().with_root_certificates(roots).with_no_client_auth())
 }

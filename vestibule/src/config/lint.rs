@@ -15,7 +15,10 @@ pub(super) fn lint(layers: &Layers) -> Vec<Fault> {
     visit_below(&layers.given, &mut Vec::new(), &mut |path, value| {
         let problem = if has_ids(path) || harmless.contains(&path.join(".")) {
             return;
-        } else if !is_of_a_file(path) && path.last().is_some_and(|key| looks_like_a_credential(key)) {
+        } else if may_be_a_credential(value)
+            && !is_of_a_file(path)
+            && path.last().is_some_and(|key| looks_like_a_credential(key))
+        {
             "this key looks like a credential, and the configuration never holds one"
         } else if value.as_str().is_some_and(has_password) {
             "this value has a password in it, and the configuration never holds one"
@@ -36,6 +39,16 @@ fn harmless_keys(layers: &Layers) -> Vec<String> {
     match layers.tree.find_ref("secrets.not_credentials") {
         Some(Value::Array(_, keys)) => keys.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
         _ => Vec::new(),
+    }
+}
+
+/// Returns `true` if a value can be a credential, as far as its form says. A section is none: its own values are visited too.
+/// Neither is `true` or `false`, which a variable gives as text.
+fn may_be_a_credential(value: &Value) -> bool {
+    match value {
+        Value::String(_, text) => text.parse::<bool>().is_err(),
+        Value::Char(..) | Value::Num(..) | Value::Array(..) => true,
+        Value::Bool(..) | Value::Empty(..) | Value::Dict(..) => false,
     }
 }
 

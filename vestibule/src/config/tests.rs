@@ -36,6 +36,9 @@ struct TestSettings {
 struct TestPlace {
     /// A URL.
     url: Option<BaseUrl>,
+    /// A port.
+    #[setting(min = 1, max = 65535)]
+    port: Option<u32>,
 }
 
 impl Default for TestSettings {
@@ -288,6 +291,31 @@ fn a_setting_that_looks_like_a_credential_is_refused_with_an_explanation() {
 }
 
 #[test]
+fn a_section_and_a_switch_are_no_credentials_whatever_their_names() {
+    let vault = format!("{VAULT}[secrets.vault.issue.client_key]\ncommon_name = \"pay\"\nttl = \"30d\"\n");
+    for text in [
+        &vault.replace("hook\"", "hook\"\nclient_key = \"pki/issue/pay\""),
+        "[service.cookie]\nname = \"a\"\n",
+        "[service]\nverify_token = true\n",
+        "[service.places.token]\nurl = \"https://a.example\"\n",
+    ] {
+        let error = ConfigFolder::new(text).load(&[]).err();
+        assert!(error.is_none_or(|error| !error.to_string().contains("never holds one")), "{text}");
+    }
+    assert!(ConfigFolder::new("[service.places.token]\nport = 1\n").load(&[]).is_ok());
+    let found = |text: &str, variables: &[_]| {
+        let mistakes = ConfigFolder::new(text).mistakes(variables);
+        mistakes.iter().filter(|(_, problem)| problem.contains("never holds one")).count()
+    };
+    assert_eq!(found("", &[("APP_SERVICE__VERIFY_TOKEN", "true")]), 0, "a variable has a switch as text");
+    assert_eq!(found("", &[("APP_SERVICE__VERIFY_TOKEN", "abc")]), 1);
+    for value in ["\"abc\"", "7", "[\"abc\"]"] {
+        assert_eq!(found(&format!("[service]\nverify_token = {value}\n"), &[]), 1, "{value}");
+    }
+    assert_eq!(found("[service.cookie]\npassword = \"abc\"\n", &[]), 1, "its values are visited");
+}
+
+#[test]
 fn the_random_id_of_an_issuer_is_no_credential_but_a_password_in_its_url_is() {
     for issuer in [
         concat!("https://oidc.eks.eu-west-1.amazonaws.com/id/D539D463", "3E53DE1B71B4B3D4C1A2B3C4"),
@@ -477,6 +505,63 @@ fn variables_that_kubernetes_injects_are_ignored() {
     assert_eq!(folder.load(&injected).unwrap().server, ServerConfig::default());
     assert_eq!(folder.load(&[("APP_DATABASE__PORT", "1")]).unwrap().database.port.get(), 1);
     assert_eq!(folder.mistakes(&[("APP_SERVER__LISSTEN", "x")]).len(), 1, "any other unknown key is a mistake");
+}
+
+/// Authentication would be off without a word.
+#[test]
+fn a_variable_with_one_underscore_between_section_and_key_is_a_mistake() {
+    let folder = ConfigFolder::new("");
+    for (variable, value, right) in [
+        ("APP_AUTH_ISSUER", "https://idp.example", "APP_AUTH__ISSUER"),
+        ("APP_ADMIN_TLS", "true", "APP_ADMIN__TLS"),
+        ("APP_SECRETS_REVOKED", "v1", "APP_SECRETS__REVOKED"),
+        ("APP_DATABASE_PORT", "6432", "APP_DATABASE__PORT"),
+        ("APP_DATABASE_TLS_ROOT_CERT", "/ca.pem", "APP_DATABASE__TLS_ROOT_CERT"),
+        ("APP_SECRETS_VAULT_ADDRESSES", "https://vault.internal", "APP_SECRETS__VAULT__ADDRESSES"),
+        ("APP_SECRETS_IDS_WEBHOOK", "a/b", "APP_SECRETS__IDS__WEBHOOK"),
+    ] {
+        let report = folder.load(&[(variable, value)]).expect_err(variable).report;
+        let [fault] = report.faults() else { panic!("{variable}: {report}") };
+        assert_eq!(fault.subject, format!("variable {variable}"));
+        assert!(fault.problem.contains("no effect"), "{variable}: {}", fault.problem);
+        assert_eq!(fault.remedy, format!("rename it {right}"));
+    }
+    for (variable, value) in [
+        ("APP_AUTH_ISSUER", ""),
+        ("APP_DATABASE_PORT", "tcp://10.0.0.1:5432"),
+        ("APP_DATABASE_SERVICE_HOST", "10.0.0.1"),
+        ("APP_SERVICE_LABEL", "a"),
+        ("APP_CONFIG_DIR", "config"),
+        ("APP_VERSION", "7"),
+        ("APP_PORT", "8080"),
+        ("APP_ENV", "prod"),
+        ("APP_DATABASE", "a"),
+        ("APP_DATABASE_URL", "a"),
+    ] {
+        assert!(folder.load(&[(variable, value)]).is_ok(), "{variable}");
+    }
+}
+
+#[test]
+fn a_variable_that_ends_as_those_of_kubernetes_counts_unless_its_value_is_a_url() {
+    let folder = ConfigFolder::new("");
+    let config = folder.load(&[("APP_SERVICE__PLACES__A__PORT", "587")]).unwrap();
+    assert_eq!(config.service.places["a"].port, Some(587));
+    let mistakes = folder.mistakes(&[("APP_DATABSE__PORT", "6432")]);
+    assert_eq!(mistakes.len(), 1, "{mistakes:?}");
+    assert!(folder.load(&[("APP_DATABSE__PORT", "tcp://10.0.0.1:5432")]).is_ok());
+}
+
+/// An image's health check ends a container whose service goes on serving.
+#[test]
+fn the_admin_listener_is_known_beside_a_file_that_cannot_be_read() {
+    let folder = ConfigFolder::new("[server\n");
+    let error = folder.load(&[("APP_ADMIN__LISTEN", "127.0.0.1:7")]).unwrap_err();
+    assert_eq!(error.admin.map(|admin| admin.listen.port()), Some(7));
+    assert!(!error.all_read && error.secrets.is_none());
+    assert!(folder.load(&[("APP_ADMIN__LISTEN", "nowhere")]).unwrap_err().admin.is_none());
+    let half_edited = ConfigFolder::new("[server]\ndrain = \"soon\"\n").load(&[]).unwrap_err();
+    assert!(half_edited.all_read && half_edited.admin.is_some());
 }
 
 /// The fuzz target `settings` found it.

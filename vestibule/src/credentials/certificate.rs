@@ -31,7 +31,7 @@ impl Certificate {
 
     /// Parses a PEM text of certificates, one at least, and nothing else.
     pub(crate) fn parse_all(text: &str, expected: &'static str) -> Result<Vec<Self>, Malformed> {
-        Self::of_blocks(&pem::blocks(text).ok_or(Malformed::expected(expected))?, expected)
+        Self::of_blocks(&pem::blocks(text).map_err(|_| Malformed::expected(expected))?, expected)
     }
 
     /// Parses blocks of PEM, all of which are certificates.

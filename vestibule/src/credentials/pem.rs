@@ -13,6 +13,9 @@ const BEGIN: &str = "-----BEGIN ";
 const END: &str = "-----END ";
 const DASHES: &str = "-----";
 
+/// The length of the longest label that is shown.
+const LONGEST_LABEL: usize = 40;
+
 /// Base64 with or without padding at its end.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
@@ -66,30 +69,56 @@ impl PemLabel {
     }
 }
 
-/// Reads all blocks. Returns `None` if there is none, or if one of them cannot be read.
+/// The reason for which a text of PEM cannot be read.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum PemError {
+    /// It has no block, or a block is not whole.
+    NotWhole,
+    /// A block has a label that is none of [`PemLabel`], such as `X509 CRL`. The first block has the number 1.
+    OtherLabel { number: usize, label: String },
+}
+
+impl PemError {
+    /// Makes the error of a block with another label. The label is shown only if it has the form of those that tools write
+    /// (RFC 7468): the text may be no PEM at all.
+    fn other_label(number: usize, label: &str) -> Self {
+        let is_of_a_label = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == ' ';
+        if label.len() <= LONGEST_LABEL && label.chars().all(is_of_a_label) {
+            Self::OtherLabel { number, label: label.to_owned() }
+        } else {
+            Self::NotWhole
+        }
+    }
+}
+
+/// Reads all blocks.
+///
+/// # Errors
+/// If there is none, or if one of them cannot be read.
 ///
 /// Between two blocks, the newline may be missing. Lines may end with `\r\n`, with the two characters `\` and `n`, or have
 /// become blanks: consoles and variables do that. Text around the blocks, such as openssl writes, is ignored if it
 /// contains no part of a block.
-pub(crate) fn blocks(text: &str) -> Option<Vec<PemBlock>> {
+pub(crate) fn blocks(text: &str) -> Result<Vec<PemBlock>, PemError> {
     let mut rest = without_byte_order_mark(text);
     let mut blocks = Vec::new();
     while let Some(start) = rest.find(BEGIN) {
         if !is_explanatory(&rest[..start]) {
-            return None;
+            return Err(PemError::NotWhole);
         }
-        let (label, after) = rest[start + BEGIN.len()..].split_once(DASHES)?;
+        let (label, after) = rest[start + BEGIN.len()..].split_once(DASHES).ok_or(PemError::NotWhole)?;
         let end = [END, label, DASHES].concat();
-        let (content, after) = after.split_once(end.as_str())?;
+        let (content, after) = after.split_once(end.as_str()).ok_or(PemError::NotWhole)?;
         // The letters of a second BEGIN or END are base64 too, and it can share its dashes with the one before.
         if content.contains("BEGIN ") || !is_explanatory(content) || goes_on_as_mark(content) || goes_on_as_mark(after)
         {
-            return None;
+            return Err(PemError::NotWhole);
         }
-        blocks.push(PemBlock { label: PemLabel::of(label)?, der: decode(content)? });
+        let label = PemLabel::of(label).ok_or_else(|| PemError::other_label(blocks.len() + 1, label))?;
+        blocks.push(PemBlock { label, der: decode(content).ok_or(PemError::NotWhole)? });
         rest = after;
     }
-    if blocks.is_empty() || !is_explanatory(rest) { None } else { Some(blocks) }
+    if blocks.is_empty() || !is_explanatory(rest) { Err(PemError::NotWhole) } else { Ok(blocks) }
 }
 
 /// Returns `true` if a text that follows dashes goes on as another BEGIN or END, to which these dashes would belong too.
@@ -125,7 +154,7 @@ mod tests {
     const KEY: &str = "-----BEGIN EC PRIVATE KEY-----\nBwg=\n-----END EC PRIVATE KEY-----\n";
 
     fn read(text: &str) -> Option<Vec<(PemLabel, Vec<u8>)>> {
-        Some(blocks(text)?.into_iter().map(|block| (block.label, block.der.to_vec())).collect())
+        Some(blocks(text).ok()?.into_iter().map(|block| (block.label, block.der.to_vec())).collect())
     }
 
     fn certificate() -> (PemLabel, Vec<u8>) {
@@ -190,6 +219,18 @@ mod tests {
                 assert_eq!(read(&format!("{ONE}{broken}")), None, "{broken:?}");
                 assert_eq!(read(&format!("{broken}{ONE}")), None, "{broken:?}");
             }
+        }
+    }
+
+    #[test]
+    fn a_block_of_another_kind_is_named_unless_its_label_may_be_anything() {
+        let block = |label: &str| format!("-----BEGIN {label}-----\nAAEC\n-----END {label}-----\n");
+        for label in ["X509 CRL", "TRUSTED CERTIFICATE", "PUBLIC KEY", "ENCRYPTED PRIVATE KEY"] {
+            let error = PemError::OtherLabel { number: 3, label: label.to_owned() };
+            assert_eq!(blocks(&format!("{ONE}{KEY}{}{ONE}", block(label))).err(), Some(error));
+        }
+        for label in ["hunter2", "A=B", &"A".repeat(41)] {
+            assert_eq!(blocks(&block(label)).err(), Some(PemError::NotWhole), "{label}");
         }
     }
 }

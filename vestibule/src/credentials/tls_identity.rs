@@ -146,13 +146,13 @@ fn of_json(text: &str) -> Result<(Vec<Certificate>, Vec<PemBlock>), Malformed> {
         more.retain(|one| !chain.iter().any(|known| known.der == one.der));
         chain.append(&mut more);
     }
-    let key = pem::blocks(private_key.expose_secret()).ok_or(Malformed::expected(TlsIdentity::PEM_KEY))?;
+    let key = pem::blocks(private_key.expose_secret()).map_err(|_| Malformed::expected(TlsIdentity::PEM_KEY))?;
     Ok((chain, key))
 }
 
 /// Reads the certificates, and the blocks of the key, from one PEM text of both.
 fn of_one_text(text: &str) -> Result<(Vec<Certificate>, Vec<PemBlock>), Malformed> {
-    let blocks = pem::blocks(text).ok_or(Malformed::expected(TlsIdentity::EXPECTED))?;
+    let blocks = pem::blocks(text).map_err(|_| Malformed::expected(TlsIdentity::EXPECTED))?;
     let (certificates, key): (Vec<_>, Vec<_>) =
         blocks.into_iter().partition(|block| block.label == PemLabel::Certificate);
     Ok((Certificate::of_blocks(&certificates, TlsIdentity::EXPECTED)?, key))

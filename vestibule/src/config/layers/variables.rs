@@ -19,7 +19,11 @@ pub(super) fn settings(variables: &[(OsString, OsString)], defaults: &Value, fau
     for (name, text) in variables {
         let name = name.to_string_lossy();
         let Some(path) = path(&name) else { continue };
-        if is_of_kubernetes(&name) && !is_setting(&path, defaults) {
+        if is_of_kubernetes(&name, text) && !is_setting(&path, defaults) {
+            continue;
+        }
+        if let [key] = &path[..] {
+            faults.extend(without_effect(key, text, defaults));
             continue;
         }
         let checked = match check(&path, text) {
@@ -48,21 +52,61 @@ pub(super) fn settings(variables: &[(OsString, OsString)], defaults: &Value, fau
     dict
 }
 
-/// Returns the path of the setting that a variable names. Returns `None` if it names none.
+/// Returns the path of the setting that a variable names. No setting has a path of one level: such a variable is one of the
+/// service's own, or a mistake.
 fn path(name: &str) -> Option<Vec<String>> {
-    let key = name.strip_prefix("APP_")?;
-    if key.contains("__") { Some(key.to_ascii_lowercase().split("__").map(Into::into).collect()) } else { None }
+    let key = name.strip_prefix("APP_")?.to_ascii_lowercase();
+    Some(key.split("__").map(Into::into).collect())
+}
+
+/// Returns the fault of a variable that would name a setting of the framework if it had two underscores between levels. The
+/// service's own settings may have names that its own variables have too.
+fn without_effect(key: &str, text: &OsStr, defaults: &Value) -> Option<Fault> {
+    if text.to_string_lossy().trim().is_empty() || key.starts_with("service_") {
+        return None;
+    }
+    let path = match key.strip_prefix("secrets_ids_") {
+        Some(name) => vec!["secrets".into(), "ids".into(), name.into()],
+        None => path_with_one_underscore(key, defaults)?,
+    };
+    let name = |separator| format!("APP_{}", path.join(separator).to_ascii_uppercase());
+    Some(Fault::new(
+        Exit::Config,
+        format!("variable {}", name("_")),
+        "it has no effect: two underscores stand between a section and its key",
+        format!("rename it {}", name("__")),
+    ))
+}
+
+/// Returns the path of the setting whose levels make this key, with one underscore between them.
+fn path_with_one_underscore(key: &str, section: &Value) -> Option<Vec<String>> {
+    let Value::Dict(_, settings) = section else { return None };
+    for (level, value) in settings {
+        if level == key && !matches!(value, Value::Dict(..)) {
+            return Some(vec![level.clone()]);
+        }
+        if let Some(rest) = key.strip_prefix(level.as_str()).and_then(|rest| rest.strip_prefix('_'))
+            && let Some(path) = path_with_one_underscore(rest, value)
+        {
+            return Some([vec![level.clone()], path].concat());
+        }
+    }
+    None
 }
 
 /// The problem of two variables that differ in case alone.
 const TWICE: &str = "another variable has the same setting, in other letters";
 
 /// Returns `true` if Kubernetes could have injected a variable of this name for a service of the namespace, such as
-/// `APP_X__Y_SERVICE_HOST`, `APP_X__Y_PORT` or `APP_X__Y_PORT_80_TCP_ADDR`.
-fn is_of_kubernetes(name: &str) -> bool {
+/// `APP_X__Y_SERVICE_HOST`, `APP_X__Y_PORT` or `APP_X__Y_PORT_80_TCP_ADDR`. The value of `APP_X__Y_PORT` would be a URL.
+fn is_of_kubernetes(name: &str, text: &OsStr) -> bool {
     let port =
         |name: &str| name.split_once("_PORT_").is_some_and(|(_, rest)| rest.starts_with(|c: char| c.is_ascii_digit()));
-    name.ends_with("_SERVICE_HOST") || name.contains("_SERVICE_PORT") || name.ends_with("_PORT") || port(name)
+    let is_url = || text.to_string_lossy().contains("://");
+    name.ends_with("_SERVICE_HOST")
+        || name.contains("_SERVICE_PORT")
+        || (name.ends_with("_PORT") && is_url())
+        || port(name)
 }
 
 /// Returns `true` if there is a setting at this path, or if its key may be any name.

@@ -8,12 +8,13 @@ use crate::{
     blocking_reads::FileReads,
     cause::RootCause,
     config::settings::{AwsConfig, TlsMode},
-    credentials::{certificate::Certificate, login::Login},
+    credentials::login::Login,
     exit::{Exit, Fault},
     secrets::{
         aws::rds_token::{RdsTokenError, RdsTokenSigner, RdsUser},
         credential::Credential,
     },
+    trust,
 };
 use futures_util::FutureExt;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
@@ -248,10 +249,10 @@ impl RootCert {
             Err(_) => return Ok(()),
         };
         let seen = CertificateDer::pem_slice_iter(text.as_bytes()).filter(Result::is_ok).count();
-        let problem = match Certificate::parse_all(&text, "certificates in PEM and nothing else, each block whole") {
+        let problem = match trust::authorities_in(&text) {
             Ok(all) if all.len() == seen => return Ok(()),
             Ok(_) => "a newline is missing between two of its certificates".to_owned(),
-            Err(malformed) => malformed.to_string(),
+            Err(problem) => problem,
         };
         fault(problem)
     }

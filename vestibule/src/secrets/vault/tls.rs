@@ -4,10 +4,7 @@ use super::files::VaultFile;
 use crate::{
     blocking_reads::FileReads,
     config::{base_url::BaseUrl, settings::vault::VaultConfig},
-    credentials::{
-        certificate::Certificate,
-        pem::{self, PemBlock, PemLabel},
-    },
+    credentials::pem::{self, PemBlock, PemLabel},
     secrets::source::SourceError,
     trust,
 };
@@ -69,10 +66,10 @@ impl VaultTls {
 }
 
 fn authorities(text: &str) -> Result<RootCertStore, SourceError> {
-    let certificates = Certificate::parse_all(text, "certificates in PEM")
-        .map_err(|malformed| not_usable(format!("the file of secrets.vault.ca: {malformed}")))?;
+    let certificates = trust::authorities_in(text)
+        .map_err(|problem| not_usable(format!("the file of secrets.vault.ca: {problem}")))?;
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(certificates.into_iter().map(|certificate| certificate.der));
+    roots.add_parsable_certificates(certificates);
     Ok(roots)
 }
 
@@ -95,7 +92,7 @@ async fn blocks_of(file: &VaultFile) -> Result<Vec<PemBlock>, SourceError> {
         let expected = "certificates or a key without a passphrase in PEM, each block whole";
         not_usable(format!("the file of secrets.vault.{}: expected {expected}", file.setting))
     };
-    pem::blocks(&file.read().await?).ok_or_else(malformed)
+    pem::blocks(&file.read().await?).map_err(|_| malformed())
 }
 
 fn not_usable(problem: String) -> SourceError {
