@@ -119,6 +119,10 @@ pub trait Application: Sized + Send + Sync + 'static {
 
     /// Puts layers around all routes: CORS, or limits from the settings. Runs once per generation. The default adds none.
     ///
+    /// The framework's own answers come from outside the layers, so these do not change them: 503 if too many requests are in
+    /// flight or the response does not begin in time, 408, 415 for a body with `Content-Encoding`, and 500 after a panic. A
+    /// body that is too long is no such case: its 413 has the headers of the layers.
+    ///
     /// ```
     /// use axum::{Router, extract::{Request, State}, middleware::{self, Next}, response::Response};
     /// use std::sync::Arc;

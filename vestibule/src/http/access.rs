@@ -26,7 +26,7 @@ pub(super) struct AccessGuard {
     pub(super) record: Arc<RequestRecord>,
     status: Option<StatusCode>,
     end: ResponseEnd,
-    /// The bytes that the head has promised and that were not handed out. A server asks a stream for nothing after them.
+    /// The bytes that were promised and not handed out. A server asks for nothing after them.
     left: Option<u64>,
 }
 
@@ -68,17 +68,15 @@ impl AccessGuard {
     pub(super) fn answer<B: HttpBody>(&mut self, response: &mut Response<B>) {
         self.record.frame.complete_head(&self.record, response.headers_mut());
         self.status = Some(response.status());
-        let body = response.body();
-        if body.is_end_stream() {
+        if response.body().is_end_stream() {
             self.end = ResponseEnd::Complete;
-        } else if body.size_hint().exact().is_none() {
-            let length = response.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-            self.left = length;
-            self.hand_out(0);
+            return;
         }
+        self.left = length(response);
+        self.hand_out(0);
     }
 
-    /// Records that this many bytes were handed out of a body whose length only the head says.
+    /// Records that this many bytes were handed out.
     fn hand_out(&mut self, bytes: usize) {
         if let Some(left) = &mut self.left {
             *left = left.saturating_sub(bytes as u64);
@@ -118,6 +116,18 @@ impl AccessGuard {
             client.address = self.record.client.map(ip_text),
             "error.type" = labels.error_type(),
         );
+    }
+}
+
+/// Returns the length of a response's body, in bytes, if the body or the head says it.
+fn length<B: HttpBody>(response: &Response<B>) -> Option<u64> {
+    match response.status() {
+        // A server leaves the body out, whatever it is.
+        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => Some(0),
+        _ => response.body().size_hint().exact().or_else(|| {
+            let length = response.headers().get(CONTENT_LENGTH)?;
+            length.to_str().ok()?.parse().ok()
+        }),
     }
 }
 

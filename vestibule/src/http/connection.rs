@@ -14,7 +14,7 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 
 /// The time in which a connection ends that was asked to and has no request.
-const CLOSING_GRACE: Duration = Duration::from_secs(1);
+pub(super) const CLOSING_GRACE: Duration = Duration::from_secs(1);
 
 /// The authorities of clients of a generation, to compare. Nothing of them is kept alive.
 pub(crate) type ClientAuthority = Weak<dyn Any + Send + Sync>;
@@ -43,6 +43,8 @@ struct ConnectionState {
     /// The reason for which the next request is the last one.
     retired: Option<EndReason>,
     is_http2: bool,
+    /// `true` from the first request on whose body was not read to its end.
+    has_unread_body: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -54,6 +56,19 @@ enum ConnectionPhase {
     InUse,
     /// It speaks another protocol now. Its handler ends it.
     Upgraded,
+    /// Our side is shut down. The socket ends it.
+    ShutDown,
+}
+
+/// The bytes that a client may have on the way when our side of its connection is shut down.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// Those of another protocol. Its handler reads them.
+    OfHandler,
+    /// The rest of a body that nobody reads.
+    OfBody,
+    /// None that we know of.
+    Unknown,
 }
 
 /// An order to the task of a connection.
@@ -91,6 +106,7 @@ impl WatchedConnection {
                 order: None,
                 retired: None,
                 is_http2: false,
+                has_unread_body: false,
             }),
             ordered: Notify::new(),
         }
@@ -148,8 +164,24 @@ impl WatchedConnection {
         let mut state = self.lock();
         if !state.is_http2 {
             state.phase = ConnectionPhase::Upgraded;
-            state.end.get_or_insert(EndReason::Upgraded);
+            // A request that was to be the last one has set another.
+            state.end = Some(EndReason::Upgraded);
         }
+    }
+
+    /// Records that the body of a request was dropped before its end.
+    pub(super) fn leaves_body_unread(&self) {
+        self.lock().has_unread_body = true;
+    }
+
+    /// Records that our side is shut down. Returns what the client may still send.
+    pub(super) fn shut_down(&self) -> Rest {
+        let mut state = self.lock();
+        if state.phase == ConnectionPhase::Upgraded {
+            return Rest::OfHandler;
+        }
+        state.phase = ConnectionPhase::ShutDown;
+        if state.has_unread_body { Rest::OfBody } else { Rest::Unknown }
     }
 
     /// Records why the connection ends. The first reason counts.
@@ -209,7 +241,7 @@ impl ConnectionState {
             return self.cut_overdue();
         }
         match self.phase {
-            ConnectionPhase::Upgraded => return,
+            ConnectionPhase::Upgraded | ConnectionPhase::ShutDown => return,
             ConnectionPhase::Handshake if age >= limits.handshake_timeout => {
                 return self.cut(EndReason::HandshakeTimeout);
             }

@@ -32,7 +32,7 @@ const LOG_AGAIN: Duration = Duration::from_secs(60);
 pub(crate) struct ConnectionMetrics {
     open: Family<[(&'static str, &'static str); 1], Gauge>,
     limit: Family<[(&'static str, &'static str); 1], Gauge>,
-    ended: Family<[(&'static str, &'static str); 2], Counter>,
+    pub(super) ended: Family<[(&'static str, &'static str); 2], Counter>,
     failed_handshakes: Family<[(&'static str, &'static str); 1], Counter>,
 }
 
@@ -68,7 +68,7 @@ pub(super) struct Connections {
 /// The place of one connection.
 pub(super) struct Place {
     connections: Arc<Connections>,
-    connection: Arc<WatchedConnection>,
+    pub(super) connection: Arc<WatchedConnection>,
     key: usize,
 }
 
@@ -158,7 +158,7 @@ impl Connections {
         limits
     }
 
-    async fn none_open(&self) {
+    pub(super) async fn none_open(&self) {
         loop {
             let left = self.left.notified();
             if self.count() == 0 {

@@ -8,8 +8,8 @@ use crate::application::{Application, Generation, Live};
 use axum::{
     body::{Body, Bytes},
     extract::Request,
-    http,
-    response::IntoResponse,
+    http::{self, header::CONTENT_LENGTH},
+    response::{IntoResponse, Response},
 };
 use http_body::Frame;
 use std::{
@@ -138,7 +138,11 @@ impl<A: Application> Future for ResponseFuture<A> {
                 let access = access.take().expect(POLLED_ONCE);
                 access.record.failed("too_many_requests_in_flight");
                 let problem = Problem::busy("too many requests are in flight; try again soon");
-                (access.within(|| problem.into_response()), access, None)
+                let mut response = access.within(|| problem.into_response());
+                if access.record.method == "HEAD" {
+                    response = without_body(response);
+                }
+                (response, access, None)
             }
             ResponseFutureProjection::Routed { routed, guard, access } => {
                 let response = ready!(access.as_ref().expect(POLLED_ONCE).within(|| routed.poll(cx)))?;
@@ -156,6 +160,15 @@ impl<A: Application> Future for ResponseFuture<A> {
         access.answer(&mut response);
         Poll::Ready(Ok(response.map(|body| GuardedBody { body, access, _guard: guard })))
     }
+}
+
+/// Returns the response to a HEAD. axum does it for routes.
+fn without_body(response: Response) -> Response {
+    let (mut head, body) = response.into_parts();
+    if let Some(length) = http_body::Body::size_hint(&body).exact() {
+        head.headers.insert(CONTENT_LENGTH, length.into());
+    }
+    Response::from_parts(head, Body::empty())
 }
 
 /// The promise of whoever polls a future.

@@ -28,6 +28,8 @@ struct Progress {
     bytes: u64,
     /// The time since which we wait for the client. `None` while it waits for us.
     waiting_since: Option<Instant>,
+    /// The time for which we waited for the client in this stage, before that.
+    waited: Duration,
     /// The reason for which the watchdog ended the connection.
     cut_for: Option<EndReason>,
     /// The place among the requests in flight, if it has one.
@@ -56,7 +58,15 @@ pub(super) struct ExchangeRules {
 impl Exchange {
     pub(super) fn new(now: Instant) -> Self {
         let stage = ExchangeStage::Request;
-        let progress = Progress { stage, since: now, bytes: 0, waiting_since: None, cut_for: None, place: None };
+        let progress = Progress {
+            stage,
+            since: now,
+            bytes: 0,
+            waiting_since: None,
+            waited: Duration::ZERO,
+            cut_for: None,
+            place: None,
+        };
         Self { started: now, progress: Mutex::new(progress) }
     }
 
@@ -73,8 +83,13 @@ impl Exchange {
         let mut progress = self.lock();
         if progress.stage == ExchangeStage::Request {
             progress.bytes += bytes as u64;
-            progress.waiting_since = None;
+            progress.stop_waiting();
         }
+    }
+
+    /// Records that nobody reads the rest of the request's body.
+    pub(super) fn body_given_up(&self) {
+        self.body_came(0);
     }
 
     /// Records that the response starts. We wait until the client has made room for its body.
@@ -83,7 +98,15 @@ impl Exchange {
         let now = Instant::now();
         let mut progress = self.lock();
         let place = progress.place.take();
-        *progress = Progress { stage, since: now, bytes: 0, waiting_since: Some(now), cut_for: None, place };
+        *progress = Progress {
+            stage,
+            since: now,
+            bytes: 0,
+            waiting_since: Some(now),
+            waited: Duration::ZERO,
+            cut_for: None,
+            place,
+        };
     }
 
     /// Keeps a place until the exchange ends.
@@ -106,14 +129,23 @@ impl Exchange {
 
     /// Records that a piece of the response went to the socket. If we wait for the client, we do so anew.
     pub(super) fn went_out(&self) {
-        if let Some(since) = &mut self.lock().waiting_since {
-            *since = Instant::now();
+        let mut progress = self.lock();
+        if let Some(since) = progress.waiting_since {
+            let now = Instant::now();
+            progress.waited += now - since;
+            progress.waiting_since = Some(now);
         }
     }
 
     /// Records that there is room for another piece of the response.
     pub(super) fn asked_for_more(&self) {
-        self.lock().waiting_since = None;
+        let mut progress = self.lock();
+        if progress.bytes > 0 {
+            progress.stop_waiting();
+        } else {
+            // Most responses are one piece: that costs no look at the clock.
+            progress.waiting_since = None;
+        }
     }
 
     /// Records that the watchdog ends the connection.
@@ -144,8 +176,10 @@ impl Exchange {
             ExchangeStage::LongLived => response_timeout,
             ExchangeStage::Request | ExchangeStage::Response => response_timeout / 2,
         };
-        let is_stalled = now.duration_since(waiting_since) >= patience;
-        let is_slow = is_short && progress.stage != ExchangeStage::LongLived && progress.is_slow(now);
+        let waits = now.duration_since(waiting_since);
+        let is_stalled = waits >= patience;
+        let is_slow =
+            is_short && progress.stage != ExchangeStage::LongLived && progress.is_slow(progress.waited + waits);
         if is_stalled || is_slow { Some(EndReason::Stalled) } else { None }
     }
 
@@ -155,10 +189,17 @@ impl Exchange {
 }
 
 impl Progress {
-    /// Returns `true` if the client is slower than [`SHORT_RATE`] in this stage.
-    fn is_slow(&self, now: Instant) -> bool {
-        let elapsed = now.duration_since(self.since);
-        elapsed >= SHORT_PATIENCE && (self.bytes as f64) < SHORT_RATE * elapsed.as_secs_f64()
+    /// Records that we do not wait for the client.
+    fn stop_waiting(&mut self) {
+        if let Some(since) = self.waiting_since.take() {
+            self.waited += since.elapsed();
+        }
+    }
+
+    /// Returns `true` if the client is slower than [`SHORT_RATE`] in this stage. The time in which it waited for us does not
+    /// count.
+    fn is_slow(&self, waited: Duration) -> bool {
+        waited >= SHORT_PATIENCE && (self.bytes as f64) < SHORT_RATE * waited.as_secs_f64()
     }
 }
 
@@ -215,6 +256,51 @@ mod tests {
         exchange.body_came(1 << 20);
         exchange.waits_for_body();
         assert_eq!(verdict(&exchange, true), None, "it was fast on average");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_does_not_answer_for_the_time_in_which_it_waited_for_us() {
+        let exchange = Exchange::new(Instant::now());
+        tokio::time::advance(Duration::from_secs(5)).await;
+        exchange.waits_for_body();
+        tokio::time::advance(Duration::from_millis(50)).await;
+        assert_eq!(verdict(&exchange, true), None, "the handler asked for the body late");
+        exchange.body_came(20 * 1024);
+        tokio::time::advance(Duration::from_secs(5)).await;
+        exchange.waits_for_body();
+        tokio::time::advance(Duration::from_millis(900)).await;
+        assert_eq!(verdict(&exchange, true), None, "between two pieces too");
+        tokio::time::advance(Duration::from_millis(450)).await;
+        assert_eq!(verdict(&exchange, true), Some(EndReason::Stalled));
+
+        let exchange = Exchange::new(Instant::now());
+        exchange.responds(false);
+        exchange.asked_for_more();
+        for _ in 0..3 {
+            tokio::time::advance(Duration::from_secs(5)).await;
+            exchange.handed_out(1024);
+            tokio::time::advance(Duration::from_millis(20)).await;
+            assert_eq!(verdict(&exchange, true), None, "the handler produces slowly");
+            exchange.went_out();
+            exchange.asked_for_more();
+        }
+        for _ in 0..3 {
+            exchange.handed_out(1024);
+            tokio::time::advance(Duration::from_millis(500)).await;
+            exchange.went_out();
+            exchange.asked_for_more();
+        }
+        exchange.handed_out(1024);
+        assert_eq!(verdict(&exchange, true), Some(EndReason::Stalled), "the client takes it slowly");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_a_body_that_was_given_up() {
+        let exchange = Exchange::new(Instant::now());
+        exchange.waits_for_body();
+        exchange.body_given_up();
+        tokio::time::advance(Duration::from_secs(5)).await;
+        assert_eq!(verdict(&exchange, true), None);
     }
 
     #[tokio::test(start_paused = true)]

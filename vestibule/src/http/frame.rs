@@ -212,7 +212,7 @@ impl Future for FrameFuture {
                 return Poll::Ready(Ok(response));
             }
             if this.record.is_body(BodyState::TooLong) {
-                return Poll::Ready(Ok(too_long(this.record).into_response()));
+                return Poll::Ready(Ok(problem::replace(response, too_long(this.record))));
             }
             this.state.set(FrameState::Boxed { boxed: Box::pin(problem::unify(response).map(Ok)) });
         }

@@ -6,7 +6,7 @@ mod rejections;
 use crate::{cause::reasons, request_context::RequestContext, resources::database::DatabaseUnavailable};
 use axum::{
     Json,
-    http::{HeaderValue, StatusCode, header},
+    http::{HeaderName, HeaderValue, StatusCode, header, response::Parts},
     response::{IntoResponse, Response},
 };
 use serde::{Serialize, Serializer};
@@ -290,18 +290,45 @@ pub(crate) fn is_other_error(response: &Response) -> bool {
         }
 }
 
+/// The headers that tell of a body.
+const OF_BODY: [HeaderName; 6] = [
+    header::CONTENT_DISPOSITION,
+    header::CONTENT_LANGUAGE,
+    header::CONTENT_LENGTH,
+    header::CONTENT_LOCATION,
+    header::CONTENT_RANGE,
+    header::CONTENT_TYPE,
+];
+
 /// Turns an error response into a problem.
 pub(crate) async fn unify(response: Response) -> Response {
     let status = response.status();
-    let (mut head, body) = response.into_parts();
+    let (head, body) = response.into_parts();
     let text = axum::body::to_bytes(body, MAX_DETAIL).await.unwrap_or_default();
     let problem = match std::str::from_utf8(&text) {
         Ok(text) if !text.is_empty() => rejections::problem(status, text),
         _ => of_status(status, default_detail(status)),
     };
+    in_head(head, problem)
+}
+
+/// Returns a problem in place of an error response. The headers of the layers around the route stay.
+pub(crate) fn replace(response: Response, problem: Problem) -> Response {
+    let (mut head, _) = response.into_parts();
+    if head.status != problem.0.status {
+        // It was for another error.
+        head.headers.remove(header::RETRY_AFTER);
+    }
+    in_head(head, problem)
+}
+
+/// Returns the response of a problem, with the headers of another head too.
+fn in_head(mut head: Parts, problem: Problem) -> Response {
     let (problem_head, body) = problem.into_response().into_parts();
-    head.headers.remove(header::CONTENT_LENGTH);
-    head.headers.remove(header::CONTENT_TYPE);
+    head.status = problem_head.status;
+    for name in OF_BODY {
+        head.headers.remove(name);
+    }
     for (name, value) in &problem_head.headers {
         // What the route says itself counts, for example when to come back.
         head.headers.entry(name).or_insert_with(|| value.clone());

@@ -5,7 +5,9 @@ use axum::{
     BoxError,
     body::{Body, Bytes, HttpBody},
 };
+use futures_util::FutureExt;
 use http_body::{Frame, SizeHint};
+use http_body_util::{BodyExt, Full, Limited};
 use std::{
     pin::Pin,
     sync::Arc,
@@ -22,10 +24,6 @@ pub(super) struct RequestBody {
     record: Arc<RequestRecord>,
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("the body is longer than the limit")]
-struct BodyTooLong;
-
 impl RequestBody {
     pub(super) fn new(body: Body, record: Arc<RequestRecord>) -> Self {
         Self { body, read: 0, record }
@@ -33,7 +31,25 @@ impl RequestBody {
 
     fn too_long(&self) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         self.record.set_body(BodyState::TooLong);
-        Poll::Ready(Some(Err(BodyTooLong.into())))
+        Poll::Ready(Some(Err(length_limit_error())))
+    }
+}
+
+/// Returns the error by which axum's extractors know that a body is too long: their rejections are 413 then. Only a body can
+/// make one.
+fn length_limit_error() -> BoxError {
+    let mut too_long = Limited::new(Full::new(Bytes::from_static(b"1")), 0);
+    match too_long.frame().now_or_never() {
+        Some(Some(Err(error))) => error,
+        other => unreachable!("one byte is more than none: {other:?}"),
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if self.record.is_body(BodyState::Awaited) {
+            self.record.set_body(BodyState::Idle);
+        }
     }
 }
 

@@ -174,7 +174,7 @@ async fn serve(
     let is_tls = http.tls.is_some();
     connection.speaks_http(http.tls.and_then(|tls| tls.authority));
     let builder = with_limits(&limits);
-    let io = TokioIo::new(PlacedIo { io: http.io, _place: place });
+    let io = TokioIo::new(PlacedIo::new(http.io, place));
     let service = WatchedService {
         inner: service,
         connection: connection.clone(),
@@ -227,18 +227,65 @@ mod tests {
         },
         metrics::MetricsRegistry,
     };
-    use tokio::net::TcpListener;
+    use axum::{
+        http::{StatusCode, header},
+        routing::{any, post},
+    };
+    use rustls::{ClientConfig, RootCertStore, ServerConfig, pki_types::PrivatePkcs8KeyDer};
+    use std::net::SocketAddr;
+    use tokio::{
+        io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+        sync::oneshot,
+        time::timeout,
+    };
+    use tokio_rustls::TlsConnector;
+
+    /// The bound of a wait.
+    const IN_TIME: Duration = Duration::from_secs(30);
+
+    /// The head of an upload that is refused.
+    const UPLOAD: &[u8] = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 4194304\r\n\r\n";
+
+    /// A policy with the default limits.
+    #[derive(Default)]
+    struct Defaults {
+        tls: Option<Arc<ServerConfig>>,
+        is_short: bool,
+    }
+
+    fn limits() -> ListenerLimits {
+        ListenerLimits {
+            max_open: 10,
+            connections: ConnectionsConfig::default(),
+            response_timeout: Duration::from_secs(60),
+        }
+    }
+
+    impl ListenerPolicy for Defaults {
+        fn limits(&self) -> ListenerLimits {
+            limits()
+        }
+
+        fn tls(&self) -> Option<ListenerTls> {
+            Some(ListenerTls { config: self.tls.clone()?, authority: None })
+        }
+
+        fn client_authority(&self) -> Option<ClientAuthority> {
+            None
+        }
+
+        fn is_short_of_places(&self) -> bool {
+            self.is_short
+        }
+    }
 
     /// A policy by which the watchdog panics in its first round. Nothing else asks it for places.
     struct PanicsInTheWatchdog;
 
     impl ListenerPolicy for PanicsInTheWatchdog {
         fn limits(&self) -> ListenerLimits {
-            ListenerLimits {
-                max_open: 10,
-                connections: ConnectionsConfig::default(),
-                response_timeout: Duration::from_secs(60),
-            }
+            limits()
         }
 
         fn tls(&self) -> Option<ListenerTls> {
@@ -254,12 +301,120 @@ mod tests {
         }
     }
 
+    async fn start(policy: impl ListenerPolicy, routes: Router) -> (HttpServer, SocketAddr, ConnectionMetrics) {
+        let listener = ListenerSocket::Tcp(TcpListener::bind("127.0.0.1:0").await.expect("a port"));
+        let address = listener.address().expect("it is TCP");
+        let metrics = ConnectionMetrics::register(&MetricsRegistry::new("svc"));
+        (HttpServer::start("public", listener, policy, &metrics, routes), address, metrics)
+    }
+
+    /// Returns the number of connections that ended for a reason.
+    fn ended(metrics: &ConnectionMetrics, reason: EndReason) -> u64 {
+        metrics.ended.get_or_create(&[("listener", "public"), ("reason", reason.label())]).get()
+    }
+
+    /// Returns routes that refuse every body unread.
+    fn refuse() -> Router {
+        Router::new().route("/", post(StatusCode::PAYLOAD_TOO_LARGE))
+    }
+
+    /// Sends a part of an upload, also when the answer is there, and then reads the rest of the answer.
+    async fn upload(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<String> {
+        stream.write_all(UPLOAD).await?;
+        stream.flush().await?;
+        let mut answer = String::from(char::from(stream.read_u8().await?));
+        // A write to a connection that was reset fails, though not the first one.
+        for _ in 0..64 {
+            stream.write_all(&[b' '; 8 * 1024]).await?;
+            stream.flush().await?;
+        }
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
+    }
+
+    #[tokio::test]
+    async fn an_upload_that_is_refused_early_gets_its_answer() {
+        let (server, address, metrics) = start(Defaults::default(), refuse()).await;
+        let stream = TcpStream::connect(address).await.unwrap();
+        let answer = timeout(IN_TIME, upload(stream)).await.expect("in time").unwrap();
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+        timeout(IN_TIME, server.connections.none_open()).await.expect("the client has closed it");
+        assert_eq!(ended(&metrics, EndReason::Closed), 1);
+    }
+
+    #[tokio::test]
+    async fn an_upload_over_tls_that_is_refused_early_gets_its_answer() {
+        let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let key = PrivatePkcs8KeyDer::from(own.signing_key.serialize_der());
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+        let config = builder.unwrap().with_no_client_auth();
+        let config = config.with_single_cert(vec![own.cert.der().clone()], key.into()).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(own.cert.der().clone()).unwrap();
+        let client = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let client = TlsConnector::from(Arc::new(client.with_root_certificates(roots).with_no_client_auth()));
+
+        let policy = Defaults { tls: Some(Arc::new(config)), is_short: false };
+        let (_server, address, _) = start(policy, refuse()).await;
+        let stream = TcpStream::connect(address).await.unwrap();
+        let stream = client.connect("localhost".try_into().unwrap(), stream).await.unwrap();
+        let answer = timeout(IN_TIME, upload(stream)).await.expect("in time").unwrap();
+        assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_goes_on_after_its_answer_or_does_not_close_loses_its_place() {
+        let (server, address, metrics) = start(Defaults { tls: None, is_short: true }, refuse()).await;
+        let mut silent = TcpStream::connect(address).await.unwrap();
+        silent.write_all(UPLOAD).await.unwrap();
+        let mut answer = Vec::new();
+        timeout(IN_TIME, silent.read_to_end(&mut answer)).await.expect("our side is shut down").unwrap();
+
+        let mut flood = TcpStream::connect(address).await.unwrap();
+        flood.write_all(UPLOAD).await.unwrap();
+        let send = async { while flood.write_all(&[b' '; 64 * 1024]).await.is_ok() {} };
+        timeout(IN_TIME, send).await.expect("the connection is closed");
+        timeout(IN_TIME, server.connections.none_open()).await.expect("the places are free");
+        assert_eq!(ended(&metrics, EndReason::Closed), 2);
+        drop(silent);
+    }
+
+    #[tokio::test]
+    async fn a_handler_that_shuts_its_side_of_an_upgraded_connection_down_reads_on() {
+        let (tell, told) = oneshot::channel();
+        let tell = Arc::new(std::sync::Mutex::new(Some(tell)));
+        let switch = async move |mut request: Request| {
+            let upgrade = hyper::upgrade::on(&mut request);
+            let tell = tell.lock().unwrap().take().unwrap();
+            tokio::spawn(async move {
+                let mut io = TokioIo::new(upgrade.await.unwrap());
+                io.write_all(b"end").await.unwrap();
+                io.shutdown().await.unwrap();
+                let mut text = String::new();
+                io.read_to_string(&mut text).await.unwrap();
+                let _ = tell.send(text);
+            });
+            (StatusCode::SWITCHING_PROTOCOLS, [(header::CONNECTION, "upgrade"), (header::UPGRADE, "text")])
+        };
+        let (server, address, metrics) = start(Defaults::default(), Router::new().route("/", any(switch))).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let head = b"POST / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: text\r\n\r\n";
+        stream.write_all(&[head.as_slice(), b"some "].concat()).await.unwrap();
+        let mut answer = String::new();
+        timeout(IN_TIME, stream.read_to_string(&mut answer)).await.expect("it is shut down").unwrap();
+        assert!(answer.starts_with("HTTP/1.1 101 ") && answer.ends_with("end"), "{answer}");
+        stream.write_all(b"text").await.unwrap();
+        stream.shutdown().await.unwrap();
+        assert_eq!(timeout(IN_TIME, told).await.expect("in time").unwrap(), "some text");
+        timeout(IN_TIME, server.connections.none_open()).await.expect("the handler has ended it");
+        assert_eq!(ended(&metrics, EndReason::Upgraded), 1);
+    }
+
     #[tokio::test]
     async fn a_listener_fails_if_its_watchdog_panics() {
-        let listener = ListenerSocket::Tcp(TcpListener::bind("127.0.0.1:0").await.unwrap());
-        let metrics = ConnectionMetrics::register(&MetricsRegistry::new("svc"));
-        let mut server = HttpServer::start("public", listener, PanicsInTheWatchdog, &metrics, Router::new());
-        tokio::time::timeout(Duration::from_secs(30), server.failed()).await.expect("the process is told");
+        let (mut server, ..) = start(PanicsInTheWatchdog, Router::new()).await;
+        timeout(IN_TIME, server.failed()).await.expect("the process is told");
         assert!(!server.accepting.is_finished(), "it is the watchdog that failed");
     }
 }

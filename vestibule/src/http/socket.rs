@@ -1,15 +1,20 @@
 //! Sockets, before and after their handshake.
 
-use super::connections::Place;
+use super::{
+    connection::{CLOSING_GRACE, Rest},
+    connections::Place,
+};
 use std::{
     io,
+    mem::MaybeUninit,
     net::SocketAddr,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    time::{Sleep, sleep},
 };
 use tokio_rustls::server::TlsStream;
 
@@ -52,9 +57,57 @@ pub(super) enum Io {
 
 /// A socket that has a place among the open connections. The place is free again when the socket is dropped, also if the
 /// connection speaks another protocol by then.
+///
+/// A shutdown reads what the client still sends, and drops it: unread bytes would reset the connection at its close, and the
+/// client would lose the end of its response (RFC 9112, section 9.6).
 pub(super) struct PlacedIo {
-    pub(super) io: Io,
-    pub(super) _place: Place,
+    io: Io,
+    place: Place,
+    /// `None` until our side is shut down.
+    linger: Option<Linger>,
+}
+
+/// The time after our side of a connection is shut down, until the client has shut its own down.
+struct Linger {
+    deadline: Pin<Box<Sleep>>,
+    /// `true` if the client has bytes on the way. If not, nobody waits.
+    is_client_sending: bool,
+}
+
+impl PlacedIo {
+    pub(super) fn new(io: Io, place: Place) -> Self {
+        Self { io, place, linger: None }
+    }
+}
+
+impl Io {
+    /// Reads bytes as they are on the wire. `true` if there were some, `false` if the client sends no more.
+    fn poll_discard(&mut self, cx: &mut Context<'_>) -> Poll<bool> {
+        let mut bytes = [MaybeUninit::uninit(); 8 * 1024];
+        let mut bytes = ReadBuf::uninit(&mut bytes);
+        let read = match self {
+            Self::Tcp(io) => Pin::new(io).poll_read(cx, &mut bytes),
+            Self::Tls(io) => Pin::new(io.get_mut().0).poll_read(cx, &mut bytes),
+            Self::Unix(io) => Pin::new(io).poll_read(cx, &mut bytes),
+        };
+        read.map(|read| read.is_ok() && !bytes.filled().is_empty())
+    }
+}
+
+impl Linger {
+    fn poll(&mut self, io: &mut Io, cx: &mut Context<'_>) -> Poll<()> {
+        // First: a client that sends without a pause uses the budget of the task up.
+        if self.deadline.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        loop {
+            match io.poll_discard(cx) {
+                Poll::Ready(true) => self.is_client_sending = true,
+                Poll::Pending if self.is_client_sending => return Poll::Pending,
+                Poll::Ready(false) | Poll::Pending => return Poll::Ready(()),
+            }
+        }
+    }
 }
 
 /// Calls a method of the socket, whichever it is.
@@ -84,7 +137,19 @@ impl AsyncWrite for PlacedIo {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        forward!(self, io => Pin::new(io).poll_shutdown(cx))
+        let this = &mut *self;
+        let linger = if let Some(linger) = &mut this.linger {
+            linger
+        } else {
+            ready!(forward!(this, io => Pin::new(io).poll_shutdown(cx)))?;
+            let is_client_sending = match this.place.connection.shut_down() {
+                Rest::OfHandler => return Poll::Ready(Ok(())),
+                Rest::OfBody => true,
+                Rest::Unknown => false,
+            };
+            this.linger.insert(Linger { deadline: Box::pin(sleep(CLOSING_GRACE)), is_client_sending })
+        };
+        linger.poll(&mut this.io, cx).map(Ok)
     }
 
     fn poll_write_vectored(

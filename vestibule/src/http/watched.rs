@@ -46,6 +46,9 @@ impl<S: ListenerService> hyper::service::Service<Request<Incoming>> for WatchedS
         let guard = Arc::new(ExchangeGuard { exchange: exchange.clone(), connection: self.connection.clone() });
         if bad_head.is_some() {
             self.connection.ends_for(EndReason::Malformed);
+            if !request.body().is_end_stream() {
+                self.connection.leaves_body_unread();
+            }
             return ResponseFuture { response: None, bad_head, guard: Some(guard), is_last };
         }
         let mut request = request.map(|body| {
@@ -53,7 +56,7 @@ impl<S: ListenerService> hyper::service::Service<Request<Incoming>> for WatchedS
             if body.is_end_stream() {
                 axum::body::Body::empty()
             } else {
-                axum::body::Body::new(WatchedRequestBody { body, exchange: exchange.clone() })
+                axum::body::Body::new(WatchedRequestBody::new(body, &exchange, &self.connection))
             }
         });
         let info = self.peer.map(|peer| ConnectionInfo { peer, tls: self.is_tls, exchange });
@@ -83,6 +86,24 @@ impl Drop for ExchangeGuard {
 struct WatchedRequestBody {
     body: Incoming,
     exchange: Arc<Exchange>,
+    connection: Arc<WatchedConnection>,
+    /// `true` if its end was handed out. The length of a chunked body does not say it.
+    has_ended: bool,
+}
+
+impl WatchedRequestBody {
+    fn new(body: Incoming, exchange: &Arc<Exchange>, connection: &Arc<WatchedConnection>) -> Self {
+        Self { body, exchange: exchange.clone(), connection: connection.clone(), has_ended: false }
+    }
+}
+
+impl Drop for WatchedRequestBody {
+    fn drop(&mut self) {
+        if !self.has_ended && !self.body.is_end_stream() {
+            self.exchange.body_given_up();
+            self.connection.leaves_body_unread();
+        }
+    }
 }
 
 impl Body for WatchedRequestBody {
@@ -96,7 +117,11 @@ impl Body for WatchedRequestBody {
         };
         let bytes = match &frame {
             Some(Ok(frame)) => frame.data_ref().map_or(0, Bytes::len),
-            Some(Err(_)) | None => 0,
+            Some(Err(_)) => 0,
+            None => {
+                self.has_ended = true;
+                0
+            }
         };
         self.exchange.body_came(bytes);
         Poll::Ready(frame)
@@ -145,13 +170,13 @@ where
                 bad_head.response().map(|text| ResponseBody { body: None, rest: text.into(), guard })
             }
         };
-        if *this.is_last {
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            // Its `Connection` says `upgrade`, and no request follows anyway.
+            response.body().guard.connection.upgraded();
+        } else if *this.is_last {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        let ExchangeGuard { connection, exchange } = &*response.body().guard;
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            connection.upgraded();
-        }
+        let exchange = &response.body().guard.exchange;
         exchange.responds(response.extensions().get::<LongLived>().is_some());
         Poll::Ready(Ok(response))
     }
@@ -237,6 +262,25 @@ mod tests {
     use axum::http::Version;
     use http_body_util::BodyExt;
     use tokio::sync::Semaphore;
+
+    #[tokio::test]
+    async fn the_last_response_of_a_connection_says_so_unless_it_is_an_upgrade() {
+        for (status, says, reason) in [
+            (StatusCode::OK, "close", EndReason::MaxAge),
+            (StatusCode::SWITCHING_PROTOCOLS, "upgrade", EndReason::Upgraded),
+        ] {
+            let connection = Arc::new(WatchedConnection::new(&ConnectionsConfig::default()));
+            let (exchange, _) = connection.begin(Version::HTTP_11);
+            connection.ends_for(EndReason::MaxAge);
+            let guard = Some(Arc::new(ExchangeGuard { connection: connection.clone(), exchange }));
+            let response = Response::builder().status(status).header(CONNECTION, "upgrade");
+            let response = std::future::ready(Ok(response.body(axum::body::Body::empty()).unwrap()));
+            let response = ResponseFuture { response: Some(response), bad_head: None, guard, is_last: true };
+            let Ok(response) = response.await;
+            assert_eq!(response.headers()[CONNECTION], says);
+            assert_eq!(connection.end_reason(), reason);
+        }
+    }
 
     #[tokio::test]
     async fn a_request_keeps_its_place_until_the_last_piece_of_its_response_is_written() {

@@ -97,14 +97,21 @@ async fn a_line_is_written_when_the_response_has_ended_and_says_if_the_client_le
     let line = lines(&log).remove(0);
     assert_eq!(line["error.type"], "client_disconnected", "nobody has read this one");
 
-    for (pieces, error_type) in [(3, Value::Null), (2, json!("client_disconnected"))] {
-        let mut body = Box::pin(get("/pieces/measured").await.unwrap().into_body());
+    for (path, pieces, error_type) in [
+        ("/pieces/measured", 3, Value::Null),
+        ("/pieces/measured", 2, json!("client_disconnected")),
+        ("/trailed", 1, Value::Null),
+        ("/trailed", 0, json!("client_disconnected")),
+        ("/no_content", 0, Value::Null),
+        ("/not_modified", 0, Value::Null),
+    ] {
+        let mut body = Box::pin(get(path).await.unwrap().into_body());
         for _ in 0..pieces {
             assert!(std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await.is_some());
         }
-        // A server asks for nothing after the bytes that the head has promised.
+        // A server asks for nothing after the bytes that were promised. A 204 and a 304 promise none.
         drop(body);
-        assert_eq!(lines(&log).remove(0)["error.type"], error_type);
+        assert_eq!(lines(&log).remove(0)["error.type"], error_type, "{path}");
     }
 
     let mut waiting = Box::pin(get("/never"));
@@ -127,5 +134,11 @@ async fn a_request_that_finds_no_place_is_logged_without_a_route() {
     let line = lines(&log).remove(0);
     assert_eq!((&line["http.response.status_code"], &line["http.route"]), (&json!(503), &Value::Null));
     assert_eq!((&line["url.path"], &line["error.type"]), (&json!("/orders/7"), &json!("too_many_requests_in_flight")));
+
+    let head = Request::head("/orders/7").body(Body::empty()).unwrap();
+    let response = Door::new(service.clone()).call(head).await.unwrap();
+    assert_eq!(response.status(), 503);
+    assert!(response.headers()["content-length"] != "0", "that of the body of a GET");
+    assert!(response.into_body().is_end_stream(), "a HEAD has none");
     drop(held);
 }

@@ -1,6 +1,9 @@
 //! The frame of every route: its limits, its headers, and what becomes of errors.
 
-use crate::frame_service::{get_with, in_pieces, member, post_body, send, start, trickle};
+use crate::{
+    captured_log::CapturedLog,
+    frame_service::{get_with, in_pieces, member, post_body, send, start, trickle},
+};
 use axum::{
     body::Body,
     extract::{ConnectInfo, Request},
@@ -26,6 +29,31 @@ async fn every_body_may_be_as_long_as_the_limit_and_no_longer_also_if_it_does_no
     assert_eq!(post("/ignores", in_pieces(4)).await.0, 200, "nobody reads it");
 }
 
+#[tokio::test]
+async fn a_handler_that_answers_itself_learns_that_a_body_is_too_long() {
+    let service = start(|config| config.server.body_limit = "3 MB".parse().expect("a size")).await;
+    for path in ["/rejection", "/source"] {
+        assert_eq!(post_body(&service, path, in_pieces(3)).await, (200, "3000000".into()));
+        for body in [vec![b' '; 3_000_001].into(), in_pieces(4)] {
+            assert_eq!(post_body(&service, path, body).await.0, 413, "{path}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_too_long_keeps_the_headers_of_the_layers_and_not_those_of_the_error() {
+    let service = start(|config| config.server.body_limit = "3 MB".parse().expect("a size")).await;
+    let (head, text) = send(&service, Request::post("/layered").body(in_pieces(4)).unwrap()).await;
+    assert_eq!((head.status.as_u16(), member(&text, "status")), (413, json!(413)));
+    assert_eq!(member(&text, "detail"), "the body is longer than 3000000 bytes: send less");
+    assert_eq!(head.headers["content-type"], "application/problem+json");
+    assert_eq!(head.headers["access-control-allow-origin"], "*");
+    assert!(!head.headers.contains_key("retry-after") && !head.headers.contains_key("content-language"), "{head:?}");
+    if let Some(length) = head.headers.get("content-length") {
+        assert_eq!(length, &text.len().to_string());
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_slow_handler_is_503_and_a_body_that_trickles_is_408() {
     let service = start(|config| config.server.request_timeout = Duration::from_secs(10)).await;
@@ -37,6 +65,15 @@ async fn a_slow_handler_is_503_and_a_body_that_trickles_is_408() {
     let (status, text) = post_body(&service, "/length", trickle()).await;
     assert_eq!(status, 408);
     assert_eq!(member(&text, "detail"), "the body of the request did not arrive in time");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_handler_that_has_given_the_body_up_is_slow_itself() {
+    let service = start(|config| config.server.request_timeout = Duration::from_secs(10)).await;
+    let (log, _guard) = CapturedLog::start();
+    assert_eq!(post_body(&service, "/gives_up", trickle()).await.0, 503);
+    let line = log.take().into_iter().find(|event| event["target"] == "vestibule::access").expect("a line");
+    assert_eq!(line["fields"]["error.type"], "request_timeout");
 }
 
 #[tokio::test(start_paused = true)]

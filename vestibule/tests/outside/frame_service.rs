@@ -2,18 +2,21 @@
 
 use axum::{
     Json,
-    body::{Body, Bytes},
-    extract::Request,
-    http::{StatusCode, header, response::Parts},
+    body::{Body, Bytes, HttpBody},
+    extract::{Request, rejection::BytesRejection},
+    http::{HeaderMap, HeaderValue, StatusCode, header, response::Parts},
+    middleware::map_response,
+    response::{IntoResponse, Response},
     routing::{get, post},
 };
+use http_body_util::{BodyExt, Full, LengthLimitError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::{io, sync::Arc, time::Duration};
+use std::{convert::Infallible, error::Error, future::pending, io, sync::Arc, time::Duration};
 use tower::Service as _;
 use vestibule::testing::{Harness, MemoryManager};
 use vestibule::{
-    Application, Build, BuildError, ClientAddress, Limits, Live, OpenApiRouter, Package, RequestId, SecretSet,
+    Application, Build, BuildError, ClientAddress, Limits, Live, OpenApiRouter, Package, Problem, RequestId, SecretSet,
     TraceContext,
     config::{ByteSize, Config},
     http::Door,
@@ -53,6 +56,10 @@ impl Application for FrameService {
         OpenApiRouter::new()
             .route("/length", post(async |body: Bytes| body.len().to_string()))
             .route("/large", post(async |body: Bytes| body.len().to_string()).layer(large))
+            .route("/rejection", post(answer_rejection))
+            .route("/source", post(answer_source))
+            .route("/layered", post(answer_later).layer(map_response(allow_origin)))
+            .route("/gives_up", post(give_up))
             .route("/ignores", post("it did not read the body"))
             .route("/orders/{id}", get("an order"))
             .route("/amount", post(async |Json(amount): Json<Amount>| Json(amount)))
@@ -75,6 +82,9 @@ impl Application for FrameService {
             )
             .route("/pieces", get(async || in_pieces(3)))
             .route("/pieces/measured", get(async || ([(header::CONTENT_LENGTH, "3000000")], in_pieces(3))))
+            .route("/trailed", get(async || Body::new(trailed())))
+            .route("/no_content", get(async || (StatusCode::NO_CONTENT, "a body")))
+            .route("/not_modified", get(async || (StatusCode::NOT_MODIFIED, "a body")))
             .route(
                 "/broken",
                 get(async || {
@@ -86,6 +96,50 @@ impl Application for FrameService {
 
 async fn ids(id: RequestId, trace: TraceContext) -> Json<Value> {
     Json(serde_json::json!({ "id": id.to_string(), "parent": trace.traceparent() }))
+}
+
+/// Answers a body that cannot be read as its rejection says.
+async fn answer_rejection(body: Result<Bytes, BytesRejection>) -> Result<String, Problem> {
+    match body {
+        Ok(body) => Ok(body.len().to_string()),
+        Err(rejection) => Err(Problem::new(rejection.status(), rejection.body_text())),
+    }
+}
+
+/// Answers a body that cannot be read as axum's `Multipart` does: by the source of the error.
+async fn answer_source(body: Body) -> Result<String, Problem> {
+    match body.collect().await {
+        Ok(body) => Ok(body.to_bytes().len().to_string()),
+        Err(error) if error.source().is_some_and(<dyn Error>::is::<LengthLimitError>) => {
+            Err(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "a part is too long"))
+        }
+        Err(_) => Err(Problem::internal()),
+    }
+}
+
+/// Answers a body that cannot be read with a 400 that has headers of its own.
+async fn answer_later(body: Result<Bytes, BytesRejection>) -> Response {
+    let headers = [(header::RETRY_AFTER, "120"), (header::CONTENT_LANGUAGE, "fi")];
+    match body {
+        Ok(body) => body.len().to_string().into_response(),
+        Err(_) => (StatusCode::BAD_REQUEST, headers, "my\u{f6}hemmin").into_response(),
+    }
+}
+
+async fn allow_origin(mut response: Response) -> Response {
+    response.headers_mut().insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    response
+}
+
+/// Waits for a body for 50 ms, and then for nothing.
+async fn give_up(body: Body) {
+    let _ = tokio::time::timeout(Duration::from_millis(50), body.collect()).await;
+    pending::<()>().await;
+}
+
+/// Returns a body that tells its length, and after its last byte waits for trailers.
+fn trailed() -> impl HttpBody<Data = Bytes, Error = Infallible> + Send {
+    Full::new(Bytes::from_static(b"a body")).with_trailers(pending::<Option<Result<HeaderMap, Infallible>>>())
 }
 
 /// Returns a body in pieces of 1 MB, which does not tell its length.
