@@ -547,9 +547,9 @@ fn a_variable_that_ends_as_those_of_kubernetes_counts_unless_its_value_is_a_url(
     let folder = ConfigFolder::new("");
     let config = folder.load(&[("APP_SERVICE__PLACES__A__PORT", "587")]).unwrap();
     assert_eq!(config.service.places["a"].port, Some(587));
-    let mistakes = folder.mistakes(&[("APP_DATABSE__PORT", "6432")]);
+    let mistakes = folder.mistakes(&[("APP_STORE__PORT", "6432")]);
     assert_eq!(mistakes.len(), 1, "{mistakes:?}");
-    assert!(folder.load(&[("APP_DATABSE__PORT", "tcp://10.0.0.1:5432")]).is_ok());
+    assert!(folder.load(&[("APP_STORE__PORT", "tcp://10.0.0.1:5432")]).is_ok());
 }
 
 /// An image's health check ends a container whose service goes on serving.
