@@ -332,14 +332,25 @@ mod tests {
         Ok(answer)
     }
 
+    /// Uploads until that succeeds once. The server reads on for a second, in which a busy machine may not run the client.
+    async fn upload_once<S: AsyncRead + AsyncWrite + Unpin>(connect: impl AsyncFn() -> S) -> String {
+        let mut errors = Vec::new();
+        while errors.len() < 10 {
+            match timeout(IN_TIME, upload(connect().await)).await.expect("in time") {
+                Ok(answer) => return answer,
+                Err(error) => errors.push(error),
+            }
+        }
+        panic!("{errors:?}");
+    }
+
     #[tokio::test]
     async fn an_upload_that_is_refused_early_gets_its_answer() {
         let (server, address, metrics) = start(Defaults::default(), refuse()).await;
-        let stream = TcpStream::connect(address).await.unwrap();
-        let answer = timeout(IN_TIME, upload(stream)).await.expect("in time").unwrap();
+        let answer = upload_once(async || TcpStream::connect(address).await.expect("it listens")).await;
         assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
         timeout(IN_TIME, server.connections.none_open()).await.expect("the client has closed it");
-        assert_eq!(ended(&metrics, EndReason::Closed), 1);
+        assert!(ended(&metrics, EndReason::Closed) >= 1);
     }
 
     #[tokio::test]
@@ -357,9 +368,11 @@ mod tests {
 
         let policy = Defaults { tls: Some(Arc::new(config)), is_short: false };
         let (_server, address, _) = start(policy, refuse()).await;
-        let stream = TcpStream::connect(address).await.unwrap();
-        let stream = client.connect("localhost".try_into().unwrap(), stream).await.unwrap();
-        let answer = timeout(IN_TIME, upload(stream)).await.expect("in time").unwrap();
+        let connect = async || {
+            let stream = TcpStream::connect(address).await.unwrap();
+            client.connect("localhost".try_into().unwrap(), stream).await.unwrap()
+        };
+        let answer = upload_once(connect).await;
         assert!(answer.starts_with("HTTP/1.1 413 "), "{answer}");
     }
 
