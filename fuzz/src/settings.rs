@@ -44,7 +44,7 @@ fn ids(text: &str) {
         assert!(version.as_str().bytes().all(|byte| byte.is_ascii_graphic()));
     }
     let Some(id) = read::<SecretId>(id) else { return };
-    assert!(id.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/_+=.@-:".contains(&byte)));
+    assert!(id.as_str().bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/_+=.@-:!".contains(&byte)));
     assert!(id.as_str().starts_with("arn:") || !id.as_str().contains(':'));
     if region.len() < 30 && region.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-') {
         let there = fuzzing::id_in_region(id.as_str(), region);
