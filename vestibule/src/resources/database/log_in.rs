@@ -24,6 +24,7 @@ use sqlx::{
     postgres::{PgConnectOptions, PgSslMode},
 };
 use std::{
+    borrow::Cow,
     future::poll_fn,
     io::{self, ErrorKind},
     panic::AssertUnwindSafe,
@@ -178,13 +179,14 @@ impl LogInOptions {
 
     /// Logs in once. A token is signed for this log-in alone.
     pub(super) async fn log_in(&self) -> Result<PgConnection, sqlx::Error> {
-        let options = match &self.root_cert {
-            Some(root_cert) => root_cert.trusted_by(self.connection.clone()).await?,
-            None => self.connection.clone(),
-        };
+        // The driver wipes no copy of the password, so the options are copied only if they change.
+        let mut options = Cow::Borrowed(&self.connection);
+        if let Some(root_cert) = &self.root_cert {
+            options = Cow::Owned(root_cert.trusted_by(options.into_owned()).await?);
+        }
         let Some(signer) = &self.signer else { return connect(&options).await };
         let token = signer.token().await.map_err(|error| sqlx::Error::Io(io::Error::other(error)))?;
-        let connected = connect(&options.password(token.expose_secret())).await;
+        let connected = connect(&options.into_owned().password(token.expose_secret())).await;
         match &connected {
             Ok(_) => self.is_failure_logged.store(false, Ordering::Relaxed),
             Err(error) if is_rejected(error) => signer.forget_identity().await,
