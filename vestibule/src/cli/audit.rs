@@ -8,6 +8,7 @@
 //! It reads no secret's value.
 
 pub(in crate::cli) mod comparison;
+mod different_secrets;
 mod findings;
 mod issuer_keys;
 mod leases;

@@ -118,8 +118,15 @@ impl Audit {
         ]
     }
 
-    fn other_findings(&self) -> [Finding; 5] {
+    fn other_findings(&self) -> [Finding; 6] {
         [
+            Finding {
+                title: "different secrets",
+                places: self.different_secrets(),
+                problem: "the replicas take one credential from different secrets, so they do not hold the same".into(),
+                remedy: "give all of them the same [secrets.ids] and secrets.prefix, and reload them; then audit again"
+                    .into(),
+            },
             Finding {
                 title: "other keys of the issuer",
                 places: self.replicas_with_other_keys(),
