@@ -298,6 +298,24 @@ async fn an_audit_names_the_replicas_that_take_a_credential_from_another_secret(
 }
 
 #[tokio::test]
+async fn an_audit_names_a_replica_that_verifies_with_a_key_which_the_manager_has_dropped() {
+    let tenant = SERVICE.migrated("audit_dropped").await;
+    let dropped = current_version(&tenant, "signing").await;
+    tenant.put("signing", &devstack::random_key()).await.unwrap();
+    let [mut replica] = start_replicas(&tenant).await;
+    assert_eq!(audit(&tenant, &[&replica.at.admin]).code, Some(0));
+    let label = tenant.client().update_secret_version_stage().secret_id(tenant.id("signing"));
+    label.version_stage("AWSPREVIOUS").remove_from_version_id(&dropped).send().await.unwrap();
+    let behind = audit(&tenant, &[&replica.at.admin]);
+    assert_eq!(behind.code, Some(69), "{}", behind.stdout);
+    assert_eq!(row(&behind, &replica.at.admin, "signing")[7], "dropped");
+    let reason = format!("dropped versions: http://{} (signing {dropped})", replica.at.admin);
+    assert!(behind.stderr.contains(&reason), "{}", behind.stderr);
+    assert_eq!(replica.reload().await["outcome"], "published");
+    assert_eq!(audit(&tenant, &[&replica.at.admin]).code, Some(0));
+}
+
+#[tokio::test]
 async fn an_audit_needs_only_urls_and_the_configuration_of_the_manager() {
     for arguments in [
         vec!["audit"],

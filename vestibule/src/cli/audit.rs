@@ -12,6 +12,7 @@ mod different_secrets;
 mod findings;
 mod issuer_keys;
 mod leases;
+mod other_versions;
 pub(crate) mod replica;
 mod table;
 
@@ -86,7 +87,7 @@ pub(super) async fn compare<T>(
     let deadline = Instant::now() + config.secrets.deadline;
     let manager = versions_at_manager(regions, &replicas, deadline).await;
     let revoked = config.secrets.revoked.clone();
-    Audit { replicas, manager, regions: regions.clone(), expected: None, revoked, since }
+    Audit::new(replicas, manager, regions.clone(), revoked, since)
 }
 
 /// Prints an audit.

@@ -87,7 +87,7 @@ impl Audit {
         findings
     }
 
-    fn version_findings(&self) -> [Finding; 3] {
+    fn version_findings(&self) -> [Finding; 5] {
         let current = self.regions.stage_label(Stage::Current);
         [
             Finding {
@@ -105,6 +105,18 @@ impl Audit {
                 remedy: "reload it (`reload --wait` beside it), or wait for its next poll; if it stays behind, \
                          last_reload in its /status says why"
                     .into(),
+            },
+            Finding {
+                title: "dropped versions",
+                places: self.replicas_with_dropped_versions(),
+                problem: "the replica still verifies with a version that the manager has dropped".into(),
+                remedy: "reload it (`reload --wait` beside it), or wait for its next poll".into(),
+            },
+            Finding {
+                title: "missing versions",
+                places: self.replicas_that_lack_versions(),
+                problem: "other replicas verify with a version that the manager has, and this one does not".into(),
+                remedy: "reload it (`reload --wait` beside it), or wait for its next poll".into(),
             },
             Finding {
                 title: "pending",
