@@ -80,6 +80,11 @@ impl MetricsEncoder<'_> {
             let (version, stage) = (credential.version.to_string(), credential.stage.to_string());
             info.encode_info(&[name, ("version", version), ("stage", stage)])?;
         }
+        let rejected = status.rejections.rejected().into_iter();
+        let rejected = rejected.map(|(name, is_rejected)| ([("name", name.to_owned())], u32::from(is_rejected)));
+        let help =
+            "1 for each credential that the other side rejects, and 0 for each other one that something is made from";
+        self.gauges("vestibule_credential_rejected", help, rejected)?;
         let help = "The time at which the manager last confirmed the version held";
         self.gauges("vestibule_credential_verified_timestamp_seconds", help, verified)?;
         let help = "The time at which the version held expires; absent if it does not expire, or has a lease";
