@@ -153,8 +153,8 @@ impl MetricsEncoder<'_> {
             for (credential, connections) in &holders.connections {
                 add("connection", credential, *connections);
             }
-            for credential in holders.versions.keys() {
-                add("version", credential, 1);
+            for (credential, versions) in &holders.versions {
+                add("version", credential, versions.len());
             }
         }
         let help = "The holders of older generations, by kind; the name is a route's, a worker's or a credential's";
