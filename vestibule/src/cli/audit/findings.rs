@@ -173,7 +173,7 @@ impl Audit {
         ]
     }
 
-    fn lease_findings(&self) -> [Finding; 4] {
+    fn lease_findings(&self) -> [Finding; 5] {
         [
             Finding {
                 title: "ended",
@@ -191,6 +191,14 @@ impl Audit {
                     "reload it (`reload --wait` beside it), which replaces each credential whose lease was revoked; \
                          if one stays, its lease was not"
                         .into(),
+            },
+            Finding {
+                title: "different clocks",
+                places: self.replicas_with_other_clocks(),
+                problem:
+                    "the clock of the replica differs from that of this machine, so --since may mean another time to it"
+                        .into(),
+                remedy: "set both clocks (NTP), and audit again".into(),
             },
             Finding {
                 title: "the same user",

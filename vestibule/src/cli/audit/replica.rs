@@ -17,6 +17,9 @@ pub(crate) struct ReplicaStatus {
     pub(super) draining: Vec<ReplicaDraining>,
     /// `None` if authentication is off.
     pub(super) authentication: Option<ReplicaAuthentication>,
+    /// The time by which the clock of the replica is ahead of ours. Zero if nothing says that the clocks differ.
+    #[serde(skip)]
+    pub(super) clock_ahead: time::Duration,
 }
 
 /// The keys of an issuer of tokens that a replica holds. The texts are the issuer's.
