@@ -279,6 +279,43 @@ async fn an_audit_finds_a_replica_that_still_accepts_a_revoked_key() {
 }
 
 #[tokio::test]
+async fn an_audit_names_the_replicas_that_take_a_credential_from_another_secret() {
+    let tenant = SERVICE.migrated("audit_ids").await;
+    let [one] = start_replicas(&tenant).await;
+    tenant.put("former", &devstack::random_key()).await.unwrap();
+    let former = SERVICE.launch(&tenant).env("APP_SECRETS__IDS__SIGNING", tenant.id("former"));
+    let other = RunningService::start(former, &tenant).await;
+    let urls = [one.at.admin.as_str(), other.at.admin.as_str()];
+    let mixed = audit(&tenant, &urls);
+    assert_eq!(mixed.code, Some(69), "{}", mixed.stdout);
+    assert_eq!(row(&mixed, &other.at.admin, "signing")[7], "current", "of its own secret");
+    let each = [(tenant.id("former"), &other.at.admin), (tenant.id("signing"), &one.at.admin)];
+    let [former, present] = each.map(|(id, at)| format!("{id} at http://{at}"));
+    let reason = format!("different secrets: signing ({former}; {present})");
+    assert!(mixed.stderr.contains(&reason) && mixed.stderr.contains("[secrets.ids]"), "{}", mixed.stderr);
+    assert!(last_line(&mixed).contains(&reason), "{}", mixed.stdout);
+    assert_eq!(audit(&tenant, &urls[1..]).code, Some(0));
+}
+
+#[tokio::test]
+async fn an_audit_names_a_replica_that_verifies_with_a_key_which_the_manager_has_dropped() {
+    let tenant = SERVICE.migrated("audit_dropped").await;
+    let dropped = current_version(&tenant, "signing").await;
+    tenant.put("signing", &devstack::random_key()).await.unwrap();
+    let [mut replica] = start_replicas(&tenant).await;
+    assert_eq!(audit(&tenant, &[&replica.at.admin]).code, Some(0));
+    let label = tenant.client().update_secret_version_stage().secret_id(tenant.id("signing"));
+    label.version_stage("AWSPREVIOUS").remove_from_version_id(&dropped).send().await.unwrap();
+    let behind = audit(&tenant, &[&replica.at.admin]);
+    assert_eq!(behind.code, Some(69), "{}", behind.stdout);
+    assert_eq!(row(&behind, &replica.at.admin, "signing")[7], "dropped");
+    let reason = format!("dropped versions: http://{} (signing {dropped})", replica.at.admin);
+    assert!(behind.stderr.contains(&reason), "{}", behind.stderr);
+    assert_eq!(replica.reload().await["outcome"], "published");
+    assert_eq!(audit(&tenant, &[&replica.at.admin]).code, Some(0));
+}
+
+#[tokio::test]
 async fn an_audit_needs_only_urls_and_the_configuration_of_the_manager() {
     for arguments in [
         vec!["audit"],

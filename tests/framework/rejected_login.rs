@@ -126,8 +126,11 @@ async fn a_signal_tries_a_rejected_version_again_after_its_password_is_restored(
     cut_connections(&tenant).await;
     assert_eq!(running.get(&note).await.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert_eq!(running.reload().await["exit_code"], 77, "the database still rejects the login");
+    let rejected = "vestibule_credential_rejected{name=\"database\"}";
+    assert_eq!(running.metric(rejected).await, 1.0);
     tenant.set_password(&tenant.app_role(), &password).await.unwrap();
     assert_eq!(running.reload().await["outcome"], "unchanged");
+    assert_eq!(running.metric(rejected).await, 0.0);
     assert_eq!(running.get(&note).await.status(), StatusCode::OK);
     assert_eq!(tenant.rejected_logins(&tenant.app_role()).unwrap(), 2);
 }

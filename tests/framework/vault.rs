@@ -391,17 +391,45 @@ async fn the_documented_commands_admit_a_service() {
     assert!(version.as_str().is_some_and(|version| version.starts_with("2@")), "{version}");
 }
 
-/// Returns the number of tokens that the server has for a service.
-async fn tokens_of(tenant: &Tenant) -> usize {
+/// Returns the accessors of the tokens that the server has for a service.
+async fn accessors_of(tenant: &Tenant) -> Vec<Value> {
     let list = openbao().await.get("auth/token/accessors?list=true").await.expect("a list");
-    let mut tokens = 0;
+    let mut accessors = Vec::new();
     for accessor in list["data"]["keys"].as_array().into_iter().flatten() {
         // Another test may have ended it meanwhile.
         let token = openbao().await.post("auth/token/lookup-accessor", json!({ "accessor": accessor })).await;
         let policies = token.unwrap_or_default()["data"]["policies"].clone();
-        tokens += usize::from(policies.as_array().is_some_and(|all| all.contains(&json!(tenant.name()))));
+        if policies.as_array().is_some_and(|all| all.contains(&json!(tenant.name()))) {
+            accessors.push(accessor.clone());
+        }
     }
-    tokens
+    accessors
+}
+
+/// Returns the number of tokens that the server has for a service.
+async fn tokens_of(tenant: &Tenant) -> usize {
+    accessors_of(tenant).await.len()
+}
+
+#[tokio::test]
+async fn the_end_of_a_token_is_no_failure_until_a_login_fails() {
+    let tenant = SERVICE.migrated_at_openbao("bao_login_fails").await;
+    let role = json!({ "token_policies": [tenant.name()], "secret_id_num_uses": 1 });
+    let (launch, _) = launch_with_approle(&tenant, role.clone()).await;
+    let mut running = serves(launch, &tenant).await;
+    for accessor in accessors_of(&tenant).await {
+        openbao().await.post("auth/token/revoke-accessor", json!({ "accessor": accessor })).await.unwrap();
+    }
+    let failed = "vestibule_manager_login_failed";
+    assert_eq!(running.metric(failed).await, 0.0, "nobody needs the token");
+    eventually("a login that fails", async || {
+        running.reload().await;
+        running.metric(failed).await == 1.0
+    })
+    .await;
+    drop(launch_with_approle(&tenant, role).await);
+    running.reload().await;
+    assert_eq!(running.metric(failed).await, 0.0, "it has a new secret id");
 }
 
 #[tokio::test]

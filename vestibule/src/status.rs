@@ -32,7 +32,7 @@ use crate::{
     last_uses::LastUses,
     moment::Moment,
     package::Package,
-    resources::connection_counter::ConnectionCounter,
+    resources::{connection_counter::ConnectionCounter, registry::RejectionObserver},
     secrets::{
         credential::Name,
         fetch::ManagerStage,
@@ -90,6 +90,8 @@ pub(crate) struct Status {
     /// The open connections of the generation in service.
     #[serde(skip)]
     connections: Vec<ConnectionCounter>,
+    #[serde(skip)]
+    rejections: RejectionObserver,
     #[serde(skip)]
     last_uses: Arc<LastUses>,
     #[serde(skip)]
@@ -246,6 +248,7 @@ impl Status {
             past_reloads: Vec::new(),
             staleness: Staleness::jittered(),
             connections: Vec::new(),
+            rejections: RejectionObserver::default(),
             last_uses,
             regions,
         };
@@ -261,6 +264,7 @@ impl Status {
             generation.config.iam_databases().map(|database| IamDatabaseStatus::new(&database)).collect();
         self.in_service_since = now;
         self.connections = generation.resources.connections().map(|(_, counter)| counter).collect();
+        self.rejections = generation.resources.rejection_observer();
         self.staleness.configure(generation);
         let checks_before = std::mem::take(&mut self.readiness_checks);
         for check in generation.checks.iter() {

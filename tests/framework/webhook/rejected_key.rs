@@ -50,10 +50,13 @@ async fn a_key_that_the_webhook_rejects_for_good_is_reported_and_loses_no_event(
     wait_for_outbox_rows(&tenant, "attempts >= 2", 5).await;
     let metrics = MetricsPage::of(&running).await;
     assert_eq!(metrics.reloads("refused_key", "kept"), 1.0);
+    let rejected = |name| format!("vestibule_credential_rejected{{name=\"{name}\"}}");
+    assert_eq!((metrics.get(&rejected("webhook")), metrics.get(&rejected("database"))), (1.0, 0.0));
     assert_eq!(running.status().await["last_reload"]["exit_code"], 77);
     assert_eq!(count_outbox_rows(&tenant, "last_error LIKE '401%'").await, 5);
     receiver.accept([current_key(&tenant).await]);
     receiver.wait_until(|deliveries| deliveries.len() == 5).await;
+    eventually("a key that is accepted", async || running.metric(&rejected("webhook")).await == 0.0).await;
     // The key is accepted again, so it is no longer reported.
     assert_eq!(running.reload().await["outcome"], "unchanged");
 }

@@ -9,7 +9,7 @@ use crate::{
 };
 use axum::{
     body::Body,
-    http::{HeaderValue, Request, Response, StatusCode, Uri, header},
+    http::{HeaderValue, Request, Response, Uri, header},
 };
 use http_body_util::LengthLimitError;
 use hyper::body::Incoming;
@@ -33,16 +33,16 @@ pub(super) enum AdminUnreachable {
     TooLong,
 }
 
-/// Gets a URI, for 3 s at most. Returns the answer's status and body.
+/// Gets a URI, for 3 s at most.
 ///
 /// # Errors
 /// If there is no answer.
-pub(super) async fn get(uri: Uri, connector: Connector) -> Result<(StatusCode, String), AdminUnreachable> {
+pub(super) async fn get(uri: Uri, connector: Connector) -> Result<Response<String>, AdminUnreachable> {
     let client = Client::builder(TokioExecutor::new()).build::<_, Body>(connector);
     read(client.get(uri), TIMEOUT).await
 }
 
-/// Posts to a URI without a body, and waits for the answer as long as `limit` allows. Returns its status and body.
+/// Posts to a URI without a body, and waits for the answer as long as `limit` allows.
 ///
 /// # Errors
 /// If there is no answer.
@@ -51,27 +51,25 @@ pub(super) async fn post(
     authorization: HeaderValue,
     connector: Connector,
     limit: Duration,
-) -> Result<(StatusCode, String), AdminUnreachable> {
+) -> Result<Response<String>, AdminUnreachable> {
     let client = Client::builder(TokioExecutor::new()).build::<_, Body>(connector);
     let mut request = Request::post(uri).body(Body::empty()).expect("these make a request");
     request.headers_mut().insert(header::AUTHORIZATION, authorization);
     read(client.request(request), limit).await
 }
 
-/// Waits for the answer to a request, as long as `limit` allows. Returns its status and body.
+/// Waits for the answer to a request, as long as `limit` allows.
 ///
 /// # Errors
 /// If there is no answer.
 pub(super) async fn read<E: Error + 'static>(
     answer: impl Future<Output = Result<Response<Incoming>, E>>,
     limit: Duration,
-) -> Result<(StatusCode, String), AdminUnreachable> {
+) -> Result<Response<String>, AdminUnreachable> {
     let request = async {
-        let answer = answer.await.map_err(|error| unreachable(&error))?;
-        let status = answer.status();
-        let body =
-            axum::body::to_bytes(Body::new(answer.into_body()), MAX_BODY).await.map_err(|error| unreachable(&error))?;
-        Ok((status, String::from_utf8_lossy(&body).into_owned()))
+        let (head, body) = answer.await.map_err(|error| unreachable(&error))?.into_parts();
+        let body = axum::body::to_bytes(Body::new(body), MAX_BODY).await.map_err(|error| unreachable(&error))?;
+        Ok(Response::from_parts(head, String::from_utf8_lossy(&body).into_owned()))
     };
     match tokio::time::timeout(limit, request).await {
         Ok(result) => result,

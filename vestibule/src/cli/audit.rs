@@ -7,10 +7,13 @@
 //!
 //! It reads no secret's value.
 
+pub(in crate::cli) mod clocks;
 pub(in crate::cli) mod comparison;
+mod different_secrets;
 mod findings;
 mod issuer_keys;
 mod leases;
+mod other_versions;
 pub(crate) mod replica;
 mod table;
 
@@ -85,7 +88,7 @@ pub(super) async fn compare<T>(
     let deadline = Instant::now() + config.secrets.deadline;
     let manager = versions_at_manager(regions, &replicas, deadline).await;
     let revoked = config.secrets.revoked.clone();
-    Audit { replicas, manager, regions: regions.clone(), expected: None, revoked, since }
+    Audit::new(replicas, manager, regions.clone(), revoked, since)
 }
 
 /// Prints an audit.

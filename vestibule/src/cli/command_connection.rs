@@ -111,17 +111,18 @@ impl CommandConnection {
     /// As [`get`](Self::get).
     pub(super) async fn send(&mut self, request: request::Builder) -> Result<(StatusCode, String), CommandError> {
         let request = request.header("host", "localhost").body(Body::empty()).expect("these make a request");
-        let answer = async {
+        let exchange = async {
             self.sender.ready().await?;
             self.sender.send_request(request).await
         };
-        admin::read(answer, admin::TIMEOUT).await.map_err(|unreachable| {
+        let answer = admin::read(exchange, admin::TIMEOUT).await.map_err(|unreachable| {
             let problem = match unreachable {
                 AdminUnreachable::Closed => "the process ended".into(),
                 AdminUnreachable::NoAnswer(_) | AdminUnreachable::TooLong => unreachable.to_string(),
             };
             self.error(problem, "see the log of the service")
-        })
+        })?;
+        Ok((answer.status(), answer.into_body()))
     }
 
     /// Returns the process that listens, as this PID namespace numbers it, or `None` if it is not visible here.

@@ -1,6 +1,6 @@
 //! The metrics of requests, in the words of OpenTelemetry's semantic conventions for HTTP.
 
-use crate::metrics::{Gauge, Histogram, MetricsRegistry};
+use crate::metrics::{Counter, Gauge, Histogram, MetricsRegistry};
 use axum::{
     extract::MatchedPath,
     http::{Method, StatusCode, Version},
@@ -30,6 +30,42 @@ const SCHEMES: [&str; 2] = ["http", "https"];
 pub(crate) struct RequestMetrics {
     durations: Durations,
     active: ActiveRequests,
+    /// The number of requests that have ended, by the position of their outcome in [`RequestOutcome::ALL`].
+    ended: [Counter; RequestOutcome::ALL.len()],
+}
+
+/// The outcome of a request that has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RequestOutcome {
+    Success,
+    /// A status from 400 to 499.
+    ClientError,
+    /// A status from 500 on.
+    ServerError,
+    /// The request ended before it had a status.
+    NoAnswer,
+}
+
+impl RequestOutcome {
+    const ALL: [Self; 4] = [Self::Success, Self::ClientError, Self::ServerError, Self::NoAnswer];
+
+    fn of(status: Option<StatusCode>) -> Self {
+        match status {
+            None => Self::NoAnswer,
+            Some(status) if status.is_server_error() => Self::ServerError,
+            Some(status) if status.is_client_error() => Self::ClientError,
+            Some(_) => Self::Success,
+        }
+    }
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Success => "success",
+            Self::ClientError => "client_error",
+            Self::ServerError => "server_error",
+            Self::NoAnswer => "no_answer",
+        }
+    }
 }
 
 /// The durations of requests, by their labels.
@@ -71,7 +107,8 @@ impl ActiveRequests {
 }
 
 impl RequestMetrics {
-    /// Registers the metrics. Call it once per process.
+    /// Registers the metrics. Call it once per process. Each outcome begins with 0: the series of a duration begins with its
+    /// first request, and Prometheus does not see that increase.
     pub(crate) fn register(registry: &MetricsRegistry) -> Arc<Self> {
         let durations = Family::<_, _>::new_with_constructor((|| Histogram::new(BOUNDS)) as fn() -> Histogram);
         let active = ActiveRequests::default();
@@ -83,7 +120,10 @@ impl RequestMetrics {
             "Requests whose response has not ended",
             active.family.clone(),
         );
-        Arc::new(Self { durations, active })
+        let outcomes = Family::<[(&'static str, &'static str); 1], Counter>::default();
+        let ended = RequestOutcome::ALL.map(|outcome| outcomes.get_or_create_owned(&[("outcome", outcome.label())]));
+        registry.register("vestibule_requests", "Requests that ended, by outcome", outcomes);
+        Arc::new(Self { durations, active, ended })
     }
 
     /// Counts a request that begins.
@@ -95,6 +135,7 @@ impl RequestMetrics {
     pub(super) fn end(&self, labels: &RequestLabels, duration: Duration) {
         self.active.of(labels.method, labels.scheme).dec();
         self.durations.observe(labels, duration.as_secs_f64());
+        self.ended[RequestOutcome::of(labels.status) as usize].inc();
     }
 }
 
@@ -204,18 +245,35 @@ mod tests {
     use super::*;
     use crate::metrics::exposition_format::ExpositionFormat;
 
+    fn labels(version: &'static str, status: Option<StatusCode>) -> RequestLabels {
+        RequestLabels { method: "GET", scheme: "http", version, status, route: None, error_type: None }
+    }
+
+    #[test]
+    fn each_outcome_of_requests_exists_before_the_first_one() {
+        let registry = MetricsRegistry::new("svc");
+        let metrics = RequestMetrics::register(&registry);
+        let count = |outcome| {
+            let page = registry.encode(ExpositionFormat::OpenMetrics);
+            let series = format!("vestibule_requests_total{{outcome=\"{outcome}\"}} ");
+            let sample = page.lines().find_map(|line| line.strip_prefix(&series)).expect("the series exists");
+            sample.parse::<u64>().expect("a number")
+        };
+        let outcomes = ["success", "client_error", "server_error", "no_answer"];
+        assert_eq!(outcomes.map(count), [0; 4]);
+        for status in [Some(204), Some(302), Some(404), Some(503), Some(599), Some(500), None] {
+            let status = status.map(|status| StatusCode::from_u16(status).expect("a status"));
+            metrics.begin("GET", "http");
+            metrics.end(&labels("1.1", status), Duration::ZERO);
+        }
+        assert_eq!(outcomes.map(count), [2, 1, 3, 1]);
+    }
+
     #[test]
     fn series_that_share_a_place_are_counted_apart() {
         let registry = MetricsRegistry::new("svc");
         let metrics = RequestMetrics::register(&registry);
-        let labels = |version| RequestLabels {
-            method: "GET",
-            scheme: "http",
-            version,
-            status: Some(StatusCode::OK),
-            route: None,
-            error_type: None,
-        };
+        let labels = |version| labels(version, Some(StatusCode::OK));
         for version in ["1.1", "2", "1.1", "2", "1.1"] {
             metrics.begin("GET", "http");
             metrics.end(&labels(version), Duration::from_millis(1));

@@ -220,6 +220,10 @@ impl Resource for ApiClient {
     fn rejection(&self) -> Option<Rejection> {
         self.0.key.as_ref()?.rejection()
     }
+
+    fn is_rejected(&self) -> bool {
+        self.0.key.as_ref().is_some_and(|key| key.is_rejected())
+    }
 }
 
 impl fmt::Debug for ApiClient {

@@ -10,7 +10,7 @@ use std::{
     any::{Any, TypeId},
     collections::BTreeMap,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
+    sync::{Arc, Weak},
     time::Duration,
 };
 use tokio::time::{Instant, timeout, timeout_at};
@@ -20,6 +20,7 @@ pub(crate) trait ErasedResource: Send + Sync {
     fn as_any(&self) -> &dyn Any;
     fn publish(&self);
     fn rejection(&self) -> Option<Rejection>;
+    fn is_rejected(&self) -> bool;
     fn probe(&self, reason: ProbeReason, deadline: Instant) -> BoxFuture<'_, ()>;
     fn retire(&self, successor: Option<&dyn Any>);
     fn connections(&self) -> Option<ConnectionCounter>;
@@ -40,6 +41,10 @@ impl<R: Resource> ErasedResource for R {
 
     fn rejection(&self) -> Option<Rejection> {
         Resource::rejection(self)
+    }
+
+    fn is_rejected(&self) -> bool {
+        Resource::is_rejected(self)
     }
 
     fn probe(&self, reason: ProbeReason, deadline: Instant) -> BoxFuture<'_, ()> {
@@ -106,7 +111,30 @@ pub(crate) struct BuiltResource {
     pub(crate) resource: Arc<dyn ErasedResource>,
 }
 
+/// The resources of one generation, for a reader who asks if their credentials are rejected. It keeps none of them alive.
+#[derive(Clone, Default)]
+pub(crate) struct RejectionObserver(Vec<(Name, Weak<dyn ErasedResource>)>);
+
+impl RejectionObserver {
+    /// Returns each credential with a resource, and `true` if the other side of one of its resources rejects it.
+    pub(crate) fn rejected(&self) -> BTreeMap<Name, bool> {
+        let mut rejected = BTreeMap::new();
+        for (name, resource) in &self.0 {
+            if let Some(resource) = resource.upgrade() {
+                *rejected.entry(*name).or_default() |= caught(|| resource.is_rejected()).unwrap_or_default();
+            }
+        }
+        rejected
+    }
+}
+
 impl ResourceRegistry {
+    /// Returns an observer of the rejections of these resources.
+    pub(crate) fn rejection_observer(&self) -> RejectionObserver {
+        let resources = self.built.iter().map(|(key, built)| (key.credential, Arc::downgrade(&built.resource)));
+        RejectionObserver(resources.collect())
+    }
+
     /// Tells all resources that their generation is in service.
     pub(crate) fn publish(&self) {
         for built in self.built.values() {

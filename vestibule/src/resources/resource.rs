@@ -46,6 +46,12 @@ pub trait Resource: Any + Clone + Send + Sync {
         self.circuit_breaker()?.rejection()
     }
 
+    /// Returns `true` while the other side rejects the credential, as `/metrics` shows it. The default is `true` if the circuit
+    /// breaker or [`rejection`](Self::rejection) has a rejection.
+    fn is_rejected(&self) -> bool {
+        self.circuit_breaker().is_some_and(|breaker| breaker.rejection().is_some()) || self.rejection().is_some()
+    }
+
     /// Tries a rejected credential again, if the circuit breaker allows that for `reason`. Runs at the beginning of each
     /// reload, and ends by `deadline`: after 5 s at most.
     fn probe(&self, reason: ProbeReason, deadline: Instant) -> impl Future<Output = ()> + Send {

@@ -53,6 +53,23 @@ impl HeldCredential {
         others
     }
 
+    /// Returns the versions that `successor` has replaced: the version in use, if another one is in use there, and those
+    /// that it is not made of.
+    pub(crate) fn versions_replaced_by(&self, successor: Option<&Self>) -> BTreeSet<&VersionId> {
+        let mut replaced: BTreeSet<_> = self.versions.values().collect();
+        if let Some(successor) = successor {
+            // The key that signed may still verify there.
+            replaced.retain(|version| {
+                if *version == self.in_use() {
+                    *version != successor.in_use()
+                } else {
+                    successor.versions.values().all(|kept| kept != *version)
+                }
+            });
+        }
+        replaced
+    }
+
     /// Returns `true` if it has one of these versions, at whichever stage.
     pub(crate) fn has_any(&self, versions: &BTreeSet<VersionId>) -> bool {
         self.versions.values().chain(self.fetched.values()).any(|version| versions.contains(version))

@@ -143,6 +143,12 @@ impl Regions {
         catch_unwind(AssertUnwindSafe(|| self.first_source().token_end())).unwrap_or(None)
     }
 
+    /// Returns `true` if the last log-in of this process at the manager failed. `None` if it does not log in, and if the
+    /// source panics.
+    pub(crate) fn login_failed(&self) -> Option<bool> {
+        catch_unwind(AssertUnwindSafe(|| self.first_source().login_failed())).unwrap_or(None)
+    }
+
     /// Returns the manager's own word for a stage.
     pub(crate) fn stage_label(&self, stage: Stage) -> &'static str {
         self.first_source().stage_label(stage)
@@ -361,11 +367,16 @@ mod tests {
         fn token_end(&self) -> Option<OffsetDateTime> {
             panic!("as scripted")
         }
+
+        fn login_failed(&self) -> Option<bool> {
+            panic!("as scripted")
+        }
     }
 
     #[test]
     fn a_panic_of_the_source_does_not_end_whoever_asks_for_the_status() {
-        assert_eq!(Regions::of(Arc::new(ClosedSource::default())).token_end(), None);
+        let regions = Regions::of(Arc::new(ClosedSource::default()));
+        assert_eq!((regions.token_end(), regions.login_failed()), (None, None));
     }
 
     #[tokio::test]

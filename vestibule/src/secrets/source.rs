@@ -50,6 +50,12 @@ pub trait Source: Send + Sync + 'static {
         None
     }
 
+    /// Returns `true` if the last log-in of this process at the manager failed, and `false` if it succeeded. The default is
+    /// `None`: this process does not log in.
+    fn login_failed(&self) -> Option<bool> {
+        None
+    }
+
     /// Returns the manager's own word for a stage, for messages. The default is the name of the stage in small letters.
     fn stage_label(&self, stage: Stage) -> &'static str {
         match stage {

@@ -289,6 +289,10 @@ impl Source for Vault {
         self.inner.sessions.newest_end()
     }
 
+    fn login_failed(&self) -> Option<bool> {
+        Some(self.inner.sessions.login_failed())
+    }
+
     fn remedy(&self, id: &SecretId, error: &SourceError, operation: Operation) -> Cow<'static, str> {
         remedies::remedy(&self.inner.config, id, error, operation)
     }

@@ -11,7 +11,7 @@ use crate::{
 use serde::Serialize;
 use std::{
     any::Any,
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, Weak},
 };
@@ -32,7 +32,7 @@ pub(crate) struct DrainingGeneration {
     own_handles: usize,
     /// The connections of the resources that the successor did not carry over.
     connections: Vec<(Name, ConnectionCounter)>,
-    /// The versions that the successor did not carry over.
+    /// The versions that the successor has replaced or dropped.
     versions: Vec<HeldVersion>,
 }
 
@@ -58,7 +58,7 @@ pub(crate) struct Holders {
     /// The open connections, by credential.
     pub(crate) connections: BTreeMap<Name, usize>,
     /// The replaced versions whose values somebody holds, by credential.
-    pub(crate) versions: BTreeMap<Name, VersionId>,
+    pub(crate) versions: BTreeMap<Name, BTreeSet<VersionId>>,
 }
 
 /// A draining generation as `/status` shows it.
@@ -88,9 +88,9 @@ impl DrainingGeneration {
         connections.retain(|(_, counter)| !carried_over.iter().any(|other| other.is_same_as(counter)));
         let mut versions = Vec::new();
         for (credential, held) in replaced.credentials.iter() {
-            let next = successor.credentials.named(credential);
-            if next.is_none_or(|next| next.id != held.id || next.in_use() != held.in_use()) {
-                versions.push(HeldVersion { credential, version: held.in_use().clone(), value: held.observer() });
+            let next = successor.credentials.get(credential, &held.id);
+            for version in held.versions_replaced_by(next) {
+                versions.push(HeldVersion { credential, version: version.clone(), value: held.observer() });
             }
         }
         Self {
@@ -137,7 +137,7 @@ impl DrainingGeneration {
         }
         for held in &self.versions {
             if held.is_held() {
-                holders.versions.insert(held.credential, held.version.clone());
+                holders.versions.entry(held.credential).or_default().insert(held.version.clone());
             }
         }
         holders
@@ -187,9 +187,11 @@ impl fmt::Display for Holders {
         if self.versions.is_empty() {
             return Ok(());
         }
-        let versions: Vec<_> =
-            self.versions.iter().map(|(credential, version)| format!("`{credential}` {version}")).collect();
-        write!(f, "; versions held: {}", versions.join(", "))
+        let mut held = Vec::new();
+        for (credential, versions) in &self.versions {
+            held.extend(versions.iter().map(|version| format!("`{credential}` {version}")));
+        }
+        write!(f, "; versions held: {}", held.join(", "))
     }
 }
 
@@ -204,11 +206,14 @@ mod tests {
     use crate::{
         application::Build,
         config::Config,
-        credentials::api_key::ApiKey,
+        credentials::{api_key::ApiKey, signing_keys::SigningKeys},
         openapi::OpenApiRouter,
         package::Package,
         resources::build_error::BuildError,
-        secrets::{credential::Credential, kind::Kind, resolver::Resolver, set::SecretSet, spec::CredentialSpec},
+        secrets::{
+            credential::Credential, kind::Kind, resolver::Resolver, set::SecretSet, spec::CredentialSpec,
+            version::Stage,
+        },
         testing::{Harness, MemoryManager},
     };
     use axum::{
@@ -217,24 +222,31 @@ mod tests {
         middleware::{self, Next},
         routing::get,
     };
+    use base64::{Engine, engine::general_purpose::STANDARD};
     use tokio::sync::Semaphore;
 
     struct Secrets {
         key: Credential<ApiKey>,
+        signing: Credential<SigningKeys>,
     }
 
     impl SecretSet for Secrets {
         fn specs() -> Vec<CredentialSpec> {
-            vec![CredentialSpec { name: "key", kind: ApiKey::NAME, stages: ApiKey::STAGES, optional: false }]
+            let (signing, stages) = (SigningKeys::NAME, SigningKeys::STAGES);
+            vec![
+                CredentialSpec { name: "key", kind: ApiKey::NAME, stages: ApiKey::STAGES, optional: false },
+                CredentialSpec { name: "signing", kind: signing, stages, optional: false },
+            ]
         }
 
         fn resolve(resolver: &mut Resolver<'_>) -> Option<Self> {
-            Some(Self { key: resolver.resolve("key")? })
+            Some(Self { key: resolver.resolve("key")?, signing: resolver.resolve("signing")? })
         }
     }
 
     struct Holding {
         key: Arc<ApiKey>,
+        signing: Arc<SigningKeys>,
     }
 
     impl Application for Holding {
@@ -243,7 +255,7 @@ mod tests {
         type Secrets = Secrets;
 
         async fn build(cx: &Build<'_, Self>) -> Result<Self, BuildError> {
-            Ok(Self { key: cx.secrets.key.shared() })
+            Ok(Self { key: cx.secrets.key.shared(), signing: cx.secrets.signing.shared() })
         }
 
         fn routes() -> OpenApiRouter<Arc<Self>> {
@@ -266,9 +278,14 @@ mod tests {
         }
     }
 
+    /// Returns a signing key of this byte, as the manager has it.
+    fn signing_key(byte: u8) -> String {
+        STANDARD.encode([byte; 32])
+    }
+
     /// Rotates the key. Returns the entry of the replaced generation, which `keep` holds something of.
     async fn drain<K>(keep: impl FnOnce(Arc<Generation<Holding>>) -> K) -> (DrainingGeneration, K) {
-        let manager = MemoryManager::with([("key", "one")]);
+        let manager = MemoryManager::with([("key", "one".to_owned()), ("signing", signing_key(1))]);
         let harness = Harness::<Holding>::start(manager.clone(), Config::default()).await.unwrap();
         let before = harness.live().generation();
         manager.rotate("key", "two");
@@ -291,6 +308,32 @@ mod tests {
     async fn nothing_drains_if_nobody_holds_anything() {
         let (entry, ()) = drain(drop).await;
         assert!(!entry.is_in_use());
+    }
+
+    #[tokio::test]
+    async fn dropped_keys_that_only_verified_are_named_while_somebody_holds_them() {
+        let manager = MemoryManager::with([("key", "one")]);
+        let dropped = manager.put("signing", signing_key(1));
+        let signed = manager.rotate("signing", signing_key(2));
+        let harness = Harness::<Holding>::start(manager.clone(), Config::default()).await.unwrap();
+        let before = harness.live().generation();
+        let entry_after_reload = async || {
+            assert!(harness.reload().await.unwrap());
+            DrainingGeneration::new(&before, &harness.live().generation(), Moment::now())
+        };
+        manager.remove_label("signing", Stage::Previous);
+        let after_drop = entry_after_reload().await;
+        assert_eq!(after_drop.holders().versions, BTreeMap::from([("signing", BTreeSet::from([dropped.clone()]))]));
+        manager.rotate("signing", signing_key(3));
+        let after_rotation = entry_after_reload().await;
+        assert_eq!(after_rotation.holders().versions, BTreeMap::from([("signing", BTreeSet::from([dropped, signed]))]));
+        let keys = before.service.signing.clone();
+        drop(before);
+        assert!(
+            after_drop.holders().to_string().starts_with("parts of the service in tasks; versions held: `signing` ")
+        );
+        drop(keys);
+        assert!(!after_drop.is_in_use() && !after_rotation.is_in_use());
     }
 
     #[tokio::test]

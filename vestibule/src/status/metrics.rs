@@ -80,6 +80,11 @@ impl MetricsEncoder<'_> {
             let (version, stage) = (credential.version.to_string(), credential.stage.to_string());
             info.encode_info(&[name, ("version", version), ("stage", stage)])?;
         }
+        let rejected = status.rejections.rejected().into_iter();
+        let rejected = rejected.map(|(name, is_rejected)| ([("name", name.to_owned())], u32::from(is_rejected)));
+        let help =
+            "1 for each credential that the other side rejects, and 0 for each other one that something is made from";
+        self.gauges("vestibule_credential_rejected", help, rejected)?;
         let help = "The time at which the manager last confirmed the version held";
         self.gauges("vestibule_credential_verified_timestamp_seconds", help, verified)?;
         let help = "The time at which the version held expires; absent if it does not expire, or has a lease";
@@ -90,6 +95,10 @@ impl MetricsEncoder<'_> {
             let help =
                 "The time at which the token of this process at the manager ends; absent if there is none that ends";
             self.gauge("vestibule_manager_token_end_timestamp_seconds", help, unix_seconds(end))?;
+        }
+        if let Some(failed) = status.regions.login_failed() {
+            let help = "1 if the last log-in of this process at the manager failed; absent if it does not log in";
+            self.gauge("vestibule_manager_login_failed", help, u32::from(failed))?;
         }
         let help = "The time at which a version that only verifies, or that was replaced, was last used";
         self.gauges("vestibule_credential_last_used_timestamp_seconds", help, last_used)
@@ -148,8 +157,8 @@ impl MetricsEncoder<'_> {
             for (credential, connections) in &holders.connections {
                 add("connection", credential, *connections);
             }
-            for credential in holders.versions.keys() {
-                add("version", credential, 1);
+            for (credential, versions) in &holders.versions {
+                add("version", credential, versions.len());
             }
         }
         let help = "The holders of older generations, by kind; the name is a route's, a worker's or a credential's";

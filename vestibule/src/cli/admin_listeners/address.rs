@@ -1,9 +1,14 @@
 //! The address of a replica's admin listener.
 
-use crate::cli::{admin, audit::replica::ReplicaStatus, trust::Connector};
+use crate::cli::{
+    admin,
+    audit::{clocks, replica::ReplicaStatus},
+    trust::Connector,
+};
 use axum::http::{Uri, uri::Scheme};
 use rustls::pki_types::ServerName;
 use std::{fmt, net::SocketAddr};
+use time::OffsetDateTime;
 
 const NOT_HTTP: &str = "it is not an http or https URL";
 
@@ -89,13 +94,13 @@ impl ReplicaAddress {
     /// The reason why there is no status, as text for people.
     #[expect(clippy::disallowed_methods, reason = "a status has no secret, and serde's message is dropped")]
     pub(in crate::cli) async fn status(&self, connector: Connector) -> Result<ReplicaStatus, String> {
-        let (code, body) =
-            admin::get(self.status_url(), connector).await.map_err(|unreachable| unreachable.to_string())?;
-        if !code.is_success() {
-            return Err(format!("it answers {code}"));
+        let answer = admin::get(self.status_url(), connector).await.map_err(|unreachable| unreachable.to_string())?;
+        if !answer.status().is_success() {
+            return Err(format!("it answers {}", answer.status()));
         }
-        let status: ReplicaStatus = serde_json::from_str(&body)
+        let status: ReplicaStatus = serde_json::from_str(answer.body())
             .map_err(|_| "the program that answers there is not a service of this framework")?;
+        let status = status.by_our_clock(clocks::date_of(&answer), OffsetDateTime::now_utc());
         if status.has_nothing() {
             return Err("its status has no credentials".into());
         }

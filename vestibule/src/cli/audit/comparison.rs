@@ -2,6 +2,7 @@
 
 use super::{
     issuer_keys,
+    other_versions::versions_beside,
     replica::{ReplicaAuthentication, ReplicaCredential, ReplicaStatus},
     table::Table,
 };
@@ -33,6 +34,8 @@ pub(in crate::cli) struct Audit {
     pub(super) revoked: BTreeSet<VersionId>,
     /// The time after which each credential with a lease must have been loaded.
     pub(super) since: Option<OffsetDateTime>,
+    /// The versions of each secret that some replica uses beside its version in use.
+    pub(super) in_use_beside: BTreeMap<SecretId, BTreeSet<String>>,
 }
 
 /// The verdict on a credential that a replica holds.
@@ -42,6 +45,10 @@ pub(super) enum Verdict {
     /// The replica holds the pending version of a rotation that has not ended.
     Pending,
     Behind,
+    /// The replica holds the current version, and verifies with another one that the manager has dropped.
+    Dropped,
+    /// The replica holds the current version, and lacks another one that other replicas verify with.
+    Lacks,
     /// The replica holds a version that is revoked.
     Revoked,
     /// The lease of the version has ended.
@@ -53,6 +60,28 @@ pub(super) enum Verdict {
 }
 
 impl Audit {
+    /// Returns the audit of these answers, for any number of replicas.
+    pub(super) fn new(
+        replicas: Vec<(ReplicaAddress, Result<ReplicaStatus, String>)>,
+        manager: BTreeMap<SecretId, Result<Versions, SourceError>>,
+        regions: Arc<Regions>,
+        revoked: BTreeSet<VersionId>,
+        since: Option<OffsetDateTime>,
+    ) -> Self {
+        let in_use_beside = versions_beside(&replicas);
+        Self { replicas, manager, regions, expected: None, revoked, since, in_use_beside }
+    }
+
+    /// Returns the audit of replicas with these statuses, which nobody has compared with a manager.
+    #[cfg(test)]
+    pub(super) fn of(statuses: Vec<ReplicaStatus>) -> Self {
+        let address = |position: usize| ReplicaAddress::parse(&format!("10.0.0.{position}:9090")).expect("an address");
+        let replicas: Vec<_> =
+            statuses.into_iter().enumerate().map(|(position, status)| (address(position), Ok(status))).collect();
+        let (expected, regions) = (Some(replicas.len()), Arc::new(Regions::of(crate::testing::MemoryManager::new())));
+        Self { expected, ..Self::new(replicas, BTreeMap::new(), regions, BTreeSet::new(), None) }
+    }
+
     /// Returns a row per replica and credential.
     pub(super) fn table(&self) -> Table<8> {
         let head = ["REPLICA", "CREDENTIAL", "HELD", "STAGE", "CURRENT", "SINCE", "DRAINING", "VERDICT"];
@@ -83,6 +112,8 @@ impl Audit {
             Verdict::Current => "current",
             Verdict::Pending => "pending",
             Verdict::Behind | Verdict::LoadedBefore => "behind",
+            Verdict::Dropped => "dropped",
+            Verdict::Lacks => "lacks",
             Verdict::Revoked => "revoked",
             Verdict::Ended => "ended",
             Verdict::Unknown => "unknown",
@@ -104,7 +135,7 @@ impl Audit {
     }
 
     /// Returns the versions that the manager has of this credential, if it gave them.
-    fn versions(&self, held: &ReplicaCredential) -> Option<&Versions> {
+    pub(super) fn versions(&self, held: &ReplicaCredential) -> Option<&Versions> {
         self.manager.get(&held.id)?.as_ref().ok()
     }
 
@@ -118,7 +149,7 @@ impl Audit {
         let Some(versions) = self.versions(held) else { return Verdict::Unknown };
         let is_at = |stage| versions.get(&stage).is_some_and(|version| version.as_str() == held.version);
         if is_at(Stage::Current) {
-            Verdict::Current
+            self.verdict_on_other_versions(held, versions)
         } else if is_at(Stage::Pending) {
             Verdict::Pending
         } else {

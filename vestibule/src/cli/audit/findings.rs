@@ -87,7 +87,7 @@ impl Audit {
         findings
     }
 
-    fn version_findings(&self) -> [Finding; 3] {
+    fn version_findings(&self) -> [Finding; 5] {
         let current = self.regions.stage_label(Stage::Current);
         [
             Finding {
@@ -107,6 +107,18 @@ impl Audit {
                     .into(),
             },
             Finding {
+                title: "dropped versions",
+                places: self.replicas_with_dropped_versions(),
+                problem: "the replica still verifies with a version that the manager has dropped".into(),
+                remedy: "reload it (`reload --wait` beside it), or wait for its next poll".into(),
+            },
+            Finding {
+                title: "missing versions",
+                places: self.replicas_that_lack_versions(),
+                problem: "other replicas verify with a version that the manager has, and this one does not".into(),
+                remedy: "reload it (`reload --wait` beside it), or wait for its next poll".into(),
+            },
+            Finding {
                 title: "pending",
                 places: self.replicas_with(Verdict::Pending),
                 problem: format!(
@@ -118,8 +130,15 @@ impl Audit {
         ]
     }
 
-    fn other_findings(&self) -> [Finding; 5] {
+    fn other_findings(&self) -> [Finding; 6] {
         [
+            Finding {
+                title: "different secrets",
+                places: self.different_secrets(),
+                problem: "the replicas take one credential from different secrets, so they do not hold the same".into(),
+                remedy: "give all of them the same [secrets.ids] and secrets.prefix, and reload them; then audit again"
+                    .into(),
+            },
             Finding {
                 title: "other keys of the issuer",
                 places: self.replicas_with_other_keys(),
@@ -154,7 +173,7 @@ impl Audit {
         ]
     }
 
-    fn lease_findings(&self) -> [Finding; 4] {
+    fn lease_findings(&self) -> [Finding; 5] {
         [
             Finding {
                 title: "ended",
@@ -172,6 +191,14 @@ impl Audit {
                     "reload it (`reload --wait` beside it), which replaces each credential whose lease was revoked; \
                          if one stays, its lease was not"
                         .into(),
+            },
+            Finding {
+                title: "different clocks",
+                places: self.replicas_with_other_clocks(),
+                problem:
+                    "the clock of the replica differs from that of this machine, so --since may mean another time to it"
+                        .into(),
+                remedy: "set both clocks (NTP), and audit again".into(),
             },
             Finding {
                 title: "the same user",

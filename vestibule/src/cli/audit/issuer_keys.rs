@@ -102,27 +102,19 @@ impl Audit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secrets::regions::Regions;
-    use std::{
-        collections::{BTreeMap, BTreeSet},
-        sync::Arc,
-    };
 
     /// Returns the audit of replicas that hold these keys, fetched that many minutes ago.
     fn audit(replicas: &[(&str, &[&str], i64)]) -> Audit {
         let mut answers = Vec::new();
-        for (position, (version, key_ids, minutes)) in replicas.iter().enumerate() {
-            let address = ReplicaAddress::parse(&format!("10.0.0.{position}:9090")).expect("an address");
+        for (version, key_ids, minutes) in replicas {
             let (issuer, key_ids) = ("https://issuer.example".to_owned(), key_ids.iter().map(ToString::to_string));
             let verified =
                 OffsetDateTime::now_utc() - Duration::from_secs(60) * u32::try_from(*minutes).expect("a few");
             let held =
                 ReplicaAuthentication { issuer, version: version.to_string(), key_ids: key_ids.collect(), verified };
-            answers.push((address, Ok(ReplicaStatus::with_authentication(held))));
+            answers.push(ReplicaStatus::with_authentication(held));
         }
-        let (manager, revoked) = (BTreeMap::new(), BTreeSet::new());
-        let (expected, regions) = (Some(answers.len()), Arc::new(Regions::new([])));
-        Audit { expected, replicas: answers, manager, regions, revoked, since: None }
+        Audit::of(answers)
     }
 
     #[test]

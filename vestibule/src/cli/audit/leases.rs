@@ -48,18 +48,15 @@ impl Audit {
 mod tests {
     use super::*;
     use crate::{
-        cli::{admin_listeners::address::ReplicaAddress, audit::versions_at_manager},
+        cli::audit::versions_at_manager,
         secrets::{
             id::{SecretId, VersionId},
-            regions::Regions,
             version::Stage,
         },
-        testing::MemoryManager,
     };
-    use std::{collections::BTreeSet, sync::Arc, time::Duration};
+    use std::time::Duration;
     use time::format_description::well_known::Rfc3339;
     use tokio::time::Instant;
-    use uuid::Uuid;
 
     const HOUR: Duration = Duration::from_secs(60 * 60);
 
@@ -69,29 +66,15 @@ mod tests {
 
     /// Returns the status of another process that holds this user, loaded and with a lease that ends at these times. With
     /// no end, it has no lease.
-    #[expect(clippy::disallowed_methods, reason = "nothing is secret here")]
     fn replica(user: &str, loaded: OffsetDateTime, end: Option<OffsetDateTime>) -> ReplicaStatus {
         let text = |time: OffsetDateTime| time.format(&Rfc3339).expect("a time");
-        let mut status = serde_json::json!({
-            "instance": Uuid::new_v4(),
-            "credentials": [{
-                "name": "database", "id": "database/creds/app", "version": user, "stage": "current", "loaded": text(loaded),
-            }],
-            "draining": [],
+        let mut credential = serde_json::json!({
+            "name": "database", "id": "database/creds/app", "version": user, "stage": "current", "loaded": text(loaded),
         });
         if let Some(end) = end {
-            status["credentials"][0]["lease"] = serde_json::json!({ "end": text(end), "due": text(loaded) });
+            credential["lease"] = serde_json::json!({ "end": text(end), "due": text(loaded) });
         }
-        serde_json::from_value(status).expect("a status")
-    }
-
-    fn audit(replicas: Vec<ReplicaStatus>) -> Audit {
-        let address = |position: usize| ReplicaAddress::parse(&format!("10.0.0.{position}:9090")).expect("an address");
-        let replicas: Vec<_> =
-            replicas.into_iter().enumerate().map(|(position, status)| (address(position), Ok(status))).collect();
-        let regions = Arc::new(Regions::of(MemoryManager::new()));
-        let (manager, revoked) = (BTreeMap::new(), BTreeSet::new());
-        Audit { expected: Some(replicas.len()), replicas, manager, regions, revoked, since: None }
+        ReplicaStatus::with_credentials(serde_json::json!([credential]))
     }
 
     fn verdicts(audit: &Audit) -> Vec<Verdict> {
@@ -104,7 +87,7 @@ mod tests {
 
     #[test]
     fn a_lease_is_current_until_its_end_also_when_a_successor_is_due() {
-        let audit = audit(vec![replica("a", now(), Some(now() + HOUR)), replica("b", now() - HOUR, Some(now()))]);
+        let audit = Audit::of(vec![replica("a", now(), Some(now() + HOUR)), replica("b", now() - HOUR, Some(now()))]);
         assert_eq!(verdicts(&audit), [Verdict::Current, Verdict::Ended]);
         assert_eq!(titles(&audit), ["ended: http://10.0.0.1:9090 (database)"]);
         assert!(audit.faults()[0].remedy.contains("last_reload"));
@@ -118,7 +101,7 @@ mod tests {
     #[test]
     fn since_names_the_replicas_whose_lease_is_older() {
         let end = Some(now() + HOUR);
-        let mut audit = audit(vec![replica("a", now(), end), replica("b", now() - HOUR, end)]);
+        let mut audit = Audit::of(vec![replica("a", now(), end), replica("b", now() - HOUR, end)]);
         assert!(titles(&audit).is_empty());
         audit.since = Some(now() - HOUR / 2);
         assert_eq!(verdicts(&audit), [Verdict::Current, Verdict::LoadedBefore]);
@@ -128,7 +111,7 @@ mod tests {
 
     #[test]
     fn since_without_a_lease_is_a_finding_once_every_replica_has_answered() {
-        let mut audit = audit(vec![replica("a", now(), None)]);
+        let mut audit = Audit::of(vec![replica("a", now(), None)]);
         let at = audit.replicas[0].0.clone();
         let id = SecretId::parse("database/creds/app").unwrap();
         audit.manager.insert(id, Ok(BTreeMap::from([(Stage::Current, VersionId::new("a"))])));
@@ -142,7 +125,7 @@ mod tests {
     #[test]
     fn a_user_that_two_processes_have_is_a_finding_and_one_process_at_two_addresses_is_none() {
         let end = Some(now() + HOUR);
-        let mut audit = audit(vec![replica("a", now(), end), replica("b", now(), end), replica("a", now(), end)]);
+        let mut audit = Audit::of(vec![replica("a", now(), end), replica("b", now(), end), replica("a", now(), end)]);
         assert_eq!(titles(&audit), ["the same user: a at http://10.0.0.0:9090 and http://10.0.0.2:9090"]);
         let (_, Ok(first)) = &audit.replicas[0] else { unreachable!("it answers") };
         let instance = first.instance;
@@ -154,7 +137,8 @@ mod tests {
 
     #[test]
     fn a_user_can_be_revoked_by_name() {
-        let mut audit = audit(vec![replica("a", now(), Some(now() + HOUR)), replica("b", now(), Some(now() + HOUR))]);
+        let mut audit =
+            Audit::of(vec![replica("a", now(), Some(now() + HOUR)), replica("b", now(), Some(now() + HOUR))]);
         audit.revoked.insert(VersionId::new("b"));
         assert_eq!(verdicts(&audit), [Verdict::Current, Verdict::Revoked]);
         assert_eq!(titles(&audit), ["revoked: http://10.0.0.1:9090 (database)"]);
@@ -163,7 +147,7 @@ mod tests {
     #[tokio::test]
     async fn the_manager_is_not_asked_for_a_credential_with_a_lease() {
         for (end, asked) in [(Some(now() + HOUR), 0), (None, 1)] {
-            let Audit { replicas, regions, .. } = audit(vec![replica("a", now(), end)]);
+            let Audit { replicas, regions, .. } = Audit::of(vec![replica("a", now(), end)]);
             assert_eq!(versions_at_manager(&regions, &replicas, Instant::now() + HOUR).await.len(), asked);
         }
     }

@@ -17,6 +17,9 @@ pub(crate) struct ReplicaStatus {
     pub(super) draining: Vec<ReplicaDraining>,
     /// `None` if authentication is off.
     pub(super) authentication: Option<ReplicaAuthentication>,
+    /// The time by which the clock of the replica is ahead of ours. Zero if nothing says that the clocks differ.
+    #[serde(skip)]
+    pub(super) clock_ahead: time::Duration,
 }
 
 /// The keys of an issuer of tokens that a replica holds. The texts are the issuer's.
@@ -42,8 +45,15 @@ impl ReplicaStatus {
     /// Returns the status of a replica without credentials.
     #[cfg(test)]
     pub(super) fn with_authentication(authentication: ReplicaAuthentication) -> Self {
-        let (instance, authentication) = (Uuid::new_v4(), Some(authentication));
-        Self { instance, credentials: Vec::new(), iam_databases: Vec::new(), draining: Vec::new(), authentication }
+        Self { authentication: Some(authentication), ..Self::with_credentials(serde_json::json!([])) }
+    }
+
+    /// Returns the status of another process that holds these credentials, as `/status` writes them.
+    #[cfg(test)]
+    #[expect(clippy::disallowed_methods, reason = "nothing is secret here")]
+    pub(super) fn with_credentials(credentials: serde_json::Value) -> Self {
+        let status = serde_json::json!({ "instance": Uuid::new_v4(), "credentials": credentials, "draining": [] });
+        serde_json::from_value(status).expect("a status")
     }
 
     /// Returns `true` if it names nothing that a service could hold.
@@ -113,8 +123,12 @@ struct SecretVersion(#[serde(deserialize_with = "printable")] String);
 impl ReplicaCredential {
     /// Returns every version that it uses, for any purpose.
     pub(crate) fn versions(&self) -> impl Iterator<Item = &str> {
-        let others = self.others.values().map(|SecretVersion(version)| version.as_str());
-        iter::once(self.version.as_str()).chain(others)
+        iter::once(self.version.as_str()).chain(self.others())
+    }
+
+    /// Returns the versions that only verify.
+    pub(super) fn others(&self) -> impl Iterator<Item = &str> {
+        self.others.values().map(|SecretVersion(version)| version.as_str())
     }
 
     /// Returns the time at which it was loaded, to the second.

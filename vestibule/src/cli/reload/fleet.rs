@@ -266,9 +266,9 @@ impl<T> Fleet<'_, T> {
         let authorization = self.signer.authorization(&before, &subject)?;
         let limit = longest_reload(self.config.secrets.deadline) + ANSWER_GRACE;
         let connector = self.replicas.tls.connector(address);
-        let answer = admin::post(address.url(remote_reload::ROUTE), authorization, connector, limit).await;
-        let (code, body) = answer.map_err(|error| unreachable(address, error.to_string()))?;
-        let answer = FleetAnswer::read(address, code, &body)?;
+        let response = admin::post(address.url(remote_reload::ROUTE), authorization, connector, limit).await;
+        let response = response.map_err(|error| unreachable(address, error.to_string()))?;
+        let answer = FleetAnswer::read(address, response.status(), response.body())?;
         for line in answer.lines() {
             say!("{address}: {line}");
         }
@@ -302,8 +302,8 @@ impl<T> Fleet<'_, T> {
         let deadline = Instant::now() + self.settle;
         loop {
             let answer = admin::get(address.status_url(), self.replicas.tls.connector(address)).await;
-            let (_, body) = answer.map_err(|error| unreachable(address, error.to_string()))?;
-            let rotation = parse::<ReloadStatus>(&body).and_then(|status| status.rotation);
+            let answer = answer.map_err(|error| unreachable(address, error.to_string()))?;
+            let rotation = parse::<ReloadStatus>(answer.body()).and_then(|status| status.rotation);
             let Some(rotation) = rotation else { return Ok(None) };
             if rotation.generation != generation {
                 return Ok(None);

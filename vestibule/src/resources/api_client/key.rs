@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 /// a while until it has.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(30);
 
-/// The time after the last 401 from which on a rejection does not count any more. A client that sends nothing cannot know
+/// The time after the last 401 from which on a rejection does not count in a reload any more. A client that sends nothing cannot know
 /// whether the other side accepts the key again.
 const REMEMBERED: Duration = Duration::from_secs(5 * 60);
 
@@ -173,11 +173,19 @@ impl ClientKey {
     /// Returns the rejection of this client's own version, if the other side has rejected that in its last answer, and
     /// less than five minutes ago.
     pub(super) fn rejection(&self) -> Option<Rejection> {
+        let rejected_at = self.rejected_at()?;
+        if rejected_at.elapsed() < REMEMBERED { Some(self.rejection.clone()) } else { None }
+    }
+
+    /// Returns `true` if the other side has rejected this client's own version in its last answer, however long ago.
+    pub(super) fn is_rejected(&self) -> bool {
+        self.rejected_at().is_some()
+    }
+
+    fn rejected_at(&self) -> Option<Instant> {
         let rejected = self.in_service.rejected.lock().unwrap_or_else(PoisonError::into_inner);
         match &*rejected {
-            Some((rejected, at)) if *rejected == self.rejection.version && at.elapsed() < REMEMBERED => {
-                Some(self.rejection.clone())
-            }
+            Some((rejected, at)) if *rejected == self.rejection.version => Some(*at),
             _ => None,
         }
     }

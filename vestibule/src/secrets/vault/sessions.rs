@@ -126,6 +126,8 @@ pub(super) struct VaultSessions {
     /// a few wrong ones (OpenBao: an AppRole after 5, for 15 min), and then deny the right ones too.
     pause: Duration,
     state: Mutex<LoginState>,
+    /// `true` if the last login failed.
+    login_failed: AtomicBool,
     /// All sessions that somebody holds.
     alive: std::sync::Mutex<Vec<Weak<VaultSession>>>,
     revocations: TaskTracker,
@@ -157,7 +159,8 @@ impl VaultSessions {
     pub(super) fn new(login: Arc<VaultLogin>, servers: Arc<VaultServers>, pause: Duration) -> Self {
         let revocations = TaskTracker::new();
         revocations.close();
-        Self { login, servers, pause, state: Mutex::default(), alive: std::sync::Mutex::default(), revocations }
+        let (state, login_failed, alive) = Default::default();
+        Self { login, servers, pause, state, login_failed, alive, revocations }
     }
 
     /// Makes the session of a token.
@@ -210,7 +213,9 @@ impl VaultSessions {
             Some(_) => deadline.min(asked + deadline.duration_since(asked) / EARLY_LOGIN),
             None => deadline,
         };
-        match self.log_in(&mut state, asked, deadline).await {
+        let granted = self.log_in(&mut state, asked, deadline).await;
+        self.login_failed.store(granted.is_err(), Ordering::Relaxed);
+        match granted {
             Ok(granted) => {
                 state.failed = None;
                 // The agent renewed the token.
@@ -238,6 +243,11 @@ impl VaultSessions {
         };
         let end = newest.end.lock().unwrap_or_else(PoisonError::into_inner);
         Some(end.as_ref()?.at())
+    }
+
+    /// Returns `true` if the last login failed. `false` before the first one.
+    pub(super) fn login_failed(&self) -> bool {
+        self.login_failed.load(Ordering::Relaxed)
     }
 
     /// Ends all sessions. Does not wait for a login that is under way.

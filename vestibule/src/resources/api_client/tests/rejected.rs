@@ -50,6 +50,24 @@ async fn a_rejected_key_costs_one_reload_and_later_401s_are_returned_at_once() {
 }
 
 #[tokio::test]
+async fn a_rejection_of_long_ago_is_shown_until_the_key_is_replaced() {
+    let (remote, url) = remote_api().await;
+    let process = ReloadingProcess::start(at(&url)).await;
+    let client = process.client();
+    assert!(!Resource::is_rejected(&client));
+    remote.reject("key-one");
+    assert_eq!(client.send(request("GET", "/")).await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(60 * 60)).await;
+    tokio::time::resume();
+    assert_eq!(Resource::rejection(&client), None, "a reload looks for no other version");
+    assert!(Resource::is_rejected(&client));
+    process.manager.rotate(KEY_ID, "key-two");
+    process.reload(process.config.clone()).await;
+    assert!(!Resource::is_rejected(&process.client()));
+}
+
+#[tokio::test]
 async fn a_401_is_returned_in_time_if_no_reload_ends() {
     let (remote, url) = remote_api().await;
     let manager = MemoryManager::with([(KEY_ID, "key-one")]);
