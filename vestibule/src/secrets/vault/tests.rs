@@ -3,6 +3,7 @@
 use super::*;
 use crate::{
     config::{base_url::BaseUrl, settings::vault::VaultAuth},
+    exit::Exit,
     moment::Moment,
 };
 use axum::{
@@ -83,8 +84,8 @@ impl FakeServer {
         };
         let (revoke_lease, of_leases) = (revoke.clone(), self.of_leases);
         let revoke_lease = async move || match of_leases {
-            LeaseAnswer::Revoked => revoke_lease().await,
-            LeaseAnswer::Denied => StatusCode::FORBIDDEN,
+            LeaseAnswer::Revoked => revoke_lease().await.into_response(),
+            LeaseAnswer::Denied => (StatusCode::FORBIDDEN, r#"{"errors":["permission denied"]}"#).into_response(),
             LeaseAnswer::Silence => pending().await,
         };
         let router = Router::new()
@@ -101,6 +102,15 @@ impl FakeServer {
         config.jwt_file = Some(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into());
         Vault::new(&SecretsConfig { vault: config, ..SecretsConfig::default() })
     }
+}
+
+/// Starts a server with one answer to everything. Returns its address.
+async fn start_with(answer: impl IntoResponse + Clone + Send + Sync + 'static) -> BaseUrl {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = BaseUrl::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+    let router = Router::new().fallback(async move || answer);
+    tokio::spawn(axum::serve(listener, router).into_future());
+    address
 }
 
 async fn fetch(vault: &Vault) -> Result<Fetched, SourceError> {
@@ -179,6 +189,41 @@ async fn a_login_whose_rotation_is_overdue_is_taken_after_some_seconds() {
         let fetched = vault.fetch(&id, Stage::Current, None).await;
         assert_eq!(matches!(fetched, Ok(Fetched::New(_))), is_taken, "after {seconds} s more");
         assert!(is_taken || matches!(fetched, Err(SourceError::Unavailable(_))));
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_the_servers_does_not_count_and_the_next_address_is_asked() {
+    const HTML: &str = "<html>as scripted</html>";
+    const DISABLED: &str = r#"{"errors":["path disabled in replication DR secondary mode"]}"#;
+    for (status, body, text) in [
+        (200, HTML, "answers HTTP 200 with an HTML page"),
+        (403, HTML, "answers HTTP 403 with an HTML page"),
+        (404, HTML, "answers HTTP 404 with an HTML page"),
+        (503, HTML, "answers HTTP 503 with an HTML page"),
+        (200, "{}", "answers HTTP 200 with something"),
+        (403, r#"{"message":"as scripted"}"#, "answers HTTP 403 with something"),
+        (404, "", "answers HTTP 404 with something"),
+        (400, DISABLED, "is a secondary for disaster recovery"),
+        (472, r#"{"initialized":true}"#, "is a secondary for disaster recovery"),
+        (473, r#"{"initialized":true}"#, "is a performance standby"),
+        (503, r#"{"errors":["Vault is sealed"]}"#, "is sealed"),
+        (501, r#"{"errors":[]}"#, "is not initialised"),
+        (503, r#"{"errors":["Vault is not initialized"]}"#, "is not initialised"),
+    ] {
+        let answer = (StatusCode::from_u16(status).unwrap(), body);
+        let server = Arc::new(FakeServer { answered: AtomicUsize::new(9), ..FakeServer::default() });
+        let vault = server.start().await;
+        let addresses = [start_with(answer).await, vault.inner.config.addresses[0].clone()];
+        let login = VaultConfig { addresses: addresses.to_vec(), ..vault.inner.config.clone() };
+        let vault = Vault::new(&SecretsConfig { vault: login.clone(), ..SecretsConfig::default() });
+        fetch(&vault).await.map(drop).expect("the next address answers");
+
+        let alone = VaultConfig { addresses: addresses[..1].to_vec(), ..login };
+        let error = fetch(&Vault::new(&SecretsConfig { vault: alone, ..SecretsConfig::default() })).await.err();
+        let error = error.expect("nobody answers");
+        assert_eq!(error.exit(), Exit::Unavailable, "{status} {body}: {error}");
+        assert!(error.to_string().contains(text) && !error.to_string().contains("as scripted"), "{error}");
     }
 }
 
