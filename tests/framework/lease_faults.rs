@@ -224,6 +224,31 @@ async fn a_password_that_the_server_rotates_is_taken_up_and_no_request_fails() {
 }
 
 #[tokio::test]
+async fn a_role_whose_certificates_have_leases_ends_a_start_with_65() {
+    let leased = Leased::new("lease_pki_leased", "1h", "1h").await;
+    let (api, name) = (leased.server.api(), leased.tenant.name());
+    let mount = format!("pki-{name}");
+    api.post(&format!("sys/mounts/{mount}"), json!({ "type": "pki" })).await.unwrap();
+    let root = json!({ "common_name": "test", "ttl": "24h" });
+    api.post(&format!("{mount}/root/generate/internal"), root).await.unwrap();
+    let role =
+        json!({ "allow_any_name": true, "key_type": "ec", "key_bits": 256, "ttl": "1h", "generate_lease": true });
+    api.post(&format!("{mount}/roles/{name}"), role).await.unwrap();
+    let id = format!("{mount}/issue/{name}");
+    leased.allow(&[(&id, "update")]).await;
+    let folder = ConfigurationFolder::new();
+    folder.write(&format!(
+        "[secrets.ids]\ndatabase = \"{}\"\nserver_tls = \"{id}\"\n\
+         [secrets.vault.issue.server_tls]\ncommon_name = \"localhost\"\n",
+        leased.id
+    ));
+    let exited = folder.launch(&leased.tenant).env("APP_SERVER__TLS", "true").start().exited(DEFAULT_TIMEOUT).await;
+    assert_eq!(exited.code, Some(65), "{}", exited.stderr);
+    let remedy = format!("`bao patch {mount}/roles/{name} generate_lease=false`");
+    assert!(exited.stderr.contains(&remedy), "{}", exited.stderr);
+}
+
+#[tokio::test]
 async fn a_certificate_that_the_server_issues_is_replaced_in_time_and_no_request_fails() {
     let leased = Leased::new("lease_pki", "1h", "1h").await;
     let (api, name) = (leased.server.api(), leased.tenant.name());

@@ -19,6 +19,7 @@ use std::{
     sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 use tokio::{net::TcpListener, sync::Notify};
+use zeroize::Zeroizing;
 
 /// A login that is due to be rotated.
 const DUE_LOGIN: &str =
@@ -283,6 +284,23 @@ async fn a_policy_that_denies_renewals_loses_no_token_and_causes_one_login() {
         assert!(matches!(lease.renew().await, Err(SourceError::Denied(_))));
         assert_eq!(server.logins.load(Ordering::SeqCst), 2, "after {seconds} s more");
     }
+}
+
+#[test]
+fn a_role_whose_certificates_have_leases_is_refused_with_a_word_about_the_role() {
+    let id = SecretId::parse("pki/issue/web").unwrap();
+    let path = VaultPath::parse(&id).unwrap();
+    let issued = |lease_id: &str| {
+        let data = r#"{"serial_number":"01:02","expiration":4102444800}"#;
+        let body = Zeroizing::new(format!(r#"{{"lease_id":"{lease_id}","data":{data}}}"#).into_bytes());
+        certificates::issued(path, &VaultAnswer { status: StatusCode::OK, headers: HeaderMap::new(), body })
+    };
+    assert!(issued("").is_ok());
+    let error = issued("pki/issue/web/sentinel").err().expect("a certificate with a lease");
+    assert_eq!(error.exit(), Exit::Malformed);
+    assert!(error.to_string().contains("generate_lease = true") && !error.to_string().contains("sentinel"), "{error}");
+    let remedy = remedies::remedy(&VaultConfig::default(), &id, &error, Operation::ReadValue);
+    assert!(remedy.contains("`bao patch pki/roles/web generate_lease=false`"), "{remedy}");
 }
 
 #[tokio::test]
