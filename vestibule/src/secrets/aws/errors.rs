@@ -42,6 +42,10 @@ const BAD_SIGNATURES: [&str; 4] =
 /// The codes with which the manager says that the time of a request is wrong.
 const WRONG_TIMES: [&str; 2] = ["RequestExpired", "RequestTimeTooSkewed"];
 
+/// Parts of the manager's messages that are about the KMS key of a secret (AWS re:Post, "KMS key access error"). A policy that
+/// denies names the action.
+const KEY_PROBLEMS: [&str; 4] = ["Access to KMS", "KMS key", "KMS service key", "kms:"];
+
 /// The difference between two clocks from which it may be the cause of a signature that is not accepted. AWS accepts
 /// 5 minutes (*Signature Version 4*); the SDK has the same limit.
 const CLOCK_TOLERANCE: Duration = Duration::minutes(4);
@@ -81,6 +85,11 @@ pub(super) fn is_bad_signature<E: ProvideErrorMetadata>(error: &SdkError<E>) -> 
         SdkError::ServiceError(answer) => answer.err().meta().code().is_some_and(|code| BAD_SIGNATURES.contains(&code)),
         _ => false,
     }
+}
+
+/// Returns `true` if a denial of the manager is due to the KMS key of the secret.
+pub(super) fn is_about_key(denial: &str) -> bool {
+    denial.starts_with("DecryptionFailure") || KEY_PROBLEMS.iter().any(|part| denial.contains(part))
 }
 
 /// Returns the error of any other call that failed.
@@ -127,6 +136,7 @@ fn service_error(meta: &ErrorMetadata, status: u16, ahead: Option<Duration>) -> 
             SourceError::ClockWrong(clock_problem(code, clocks_differ))
         }
         code if DENIALS.contains(&code) => SourceError::Denied(text),
+        "InvalidRequestException" if is_about_key(message) => SourceError::Denied(text),
         "InvalidRequestException" if message.contains("delet") => SourceError::Missing(text),
         "InvalidParameterException" | "ValidationException" => SourceError::Missing(text),
         "InvalidRequestException" => SourceError::Malformed(text),
@@ -266,6 +276,7 @@ fn find_cause<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Optio
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secrets::{aws::remedies::remedy, source::Operation};
 
     const NO_TIME: Duration = Duration::ZERO;
 
@@ -288,6 +299,32 @@ mod tests {
             let error = error_of(code, 400, None);
             assert!(!error.is_denial() && !error.is_transient(), "{code}");
         }
+    }
+
+    #[test]
+    fn a_denial_because_of_the_key_says_to_look_at_the_key() {
+        let error = |code: &str, message: &str| {
+            service_error(&ErrorMetadata::builder().code(code).message(message).build(), 400, None)
+        };
+        for (code, message) in [
+            ("AccessDeniedException", "Access to KMS is not allowed"),
+            ("AccessDeniedException", "User: arn:aws:sts::1:assumed-role/a is not authorized to perform: kms:Decrypt"),
+            ("DecryptionFailure", ""),
+            (
+                "InvalidRequestException",
+                "You can't access a secret from a different AWS account if you encrypt the secret with the default KMS \
+                 service key.",
+            ),
+            ("InvalidRequestException", "the KMS key is pending deletion"),
+        ] {
+            let error = error(code, message);
+            assert!(matches!(&error, SourceError::Denied(text) if text.contains(message)), "{error}");
+            let remedy = remedy(&error, Operation::ReadValue);
+            assert!(remedy.contains("the policy of the key"), "{message}: {remedy}");
+        }
+        let other = error("AccessDeniedException", "not authorized to perform: secretsmanager:GetSecretValue");
+        assert!(!remedy(&other, Operation::ReadValue).contains("the policy of the key"));
+        assert!(matches!(error("InvalidRequestException", "marked for deletion"), SourceError::Missing(_)));
     }
 
     #[test]
