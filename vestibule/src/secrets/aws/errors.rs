@@ -68,6 +68,9 @@ const STS_TRANSIENT: [&str; 3] = ["IDPCommunicationError", "Throttling", "Thrott
 const CONTAINER_VARIABLES: &str = "AWS_CONTAINER_CREDENTIALS_FULL_URI (https, or http to this machine or to an agent of \
                                    AWS), or AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE,";
 
+/// The start of the SDK's text about an answer of an agent that is no success. The status follows, as `StatusCode(429)`.
+const AGENT_STATUS: &str = "Non-success status from HTTP credential provider: ";
+
 /// The largest part of the manager's own message that an error quotes, in characters.
 const MAX_QUOTED: usize = 300;
 
@@ -212,7 +215,7 @@ fn provider_error(provider: &str, error: &CredentialsError) -> SourceError {
         (CredentialsError::InvalidConfiguration(_) | CredentialsError::ProviderError(_), Some(source))
             if cause::is_text(source) =>
         {
-            SourceError::NoIdentity(format!("{provider}: {}", quoted(&source.to_string())))
+            said_by_provider(provider, &source.to_string())
         }
         (_, Some(source)) if source.is::<std::io::Error>() => {
             let problem = format!("{provider}: the file of its token cannot be read: {cause}");
@@ -222,6 +225,20 @@ fn provider_error(provider: &str, error: &CredentialsError) -> SourceError {
             }
         }
         _ => SourceError::Unavailable(format!("{provider}: its answer cannot be understood")),
+    }
+}
+
+/// Returns the error of a provider that only gives a text.
+fn said_by_provider(provider: &str, text: &str) -> SourceError {
+    let status = text.strip_prefix(AGENT_STATUS).map(|status| status.trim_matches(|c: char| !c.is_ascii_digit()));
+    match status.and_then(|status| status.parse().ok()) {
+        // EKS Pod Identity limits the rate of requests of a node.
+        Some(status @ (429_u16 | 500..)) => SourceError::NotConnected {
+            problem: format!("{provider} gives no identity: HTTP {status}"),
+            remedy: Some("it is overloaded, or cannot get the identity itself: look at its log"),
+        },
+        Some(status) => SourceError::NoIdentity(format!("{provider} gives no identity: HTTP {status}")),
+        None => SourceError::NoIdentity(format!("{provider}: {}", quoted(text))),
     }
 }
 
@@ -344,6 +361,26 @@ mod tests {
         }
         // A policy that denies has nothing to do with the clock.
         assert!(matches!(error_of("AccessDeniedException", 400, Some(Duration::hours(1))), SourceError::Denied(_)));
+    }
+
+    #[test]
+    fn an_agent_that_is_overloaded_is_asked_again_and_one_that_says_no_is_not() {
+        let of_agent = |status: u16| {
+            let text = format!("Non-success status from HTTP credential provider: StatusCode({status})");
+            provider_error(CONTAINER, &CredentialsError::provider_error(text))
+        };
+        for status in [429, 500, 503] {
+            let error = of_agent(status);
+            assert!(error.is_transient(), "{error}");
+            assert!(error.to_string().ends_with(&format!("the container's agent gives no identity: HTTP {status}")));
+        }
+        for status in [400, 401, 403, 404] {
+            let text = format!("the container's agent gives no identity: HTTP {status}");
+            assert_eq!(of_agent(status), SourceError::NoIdentity(text));
+        }
+        let other = provider_error(CONTAINER, &CredentialsError::provider_error("failed to load credentials [a]: b"));
+        let text = "the container's agent: failed to load credentials [a]: b".to_owned();
+        assert_eq!(other, SourceError::NoIdentity(text));
     }
 
     #[test]
