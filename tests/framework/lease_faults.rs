@@ -197,17 +197,6 @@ async fn the_end_of_the_token_is_shown() {
     assert_eq!(running.status().await.get("manager_token_end"), None);
 }
 
-/// Adds paths with a capability to the policy of the tenant.
-async fn allow(leased: &Leased, paths: &[(&str, &str)]) {
-    let path = format!("sys/policies/acl/{}", leased.tenant.name());
-    let before = leased.server.api().get(&path).await.expect("a policy")["data"]["policy"].take();
-    let mut policy = before.as_str().expect("a text").to_owned();
-    for (path, capability) in paths {
-        policy += &format!("path \"{path}\" {{ capabilities = [\"{capability}\"] }}\n");
-    }
-    leased.server.api().post(&path, json!({ "policy": policy })).await.expect("the server takes it");
-}
-
 #[tokio::test]
 async fn a_password_that_the_server_rotates_is_taken_up_and_no_request_fails() {
     let leased = Leased::new("lease_static", "1h", "1h").await;
@@ -218,7 +207,7 @@ async fn a_password_that_the_server_rotates_is_taken_up_and_no_request_fails() {
     let role = json!({ "db_name": name, "username": user, "rotation_period": "1h" });
     api.post(&format!("database/static-roles/{name}"), role).await.expect("a role");
     let (id, role) = (format!("database/static-creds/{name}"), format!("database/static-roles/{name}"));
-    allow(&leased, &[(&id, "read"), (&role, "read")]).await;
+    leased.allow(&[(&id, "read"), (&role, "read")]).await;
     let launch = SERVICE.launch(&leased.tenant).env("APP_SECRETS__IDS__DATABASE", &id);
     let mut running = RunningService::start(launch, &leased.tenant).await;
     let load = Load::on(&running, 4);
@@ -235,6 +224,31 @@ async fn a_password_that_the_server_rotates_is_taken_up_and_no_request_fails() {
 }
 
 #[tokio::test]
+async fn a_role_whose_certificates_have_leases_ends_a_start_with_65() {
+    let leased = Leased::new("lease_pki_leased", "1h", "1h").await;
+    let (api, name) = (leased.server.api(), leased.tenant.name());
+    let mount = format!("pki-{name}");
+    api.post(&format!("sys/mounts/{mount}"), json!({ "type": "pki" })).await.unwrap();
+    let root = json!({ "common_name": "test", "ttl": "24h" });
+    api.post(&format!("{mount}/root/generate/internal"), root).await.unwrap();
+    let role =
+        json!({ "allow_any_name": true, "key_type": "ec", "key_bits": 256, "ttl": "1h", "generate_lease": true });
+    api.post(&format!("{mount}/roles/{name}"), role).await.unwrap();
+    let id = format!("{mount}/issue/{name}");
+    leased.allow(&[(&id, "update")]).await;
+    let folder = ConfigurationFolder::new();
+    folder.write(&format!(
+        "[secrets.ids]\ndatabase = \"{}\"\nserver_tls = \"{id}\"\n\
+         [secrets.vault.issue.server_tls]\ncommon_name = \"localhost\"\n",
+        leased.id
+    ));
+    let exited = folder.launch(&leased.tenant).env("APP_SERVER__TLS", "true").start().exited(DEFAULT_TIMEOUT).await;
+    assert_eq!(exited.code, Some(65), "{}", exited.stderr);
+    let remedy = format!("`bao patch {mount}/roles/{name} generate_lease=false`");
+    assert!(exited.stderr.contains(&remedy), "{}", exited.stderr);
+}
+
+#[tokio::test]
 async fn a_certificate_that_the_server_issues_is_replaced_in_time_and_no_request_fails() {
     let leased = Leased::new("lease_pki", "1h", "1h").await;
     let (api, name) = (leased.server.api(), leased.tenant.name());
@@ -245,7 +259,7 @@ async fn a_certificate_that_the_server_issues_is_replaced_in_time_and_no_request
     let role = json!({ "allow_any_name": true, "key_type": "ec", "key_bits": 256, "ttl": "12s", "max_ttl": "12s" });
     api.post(&format!("{mount}/roles/{name}"), role).await.unwrap();
     let id = format!("{mount}/issue/{name}");
-    allow(&leased, &[(&id, "update")]).await;
+    leased.allow(&[(&id, "update")]).await;
     let folder = ConfigurationFolder::new();
     folder.write(&format!(
         "[secrets.ids]\ndatabase = \"{}\"\nserver_tls = \"{id}\"\n\

@@ -82,7 +82,19 @@ async fn reject(leased: &Leased, user: &str) {
 
 #[tokio::test]
 async fn a_token_that_is_lost_costs_one_reload_for_all_of_its_leases() {
-    let leased = Leased::new("lease_token", "1h", "1h").await;
+    lose_the_token(&Leased::new("lease_token", "1h", "1h").await).await;
+
+    // A token without the policy `default` may not ask about itself.
+    let leased = Leased::new("lease_token_alone", "1h", "1h").await;
+    let (api, role) = (leased.server.api(), format!("auth/jwt/role/{}", leased.tenant.name()));
+    let mut alone = api.get(&role).await.unwrap()["data"].take();
+    alone["token_no_default_policy"] = true.into();
+    api.post(&role, alone).await.unwrap();
+    leased.allow(&[("sys/leases/renew", "update"), ("auth/token/revoke-self", "update")]).await;
+    lose_the_token(&leased).await;
+}
+
+async fn lose_the_token(leased: &Leased) {
     let mut running = leased.start().await;
     let first = user_of(&running).await;
     let api = leased.server.api();

@@ -184,6 +184,22 @@ async fn an_identity_that_is_not_given_names_its_provider_and_its_cause() {
 }
 
 #[tokio::test]
+async fn an_agent_that_is_overloaded_is_asked_again() {
+    let tenant = SERVICE.migrated("overloaded_agent").await;
+    let launch = |agent: &PlatformService| {
+        launch_in_production(&tenant).env("AWS_CONTAINER_CREDENTIALS_FULL_URI", agent.url("/keys"))
+    };
+    let for_a_moment = PlatformService::overloaded_agent(3).await;
+    let patient = launch(&for_a_moment).env("APP_SECRETS__DEADLINE", "30s");
+    RunningService::start(patient, &tenant).await.create_note("a note").await;
+    assert!(for_a_moment.seen.so_far().len() > 3, "it gave keys");
+
+    let exited = run(launch(&PlatformService::overloaded_agent(usize::MAX).await)).await;
+    assert_eq!(exited.code, Some(69), "{}", exited.stderr);
+    assert!(exited.stderr.contains("the container's agent gives no identity: HTTP 429"), "{}", exited.stderr);
+}
+
+#[tokio::test]
 async fn an_endpoint_of_sts_without_tls_needs_permission_in_production() {
     let tenant = SERVICE.migrated("plain_sts").await;
     let launch = launch_in_production(&tenant).env_remove("APP_SECRETS__AWS__ALLOW_HTTP_ENDPOINT");

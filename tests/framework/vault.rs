@@ -10,7 +10,11 @@ use crate::{
         secrets::moved_to,
     },
 };
-use axum::{Router, http::Uri, response::Redirect};
+use axum::{
+    Router,
+    http::Uri,
+    response::{Html, Redirect},
+};
 use devstack::{
     Authority, DEFAULT_TIMEOUT, ExitedProcess, Launch, OpenBao, OpenBaoServer, RunningService, Signal, Stack, Tenant,
     Validity, eventually, free_port, problem, random_key, reqwest::StatusCode,
@@ -363,6 +367,32 @@ async fn redirecting_server(target: &str) -> (String, Arc<AtomicUsize>) {
     };
     tokio::spawn(axum::serve(listener, Router::new().fallback(redirect)).into_future());
     (address, requests)
+}
+
+#[tokio::test]
+async fn a_page_of_a_load_balancer_is_no_answer_of_the_server() {
+    let tenant = SERVICE.migrated_at_openbao("bao_page").await;
+    tenant.put("webhook", &devstack::random()).await.unwrap();
+    let server = openbao().await.address().to_owned();
+    for status in [StatusCode::OK, StatusCode::FORBIDDEN, StatusCode::NOT_FOUND, StatusCode::SERVICE_UNAVAILABLE] {
+        let page = page_server(status).await;
+        let launch = |addresses: &str| {
+            let launch = SERVICE.launch(&tenant).env("APP_PROFILE", "dev");
+            launch.env("APP_SECRETS__VAULT__ADDRESSES", addresses)
+        };
+        let text = format!("answers HTTP {} with an HTML page", status.as_u16());
+        assert_fails(launch(&page), 69, &[&text, "the load balancer"]).await;
+        serves(launch(&format!("{page},{server}")), &tenant).await;
+    }
+}
+
+/// Starts a load balancer without a server behind it. Returns its address.
+async fn page_server(status: StatusCode) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = format!("http://{}", listener.local_addr().expect("an address"));
+    let page = async move || (status, Html("<html>as scripted</html>"));
+    tokio::spawn(axum::serve(listener, Router::new().fallback(page)).into_future());
+    address
 }
 
 /// Returns the shell commands that OPERATIONS.md has for OpenBao.

@@ -29,6 +29,17 @@ impl Leased {
         running
     }
 
+    /// Adds paths with a capability to the policy of the tenant.
+    pub(crate) async fn allow(&self, paths: &[(&str, &str)]) {
+        let path = format!("sys/policies/acl/{}", self.tenant.name());
+        let before = self.server.api().get(&path).await.expect("a policy")["data"]["policy"].take();
+        let mut policy = before.as_str().expect("a text").to_owned();
+        for (path, capability) in paths {
+            policy += &format!("path \"{path}\" {{ capabilities = [\"{capability}\"] }}\n");
+        }
+        self.server.api().post(&path, json!({ "policy": policy })).await.expect("the server takes it");
+    }
+
     /// Ends all leases at once, as somebody does who does not trust them any more.
     pub(crate) async fn revoke_all(&self) {
         self.server.api().put(&format!("sys/leases/revoke-prefix/{}", self.id), json!({})).await.expect("an answer");

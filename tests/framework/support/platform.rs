@@ -58,6 +58,18 @@ impl PlatformService {
         Self::serve("127.0.0.1:0", Router::new().route("/keys", get(keys_for_token))).await
     }
 
+    /// Starts the agent of a container that answers this many requests with 429 before it gives keys.
+    pub(crate) async fn overloaded_agent(requests: usize) -> Self {
+        let answer = async move |State(seen): State<Seen>, headers: HeaderMap| -> Response {
+            if seen.so_far().len() < requests {
+                seen.add("429".into());
+                return StatusCode::TOO_MANY_REQUESTS.into_response();
+            }
+            keys_for_token(State(seen), headers).await.into_response()
+        };
+        Self::serve("127.0.0.1:0", Router::new().route("/keys", get(answer))).await
+    }
+
     /// Starts STS, which gives keys for any token, or answers with this code. Records the body of each request.
     pub(crate) async fn sts(error: Option<&'static str>) -> Self {
         let answer = async move |State(seen): State<Seen>, body: String| -> Response {

@@ -263,15 +263,23 @@ async fn ask_each<'a, T>(
             Err(error) => error,
         };
         tracing::debug!(secret.id = %id, region = region.name, %error, "an attempt failed");
-        // Prefers a transient error to a "no" of a Region that may not have the secret.
-        match &to_report {
-            Some(earlier) if earlier.is_transient() => (),
-            _ => to_report = Some(error),
+        if to_report.as_ref().is_none_or(|earlier| weight(&error) > weight(earlier)) {
+            to_report = Some(error);
         }
     }
     match tentative {
         Some(answer) => Round::Done(Ok(answer)),
         None => Round::Failed(to_report),
+    }
+}
+
+/// Returns how much an error says, if several Regions gave one. An answer says more than silence: the last attempt may just
+/// have had no time. A "no" says least: that Region may not have the secret.
+fn weight(error: &SourceError) -> u8 {
+    match error {
+        SourceError::Unanswered(_) => 1,
+        error if error.is_transient() => 2,
+        _ => 0,
     }
 }
 
@@ -387,6 +395,27 @@ mod tests {
         let panic = work.catch_unwind().await.unwrap_err();
         assert_eq!(panic.downcast_ref(), Some(&"a bug of the service"), "it goes on");
         assert!(source.0.load(Ordering::SeqCst));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_error_of_a_region_that_answers_is_reported_and_not_the_silence_of_another() {
+        let overloaded = SourceError::Unavailable("overloaded".into());
+        let (answering, silent) = (MemoryManager::new(), MemoryManager::new());
+        answering.fail_next("test/key", usize::MAX, overloaded.clone());
+        silent.delay(Duration::from_secs(60));
+        let named = |name: &str, manager: Arc<MemoryManager>| (name.to_owned(), manager as Arc<dyn Source>);
+        let regions = Regions::new([named("first", answering), named("second", silent)]);
+        let id = SecretId::parse("test/key").unwrap();
+        let deadline = Instant::now() + Duration::from_secs(8);
+        let query = SecretQuery { id: &id, may_stay: false, since: None, waits_for_access: false, deadline };
+        let mut order: Vec<_> = regions.regions.iter().collect();
+        for _ in 0..2 {
+            let round =
+                ask_each(&id, deadline, &order, &|region| Box::pin(region.fetch(&query, Stage::Current, None))).await;
+            let Round::Failed(error) = round else { panic!("no Region gives the secret") };
+            assert_eq!(error.as_ref(), Some(&overloaded));
+            order.reverse();
+        }
     }
 
     #[tokio::test]

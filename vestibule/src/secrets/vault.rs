@@ -88,8 +88,7 @@ pub struct Vault {
 struct VaultInner {
     config: VaultConfig,
     servers: Arc<VaultServers>,
-    login: Arc<VaultLogin>,
-    sessions: VaultSessions,
+    sessions: Arc<VaultSessions>,
     leases: Mutex<Vec<Weak<VaultLease>>>,
     /// The certificates to issue, by their ids.
     issue: BTreeMap<SecretId, VaultIssueConfig>,
@@ -106,9 +105,9 @@ impl Vault {
         let issue = issue.filter_map(|(name, issue)| Some((secrets.ids.get(name)?.clone(), issue.clone()))).collect();
         let servers = Arc::new(VaultServers::new(config));
         let login = Arc::new(VaultLogin::new(config));
-        let sessions = VaultSessions::new(login.clone(), servers.clone(), secrets.probe_every);
+        let sessions = Arc::new(VaultSessions::new(login, servers.clone(), secrets.probe_every));
         let (leases, rotations) = (Mutex::default(), Mutex::default());
-        let inner = VaultInner { config: config.clone(), servers, login, sessions, leases, issue, rotations };
+        let inner = VaultInner { config: config.clone(), servers, sessions, leases, issue, rotations };
         let calls = TaskTracker::new();
         calls.close();
         Self { inner: Arc::new(inner), calls }
@@ -177,7 +176,7 @@ impl VaultInner {
         let IssuedLogin { text, version, lease_id, granted } = logins::issued(path, &answer)?;
         let left = granted.saturating_sub(asked.elapsed());
         let left = session.left().map_or(left, |of_session| of_session.min(left));
-        let lease = Arc::new(VaultLease::new(lease_id, granted, session, self.login.clone(), self.servers.clone()));
+        let lease = Arc::new(VaultLease::new(lease_id, granted, session, self.sessions.clone()));
         {
             let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
             leases.retain(|lease| lease.strong_count() > 0);

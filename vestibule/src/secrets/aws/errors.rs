@@ -42,6 +42,10 @@ const BAD_SIGNATURES: [&str; 4] =
 /// The codes with which the manager says that the time of a request is wrong.
 const WRONG_TIMES: [&str; 2] = ["RequestExpired", "RequestTimeTooSkewed"];
 
+/// Parts of the manager's messages that are about the KMS key of a secret (AWS re:Post, "KMS key access error"). A policy that
+/// denies names the action.
+const KEY_PROBLEMS: [&str; 4] = ["Access to KMS", "KMS key", "KMS service key", "kms:"];
+
 /// The difference between two clocks from which it may be the cause of a signature that is not accepted. AWS accepts
 /// 5 minutes (*Signature Version 4*); the SDK has the same limit.
 const CLOCK_TOLERANCE: Duration = Duration::minutes(4);
@@ -64,6 +68,9 @@ const STS_TRANSIENT: [&str; 3] = ["IDPCommunicationError", "Throttling", "Thrott
 const CONTAINER_VARIABLES: &str = "AWS_CONTAINER_CREDENTIALS_FULL_URI (https, or http to this machine or to an agent of \
                                    AWS), or AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE,";
 
+/// The start of the SDK's text about an answer of an agent that is no success. The status follows, as `StatusCode(429)`.
+const AGENT_STATUS: &str = "Non-success status from HTTP credential provider: ";
+
 /// The largest part of the manager's own message that an error quotes, in characters.
 const MAX_QUOTED: usize = 300;
 
@@ -81,6 +88,11 @@ pub(super) fn is_bad_signature<E: ProvideErrorMetadata>(error: &SdkError<E>) -> 
         SdkError::ServiceError(answer) => answer.err().meta().code().is_some_and(|code| BAD_SIGNATURES.contains(&code)),
         _ => false,
     }
+}
+
+/// Returns `true` if a denial of the manager is due to the KMS key of the secret.
+pub(super) fn is_about_key(denial: &str) -> bool {
+    denial.starts_with("DecryptionFailure") || KEY_PROBLEMS.iter().any(|part| denial.contains(part))
 }
 
 /// Returns the error of any other call that failed.
@@ -127,6 +139,7 @@ fn service_error(meta: &ErrorMetadata, status: u16, ahead: Option<Duration>) -> 
             SourceError::ClockWrong(clock_problem(code, clocks_differ))
         }
         code if DENIALS.contains(&code) => SourceError::Denied(text),
+        "InvalidRequestException" if is_about_key(message) => SourceError::Denied(text),
         "InvalidRequestException" if message.contains("delet") => SourceError::Missing(text),
         "InvalidParameterException" | "ValidationException" => SourceError::Missing(text),
         "InvalidRequestException" => SourceError::Malformed(text),
@@ -202,7 +215,7 @@ fn provider_error(provider: &str, error: &CredentialsError) -> SourceError {
         (CredentialsError::InvalidConfiguration(_) | CredentialsError::ProviderError(_), Some(source))
             if cause::is_text(source) =>
         {
-            SourceError::NoIdentity(format!("{provider}: {}", quoted(&source.to_string())))
+            said_by_provider(provider, &source.to_string())
         }
         (_, Some(source)) if source.is::<std::io::Error>() => {
             let problem = format!("{provider}: the file of its token cannot be read: {cause}");
@@ -212,6 +225,20 @@ fn provider_error(provider: &str, error: &CredentialsError) -> SourceError {
             }
         }
         _ => SourceError::Unavailable(format!("{provider}: its answer cannot be understood")),
+    }
+}
+
+/// Returns the error of a provider that only gives a text.
+fn said_by_provider(provider: &str, text: &str) -> SourceError {
+    let status = text.strip_prefix(AGENT_STATUS).map(|status| status.trim_matches(|c: char| !c.is_ascii_digit()));
+    match status.and_then(|status| status.parse().ok()) {
+        // EKS Pod Identity limits the rate of requests of a node.
+        Some(status @ (429_u16 | 500..)) => SourceError::NotConnected {
+            problem: format!("{provider} gives no identity: HTTP {status}"),
+            remedy: Some("it is overloaded, or cannot get the identity itself: look at its log"),
+        },
+        Some(status) => SourceError::NoIdentity(format!("{provider} gives no identity: HTTP {status}")),
+        None => SourceError::NoIdentity(format!("{provider}: {}", quoted(text))),
     }
 }
 
@@ -266,6 +293,7 @@ fn find_cause<'a, T: Error + 'static>(error: &'a (dyn Error + 'static)) -> Optio
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secrets::{aws::remedies::remedy, source::Operation};
 
     const NO_TIME: Duration = Duration::ZERO;
 
@@ -291,6 +319,32 @@ mod tests {
     }
 
     #[test]
+    fn a_denial_because_of_the_key_says_to_look_at_the_key() {
+        let error = |code: &str, message: &str| {
+            service_error(&ErrorMetadata::builder().code(code).message(message).build(), 400, None)
+        };
+        for (code, message) in [
+            ("AccessDeniedException", "Access to KMS is not allowed"),
+            ("AccessDeniedException", "User: arn:aws:sts::1:assumed-role/a is not authorized to perform: kms:Decrypt"),
+            ("DecryptionFailure", ""),
+            (
+                "InvalidRequestException",
+                "You can't access a secret from a different AWS account if you encrypt the secret with the default KMS \
+                 service key.",
+            ),
+            ("InvalidRequestException", "the KMS key is pending deletion"),
+        ] {
+            let error = error(code, message);
+            assert!(matches!(&error, SourceError::Denied(text) if text.contains(message)), "{error}");
+            let remedy = remedy(&error, Operation::ReadValue);
+            assert!(remedy.contains("the policy of the key"), "{message}: {remedy}");
+        }
+        let other = error("AccessDeniedException", "not authorized to perform: secretsmanager:GetSecretValue");
+        assert!(!remedy(&other, Operation::ReadValue).contains("the policy of the key"));
+        assert!(matches!(error("InvalidRequestException", "marked for deletion"), SourceError::Missing(_)));
+    }
+
+    #[test]
     fn a_bad_signature_names_the_clock_if_the_clocks_differ() {
         let behind = error_of("InvalidSignatureException", 400, Some(Duration::seconds(899)));
         let text = "this machine's clock is wrong: it is 15m behind the manager's (InvalidSignatureException)";
@@ -307,6 +361,26 @@ mod tests {
         }
         // A policy that denies has nothing to do with the clock.
         assert!(matches!(error_of("AccessDeniedException", 400, Some(Duration::hours(1))), SourceError::Denied(_)));
+    }
+
+    #[test]
+    fn an_agent_that_is_overloaded_is_asked_again_and_one_that_says_no_is_not() {
+        let of_agent = |status: u16| {
+            let text = format!("Non-success status from HTTP credential provider: StatusCode({status})");
+            provider_error(CONTAINER, &CredentialsError::provider_error(text))
+        };
+        for status in [429, 500, 503] {
+            let error = of_agent(status);
+            assert!(error.is_transient(), "{error}");
+            assert!(error.to_string().ends_with(&format!("the container's agent gives no identity: HTTP {status}")));
+        }
+        for status in [400, 401, 403, 404] {
+            let text = format!("the container's agent gives no identity: HTTP {status}");
+            assert_eq!(of_agent(status), SourceError::NoIdentity(text));
+        }
+        let other = provider_error(CONTAINER, &CredentialsError::provider_error("failed to load credentials [a]: b"));
+        let text = "the container's agent: failed to load credentials [a]: b".to_owned();
+        assert_eq!(other, SourceError::NoIdentity(text));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Remedies: the actions that help against an error of AWS Secrets Manager.
 
+use super::errors;
 use crate::secrets::source::{Operation, SourceError};
 
 /// Returns the remedy of an error: for a start and a reload, or for an audit.
@@ -10,6 +11,10 @@ pub(super) fn remedy(error: &SourceError, operation: Operation) -> &'static str 
         }
         (SourceError::Missing(_), Operation::ReadVersions) => {
             "create or restore the secret, or correct its id in the configuration of the replicas"
+        }
+        (SourceError::Denied(denial), Operation::ReadValue) if errors::is_about_key(denial) => {
+            "allow kms:Decrypt on the KMS key of the secret, in the policy of the key and in that of this identity; check \
+             that the key is enabled; a secret of another account must have a key of its own, and not aws/secretsmanager"
         }
         (SourceError::Denied(_), Operation::ReadValue) => {
             "allow secretsmanager:GetSecretValue on this id, and kms:Decrypt on its key if that is your own; check the \

@@ -29,6 +29,10 @@ use zeroize::Zeroizing;
 
 const ENGINE: &str = "a PKI engine";
 
+/// The problem of a role whose certificates have leases.
+pub(super) const HAS_LEASES: &str =
+    "gives each certificate a lease (generate_lease = true), which ends with the token and revokes it";
+
 /// A certificate that was issued for this process, with its key.
 pub(super) struct IssuedCertificate {
     pub(super) text: SecretString,
@@ -39,6 +43,9 @@ pub(super) struct IssuedCertificate {
 
 #[derive(Deserialize)]
 struct IssueAnswer<'a> {
+    /// Empty, unless the role has `generate_lease`.
+    #[serde(borrow)]
+    lease_id: Option<&'a RawValue>,
     #[serde(borrow)]
     data: &'a RawValue,
 }
@@ -89,7 +96,11 @@ pub(super) fn issued(path: VaultPath<'_>, answer: &VaultAnswer) -> Result<Issued
         }
         _ => (),
     }
-    let IssueAnswer { data } = parse(path, answer, ENGINE)?;
+    let IssueAnswer { lease_id, data } = parse(path, answer, ENGINE)?;
+    if lease_id.is_some_and(|id| id.get() != "\"\"") {
+        // The certificate would be revoked with the token that it was issued with, while it is in service.
+        return Err(SourceError::Malformed(format!("the role {} {HAS_LEASES}", path.name)));
+    }
     let malformed = |()| SourceError::Malformed(format!("the role {} gives no certificate", path.name));
     let CertificateTerms { serial_number, expiration } =
         json(data.get(), "a certificate").map_err(|_| malformed(()))?;

@@ -18,7 +18,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioTimer},
 };
 use rustls::ClientConfig;
-use serde::Deserialize;
+use serde::{Deserialize, de::IgnoredAny};
 use std::time::Duration;
 use zeroize::Zeroizing;
 
@@ -58,6 +58,14 @@ struct ErrorAnswer {
     errors: Vec<String>,
 }
 
+/// The parts of which an answer that gives something has one at least.
+#[derive(Deserialize)]
+struct GivingAnswer {
+    auth: Option<IgnoredAny>,
+    data: Option<IgnoredAny>,
+    lease_duration: Option<IgnoredAny>,
+}
+
 impl VaultAnswer {
     /// Returns the body as text.
     pub(super) fn text(&self) -> &str {
@@ -67,6 +75,28 @@ impl VaultAnswer {
     /// Returns `true` if it is an answer of the server that says no, and not one of something before it.
     pub(super) fn is_rejection(&self) -> bool {
         json::<ErrorAnswer>(self.text(), "errors").is_ok()
+    }
+
+    /// Returns `true` if it has the form of a server's answer, and is not the page of a proxy or a load balancer.
+    pub(super) fn is_of_server(&self) -> bool {
+        self.status == StatusCode::NO_CONTENT || self.is_rejection() || (self.may_give() && self.gives_something())
+    }
+
+    /// Returns `true` if something may come with this status. The answer for a deleted version is a 404 with its metadata.
+    fn may_give(&self) -> bool {
+        self.status.is_success() || self.status == StatusCode::NOT_FOUND
+    }
+
+    fn gives_something(&self) -> bool {
+        match json(self.text(), "an answer") {
+            Ok(GivingAnswer { auth, data, lease_duration }) => auth.or(data).or(lease_duration).is_some(),
+            Err(_) => false,
+        }
+    }
+
+    /// Returns `true` if it has a page for a browser.
+    pub(super) fn is_markup(&self) -> bool {
+        self.text().trim_start().starts_with('<')
     }
 
     /// Returns the server's own messages. There are none in an answer with a secret.

@@ -3,9 +3,7 @@
 use super::{
     ATTEMPT,
     client::{VaultAnswer, VaultCall, json_object},
-    login::VaultLogin,
-    servers::VaultServers,
-    sessions::VaultSession,
+    sessions::{SessionUse, VaultSession, VaultSessions},
 };
 use crate::{
     credentials::json,
@@ -38,8 +36,7 @@ pub(super) struct VaultLease {
     granted: Duration,
     /// The session that it was made in, and ends with.
     session: Arc<VaultSession>,
-    login: Arc<VaultLogin>,
-    servers: Arc<VaultServers>,
+    sessions: Arc<VaultSessions>,
     /// Locked while it is given back, so that a stop waits for that.
     is_given_back: Mutex<bool>,
 }
@@ -55,23 +52,37 @@ impl VaultLease {
         id: SecretString,
         granted: Duration,
         session: Arc<VaultSession>,
-        login: Arc<VaultLogin>,
-        servers: Arc<VaultServers>,
+        sessions: Arc<VaultSessions>,
     ) -> Self {
-        Self { id, granted, session, login, servers, is_given_back: Mutex::new(false) }
+        Self { id, granted, session, sessions, is_given_back: Mutex::new(false) }
     }
 
     /// Renews the lease, and its token before, if that would end first.
     async fn renew_both(&self) -> Result<Renewal, SourceError> {
         let deadline = Instant::now() + ATTEMPT;
         if self.session.left().is_some_and(|left| left < self.granted) {
-            self.login.refresh(&self.servers, &self.session, deadline).await?;
+            self.sessions.refresh(&self.session, deadline).await?;
         }
         if self.session.has_ended_at_server() {
             return Ok(Renewal::Ended);
         }
+        let answer = self.renew_with(&self.session, deadline).await?;
+        if answer.status != StatusCode::FORBIDDEN {
+            return self.renewal(&answer);
+        }
+        // No policy of the token allows it, or the token is lost. The lease ends with its token, and another token can ask
+        // if it still is there. All leases of a session ask with the same one, so a policy that denies costs one login.
+        let other = self.sessions.current(SessionUse::Read, Some(&self.session), deadline).await?;
+        self.renewal(&self.renew_with(&other, deadline).await?)
+    }
+
+    async fn renew_with(&self, session: &VaultSession, deadline: Instant) -> Result<VaultAnswer, SourceError> {
         let increment = self.granted.as_secs().to_string();
-        let answer = self.call("sys/leases/renew", Some(&increment), deadline).await?;
+        self.call("sys/leases/renew", session, Some(&increment), deadline).await
+    }
+
+    /// Returns the renewal that an answer means.
+    fn renewal(&self, answer: &VaultAnswer) -> Result<Renewal, SourceError> {
         let said = answer.errors();
         let says = |texts: &[&str]| said.iter().any(|error| texts.iter().any(|text| error.contains(text)));
         match answer.status {
@@ -84,10 +95,6 @@ impl VaultLease {
             StatusCode::BAD_REQUEST if says(&["lease not found", "lease expired"]) => Ok(Renewal::Ended),
             StatusCode::BAD_REQUEST if says(&["not renewable", "past the max TTL"]) => Ok(Renewal::AsBefore),
             StatusCode::FORBIDDEN => {
-                self.login.refresh(&self.servers, &self.session, deadline).await?;
-                if self.session.has_ended() {
-                    return Ok(Renewal::Ended);
-                }
                 let problem = "no policy of its token lets it renew leases (update on sys/leases/renew)";
                 Err(SourceError::Denied(problem.into()))
             }
@@ -95,11 +102,17 @@ impl VaultLease {
         }
     }
 
-    async fn call(&self, path: &str, increment: Option<&str>, deadline: Instant) -> Result<VaultAnswer, SourceError> {
+    async fn call(
+        &self,
+        path: &str,
+        session: &VaultSession,
+        increment: Option<&str>,
+        deadline: Instant,
+    ) -> Result<VaultAnswer, SourceError> {
         let mut fields = vec![("lease_id", Zeroizing::new(self.id.expose_secret().to_owned()))];
         fields.extend(increment.map(|increment| ("increment", Zeroizing::new(increment.to_owned()))));
-        let call = VaultCall::post(path, self.session.token(), &json_object(&fields));
-        self.servers.ask(&call, deadline).await
+        let call = VaultCall::post(path, session.token(), &json_object(&fields));
+        self.sessions.servers().ask(&call, deadline).await
     }
 }
 
@@ -116,16 +129,17 @@ impl LeaseCalls for VaultLease {
             }
             let mut pauses = PAUSES.into_iter();
             let problem = loop {
-                let problem = match self.call("sys/leases/revoke", None, Instant::now() + GIVE_BACK).await {
-                    Ok(answer) if answer.status.is_success() => {
-                        *is_given_back = true;
-                        return;
-                    }
-                    // No pause changes a policy.
-                    Ok(answer) if answer.status == StatusCode::FORBIDDEN => break "HTTP 403".into(),
-                    Ok(answer) => format!("HTTP {}", answer.status.as_u16()),
-                    Err(error) => error.to_string(),
-                };
+                let problem =
+                    match self.call("sys/leases/revoke", &self.session, None, Instant::now() + GIVE_BACK).await {
+                        Ok(answer) if answer.status.is_success() => {
+                            *is_given_back = true;
+                            return;
+                        }
+                        // No pause changes a policy.
+                        Ok(answer) if answer.status == StatusCode::FORBIDDEN => break "HTTP 403".into(),
+                        Ok(answer) => format!("HTTP {}", answer.status.as_u16()),
+                        Err(error) => error.to_string(),
+                    };
                 let Some(pause) = pauses.next() else { break problem };
                 sleep(pause).await;
             };

@@ -60,8 +60,6 @@ struct IssuedToken {
     #[serde(default)]
     num_uses: u64,
     #[serde(default)]
-    policies: Vec<String>,
-    #[serde(default)]
     token_type: String,
 }
 
@@ -98,8 +96,6 @@ pub(super) struct GrantedToken {
     pub(super) since: Moment,
     /// Zero if the token does not end.
     pub(super) lifetime: Duration,
-    /// `true` if it may ask about itself. Then a denial means that it has ended.
-    pub(super) may_ask: bool,
     /// `true` if it is a batch token: nobody can renew or revoke it, and no lease outlives it.
     pub(super) is_batch: bool,
 }
@@ -174,8 +170,7 @@ impl VaultLogin {
         self.check_uses(auth.num_uses)?;
         let token = header_of(auth.client_token.expose_secret().as_bytes())?;
         let (lifetime, is_batch) = (Duration::from_secs(auth.lease_duration), auth.token_type == BATCH);
-        let may_ask = auth.policies.iter().any(|policy| policy == "default");
-        Ok(GrantedToken { token, since, lifetime, may_ask, is_batch })
+        Ok(GrantedToken { token, since, lifetime, is_batch })
     }
 
     /// Makes the token of a session last longer, if its time can be extended, and learns when it ends. The one of a token
@@ -196,14 +191,10 @@ impl VaultLogin {
             VaultCall::get(&self.path, session.token())
         };
         let answer = servers.ask(&call, deadline).await?;
-        if answer.status == StatusCode::FORBIDDEN && session.may_ask() {
-            session.lasts_until(asked);
-            return Ok(());
-        }
         let seconds = match json::<RefreshAnswer>(answer.text(), "the time of a token") {
             Ok(RefreshAnswer { auth: Some(token), .. }) => token.lease_duration,
             Ok(RefreshAnswer { data: Some(token), .. }) => token.ttl,
-            // A token that cannot be renewed ends when it would.
+            // A token that cannot be renewed ends when it would. A denial says nothing: no policy may allow the call.
             _ => return Ok(()),
         };
         if seconds > 0 {
@@ -222,7 +213,7 @@ impl VaultLogin {
         let LookupAnswer { data } = self.read_answer(answer)?;
         self.check_uses(data.num_uses)?;
         let (lifetime, is_batch) = (Duration::from_secs(data.ttl), data.token_type == BATCH);
-        Ok(GrantedToken { token, since, lifetime, may_ask: true, is_batch })
+        Ok(GrantedToken { token, since, lifetime, is_batch })
     }
 
     /// Reads an answer, or the server's reason for none.

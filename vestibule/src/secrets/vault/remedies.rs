@@ -1,6 +1,6 @@
 //! Remedies: the actions that help against an error of Vault or OpenBao.
 
-use super::{VaultPath, path::VaultEngine, policy};
+use super::{VaultPath, certificates::HAS_LEASES, path::VaultEngine, policy};
 use crate::{
     config::settings::vault::{VaultAuth, VaultConfig},
     secrets::{
@@ -21,6 +21,7 @@ pub(super) fn remedy(
         SourceError::Denied(_) => missing_right(config, id, operation).into(),
         SourceError::NoIdentity(_) | SourceError::ClockWrong(_) => login(config).into(),
         SourceError::Missing(_) => missing(id).into(),
+        SourceError::Malformed(problem) if problem.ends_with(HAS_LEASES) => without_leases(id).into(),
         SourceError::Malformed(_) => {
             "name a path in an engine that gives such an answer: `bao secrets list -detailed` shows the engines".into()
         }
@@ -72,6 +73,11 @@ fn login(config: &VaultConfig) -> String {
     };
     let namespace = if namespace.is_empty() { "" } else { "; check secrets.vault.namespace too" };
     format!("{remedy}{namespace}")
+}
+
+fn without_leases(id: &SecretId) -> String {
+    let role = VaultPath::parse(id).map_or_else(|| id.to_string(), VaultPath::of_metadata);
+    format!("turn it off in the role: `bao patch {role} generate_lease=false`")
 }
 
 fn missing(id: &SecretId) -> String {

@@ -142,7 +142,7 @@ impl VaultServers {
                     waiting.push_front(to);
                 }
                 // That one has failed already: it was the active node.
-                AnswerVerdict::Redirect(_) => failures.push(no_active_node(address)),
+                AnswerVerdict::Redirect(_) => failures.push(no_active_node(address.authority())),
                 AnswerVerdict::Failed(failure) => failures.push(failure),
             }
         }
@@ -200,9 +200,8 @@ impl VaultServers {
     }
 
     pub(super) fn judge(&self, address: &BaseUrl, call: &VaultCall<'_>, answer: &VaultAnswer) -> AnswerVerdict {
-        let status = answer.status;
         let host = address.authority();
-        if status.is_redirection() {
+        if answer.status.is_redirection() {
             return match self.redirect(answer) {
                 Some(number) => AnswerVerdict::Redirect(number),
                 None => AnswerVerdict::Failed(AddressFailure::out_of_service(
@@ -211,27 +210,10 @@ impl VaultServers {
                 )),
             };
         }
-        if !status.is_server_error() && !matches!(status.as_u16(), 412 | 429 | 472 | 473) {
-            return AnswerVerdict::Final;
+        match out_of_service(host, call, answer) {
+            Some(failure) => AnswerVerdict::Failed(failure),
+            None => AnswerVerdict::Final,
         }
-        let errors = answer.errors();
-        let says = |text: &str| errors.iter().any(|error| error.contains(text));
-        AnswerVerdict::Failed(if says("not initialized") || status == StatusCode::NOT_IMPLEMENTED {
-            let text = format!("{host} is not initialised");
-            AddressFailure::out_of_service(text, "initialise the server, or correct secrets.vault.addresses")
-        } else if says("sealed") {
-            let text = format!("{host} is sealed");
-            AddressFailure::out_of_service(text, "unseal the server (`bao operator unseal`), or mend its auto-unseal")
-        } else if says("active cluster node not found") {
-            no_active_node(address)
-        } else if status == StatusCode::TOO_MANY_REQUESTS {
-            let text = format!("{host} limits the rate of requests (HTTP 429)");
-            AddressFailure::out_of_service(text, "raise the quota for this path (sys/quotas/rate-limit)")
-        } else {
-            let said = if call.is_login() { answer.quoted_errors() } else { String::new() };
-            let text = format!("{host} answers HTTP {} {said}", status.as_u16()).trim_end().to_owned();
-            AddressFailure::out_of_service(text, "see the log of the server")
-        })
     }
 
     /// Returns the number of the address that an answer redirects to, if it is one of ours.
@@ -245,9 +227,48 @@ impl VaultServers {
     }
 }
 
-fn no_active_node(address: &BaseUrl) -> AddressFailure {
+/// Returns the failure of an address whose answer does not count: its server cannot serve, or something before it answers.
+fn out_of_service(host: &str, call: &VaultCall<'_>, answer: &VaultAnswer) -> Option<AddressFailure> {
+    let status = answer.status.as_u16();
+    let errors = answer.errors();
+    let says = |text: &str| errors.iter().any(|error| error.contains(text));
+    let (problem, remedy) = if status == 472 || says("in replication DR secondary mode") {
+        (
+            "is a secondary for disaster recovery, and gives no secret".into(),
+            "name the servers of the primary cluster in secrets.vault.addresses",
+        )
+    } else if status == 473 {
+        (
+            "is a performance standby that passes nothing on (HTTP 473)".into(),
+            "name every server of the cluster in secrets.vault.addresses",
+        )
+    } else if !answer.is_of_server() {
+        let what = if answer.is_markup() { "an HTML page" } else { "something" };
+        (
+            format!("answers HTTP {status} with {what} that no server of Vault gives"),
+            "look at the proxy or the load balancer that answers in its place, or correct secrets.vault.addresses",
+        )
+    } else if !answer.status.is_server_error() && !matches!(status, 412 | 429) {
+        return None;
+    } else if says("not initialized") || answer.status == StatusCode::NOT_IMPLEMENTED {
+        ("is not initialised".into(), "initialise the server, or correct secrets.vault.addresses")
+    } else if says("sealed") {
+        ("is sealed".into(), "unseal the server (`bao operator unseal`), or mend its auto-unseal")
+    } else if says("active cluster node not found") {
+        return Some(no_active_node(host));
+    } else if answer.status == StatusCode::TOO_MANY_REQUESTS {
+        let remedy = "raise the quota for this path (sys/quotas/rate-limit)";
+        ("limits the rate of requests (HTTP 429)".into(), remedy)
+    } else {
+        let said = if call.is_login() { answer.quoted_errors() } else { String::new() };
+        (format!("answers HTTP {status} {said}").trim_end().to_owned(), "see the log of the server")
+    };
+    Some(AddressFailure::out_of_service(format!("{host} {problem}"), remedy))
+}
+
+fn no_active_node(host: &str) -> AddressFailure {
     AddressFailure::out_of_service(
-        format!("{} is a standby, and finds no active node", address.authority()),
+        format!("{host} is a standby, and finds no active node"),
         "wait until a node is elected; if that takes long, check that most of the nodes run",
     )
 }

@@ -46,7 +46,6 @@ pub(super) struct VaultSession {
     /// The age until which it is new.
     new_until: Duration,
     lifetime: Duration,
-    may_ask: bool,
     is_batch: bool,
     /// `None` if the token does not end.
     end: std::sync::Mutex<Option<Moment>>,
@@ -59,11 +58,6 @@ pub(super) struct VaultSession {
 impl VaultSession {
     pub(super) fn token(&self) -> &HeaderValue {
         &self.token
-    }
-
-    /// Returns `true` if the token may ask about itself. Then a denial means that it has ended.
-    pub(super) fn may_ask(&self) -> bool {
-        self.may_ask
     }
 
     pub(super) fn is_batch(&self) -> bool {
@@ -163,9 +157,13 @@ impl VaultSessions {
         Self { login, servers, pause, state, login_failed, alive, revocations }
     }
 
+    pub(super) fn servers(&self) -> &VaultServers {
+        &self.servers
+    }
+
     /// Makes the session of a token.
     fn of(&self, granted: GrantedToken, new_until: Duration) -> Arc<VaultSession> {
-        let GrantedToken { token, since, lifetime, may_ask, is_batch } = granted;
+        let GrantedToken { token, since, lifetime, is_batch } = granted;
         let lifetime = lifetime.min(CENTURY);
         let end = if lifetime.is_zero() { None } else { Some(since.plus(lifetime)) };
         let session = Arc::new(VaultSession {
@@ -173,7 +171,6 @@ impl VaultSessions {
             since,
             new_until,
             lifetime,
-            may_ask,
             is_batch,
             end: std::sync::Mutex::new(end),
             servers: self.servers.clone(),
@@ -233,6 +230,14 @@ impl VaultSessions {
             // It is due, and serves to its end.
             Err(error) => held.ok_or(error),
         }
+    }
+
+    /// Makes the token of a session last longer, if its time can be extended, and learns when it ends.
+    ///
+    /// # Errors
+    /// A transient error if the server does not answer.
+    pub(super) async fn refresh(&self, session: &VaultSession, deadline: Instant) -> Result<(), SourceError> {
+        self.login.refresh(&self.servers, session, deadline).await
     }
 
     /// Returns the time at which the newest session ends. Returns `None` if it does not end, and before the first login.
@@ -313,7 +318,7 @@ mod tests {
         let session = |seconds| {
             let token = HeaderValue::from_static("t");
             let (since, lifetime) = (Moment::now(), Duration::from_secs(seconds));
-            sessions.of(GrantedToken { token, since, lifetime, may_ask: true, is_batch: false }, NEW)
+            sessions.of(GrantedToken { token, since, lifetime, is_batch: false }, NEW)
         };
         let (hour, longest, endless) = (session(3600), session(u64::MAX), session(0));
         assert!(hour.is_new() && !hour.is_due(LAST_PART));

@@ -3,7 +3,9 @@
 use super::*;
 use crate::{
     config::{base_url::BaseUrl, settings::vault::VaultAuth},
+    exit::Exit,
     moment::Moment,
+    secrets::lease::Renewal,
 };
 use axum::{
     Router,
@@ -14,9 +16,10 @@ use axum::{
 use std::{
     fs,
     future::{IntoFuture, pending},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 use tokio::{net::TcpListener, sync::Notify};
+use zeroize::Zeroizing;
 
 /// A login that is due to be rotated.
 const DUE_LOGIN: &str =
@@ -29,6 +32,10 @@ struct FakeServer {
     /// The number of logins that it answers. It never answers those after them.
     answered: AtomicUsize,
     is_denying: bool,
+    /// `true` if no policy lets a token renew leases.
+    is_denying_renewals: bool,
+    /// `true` if the token of the first login was revoked, and its leases with it.
+    is_first_lost: AtomicBool,
     /// Notified when a login has come.
     has_login: Notify,
     /// A notification without which no login is answered.
@@ -48,19 +55,31 @@ enum LeaseAnswer {
 
 impl FakeServer {
     async fn log_in(&self) -> Response {
-        if self.logins.fetch_add(1, Ordering::SeqCst) >= self.answered.load(Ordering::SeqCst) {
+        let before = self.logins.fetch_add(1, Ordering::SeqCst);
+        if before >= self.answered.load(Ordering::SeqCst) {
             return pending().await;
         }
         self.has_login.notify_one();
         if let Some(gate) = &self.gate {
             gate.notified().await;
         }
-        r#"{"auth":{"client_token":"t","lease_duration":3600}}"#.into_response()
+        format!(r#"{{"auth":{{"client_token":"t{before}","lease_duration":3600}}}}"#).into_response()
+    }
+
+    fn renew_lease(&self, headers: &HeaderMap) -> Response {
+        let is_lost = self.is_first_lost.load(Ordering::SeqCst);
+        if self.is_denying_renewals || (is_lost && headers["x-vault-token"] == "t0") {
+            return denied();
+        }
+        if is_lost {
+            return (StatusCode::BAD_REQUEST, r#"{"errors":["lease not found"]}"#).into_response();
+        }
+        r#"{"lease_duration":7200}"#.into_response()
     }
 
     fn read(&self) -> Response {
         if self.is_denying {
-            return (StatusCode::FORBIDDEN, r#"{"errors":["permission denied"]}"#).into_response();
+            return denied();
         }
         let answer =
             r#"{"data":{"data":{"value":"v"},"metadata":{"version":1,"created_time":"2026-01-01T00:00:00Z"}}}"#;
@@ -83,15 +102,18 @@ impl FakeServer {
         };
         let (revoke_lease, of_leases) = (revoke.clone(), self.of_leases);
         let revoke_lease = async move || match of_leases {
-            LeaseAnswer::Revoked => revoke_lease().await,
-            LeaseAnswer::Denied => StatusCode::FORBIDDEN,
+            LeaseAnswer::Revoked => revoke_lease().await.into_response(),
+            LeaseAnswer::Denied => denied(),
             LeaseAnswer::Silence => pending().await,
         };
+        let renewals = self.clone();
         let router = Router::new()
             .route("/v1/auth/jwt/login", post(async move || logins.log_in().await))
             .route("/v1/kv/data/signing", get(async move || reads.read()))
             .route("/v1/database/static-creds/pay", get(async || DUE_LOGIN))
             .route("/v1/auth/token/revoke-self", post(revoke))
+            .route("/v1/auth/token/renew-self", post(async || denied()))
+            .route("/v1/sys/leases/renew", post(async move |headers: HeaderMap| renewals.renew_lease(&headers)))
             .route("/v1/sys/leases/revoke", post(revoke_lease))
             .fallback(async || StatusCode::NO_CONTENT);
         tokio::spawn(axum::serve(listener, router).into_future());
@@ -101,6 +123,26 @@ impl FakeServer {
         config.jwt_file = Some(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into());
         Vault::new(&SecretsConfig { vault: config, ..SecretsConfig::default() })
     }
+}
+
+fn denied() -> Response {
+    (StatusCode::FORBIDDEN, r#"{"errors":["permission denied"]}"#).into_response()
+}
+
+/// Starts a server with one answer to everything. Returns its address.
+async fn start_with(answer: impl IntoResponse + Clone + Send + Sync + 'static) -> BaseUrl {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = BaseUrl::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+    let router = Router::new().fallback(async move || answer);
+    tokio::spawn(axum::serve(listener, router).into_future());
+    address
+}
+
+/// Makes a lease of two hours in the session of a client, whose token ends sooner.
+async fn lease_of(vault: &Vault) -> VaultLease {
+    let sessions = &vault.inner.sessions;
+    let session = sessions.current(SessionUse::Lease, None, Instant::now() + ATTEMPT).await.unwrap();
+    VaultLease::new("id".into(), Duration::from_secs(7200), session, sessions.clone())
 }
 
 async fn fetch(vault: &Vault) -> Result<Fetched, SourceError> {
@@ -183,16 +225,95 @@ async fn a_login_whose_rotation_is_overdue_is_taken_after_some_seconds() {
 }
 
 #[tokio::test]
+async fn an_answer_that_is_not_the_servers_does_not_count_and_the_next_address_is_asked() {
+    const HTML: &str = "<html>as scripted</html>";
+    const DISABLED: &str = r#"{"errors":["path disabled in replication DR secondary mode"]}"#;
+    for (status, body, text) in [
+        (200, HTML, "answers HTTP 200 with an HTML page"),
+        (403, HTML, "answers HTTP 403 with an HTML page"),
+        (404, HTML, "answers HTTP 404 with an HTML page"),
+        (503, HTML, "answers HTTP 503 with an HTML page"),
+        (200, "{}", "answers HTTP 200 with something"),
+        (403, r#"{"message":"as scripted"}"#, "answers HTTP 403 with something"),
+        (404, "", "answers HTTP 404 with something"),
+        (400, DISABLED, "is a secondary for disaster recovery"),
+        (472, r#"{"initialized":true}"#, "is a secondary for disaster recovery"),
+        (473, r#"{"initialized":true}"#, "is a performance standby"),
+        (503, r#"{"errors":["Vault is sealed"]}"#, "is sealed"),
+        (501, r#"{"errors":[]}"#, "is not initialised"),
+        (503, r#"{"errors":["Vault is not initialized"]}"#, "is not initialised"),
+    ] {
+        let answer = (StatusCode::from_u16(status).unwrap(), body);
+        let server = Arc::new(FakeServer { answered: AtomicUsize::new(9), ..FakeServer::default() });
+        let vault = server.start().await;
+        let addresses = [start_with(answer).await, vault.inner.config.addresses[0].clone()];
+        let login = VaultConfig { addresses: addresses.to_vec(), ..vault.inner.config.clone() };
+        let vault = Vault::new(&SecretsConfig { vault: login.clone(), ..SecretsConfig::default() });
+        fetch(&vault).await.map(drop).expect("the next address answers");
+
+        let alone = VaultConfig { addresses: addresses[..1].to_vec(), ..login };
+        let error = fetch(&Vault::new(&SecretsConfig { vault: alone, ..SecretsConfig::default() })).await.err();
+        let error = error.expect("nobody answers");
+        assert_eq!(error.exit(), Exit::Unavailable, "{status} {body}: {error}");
+        assert!(error.to_string().contains(text) && !error.to_string().contains("as scripted"), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn a_lost_token_is_noticed_although_it_may_not_ask_about_itself() {
+    let server = Arc::new(FakeServer { answered: AtomicUsize::new(9), ..FakeServer::default() });
+    let vault = server.start().await;
+    let lease = lease_of(&vault).await;
+    assert!(matches!(lease.renew().await, Ok(Renewal::For(_))), "a token that may not renew itself is not lost");
+    pass(10).await;
+    assert!(matches!(lease.renew().await, Ok(Renewal::For(_))));
+    assert_eq!(server.logins.load(Ordering::SeqCst), 1);
+    server.is_first_lost.store(true, Ordering::SeqCst);
+    assert!(matches!(lease.renew().await, Ok(Renewal::Ended)));
+    assert_eq!(server.logins.load(Ordering::SeqCst), 2, "another token asks for the lease");
+}
+
+#[tokio::test]
+async fn a_policy_that_denies_renewals_loses_no_token_and_causes_one_login() {
+    let server =
+        Arc::new(FakeServer { answered: AtomicUsize::new(9), is_denying_renewals: true, ..FakeServer::default() });
+    let vault = server.start().await;
+    let lease = lease_of(&vault).await;
+    for seconds in [0, 10, 60, 600] {
+        pass(seconds).await;
+        assert!(matches!(lease.renew().await, Err(SourceError::Denied(_))));
+        assert_eq!(server.logins.load(Ordering::SeqCst), 2, "after {seconds} s more");
+    }
+}
+
+#[test]
+fn a_role_whose_certificates_have_leases_is_refused_with_a_word_about_the_role() {
+    let id = SecretId::parse("pki/issue/web").unwrap();
+    let path = VaultPath::parse(&id).unwrap();
+    let issued = |lease_id: &str| {
+        let data = r#"{"serial_number":"01:02","expiration":4102444800}"#;
+        let body = Zeroizing::new(format!(r#"{{"lease_id":"{lease_id}","data":{data}}}"#).into_bytes());
+        certificates::issued(path, &VaultAnswer { status: StatusCode::OK, headers: HeaderMap::new(), body })
+    };
+    assert!(issued("").is_ok());
+    let error = issued("pki/issue/web/sentinel").err().expect("a certificate with a lease");
+    assert_eq!(error.exit(), Exit::Malformed);
+    assert!(error.to_string().contains("generate_lease = true") && !error.to_string().contains("sentinel"), "{error}");
+    let remedy = remedies::remedy(&VaultConfig::default(), &id, &error, Operation::ReadValue);
+    assert!(remedy.contains("`bao patch pki/roles/web generate_lease=false`"), "{remedy}");
+}
+
+#[tokio::test]
 async fn a_clock_that_is_set_forward_keeps_no_token_and_no_lease_from_being_given_back() {
     let server = Arc::new(FakeServer { answered: AtomicUsize::new(1), ..FakeServer::default() });
     let vault = server.start().await;
     fetch(&vault).await.map(drop).unwrap();
-    let VaultInner { sessions, login, servers, .. } = &*vault.inner;
+    let VaultInner { sessions, .. } = &*vault.inner;
     let session = sessions.current(SessionUse::Read, None, Instant::now() + ATTEMPT).await.unwrap();
     let hour = Duration::from_secs(3600);
     session.lasts_until(Moment::now().plus(hour).before_a_jump(time::Duration::hours(2)));
     assert!(session.has_ended(), "by the wall clock");
-    let lease = VaultLease::new("id".into(), hour, session, login.clone(), servers.clone());
+    let lease = VaultLease::new("id".into(), hour, session, sessions.clone());
     lease.give_back().await;
     assert_eq!(server.revoked.load(Ordering::SeqCst), 1, "the lease");
     vault.close().await;
@@ -205,10 +326,10 @@ async fn a_lease_that_cannot_be_given_back_does_not_keep_its_token() {
         let server = Arc::new(FakeServer { answered: AtomicUsize::new(1), of_leases, ..FakeServer::default() });
         let vault = server.start().await;
         fetch(&vault).await.map(drop).unwrap();
-        let VaultInner { sessions, login, servers, leases, .. } = &*vault.inner;
+        let VaultInner { sessions, leases, .. } = &*vault.inner;
         let session = sessions.current(SessionUse::Read, None, Instant::now() + ATTEMPT).await.unwrap();
         let hour = Duration::from_secs(3600);
-        let lease = Arc::new(VaultLease::new("id".into(), hour, session, login.clone(), servers.clone()));
+        let lease = Arc::new(VaultLease::new("id".into(), hour, session, sessions.clone()));
         leases.lock().unwrap().push(Arc::downgrade(&lease));
         // Three tries with their pauses take longer. A stop waits for 2 s.
         timeout(Duration::from_secs(5), vault.close()).await.expect("it waits for no lease");
