@@ -1,12 +1,11 @@
 //! The description that a service gives of itself with `config --json`.
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 
 use crate::dev::error::DevError;
 use crate::dev::secrets_manager::ManagerName;
 use crate::stack::declared_credential::DeclaredCredential;
+use crate::stack::declared_databases::DeclaredDatabases;
 
 /// The output of `<service> config --json`.
 #[derive(Deserialize)]
@@ -21,9 +20,8 @@ pub(crate) struct DescribedSettings {
     pub(crate) admin: ListenerSettings,
     #[serde(default)]
     pub(crate) secrets: SecretsSettings,
-    pub(crate) database: DatabaseSettings,
-    #[serde(default)]
-    pub(crate) databases: BTreeMap<String, DatabaseSettings>,
+    #[serde(flatten)]
+    pub(crate) databases: DeclaredDatabases,
 }
 
 #[derive(Deserialize)]
@@ -37,11 +35,6 @@ pub(crate) struct ListenerSettings {
 pub(crate) struct SecretsSettings {
     #[serde(default)]
     pub(crate) provider: ManagerName,
-}
-
-#[derive(Deserialize)]
-pub(crate) struct DatabaseSettings {
-    pub(crate) name: String,
 }
 
 impl ListenerSettings {

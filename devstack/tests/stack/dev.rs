@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::Outcome;
 use crate::processes::{alive, gone, kill};
-use crate::workspace::Workspace;
+use crate::workspace::{SECTIONS, Workspace};
 
 fn pids_and_ports(state: &Value) -> (Vec<u32>, Vec<u16>) {
     let running = &state["running"];
@@ -30,6 +30,7 @@ async fn cargo_dev_runs_rotates_and_leaves_nothing_however_it_ends() -> Outcome 
     a_version_loaded_in_the_window_stays_in_service(&workspace)?;
     a_load_is_steady_and_fails_with_its_requests(&workspace)?;
     the_metadata_of_a_project_names_the_requests(&mut workspace)?;
+    sections_can_share_a_database(&mut workspace)?;
     a_crash_is_named_and_ends_the_rest(&workspace)?;
     the_second_signal_ends_everything_at_once(&workspace)?;
     being_killed_leaves_nothing(&workspace)
@@ -90,7 +91,7 @@ fn rotations_print_their_steps(workspace: &Workspace) -> Outcome {
         ),
         ("reports", &["4 finish", "generation 2 -> 3"]),
         ("signing", &["fake/signing: version", "generation 3 -> 4"]),
-        ("webhook", &["fake/webhook: version", "generation 4 -> 5"]),
+        ("webhook", &["fake/hooks/webhook: version", "generation 4 -> 5"]),
         ("migrator", &["4 finish", "does not hold"]),
     ] {
         let (code, output) = workspace.run(&["rotate", credential])?;
@@ -227,6 +228,25 @@ fn the_metadata_of_a_project_names_the_requests(workspace: &mut Workspace) -> Ou
     assert_eq!(output.matches("written to\n").count(), 5, "those of the second load: {output}");
     let requests = output.lines().filter(|line| line.contains("curl") && !line.contains("/status"));
     assert_eq!(requests.count(), 0, "nothing to try without `get` and `post`: {output}");
+    Ok(())
+}
+
+fn sections_can_share_a_database(workspace: &mut Workspace) -> Outcome {
+    workspace.variables =
+        vec![("FAKE_DATABASES", SECTIONS.into()), ("FAKE_MIGRATORS", "migrator_writer migrator_elsewhere".into())];
+    let dev = workspace.up()?;
+    devstack::send_signal(dev.child.id(), Signal::TERM)?;
+    let (status, output) = dev.ends()?;
+    assert_eq!(status.code(), Some(0), "{output}");
+    assert!(
+        output.contains(
+            "migrated fake fake fake fake fake_elsewhere reports
+"
+        ),
+        "{output}"
+    );
+    assert!(!output.contains("rotate migrator"), "the service holds none: {output}");
+    workspace.variables = Vec::new();
     Ok(())
 }
 
