@@ -3,9 +3,11 @@
 use serde::Deserialize;
 
 use crate::dev::error::DevError;
+use crate::dev::free_address::check_free;
 use crate::dev::secrets_manager::ManagerName;
 use crate::stack::declared_credential::DeclaredCredential;
 use crate::stack::declared_databases::DeclaredDatabases;
+use crate::stack::free_port::free_port;
 
 /// The output of `<service> config --json`.
 #[derive(Deserialize)]
@@ -35,6 +37,17 @@ pub(crate) struct ListenerSettings {
 pub(crate) struct SecretsSettings {
     #[serde(default)]
     pub(crate) provider: ManagerName,
+}
+
+impl DescribedSettings {
+    /// Checks that nobody listens at the addresses of the service.
+    pub(crate) fn check_free(&self) -> Result<(), DevError> {
+        for (listener, variable) in [(&self.server, "APP_SERVER__LISTEN"), (&self.admin, "APP_ADMIN__LISTEN")] {
+            let remedy = format!("choose another port: {variable}=127.0.0.1:{} cargo dev", free_port());
+            check_free(&listener.listen, "the service", &remedy)?;
+        }
+        Ok(())
+    }
 }
 
 impl ListenerSettings {

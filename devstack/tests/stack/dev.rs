@@ -1,5 +1,6 @@
 //! `cargo dev` with a fake cargo and a fake service. The project's own tests use the real ones.
 
+use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,7 @@ async fn cargo_dev_runs_rotates_and_leaves_nothing_however_it_ends() -> Outcome 
     a_load_is_steady_and_fails_with_its_requests(&workspace)?;
     the_metadata_of_a_project_names_the_requests(&mut workspace)?;
     sections_can_share_a_database(&mut workspace)?;
+    a_taken_port_is_an_error_before_anything_starts(&workspace)?;
     a_crash_is_named_and_ends_the_rest(&workspace)?;
     the_second_signal_ends_everything_at_once(&workspace)?;
     being_killed_leaves_nothing(&workspace)
@@ -53,6 +55,17 @@ fn a_second_cargo_dev_is_an_error_and_ctrl_c_stops_everything(workspace: &Worksp
     let output = String::from_utf8_lossy(&second.stderr);
     assert_eq!(second.status.code(), Some(1));
     assert!(output.contains(&format!("process {}", dev.child.id())) && output.contains(&workspace.admin), "{output}");
+
+    // Another workspace with the same target folder.
+    for (arguments, expected) in [
+        (&[][..], "another one runs in this target folder: process"),
+        (&["rotate", "database"], "none runs in this workspace, but another one in this target folder: process"),
+    ] {
+        let output = workspace.dev(arguments).env("CARGO_MANIFEST_DIR", std::env::temp_dir()).output()?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && error.contains(expected), "{error}");
+        assert!(error.contains(&devstack::workspace().display().to_string()), "{error}");
+    }
 
     devstack::send_signal(dev.child.id(), Signal::INT)?;
     let (status, output) = dev.ends()?;
@@ -247,6 +260,18 @@ fn sections_can_share_a_database(workspace: &mut Workspace) -> Outcome {
     );
     assert!(!output.contains("rotate migrator"), "the service holds none: {output}");
     workspace.variables = Vec::new();
+    Ok(())
+}
+
+fn a_taken_port_is_an_error_before_anything_starts(workspace: &Workspace) -> Outcome {
+    let _taken = TcpListener::bind(&workspace.admin)?;
+    let (code, output) = workspace.run(&[])?;
+    let expected = [&format!("the service needs {}", workspace.admin), "APP_ADMIN__LISTEN=127.0.0.1:"];
+    assert!(code == Some(1) && expected.iter().all(|text| output.contains(*text)), "{output}");
+    assert!(!output.contains("creating the database"), "{output}");
+    if cfg!(target_os = "linux") {
+        assert!(output.contains(&format!("process {} (", std::process::id())), "{output}");
+    }
     Ok(())
 }
 
