@@ -3,6 +3,7 @@
 mod error;
 
 mod dev_metadata;
+mod free_address;
 mod project;
 mod run_command;
 mod service_description;

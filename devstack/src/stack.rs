@@ -20,6 +20,7 @@ pub(crate) mod postgres;
 
 pub(crate) mod database_address;
 pub(crate) mod declared_credential;
+pub(crate) mod declared_databases;
 pub(crate) mod emulator_secret;
 pub(crate) mod leak_detector;
 pub(crate) mod rotation;

@@ -112,7 +112,8 @@ pub trait Application: Sized + Send + Sync + 'static {
     /// ```
     fn routes() -> OpenApiRouter<Arc<Self>>;
 
-    /// Returns the routes that are open to everybody, also if authentication is on. The default has none.
+    /// Returns the routes that are open to everybody, also if authentication is on. The default has none. They read no
+    /// token, so `Option<AccessToken>` is `None` there.
     fn public_routes() -> OpenApiRouter<Arc<Self>> {
         OpenApiRouter::new()
     }

@@ -1,11 +1,14 @@
-//! The lock that allows one `cargo dev` per workspace.
+//! The lock that allows one `cargo dev` per target folder.
 
 use std::fs::{File, TryLockError};
 
 use crate::dev::dev_state::{DevState, RunningStack, path_in_home, unix_time};
 use crate::dev::error::DevError;
 
-/// The right to be the one `cargo dev` of this workspace, and to publish its state.
+/// The remedy if two workspaces share a target folder.
+const OWN_FOLDER: &str = "stop it, or set CARGO_TARGET_DIR to another folder";
+
+/// The right to be the one `cargo dev` of this target folder, and to publish its state.
 pub(crate) struct DevLock {
     since: u64,
     _file: File,
@@ -22,7 +25,10 @@ impl DevLock {
                 Ok(lock)
             }
             Err(TryLockError::WouldBlock) => Err(DevError::new(match DevState::read() {
-                Some(state) => format!("another one runs already: {}", state.describe()),
+                Some(state) if state.is_of_this_workspace() => {
+                    format!("another one runs already: {}", state.describe())
+                }
+                Some(state) => format!("another one runs in this target folder: {}; {OWN_FOLDER}", state.describe()),
                 None => "another one runs already".into(),
             })),
             Err(TryLockError::Error(error)) => Err(DevError::new(format!("cannot lock: {error}"))),
@@ -45,10 +51,15 @@ impl Drop for DevLock {
 pub(crate) fn find_running() -> Result<DevState, DevError> {
     // A killed process could not remove its state, but no longer has the lock.
     let is_locked = matches!(open()?.try_lock(), Err(TryLockError::WouldBlock));
-    if is_locked && let Some(state) = DevState::read() {
-        return Ok(state);
+    let state = if is_locked { DevState::read() } else { None };
+    match state {
+        Some(state) if state.is_of_this_workspace() => Ok(state),
+        Some(state) => Err(DevError::new(format!(
+            "none runs in this workspace, but another one in this target folder: {}; {OWN_FOLDER}",
+            state.describe()
+        ))),
+        None => Err(DevError::new("none runs in this workspace; start one with `cargo dev`")),
     }
-    Err(DevError::new("none runs in this workspace; start one with `cargo dev`"))
 }
 
 fn open() -> Result<File, DevError> {

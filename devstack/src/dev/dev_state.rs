@@ -12,12 +12,14 @@ use crate::dev::error::DevError;
 use crate::dev::secrets_manager::ManagerPlace;
 use crate::stack::database_address::DatabaseAddress;
 use crate::stack::declared_credential::DeclaredCredential;
-use crate::stack::folders::home;
+use crate::stack::folders::{home, workspace};
 
 /// The state of a running `cargo dev`. It holds no secret.
 #[derive(Debug, Deserialize, Serialize)]
 pub(crate) struct DevState {
     pub(crate) pid: u32,
+    /// The workspace in which it runs. Several may share a target folder, and so this state.
+    pub(crate) workspace: PathBuf,
     /// Seconds since 1970.
     pub(crate) since: u64,
     /// `None` until the service is ready.
@@ -58,12 +60,17 @@ pub(crate) struct StackPids {
 impl DevState {
     /// Returns the state of this process.
     pub(crate) fn of_this_process(since: u64, running: Option<RunningStack>) -> Self {
-        Self { pid: std::process::id(), since, running }
+        Self { pid: std::process::id(), workspace: this_workspace(), since, running }
     }
 
     /// Returns the running stack, or an error if the service is not ready yet.
     pub(crate) fn ready(&self) -> Result<&RunningStack, DevError> {
         self.running.as_ref().ok_or_else(|| DevError::new(format!("it is not ready yet: {}", self.describe())))
+    }
+
+    /// Returns true if it is the state of this workspace.
+    pub(crate) fn is_of_this_workspace(&self) -> bool {
+        self.workspace == this_workspace()
     }
 
     /// Describes the process in one line.
@@ -73,7 +80,7 @@ impl DevState {
             Some(RunningStack { public, admin, .. }) => format!("serving on {public}, admin {admin}"),
             None => "still starting".into(),
         };
-        format!("process {}, for {minutes} min, {progress}", self.pid)
+        format!("process {} in {}, for {minutes} min, {progress}", self.pid, self.workspace.display())
     }
 
     /// Reads the published state. Its process may be dead.
@@ -103,6 +110,11 @@ impl DevState {
             let _ = fs::remove_file(path);
         }
     }
+}
+
+fn this_workspace() -> PathBuf {
+    let workspace = workspace();
+    workspace.canonicalize().unwrap_or(workspace)
 }
 
 /// Returns the path of a file in the folder of the stack.

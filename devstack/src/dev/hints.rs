@@ -83,10 +83,10 @@ impl Hints {
         vec![line.replace("{admin}", &self.admin)]
     }
 
-    /// Returns the names that `cargo dev rotate` takes, without `migrator`, which only `migrate` uses.
+    /// Returns the names that `cargo dev rotate` takes, without those of migrators, which only `migrate` uses.
     fn credential_names(&self) -> impl Iterator<Item = &str> {
-        let names = self.credentials.iter().map(|credential| credential.name.as_str());
-        names.filter(|name| *name != "migrator").map(|name| if name == "server_tls" { "tls" } else { name })
+        let held = self.credentials.iter().filter(|credential| !credential.is_migrator());
+        held.map(|credential| credential.name.as_str()).map(|name| if name == "server_tls" { "tls" } else { name })
     }
 
     /// Writes the client certificate to a file if the service asks for one. Returns the path.

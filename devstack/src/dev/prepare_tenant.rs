@@ -1,5 +1,6 @@
 //! The database and the credentials of the service that `cargo dev` runs.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
 use crate::dev::error::DevError;
@@ -37,32 +38,41 @@ pub(crate) async fn prepare_tenant(
     }
     progress("creating the database, its roles and the credentials");
     let ids = description.credentials.iter().map(|credential| (credential.name.clone(), credential.id.clone()));
-    let mut tenant = stack.empty_tenant(&description.settings.database.name, ids).await?;
+    let mut tenant = stack.empty_tenant(&description.settings.databases.default.name, ids).await?;
     if let TenantManager::OpenBao { access, .. } = &manager {
         tenant = tenant.at_openbao(access.clone());
     }
-    // Several credentials may have one secret: one role can own several databases.
-    let first_with = |id: &str| description.credentials.iter().find(|credential| credential.id == id);
-    for credential in &description.credentials {
-        if first_with(&credential.id).is_some_and(|first| first.name == credential.name) {
-            match &manager {
-                TenantManager::OpenBao { server, ttl, .. } if is_made_at_each_read(&credential.id) => {
-                    lease_login(server, &tenant, description, credential, *ttl).await?;
-                    progress(&format!("OpenBao makes the login `{}`", credential.name));
-                }
-                _ => put_credential(&tenant, credential).await?,
+    let leases = match &manager {
+        TenantManager::OpenBao { server, ttl, .. } => Some((server, *ttl)),
+        TenantManager::Emulator => None,
+    };
+    let mut leased = Vec::new();
+    for credential in with_own_secret(&description.credentials) {
+        match leases {
+            Some((server, ttl)) if is_made_at_each_read(&credential.id) => {
+                leased.push((server, ttl, credential, lease_role(credential)?))
             }
+            _ => put_credential(&tenant, credential).await?,
         }
     }
-    let databases = description.settings.databases.iter();
-    let names = databases.map(|(section, database)| (section.clone(), database.name.clone()));
-    tenant.add_databases(names, &description.credentials).await?;
+    tenant.add_databases(&description.settings.databases, &description.credentials, |_, name| name.to_owned()).await?;
+    // OpenBao logs in at the database before it makes a login there.
+    for (server, ttl, credential, role) in leased {
+        lease_login(server, &tenant, credential, role, ttl).await?;
+        progress(&format!("OpenBao makes the login `{}`", credential.name));
+    }
     program.use_tenant(&tenant);
-    if description.credentials.iter().any(|credential| credential.name == "migrator") {
+    if description.credentials.iter().any(DeclaredCredential::is_migrator) {
         progress("migrating");
         program.migrate().await?;
     }
     Ok(tenant)
+}
+
+/// Returns the first credential of each secret. Several may have one: one role can own several databases.
+fn with_own_secret(credentials: &[DeclaredCredential]) -> impl Iterator<Item = &DeclaredCredential> {
+    let mut ids = HashSet::new();
+    credentials.iter().filter(move |credential| ids.insert(&credential.id))
 }
 
 /// Checks that `--ttl` has an effect: OpenBao makes a login.
@@ -84,29 +94,32 @@ fn is_made_at_each_read(id: &str) -> bool {
     ["/creds/", "/static-creds/", "/issue/"].iter().any(|engine| id.contains(engine)) && !id.contains("/data/")
 }
 
+/// Returns the role of OpenBao that makes a login.
+fn lease_role(credential: &DeclaredCredential) -> Result<&str, DevError> {
+    let DeclaredCredential { name, id, kind } = credential;
+    match id.strip_prefix("database/creds/") {
+        Some(role) if kind == "login" && !credential.is_migrator() => Ok(role),
+        _ => Err(DevError::new(format!(
+            "cargo dev has no {id}: it makes logins at database/creds/ROLE, for services and not for migrations; give \
+             `{name}` another id in [secrets.ids] of config/dev.toml"
+        ))),
+    }
+}
+
 /// Lets OpenBao make the logins of a database.
 async fn lease_login(
     server: &OpenBaoServer,
     tenant: &Tenant,
-    description: &ServiceDescription,
     credential: &DeclaredCredential,
+    role: &str,
     ttl: Option<Duration>,
 ) -> Result<(), DevError> {
-    let DeclaredCredential { name, id, kind } = credential;
-    let role = id.strip_prefix("database/creds/");
-    let (Some(role), "login", false) = (role, &**kind, name.starts_with("migrator")) else {
-        return Err(DevError::new(format!(
-            "cargo dev has no {id}: it makes logins at database/creds/ROLE, for services and not for migrations; give \
-             `{name}` another id in [secrets.ids] of config/dev.toml"
-        )));
-    };
-    let database = description.settings.databases.get(name).unwrap_or(&description.settings.database);
     let ttl_text = ttl.map(|ttl| humantime::format_duration(ttl).to_string().replace(' ', ""));
     let times = match &ttl_text {
         Some(ttl) => LeaseTimes { ttl, max_ttl: ttl },
         None => LeaseTimes { ttl: "1h", max_ttl: "24h" },
     };
-    server.lease_logins_as(tenant, role, &database.name, times).await?;
+    server.lease_logins_as(tenant, role, tenant.database_of_section(&credential.name), times).await?;
     Ok(())
 }
 

@@ -1,12 +1,13 @@
 //! The description that a service gives of itself with `config --json`.
 
-use std::collections::BTreeMap;
-
 use serde::Deserialize;
 
 use crate::dev::error::DevError;
+use crate::dev::free_address::check_free;
 use crate::dev::secrets_manager::ManagerName;
 use crate::stack::declared_credential::DeclaredCredential;
+use crate::stack::declared_databases::DeclaredDatabases;
+use crate::stack::free_port::free_port;
 
 /// The output of `<service> config --json`.
 #[derive(Deserialize)]
@@ -21,9 +22,8 @@ pub(crate) struct DescribedSettings {
     pub(crate) admin: ListenerSettings,
     #[serde(default)]
     pub(crate) secrets: SecretsSettings,
-    pub(crate) database: DatabaseSettings,
-    #[serde(default)]
-    pub(crate) databases: BTreeMap<String, DatabaseSettings>,
+    #[serde(flatten)]
+    pub(crate) databases: DeclaredDatabases,
 }
 
 #[derive(Deserialize)]
@@ -39,9 +39,15 @@ pub(crate) struct SecretsSettings {
     pub(crate) provider: ManagerName,
 }
 
-#[derive(Deserialize)]
-pub(crate) struct DatabaseSettings {
-    pub(crate) name: String,
+impl DescribedSettings {
+    /// Checks that nobody listens at the addresses of the service.
+    pub(crate) fn check_free(&self) -> Result<(), DevError> {
+        for (listener, variable) in [(&self.server, "APP_SERVER__LISTEN"), (&self.admin, "APP_ADMIN__LISTEN")] {
+            let remedy = format!("choose another port: {variable}=127.0.0.1:{} cargo dev", free_port());
+            check_free(&listener.listen, "the service", &remedy)?;
+        }
+        Ok(())
+    }
 }
 
 impl ListenerSettings {

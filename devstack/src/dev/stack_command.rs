@@ -6,6 +6,7 @@ use std::time::Duration;
 use crate::dev::dev_lock::DevLock;
 use crate::dev::dev_state::{RunningStack, StackPids};
 use crate::dev::error::DevError;
+use crate::dev::free_address::check_free;
 use crate::dev::prepare_tenant::{TenantManager, prepare_tenant};
 use crate::dev::progress::print_progress;
 use crate::dev::secrets_manager::ManagerPlace;
@@ -63,6 +64,11 @@ impl StackCommand {
     }
 
     async fn start(&self, lock: &DevLock, path: PathBuf) -> Result<Stack, DevError> {
+        for (what, port, option) in
+            [("PostgreSQL", self.postgres, "--postgres"), ("the secrets manager", self.manager, "--manager")]
+        {
+            check_free(&format!("127.0.0.1:{port}"), what, &format!("choose another port with {option}"))?;
+        }
         let stack = Stack::start_at(self.postgres, self.manager, &print_progress).await?;
         let stack = stack.with_authority(Authority::load_or_create(&home()?)?);
         let mut program = ServiceProgram::new(path.clone(), &workspace());

@@ -1,5 +1,6 @@
 //! `cargo dev` without a command: the service on a stack of its own.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -107,20 +108,15 @@ async fn start(
 
     let Project { name, metadata } = Project::read(&workspace).await?;
     progress(&format!("building {name}"));
-    let (path, stack) = tokio::try_join!(project::build(&workspace, &name), async {
+    let ((mut program, manager), stack) = tokio::try_join!(build(&workspace, &name, secrets), async {
         Stack::start(&progress).await.map_err(DevError::from)
     })?;
     let stack = stack.with_authority(Authority::load_or_create(&home()?)?);
 
-    let mut program = ServiceProgram::new(path, &workspace);
     let issuer = if auth { Some(TokenIssuer::start()?) } else { None };
     if let Some(issuer) = &issuer {
         program.use_issuer(issuer);
     }
-    let manager = match secrets {
-        Some(manager) => manager,
-        None => program.describe().await?.settings.secrets.provider,
-    };
     let mut openbao = None;
     let mut access = None;
     match manager {
@@ -181,6 +177,22 @@ async fn start(
     let hints = Hints { public, admin, requests, credentials, dev_client, token };
     eprintln!("\n{}\n", hints.text()?);
     Ok(DevEnvironment { service, receivers, issuer, openbao, stack })
+}
+
+/// Builds the service, and checks that its addresses are free. Returns it with the secrets manager that it will use.
+async fn build(
+    workspace: &Path,
+    name: &str,
+    secrets: Option<ManagerName>,
+) -> Result<(ServiceProgram, ManagerName), DevError> {
+    let mut program = ServiceProgram::new(project::build(workspace, name).await?, workspace);
+    if secrets.is_some() {
+        // OpenBao has no address yet, without which the service may reject its configuration.
+        program.use_aws();
+    }
+    let settings = program.describe().await?.settings;
+    settings.check_free()?;
+    Ok((program, secrets.unwrap_or(settings.secrets.provider)))
 }
 
 async fn wait_until_ready(

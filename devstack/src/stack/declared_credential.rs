@@ -12,3 +12,10 @@ pub struct DeclaredCredential {
     /// Its kind: `login`, `api_key` …
     pub kind: String,
 }
+
+impl DeclaredCredential {
+    /// Returns true for `migrator` and `migrator_SECTION`, which only `migrate` reads.
+    pub(crate) fn is_migrator(&self) -> bool {
+        self.name == "migrator" || self.name.starts_with("migrator_")
+    }
+}

@@ -31,6 +31,8 @@ use crate::stack::random::random;
 pub struct Tenant {
     name: String,
     ids: BTreeMap<String, String>,
+    /// The variables that lead the service to ids other than those that it declares.
+    id_variables: Vec<(String, String)>,
     /// The names of the databases of `[databases.SECTION]`, by section.
     databases: BTreeMap<String, String>,
     postgres: Postgres,
@@ -51,11 +53,16 @@ impl Stack {
 
     /// Creates a tenant as [`tenant`](Self::tenant) does, whose secrets are at the OpenBao of this test process.
     pub async fn tenant_at_openbao(&self, label: &str) -> Result<Tenant, Error> {
-        let name = unique_name(label);
-        let access = OpenBaoServer::shared().await.admit(&name, &format!("{name}/")).await?;
-        let tenant = self.empty_tenant(&name, []).await?.at_openbao(access);
+        let tenant = self.empty_tenant_at_openbao(label).await?;
         tenant.put_default_secrets().await?;
         Ok(tenant)
+    }
+
+    /// Creates a tenant as [`tenant_at_openbao`](Self::tenant_at_openbao) does, without secrets.
+    pub(crate) async fn empty_tenant_at_openbao(&self, label: &str) -> Result<Tenant, Error> {
+        let name = unique_name(label);
+        let access = OpenBaoServer::shared().await.admit(&name, &format!("{name}/")).await?;
+        Ok(self.empty_tenant(&name, []).await?.at_openbao(access))
     }
 
     /// Creates a tenant under exactly this name. It has the two logins that every service of this framework has, and
@@ -76,6 +83,7 @@ impl Stack {
         let tenant = Tenant {
             name: name.into(),
             ids: ids.into_iter().collect(),
+            id_variables: Vec::new(),
             databases: BTreeMap::new(),
             postgres: self.postgres().clone(),
             emulator: self.emulator().clone(),
@@ -94,10 +102,18 @@ impl Stack {
 }
 
 /// Returns a name that nobody else has.
-fn unique_name(label: &str) -> String {
+pub(crate) fn unique_name(label: &str) -> String {
     let mut safe_label = label.to_ascii_lowercase();
     safe_label = safe_label.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
     format!("{safe_label:.30}_{:.8}", random())
+}
+
+/// Returns the variable that names the id of a credential.
+fn id_variable(credential: &str) -> String {
+    match credential {
+        "client_ca" => "APP_SERVER__CLIENT_CA".into(),
+        _ => format!("APP_SECRETS__IDS__{}", credential.to_ascii_uppercase()),
+    }
 }
 
 impl Tenant {
@@ -112,7 +128,7 @@ impl Tenant {
     }
 
     /// Stores the two logins that every service of this framework has, and signing keys.
-    async fn put_default_secrets(&self) -> Result<(), Error> {
+    pub(crate) async fn put_default_secrets(&self) -> Result<(), Error> {
         for (credential, kind) in [("database", "login"), ("migrator", "login"), ("signing", "signing_keys")] {
             self.put_random(credential, kind).await?;
         }
@@ -151,10 +167,31 @@ impl Tenant {
 
     /// Returns the id of a credential's secret.
     pub fn id(&self, credential: &str) -> String {
-        match self.ids.get(credential) {
-            Some(id) => id.clone(),
-            None if self.openbao.is_some() => format!("kv/data/{}/{credential}", self.name),
-            None => format!("{}/{credential}", self.name),
+        self.ids.get(credential).cloned().unwrap_or_else(|| self.id_below_prefix(credential))
+    }
+
+    fn id_below_prefix(&self, rest: &str) -> String {
+        let mount = if self.openbao.is_some() { "kv/data/" } else { "" };
+        format!("{mount}{}/{rest}", self.name)
+    }
+
+    /// Uses the ids that a service declares, by credential, if its prefix is `prefix`. Below the prefix of this tenant, the
+    /// service finds them itself. Any other id would be that of all tenants: this one gets another id, and the service a
+    /// variable that names it.
+    pub(crate) fn use_declared_ids<'a>(
+        &mut self,
+        declared: impl IntoIterator<Item = (&'a String, &'a String)>,
+        prefix: &str,
+    ) {
+        for (credential, declared) in declared {
+            let id = if let Some((_, rest)) = declared.split_once(&format!("{prefix}/")) {
+                self.id_below_prefix(rest)
+            } else {
+                let id = self.id_below_prefix(&declared.replace(|c: char| !c.is_ascii_alphanumeric(), "-"));
+                self.id_variables.push((id_variable(credential), id.clone()));
+                id
+            };
+            self.ids.insert(credential.clone(), id);
         }
     }
 
@@ -179,6 +216,11 @@ impl Tenant {
         DatabaseAddress { host: self.postgres.host.clone(), port: self.postgres.port, name: self.name.clone() }
     }
 
+    /// Returns the name of the database of `[databases.SECTION]`. Without such a section, it is that of `[database]`.
+    pub(crate) fn database_of_section(&self, section: &str) -> &str {
+        self.databases.get(section).unwrap_or(&self.name)
+    }
+
     /// Returns the environment with which a service finds its tenant.
     pub fn env(&self) -> Vec<(String, String)> {
         let mut environment = self.database_env("DATABASE", &self.name);
@@ -186,6 +228,7 @@ impl Tenant {
             environment.extend(self.database_env(&format!("DATABASES__{}", section.to_ascii_uppercase()), name));
         }
         environment.push(("APP_SECRETS__PREFIX".into(), self.prefix().into()));
+        environment.extend_from_slice(&self.id_variables);
         if let Some(access) = &self.openbao {
             environment.extend_from_slice(access.env());
             return environment;

@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
-use serde::de::IgnoredAny;
 use tokio::sync::OnceCell;
 
 use crate::stack::Stack;
 use crate::stack::declared_credential::DeclaredCredential;
-use crate::stack::tenant::Tenant;
+use crate::stack::declared_databases::DeclaredDatabases;
+use crate::stack::tenant::{Tenant, unique_name};
 use crate::testing::launch::Launch;
 use crate::testing::running_service::RunningService;
+
+/// The prefix of ids with which the service declares them. Each tenant has another one.
+const DECLARED_PREFIX: &str = "prefix-of-the-tenant";
 
 /// The binary of the service under test. All tests of a crate share one:
 ///
@@ -29,14 +32,20 @@ pub struct Binary {
 #[derive(Deserialize)]
 struct Declarations {
     credentials: Vec<DeclaredCredential>,
-    settings: DeclaredSections,
+    settings: DeclaredSettings,
 }
 
 #[derive(Deserialize)]
-struct DeclaredSections {
-    /// The sections `[databases.SECTION]`.
-    #[serde(default)]
-    databases: BTreeMap<String, IgnoredAny>,
+struct DeclaredSettings {
+    secrets: DeclaredSecrets,
+    #[serde(flatten)]
+    databases: DeclaredDatabases,
+}
+
+#[derive(Deserialize)]
+struct DeclaredSecrets {
+    /// `[secrets.ids]`. It also has the ids of credentials that are off, which a test can turn on.
+    ids: BTreeMap<String, String>,
 }
 
 impl Binary {
@@ -78,18 +87,24 @@ impl Binary {
     }
 
     /// Creates a tenant without tables, with a value for every credential that the service declares, and a database for
-    /// every section `[databases.SECTION]` of its configuration. If [`Tenant::put_random`] does not know the kind of a
+    /// every section `[databases.SECTION]` of its configuration. A secret has the id that `[secrets.ids]` of
+    /// `config/default.toml` declares for it; only an id without `{prefix}/` gets another one, by a variable. If [`Tenant::put_random`] does not know the kind of a
     /// credential, the test must [`Tenant::put`] a value itself.
     ///
     /// # Panics
     /// If the stack does not start.
     pub async fn tenant(&self, label: &str) -> Tenant {
-        self.with_all_declared(Stack::shared().await.tenant(label).await.expect("a tenant")).await
+        let tenant = Stack::shared().await.empty_tenant(&unique_name(label), []).await;
+        self.with_all_declared(tenant.expect("a tenant")).await
     }
 
-    /// Gives the tenant a value for every credential that it lacks, and the databases of all sections.
+    /// Gives an empty tenant a value for every credential, and the databases of all sections.
     async fn with_all_declared(&self, mut tenant: Tenant) -> Tenant {
         let Declarations { credentials, settings } = self.declarations().await;
+        let ids_in_use = credentials.iter().map(|credential| (&credential.name, &credential.id));
+        let ids: BTreeMap<_, _> = settings.secrets.ids.iter().chain(ids_in_use).collect();
+        tenant.use_declared_ids(ids, DECLARED_PREFIX);
+        tenant.put_default_secrets().await.expect("the values are stored");
         for DeclaredCredential { name, kind, .. } in credentials {
             if !matches!(tenant.version(name, "AWSCURRENT").await, Ok(Some(_))) {
                 tenant.put_random(name, kind).await.expect("the value is stored");
@@ -97,8 +112,8 @@ impl Binary {
         }
         // All tenants share one server, so each database has a name of its own.
         let prefix = tenant.name().to_owned();
-        let names = settings.databases.keys().map(|section| (section.clone(), format!("{prefix}_{section}")));
-        tenant.add_databases(names, credentials).await.expect("the databases are created");
+        let added = tenant.add_databases(&settings.databases, credentials, |section, _| format!("{prefix}_{section}"));
+        added.await.expect("the databases are created");
         tenant
     }
 
@@ -115,7 +130,7 @@ impl Binary {
     /// # Panics
     /// As [`Self::migrated`], or if OpenBao does not start.
     pub async fn migrated_at_openbao(&self, label: &str) -> Tenant {
-        let tenant = Stack::shared().await.tenant_at_openbao(label).await;
+        let tenant = Stack::shared().await.empty_tenant_at_openbao(label).await;
         self.migrate(self.with_all_declared(tenant.expect("a tenant")).await)
     }
 
@@ -136,7 +151,8 @@ impl Binary {
     }
 
     async fn read_declarations(&self) -> Declarations {
-        let exited = self.launch_without_tenant().await.args(["config", "--json"]).run();
+        let launch = self.launch_without_tenant().await.env("APP_SECRETS__PREFIX", DECLARED_PREFIX);
+        let exited = launch.args(["config", "--json"]).run();
         assert_eq!(exited.code, Some(0), "{}", exited.stderr);
         serde_json::from_str(&exited.stdout).expect("the configuration as JSON")
     }

@@ -14,7 +14,7 @@ impl Binary {
     /// If it does not.
     pub async fn check_absent_credentials(&self) {
         let tenant = self.migrated("absent").await;
-        for credential in self.credentials().await.iter().filter(|one| one.name != "migrator") {
+        for credential in self.credentials().await.iter().filter(|one| !one.is_migrator()) {
             let value = tenant.value(&credential.name, "AWSCURRENT").await.expect("a value");
             tenant.delete(&credential.name).await.expect("the manager deletes it");
             let exited = self.launch(&tenant).start().exited(DEFAULT_TIMEOUT).await;

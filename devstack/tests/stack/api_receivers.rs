@@ -22,7 +22,8 @@ async fn cargo_dev_accepts_requests_with_a_key_of_the_manager_and_prints_them() 
     let state = workspace.state().ok_or("it is ready")?;
     let manager = Emulator::at(state["running"]["manager"].as_str().ok_or("it is a URL")?).client();
     let key = async || -> Result<String, Box<dyn std::error::Error>> {
-        let answer = manager.get_secret_value().secret_id("fake/webhook").version_stage("AWSCURRENT").send().await?;
+        let answer =
+            manager.get_secret_value().secret_id("fake/hooks/webhook").version_stage("AWSCURRENT").send().await?;
         Ok(answer.secret_string.ok_or("it is text")?)
     };
     let client = Client::builder().no_proxy().tls_certs_only([]).build()?;

@@ -1,5 +1,6 @@
 //! `cargo dev` with a fake cargo and a fake service. The project's own tests use the real ones.
 
+use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -8,7 +9,7 @@ use serde_json::Value;
 
 use crate::Outcome;
 use crate::processes::{alive, gone, kill};
-use crate::workspace::Workspace;
+use crate::workspace::{SECTIONS, Workspace};
 
 fn pids_and_ports(state: &Value) -> (Vec<u32>, Vec<u16>) {
     let running = &state["running"];
@@ -30,6 +31,8 @@ async fn cargo_dev_runs_rotates_and_leaves_nothing_however_it_ends() -> Outcome 
     a_version_loaded_in_the_window_stays_in_service(&workspace)?;
     a_load_is_steady_and_fails_with_its_requests(&workspace)?;
     the_metadata_of_a_project_names_the_requests(&mut workspace)?;
+    sections_can_share_a_database(&mut workspace)?;
+    a_taken_port_is_an_error_before_anything_starts(&workspace)?;
     a_crash_is_named_and_ends_the_rest(&workspace)?;
     the_second_signal_ends_everything_at_once(&workspace)?;
     being_killed_leaves_nothing(&workspace)
@@ -52,6 +55,17 @@ fn a_second_cargo_dev_is_an_error_and_ctrl_c_stops_everything(workspace: &Worksp
     let output = String::from_utf8_lossy(&second.stderr);
     assert_eq!(second.status.code(), Some(1));
     assert!(output.contains(&format!("process {}", dev.child.id())) && output.contains(&workspace.admin), "{output}");
+
+    // Another workspace with the same target folder.
+    for (arguments, expected) in [
+        (&[][..], "another one runs in this target folder: process"),
+        (&["rotate", "database"], "none runs in this workspace, but another one in this target folder: process"),
+    ] {
+        let output = workspace.dev(arguments).env("CARGO_MANIFEST_DIR", std::env::temp_dir()).output()?;
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && error.contains(expected), "{error}");
+        assert!(error.contains(&devstack::workspace().display().to_string()), "{error}");
+    }
 
     devstack::send_signal(dev.child.id(), Signal::INT)?;
     let (status, output) = dev.ends()?;
@@ -90,7 +104,7 @@ fn rotations_print_their_steps(workspace: &Workspace) -> Outcome {
         ),
         ("reports", &["4 finish", "generation 2 -> 3"]),
         ("signing", &["fake/signing: version", "generation 3 -> 4"]),
-        ("webhook", &["fake/webhook: version", "generation 4 -> 5"]),
+        ("webhook", &["fake/hooks/webhook: version", "generation 4 -> 5"]),
         ("migrator", &["4 finish", "does not hold"]),
     ] {
         let (code, output) = workspace.run(&["rotate", credential])?;
@@ -227,6 +241,37 @@ fn the_metadata_of_a_project_names_the_requests(workspace: &mut Workspace) -> Ou
     assert_eq!(output.matches("written to\n").count(), 5, "those of the second load: {output}");
     let requests = output.lines().filter(|line| line.contains("curl") && !line.contains("/status"));
     assert_eq!(requests.count(), 0, "nothing to try without `get` and `post`: {output}");
+    Ok(())
+}
+
+fn sections_can_share_a_database(workspace: &mut Workspace) -> Outcome {
+    workspace.variables =
+        vec![("FAKE_DATABASES", SECTIONS.into()), ("FAKE_MIGRATORS", "migrator_writer migrator_elsewhere".into())];
+    let dev = workspace.up()?;
+    devstack::send_signal(dev.child.id(), Signal::TERM)?;
+    let (status, output) = dev.ends()?;
+    assert_eq!(status.code(), Some(0), "{output}");
+    assert!(
+        output.contains(
+            "migrated fake fake fake fake fake_elsewhere reports
+"
+        ),
+        "{output}"
+    );
+    assert!(!output.contains("rotate migrator"), "the service holds none: {output}");
+    workspace.variables = Vec::new();
+    Ok(())
+}
+
+fn a_taken_port_is_an_error_before_anything_starts(workspace: &Workspace) -> Outcome {
+    let _taken = TcpListener::bind(&workspace.admin)?;
+    let (code, output) = workspace.run(&[])?;
+    let expected = [&format!("the service needs {}", workspace.admin), "APP_ADMIN__LISTEN=127.0.0.1:"];
+    assert!(code == Some(1) && expected.iter().all(|text| output.contains(*text)), "{output}");
+    assert!(!output.contains("creating the database"), "{output}");
+    if cfg!(target_os = "linux") {
+        assert!(output.contains(&format!("process {} (", std::process::id())), "{output}");
+    }
     Ok(())
 }
 

@@ -2,7 +2,8 @@
 """A fake service. It describes its credentials, and has a generation per set of versions that it finds.
 
 FAKE_TLS: both listeners speak TLS; with "stale", always with the first certificate. FAKE_CLIENTS: they also ask their
-clients for a certificate. FAKE_EAGER: it loads AWSPENDING. FAKE_STUBBORN: it ignores SIGTERM.
+clients for a certificate. FAKE_DATABASES: its sections [databases.SECTION], as JSON. FAKE_MIGRATORS: the credentials of
+`migrate`. FAKE_EAGER: it loads AWSPENDING. FAKE_STUBBORN: it ignores SIGTERM.
 """
 
 import json
@@ -17,18 +18,29 @@ import urllib.request
 from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 
 public, admin = os.environ["FAKE_PUBLIC"], os.environ["FAKE_ADMIN"]
+prefix = os.environ.get("APP_SECRETS__PREFIX", "fake")
+ids = {"database": "elsewhere/database", "webhook": f"{prefix}/hooks/webhook"}
+ids |= {name: os.environ.get(f"APP_SECRETS__IDS__{name.upper()}", id) for name, id in ids.items()}
+databases = json.loads(os.environ.get("FAKE_DATABASES", "{}"))
+migrators = os.environ.get("FAKE_MIGRATORS", "migrator").split()
+
+
+def credential(name, kind, optional=False):
+    return {"name": name, "id": ids.get(name, f"{prefix}/{name}"), "kind": kind, "optional": optional}
+
+
 credentials = [
-    {"name": "database", "id": "elsewhere/database", "kind": "login", "optional": False},
-    {"name": "reports", "id": "fake/reports", "kind": "login", "optional": True},
-    {"name": "signing", "id": "fake/signing", "kind": "signing_keys", "optional": False},
-    {"name": "webhook", "id": "fake/webhook", "kind": "api_key", "optional": True},
-    {"name": "migrator", "id": "fake/migrator", "kind": "login", "optional": False},
+    credential("database", "login"),
+    credential("reports", "login", optional=True),
+    credential("signing", "signing_keys"),
+    credential("webhook", "api_key", optional=True),
+    *(credential(name, "login") for name in migrators),
 ]
 if "FAKE_TLS" in os.environ:
-    credentials.append({"name": "server_tls", "id": "fake/tls", "kind": "tls_identity", "optional": False})
+    credentials.append(credential("server_tls", "tls_identity"))
 if "FAKE_CLIENTS" in os.environ:
-    credentials.append({"name": "client_ca", "id": "fake/clients", "kind": "client_ca", "optional": False})
-held = {c["name"]: {"name": c["name"], "id": c["id"]} for c in credentials if c["name"] != "migrator"}
+    credentials.append(credential("client_ca", "client_ca"))
+held = {c["name"]: {"name": c["name"], "id": c["id"]} for c in credentials if c["name"] not in migrators}
 generation = 0
 hung_up = True
 failing = False
@@ -155,10 +167,13 @@ match sys.argv[1:]:
     case ["config", "--json"]:
         speaks = {"tls": True} if "FAKE_TLS" in os.environ else {}
         server, listener = {"listen": public} | speaks, {"listen": admin} | speaks
-        settings = {"server": server, "admin": listener, "database": {"name": "fake"}}
+        database = {"host": "db.example", "port": 5432, "name": "fake"}
+        settings = {"server": server, "admin": listener, "database": database, "databases": databases}
+        settings["secrets"] = {"ids": ids}
         print(json.dumps({"settings": settings, "credentials": credentials}))
     case ["migrate"]:
-        print("migrated", os.environ["APP_DATABASE__NAME"], file=sys.stderr)
+        names = [os.environ[f"APP_DATABASES__{section.upper()}__NAME"] for section in databases]
+        print("migrated", os.environ["APP_DATABASE__NAME"], *names, file=sys.stderr)
     case ["serve"]:
         foreign = [name for name in os.environ if name.startswith("PG") or name == "AWS_PROFILE"]
         print("serving", os.environ["APP_TELEMETRY__FORMAT"], foreign, "APP_SECRETS__PREFIX" in os.environ, flush=True)

@@ -77,7 +77,8 @@ fn a_certificate_is_rotated_and_new_connections_show_it(workspace: &Workspace) -
     let before = std::time::SystemTime::now();
     for (name, arguments, days) in [("tls", &["--expires", "6d"][..], 6), ("server_tls", &[], 90)] {
         let (code, output) = workspace.run(&[&["rotate", name], arguments].concat())?;
-        let expected = ["fake/tls: version", "SIGHUP", "in service", "shows the new certificate in new connections"];
+        let expected =
+            ["fake/server_tls: version", "SIGHUP", "in service", "shows the new certificate in new connections"];
         assert!(code == Some(0) && expected.iter().all(|text| output.contains(text)), "{output}");
         assert_eq!(output.matches("shows the new certificate").count(), 2, "each listener is asked: {output}");
         let until = output.lines().find_map(|line| line.split_once("until ")).ok_or("it names the end")?.1;

@@ -2,6 +2,7 @@
 
 mod api_receivers;
 mod authority;
+mod declarations;
 mod dev;
 mod https;
 mod life;

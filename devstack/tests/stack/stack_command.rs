@@ -28,11 +28,12 @@ async fn the_stack_command_runs_without_cargo_and_sends_no_signal_to_a_service_e
     assert_eq!(running["database"]["port"], ports[0]);
     assert_eq!(running["manager"], format!("http://127.0.0.1:{}", ports[1]));
 
-    let mut elsewhere = workspace.dev(&["exec", "serve"]).spawn()?;
+    let mut elsewhere = no_cargo(workspace.dev(&["exec", "serve"])).spawn()?;
     let admin = running["admin"].as_str().ok_or("a URL")?.trim_start_matches("http://");
     let listens = || std::net::TcpStream::connect(admin).is_ok();
     eventually("the listener of the service", async || listens()).await;
-    let (code, output) = workspace.run(&["rotate", "database"])?;
+    let rotated = no_cargo(workspace.dev(&["rotate", "database"])).output()?;
+    let (code, output) = (rotated.status.code(), String::from_utf8_lossy(&rotated.stdout));
     assert!(code == Some(0) && output.contains("4 finish") && output.contains("which runs elsewhere"), "{output}");
     assert!(!output.contains("SIGHUP"), "{output}");
     elsewhere.kill()?;

@@ -14,6 +14,14 @@ use serde_json::Value;
 const METADATA: &str = r#"{"devstack": {"get": "/v1/things?all=1",
     "post": {"path": "/v1/thing", "body": "{\"is\": \"Bob's\"}"}}}"#;
 
+/// Sections `[databases.SECTION]` of the fake service. Its `[database]` is at the same address as `reader` and `writer`.
+pub(crate) const SECTIONS: &str = r#"{
+    "reader": {"host": "db.example", "port": 5432, "name": "fake"},
+    "replica": {"host": "replica.example", "port": 5432, "name": "fake"},
+    "writer": {"host": "db.example", "port": 5432, "name": "fake"},
+    "elsewhere": {"host": "elsewhere.example", "port": 5432, "name": "fake"},
+    "reports": {"host": "db.example", "port": 5432, "name": "reports"}}"#;
+
 /// A target folder of its own, with a link to the installed Python environment, and the addresses of its service.
 pub(crate) struct Workspace {
     pub(crate) target: PathBuf,

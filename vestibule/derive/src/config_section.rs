@@ -2,7 +2,18 @@
 
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
-use syn::{Data, DeriveInput, Error, Expr, ExprLit, Field, Fields, Lit, LitStr, Meta, ext::IdentExt, spanned::Spanned};
+use syn::{
+    Attribute, Data, DeriveInput, Error, Expr, ExprLit, Field, Fields, Lit, LitStr, Meta, Token, ext::IdentExt,
+    punctuated::Punctuated, spanned::Spanned,
+};
+
+/// The attributes of serde that change a key, and what to write in their place. Checks, reloads and `config --explain`
+/// know a setting by the name of its field.
+const REFUSED: [(&str, &str); 3] = [
+    ("rename", "a setting has the name of its field: rename the field; a keyword is written `r#type`"),
+    ("rename_all", "a setting has the name of its field: name the fields as the configuration names them"),
+    ("flatten", "a section has the name of its field: write #[setting(section)] in the place of `flatten`"),
+];
 
 /// The attribute `#[setting(…)]` of one field.
 #[derive(Default)]
@@ -25,6 +36,7 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream, Error> {
             return Err(Error::new_spanned(unnamed, "a setting needs a name: use a struct with named fields"));
         }
     };
+    refuse_other_keys(&input.attrs)?;
     let settings = fields.into_iter().map(setting).collect::<Result<Vec<_>, _>>()?;
     let (section, (generics, arguments, conditions)) = (&input.ident, input.generics.split_for_impl());
     Ok(quote! {
@@ -42,9 +54,16 @@ pub(crate) fn expand(input: &DeriveInput) -> Result<TokenStream, Error> {
 fn setting(field: &Field) -> Result<TokenStream, Error> {
     let ident = field.ident.as_ref().expect("the fields are named");
     let key = ident.unraw().to_string();
+    refuse_other_keys(&field.attrs)?;
     let attribute = SettingAttribute::of(field)?;
     let sentence = first_sentence(&comment(field));
     if attribute.section {
+        if attribute.has_setting() {
+            return Err(Error::new_spanned(
+                ident,
+                "#[setting(section)] stands alone: write min, max, zero and restart at the fields of the section's type",
+            ));
+        }
         return Ok(quote_spanned! {field.ty.span()=>
             settings.extend(::vestibule::config::Setting::of_section(#key, &self.#ident));
         });
@@ -96,6 +115,25 @@ impl SettingAttribute {
         }
         Ok(attribute)
     }
+
+    /// Says if a part of it is about one value.
+    fn has_setting(&self) -> bool {
+        self.min.is_some() || self.max.is_some() || self.zero || self.restart
+    }
+}
+
+/// Refuses attributes of serde with which a key is not the name of its field.
+fn refuse_other_keys(attributes: &[Attribute]) -> Result<(), Error> {
+    for attribute in attributes.iter().filter(|attribute| attribute.path().is_ident("serde")) {
+        // serde's own derive reports what cannot be parsed.
+        let parts = attribute.parse_args_with(Punctuated::<Meta, Token![,]>::parse_terminated).unwrap_or_default();
+        for part in parts {
+            if let Some((_, remedy)) = REFUSED.iter().find(|(name, _)| part.path().is_ident(name)) {
+                return Err(Error::new_spanned(part, remedy));
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Returns a bound as the configuration writes it.

@@ -13,9 +13,14 @@ use std::convert::Infallible;
 /// It is an extractor. A handler that takes it answers a request without either with 401. A handler that takes
 /// `Option<Principal>` gets `None`.
 ///
+/// A token is read in [`Application::routes`](crate::Application::routes) if authentication is on, and nowhere else. In
+/// [`public_routes`](crate::Application::public_routes), the principal is that of the certificate, also if the request
+/// bears a token: a route that must know its users belongs in `routes`.
+///
 /// ```
 /// use vestibule::Principal;
 ///
+/// /// A route of `Application::routes`. There is no principal if authentication is off.
 /// async fn greet(principal: Option<Principal>) -> String {
 ///     match principal {
 ///         Some(principal) => format!("hello, {}", principal.subject()),

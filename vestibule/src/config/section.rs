@@ -62,6 +62,45 @@ use std::{
 ///
 /// `#[setting(section)]` makes a field a section of its own: its type is a `ConfigSection`, or a list or a map of them. A
 /// type of your own is a setting if it is an [`UnboundedSetting`].
+///
+/// Bounds and `restart` belong to the fields of a section, so beside `section` they do not compile:
+///
+/// ```compile_fail
+/// #[derive(vestibule::ConfigSection)]
+/// struct Settings {
+///     #[setting(section, restart)]
+///     limits: (),
+/// }
+/// ```
+///
+/// A key is the name of its field. `rename` and `flatten` of serde do not compile, nor does `rename_all`:
+///
+/// ```compile_fail
+/// #[derive(serde::Deserialize, vestibule::ConfigSection)]
+/// struct Settings {
+///     /// The language of greetings.
+///     #[serde(rename = "lang")]
+///     language: String,
+/// }
+/// ```
+///
+/// ```compile_fail
+/// #[derive(serde::Deserialize, vestibule::ConfigSection)]
+/// struct Settings {
+///     #[serde(flatten)]
+///     #[setting(section)]
+///     limits: (),
+/// }
+/// ```
+///
+/// ```compile_fail
+/// #[derive(serde::Deserialize, vestibule::ConfigSection)]
+/// #[serde(rename_all = "kebab-case")]
+/// struct Settings {
+///     /// The language of greetings.
+///     preferred_language: String,
+/// }
+/// ```
 pub trait ConfigSection {
     /// Returns the settings of the section with their present values, in the order of the fields.
     fn settings(&self) -> Vec<Setting>;

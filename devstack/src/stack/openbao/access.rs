@@ -40,6 +40,7 @@ impl OpenBaoServer {
             ("APP_SECRETS__VAULT__ADDRESSES", self.api().address().to_owned()),
             ("APP_SECRETS__VAULT__CA", self.authority_file().display().to_string()),
             ("APP_SECRETS__VAULT__AUTH", "jwt".to_owned()),
+            ("APP_SECRETS__VAULT__MOUNT", "kv".to_owned()),
             ("APP_SECRETS__VAULT__ROLE", name.to_owned()),
             ("APP_SECRETS__VAULT__JWT_FILE", jwt.display().to_string()),
         ];

@@ -2,7 +2,9 @@
 
 use sqlx::{Connection, PgConnection};
 
+use crate::stack::database_address::DatabaseAddress;
 use crate::stack::declared_credential::DeclaredCredential;
+use crate::stack::declared_databases::DeclaredDatabases;
 use crate::stack::error::Error;
 use crate::stack::postgres::sql::format_and_run;
 use crate::stack::tenant::Tenant;
@@ -10,6 +12,13 @@ use crate::stack::tenant::Tenant;
 /// The texts with which PostgreSQL's log reports a rejected login.
 const REJECTED: [&str; 3] =
     ["password authentication failed", "is not permitted to log in", "permission denied for database"];
+
+/// A database of the tenant.
+struct LocalDatabase<'a> {
+    declared: &'a DatabaseAddress,
+    name: String,
+    owner: String,
+}
 
 impl Tenant {
     /// Logs in with the version of a login that has this label.
@@ -27,24 +36,68 @@ impl Tenant {
         PgConnection::connect_with(&self.postgres.options(&self.name, role, password)).await
     }
 
-    /// Creates the database of each section `[databases.SECTION]`, and points the service to it. `names` has its name, by
-    /// section. Its owner is the role of the credential that has the secret of `migrator_SECTION`, and must exist.
+    /// Creates the databases of the sections `[databases.SECTION]`, and points the service to them. `name_of` names one, by
+    /// its section and its declared name. The roles of the migrators must exist.
+    ///
+    /// Sections with the same address share a database. A section that nobody migrates also shares one with the same name
+    /// elsewhere: it is a replica.
     pub(crate) async fn add_databases(
         &mut self,
-        names: impl IntoIterator<Item = (String, String)>,
+        declared: &DeclaredDatabases,
         credentials: &[DeclaredCredential],
+        name_of: impl Fn(&str, &str) -> String,
     ) -> Result<(), Error> {
-        for (section, name) in names {
-            let migrator = format!("migrator_{section}");
-            let declared = credentials.iter().find(|credential| credential.name == migrator);
-            // Several credentials may have one secret. The first of them has the role.
-            let owner =
-                declared.and_then(|migrator| credentials.iter().find(|credential| credential.id == migrator.id));
-            let role = self.role(owner.map_or("migrator", |owner| &owner.name));
-            self.create_database(&name, &role).await?;
-            self.databases.insert(section, name);
+        let owner = self.migrator_role();
+        if let Some(migrator) = self.role_of_declared("migrator", credentials) {
+            self.let_migrate(&migrator, &owner).await?;
+        }
+        let mut databases = vec![LocalDatabase { declared: &declared.default, name: self.name.clone(), owner }];
+        let mut sections = Vec::new();
+        for (section, address) in &declared.sections {
+            sections.push((section, address, self.role_of_declared(&format!("migrator_{section}"), credentials)));
+        }
+        // A replica comes after the database that it shares.
+        sections.sort_by_key(|(_, _, migrator)| migrator.is_none());
+        for (section, address, migrator) in sections {
+            let same = databases.iter().find(|database| database.declared == address);
+            let replicated = databases.iter().find(|database| database.declared.name == address.name);
+            let shared = if migrator.is_some() { same } else { same.or(replicated) };
+            let name = if let Some(LocalDatabase { name, owner, .. }) = shared {
+                if let Some(migrator) = migrator {
+                    self.let_migrate(&migrator, owner).await?;
+                }
+                name.clone()
+            } else {
+                let mut name = name_of(section, &address.name);
+                // Two servers may have databases of one name. Here is one server.
+                if databases.iter().any(|database| database.name == name) {
+                    name = format!("{name}_{section}");
+                }
+                let owner = migrator.unwrap_or_else(|| self.migrator_role());
+                self.create_database(&name, &owner).await?;
+                databases.push(LocalDatabase { declared: address, name: name.clone(), owner });
+                name
+            };
+            self.databases.insert(section.clone(), name);
         }
         Ok(())
+    }
+
+    /// Returns the role of a credential that the service declares. Several credentials may have one secret: then it is the
+    /// role of the first.
+    fn role_of_declared(&self, name: &str, credentials: &[DeclaredCredential]) -> Option<String> {
+        let declared = credentials.iter().find(|credential| credential.name == name)?;
+        let first = credentials.iter().find(|credential| credential.id == declared.id)?;
+        Some(self.role(&first.name))
+    }
+
+    /// Lets a role change what the owner of a database has made.
+    async fn let_migrate(&self, role: &str, owner: &str) -> Result<(), Error> {
+        if role == owner {
+            return Ok(());
+        }
+        let statements = [("GRANT %I TO %I", vec![owner, role])];
+        self.run_as_superuser(&format!("let `{role}` migrate"), &statements).await
     }
 
     pub(super) async fn create_database(&self, name: &str, owner: &str) -> Result<(), Error> {
