@@ -56,6 +56,8 @@ pub(super) struct ServingProcess<A: Application> {
     status: StatusWriter,
     background: Background<A>,
     stopping: CancellationToken,
+    /// A token that is cancelled after `server.linger`: from then on, nothing is reloaded.
+    draining: CancellationToken,
     /// The task that sends spans, and the token that ends it.
     exporting: (AbortOnDropHandle<()>, CancellationToken),
 }
@@ -92,7 +94,8 @@ impl<A: Application> ServingProcess<A> {
 
         tokio::spawn(systemd::keep_alive());
         tokio::spawn(expiry::watch(live.clone(), signals.stopping.clone()));
-        tokio::spawn(leases::watch(live.clone(), parts.loader.reload_requests.clone(), signals.stopping.clone()));
+        let draining = CancellationToken::new();
+        tokio::spawn(leases::watch(live.clone(), parts.loader.reload_requests.clone(), draining.clone()));
         tokio::spawn(watch_readiness(live.clone(), status.clone(), signals.stopping.clone()));
         let background = Background::new(
             live.clone(),
@@ -114,9 +117,10 @@ impl<A: Application> ServingProcess<A> {
             status: status.clone(),
             started_with: parts.config,
         };
-        let (hups, stopping_reloads) = (signals.hups, signals.stopping.clone());
-        let reloader = tokio::spawn(async move { reloader.run(hups, stopping_reloads).await });
-        Self { public, admin, commands, reloader, live, status, background, stopping: signals.stopping, exporting }
+        let (hups, end_of_reloads) = (signals.hups, draining.clone());
+        let reloader = tokio::spawn(async move { reloader.run(hups, end_of_reloads).await });
+        let stopping = signals.stopping;
+        Self { public, admin, commands, reloader, live, status, background, stopping, draining, exporting }
     }
 
     /// Waits until the process is asked to stop, then stops it.
@@ -129,14 +133,7 @@ impl<A: Application> ServingProcess<A> {
             () = self.public.failed() => Some(unexpected_end("the public listener")),
             () = self.admin.failed() => Some(unexpected_end("the admin listener")),
             () = self.commands.failed() => Some(unexpected_end("the command socket")),
-            _ = &mut self.reloader => {
-                // The reload actor also ends when the process is asked to stop.
-                if self.stopping.is_cancelled() {
-                    None
-                } else {
-                    Some(unexpected_end("the reload actor"))
-                }
-            }
+            _ = &mut self.reloader => Some(unexpected_end("the reload actor")),
         };
         let format = self.live.generation().config.telemetry.format;
         self.stop().await;
@@ -146,18 +143,21 @@ impl<A: Application> ServingProcess<A> {
         }
     }
 
-    /// Stops in this order: readiness goes off; after `server.linger` the public listener stops accepting; requests in
-    /// flight and background tasks finish; the pools close. The admin listener and the command socket answer to the
-    /// end.
+    /// Stops in this order: readiness goes off, and each connection ends with its next response; after `server.linger`, reloads
+    /// end and the public listener stops accepting; requests in flight and background tasks finish; the pools close. The admin
+    /// listener and the command socket answer to the end.
     async fn stop(mut self) {
         tracing::info!("stopping");
         systemd::stopping();
         self.stopping.cancel();
         self.status.stopping();
+        self.public.linger();
+        let linger = self.live.generation().config.server.linger;
+        tokio::time::sleep(linger).await;
+        self.draining.cancel();
         until_ended(&mut self.reloader).await;
         let last = self.live.generation();
         let drain = last.config.server.drain;
-        tokio::time::sleep(last.config.server.linger).await;
         let deadline = Instant::now() + drain;
         self.public.stop(drain).await;
         if tokio::time::timeout_at(deadline, self.background.join()).await.is_err() {
