@@ -17,6 +17,7 @@ use self::{
 use crate::{
     application::{Application, Generation},
     blocking_reads::BlockingReads,
+    caught::caught,
     config::Config,
     exit::{Phase, Report},
     loader::{
@@ -34,12 +35,7 @@ use crate::{
     systemd,
     telemetry::Telemetry,
 };
-use std::{
-    collections::BTreeMap,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -61,10 +57,10 @@ impl<A: Application> ConfigReader<A> {
     pub(crate) async fn read(&self, in_service: &Arc<Config<A::Settings>>) -> ConfigOrError<A> {
         let read = self.read.clone();
         // The service's own code reads and writes its settings. A panic there must not end the reload actor.
-        let read = move || catch_unwind(AssertUnwindSafe(|| read()));
+        let read = move || caught(|| read());
         let config = match self.reads.run(read).await {
-            Some(Ok(config)) => config?,
-            Some(Err(_)) => return Err(Report::of(Phase::Config, panicked()).into()),
+            Some(Some(config)) => config?,
+            Some(None) => return Err(Report::of(Phase::Config, panicked()).into()),
             None => return Err(LoadError::of_silent_files()),
         };
         // The same `Arc` tells everybody that no setting changed.
