@@ -25,7 +25,6 @@ use crate::{
     secrets::{regions::Regions, set::SecretSet},
     signals::Signals,
     status::{Status, writer::StatusWriter},
-    systemd,
     telemetry::{Telemetry, standard_error},
 };
 use std::{io, path::Path, sync::Arc, time::Duration};
@@ -115,7 +114,7 @@ async fn load_and_serve<A: Application>(regions: Arc<Regions>, start: Start<A>) 
     let process = ServingProcess::start(listeners, status, signals, parts);
     let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(duration_ms, "all credentials loaded; serving");
-    systemd::ready();
+    process.notify_ready();
     process.run_until_stopped().await
 }
 

@@ -32,7 +32,7 @@ use crate::{
         reload_record::{CarriedOver, ReloadOutcome, ReloadRecord, Trigger},
         writer::{Publication, StatusWriter},
     },
-    systemd,
+    systemd::SystemdNotifier,
     telemetry::Telemetry,
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -75,6 +75,7 @@ pub(crate) struct Reloader<A: Application> {
     pub(crate) telemetry: Telemetry,
     pub(crate) live: watch::Sender<Arc<Generation<A>>>,
     pub(crate) status: StatusWriter,
+    pub(crate) systemd: SystemdNotifier,
     /// The configuration that the process was started with. Settings that only a restart takes up are compared with it.
     pub(crate) started_with: Arc<Config<A::Settings>>,
 }
@@ -312,7 +313,7 @@ impl<A: Application> Reloader<A> {
         config: &ConfigOrError<A>,
     ) -> FinishedReload {
         let started = Moment::now();
-        systemd::reloading();
+        self.systemd.reloading();
         let FinishedLoad { seen, result } = match config {
             Ok(config) => {
                 let deadline = Instant::now() + config.secrets.deadline;
@@ -367,7 +368,7 @@ impl<A: Application> Reloader<A> {
     /// same way again and again, so the log has only the first one as an error, and the repeats at the level debug.
     fn report(&self, record: &ReloadRecord) {
         let generation = self.live.borrow().number;
-        systemd::reloaded(generation, record.outcome);
+        self.systemd.reloaded(generation, record.outcome);
         let may_repeat = matches!(record.trigger, Trigger::Retry | Trigger::RejectedLogin | Trigger::RejectedKey);
         let &ReloadRecord { trigger, outcome, duration_ms, exit_code, .. } = record;
         match &record.error {
