@@ -71,6 +71,21 @@ async fn limits_and_the_umask_are_the_services_own() {
     assert_eq!(kernel_status(&running.process, "Umask"), "0077");
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_process_that_gets_too_few_threads_ends_with_70_and_says_what_to_raise() {
+    let tenant = SERVICE.migrated("threads").await;
+    // There is memory for the stacks of this many threads.
+    for threads in 0..3 {
+        let limit = format!("{} << 29", 2 * threads + 1);
+        let parent = parent(&format!("resource.setrlimit(resource.RLIMIT_AS, ({limit}, {limit}))"));
+        let launch = SERVICE.launch(&tenant).started_by(parent).env("TOKIO_WORKER_THREADS", "1");
+        let exited = launch.env("RUST_MIN_STACK", "1073741824").start().exited(DEFAULT_TIMEOUT).await;
+        assert_eq!(exited.code, Some(70), "{threads} threads: {}", exited.stderr);
+        assert!(exited.stderr.contains("TasksMax="), "{threads} threads: {}", exited.stderr);
+    }
+}
+
 #[tokio::test]
 async fn descriptors_and_alarms_of_the_parent_end_with_it() {
     let tenant = SERVICE.migrated("pipe").await;

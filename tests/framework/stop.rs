@@ -3,7 +3,11 @@
 use crate::{
     SERVICE,
     note_client::NoteClient,
-    support::{database::wait_until_connections_are, slow_request::SlowRequest},
+    support::{
+        database::wait_until_connections_are,
+        leased::{Leased, user_of},
+        slow_request::SlowRequest,
+    },
 };
 use devstack::{DEFAULT_TIMEOUT, RunningService, Signal, TestProcess, eventually, reqwest::StatusCode};
 use std::{
@@ -47,6 +51,25 @@ async fn a_stopping_service_lingers_until_load_balancers_have_noticed() {
     running.create_note("the service still accepts requests").await;
     assert_eq!(running.process.exited(DEFAULT_TIMEOUT).await.code, Some(0));
     assert!(start.elapsed() >= Duration::from_secs(4));
+}
+
+#[tokio::test]
+async fn a_login_that_is_rejected_while_a_stopping_service_lingers_is_replaced() {
+    let leased = Leased::new("linger_lease", "1h", "1h").await;
+    let launch = leased.launch().env("APP_SERVER__LINGER", "10m");
+    let mut running = RunningService::start(launch, &leased.tenant).await;
+    let first = user_of(&running).await;
+    running.process.signal(Signal::TERM);
+    wait_for_stop(&mut running.process).await;
+    leased.revoke_all().await;
+    eventually("another user", async || {
+        running.get("/v1/notes").await;
+        user_of(&running).await != first
+    })
+    .await;
+    running.create_note("with the next user").await;
+    running.process.signal(Signal::TERM);
+    assert_eq!(running.process.exited(DEFAULT_TIMEOUT).await.code, Some(128 + 15));
 }
 
 #[tokio::test]

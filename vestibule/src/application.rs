@@ -17,6 +17,7 @@ pub(crate) use self::{
 
 use crate::{
     auth::Authenticator,
+    caught::caught,
     config::{Config, ServiceSettings, SettingsCheck},
     debug_tokens::DebugTokens,
     generation_usage::GenerationUsage,
@@ -29,7 +30,7 @@ use crate::{
 };
 use axum::Router;
 use serde_json::Value;
-use std::{fmt, sync::Arc};
+use std::{fmt, ops::Deref, sync::Arc};
 use tokio::sync::{Semaphore, watch};
 
 /// A service: what it holds, how it is built from its credentials, and its routes.
@@ -194,9 +195,15 @@ pub trait Application: Sized + Send + Sync + 'static {
     }
 }
 
-/// The service as built from one set of credentials and one configuration. A request holds the generation that it
-/// started on.
-pub struct Generation<A: Application> {
+/// The service as built from one set of credentials and one configuration: its [parts](GenerationParts). A request holds the
+/// generation that it started on.
+///
+/// Whoever holds it last drops it: the reload actor, a listener, a request. A panic in the drop of the service ends none of
+/// them. So nobody can take the parts out.
+pub struct Generation<A: Application>(Option<GenerationParts<A>>);
+
+/// The parts of a [`Generation`].
+pub struct GenerationParts<A: Application> {
     /// The number of the generation, from 1.
     pub number: u64,
     /// The service.
@@ -226,6 +233,16 @@ pub struct Generation<A: Application> {
 }
 
 impl<A: Application> Generation<A> {
+    pub(crate) fn new(parts: GenerationParts<A>) -> Self {
+        Self(Some(parts))
+    }
+
+    /// Puts another configuration in, as if the generation had been built with it.
+    #[cfg(test)]
+    pub(crate) fn set_config(&mut self, config: Config<A::Settings>) {
+        self.0.as_mut().expect("only its drop takes the parts").config = Arc::new(config);
+    }
+
     /// Tells the parts of this generation that it comes into service.
     pub(crate) fn publish(&self, tracer: &Tracer) {
         self.resources.publish();
@@ -241,9 +258,29 @@ impl<A: Application> Generation<A> {
     }
 }
 
+impl<A: Application> Deref for Generation<A> {
+    type Target = GenerationParts<A>;
+
+    fn deref(&self) -> &GenerationParts<A> {
+        self.0.as_ref().expect("only its drop takes the parts")
+    }
+}
+
+impl<A: Application> Drop for Generation<A> {
+    fn drop(&mut self) {
+        let _ = caught(|| self.0 = None);
+    }
+}
+
 impl<A: Application> fmt::Debug for Generation<A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Generation").field("number", &self.number).finish_non_exhaustive()
+    }
+}
+
+impl<A: Application> fmt::Debug for GenerationParts<A> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GenerationParts").field("number", &self.number).finish_non_exhaustive()
     }
 }
 
@@ -293,3 +330,6 @@ impl<A: Application> fmt::Debug for Live<A> {
         f.debug_tuple("Live").field(&self.0.borrow().number).finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,7 +25,6 @@ use crate::{
     secrets::{regions::Regions, set::SecretSet},
     signals::Signals,
     status::{Status, writer::StatusWriter},
-    systemd,
     telemetry::{Telemetry, standard_error},
 };
 use std::{io, path::Path, sync::Arc, time::Duration};
@@ -50,7 +49,7 @@ pub(crate) async fn serve<A: Application>(
         () = signals.stopping.cancelled() => return Ok(()),
         config = configure_a_start::<A>(&sources) => config?,
     };
-    let telemetry = Telemetry::install(&config.telemetry, &A::PACKAGE);
+    let telemetry = Telemetry::install(&config.telemetry, &A::PACKAGE).map_err(|error| start_error(&error))?;
     inherited.log();
 
     let started = Instant::now();
@@ -115,7 +114,7 @@ async fn load_and_serve<A: Application>(regions: Arc<Regions>, start: Start<A>) 
     let process = ServingProcess::start(listeners, status, signals, parts);
     let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(duration_ms, "all credentials loaded; serving");
-    systemd::ready();
+    process.notify_ready();
     process.run_until_stopped().await
 }
 
@@ -178,7 +177,8 @@ pub(crate) fn read_config<A: Application>(sources: &Sources) -> Result<Arc<Confi
 
 fn log_in_its_format<A: Application>(error: ConfigError) -> CommandError {
     let ConfigError { report, telemetry, .. } = error;
-    Telemetry::install(&telemetry, &A::PACKAGE);
+    // Without a log, standard error has the report.
+    let _ = Telemetry::install(&telemetry, &A::PACKAGE);
     CommandError { report, format: telemetry.format }
 }
 
@@ -221,12 +221,13 @@ pub(crate) async fn regions<T>(
 }
 
 /// Returns the error of a start that the operating system does not let go on.
-fn start_error(error: &io::Error) -> CommandError {
+pub(crate) fn start_error(error: &io::Error) -> CommandError {
     let fault = Fault::new(
         Exit::Bug,
         "the process",
         format!("the operating system refused a resource that every service needs: {}", RootCause::of(error)),
-        "check the limits of the process (open files, tasks)",
+        "raise the limits of the process: on open files (`ulimit -n`), and on threads (`ulimit -u`, `TasksMax=` of systemd, the \
+         limit of process ids of its container)",
     );
     CommandError { report: Report::of(Phase::Command, fault), format: LogFormat::Json }
 }

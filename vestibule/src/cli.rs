@@ -37,19 +37,25 @@ use crate::{
         inherited::{self, Inherited},
         manager::ManagerSetup,
     },
-    cause::RootCause,
+    caught::caught,
     config::{layers::Sources, settings::LogFormat},
     exit::Exit,
     secrets::{aws::policy::AwsAccount, regions::Regions},
     signals::CommandSignals,
-    telemetry::{self, panics, standard_error},
+    telemetry::{self, panics},
 };
 use clap::{CommandFactory, FromArgMatches, error::ErrorKind};
-use std::{panic::AssertUnwindSafe, process::ExitCode, time::Duration};
-use tokio::runtime::Builder;
+use std::{io, process::ExitCode, time::Duration};
+use tokio::{
+    runtime::{Builder, Runtime},
+    time::timeout,
+};
 
 /// The time for which an idle thread for blocking calls, such as DNS lookups, is kept. [`keep_a_thread`] keeps one for ever.
 const KEEP_THREADS: Duration = Duration::from_secs(60);
+
+/// The longest time for which the threads of the runtime may take to start.
+const THREADS_START: Duration = Duration::from_secs(10);
 
 /// Parses the command line and runs its command. Returns the exit code of the process.
 pub(crate) fn main<A: Application>(manager: impl ManagerSetup<A::Settings>) -> ExitCode {
@@ -70,26 +76,19 @@ pub(crate) fn main<A: Application>(manager: impl ManagerSetup<A::Settings>) -> E
             };
         }
     };
-    let runtime = match runtime(KEEP_THREADS).build() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            let cause = RootCause::of(&error);
-            standard_error::write_line(&format!("could not start the tokio runtime: {cause}"));
-            return Exit::Bug.into();
+    let result = match start_runtime(KEEP_THREADS) {
+        Ok(runtime) => {
+            let result = caught(|| runtime.block_on(run::<A>(cli, manager, &inherited)));
+            // Does not wait for blocking tasks: a DNS lookup that is under way must not delay the exit.
+            runtime.shutdown_background();
+            result
         }
+        Err(error) => Some(Err(bootstrap::start_error(&error))),
     };
-    let result = std::panic::catch_unwind(AssertUnwindSafe(|| {
-        runtime.spawn_blocking(|| ());
-        runtime.spawn(keep_a_thread(KEEP_THREADS));
-        runtime.block_on(run::<A>(cli, manager, &inherited))
-    }));
-    // Does not wait for blocking tasks: a DNS lookup that is under way must not delay the exit.
-    runtime.shutdown_background();
     let failed = match result {
-        Ok(Ok(())) => None,
-        // The panic hook has logged it.
-        Err(_) => Some(Exit::Bug),
-        Ok(Err(CommandError { report, format })) => {
+        Some(Ok(())) => None,
+        None => Some(Exit::Bug),
+        Some(Err(CommandError { report, format })) => {
             telemetry::report_failure(&report, format);
             Some(report.exit())
         }
@@ -109,6 +108,26 @@ fn exit_code(failed: Option<Exit>) -> ExitCode {
         None => ExitCode::SUCCESS,
         Some(exit) => exit.into(),
     }
+}
+
+/// Starts the runtime, with a thread for each of its workers and one for blocking calls.
+///
+/// # Errors
+/// If the operating system gives it too few threads, or another resource.
+fn start_runtime(keep_threads: Duration) -> io::Result<Runtime> {
+    let no_more = || io::Error::other("more threads");
+    let start = || {
+        let runtime = runtime(keep_threads).build()?;
+        let thread = runtime.spawn_blocking(|| ());
+        if runtime.block_on(async { timeout(THREADS_START, thread).await }).is_err() {
+            runtime.shutdown_background();
+            return Err(no_more());
+        }
+        runtime.spawn(keep_a_thread(keep_threads));
+        Ok(runtime)
+    };
+    // tokio panics if it gets no thread at all. If it gets some, the rest of its work waits for ever.
+    panics::unlogged(start).unwrap_or_else(|| Err(no_more()))
 }
 
 /// Returns a builder of the runtime, which ends threads for blocking calls that are idle for this long.

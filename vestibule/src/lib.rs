@@ -85,6 +85,7 @@ mod auth;
 mod backoff;
 mod blocking_reads;
 mod bootstrap;
+mod caught;
 mod cause;
 mod cli;
 mod debug_tokens;
@@ -111,7 +112,7 @@ mod trace_context;
 mod traces;
 mod trust;
 
-pub use application::{Application, Background, Build, Generation, Live, ReadinessChecks, WorkerWake};
+pub use application::{Application, Background, Build, Generation, GenerationParts, Live, ReadinessChecks, WorkerWake};
 pub use auth::{AccessToken, Principal, RequireScope};
 pub use http::{ClientAddress, ClientCertificate, Limits, LongLived, LongLivedEvent, Problem, RequestId};
 /// Adds handlers with `#[utoipa::path]` to an [`OpenApiRouter`]. [`Application::routes`] has an example.

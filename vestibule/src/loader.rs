@@ -24,6 +24,7 @@ use crate::{
     auth::{AuthMetrics, Authenticator},
     backoff::Backoff,
     blocking_reads::FileReads,
+    caught::caught_future,
     config::Config,
     credentials::all_secrets::AllSecrets,
     debug_tokens::DebugTokenUses,
@@ -51,11 +52,9 @@ use crate::{
     },
     traces::{Exporter, Tracer},
 };
-use futures_util::FutureExt;
 use std::{
     collections::BTreeMap,
     marker::PhantomData,
-    panic::AssertUnwindSafe,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -284,9 +283,8 @@ impl<A: Application> Loader<A> {
             is_start: request.in_service.is_none(),
         };
         let mut seen = BTreeMap::new();
-        // A panic of the service's code becomes a report: in a reload it must not end the reload actor. Not in a box: that
-        // would be a copy of a part of the stack, where a key may have been.
-        let loading = AssertUnwindSafe(async {
+        // A panic of the service's code becomes a report: in a reload it must not end the reload actor.
+        let loading = caught_future(async {
             let resolver = self.fetch(&request, &context, &mut seen).await;
             self.resolve_and_build(&request, &context, &doubts, &unrenewed, resolver).await
         });
@@ -296,9 +294,9 @@ impl<A: Application> Loader<A> {
         };
         let result = tokio::select! {
             biased;
-            loaded = loading.catch_unwind() => match loaded {
-                Ok(result) => result,
-                Err(_) => Err(LoadError::from(Report::of(Phase::Build, panicked()))),
+            loaded = loading => match loaded {
+                Some(result) => result,
+                None => Err(LoadError::from(Report::of(Phase::Build, panicked()))),
             },
             // This load does not know what must be replaced now, and the next one does. A load that knows of another doubt
             // waits for no other credential either.

@@ -17,6 +17,7 @@ use self::{
 use crate::{
     application::{Application, Generation},
     blocking_reads::BlockingReads,
+    caught::caught,
     config::Config,
     exit::{Phase, Report},
     loader::{
@@ -31,15 +32,10 @@ use crate::{
         reload_record::{CarriedOver, ReloadOutcome, ReloadRecord, Trigger},
         writer::{Publication, StatusWriter},
     },
-    systemd,
+    systemd::SystemdNotifier,
     telemetry::Telemetry,
 };
-use std::{
-    collections::BTreeMap,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -61,10 +57,10 @@ impl<A: Application> ConfigReader<A> {
     pub(crate) async fn read(&self, in_service: &Arc<Config<A::Settings>>) -> ConfigOrError<A> {
         let read = self.read.clone();
         // The service's own code reads and writes its settings. A panic there must not end the reload actor.
-        let read = move || catch_unwind(AssertUnwindSafe(|| read()));
+        let read = move || caught(|| read());
         let config = match self.reads.run(read).await {
-            Some(Ok(config)) => config?,
-            Some(Err(_)) => return Err(Report::of(Phase::Config, panicked()).into()),
+            Some(Some(config)) => config?,
+            Some(None) => return Err(Report::of(Phase::Config, panicked()).into()),
             None => return Err(LoadError::of_silent_files()),
         };
         // The same `Arc` tells everybody that no setting changed.
@@ -79,6 +75,7 @@ pub(crate) struct Reloader<A: Application> {
     pub(crate) telemetry: Telemetry,
     pub(crate) live: watch::Sender<Arc<Generation<A>>>,
     pub(crate) status: StatusWriter,
+    pub(crate) systemd: SystemdNotifier,
     /// The configuration that the process was started with. Settings that only a restart takes up are compared with it.
     pub(crate) started_with: Arc<Config<A::Settings>>,
 }
@@ -316,7 +313,7 @@ impl<A: Application> Reloader<A> {
         config: &ConfigOrError<A>,
     ) -> FinishedReload {
         let started = Moment::now();
-        systemd::reloading();
+        self.systemd.reloading();
         let FinishedLoad { seen, result } = match config {
             Ok(config) => {
                 let deadline = Instant::now() + config.secrets.deadline;
@@ -371,7 +368,7 @@ impl<A: Application> Reloader<A> {
     /// same way again and again, so the log has only the first one as an error, and the repeats at the level debug.
     fn report(&self, record: &ReloadRecord) {
         let generation = self.live.borrow().number;
-        systemd::reloaded(generation, record.outcome);
+        self.systemd.reloaded(generation, record.outcome);
         let may_repeat = matches!(record.trigger, Trigger::Retry | Trigger::RejectedLogin | Trigger::RejectedKey);
         let &ReloadRecord { trigger, outcome, duration_ms, exit_code, .. } = record;
         match &record.error {

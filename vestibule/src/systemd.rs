@@ -1,4 +1,4 @@
-//! Notifications to systemd (`Type=notify-reload`, `WatchdogSec=`). Each call does nothing if systemd did not start the process.
+//! Notifications to systemd (`Type=notify-reload`, `WatchdogSec=`).
 
 use crate::status::reload_record::ReloadOutcome;
 use sd_notify::NotifyState;
@@ -11,46 +11,110 @@ use std::{
     os::unix::net::{SocketAddr, UnixDatagram},
     time::Duration,
 };
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{MissedTickBehavior, interval, sleep},
+};
 
-/// The longest wait of a message for room. All services of a machine share the socket, and its queue is short.
-const LONGEST_WAIT: Duration = Duration::from_millis(500);
+/// The largest number of messages that wait. A reload has two.
+const LONGEST_QUEUE: usize = 64;
 
-/// Notifies systemd that the service is ready.
-pub(crate) fn ready() {
-    notify(&[NotifyState::Ready]);
-}
+/// The pause before a message is sent again for which there was no room. All services of a machine share the socket, and its
+/// queue is short.
+const PAUSE: Duration = Duration::from_millis(100);
 
-/// Notifies systemd that a reload starts. `RELOADING` and the time must be in one message, or `systemctl reload` hangs.
-pub(crate) fn reloading() {
-    if let Ok(now) = NotifyState::monotonic_usec_now() {
-        notify(&[NotifyState::Reloading, now]);
+/// Notifies systemd, and waits for nothing. Messages that systemd has no room for are sent again, in their order. Each call
+/// does nothing if systemd did not start the process.
+#[derive(Clone)]
+pub(crate) struct SystemdNotifier(Option<mpsc::Sender<String>>);
+
+impl SystemdNotifier {
+    /// Makes the notifier of this process. `tasks` gets the tasks that send, also the one that says that the runtime still runs
+    /// tasks.
+    pub(crate) fn start(tasks: &mut JoinSet<()>) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "systemd gives the address of its socket in this variable")]
+        let Some(socket) = env::var_os("NOTIFY_SOCKET") else { return Self::detached() };
+        let address = match address(&socket) {
+            Ok(address) => address,
+            Err(error) => {
+                log_lost(&error);
+                return Self::detached();
+            }
+        };
+        if let Some(limit) = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()) {
+            tasks.spawn(keep_alive(address.clone(), limit));
+        }
+        Self::at(address, tasks)
+    }
+
+    fn at(address: SocketAddr, tasks: &mut JoinSet<()>) -> Self {
+        let (queue, messages) = mpsc::channel(LONGEST_QUEUE);
+        tasks.spawn(deliver(address, messages));
+        Self(Some(queue))
+    }
+
+    /// Makes the notifier of a service without a process.
+    pub(crate) fn detached() -> Self {
+        Self(None)
+    }
+
+    /// Notifies systemd that the service is ready.
+    pub(crate) fn ready(&self) {
+        self.notify(&[NotifyState::Ready]);
+    }
+
+    /// Notifies systemd that a reload starts. `RELOADING` and the time must be in one message, or `systemctl reload` hangs.
+    pub(crate) fn reloading(&self) {
+        if let Ok(now) = NotifyState::monotonic_usec_now() {
+            self.notify(&[NotifyState::Reloading, now]);
+        }
+    }
+
+    /// Notifies systemd that a reload ended. `READY=1` does not say how it ended, so the status text does.
+    pub(crate) fn reloaded(&self, generation: u64, outcome: ReloadOutcome) {
+        let status = match outcome {
+            ReloadOutcome::Published => format!("generation {generation} is in service"),
+            ReloadOutcome::Unchanged => format!("nothing changed; generation {generation} is in service"),
+            ReloadOutcome::Kept => {
+                format!("the last reload FAILED; generation {generation} stays in service")
+            }
+        };
+        self.notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+    }
+
+    /// Notifies systemd that the process is stopping.
+    pub(crate) fn stopping(&self) {
+        self.notify(&[NotifyState::Stopping]);
+    }
+
+    fn notify(&self, state: &[NotifyState<'_>]) {
+        if let Some(queue) = &self.0
+            && let Err(error) = queue.try_send(message(state))
+        {
+            tracing::warn!(%error, "could not notify systemd; the message is lost");
+        }
     }
 }
 
-/// Notifies systemd that a reload ended. `READY=1` does not say how it ended, so the status text does.
-pub(crate) fn reloaded(generation: u64, outcome: ReloadOutcome) {
-    let status = match outcome {
-        ReloadOutcome::Published => format!("generation {generation} is in service"),
-        ReloadOutcome::Unchanged => format!("nothing changed; generation {generation} is in service"),
-        ReloadOutcome::Kept => {
-            format!("the last reload FAILED; generation {generation} stays in service")
+/// Sends messages, one after the other.
+async fn deliver(address: SocketAddr, mut messages: mpsc::Receiver<String>) {
+    while let Some(message) = messages.recv().await {
+        if let Err(error) = send(&address, &message).await {
+            log_lost(&error);
         }
-    };
-    notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+    }
 }
 
-/// Notifies systemd twice in each `WatchdogSec=` that the runtime still runs tasks. Ends at once if systemd does not ask for
-/// that.
-pub(crate) async fn keep_alive() {
-    let Some(limit) = sd_notify::watchdog_enabled().filter(|limit| !limit.is_zero()) else { return };
+/// Notifies systemd twice in each `WatchdogSec=` that the runtime still runs tasks.
+async fn keep_alive(address: SocketAddr, limit: Duration) {
     let mut beats = interval(limit / 2);
     beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let beat = message(&[NotifyState::Watchdog]);
     let mut is_heard = true;
     loop {
         beats.tick().await;
-        // The next one comes soon, so this one need not wait.
-        let sent = send(&[NotifyState::Watchdog], Duration::ZERO);
+        let sent = send(&address, &beat).await;
         match &sent {
             Err(error) if is_heard => log_lost(error),
             _ => (),
@@ -59,25 +123,36 @@ pub(crate) async fn keep_alive() {
     }
 }
 
-/// Notifies systemd that the process is stopping.
-pub(crate) fn stopping() {
-    notify(&[NotifyState::Stopping]);
-}
-
-fn notify(state: &[NotifyState<'_>]) {
-    if let Err(error) = send(state, LONGEST_WAIT) {
-        log_lost(&error);
+/// Sends a message, as often as it takes until there is room for it.
+///
+/// # Errors
+/// If nobody listens. The message is lost.
+async fn send(address: &SocketAddr, message: &str) -> io::Result<()> {
+    let mut is_logged = false;
+    loop {
+        match try_send(address, message) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                if !is_logged {
+                    tracing::warn!(%error, "could not notify systemd; trying again");
+                    is_logged = true;
+                }
+                sleep(PAUSE).await;
+            }
+            sent => return sent,
+        }
     }
 }
 
-/// Sends a message, if there is somebody to get it.
-///
-/// # Errors
-/// If the message is lost.
-fn send(state: &[NotifyState<'_>], longest_wait: Duration) -> io::Result<()> {
-    #[expect(clippy::disallowed_methods, reason = "systemd gives the address of its socket in this variable")]
-    let Some(socket) = env::var_os("NOTIFY_SOCKET") else { return Ok(()) };
-    send_to(&address(&socket)?, state, longest_wait)
+/// Sends a message, if there is room for it. The function of `sd_notify` would wait for ever.
+fn try_send(address: &SocketAddr, message: &str) -> io::Result<()> {
+    let socket = UnixDatagram::unbound()?;
+    socket.set_nonblocking(true)?;
+    socket.send_to_addr(message.as_bytes(), address)?;
+    Ok(())
+}
+
+fn message(state: &[NotifyState<'_>]) -> String {
+    state.iter().map(|part| format!("{part}\n")).collect()
 }
 
 /// Returns the address of a socket: its path, or an abstract name after `@` (sd_notify(3)).
@@ -87,22 +162,6 @@ fn address(socket: &OsStr) -> io::Result<SocketAddr> {
         return SocketAddr::from_abstract_name(name);
     }
     SocketAddr::from_pathname(socket)
-}
-
-/// Sends a message. Waits no longer than this for systemd to read others: the function of `sd_notify` would wait for ever.
-///
-/// # Errors
-/// If the message is lost.
-fn send_to(address: &SocketAddr, state: &[NotifyState<'_>], longest_wait: Duration) -> io::Result<()> {
-    let message: String = state.iter().map(|part| format!("{part}\n")).collect();
-    let socket = UnixDatagram::unbound()?;
-    if longest_wait.is_zero() {
-        socket.set_nonblocking(true)?;
-    } else {
-        socket.set_write_timeout(Some(longest_wait))?;
-    }
-    socket.send_to_addr(message.as_bytes(), address)?;
-    Ok(())
 }
 
 fn log_lost(error: &io::Error) {
@@ -120,10 +179,10 @@ mod tests {
         let at_path = UnixDatagram::bind(&path).unwrap();
         let at_name = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
         for (systemd, socket) in [(at_path, path.as_os_str()), (at_name, OsStr::new(&format!("@{name}")))] {
-            send_to(&address(socket).unwrap(), &[NotifyState::Ready], LONGEST_WAIT).expect("somebody listens");
-            let mut message = [0; 64];
-            let length = systemd.recv(&mut message).unwrap();
-            assert_eq!(&message[..length], b"READY=1\n", "{}", socket.display());
+            try_send(&address(socket).unwrap(), &message(&[NotifyState::Ready])).expect("somebody listens");
+            let mut received = [0; 64];
+            let length = systemd.recv(&mut received).unwrap();
+            assert_eq!(&received[..length], b"READY=1\n", "{}", socket.display());
         }
         std::fs::remove_file(&path).unwrap();
     }

@@ -54,7 +54,10 @@ pub(crate) struct Telemetry {
 
 impl Telemetry {
     /// Installs the log of this package's process on standard output. Call it once per process.
-    pub(crate) fn install(config: &TelemetryConfig, package: &Package) -> Self {
+    ///
+    /// # Errors
+    /// If the operating system has no thread for it. Then there is no log.
+    pub(crate) fn install(config: &TelemetryConfig, package: &Package) -> io::Result<Self> {
         let configured = filter(&config.filter);
         let of_log_crate = level_of_log_crate(&configured);
         let (configured, handle) = reload::Layer::new(configured);
@@ -70,12 +73,10 @@ impl Telemetry {
         // Fails if a log is installed already, as in a test. Then that log stays.
         if tracing_subscriber::registry().with(filter).with(format).try_init().is_ok() {
             log::set_max_level(of_log_crate);
-            match writer::start(buffer.clone(), config.format, StandardOutput) {
-                Ok(()) => drop(INSTALLED.set(buffer.clone())),
-                Err(error) => standard_error::write_line(&format!("the log has no thread, so there is none: {error}")),
-            }
+            writer::start(buffer.clone(), config.format, StandardOutput)?;
+            let _ = INSTALLED.set(buffer.clone());
         }
-        Self { filter: handle, buffer }
+        Ok(Self { filter: handle, buffer })
     }
 
     /// Makes the telemetry of a service without a process, which has no log of its own.

@@ -13,6 +13,7 @@ use crate::{
     resources::breaker::ProbeReason,
     secrets::source::Source,
     status::{Status, reload_record::Trigger, writer::StatusWriter},
+    systemd::SystemdNotifier,
     telemetry::{self, Telemetry},
 };
 use std::{
@@ -79,6 +80,7 @@ impl<A: Application> Harness<A> {
             }),
             telemetry: Telemetry::detached(),
             live: watch::Sender::new(first),
+            systemd: SystemdNotifier::detached(),
             started_with,
         };
         Ok(Self {

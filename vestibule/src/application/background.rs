@@ -1,9 +1,8 @@
 //! The tasks that work beside requests, and their supervision.
 
 use super::{Application, Live, background_metrics::BackgroundMetrics, wake::WorkerWakes};
-use crate::{backoff::Backoff, metrics::Counter};
-use futures_util::FutureExt;
-use std::{fmt, panic::AssertUnwindSafe, pin::pin, sync::Arc, time::Duration};
+use crate::{backoff::Backoff, caught::caught_future, metrics::Counter};
+use std::{fmt, pin::pin, sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The longest pause before a task that ended is started again. A task that runs for this long counts as running.
@@ -101,8 +100,7 @@ impl<A: Application> SupervisedTask<A> {
         let mut is_failing = false;
         loop {
             // The start is caught too: it is the service's own code.
-            let running = AssertUnwindSafe(async { start(self.live.clone(), self.stopping.clone()).await });
-            let mut running = pin!(running.catch_unwind());
+            let mut running = pin!(caught_future(async { start(self.live.clone(), self.stopping.clone()).await }));
             let ended = if let Ok(ended) = tokio::time::timeout(LONGEST_PAUSE, &mut running).await {
                 ended
             } else {
@@ -112,8 +110,7 @@ impl<A: Application> SupervisedTask<A> {
                 }
                 running.await
             };
-            let has_panicked = ended.is_err();
-            // The panic hook has logged the panic itself.
+            let has_panicked = ended.is_none();
             self.panics.inc_by(has_panicked.into());
             if self.stopping.is_cancelled() {
                 return;

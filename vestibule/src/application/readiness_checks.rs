@@ -1,7 +1,9 @@
 //! Readiness checks: what a service itself looks at before it says that it is ready for requests.
 
 use super::{Application, Generation, Live};
-use crate::{cause::reasons, jitter, resources::build_error::BuildError, status::writer::StatusWriter};
+use crate::{
+    caught::caught_future, cause::reasons, jitter, resources::build_error::BuildError, status::writer::StatusWriter,
+};
 use futures_util::{
     FutureExt,
     future::{BoxFuture, join_all},
@@ -10,7 +12,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     error::Error,
     fmt,
-    panic::AssertUnwindSafe,
     sync::Arc,
     time::Duration,
 };
@@ -103,11 +104,10 @@ impl<A: Application> ReadinessCheck<A> {
     /// Runs the check. A panic and a check that does not end within a second are errors.
     async fn run(&self, service: Arc<A>) -> Result<(), String> {
         // The whole check is caught: its function may panic before it returns a future.
-        let checking = AssertUnwindSafe(async { (self.function)(service).await }).catch_unwind();
+        let checking = caught_future(async { (self.function)(service).await });
         match tokio::time::timeout(TIMEOUT, checking).await {
-            Ok(Ok(result)) => result,
-            // The panic hook has logged the panic itself.
-            Ok(Err(_)) => Err("it panicked".into()),
+            Ok(Some(result)) => result,
+            Ok(None) => Err("it panicked".into()),
             Err(_) => Err(format!("it did not end within {TIMEOUT:?}")),
         }
     }

@@ -5,9 +5,8 @@ use super::{
     background_metrics::{PieceOutcome, WorkerMetrics},
     wake::IdleWorkers,
 };
-use crate::{backoff::Backoff, cause::reasons};
-use futures_util::FutureExt;
-use std::{error::Error, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use crate::{backoff::Backoff, caught::caught_future, cause::reasons};
+use std::{error::Error, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// The longest pause of a worker that fails.
@@ -123,7 +122,7 @@ impl<A: Application> Worker<A> {
         E: Into<Box<dyn Error + Send + Sync>>,
     {
         // The whole piece is caught: the service's own code also computes the deadline.
-        let piece = AssertUnwindSafe(async {
+        let piece = caught_future(async {
             let generation = self.live.generation();
             let (service, _guard) = (generation.service.clone(), generation.usage.piece_of_work(self.name));
             drop(generation);
@@ -135,10 +134,9 @@ impl<A: Application> Worker<A> {
                 Err(_) => (PieceOutcome::Timeout, Err(format!("it did not end within {deadline:?}"))),
             }
         });
-        let (outcome, result) = match piece.catch_unwind().await {
-            Ok(ended) => ended,
-            // The panic hook has logged the panic itself.
-            Err(_) => (PieceOutcome::Panicked, Err("it panicked".into())),
+        let (outcome, result) = match piece.await {
+            Some(ended) => ended,
+            None => (PieceOutcome::Panicked, Err("it panicked".into())),
         };
         self.metrics.finished(outcome);
         result

@@ -22,14 +22,17 @@ use crate::{
     remote_reload,
     signals::Signals,
     status::writer::StatusWriter,
-    systemd,
+    systemd::SystemdNotifier,
     telemetry::Telemetry,
 };
 use std::{sync::Arc, time::Duration};
-use tokio::{task::JoinHandle, time::Instant};
+use tokio::{
+    task::{JoinHandle, JoinSet},
+    time::{Instant, timeout, timeout_at},
+};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
-/// The time that the admin listener has to finish after everything else has ended.
+/// The time that the admin listener and the helper tasks have to finish after everything else has ended.
 const ADMIN_GRACE: Duration = Duration::from_millis(500);
 
 /// The longest time for which the stop waits until the spans that have ended are sent.
@@ -56,6 +59,11 @@ pub(super) struct ServingProcess<A: Application> {
     status: StatusWriter,
     background: Background<A>,
     stopping: CancellationToken,
+    /// A token that is cancelled after `server.linger`: from then on, nothing is reloaded.
+    draining: CancellationToken,
+    /// The tasks that help to serve. They last as long as the process.
+    helpers: JoinSet<()>,
+    systemd: SystemdNotifier,
     /// The task that sends spans, and the token that ends it.
     exporting: (AbortOnDropHandle<()>, CancellationToken),
 }
@@ -90,10 +98,12 @@ impl<A: Application> ServingProcess<A> {
         let (policy, door) = (PublicPolicy(live.clone()), Door::new(live.clone()));
         let public = HttpServer::start("public", listeners.public, policy, &connections, door);
 
-        tokio::spawn(systemd::keep_alive());
-        tokio::spawn(expiry::watch(live.clone(), signals.stopping.clone()));
-        tokio::spawn(leases::watch(live.clone(), parts.loader.reload_requests.clone(), signals.stopping.clone()));
-        tokio::spawn(watch_readiness(live.clone(), status.clone(), signals.stopping.clone()));
+        let mut helpers = JoinSet::new();
+        let systemd = SystemdNotifier::start(&mut helpers);
+        helpers.spawn(expiry::watch(live.clone(), signals.stopping.clone()));
+        let draining = CancellationToken::new();
+        helpers.spawn(leases::watch(live.clone(), parts.loader.reload_requests.clone(), draining.clone()));
+        helpers.spawn(watch_readiness(live.clone(), status.clone(), signals.stopping.clone()));
         let background = Background::new(
             live.clone(),
             signals.stopping.clone(),
@@ -112,11 +122,31 @@ impl<A: Application> ServingProcess<A> {
             telemetry: parts.telemetry,
             live: listeners.live,
             status: status.clone(),
+            systemd: systemd.clone(),
             started_with: parts.config,
         };
-        let (hups, stopping_reloads) = (signals.hups, signals.stopping.clone());
-        let reloader = tokio::spawn(async move { reloader.run(hups, stopping_reloads).await });
-        Self { public, admin, commands, reloader, live, status, background, stopping: signals.stopping, exporting }
+        let (hups, end_of_reloads) = (signals.hups, draining.clone());
+        let reloader = tokio::spawn(async move { reloader.run(hups, end_of_reloads).await });
+        let stopping = signals.stopping;
+        Self {
+            public,
+            admin,
+            commands,
+            reloader,
+            live,
+            status,
+            background,
+            stopping,
+            draining,
+            helpers,
+            systemd,
+            exporting,
+        }
+    }
+
+    /// Tells systemd that the process serves.
+    pub(super) fn notify_ready(&self) {
+        self.systemd.ready();
     }
 
     /// Waits until the process is asked to stop, then stops it.
@@ -129,14 +159,7 @@ impl<A: Application> ServingProcess<A> {
             () = self.public.failed() => Some(unexpected_end("the public listener")),
             () = self.admin.failed() => Some(unexpected_end("the admin listener")),
             () = self.commands.failed() => Some(unexpected_end("the command socket")),
-            _ = &mut self.reloader => {
-                // The reload actor also ends when the process is asked to stop.
-                if self.stopping.is_cancelled() {
-                    None
-                } else {
-                    Some(unexpected_end("the reload actor"))
-                }
-            }
+            _ = &mut self.reloader => Some(unexpected_end("the reload actor")),
         };
         let format = self.live.generation().config.telemetry.format;
         self.stop().await;
@@ -146,30 +169,37 @@ impl<A: Application> ServingProcess<A> {
         }
     }
 
-    /// Stops in this order: readiness goes off; after `server.linger` the public listener stops accepting; requests in
-    /// flight and background tasks finish; the pools close. The admin listener and the command socket answer to the
-    /// end.
+    /// Stops in this order: readiness goes off, and each connection ends with its next response; after `server.linger`, reloads
+    /// end and the public listener stops accepting; requests in flight and background tasks finish; the pools close. The admin
+    /// listener and the command socket answer to the end.
     async fn stop(mut self) {
         tracing::info!("stopping");
-        systemd::stopping();
+        self.systemd.stopping();
         self.stopping.cancel();
         self.status.stopping();
+        self.public.linger();
+        let linger = self.live.generation().config.server.linger;
+        tokio::time::sleep(linger).await;
+        self.draining.cancel();
         until_ended(&mut self.reloader).await;
         let last = self.live.generation();
         let drain = last.config.server.drain;
-        tokio::time::sleep(last.config.server.linger).await;
         let deadline = Instant::now() + drain;
         self.public.stop(drain).await;
-        if tokio::time::timeout_at(deadline, self.background.join()).await.is_err() {
+        if timeout_at(deadline, self.background.join()).await.is_err() {
             tracing::warn!("background tasks did not end within server.drain");
         }
         let (exporting, end_of_export) = self.exporting;
         end_of_export.cancel();
-        if tokio::time::timeout(FLUSH_LIMIT, exporting).await.is_err() {
+        if timeout(FLUSH_LIMIT, exporting).await.is_err() {
             tracing::warn!("the last spans could not be sent in time; dropping them");
         }
         last.resources.close().await;
-        tokio::join!(self.admin.stop(ADMIN_GRACE), self.commands.stop(ADMIN_GRACE));
+        let helpers = timeout(ADMIN_GRACE, self.helpers.shutdown());
+        let (.., helpers) = tokio::join!(self.admin.stop(ADMIN_GRACE), self.commands.stop(ADMIN_GRACE), helpers);
+        if helpers.is_err() {
+            tracing::warn!("a helper task did not end in time; stopping without it");
+        }
         tracing::info!("stopped");
     }
 }
@@ -177,7 +207,7 @@ impl<A: Application> ServingProcess<A> {
 /// Waits until the reload actor has ended. It may still be publishing, and ends at its next await. A volume that hangs
 /// while it reads a file must not hold up the stop.
 async fn until_ended(reloader: &mut JoinHandle<()>) {
-    if !reloader.is_finished() && tokio::time::timeout(RELOADER_LIMIT, reloader).await.is_err() {
+    if !reloader.is_finished() && timeout(RELOADER_LIMIT, reloader).await.is_err() {
         tracing::warn!("the reload that is under way did not end in time; stopping without it");
     }
 }

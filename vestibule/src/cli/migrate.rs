@@ -125,7 +125,7 @@ pub(super) async fn run<A: Application>(
     signals: &CommandSignals,
 ) -> Result<(), CommandError> {
     let config = bootstrap::configure::<A>(sources)?;
-    Telemetry::install(&config.telemetry, &A::PACKAGE);
+    Telemetry::install(&config.telemetry, &A::PACKAGE).map_err(|error| bootstrap::start_error(&error))?;
     let format = config.telemetry.format;
     migrate::<A>(sources, manager, signals, &config).await.map_err(|report| CommandError { report, format })
 }

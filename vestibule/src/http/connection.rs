@@ -40,7 +40,7 @@ struct ConnectionState {
     /// The time from which on a connection that was asked to end is cut.
     cut_at: Option<Instant>,
     order: Option<Order>,
-    /// The reason for which the next request is the last one.
+    /// The reason for which the next response is the last one.
     retired: Option<EndReason>,
     is_http2: bool,
     /// `true` from the first request on whose body was not read to its end.
@@ -119,11 +119,9 @@ impl WatchedConnection {
         state.authority = authority;
     }
 
-    /// Records that a request came. The flag is `true` if the response must say that the connection ends with it.
-    ///
-    /// So a client of HTTP/1 knows before it sends another request. HTTP/2 has a frame that says it (GOAWAY). A client that
-    /// goes on after the time that it then has is cut.
-    pub(super) fn begin(&self, version: Version) -> (Arc<Exchange>, bool) {
+    /// Records that a request came. A client of HTTP/2 that goes on after it was asked to end, and after the time that it then
+    /// has, is cut.
+    pub(super) fn begin(&self, version: Version) -> Arc<Exchange> {
         let now = Instant::now();
         let exchange = Arc::new(Exchange::new(now));
         let mut state = self.lock();
@@ -135,15 +133,38 @@ impl WatchedConnection {
             if state.is_overdue(now) {
                 state.cut_overdue();
                 self.ordered.notify_one();
+            } else if let (Some(reason), None) = (state.retired, state.end) {
+                state.ask_to_close(reason);
+                self.ordered.notify_one();
             }
-            return (exchange, false);
-        }
-        if now >= self.ages_out {
+        } else if now >= self.ages_out {
             state.retired.get_or_insert(EndReason::MaxAge);
         }
-        let Some(reason) = state.retired else { return (exchange, false) };
-        state.end.get_or_insert(reason);
-        (exchange, true)
+        exchange
+    }
+
+    /// Records that a response begins. Returns `true` if it must say that the connection ends with it.
+    ///
+    /// So a client of HTTP/1 knows before it sends another request. HTTP/2 has a frame that says it (GOAWAY).
+    pub(super) fn ends_with_response(&self) -> bool {
+        let mut state = self.lock();
+        match state.retired {
+            Some(reason) if !state.is_http2 => {
+                state.end.get_or_insert(reason);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Lets the connection end with the next response. Over HTTP/2, asks it to end at once, or with its first request.
+    pub(super) fn retire(&self, reason: EndReason) {
+        let mut state = self.lock();
+        state.retired.get_or_insert(reason);
+        if state.is_http2 {
+            state.ask_to_close(reason);
+            self.ordered.notify_one();
+        }
     }
 
     /// Records that a response is out, or that its request was given up.
@@ -164,7 +185,7 @@ impl WatchedConnection {
         let mut state = self.lock();
         if !state.is_http2 {
             state.phase = ConnectionPhase::Upgraded;
-            // A request that was to be the last one has set another.
+            // An earlier response, or the watchdog, may have set another.
             state.end = Some(EndReason::Upgraded);
         }
     }
@@ -273,7 +294,7 @@ impl ConnectionState {
         }
     }
 
-    /// Lets the connection end with its next request, and cuts it at a time anyway.
+    /// Lets the connection end with its next response, and cuts it at a time anyway.
     fn retire(&mut self, reason: EndReason, cut_at: Instant) {
         self.retired = Some(reason);
         self.cut_at = Some(cut_at);
@@ -363,7 +384,7 @@ mod tests {
     async fn an_idle_connection_is_asked_to_end_and_then_cut() {
         let connection = WatchedConnection::new(&ConnectionsConfig::default());
         connection.speaks_http(None);
-        let (exchange, _) = connection.begin(Version::HTTP_11);
+        let exchange = connection.begin(Version::HTTP_11);
         tokio::time::advance(Duration::from_secs(100)).await;
         assert_eq!(order(&connection, true), None, "it is not idle while there is a request");
         connection.finish(&exchange);
@@ -381,15 +402,15 @@ mod tests {
         for (version, is_said) in [(Version::HTTP_11, true), (Version::HTTP_2, false)] {
             let connection = WatchedConnection::new(&ConnectionsConfig::default());
             connection.speaks_http(None);
-            let (long, is_last) = connection.begin(version);
+            let long = connection.begin(version);
+            assert!(!connection.ends_with_response());
             long.responds(true);
             long.asked_for_more();
-            assert!(!is_last);
             tokio::time::advance(Duration::from_secs(70 * 60)).await;
             let expected = if is_said { None } else { Some((Order::Close, EndReason::MaxAge)) };
             assert_eq!(order(&connection, false), expected, "HTTP/1 says it in its next response");
-            let (_, is_last) = connection.begin(version);
-            assert_eq!(is_last, is_said, "{version:?}");
+            connection.begin(version);
+            assert_eq!(connection.ends_with_response(), is_said, "{version:?}");
             assert_eq!((taken(&connection), connection.end_reason()), (None, EndReason::MaxAge));
             tokio::time::advance(Duration::from_secs(60 * 60)).await;
             assert_eq!(order(&connection, false), None);
@@ -397,20 +418,21 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_of_replaced_authorities_ends_with_its_next_request_or_in_time() {
+    async fn a_connection_of_replaced_authorities_ends_with_its_next_response_or_in_time() {
         let authority: Arc<dyn Any + Send + Sync> = Arc::new("an authority");
         let connection = WatchedConnection::new(&ConnectionsConfig::default());
         connection.speaks_http(Some(Arc::downgrade(&authority)));
-        let (exchange, _) = connection.begin(Version::HTTP_11);
+        let exchange = connection.begin(Version::HTTP_11);
         exchange.responds(true);
         let mut rules = rules(false);
         rules.authority = Some(Arc::downgrade(&authority));
         connection.judge(&rules);
-        assert!(!connection.begin(Version::HTTP_11).1);
+        connection.begin(Version::HTTP_11);
+        assert!(!connection.ends_with_response());
         let other: Arc<dyn Any + Send + Sync> = Arc::new("another");
         rules.authority = Some(Arc::downgrade(&other));
         connection.judge(&rules);
-        assert!(connection.begin(Version::HTTP_11).1);
+        assert!(connection.ends_with_response(), "also the one of a request that came before");
         tokio::time::advance(Duration::from_secs(60)).await;
         rules.exchange.now = Instant::now();
         connection.judge(&rules);
@@ -421,7 +443,7 @@ mod tests {
     async fn a_101_on_http_2_is_a_response_like_others() {
         let connection = WatchedConnection::new(&ConnectionsConfig::default());
         connection.speaks_http(None);
-        let (exchange, _) = connection.begin(Version::HTTP_2);
+        let exchange = connection.begin(Version::HTTP_2);
         connection.upgraded();
         exchange.responds(false);
         tokio::time::advance(Duration::from_secs(60)).await;
@@ -432,11 +454,11 @@ mod tests {
     async fn a_request_that_comes_while_an_idle_connection_is_asked_to_end_is_finished() {
         let connection = WatchedConnection::new(&ConnectionsConfig::default());
         connection.speaks_http(None);
-        let (exchange, _) = connection.begin(Version::HTTP_2);
+        let exchange = connection.begin(Version::HTTP_2);
         connection.finish(&exchange);
         tokio::time::advance(Duration::from_secs(75)).await;
         assert_eq!(order(&connection, false), Some((Order::Close, EndReason::Idle)));
-        let (exchange, _) = connection.begin(Version::HTTP_2);
+        let exchange = connection.begin(Version::HTTP_2);
         tokio::time::advance(Duration::from_secs(2)).await;
         assert_eq!(order(&connection, false), None, "its request is under way");
         connection.finish(&exchange);
@@ -449,12 +471,12 @@ mod tests {
     async fn a_client_that_goes_on_after_it_was_asked_to_end_is_cut_at_its_next_request() {
         let connection = WatchedConnection::new(&ConnectionsConfig::default());
         connection.speaks_http(None);
-        let (long, _) = connection.begin(Version::HTTP_2);
+        let long = connection.begin(Version::HTTP_2);
         long.responds(true);
         long.asked_for_more();
         tokio::time::advance(Duration::from_secs(70 * 60)).await;
         assert_eq!(order(&connection, false), Some((Order::Close, EndReason::MaxAge)));
-        let (exchange, _) = connection.begin(Version::HTTP_2);
+        let exchange = connection.begin(Version::HTTP_2);
         connection.finish(&exchange);
         tokio::time::advance(Duration::from_secs(60)).await;
         assert_eq!(order(&connection, false), None, "a long-lived response goes on");

@@ -13,7 +13,10 @@ use crate::{
 use prometheus_client::metrics::family::Family;
 use slab::Slab;
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 use tokio::{sync::Notify, time::Instant};
@@ -56,6 +59,8 @@ impl ConnectionMetrics {
 pub(super) struct Connections {
     listener: &'static str,
     open: Mutex<Slab<Arc<WatchedConnection>>>,
+    /// `true` if new connections get one response each. The lock of `open` orders its change.
+    is_lingering: AtomicBool,
     /// Wakes when a connection has ended.
     left: Notify,
     /// Wakes the watchdog when there is no place for another connection.
@@ -81,6 +86,7 @@ impl Connections {
         Self {
             listener,
             open: Mutex::default(),
+            is_lingering: AtomicBool::new(false),
             left: Notify::new(),
             full: Notify::new(),
             metrics: metrics.clone(),
@@ -119,6 +125,9 @@ impl Connections {
     pub(super) fn admit(self: &Arc<Self>, limits: &ConnectionsConfig) -> (Arc<WatchedConnection>, Place) {
         let connection = Arc::new(WatchedConnection::new(limits));
         let key = self.lock().insert(connection.clone());
+        if self.is_lingering.load(Ordering::Relaxed) {
+            connection.retire(EndReason::Stopping);
+        }
         self.open_gauge.inc();
         (connection.clone(), Place { connections: self.clone(), connection, key })
     }
@@ -141,6 +150,12 @@ impl Connections {
                 ConnectionRules { limits: limits.connections, exchange, is_short: is_short_of_connections, authority };
             self.for_each(|connection| connection.judge(&rules));
         }
+    }
+
+    /// Lets all connections end with their next response, also those that are still to come.
+    pub(super) fn linger(&self) {
+        self.is_lingering.store(true, Ordering::Relaxed);
+        self.for_each(|connection| connection.retire(EndReason::Stopping));
     }
 
     /// Asks all connections to end, and cuts those that have not after `grace`.

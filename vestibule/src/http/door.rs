@@ -4,7 +4,7 @@ use super::{
     access::AccessGuard, connection_info::ConnectionInfo, long_lived::LongLived, problem::Problem,
     serve::ListenerService,
 };
-use crate::application::{Application, Generation, Live};
+use crate::application::{Application, Generation, GenerationParts, Live};
 use axum::{
     body::{Body, Bytes},
     extract::Request,
@@ -38,7 +38,7 @@ impl<A: Application> Door<A> {
     /// Sends a request to the generation in service. `connection` is `None` if it came on none, as in a test.
     fn send(&self, mut request: Request, connection: Option<ConnectionInfo>) -> ResponseFuture<A> {
         let generation = self.live.generation();
-        let Generation { frame, debug_tokens, .. } = &*generation;
+        let GenerationParts { frame, debug_tokens, .. } = &**generation;
         let access = AccessGuard::begin(frame, debug_tokens, &mut request, connection, self.live.clone());
         let Ok(permit) = generation.in_flight.clone().try_acquire_owned() else {
             generation.usage.request_refused();

@@ -9,7 +9,7 @@ use super::{
     request_metrics::RequestMetrics,
     request_record::{BodyState, RequestRecord},
 };
-use crate::{config::settings::ServerConfig, generation_usage::GenerationUsage, traces::Sampler};
+use crate::{caught::caught, config::settings::ServerConfig, generation_usage::GenerationUsage, traces::Sampler};
 use axum::{
     Router,
     body::{Body, HttpBody},
@@ -25,7 +25,6 @@ use futures_util::{
 use pin_project_lite::pin_project;
 use std::{
     convert::Infallible,
-    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -199,11 +198,10 @@ impl Future for FrameFuture {
                 FrameStateProjection::Routed { routed } => routed.poll(cx),
                 FrameStateProjection::Boxed { boxed } => boxed.as_mut().poll(cx),
             };
-            let response = match catch_unwind(AssertUnwindSafe(poll)) {
-                Ok(Poll::Ready(Ok(response))) => response,
-                Ok(Poll::Pending) => return self.poll_deadline(cx),
-                // The panic hook has logged the panic.
-                Err(_) => {
+            let response = match caught(poll) {
+                Some(Poll::Ready(Ok(response))) => response,
+                Some(Poll::Pending) => return self.poll_deadline(cx),
+                None => {
                     this.record.failed("panic");
                     return Poll::Ready(Ok(Problem::internal().into_response()));
                 }

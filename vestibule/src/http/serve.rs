@@ -92,6 +92,11 @@ impl HttpServer {
         Self { connections, stopping, accepting, watchdog: AbortOnDropHandle::new(watchdog) }
     }
 
+    /// Tells clients that the listener stops soon: each connection ends with its next response. Goes on accepting.
+    pub(crate) fn linger(&self) {
+        self.connections.linger();
+    }
+
     /// Stops accepting, and lets the requests in flight finish within `grace`.
     pub(crate) async fn stop(mut self, grace: Duration) {
         self.stopping.cancel();
@@ -232,7 +237,7 @@ mod tests {
         routing::{any, post},
     };
     use rustls::{ClientConfig, RootCertStore, ServerConfig, pki_types::PrivatePkcs8KeyDer};
-    use std::net::SocketAddr;
+    use std::{net::SocketAddr, sync::OnceLock};
     use tokio::{
         io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
         net::{TcpListener, TcpStream},
@@ -422,6 +427,56 @@ mod tests {
         assert_eq!(timeout(IN_TIME, told).await.expect("in time").unwrap(), "some text");
         timeout(IN_TIME, server.connections.none_open()).await.expect("the handler has ended it");
         assert_eq!(ended(&metrics, EndReason::Upgraded), 1);
+    }
+
+    /// Sends a request over HTTP/1. Returns `true` if its answer says that the connection ends.
+    async fn is_last(stream: &mut TcpStream) -> bool {
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            head.push(char::from(timeout(IN_TIME, stream.read_u8()).await.expect("in time").unwrap()));
+        }
+        head.contains("connection: close")
+    }
+
+    #[tokio::test]
+    async fn while_a_listener_lingers_connections_of_http_1_end_with_their_next_response() {
+        let lingering = Arc::new(OnceLock::<Arc<Connections>>::new());
+        let begins = lingering.clone();
+        let route = async move || begins.get().map_or((), |connections| connections.linger());
+        let (server, address, metrics) = start(Defaults::default(), Router::new().route("/", any(route))).await;
+        let connect = async || TcpStream::connect(address).await.unwrap();
+        let mut kept_alive = connect().await;
+        assert!(!is_last(&mut kept_alive).await);
+        lingering.get_or_init(|| server.connections.clone());
+        assert!(is_last(&mut connect().await).await, "the linger began with its request");
+        assert!(is_last(&mut kept_alive).await);
+        assert!(is_last(&mut connect().await).await, "it came later");
+        timeout(IN_TIME, server.connections.none_open()).await.expect("all were told");
+        assert_eq!(ended(&metrics, EndReason::Stopping), 3);
+    }
+
+    #[tokio::test]
+    async fn while_a_listener_lingers_connections_of_http_2_end_when_their_requests_have() {
+        let (server, address, metrics) = start(Defaults::default(), Router::new().route("/", any(async || ()))).await;
+        let ask = async || {
+            let io = TokioIo::new(TcpStream::connect(address).await.unwrap());
+            let (mut client, connection) =
+                hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
+            let connection = tokio::spawn(connection);
+            let request = Request::get("http://a/").body(Body::empty()).unwrap();
+            let answer = timeout(IN_TIME, client.send_request(request)).await.expect("in time").unwrap();
+            assert_eq!(answer.status(), StatusCode::OK);
+            // It ends if the client is dropped.
+            (client, connection)
+        };
+        let (_before, connection) = ask().await;
+        server.linger();
+        timeout(IN_TIME, connection).await.expect("it was told").unwrap().unwrap();
+        let (_after, connection) = ask().await;
+        timeout(IN_TIME, connection).await.expect("it was told").unwrap().unwrap();
+        timeout(IN_TIME, server.connections.none_open()).await.expect("all were told");
+        assert_eq!(ended(&metrics, EndReason::Stopping), 2);
     }
 
     #[tokio::test]

@@ -41,7 +41,7 @@ impl<S: ListenerService> hyper::service::Service<Request<Incoming>> for WatchedS
     type Future = ResponseFuture<S::Future>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let (exchange, is_last) = self.connection.begin(request.version());
+        let exchange = self.connection.begin(request.version());
         let bad_head = BadHead::of(&request);
         let guard = Arc::new(ExchangeGuard { exchange: exchange.clone(), connection: self.connection.clone() });
         if bad_head.is_some() {
@@ -49,7 +49,7 @@ impl<S: ListenerService> hyper::service::Service<Request<Incoming>> for WatchedS
             if !request.body().is_end_stream() {
                 self.connection.leaves_body_unread();
             }
-            return ResponseFuture { response: None, bad_head, guard: Some(guard), is_last };
+            return ResponseFuture { response: None, bad_head, guard: Some(guard) };
         }
         let mut request = request.map(|body| {
             // An empty body needs no box.
@@ -66,7 +66,7 @@ impl<S: ListenerService> hyper::service::Service<Request<Incoming>> for WatchedS
         if let Some(user) = self.user {
             request.extensions_mut().insert(user);
         }
-        ResponseFuture { response: Some(self.inner.answer(request, info)), bad_head, guard: Some(guard), is_last }
+        ResponseFuture { response: Some(self.inner.answer(request, info)), bad_head, guard: Some(guard) }
     }
 }
 
@@ -144,8 +144,6 @@ pin_project_lite::pin_project! {
         response: Option<F>,
         bad_head: Option<BadHead>,
         guard: Option<Arc<ExchangeGuard>>,
-        // Whether the connection ends with this response.
-        is_last: bool,
     }
 }
 
@@ -173,7 +171,7 @@ where
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             // Its `Connection` says `upgrade`, and no request follows anyway.
             response.body().guard.connection.upgraded();
-        } else if *this.is_last {
+        } else if response.body().guard.connection.ends_with_response() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         let exchange = &response.body().guard.exchange;
@@ -270,12 +268,12 @@ mod tests {
             (StatusCode::SWITCHING_PROTOCOLS, "upgrade", EndReason::Upgraded),
         ] {
             let connection = Arc::new(WatchedConnection::new(&ConnectionsConfig::default()));
-            let (exchange, _) = connection.begin(Version::HTTP_11);
-            connection.ends_for(EndReason::MaxAge);
+            let exchange = connection.begin(Version::HTTP_11);
+            connection.retire(EndReason::MaxAge);
             let guard = Some(Arc::new(ExchangeGuard { connection: connection.clone(), exchange }));
             let response = Response::builder().status(status).header(CONNECTION, "upgrade");
             let response = std::future::ready(Ok(response.body(axum::body::Body::empty()).unwrap()));
-            let response = ResponseFuture { response: Some(response), bad_head: None, guard, is_last: true };
+            let response = ResponseFuture { response: Some(response), bad_head: None, guard };
             let Ok(response) = response.await;
             assert_eq!(response.headers()[CONNECTION], says);
             assert_eq!(connection.end_reason(), reason);
@@ -285,7 +283,7 @@ mod tests {
     #[tokio::test]
     async fn a_request_keeps_its_place_until_the_last_piece_of_its_response_is_written() {
         let connection = Arc::new(WatchedConnection::new(&ConnectionsConfig::default()));
-        let (exchange, _) = connection.begin(Version::HTTP_2);
+        let exchange = connection.begin(Version::HTTP_2);
         let places = Arc::new(Semaphore::new(1));
         exchange.hold(places.clone().try_acquire_owned().unwrap());
         let guard = Arc::new(ExchangeGuard { connection, exchange });

@@ -2,7 +2,7 @@
 
 use super::{LoadRequest, Loader, Unrefreshed, WAIT_FOR_OTHERS, doubts::Doubts};
 use crate::{
-    application::{Application, Build, Generation, ReadinessChecks},
+    application::{Application, Build, Generation, GenerationParts, ReadinessChecks},
     auth::{Authenticator, AuthenticatorParts},
     credentials::all_secrets::AllSecrets,
     debug_tokens::DebugTokens,
@@ -112,7 +112,7 @@ impl<A: Application> Loader<A> {
         let sampler = exporter.as_ref().map(|_| Sampler::new(&config.traces, &self.tracer));
         let frame = Frame::new(&config.server, number, &usage, long_lived_places, sampler, &self.request_metrics);
         let router = frame.router(routes);
-        let generation = Generation {
+        let generation = Generation::new(GenerationParts {
             number,
             router,
             frame,
@@ -129,7 +129,7 @@ impl<A: Application> Loader<A> {
             credentials: resolved.credentials.clone(),
             resources,
             checks,
-        };
+        });
         Ok((generation, auth_as_held.into_iter().chain(traces_as_held)))
     }
 

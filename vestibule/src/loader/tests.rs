@@ -220,7 +220,7 @@ async fn try_combination(cases: [Case; 2], expected: String) {
             manager.put(name, format!("{name}-new"), value);
         }
     }
-    held.config = Arc::new(config);
+    held.set_config(config);
     let request = LoadRequest {
         config: held.config.clone(),
         in_service: Some(&held),

@@ -1,15 +1,14 @@
 //! The registry: the resources of one generation, whatever their types.
 
 use super::{breaker::ProbeReason, connection_counter::ConnectionCounter, rejection::Rejection, resource::Resource};
-use crate::secrets::credential::Name;
-use futures_util::{
-    FutureExt,
-    future::{BoxFuture, join_all},
+use crate::{
+    caught::{caught, caught_future},
+    secrets::credential::Name,
 };
+use futures_util::future::{BoxFuture, join_all};
 use std::{
     any::{Any, TypeId},
     collections::BTreeMap,
-    panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Weak},
     time::Duration,
 };
@@ -74,13 +73,8 @@ impl<R: Resource> ErasedResource for R {
 /// The longest time for which a stop waits for a resource to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(6);
 
-/// Calls a method of a resource, which may be of a service's own. Returns `None` if it panicked: a panic must not end the
-/// reload actor, or a publication in the middle. The panic hook logs it.
-fn caught<T>(call: impl FnOnce() -> T) -> Option<T> {
-    catch_unwind(AssertUnwindSafe(call)).ok()
-}
-
-/// The resources of one generation.
+/// The resources of one generation. Their methods may be of a service's own: a panic in one must not end the reload actor, or a
+/// publication in the middle.
 #[derive(Default)]
 pub(crate) struct ResourceRegistry {
     pub(crate) built: BTreeMap<ResourceKey, BuiltResource>,
@@ -147,7 +141,7 @@ impl ResourceRegistry {
     pub(crate) async fn probe(&self, reason: ProbeReason, deadline: Instant) {
         let probes = self.built.values().map(|built| {
             let probe = async { built.resource.probe(reason, deadline).await };
-            timeout_at(deadline, AssertUnwindSafe(probe).catch_unwind())
+            timeout_at(deadline, caught_future(probe))
         });
         join_all(probes).await;
     }
@@ -180,7 +174,7 @@ impl ResourceRegistry {
     /// Closes all resources at the same time. A resource that takes longer than [`CLOSE_TIMEOUT`] is not waited for.
     pub(crate) async fn close(&self) {
         let closing = self.built.iter().map(|(key, built)| async move {
-            let close = AssertUnwindSafe(async { built.resource.close().await }).catch_unwind();
+            let close = caught_future(async { built.resource.close().await });
             if timeout(CLOSE_TIMEOUT, close).await.is_err() {
                 tracing::warn!(credential = key.credential, "a resource did not close in time; stopping without it");
             }

@@ -2,15 +2,15 @@
 
 use super::{credential::Name, source::SourceError};
 use crate::{
+    caught::caught_future,
     jitter,
     metrics::{Counter, MetricsRegistry},
     moment::{CENTURY, Moment},
 };
-use futures_util::{FutureExt, future::BoxFuture};
+use futures_util::future::BoxFuture;
 use prometheus_client::metrics::family::Family;
 use std::{
     fmt,
-    panic::AssertUnwindSafe,
     sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
@@ -193,12 +193,10 @@ impl SecretLease {
     /// the calls may be of a service's own, and whoever renews must go on.
     pub(crate) async fn renew(&self) -> Result<Renewal, SourceError> {
         let asked = Moment::now();
-        let call = AssertUnwindSafe(async { self.calls.renew().await }).catch_unwind();
+        let call = caught_future(async { self.calls.renew().await });
         let renewal = match timeout(CALL, call).await {
-            Ok(Ok(renewal)) => renewal,
-            Ok(Err(_)) => {
-                Err(SourceError::Unavailable("the call that renews the lease panicked: this is a bug".into()))
-            }
+            Ok(Some(renewal)) => renewal,
+            Ok(None) => Err(SourceError::Unavailable("the call that renews the lease panicked: this is a bug".into())),
             Err(_) => Err(SourceError::Unanswered("no answer in time".into())),
         };
         if let Some((LeaseMetrics(renewals), name)) = self.metrics.get() {

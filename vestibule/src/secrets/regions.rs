@@ -5,14 +5,17 @@ use super::{
     source::{Fetched, Operation, Source, SourceError},
     version::{Stage, Versions},
 };
-use crate::backoff::Backoff;
+use crate::{
+    backoff::Backoff,
+    caught::{caught, caught_future},
+};
 use futures_util::{
     FutureExt,
     future::{BoxFuture, join_all},
 };
 use std::{
     borrow::Cow,
-    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    panic::{AssertUnwindSafe, resume_unwind},
     sync::{Arc, Mutex, Once, PoisonError},
     time::Duration,
 };
@@ -124,10 +127,12 @@ impl Regions {
         ended.unwrap_or_else(|panic| resume_unwind(panic))
     }
 
-    /// Gives back what the manager gave to this process, in 2 s at most. Nothing is fetched after that.
+    /// Gives back what the manager gave to this process, in 2 s at most. Nothing is fetched after that. A source may be of a
+    /// service's own: a panic of one is as no answer.
     async fn close(&self) {
-        let closing = join_all(self.regions.iter().map(|region| region.source.close()));
-        if tokio::time::timeout(CLOSE, closing).await.is_err() {
+        let closing = self.regions.iter().map(|region| caught_future(async { region.source.close().await }));
+        let closed = tokio::time::timeout(CLOSE, join_all(closing)).await;
+        if !closed.is_ok_and(|all| all.iter().all(Option::is_some)) {
             tracing::warn!("could not give back to the manager what it gave to this process; it ends by itself");
         }
     }
@@ -140,7 +145,7 @@ impl Regions {
     /// Returns the time at which the token of this process at the manager ends, if it has one that ends. `None` too if
     /// the source panics: the status is no reason to end the reload actor.
     pub(crate) fn token_end(&self) -> Option<OffsetDateTime> {
-        catch_unwind(AssertUnwindSafe(|| self.first_source().token_end())).unwrap_or(None)
+        caught(|| self.first_source().token_end()).flatten()
     }
 
     /// Returns `true` if the last log-in of this process at the manager failed. `None` if it does not log in, and if the
@@ -351,7 +356,10 @@ mod tests {
 
     /// A source that records that it was closed, and panics if it is asked for its token.
     #[derive(Default)]
-    struct ClosedSource(AtomicBool);
+    struct ClosedSource {
+        is_closed: AtomicBool,
+        panics_then: bool,
+    }
 
     impl Source for ClosedSource {
         fn fetch<'a>(
@@ -368,7 +376,8 @@ mod tests {
         }
 
         fn close(&self) -> BoxFuture<'_, ()> {
-            self.0.store(true, Ordering::SeqCst);
+            self.is_closed.store(true, Ordering::SeqCst);
+            assert!(!self.panics_then, "as scripted");
             Box::pin(async {})
         }
 
@@ -394,7 +403,16 @@ mod tests {
         let work = AssertUnwindSafe(regions.close_after(async { panic!("a bug of the service") }));
         let panic = work.catch_unwind().await.unwrap_err();
         assert_eq!(panic.downcast_ref(), Some(&"a bug of the service"), "it goes on");
-        assert!(source.0.load(Ordering::SeqCst));
+        assert!(source.is_closed.load(Ordering::SeqCst));
+    }
+
+    #[tokio::test]
+    async fn a_panic_of_a_source_that_is_closed_ends_neither_the_stop_nor_the_others() {
+        let panicking = Arc::new(ClosedSource { panics_then: true, ..ClosedSource::default() });
+        let sources = [panicking, Arc::new(ClosedSource::default())];
+        let regions = Regions::new(sources.clone().map(|source| (String::new(), source as Arc<dyn Source>)));
+        assert_eq!(regions.close_after(async { "stopped" }).await, "stopped");
+        assert!(sources.iter().all(|source| source.is_closed.load(Ordering::SeqCst)));
     }
 
     #[tokio::test(start_paused = true)]

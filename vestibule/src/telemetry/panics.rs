@@ -1,6 +1,7 @@
 //! The panic hook, which logs panics.
 
 use super::standard_error;
+use crate::caught::caught;
 use std::any::Any;
 
 /// Installs the hook: panics go to the log, or to standard error until the log is installed.
@@ -17,6 +18,16 @@ pub(crate) fn install_hook() {
             standard_error::write_line(&format!("a task panicked at {location}: {message}"));
         }
     }));
+}
+
+/// Calls a function whose panic the caller reports, so the hook does not. Returns `None` if it panics. Call it before there is
+/// another thread: the hook is everybody's.
+pub(crate) fn unlogged<T>(call: impl FnOnce() -> T) -> Option<T> {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| ()));
+    let called = caught(call);
+    std::panic::set_hook(hook);
+    called
 }
 
 /// Returns the panic's message if it is a literal. Formatted text may quote anything: an `unwrap` of a parser's error

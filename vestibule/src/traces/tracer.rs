@@ -2,16 +2,15 @@
 
 use super::{ChildKind, exporter::Exporter, span::OpenSpan};
 use crate::{
+    caught::caught_future,
     metrics::{Counter, MetricsRegistry},
     request_context::RequestContext,
     trace_context::{SpanParent, new_span_id},
 };
 use axum::http::HeaderMap;
-use futures_util::FutureExt;
 use opentelemetry_proto::tonic::trace::v1::{Span, span::SpanKind};
 use prometheus_client::metrics::family::Family;
 use std::{
-    panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
@@ -170,9 +169,9 @@ impl Tracer {
             let batch = self.take_batch();
             let spans = batch.len() as u64;
             if spans > 0 {
-                let sending = AssertUnwindSafe(async { self.send(batch, exporter(), &mut is_failing).await });
-                // The panic hook has logged the panic. The task goes on: without it, no span would ever be sent again.
-                if sending.catch_unwind().await.is_err() {
+                let sending = caught_future(async { self.send(batch, exporter(), &mut is_failing).await });
+                // The task goes on: without it, no span would ever be sent again.
+                if sending.await.is_none() {
                     self.dropped(SpanDropReason::NotSent, spans);
                 }
             } else if is_stopping {

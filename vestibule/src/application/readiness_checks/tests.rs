@@ -1,6 +1,7 @@
 use super::*;
 use crate::{
     application::Build,
+    caught::PanicsWhenDropped,
     config::{Config, SettingsCheck},
     exit::Exit,
     metrics::exposition_format::ExpositionFormat,
@@ -81,6 +82,10 @@ impl CheckSettings {
         match word {
             "" | "passes" => Ok(()),
             "hangs" => std::future::pending().await,
+            "panics when it is given up" => {
+                let _guard = PanicsWhenDropped;
+                std::future::pending().await
+            }
             word => Err(word.into()),
         }
     }
@@ -128,6 +133,7 @@ async fn a_check_that_is_required_takes_the_replica_out_and_an_optional_one_degr
         ("hangs", "passes", "unready"),
         ("passes", "hangs", "degraded"),
         ("panics", "passes", "unready"),
+        ("panics when it is given up", "passes", "unready"),
     ] {
         let harness = start(disk, search).await;
         harness.check_readiness().await;

@@ -6,6 +6,7 @@ use super::{
 };
 use crate::{
     blocking_reads::FileReads,
+    caught::caught_future,
     cause::RootCause,
     config::settings::{AwsConfig, TlsMode},
     credentials::login::Login,
@@ -16,7 +17,6 @@ use crate::{
     },
     trust,
 };
-use futures_util::FutureExt;
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use secrecy::ExposeSecret;
 use sqlx::{
@@ -27,7 +27,6 @@ use std::{
     borrow::Cow,
     future::poll_fn,
     io::{self, ErrorKind},
-    panic::AssertUnwindSafe,
     path::PathBuf,
     pin::pin,
     sync::atomic::{AtomicBool, Ordering},
@@ -220,8 +219,8 @@ async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error
         connecting.as_mut().poll(cx)
     });
     // The driver panics if a message is shorter than its kind needs. That must not end whoever logs in.
-    let connected = AssertUnwindSafe(connecting).catch_unwind().await;
-    connected.unwrap_or_else(|_| Err(sqlx::Error::Protocol("a message of the server is too short".into())))
+    let connected = caught_future(connecting).await;
+    connected.unwrap_or_else(|| Err(sqlx::Error::Protocol("a message of the server is too short".into())))
 }
 
 /// Returns the driver's mode.
