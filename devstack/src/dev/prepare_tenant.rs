@@ -50,7 +50,7 @@ pub(crate) async fn prepare_tenant(
     for credential in with_own_secret(&description.credentials) {
         match leases {
             Some((server, ttl)) if is_made_at_each_read(&credential.id) => {
-                leased.push((server, ttl, credential, lease_role(credential)?))
+                leased.push((server, ttl, credential, lease_role(credential)?));
             }
             _ => put_credential(&tenant, credential).await?,
         }

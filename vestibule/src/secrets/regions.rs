@@ -151,7 +151,7 @@ impl Regions {
     /// Returns `true` if the last log-in of this process at the manager failed. `None` if it does not log in, and if the
     /// source panics.
     pub(crate) fn login_failed(&self) -> Option<bool> {
-        catch_unwind(AssertUnwindSafe(|| self.first_source().login_failed())).unwrap_or(None)
+        caught(|| self.first_source().login_failed()).flatten()
     }
 
     /// Returns the manager's own word for a stage.
