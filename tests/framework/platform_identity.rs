@@ -15,6 +15,9 @@ use std::{net::SocketAddr, path::Path};
 
 const ROLE: &str = "arn:aws:iam::123456789012:role/notes";
 
+/// A deadline in which the SDK gives an identity up: it asks three times, with pauses of up to 3 s in all.
+const THREE_TRIES: &str = "15s";
+
 /// Prepares the service as a platform starts it: in production, and without static keys.
 fn launch_in_production(tenant: &Tenant) -> Launch {
     let launch = SERVICE.launch(tenant).env("APP_PROFILE", "production").env("HOME", "/nonexistent");
@@ -159,14 +162,17 @@ async fn an_identity_that_is_not_given_names_its_provider_and_its_cause() {
     let metadata = launch_in_production(&tenant).env_remove("AWS_EC2_METADATA_DISABLED");
     for (launch, code, text) in [
         (with_token().env("AWS_ENDPOINT_URL_STS", denies.url("")), 77, "the web identity: STS says AccessDenied as"),
-        (with_token().env("AWS_ENDPOINT_URL_STS", &nobody), 69, "the web identity, STS: connecting to 127.0.0.1:"),
+        (
+            with_token().env("AWS_ENDPOINT_URL_STS", &nobody).env("APP_SECRETS__DEADLINE", THREE_TRIES),
+            69,
+            "the web identity, STS: connecting to 127.0.0.1:",
+        ),
         (without_token, 69, "the web identity: the file of its token cannot be read: No such file"),
         (metadata.env("AWS_EC2_METADATA_SERVICE_ENDPOINT", &nobody), 77, "the instance metadata: connecting to 127"),
         (
-            // The SDK asks three times, with pauses of up to 3 s in all.
             launch_in_production(&tenant)
                 .env("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("{nobody}/keys"))
-                .env("APP_SECRETS__DEADLINE", "15s"),
+                .env("APP_SECRETS__DEADLINE", THREE_TRIES),
             69,
             "the container's agent: connecting to 127.0.0.1:",
         ),
@@ -194,7 +200,8 @@ async fn an_agent_that_is_overloaded_is_asked_again() {
     RunningService::start(patient, &tenant).await.create_note("a note").await;
     assert!(for_a_moment.seen.so_far().len() > 3, "it gave keys");
 
-    let exited = run(launch(&PlatformService::overloaded_agent(usize::MAX).await)).await;
+    let always = PlatformService::overloaded_agent(usize::MAX).await;
+    let exited = run(launch(&always).env("APP_SECRETS__DEADLINE", THREE_TRIES)).await;
     assert_eq!(exited.code, Some(69), "{}", exited.stderr);
     assert!(exited.stderr.contains("the container's agent gives no identity: HTTP 429"), "{}", exited.stderr);
 }

@@ -196,10 +196,13 @@ impl Regions {
                 }
                 Round::Failed(None) => SourceError::Unanswered("there was no time to ask".into()),
             };
-            let was_cut_off = Instant::now() >= query.deadline;
+            // Silence says least: the attempt may just have had no time.
+            let error = match earlier {
+                Some(earlier) if matches!(error, SourceError::Unanswered(_)) => earlier,
+                _ => error,
+            };
             if !backoff.wait().await {
-                // The error before an attempt that the deadline cut off says more.
-                return Err(if was_cut_off { earlier.unwrap_or(error) } else { error });
+                return Err(error);
             }
             earlier = Some(error);
         }
@@ -434,6 +437,23 @@ mod tests {
             assert_eq!(error.as_ref(), Some(&overloaded));
             order.reverse();
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_is_reported_also_if_all_later_attempts_got_no_answer() {
+        let overloaded = SourceError::Unavailable("overloaded".into());
+        let manager = MemoryManager::new();
+        manager.fail_next("test/key", 1, overloaded.clone());
+        let regions = Regions::of(manager.clone());
+        let id = SecretId::parse("test/key").unwrap();
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let query = SecretQuery { id: &id, may_stay: false, since: None, waits_for_access: false, deadline };
+        let fetching = regions.fetch(&query, Stage::Current, None);
+        let hanging = async {
+            manager.delay(Duration::from_secs(60));
+        };
+        let (fetched, ()) = tokio::join!(fetching, hanging);
+        assert_eq!(fetched.err(), Some(overloaded));
     }
 
     #[tokio::test]
