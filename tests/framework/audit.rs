@@ -65,6 +65,8 @@ async fn an_audit_names_the_replicas_that_are_behind_until_none_is() {
     assert_eq!((cells[2..5].to_vec(), cells[6], cells[7]), (vec![old.as_str(), "current", &old], "-", "current"));
     let loaded = other.credential("database").await["loaded"].as_str().unwrap()[..19].to_owned();
     assert_eq!(cells[5], format!("{loaded}Z"));
+    let now = other.status().await["now"].as_str().expect("the time of the answer")[..19].to_owned();
+    assert!(now >= loaded, "{now}, {loaded}");
     let table: Vec<_> = clean.stdout.lines().take(5).collect();
     let columns = table.iter().map(|line| line.rfind("  ").unwrap());
     assert_eq!(columns.collect::<std::collections::BTreeSet<_>>().len(), 1, "not aligned:\n{}", clean.stdout);

@@ -1,4 +1,4 @@
-//! Moments: the wall clock's time to show, and the monotonic clock's to measure from.
+//! Moments: the monotonic clock's time to measure from, and the wall clock's to show.
 
 use serde::{Serialize, Serializer};
 use std::time::Duration;
@@ -8,36 +8,50 @@ use tokio::time::Instant;
 /// The longest time that is added to a moment.
 pub(crate) const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 60 * 60);
 
+/// The smallest difference that shows that somebody has set the wall clock. Both clocks cannot be read at once, and the time
+/// shown must not change by what lies between.
+const CLOCK_WAS_SET: time::Duration = time::Duration::SECOND;
+
 /// A moment in the life of this process. The time since then is right even if somebody sets the wall clock.
 ///
 /// The monotonic clock stands still while the machine is suspended, so that time does not count.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moment {
-    at: OffsetDateTime,
+    /// The time that the wall clock said at that moment.
+    recorded: OffsetDateTime,
     since: Instant,
 }
 
 impl Moment {
     /// Returns the moment that is now.
     pub(crate) fn now() -> Self {
-        Self { at: OffsetDateTime::now_utc(), since: Instant::now() }
+        Self { recorded: OffsetDateTime::now_utc(), since: Instant::now() }
     }
 
-    /// Returns the time that the wall clock said at that moment, to show it.
+    /// Returns its time by the wall clock as that is set now, to show it. So all times that are shown together are by one
+    /// clock.
     pub(crate) fn at(self) -> OffsetDateTime {
-        self.at
+        let now = Instant::now();
+        let (to_come, elapsed) = (self.since.saturating_duration_since(now), now.saturating_duration_since(self.since));
+        let by_clock_of_now = OffsetDateTime::now_utc() + to_come - elapsed;
+        if (by_clock_of_now - self.recorded).abs() < CLOCK_WAS_SET { self.recorded } else { by_clock_of_now }
+    }
+
+    /// Returns the time of an end, to show it. As for [`left`](Self::left), it is that of the clock which reaches it first.
+    pub(crate) fn ends_at(self) -> OffsetDateTime {
+        self.at().min(self.recorded)
     }
 
     /// Returns the moment that is this much later. A century is the most.
     pub(crate) fn plus(self, duration: Duration) -> Self {
         let duration = duration.min(CENTURY);
-        Self { at: self.at + duration, since: self.since + duration }
+        Self { recorded: self.recorded + duration, since: self.since + duration }
     }
 
     /// Returns the time until that moment, by the clock that reaches it first: a machine may be suspended, and a clock may
     /// be set.
     pub(crate) fn left(self) -> Duration {
-        let by_wall_clock = Duration::try_from(self.at - OffsetDateTime::now_utc()).unwrap_or_default();
+        let by_wall_clock = Duration::try_from(self.recorded - OffsetDateTime::now_utc()).unwrap_or_default();
         self.since.saturating_duration_since(Instant::now()).min(by_wall_clock)
     }
 
@@ -63,7 +77,7 @@ impl Moment {
 
 impl Serialize for Moment {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        time::serde::rfc3339::serialize(&self.at, serializer)
+        time::serde::rfc3339::serialize(&self.at(), serializer)
     }
 }
 
@@ -71,6 +85,34 @@ impl Serialize for Moment {
 impl Moment {
     /// Returns this moment as a process has it whose wall clock was set by `jump` since then.
     pub(crate) fn before_a_jump(self, jump: time::Duration) -> Self {
-        Self { at: self.at - jump, ..self }
+        Self { recorded: self.recorded - jump, ..self }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use time::Duration as Span;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_moment_is_shown_by_the_clock_as_it_is_set_now() {
+        let hour = Duration::from_secs(60 * 60);
+        for jump in [Span::ZERO, Span::days(2), Span::days(-2)] {
+            let moment = Moment::now().before_a_jump(jump);
+            tokio::time::advance(hour).await;
+            let age = OffsetDateTime::now_utc() - moment.at();
+            assert!((age - Span::HOUR).abs() < Span::MINUTE, "{jump}: {age}");
+        }
+        let moment = Moment::now();
+        assert_eq!((moment.at(), moment.ends_at()), (moment.recorded, moment.recorded), "nobody has set the clock");
+    }
+
+    #[test]
+    fn an_end_is_shown_by_the_clock_that_reaches_it_first() {
+        let in_an_hour = Moment::now().plus(Duration::from_secs(60 * 60));
+        for (jump, left) in [(Span::ZERO, 1), (Span::days(-2), 1), (Span::hours(3), -2)] {
+            let shown = in_an_hour.before_a_jump(jump).ends_at() - OffsetDateTime::now_utc();
+            assert!((shown - Span::hours(left)).abs() < Span::MINUTE, "{jump}: {shown}");
+        }
     }
 }

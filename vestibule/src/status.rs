@@ -54,8 +54,10 @@ pub(crate) struct Status {
     pub(crate) instance: Uuid,
     pub(crate) service: &'static str,
     pub(crate) version: &'static str,
+    pub(crate) started: Moment,
+    /// The time of the answer. The other times of this process are by the wall clock as it is set now, as this one is.
     #[serde(with = "time::serde::rfc3339")]
-    pub(crate) started: OffsetDateTime,
+    now: OffsetDateTime,
     pub(crate) stopping: bool,
     /// The number of the generation in service.
     pub(crate) generation: u64,
@@ -133,8 +135,7 @@ pub(crate) struct CredentialStatus {
     #[serde(skip_serializing_if = "Versions::is_empty")]
     others: Versions,
     /// The time at which this version was fetched.
-    #[serde(with = "time::serde::rfc3339")]
-    loaded: OffsetDateTime,
+    loaded: Moment,
     /// The time at which the manager last confirmed that it may be used.
     verified: Moment,
     /// The time at which this version expires, as a certificate does.
@@ -175,8 +176,7 @@ impl IamDatabaseStatus {
 struct LastUse {
     version: VersionId,
     /// `None` if this process has not used it.
-    #[serde(with = "time::serde::rfc3339::option")]
-    at: Option<OffsetDateTime>,
+    at: Option<Moment>,
 }
 
 /// The stage at which the manager has a version that is in use.
@@ -231,7 +231,8 @@ impl Status {
             instance: Uuid::new_v4(),
             service: package.name,
             version: package.version,
-            started: now.at(),
+            started: now,
+            now: now.at(),
             stopping: false,
             generation: generation.number,
             credentials: Vec::new(),
@@ -321,6 +322,7 @@ impl Status {
     /// Returns a copy for this moment: without generations that are no longer in use.
     pub(crate) fn snapshot(&self) -> Self {
         let mut status = self.clone();
+        status.now = OffsetDateTime::now_utc();
         status.manager_token_end = self.regions.token_end();
         status.draining.retain(DrainingGeneration::is_in_use);
         for draining in &status.draining {

@@ -7,7 +7,7 @@
 //!
 //! It reads no secret's value.
 
-pub(in crate::cli) mod clocks;
+mod clocks;
 pub(in crate::cli) mod comparison;
 mod different_secrets;
 mod findings;

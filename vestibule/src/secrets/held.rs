@@ -25,7 +25,7 @@ pub(crate) struct HeldCredential {
     pub(crate) stage: Stage,
     /// The version that the manager had at each stage that was fetched.
     pub(crate) fetched: Versions,
-    pub(crate) loaded: OffsetDateTime,
+    pub(crate) loaded: Moment,
     /// The time at which the manager got the version in use.
     pub(crate) created: Option<OffsetDateTime>,
     /// The time at which the version in use expires.

@@ -13,11 +13,11 @@ use super::{
 };
 use crate::{
     exit::{Exit, Fault},
+    moment::Moment,
     telemetry::live_secrets,
 };
 use secrecy::ExposeSecret;
 use std::{any::Any, collections::BTreeMap, sync::Arc};
-use time::OffsetDateTime;
 
 /// The largest secret, in bytes. AWS has the same limit (`GetSecretValue`, *SecretString*).
 pub const MAX_BYTES: usize = 64 * 1024;
@@ -211,7 +211,7 @@ fn read<K: Kind>(name: Name, id: &SecretId, values: &SecretValues) -> Result<Hel
         versions,
         stage: Stage::Current,
         fetched,
-        loaded: OffsetDateTime::now_utc(),
+        loaded: Moment::now(),
         created: values.current().created,
         expires_at,
         lease: values.current().lease.clone(),

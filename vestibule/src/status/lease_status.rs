@@ -37,7 +37,7 @@ impl LeaseStatus {
     }
 
     pub(super) fn new(lease: &Arc<SecretLease>, drain: Duration) -> Self {
-        let (end, confirmed) = (lease.end().at(), lease.confirmed());
+        let (end, confirmed) = (lease.end().ends_at(), lease.confirmed());
         Self { end, due: end - lease.margin(drain), confirmed, lease: Arc::downgrade(lease), drain }
     }
 

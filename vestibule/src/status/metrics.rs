@@ -74,7 +74,7 @@ impl MetricsEncoder<'_> {
             }
             for use_of in &credential.last_used {
                 if let Some(at) = use_of.at {
-                    last_used.push(([name.clone(), ("version", use_of.version.to_string())], unix_seconds(at)));
+                    last_used.push(([name.clone(), ("version", use_of.version.to_string())], unix_seconds(at.at())));
                 }
             }
             let (version, stage) = (credential.version.to_string(), credential.stage.to_string());

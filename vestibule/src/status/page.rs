@@ -50,7 +50,7 @@ impl Display for StatusPage<'_> {
             generation = status.generation,
             age = Age(status.in_service_since.elapsed()),
             instance = status.instance,
-            started = Utc(status.started),
+            started = Utc(status.started.at()),
         )?;
         self.last_hour(f)?;
         self.readiness(f, &readiness)?;
@@ -187,7 +187,7 @@ impl CredentialStatus {
         cell(f, "version", "", versions)?;
         let class = if self.stage == HeldStage::Current { "good" } else { "warn" };
         cell(f, "stage", class, self.stage)?;
-        cell(f, "loaded", "", Since(self.loaded))?;
+        cell(f, "loaded", "", Ago(self.loaded))?;
         cell(f, "verified", "", Ago(self.verified))?;
         match (&self.lease, self.expires) {
             (Some(lease), _) => {
@@ -292,16 +292,6 @@ struct Ago(Moment);
 impl Display for Ago {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
         write!(f, "{} ago", Age(self.0.elapsed()))
-    }
-}
-
-/// The time since a time of the wall clock.
-struct Since(OffsetDateTime);
-
-impl Display for Since {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let age = Duration::try_from(OffsetDateTime::now_utc() - self.0).unwrap_or_default();
-        write!(f, "{} ago", Age(age))
     }
 }
 

@@ -1,10 +1,6 @@
 //! The address of a replica's admin listener.
 
-use crate::cli::{
-    admin,
-    audit::{clocks, replica::ReplicaStatus},
-    trust::Connector,
-};
+use crate::cli::{admin, audit::replica::ReplicaStatus, trust::Connector};
 use axum::http::{Uri, uri::Scheme};
 use rustls::pki_types::ServerName;
 use std::{fmt, net::SocketAddr};
@@ -100,7 +96,7 @@ impl ReplicaAddress {
         }
         let status: ReplicaStatus = serde_json::from_str(answer.body())
             .map_err(|_| "the program that answers there is not a service of this framework")?;
-        let status = status.by_our_clock(clocks::date_of(&answer), OffsetDateTime::now_utc());
+        let status = status.by_our_clock(OffsetDateTime::now_utc());
         if status.has_nothing() {
             return Err("its status has no credentials".into());
         }

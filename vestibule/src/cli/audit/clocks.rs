@@ -1,23 +1,18 @@
-//! The clocks of replicas. The times in a status are those of its replica, whose clock may be wrong. So the audit takes them
-//! to the clock of this machine before it compares any two.
+//! The clocks of replicas. The times in a status are by the clock of its replica as that is set when it answers, and `now` is
+//! one of them. That clock may be wrong, so the audit takes the times to the clock of this machine before it compares any two.
 
 use super::{comparison::Audit, replica::ReplicaStatus};
-use axum::http::{Response, header};
-use time::{Duration, OffsetDateTime, format_description::well_known::Rfc2822};
+use time::{Duration, OffsetDateTime};
 
-/// The largest difference that says nothing of the clocks: `Date` has whole seconds, and an answer takes 3 s at most.
+/// The largest difference that says nothing of the clocks: an answer takes 3 s at most, and NTP leaves a small one.
 const TOLERANCE: Duration = Duration::seconds(5);
 
-/// Returns the time of an answer by the clock of the replica. `None` if the answer does not say it.
-pub(in crate::cli) fn date_of<B>(answer: &Response<B>) -> Option<OffsetDateTime> {
-    OffsetDateTime::parse(answer.headers().get(header::DATE)?.to_str().ok()?, &Rfc2822).ok()
-}
-
 impl ReplicaStatus {
-    /// Takes all times from the replica's clock to ours. `date` is the time of the answer by the one, and `now` by the other.
-    pub(in crate::cli) fn by_our_clock(self, date: Option<OffsetDateTime>, now: OffsetDateTime) -> Self {
-        let Some(date) = date else { return self };
-        let ahead = date - now;
+    /// Takes all times from the replica's clock to ours, which says `our_now`. A replica of an older release does not say its
+    /// time, so its times stay.
+    pub(in crate::cli) fn by_our_clock(self, our_now: OffsetDateTime) -> Self {
+        let Some(its_now) = self.now else { return self };
+        let ahead = its_now - our_now;
         if ahead.abs() <= TOLERANCE {
             return self;
         }
@@ -55,18 +50,23 @@ impl Audit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::audit::comparison::Verdict;
+    use crate::{cli::audit::comparison::Verdict, moment::Moment};
     use time::format_description::well_known::Rfc3339;
+
+    /// Returns the status of a replica with the credential of a lease, which was loaded and ends at these times of its clock.
+    fn with_lease(loaded: impl serde::Serialize, end: impl serde::Serialize) -> ReplicaStatus {
+        ReplicaStatus::with_credentials(serde_json::json!([{
+            "name": "database", "id": "database/creds/app", "version": uuid::Uuid::new_v4(), "stage": "current",
+            "loaded": loaded, "lease": { "end": end },
+        }]))
+    }
 
     /// Returns the status of a replica whose clock is this much ahead of ours. It has loaded its user two hours ago, and the
     /// lease has ended.
     fn replica(ahead: Duration, now: OffsetDateTime) -> ReplicaStatus {
         let text = |time: OffsetDateTime| (time + ahead).format(&Rfc3339).expect("a time");
-        let status = ReplicaStatus::with_credentials(serde_json::json!([{
-            "name": "database", "id": "database/creds/app", "version": format!("user{ahead}"), "stage": "current",
-            "loaded": text(now - Duration::hours(2)), "lease": { "end": text(now - Duration::MINUTE) },
-        }]));
-        status.by_our_clock(Some(now + ahead), now)
+        let status = with_lease(text(now - Duration::hours(2)), text(now - Duration::MINUTE));
+        ReplicaStatus { now: Some(now + ahead), ..status }.by_our_clock(now)
     }
 
     #[test]
@@ -87,19 +87,37 @@ mod tests {
     }
 
     #[test]
-    fn the_date_of_an_answer_is_read_and_the_time_that_it_took_is_no_difference() {
-        let answer = Response::builder().header("date", "Sun, 06 Nov 1994 08:49:37 GMT").body(()).expect("an answer");
-        let date = date_of(&answer).expect("a date");
-        assert_eq!(date.unix_timestamp(), 784_111_777);
-        assert_eq!(date_of(&Response::new(())), None);
-        for (late, ahead) in [(Duration::seconds(4), Duration::ZERO), (Duration::HOUR, -Duration::HOUR)] {
-            let status = ReplicaStatus::with_credentials(serde_json::json!([])).by_our_clock(Some(date), date + late);
-            assert_eq!(status.clock_ahead, ahead);
+    fn a_clock_that_was_set_since_the_load_makes_no_login_older_or_younger() {
+        let now = OffsetDateTime::now_utc();
+        let end = Moment::now().plus(std::time::Duration::from_secs(60 * 60));
+        let loaded = [0, 3, -3].map(|hours| Moment::now().before_a_jump(Duration::hours(hours)));
+        let statuses = loaded.map(|loaded| {
+            let status = ReplicaStatus { now: Some(OffsetDateTime::now_utc()), ..with_lease(loaded, end) };
+            status.by_our_clock(now)
+        });
+        let mut audit = Audit::of(statuses.into_iter().collect());
+        for (since, verdict) in [(-Duration::HOUR, Verdict::Current), (Duration::HOUR, Verdict::LoadedBefore)] {
+            audit.since = Some(now + since);
+            for (_, status) in audit.reachable() {
+                assert_eq!(audit.verdict(&status.credentials[0]), verdict);
+            }
         }
-        let far = ReplicaStatus::with_credentials(serde_json::json!([{
-            "name": "key", "id": "svc/key", "version": "v", "stage": "current", "loaded": "9999-12-31T23:59:59Z",
-        }]));
-        let status = far.by_our_clock(Some(date), OffsetDateTime::now_utc());
-        assert!(status.credentials[0].loaded.year() >= 9999, "no time is too far");
+        assert!(audit.replicas_with_other_clocks().is_empty(), "they agree by now");
+    }
+
+    #[test]
+    fn the_time_that_an_answer_takes_is_no_difference_and_a_replica_need_not_say_its_time() {
+        let now = OffsetDateTime::now_utc();
+        for (its_now, ahead) in [
+            (None, Duration::ZERO),
+            (Some(now - Duration::seconds(4)), Duration::ZERO),
+            (Some(now - Duration::HOUR), -Duration::HOUR),
+        ] {
+            let status = ReplicaStatus { now: its_now, ..ReplicaStatus::with_credentials(serde_json::json!([])) };
+            assert_eq!(status.by_our_clock(now).clock_ahead, ahead);
+        }
+        let latest = "9999-12-31T23:59:59Z";
+        let far = ReplicaStatus { now: Some(OffsetDateTime::UNIX_EPOCH), ..with_lease(latest, latest) };
+        assert!(far.by_our_clock(now).credentials[0].loaded.year() >= 9999, "no time is too far");
     }
 }

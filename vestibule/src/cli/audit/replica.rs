@@ -10,6 +10,9 @@ use uuid::Uuid;
 #[derive(Deserialize)]
 pub(crate) struct ReplicaStatus {
     pub(in crate::cli) instance: Uuid,
+    /// The time of the answer by the clock of the replica, as are all times here. `None` if its release does not say it.
+    #[serde(default, with = "time::serde::rfc3339::option")]
+    pub(super) now: Option<OffsetDateTime>,
     pub(crate) credentials: Vec<ReplicaCredential>,
     /// The databases that need no secret, so that there is nothing to compare.
     #[serde(default)]

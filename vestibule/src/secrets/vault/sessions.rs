@@ -247,7 +247,7 @@ impl VaultSessions {
             alive.iter().rev().find_map(Weak::upgrade)?
         };
         let end = newest.end.lock().unwrap_or_else(PoisonError::into_inner);
-        Some(end.as_ref()?.at())
+        Some(end.as_ref()?.ends_at())
     }
 
     /// Returns `true` if the last login failed. `false` before the first one.
