@@ -116,8 +116,15 @@ async fn a_malformed_pending_version_that_nobody_needs_fails_no_reload() {
     pending().secret_binary(Blob::new(b"sentinel-\xff")).send().await.unwrap();
     let mut running = SERVICE.start(&tenant).await;
     assert_eq!(running.reload().await["outcome"], "unchanged");
-    pending().secret_string("no key").send().await.unwrap();
+    let added = pending().secret_string("no key").send().await.unwrap();
     assert_eq!(running.reload().await["exit_code"], 0);
+    assert_eq!(running.credential("signing").await["others"], Value::Null, "it verifies nothing");
+    assert_eq!(running.reload().await["outcome"], "unchanged", "it was seen before");
+    tenant.rotate("database").await.unwrap();
+    assert_eq!(running.reload().await["outcome"], "published");
+    let warnings = events_that_say(&running.process, "a version that is not current is malformed");
+    let named: Vec<_> = warnings.iter().map(|event| event["fields"]["credential.version"].as_str()).collect();
+    assert_eq!(named, [added.version_id()], "once: {warnings:#?}");
 }
 
 #[tokio::test]

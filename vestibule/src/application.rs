@@ -243,15 +243,16 @@ impl<A: Application> Generation<A> {
         self.0.as_mut().expect("only its drop takes the parts").config = Arc::new(config);
     }
 
-    /// Tells the parts of this generation that it comes into service.
-    pub(crate) fn publish(&self, tracer: &Tracer) {
+    /// Tells the parts of this generation that it comes into service, in place of `replaced`.
+    pub(crate) fn publish(&self, replaced: Option<&Self>, tracer: &Tracer) {
         self.resources.publish();
         tracer.publish(self.exporter.as_ref());
+        self.credentials.warn_of_unused(replaced.map(|replaced| &replaced.credentials));
     }
 
     /// Puts this generation in service, in place of `replaced`.
     pub(crate) fn replace(self: &Arc<Self>, replaced: &Self, live: &watch::Sender<Arc<Self>>, tracer: &Tracer) {
-        self.publish(tracer);
+        self.publish(Some(replaced), tracer);
         // Closes the idle connections of the old pool before requests can open some of the new one.
         replaced.resources.retire(&self.resources);
         live.send_replace(self.clone());

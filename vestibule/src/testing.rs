@@ -64,7 +64,7 @@ impl<A: Application> Harness<A> {
         let deadline = Instant::now() + config.secrets.deadline;
         let started_with = Arc::new(config);
         let first = Arc::new(loader.first_load(started_with.clone(), deadline).await?);
-        first.publish(&loader.tracer);
+        first.publish(None, &loader.tracer);
         let config = watch::Sender::new(started_with.clone());
         let configured = config.subscribe();
         let reloader = Reloader {

@@ -81,7 +81,7 @@ impl<A: Application> ServingProcess<A> {
             admin.address = listeners.admin.address().map(tracing::field::display),
             "listening"
         );
-        listeners.live.borrow().publish(&parts.loader.tracer);
+        listeners.live.borrow().publish(None, &parts.loader.tracer);
         let live = Live::new(listeners.live.subscribe());
         let metrics = &parts.loader.metrics;
         parts.telemetry.register(metrics);

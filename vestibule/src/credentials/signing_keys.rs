@@ -136,6 +136,14 @@ impl Kind for SigningKeys {
         })
     }
 
+    fn uses(&self, stage: Stage) -> bool {
+        match stage {
+            Stage::Current => true,
+            Stage::Pending => self.pending.is_some(),
+            Stage::Previous => self.previous.is_some(),
+        }
+    }
+
     /// Adds each key: its bytes, and the lines of its base64.
     fn secret_parts(&self, values: &SecretValues, parts: &mut SecretParts) {
         for key in values.all().filter_map(|value| key_bytes(value).ok()) {

@@ -129,6 +129,15 @@ fn a_signature_is_verified_by_the_key_that_made_it() {
 }
 
 #[test]
+fn a_malformed_key_that_would_only_verify_is_not_used() {
+    for (text, is_used) in [(KEY, true), ("c2hvcnQ=", false)] {
+        let others = [Stage::Pending, Stage::Previous].map(|stage| (stage, value(text, "v1")));
+        let keys = SigningKeys::read(&SecretValues::new(value(KEY, "v2"), others.into(), None)).unwrap();
+        assert_eq!(Stage::ALL.map(|stage| keys.uses(stage)), [true, is_used, is_used], "{text}");
+    }
+}
+
+#[test]
 fn an_api_key_must_fit_into_a_header() {
     assert_eq!(read::<ApiKey>("abc\n").unwrap().expose_secret(), "abc");
     assert_eq!(read::<ApiKey>(r#"{"api_key":"abc"}"#).unwrap().expose_secret(), "abc");

@@ -21,6 +21,8 @@ pub(crate) struct HeldCredential {
     /// The versions that it is made of. The key [`Stage::Current`] always has the version in use, even if the manager has
     /// it at another stage.
     pub(crate) versions: Versions,
+    /// Those among them that its kind cannot use, and takes as absent.
+    pub(super) unused: Versions,
     /// The stage at which the manager had the version in use.
     pub(crate) stage: Stage,
     /// The version that the manager had at each stage that was fetched.
@@ -46,17 +48,18 @@ impl HeldCredential {
         &self.versions[&Stage::Current]
     }
 
-    /// Returns the versions that it is made of beside the version in use.
+    /// Returns the versions that it uses beside the version in use.
     pub(crate) fn others(&self) -> Versions {
         let mut others = self.versions.clone();
-        others.retain(|_, version| version != self.in_use());
+        others.retain(|stage, version| version != self.in_use() && !self.unused.contains_key(stage));
         others
     }
 
     /// Returns the versions that `successor` has replaced: the version in use, if another one is in use there, and those
     /// that it is not made of.
     pub(crate) fn versions_replaced_by(&self, successor: Option<&Self>) -> BTreeSet<&VersionId> {
-        let mut replaced: BTreeSet<_> = self.versions.values().collect();
+        let used = self.versions.iter().filter(|(stage, _)| !self.unused.contains_key(stage));
+        let mut replaced: BTreeSet<_> = used.map(|(_, version)| version).collect();
         if let Some(successor) = successor {
             // The key that signed may still verify there.
             replaced.retain(|version| {
@@ -137,6 +140,24 @@ impl HeldCredentials {
         match (self.named(name), before.named(name)) {
             (Some(held), Some(before)) => !held.same_as(before),
             _ => false,
+        }
+    }
+
+    /// Logs each version that its kind cannot use, unless `before` had it too.
+    pub(crate) fn warn_of_unused(&self, before: Option<&Self>) {
+        for (name, held) in self.iter() {
+            let known = before.and_then(|before| before.get(name, &held.id)).map(|before| &before.unused);
+            for (stage, version) in &held.unused {
+                if known.is_some_and(|known| known.values().any(|other| other == version)) {
+                    continue;
+                }
+                tracing::warn!(
+                    credential = name,
+                    credential.version = %version,
+                    credential.stage = %stage,
+                    "a version that is not current is malformed; taking it as absent"
+                );
+            }
         }
     }
 

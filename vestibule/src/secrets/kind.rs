@@ -50,6 +50,14 @@ pub trait Kind: Sized + Send + Sync + 'static {
         false
     }
 
+    /// Returns `true` if this uses the version at `stage`, which is another one than the current one. A kind may take a
+    /// malformed version there as absent. Then neither `/status` nor `audit` counts it as one in use, and the log names it.
+    /// The default is `true`.
+    fn uses(&self, stage: Stage) -> bool {
+        let _ = stage;
+        true
+    }
+
     /// Returns the credential of a service that needs no secret for it, if there is such a thing. The framework uses it in
     /// place of a value of the manager, for a database with `auth = "iam"`. The default is `None`.
     #[doc(hidden)]

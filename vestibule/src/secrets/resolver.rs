@@ -202,6 +202,8 @@ fn read<K: Kind>(name: Name, id: &SecretId, values: &SecretValues) -> Result<Hel
     let fetched = values.versions();
     let mut versions = fetched.clone();
     versions.retain(|stage, _| K::STAGES.contains(stage));
+    let mut unused = versions.clone();
+    unused.retain(|stage, version| *version != values.current().version && !credential.uses(*stage));
     let mut parts = SecretParts::default();
     credential.secret_parts(values, &mut parts);
     let expires_at = credential.expires_at();
@@ -209,6 +211,7 @@ fn read<K: Kind>(name: Name, id: &SecretId, values: &SecretValues) -> Result<Hel
     Ok(HeldCredential {
         id: id.clone(),
         versions,
+        unused,
         stage: Stage::Current,
         fetched,
         loaded: Moment::now(),

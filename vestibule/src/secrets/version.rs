@@ -4,7 +4,7 @@ use super::{id::VersionId, lease::SecretLease};
 use crate::moment::Moment;
 use secrecy::SecretString;
 use serde::Serialize;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fmt, sync::Arc};
 use time::OffsetDateTime;
 
 /// The place of a version in its rotation.
@@ -21,6 +21,12 @@ pub enum Stage {
 
 impl Stage {
     pub(crate) const ALL: [Self; 3] = [Self::Current, Self::Pending, Self::Previous];
+}
+
+impl fmt::Display for Stage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
 }
 
 /// One version of a secret, as the manager gave it.
