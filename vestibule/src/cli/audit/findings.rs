@@ -198,9 +198,10 @@ impl Audit {
                 problem:
                     "the clock of the replica differs from that of this machine, so --since may mean another time to it"
                         .into(),
-                remedy: "set the clock that is wrong (NTP), and audit again: the times of a replica follow its clock, so \
+                remedy:
+                    "set the clock that is wrong (NTP), and audit again: the times of a replica follow its clock, so \
                          it needs no reload"
-                    .into(),
+                        .into(),
             },
             Finding {
                 title: "the same user",
