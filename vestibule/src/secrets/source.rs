@@ -50,8 +50,8 @@ pub trait Source: Send + Sync + 'static {
         None
     }
 
-    /// Returns `true` if the last log-in of this process at the manager failed, and `false` if it succeeded. The default is
-    /// `None`: this process does not log in.
+    /// Returns `true` if the last log-in of this process at the manager failed and its next read needs one, and `false`
+    /// otherwise. The default is `None`: this process does not log in.
     fn login_failed(&self) -> Option<bool> {
         None
     }

@@ -97,7 +97,8 @@ impl MetricsEncoder<'_> {
             self.gauge("vestibule_manager_token_end_timestamp_seconds", help, unix_seconds(end))?;
         }
         if let Some(failed) = status.regions.login_failed() {
-            let help = "1 if the last log-in of this process at the manager failed; absent if it does not log in";
+            let help =
+                "1 if the last log-in at the manager failed and the next read needs it; absent if it does not log in";
             self.gauge("vestibule_manager_login_failed", help, u32::from(failed))?;
         }
         let help = "The time at which a version that only verifies, or that was replaced, was last used";

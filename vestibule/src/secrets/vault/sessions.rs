@@ -120,7 +120,7 @@ pub(super) struct VaultSessions {
     /// a few wrong ones (OpenBao: an AppRole after 5, for 15 min), and then deny the right ones too.
     pause: Duration,
     state: Mutex<LoginState>,
-    /// `true` if the last login failed.
+    /// `true` if the last login failed, and the next reads need it.
     login_failed: AtomicBool,
     /// All sessions that somebody holds.
     alive: std::sync::Mutex<Vec<Weak<VaultSession>>>,
@@ -210,8 +210,17 @@ impl VaultSessions {
             Some(_) => deadline.min(asked + deadline.duration_since(asked) / EARLY_LOGIN),
             None => deadline,
         };
+        let has_token = state.session.as_ref().is_some_and(|session| !session.has_ended());
         let granted = self.log_in(&mut state, asked, deadline).await;
-        self.login_failed.store(granted.is_err(), Ordering::Relaxed);
+        match &granted {
+            Ok(_) => self.login_failed.store(false, Ordering::Relaxed),
+            // The next try may get an answer, before the token ends.
+            Err(error) if has_token && !error.is_denial() => (),
+            Err(_) => {
+                let is_needed = held.as_ref().is_none_or(|held| held.is_due(LAST_PART));
+                self.login_failed.store(is_needed, Ordering::Relaxed);
+            }
+        }
         match granted {
             Ok(granted) => {
                 state.failed = None;
@@ -237,7 +246,12 @@ impl VaultSessions {
     /// # Errors
     /// A transient error if the server does not answer.
     pub(super) async fn refresh(&self, session: &VaultSession, deadline: Instant) -> Result<(), SourceError> {
-        self.login.refresh(&self.servers, session, deadline).await
+        let was_due = session.is_due(LAST_PART);
+        self.login.refresh(&self.servers, session, deadline).await?;
+        if was_due && !session.is_due(LAST_PART) {
+            self.login_failed.store(false, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Returns the time at which the newest session ends. Returns `None` if it does not end, and before the first login.
@@ -250,7 +264,8 @@ impl VaultSessions {
         Some(end.as_ref()?.ends_at())
     }
 
-    /// Returns `true` if the last login failed. `false` before the first one.
+    /// Returns `true` if the last login failed and the next reads need it: no token is left, or the login was denied in the
+    /// last part of the lifetime of the one that is held.
     pub(super) fn login_failed(&self) -> bool {
         self.login_failed.load(Ordering::Relaxed)
     }

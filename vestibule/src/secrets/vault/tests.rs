@@ -32,6 +32,9 @@ struct FakeServer {
     /// The number of logins that it answers. It never answers those after them.
     answered: AtomicUsize,
     is_denying: bool,
+    is_denying_logins: AtomicBool,
+    /// `true` if a token may renew itself.
+    is_renewing_tokens: bool,
     /// `true` if no policy lets a token renew leases.
     is_denying_renewals: bool,
     /// `true` if the token of the first login was revoked, and its leases with it.
@@ -59,6 +62,9 @@ impl FakeServer {
         if before >= self.answered.load(Ordering::SeqCst) {
             return pending().await;
         }
+        if self.is_denying_logins.load(Ordering::SeqCst) {
+            return denied();
+        }
         self.has_login.notify_one();
         if let Some(gate) = &self.gate {
             gate.notified().await;
@@ -75,6 +81,10 @@ impl FakeServer {
             return (StatusCode::BAD_REQUEST, r#"{"errors":["lease not found"]}"#).into_response();
         }
         r#"{"lease_duration":7200}"#.into_response()
+    }
+
+    fn renew_token(&self) -> Response {
+        if self.is_renewing_tokens { r#"{"auth":{"lease_duration":3600}}"#.into_response() } else { denied() }
     }
 
     fn read(&self) -> Response {
@@ -106,13 +116,13 @@ impl FakeServer {
             LeaseAnswer::Denied => denied(),
             LeaseAnswer::Silence => pending().await,
         };
-        let renewals = self.clone();
+        let (renewals, renewals_of_tokens) = (self.clone(), self.clone());
         let router = Router::new()
             .route("/v1/auth/jwt/login", post(async move || logins.log_in().await))
             .route("/v1/kv/data/signing", get(async move || reads.read()))
             .route("/v1/database/static-creds/pay", get(async || DUE_LOGIN))
             .route("/v1/auth/token/revoke-self", post(revoke))
-            .route("/v1/auth/token/renew-self", post(async || denied()))
+            .route("/v1/auth/token/renew-self", post(async move || renewals_of_tokens.renew_token()))
             .route("/v1/sys/leases/renew", post(async move |headers: HeaderMap| renewals.renew_lease(&headers)))
             .route("/v1/sys/leases/revoke", post(revoke_lease))
             .fallback(async || StatusCode::NO_CONTENT);
@@ -164,9 +174,29 @@ async fn a_login_that_hangs_leaves_time_for_a_read_with_the_token_that_still_ser
     pass(3100).await;
     fetch(&vault).await.map(drop).unwrap();
     assert_eq!(server.logins.load(Ordering::SeqCst), 2, "the token was due");
+    assert_eq!(vault.login_failed(), Some(false), "the token serves, and the next login may get an answer");
     pass(500).await;
     let error = fetch(&vault).await.err().expect("the token has ended");
     assert!(matches!(error, SourceError::Unanswered(_)), "{error}");
+    assert_eq!(vault.login_failed(), Some(true));
+}
+
+#[tokio::test]
+async fn a_login_that_is_denied_is_a_failure_once_reads_need_it_and_until_the_token_lasts_again() {
+    let server =
+        Arc::new(FakeServer { answered: AtomicUsize::new(9), is_renewing_tokens: true, ..FakeServer::default() });
+    let vault = server.start().await;
+    fetch(&vault).await.map(drop).unwrap();
+    server.is_denying_logins.store(true, Ordering::SeqCst);
+    pass(2000).await;
+    let lease = lease_of(&vault).await;
+    assert_eq!(server.logins.load(Ordering::SeqCst), 2, "a token for a lease was due");
+    assert_eq!(vault.login_failed(), Some(false), "it serves reads for long");
+    pass(1100).await;
+    fetch(&vault).await.map(drop).unwrap();
+    assert_eq!(vault.login_failed(), Some(true));
+    lease.renew().await.map(drop).unwrap();
+    assert_eq!(vault.login_failed(), Some(false), "the token was renewed");
 }
 
 #[tokio::test]
