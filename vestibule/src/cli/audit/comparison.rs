@@ -2,7 +2,7 @@
 
 use super::{
     issuer_keys,
-    other_versions::versions_beside,
+    other_versions::{VersionsBeside, versions_beside},
     replica::{ReplicaAuthentication, ReplicaCredential, ReplicaStatus},
     table::Table,
 };
@@ -34,8 +34,7 @@ pub(in crate::cli) struct Audit {
     pub(super) revoked: BTreeSet<VersionId>,
     /// The time after which each credential with a lease must have been loaded.
     pub(super) since: Option<OffsetDateTime>,
-    /// The versions of each secret that some replica uses beside its version in use.
-    pub(super) in_use_beside: BTreeMap<SecretId, BTreeSet<String>>,
+    pub(super) in_use_beside: VersionsBeside,
 }
 
 /// The verdict on a credential that a replica holds.

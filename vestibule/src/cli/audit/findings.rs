@@ -116,7 +116,10 @@ impl Audit {
                 title: "missing versions",
                 places: self.replicas_that_lack_versions(),
                 problem: "other replicas verify with a version that the manager has, and this one does not".into(),
-                remedy: "reload it (`reload --wait` beside it), or wait for its next poll".into(),
+                remedy:
+                    "reload it (`reload --wait` beside it), or wait for its next poll; if its secrets.revoked names \
+                         that version, give the others the same list, and reload them"
+                        .into(),
             },
             Finding {
                 title: "pending",

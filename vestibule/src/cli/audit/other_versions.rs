@@ -13,15 +13,17 @@ use crate::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Returns the versions of each secret that some replica uses beside its version in use.
-pub(super) fn versions_beside(
-    replicas: &[(ReplicaAddress, Result<ReplicaStatus, String>)],
-) -> BTreeMap<SecretId, BTreeSet<String>> {
-    let mut in_use: BTreeMap<SecretId, BTreeSet<String>> = BTreeMap::new();
+/// The versions of each credential that some replica uses beside its version in use, by its name and its id. Several
+/// credentials may come from one secret, and only some of their kinds use other versions.
+pub(super) type VersionsBeside = BTreeMap<(String, SecretId), BTreeSet<String>>;
+
+/// Returns the versions of each credential that some replica uses beside its version in use.
+pub(super) fn versions_beside(replicas: &[(ReplicaAddress, Result<ReplicaStatus, String>)]) -> VersionsBeside {
+    let mut in_use = VersionsBeside::new();
     for (_, status) in replicas {
         let Ok(status) = status else { continue };
         for held in &status.credentials {
-            in_use.entry(held.id.clone()).or_default().extend(held.others().map(str::to_owned));
+            in_use.entry(held.name_and_id()).or_default().extend(held.others().map(str::to_owned));
         }
     }
     in_use
@@ -74,7 +76,7 @@ impl Audit {
     /// Returns the versions that the manager has and another replica verifies with, and this one does not hold. A manager
     /// may have further versions that no replica needs, such as the previous one of a login.
     fn lacking<'a>(&self, held: &ReplicaCredential, at_manager: &'a Versions) -> Vec<&'a str> {
-        let Some(in_use) = self.in_use_beside.get(&held.id) else { return Vec::new() };
+        let Some(in_use) = self.in_use_beside.get(&held.name_and_id()) else { return Vec::new() };
         let unrevoked = at_manager.values().filter(|version| !self.revoked.contains(version)).map(VersionId::as_str);
         let needed = unrevoked.filter(|version| in_use.contains(*version));
         needed.filter(|needed| held.versions().all(|version| version != *needed)).collect()
@@ -136,6 +138,20 @@ mod tests {
         assert_eq!(subjects(&mixed), ["missing versions: http://10.0.0.1:9090 (signing v2)"]);
         mixed.revoked.insert(VersionId::new("v2"));
         assert_eq!(subjects(&mixed), ["revoked: http://10.0.0.0:9090 (signing)"]);
+    }
+
+    #[test]
+    fn an_api_key_that_comes_from_the_secret_of_a_signing_key_lacks_no_version() {
+        let credential = |name: &str, others: serde_json::Value| {
+            serde_json::json!({
+                "name": name, "id": "svc/signing", "version": "v1", "stage": "current", "others": others,
+                "loaded": "2026-01-02T03:04:05Z",
+            })
+        };
+        let pending = serde_json::json!({ "pending": "v2" });
+        let both = serde_json::json!([credential("signing", pending), credential("webhook", serde_json::json!({}))]);
+        let at_manager = [(Stage::Current, "v1"), (Stage::Pending, "v2")];
+        assert!(subjects(&audit(vec![ReplicaStatus::with_credentials(both)], &at_manager)).is_empty());
     }
 
     #[test]

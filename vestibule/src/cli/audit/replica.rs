@@ -124,6 +124,10 @@ pub(super) struct ReplicaLease {
 struct SecretVersion(#[serde(deserialize_with = "printable")] String);
 
 impl ReplicaCredential {
+    pub(super) fn name_and_id(&self) -> (String, SecretId) {
+        (self.name.clone(), self.id.clone())
+    }
+
     /// Returns every version that it uses, for any purpose.
     pub(crate) fn versions(&self) -> impl Iterator<Item = &str> {
         iter::once(self.version.as_str()).chain(self.others())
