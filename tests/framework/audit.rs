@@ -293,7 +293,7 @@ async fn an_audit_names_the_replicas_that_take_a_credential_from_another_secret(
     assert_eq!(row(&mixed, &other.at.admin, "signing")[7], "current", "of its own secret");
     let each = [(tenant.id("former"), &other.at.admin), (tenant.id("signing"), &one.at.admin)];
     let [former, present] = each.map(|(id, at)| format!("{id} at http://{at}"));
-    let reason = format!("different secrets: signing ({former}; {present})");
+    let reason = format!("different ids: signing ({former}; {present})");
     assert!(mixed.stderr.contains(&reason) && mixed.stderr.contains("[secrets.ids]"), "{}", mixed.stderr);
     assert!(last_line(&mixed).contains(&reason), "{}", mixed.stdout);
     assert_eq!(audit(&tenant, &urls[1..]).code, Some(0));

@@ -9,7 +9,7 @@
 
 mod clocks;
 pub(in crate::cli) mod comparison;
-mod different_secrets;
+mod different_ids;
 mod findings;
 mod issuer_keys;
 mod leases;

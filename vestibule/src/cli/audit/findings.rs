@@ -136,10 +136,11 @@ impl Audit {
     fn other_findings(&self) -> [Finding; 6] {
         [
             Finding {
-                title: "different secrets",
-                places: self.different_secrets(),
-                problem: "the replicas take one credential from different secrets, so they do not hold the same".into(),
-                remedy: "give all of them the same [secrets.ids] and secrets.prefix, and reload them; then audit again"
+                title: "different ids",
+                places: self.different_ids(),
+                problem: "the replicas take one credential by different ids, so they may not hold the same".into(),
+                remedy: "give all of them the same release, [secrets.ids], secrets.prefix and auth of databases, and \
+                         reload them; then audit again"
                     .into(),
             },
             Finding {
