@@ -16,7 +16,7 @@ use axum::{
 };
 use secrecy::ExposeSecret;
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 use tokio::{sync::watch, time::Instant};
@@ -131,11 +131,16 @@ impl ClientKey {
         Self { in_service, rejection, unpublished: Mutex::new(Some(key)) }
     }
 
-    /// Puts this client's version in service.
+    /// Puts this client's version in service. A rejection of another one is forgotten: that version may come back later.
     pub(super) fn publish(&self) {
-        if let Some(key) = self.unpublished.lock().unwrap_or_else(PoisonError::into_inner).take() {
+        let version = {
+            let mut unpublished = self.unpublished.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(key) = unpublished.take() else { return };
+            let version = key.version.clone();
             self.in_service.key.send_replace(key);
-        }
+            version
+        };
+        self.in_service.rejected().take_if(|(rejected, _)| *rejected != version);
     }
 
     fn unpublished(&self) -> Option<Arc<VersionedKey>> {
@@ -151,10 +156,13 @@ impl ClientKey {
     }
 
     /// Records what an answer says about this version, and returns `true` if it rejects it. An answer that may come from
-    /// somebody else than the other service says nothing.
+    /// somebody else than the other service says nothing, and neither does one to a version that was replaced meanwhile.
     pub(super) fn answered(&self, sent: &VersionedKey, status: StatusCode) -> bool {
-        let mut rejected = self.in_service.rejected.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rejected = self.in_service.rejected();
         let is_rejected = sent.is_rejected_with(status);
+        if sent.version != self.current().version {
+            return is_rejected;
+        }
         if is_rejected {
             *rejected = Some((sent.version.clone(), Instant::now()));
         } else if !status.is_server_error()
@@ -183,8 +191,7 @@ impl ClientKey {
     }
 
     fn rejected_at(&self) -> Option<Instant> {
-        let rejected = self.in_service.rejected.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*rejected {
+        match &*self.in_service.rejected() {
             Some((rejected, at)) if *rejected == self.rejection.version => Some(*at),
             _ => None,
         }
@@ -214,6 +221,10 @@ impl ClientKey {
 }
 
 impl KeyInService {
+    fn rejected(&self) -> MutexGuard<'_, Option<(VersionId, Instant)>> {
+        self.rejected.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Requests a reload, unless one was requested for this version in the last 30 s. Returns the number of the reload.
     fn request_reload(&self, rejected: &VersionId) -> u64 {
         let mut last = self.last_request.lock().unwrap_or_else(PoisonError::into_inner);

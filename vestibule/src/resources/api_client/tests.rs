@@ -18,7 +18,7 @@ use crate::{
         resolver::Resolver,
         set::{CredentialField, SecretSet},
         spec::CredentialSpec,
-        version::{SecretValue, SecretValues},
+        version::{SecretValue, SecretValues, Stage},
     },
     testing::MemoryManager,
 };

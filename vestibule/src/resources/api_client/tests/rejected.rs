@@ -68,6 +68,42 @@ async fn a_rejection_of_long_ago_is_shown_until_the_key_is_replaced() {
 }
 
 #[tokio::test]
+async fn a_rejected_version_that_comes_back_counts_as_rejected_only_once_it_was_sent_again() {
+    let (remote, url) = remote_api().await;
+    let process = ReloadingProcess::start(at(&url)).await;
+    let in_use = || process.live.borrow().credentials.named("remote").unwrap().in_use().clone();
+    let first = in_use();
+    remote.reject("key-one");
+    assert_eq!(process.client().send(request("GET", "/")).await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    assert!(Resource::is_rejected(&process.client()));
+    process.manager.rotate(KEY_ID, "key-two");
+    process.reload(process.config.clone()).await;
+    process.manager.move_label(KEY_ID, Stage::Current, &first);
+    process.reload(process.config.clone()).await;
+    assert_eq!(in_use(), first);
+    let client = process.client();
+    assert!(!Resource::is_rejected(&client), "nobody has sent it since");
+    assert_eq!(client.send(request("GET", "/")).await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    assert!(Resource::is_rejected(&client));
+}
+
+#[tokio::test]
+async fn an_answer_to_a_version_that_was_replaced_meanwhile_says_nothing() {
+    let (remote, url) = remote_api().await;
+    let process = ReloadingProcess::start(at(&url)).await;
+    let before = process.client();
+    let key = before.0.key.as_ref().expect("it has a key");
+    let sent = key.current();
+    process.manager.rotate(KEY_ID, "key-two");
+    process.reload(process.config.clone()).await;
+    remote.reject("key-two");
+    let client = process.client();
+    assert_eq!(client.send(request("GET", "/")).await.unwrap().status(), StatusCode::UNAUTHORIZED);
+    assert!(key.answered(&sent, StatusCode::UNAUTHORIZED), "it is made again with the version in service");
+    assert!(Resource::is_rejected(&client) && !Resource::is_rejected(&before));
+}
+
+#[tokio::test]
 async fn a_401_is_returned_in_time_if_no_reload_ends() {
     let (remote, url) = remote_api().await;
     let manager = MemoryManager::with([(KEY_ID, "key-one")]);
