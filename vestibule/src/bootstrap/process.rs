@@ -59,7 +59,7 @@ pub(super) struct ServingProcess<A: Application> {
     status: StatusWriter,
     background: Background<A>,
     stopping: CancellationToken,
-    /// A token that is cancelled after `server.linger`: from then on, nothing is reloaded.
+    /// A token that is cancelled after `server.linger`. Until then, everything goes on: reloads, background tasks and helpers.
     draining: CancellationToken,
     /// The tasks that help to serve. They last as long as the process.
     helpers: JoinSet<()>,
@@ -100,13 +100,13 @@ impl<A: Application> ServingProcess<A> {
 
         let mut helpers = JoinSet::new();
         let systemd = SystemdNotifier::start(&mut helpers);
-        helpers.spawn(expiry::watch(live.clone(), signals.stopping.clone()));
         let draining = CancellationToken::new();
+        helpers.spawn(expiry::watch(live.clone(), draining.clone()));
         helpers.spawn(leases::watch(live.clone(), parts.loader.reload_requests.clone(), draining.clone()));
-        helpers.spawn(watch_readiness(live.clone(), status.clone(), signals.stopping.clone()));
+        helpers.spawn(watch_readiness(live.clone(), status.clone(), draining.clone()));
         let background = Background::new(
             live.clone(),
-            signals.stopping.clone(),
+            draining.clone(),
             parts.loader.background_metrics.clone(),
             parts.loader.worker_wakes.clone(),
         );
@@ -159,7 +159,6 @@ impl<A: Application> ServingProcess<A> {
         let mut failure = self.failure_before(stopping.cancelled()).await;
         tracing::info!("stopping");
         self.systemd.stopping();
-        self.stopping.cancel();
         self.status.stopping();
         self.public.linger();
         let end_of_linger = Instant::now() + self.live.generation().config.server.linger;
@@ -188,8 +187,9 @@ impl<A: Application> ServingProcess<A> {
         Some(unexpected_end(part))
     }
 
-    /// Ends the process in this order: reloads end, and the public listener stops accepting; requests in flight and background
-    /// tasks finish; the pools close. The admin listener and the command socket answer to the end.
+    /// Ends the process in this order: reloads end, workers begin no further piece of work, and the public listener stops
+    /// accepting; requests in flight and background tasks finish; the pools close. The admin listener and the command socket
+    /// answer to the end.
     async fn drain(mut self) {
         self.draining.cancel();
         until_ended(&mut self.reloader).await;
@@ -242,7 +242,7 @@ mod tests {
         status::Status,
         testing::MemoryManager,
     };
-    use std::{net::Ipv4Addr, sync::mpsc};
+    use std::{convert::Infallible, net::Ipv4Addr, sync::mpsc};
     use tokio::{sync::watch, time::sleep};
 
     struct IdleService;
@@ -301,6 +301,38 @@ mod tests {
         let CommandError { report, .. } = process.run_until_stopped().await.expect_err("a bug");
         assert_eq!((report.exit(), report.faults()[0].subject.as_str()), (Exit::Bug, "the reload actor"));
         assert!(begin.elapsed() >= Duration::from_secs(3), "it lingers on");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn workers_and_tasks_go_on_while_a_stopping_process_lingers_and_end_then() {
+        let (process, _hups) = start().await;
+        let last_look = watch::Sender::new(None);
+        let looks = last_look.clone();
+        process.background.work(
+            "looking",
+            1,
+            |_| Duration::from_secs(1),
+            move |_| {
+                looks.send_replace(Some(Instant::now()));
+                async { Ok::<_, Infallible>(false) }
+            },
+        );
+        let told = watch::Sender::new(None);
+        let tell = told.clone();
+        process.background.spawn("waiting", move |_, stopping| {
+            let tell = tell.clone();
+            async move {
+                stopping.cancelled().await;
+                tell.send_replace(Some(Instant::now()));
+            }
+        });
+        process.stopping.cancel();
+        let begin = Instant::now();
+        assert!(process.run_until_stopped().await.is_ok());
+        let since_begin = |at: &watch::Sender<Option<Instant>>| at.borrow().expect("it ran") - begin;
+        assert!(since_begin(&last_look) >= Duration::from_secs(1), "it looks about once a second");
+        assert!(since_begin(&told) >= Duration::from_secs(3), "the process lingers for 3 s");
+        assert!(begin.elapsed() < Duration::from_secs(20), "all have ended before server.drain is over");
     }
 
     #[tokio::test(flavor = "multi_thread")]
