@@ -229,7 +229,8 @@ mod tests {
         let systemd = tokio::net::UnixDatagram::from_std(systemd).unwrap();
         let receive = async || {
             let mut received = [0; 256];
-            let length = timeout(Duration::from_secs(30), systemd.recv(&mut received)).await.expect("a message").unwrap();
+            let length =
+                timeout(Duration::from_secs(30), systemd.recv(&mut received)).await.expect("a message").unwrap();
             String::from_utf8(received[..length].to_vec()).unwrap()
         };
         let mut tasks = JoinSet::new();
