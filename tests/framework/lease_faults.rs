@@ -61,6 +61,16 @@ async fn a_renewal_that_the_server_cannot_make_in_the_database_is_not_the_end_of
 }
 
 #[tokio::test]
+async fn a_token_that_is_lost_is_noticed_also_if_nobody_can_log_in() {
+    let leased = Leased::new("lease_no_login", "1h", "1h").await;
+    let mut running = leased.start().await;
+    leased.server.api().delete(&format!("auth/jwt/role/{}", leased.tenant.name())).await.expect("an answer");
+    leased.revoke_tokens().await;
+    assert_kept(&running.reload().await, 77);
+    assert_eq!(renewals(&running, "ended").await, 1.0);
+}
+
+#[tokio::test]
 async fn a_user_that_is_dropped_under_its_open_sessions_is_replaced() {
     let leased = Leased::new("lease_dropped", "1h", "1h").await;
     let running = leased.start().await;

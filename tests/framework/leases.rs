@@ -97,17 +97,7 @@ async fn a_token_that_is_lost_costs_one_reload_for_all_of_its_leases() {
 async fn lose_the_token(leased: &Leased) {
     let mut running = leased.start().await;
     let first = user_of(&running).await;
-    let api = leased.server.api();
-    let accessors = api.get("auth/token/accessors?list=true").await.expect("the accessors")["data"]["keys"].take();
-    for accessor in accessors.as_array().expect("a list") {
-        let accessor = json!({ "accessor": accessor });
-        // Another test may have ended it meanwhile.
-        let token = api.post("auth/token/lookup-accessor", accessor.clone()).await.unwrap_or_default();
-        if token["data"]["policies"].as_array().is_some_and(|all| all.contains(&json!(leased.tenant.name()))) {
-            api.post("auth/token/revoke-accessor", accessor).await.expect("the token ends");
-        }
-    }
-    leased.wait_for_users(0).await;
+    leased.revoke_tokens().await;
     assert_eq!(running.reload().await["outcome"], "published");
     let second = user_of(&running).await;
     assert_ne!(second, first);

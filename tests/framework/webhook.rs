@@ -14,7 +14,7 @@ use crate::{
     },
 };
 use devstack::{
-    AnswerRule, DEFAULT_TIMEOUT, Delivery, RunningService, ScriptedAnswer, eventually, eventually_within,
+    AnswerRule, DEFAULT_TIMEOUT, Delivery, RunningService, ScriptedAnswer, Signal, eventually, eventually_within,
     reqwest::{Method, StatusCode},
 };
 use std::{collections::BTreeSet, time::Duration};
@@ -46,6 +46,19 @@ async fn deliveries_that_hang_or_break_delay_no_others() {
     others.extend([note_id(&hangs), note_id(&breaks)]);
     receiver.wait_until(|deliveries| notes_of(deliveries) == others).await;
     assert_eq!(delivery_count(&running, "set_aside").await, 0.0);
+}
+
+#[tokio::test]
+async fn what_a_request_brings_while_a_stopping_service_lingers_is_delivered() {
+    let (tenant, receiver) = tenant_with_receiver("hook_linger").await;
+    let launch = launch_with_webhook(&tenant, receiver.address()).env("APP_SERVER__LINGER", "10m");
+    let mut running = RunningService::start(launch, &tenant).await;
+    running.process.signal(Signal::TERM);
+    running.process.wait_for_line(|line| line.contains("\"stopping\""), DEFAULT_TIMEOUT).await;
+    let late = note_id(&running.create_note("late").await);
+    receiver.wait_until(|deliveries| notes_of(deliveries).contains(&late)).await;
+    running.process.signal(Signal::TERM);
+    assert_eq!(running.process.exited(DEFAULT_TIMEOUT).await.code, Some(128 + 15));
 }
 
 #[tokio::test]

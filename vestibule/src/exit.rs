@@ -24,7 +24,7 @@ pub enum Exit {
     Bug = 70,
     /// 71: a listen address cannot be bound.
     Bind = 71,
-    /// 75: the deadline passed before the last attempt was answered.
+    /// 75: something did not answer before the deadline. It is 69 if the manager was unavailable before.
     Deadline = 75,
     /// 77: the manager denies access, or the database rejects the login.
     Denied = 77,

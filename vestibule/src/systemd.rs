@@ -12,22 +12,29 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::mpsc,
+    sync::watch,
     task::JoinSet,
     time::{MissedTickBehavior, interval, sleep},
 };
-
-/// The largest number of messages that wait. A reload has two.
-const LONGEST_QUEUE: usize = 64;
 
 /// The pause before a message is sent again for which there was no room. All services of a machine share the socket, and its
 /// queue is short.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Notifies systemd, and waits for nothing. Messages that systemd has no room for are sent again, in their order. Each call
-/// does nothing if systemd did not start the process.
+/// Notifies systemd, and waits for nothing. A message that systemd has no room for is sent again. Each call does nothing if
+/// systemd did not start the process.
 #[derive(Clone)]
-pub(crate) struct SystemdNotifier(Option<mpsc::Sender<String>>);
+pub(crate) struct SystemdNotifier(Option<watch::Sender<UnsentMessages>>);
+
+/// The messages that are not sent yet. A new state takes the place of an older one.
+#[derive(Default)]
+struct UnsentMessages {
+    /// The begin of a reload. It comes before the state after that reload, or `systemctl reload` hangs.
+    reloading: Option<String>,
+    state: Option<String>,
+    /// `true` if the process is stopping. Its state does not change any more.
+    is_stopping: bool,
+}
 
 impl SystemdNotifier {
     /// Makes the notifier of this process. `tasks` gets the tasks that send, also the one that says that the runtime still runs
@@ -49,9 +56,9 @@ impl SystemdNotifier {
     }
 
     fn at(address: SocketAddr, tasks: &mut JoinSet<()>) -> Self {
-        let (queue, messages) = mpsc::channel(LONGEST_QUEUE);
-        tasks.spawn(deliver(address, messages));
-        Self(Some(queue))
+        let sender = watch::Sender::default();
+        tasks.spawn(deliver(address, sender.clone()));
+        Self(Some(sender))
     }
 
     /// Makes the notifier of a service without a process.
@@ -61,13 +68,14 @@ impl SystemdNotifier {
 
     /// Notifies systemd that the service is ready.
     pub(crate) fn ready(&self) {
-        self.notify(&[NotifyState::Ready]);
+        self.set_state(&[NotifyState::Ready]);
     }
 
     /// Notifies systemd that a reload starts. `RELOADING` and the time must be in one message, or `systemctl reload` hangs.
     pub(crate) fn reloading(&self) {
         if let Ok(now) = NotifyState::monotonic_usec_now() {
-            self.notify(&[NotifyState::Reloading, now]);
+            let reloading = Some(message(&[NotifyState::Reloading, now]));
+            self.change(|unsent| *unsent = UnsentMessages { reloading, ..UnsentMessages::default() });
         }
     }
 
@@ -80,26 +88,51 @@ impl SystemdNotifier {
                 format!("the last reload FAILED; generation {generation} stays in service")
             }
         };
-        self.notify(&[NotifyState::Ready, NotifyState::Status(&status)]);
+        self.set_state(&[NotifyState::Ready, NotifyState::Status(&status)]);
     }
 
-    /// Notifies systemd that the process is stopping.
+    /// Notifies systemd that the process is stopping. It is not notified of a reload any more.
     pub(crate) fn stopping(&self) {
-        self.notify(&[NotifyState::Stopping]);
+        let state = Some(message(&[NotifyState::Stopping]));
+        self.change(|unsent| *unsent = UnsentMessages { reloading: None, state, is_stopping: true });
     }
 
-    fn notify(&self, state: &[NotifyState<'_>]) {
-        if let Some(queue) = &self.0
-            && let Err(error) = queue.try_send(message(state))
-        {
-            tracing::warn!(%error, "could not notify systemd; the message is lost");
+    fn set_state(&self, state: &[NotifyState<'_>]) {
+        self.change(|unsent| unsent.state = Some(message(state)));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut UnsentMessages)) {
+        if let Some(sender) = &self.0 {
+            sender.send_modify(|unsent| {
+                if !unsent.is_stopping {
+                    change(unsent);
+                }
+            });
         }
     }
 }
 
+impl UnsentMessages {
+    /// Takes the message that is to be sent next.
+    fn take(&mut self) -> Option<String> {
+        self.reloading.take().or_else(|| self.state.take())
+    }
+}
+
 /// Sends messages, one after the other.
-async fn deliver(address: SocketAddr, mut messages: mpsc::Receiver<String>) {
-    while let Some(message) = messages.recv().await {
+async fn deliver(address: SocketAddr, sender: watch::Sender<UnsentMessages>) {
+    let mut changes = sender.subscribe();
+    loop {
+        let mut message = None;
+        sender.send_if_modified(|unsent| {
+            message = unsent.take();
+            false
+        });
+        let Some(message) = message else {
+            // No error: this task has a sender.
+            let _ = changes.changed().await;
+            continue;
+        };
         if let Err(error) = send(&address, &message).await {
             log_lost(&error);
         }
@@ -171,6 +204,7 @@ fn log_lost(error: &io::Error) {
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
+    use tokio::time::timeout;
 
     #[test]
     fn a_message_gets_to_a_path_and_to_an_abstract_name() {
@@ -185,5 +219,38 @@ mod tests {
             assert_eq!(&received[..length], b"READY=1\n", "{}", socket.display());
         }
         std::fs::remove_file(&path).unwrap();
+    }
+
+    #[tokio::test]
+    async fn systemd_gets_the_newest_state_and_none_after_the_stop() {
+        let name = format!("vestibule-{}", uuid::Uuid::new_v4());
+        let systemd = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        systemd.set_nonblocking(true).unwrap();
+        let systemd = tokio::net::UnixDatagram::from_std(systemd).unwrap();
+        let receive = async || {
+            let mut received = [0; 256];
+            let length =
+                timeout(Duration::from_secs(30), systemd.recv(&mut received)).await.expect("a message").unwrap();
+            String::from_utf8(received[..length].to_vec()).unwrap()
+        };
+        let mut tasks = JoinSet::new();
+        let notifier = SystemdNotifier::at(SocketAddr::from_abstract_name(&name).unwrap(), &mut tasks);
+        // The task that sends runs when this one waits.
+        notifier.ready();
+        for generation in 1..=100 {
+            notifier.reloading();
+            notifier.reloaded(generation, ReloadOutcome::Published);
+        }
+        let reloading = receive().await;
+        assert!(reloading.starts_with("RELOADING=1\n"), "{reloading}");
+        assert_eq!(receive().await, "READY=1\nSTATUS=generation 100 is in service\n");
+        notifier.reloading();
+        notifier.stopping();
+        notifier.reloaded(100, ReloadOutcome::Kept);
+        assert_eq!(receive().await, "STOPPING=1\n");
+        notifier.reloading();
+        notifier.reloaded(101, ReloadOutcome::Published);
+        let left = notifier.0.expect("it is attached").send_replace(UnsentMessages::default()).take();
+        assert_eq!(left, None);
     }
 }

@@ -40,6 +40,21 @@ impl Leased {
         self.server.api().post(&path, json!({ "policy": policy })).await.expect("the server takes it");
     }
 
+    /// Revokes the tokens of all processes. Their users are gone then.
+    pub(crate) async fn revoke_tokens(&self) {
+        let api = self.server.api();
+        let accessors = api.get("auth/token/accessors?list=true").await.expect("the accessors")["data"]["keys"].take();
+        for accessor in accessors.as_array().expect("a list") {
+            let accessor = json!({ "accessor": accessor });
+            // Another test may have ended it meanwhile.
+            let token = api.post("auth/token/lookup-accessor", accessor.clone()).await.unwrap_or_default();
+            if token["data"]["policies"].as_array().is_some_and(|all| all.contains(&json!(self.tenant.name()))) {
+                api.post("auth/token/revoke-accessor", accessor).await.expect("the token ends");
+            }
+        }
+        self.wait_for_users(0).await;
+    }
+
     /// Ends all leases at once, as somebody does who does not trust them any more.
     pub(crate) async fn revoke_all(&self) {
         self.server.api().put(&format!("sys/leases/revoke-prefix/{}", self.id), json!({})).await.expect("an answer");

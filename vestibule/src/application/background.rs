@@ -28,7 +28,7 @@ impl<A: Application> Background<A> {
     }
 
     /// Starts a task that runs until the process stops. `start` gets a handle to the generation in service, and a token that
-    /// is cancelled when the process is asked to stop. The task must end then; `server.drain` is its grace period.
+    /// is cancelled when the process stops, after `server.linger`. The task must end then; `server.drain` is its grace period.
     ///
     /// If the task panics or ends before that, it is started again, after ever longer pauses of up to 30 s. The log says so
     /// once, and says once that it runs again: it has run for 30 s. `/metrics` counts each panic and each new start by
@@ -90,7 +90,7 @@ struct SupervisedTask<A: Application> {
 }
 
 impl<A: Application> SupervisedTask<A> {
-    /// Runs the task until the process is asked to stop.
+    /// Runs the task until the process stops.
     async fn run<F, T>(self, start: F)
     where
         F: Fn(Live<A>, CancellationToken) -> T,

@@ -113,8 +113,8 @@ impl<A: Application> ReadinessCheck<A> {
     }
 }
 
-/// Runs the checks of the generation in service again and again, until the process is asked to stop. Those of a new
-/// generation run at once.
+/// Runs the checks of the generation in service again and again, until `stopping` is cancelled. Those of a new generation run
+/// at once.
 pub(crate) async fn watch_readiness<A: Application>(
     mut live: Live<A>,
     status: StatusWriter,

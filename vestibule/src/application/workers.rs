@@ -21,9 +21,9 @@ impl<A: Application> Background<A> {
     /// second, whatever their number: so give each kind of work a name of its own. [`Build::worker_wake`](crate::Build::worker_wake) lets a request wake them at once.
     ///
     /// While `piece` fails or panics, the worker tries again after ever longer pauses, up to 30 s. The log says once that the
-    /// workers fail, and once that they work again. A piece that has begun when the process is asked to stop is finished;
-    /// `server.drain` is its grace period. `/metrics` counts pieces by their outcome, and has the time at which the last one
-    /// ended.
+    /// workers fail, and once that they work again. When the process stops, workers go on for `server.linger`: requests may
+    /// still bring work. A piece that has begun then is finished; `server.drain` is its grace period. `/metrics` counts pieces
+    /// by their outcome, and has the time at which the last one ended.
     ///
     /// `deadline` returns the longest time for one piece with this service. A piece that takes longer is dropped, and
     /// counts as failed. So it also bounds the time for which a piece keeps replaced credentials in use. `/status` names the
@@ -75,7 +75,7 @@ struct Worker<A: Application> {
 }
 
 impl<A: Application> Worker<A> {
-    /// Works until the process is asked to stop.
+    /// Works until the process stops.
     async fn run<F, W, E>(self, piece: F)
     where
         F: Fn(Arc<A>) -> W,

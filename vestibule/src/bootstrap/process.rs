@@ -28,7 +28,7 @@ use crate::{
 use std::{sync::Arc, time::Duration};
 use tokio::{
     task::{JoinHandle, JoinSet},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
@@ -59,7 +59,7 @@ pub(super) struct ServingProcess<A: Application> {
     status: StatusWriter,
     background: Background<A>,
     stopping: CancellationToken,
-    /// A token that is cancelled after `server.linger`: from then on, nothing is reloaded.
+    /// A token that is cancelled after `server.linger`. Until then, everything goes on: reloads, background tasks and helpers.
     draining: CancellationToken,
     /// The tasks that help to serve. They last as long as the process.
     helpers: JoinSet<()>,
@@ -100,13 +100,13 @@ impl<A: Application> ServingProcess<A> {
 
         let mut helpers = JoinSet::new();
         let systemd = SystemdNotifier::start(&mut helpers);
-        helpers.spawn(expiry::watch(live.clone(), signals.stopping.clone()));
         let draining = CancellationToken::new();
+        helpers.spawn(expiry::watch(live.clone(), draining.clone()));
         helpers.spawn(leases::watch(live.clone(), parts.loader.reload_requests.clone(), draining.clone()));
-        helpers.spawn(watch_readiness(live.clone(), status.clone(), signals.stopping.clone()));
+        helpers.spawn(watch_readiness(live.clone(), status.clone(), draining.clone()));
         let background = Background::new(
             live.clone(),
-            signals.stopping.clone(),
+            draining.clone(),
             parts.loader.background_metrics.clone(),
             parts.loader.worker_wakes.clone(),
         );
@@ -149,37 +149,48 @@ impl<A: Application> ServingProcess<A> {
         self.systemd.ready();
     }
 
-    /// Waits until the process is asked to stop, then stops it.
+    /// Waits until the process is asked to stop, then stops it: readiness goes off, and each connection ends with its next
+    /// response. The rest goes on for `server.linger`.
     ///
     /// # Errors
-    /// If a listener or the reload actor ends before that. The process stops then too.
+    /// If a listener or the reload actor ends before that is over. The process stops then too.
     pub(super) async fn run_until_stopped(mut self) -> Result<(), CommandError> {
-        let failure = tokio::select! {
-            () = self.stopping.cancelled() => None,
-            () = self.public.failed() => Some(unexpected_end("the public listener")),
-            () = self.admin.failed() => Some(unexpected_end("the admin listener")),
-            () = self.commands.failed() => Some(unexpected_end("the command socket")),
-            _ = &mut self.reloader => Some(unexpected_end("the reload actor")),
-        };
+        let stopping = self.stopping.clone();
+        let mut failure = self.failure_before(stopping.cancelled()).await;
+        tracing::info!("stopping");
+        self.systemd.stopping();
+        self.status.stopping();
+        self.public.linger();
+        let end_of_linger = Instant::now() + self.live.generation().config.server.linger;
+        if failure.is_none() {
+            failure = self.failure_before(sleep_until(end_of_linger)).await;
+        }
+        // The load balancers need this time also if a part has failed.
+        sleep_until(end_of_linger).await;
         let format = self.live.generation().config.telemetry.format;
-        self.stop().await;
+        self.drain().await;
         match failure {
             None => Ok(()),
             Some(report) => Err(CommandError { report, format }),
         }
     }
 
-    /// Stops in this order: readiness goes off, and each connection ends with its next response; after `server.linger`, reloads
-    /// end and the public listener stops accepting; requests in flight and background tasks finish; the pools close. The admin
-    /// listener and the command socket answer to the end.
-    async fn stop(mut self) {
-        tracing::info!("stopping");
-        self.systemd.stopping();
-        self.stopping.cancel();
-        self.status.stopping();
-        self.public.linger();
-        let linger = self.live.generation().config.server.linger;
-        tokio::time::sleep(linger).await;
+    /// Waits for `end`. Returns the report of a part that ended before.
+    async fn failure_before(&mut self, end: impl Future<Output = ()>) -> Option<Report> {
+        let part = tokio::select! {
+            () = end => return None,
+            () = self.public.failed() => "the public listener",
+            () = self.admin.failed() => "the admin listener",
+            () = self.commands.failed() => "the command socket",
+            _ = &mut self.reloader => "the reload actor",
+        };
+        Some(unexpected_end(part))
+    }
+
+    /// Ends the process in this order: reloads end, workers begin no further piece of work, and the public listener stops
+    /// accepting; requests in flight and background tasks finish; the pools close. The admin listener and the command socket
+    /// answer to the end.
+    async fn drain(mut self) {
         self.draining.cancel();
         until_ended(&mut self.reloader).await;
         let last = self.live.generation();
@@ -221,7 +232,108 @@ fn unexpected_end(part: &str) -> Report {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::mpsc;
+    use crate::{
+        application::Build,
+        http::listen,
+        openapi::OpenApiRouter,
+        package::Package,
+        resources::build_error::BuildError,
+        secrets::{resolver::Resolver, set::SecretSet, spec::CredentialSpec},
+        status::Status,
+        testing::MemoryManager,
+    };
+    use std::{convert::Infallible, net::Ipv4Addr, sync::mpsc};
+    use tokio::{sync::watch, time::sleep};
+
+    struct IdleService;
+
+    impl SecretSet for IdleService {
+        fn specs() -> Vec<CredentialSpec> {
+            Vec::new()
+        }
+
+        fn resolve(_: &mut Resolver<'_>) -> Option<Self> {
+            Some(Self)
+        }
+    }
+
+    impl Application for IdleService {
+        const PACKAGE: Package = Package::new("idle", "0");
+        type Settings = ();
+        type Secrets = Self;
+
+        async fn build(_: &Build<'_, Self>) -> Result<Self, BuildError> {
+            Ok(Self)
+        }
+
+        fn routes() -> OpenApiRouter<Arc<Self>> {
+            OpenApiRouter::new()
+        }
+    }
+
+    /// Starts a process with the default times of a stop. The sender sends its SIGHUPs.
+    async fn start() -> (ServingProcess<IdleService>, watch::Sender<u64>) {
+        let mut config = Config::default();
+        config.server.listen = (Ipv4Addr::LOCALHOST, 0).into();
+        config.admin.listen = (Ipv4Addr::LOCALHOST, 0).into();
+        let (config, loader) = (Arc::new(config), Loader::<IdleService>::new(MemoryManager::new()));
+        let deadline = Instant::now() + config.secrets.deadline;
+        let first = Arc::new(loader.first_load(config.clone(), deadline).await.expect("it needs nothing"));
+        let status = Status::new(&IdleService::PACKAGE, &first, loader.last_uses.clone(), loader.regions.clone());
+        let status = StatusWriter::new(status, &loader.metrics);
+        let (hup_count, hups) = watch::channel(0);
+        let signals = Signals { hups, stopping: CancellationToken::new() };
+        let (sources, telemetry) = (Sources::new("config".into(), []), Telemetry::detached());
+        let parts = ReloaderParts { loader, sources, telemetry, config };
+        let listeners = listen::bind(first).expect("free ports");
+        (ServingProcess::start(listeners, status, signals, parts), hup_count)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reload_actor_that_panics_while_a_stopping_process_lingers_ends_it_with_70() {
+        let (mut process, _hups) = start().await;
+        process.stopping.cancel();
+        process.reloader = tokio::spawn(async {
+            sleep(Duration::from_secs(1)).await;
+            panic!("as scripted")
+        });
+        let begin = Instant::now();
+        let CommandError { report, .. } = process.run_until_stopped().await.expect_err("a bug");
+        assert_eq!((report.exit(), report.faults()[0].subject.as_str()), (Exit::Bug, "the reload actor"));
+        assert!(begin.elapsed() >= Duration::from_secs(3), "it lingers on");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn workers_and_tasks_go_on_while_a_stopping_process_lingers_and_end_then() {
+        let (process, _hups) = start().await;
+        let last_look = watch::Sender::new(None);
+        let looks = last_look.clone();
+        process.background.work(
+            "looking",
+            1,
+            |_| Duration::from_secs(1),
+            move |_| {
+                looks.send_replace(Some(Instant::now()));
+                async { Ok::<_, Infallible>(false) }
+            },
+        );
+        let told = watch::Sender::new(None);
+        let tell = told.clone();
+        process.background.spawn("waiting", move |_, stopping| {
+            let tell = tell.clone();
+            async move {
+                stopping.cancelled().await;
+                tell.send_replace(Some(Instant::now()));
+            }
+        });
+        process.stopping.cancel();
+        let begin = Instant::now();
+        assert!(process.run_until_stopped().await.is_ok());
+        let since_begin = |at: &watch::Sender<Option<Instant>>| at.borrow().expect("it ran") - begin;
+        assert!(since_begin(&last_look) >= Duration::from_secs(1), "it looks about once a second");
+        assert!(since_begin(&told) >= Duration::from_secs(3), "the process lingers for 3 s");
+        assert!(begin.elapsed() < Duration::from_secs(20), "all have ended before server.drain is over");
+    }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_reload_that_hangs_in_a_read_does_not_hold_up_the_stop() {

@@ -196,9 +196,12 @@ impl Regions {
                 }
                 Round::Failed(None) => SourceError::Unanswered("there was no time to ask".into()),
             };
-            // Silence says least: the attempt may just have had no time.
+            // Silence says least. But a manager that denied access and then gets silent may be down, and a restart helps then:
+            // a denial stays only if the deadline cut the next attempt off.
+            let is_silence = matches!(error, SourceError::Unanswered(_));
+            let was_cut_off = Instant::now() >= query.deadline;
             let error = match earlier {
-                Some(earlier) if matches!(error, SourceError::Unanswered(_)) => earlier,
+                Some(earlier) if is_silence && (was_cut_off || earlier.is_transient()) => earlier,
                 _ => error,
             };
             if !backoff.wait().await {
@@ -439,21 +442,35 @@ mod tests {
         }
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn an_error_is_reported_also_if_all_later_attempts_got_no_answer() {
-        let overloaded = SourceError::Unavailable("overloaded".into());
+    /// Returns the error of a start with this much time. The manager gives it an error, and then no more answers.
+    async fn error_of_start(first: &SourceError, time: Duration) -> SourceError {
         let manager = MemoryManager::new();
-        manager.fail_next("test/key", 1, overloaded.clone());
+        manager.fail_next("test/key", 1, first.clone());
         let regions = Regions::of(manager.clone());
         let id = SecretId::parse("test/key").unwrap();
-        let deadline = Instant::now() + Duration::from_secs(20);
-        let query = SecretQuery { id: &id, may_stay: false, since: None, waits_for_access: false, deadline };
+        let deadline = Instant::now() + time;
+        let query = SecretQuery { id: &id, may_stay: false, since: None, waits_for_access: true, deadline };
         let fetching = regions.fetch(&query, Stage::Current, None);
         let hanging = async {
             manager.delay(Duration::from_secs(60));
         };
         let (fetched, ()) = tokio::join!(fetching, hanging);
-        assert_eq!(fetched.err(), Some(overloaded));
+        fetched.err().expect("the manager is silent")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_is_reported_also_if_all_later_attempts_got_no_answer() {
+        let overloaded = SourceError::Unavailable("overloaded".into());
+        assert_eq!(error_of_start(&overloaded, Duration::from_secs(20)).await, overloaded);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_denial_is_reported_if_the_next_attempt_had_no_time_and_not_after_a_long_silence() {
+        for denial in [SourceError::Denied("d".into()), SourceError::NoIdentity("n".into())] {
+            assert_eq!(error_of_start(&denial, Duration::from_secs(1)).await, denial);
+            let error = error_of_start(&denial, Duration::from_secs(20)).await;
+            assert_eq!(error.exit() as u8, 75, "{error}");
+        }
     }
 
     #[tokio::test]

@@ -4,6 +4,7 @@
 //! fetch ─► session (log in, if there is none) ─► servers (one after the other) ─► answer of the engine
 //! ```
 
+mod calls;
 mod certificates;
 mod client;
 mod engine;
@@ -26,6 +27,7 @@ mod tests;
 
 pub(crate) use self::path::VaultPath;
 use self::{
+    calls::CallsUnderWay,
     certificates::StoredAtEngine,
     client::{VaultAnswer, VaultCall},
     lease::VaultLease,
@@ -50,16 +52,11 @@ use futures_util::future::{BoxFuture, join_all};
 use std::{
     borrow::Cow,
     collections::BTreeMap,
-    panic::resume_unwind,
     sync::{Arc, Mutex, PoisonError, Weak},
     time::Duration,
 };
 use time::OffsetDateTime;
-use tokio::{
-    task::JoinError,
-    time::{Instant, timeout},
-};
-use tokio_util::task::TaskTracker;
+use tokio::time::{Instant, timeout};
 
 /// The time for one attempt, with its login and with each address. The framework gives an attempt 5 s, and knows less about
 /// what takes so long.
@@ -80,9 +77,7 @@ const LEASES: Duration = Duration::from_millis(500);
 /// It is a thin one. It logs in when a secret is asked for, and again in time. It keeps no value.
 pub struct Vault {
     inner: Arc<VaultInner>,
-    /// The calls under way. Each goes on to its end also if nobody waits for it any more: what a login or an engine has made
-    /// is given back then.
-    calls: TaskTracker,
+    calls: CallsUnderWay,
 }
 
 struct VaultInner {
@@ -105,27 +100,11 @@ impl Vault {
         let issue = issue.filter_map(|(name, issue)| Some((secrets.ids.get(name)?.clone(), issue.clone()))).collect();
         let servers = Arc::new(VaultServers::new(config));
         let login = Arc::new(VaultLogin::new(config));
-        let sessions = Arc::new(VaultSessions::new(login, servers.clone(), secrets.probe_every));
+        let calls = CallsUnderWay::new();
+        let sessions = Arc::new(VaultSessions::new(login, servers.clone(), secrets.probe_every, calls.clone()));
         let (leases, rotations) = (Mutex::default(), Mutex::default());
         let inner = VaultInner { config: config.clone(), servers, sessions, leases, issue, rotations };
-        let calls = TaskTracker::new();
-        calls.close();
         Self { inner: Arc::new(inner), calls }
-    }
-
-    /// Does a call to its end in a task, and returns its answer.
-    fn to_its_end<T: Send + 'static>(
-        &self,
-        call: impl Future<Output = Result<T, SourceError>> + Send + 'static,
-    ) -> BoxFuture<'static, Result<T, SourceError>> {
-        let call = self.calls.spawn(call);
-        Box::pin(async {
-            match call.await.map_err(JoinError::try_into_panic) {
-                Ok(answer) => answer,
-                Err(Ok(panic)) => resume_unwind(panic),
-                Err(Err(_)) => Err(SourceError::Unanswered("this process ends".into())),
-            }
-        })
     }
 }
 
@@ -262,12 +241,12 @@ impl Source for Vault {
         held: Option<&'a VersionId>,
     ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
         let (inner, id, held) = (self.inner.clone(), id.clone(), held.cloned());
-        self.to_its_end(async move { inner.fetch(&id, stage, held.as_ref()).await })
+        self.calls.to_its_end(async move { inner.fetch(&id, stage, held.as_ref()).await })
     }
 
     fn versions<'a>(&'a self, id: &'a SecretId) -> BoxFuture<'a, Result<Versions, SourceError>> {
         let (inner, id) = (self.inner.clone(), id.clone());
-        self.to_its_end(async move { inner.versions(&id).await })
+        self.calls.to_its_end(async move { inner.versions(&id).await })
     }
 
     fn is_made_at_each_read(&self, id: &SecretId) -> bool {

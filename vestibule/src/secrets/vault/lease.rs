@@ -3,10 +3,11 @@
 use super::{
     ATTEMPT,
     client::{VaultAnswer, VaultCall, json_object},
-    sessions::{SessionUse, VaultSession, VaultSessions},
+    sessions::{VaultSession, VaultSessions},
 };
 use crate::{
     credentials::json,
+    moment::Moment,
     secrets::{
         lease::{LeaseCalls, Renewal},
         source::SourceError,
@@ -70,10 +71,20 @@ impl VaultLease {
         if answer.status != StatusCode::FORBIDDEN {
             return self.renewal(&answer);
         }
-        // No policy of the token allows it, or the token is lost. The lease ends with its token, and another token can ask
-        // if it still is there. All leases of a session ask with the same one, so a policy that denies costs one login.
-        let other = self.sessions.current(SessionUse::Read, Some(&self.session), deadline).await?;
-        self.renewal(&self.renew_with(&other, deadline).await?)
+        // No policy of the token allows it, or the token is lost, and the lease with it.
+        let renewal = if self.sessions.is_lost(&self.session, deadline).await? {
+            Renewal::Ended
+        } else {
+            // Another token can ask if the lease still is there. All leases of a session ask with the same one, so a policy that
+            // denies costs one login.
+            let other = self.sessions.other_than(&self.session, deadline).await?;
+            self.renewal(&self.renew_with(&other, deadline).await?)?
+        };
+        if renewal == Renewal::Ended {
+            // So nobody tries to revoke it, and its other leases end too.
+            self.session.lasts_until(Moment::now());
+        }
+        Ok(renewal)
     }
 
     async fn renew_with(&self, session: &VaultSession, deadline: Instant) -> Result<VaultAnswer, SourceError> {

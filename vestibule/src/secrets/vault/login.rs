@@ -26,6 +26,9 @@ use zeroize::Zeroizing;
 /// The token of a pod's service account (*Managing Service Accounts*, "Bound service account token volume").
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
+/// The policy of all tokens, unless their role leaves it out. It lets a token ask about itself.
+const DEFAULT_POLICY: &str = "default";
+
 /// The type of a batch token.
 const BATCH: &str = "batch";
 
@@ -59,6 +62,8 @@ struct IssuedToken {
     lease_duration: u64,
     #[serde(default)]
     num_uses: u64,
+    #[serde(default)]
+    policies: Vec<String>,
     #[serde(default)]
     token_type: String,
 }
@@ -96,6 +101,8 @@ pub(super) struct GrantedToken {
     pub(super) since: Moment,
     /// Zero if the token does not end.
     pub(super) lifetime: Duration,
+    /// `true` if it may ask about itself.
+    pub(super) may_ask: bool,
     /// `true` if it is a batch token: nobody can renew or revoke it, and no lease outlives it.
     pub(super) is_batch: bool,
 }
@@ -170,11 +177,12 @@ impl VaultLogin {
         self.check_uses(auth.num_uses)?;
         let token = header_of(auth.client_token.expose_secret().as_bytes())?;
         let (lifetime, is_batch) = (Duration::from_secs(auth.lease_duration), auth.token_type == BATCH);
-        Ok(GrantedToken { token, since, lifetime, is_batch })
+        let may_ask = auth.policies.iter().any(|policy| policy == DEFAULT_POLICY);
+        Ok(GrantedToken { token, since, lifetime, may_ask, is_batch })
     }
 
     /// Makes the token of a session last longer, if its time can be extended, and learns when it ends. The one of a token
-    /// file is the agent's to renew.
+    /// file is the agent's to renew. Returns `false` if the server denies that.
     ///
     /// # Errors
     /// A transient error if the server does not answer.
@@ -183,7 +191,7 @@ impl VaultLogin {
         servers: &VaultServers,
         session: &VaultSession,
         deadline: Instant,
-    ) -> Result<(), SourceError> {
+    ) -> Result<bool, SourceError> {
         let asked = Moment::now();
         let call = if self.owns_tokens() {
             VaultCall::post("auth/token/renew-self", session.token(), &Zeroizing::default())
@@ -191,16 +199,20 @@ impl VaultLogin {
             VaultCall::get(&self.path, session.token())
         };
         let answer = servers.ask(&call, deadline).await?;
+        if answer.status == StatusCode::FORBIDDEN {
+            return Ok(false);
+        }
         let seconds = match json::<RefreshAnswer>(answer.text(), "the time of a token") {
             Ok(RefreshAnswer { auth: Some(token), .. }) => token.lease_duration,
             Ok(RefreshAnswer { data: Some(token), .. }) => token.ttl,
-            // A token that cannot be renewed ends when it would. A denial says nothing: no policy may allow the call.
-            _ => return Ok(()),
+            // A token that cannot be renewed ends when it would.
+            _ => return Ok(true),
         };
+        session.has_asked();
         if seconds > 0 {
             session.lasts_until(asked.plus(Duration::from_secs(seconds)));
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Returns the token of a file, with what the server says of it.
@@ -213,7 +225,7 @@ impl VaultLogin {
         let LookupAnswer { data } = self.read_answer(answer)?;
         self.check_uses(data.num_uses)?;
         let (lifetime, is_batch) = (Duration::from_secs(data.ttl), data.token_type == BATCH);
-        Ok(GrantedToken { token, since, lifetime, is_batch })
+        Ok(GrantedToken { token, since, lifetime, may_ask: true, is_batch })
     }
 
     /// Reads an answer, or the server's reason for none.

@@ -1,6 +1,7 @@
 //! The session of this process: a token, and the time at which the next one is due.
 
 use super::{
+    calls::CallsUnderWay,
     client::VaultCall,
     login::{GrantedToken, VaultLogin},
     servers::VaultServers,
@@ -10,7 +11,7 @@ use crate::{
     secrets::source::SourceError,
 };
 use axum::http::HeaderValue;
-use futures_util::future::join_all;
+use futures_util::future::{BoxFuture, join_all};
 use std::{
     sync::{
         Arc, PoisonError, Weak,
@@ -46,6 +47,8 @@ pub(super) struct VaultSession {
     /// The age until which it is new.
     new_until: Duration,
     lifetime: Duration,
+    /// `true` if it is known that the token may ask about itself.
+    may_ask: AtomicBool,
     is_batch: bool,
     /// `None` if the token does not end.
     end: std::sync::Mutex<Option<Moment>>,
@@ -58,6 +61,16 @@ pub(super) struct VaultSession {
 impl VaultSession {
     pub(super) fn token(&self) -> &HeaderValue {
         &self.token
+    }
+
+    /// Returns `true` if it is known that the token may ask about itself: a denial means that it is lost.
+    pub(super) fn may_ask(&self) -> bool {
+        self.may_ask.load(Ordering::Relaxed)
+    }
+
+    /// Records that the server has answered what the token asked about itself.
+    pub(super) fn has_asked(&self) {
+        self.may_ask.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn is_batch(&self) -> bool {
@@ -125,6 +138,7 @@ pub(super) struct VaultSessions {
     /// All sessions that somebody holds.
     alive: std::sync::Mutex<Vec<Weak<VaultSession>>>,
     revocations: TaskTracker,
+    calls: CallsUnderWay,
 }
 
 /// The use of a session that is asked for.
@@ -150,11 +164,16 @@ struct FailedLogin {
 }
 
 impl VaultSessions {
-    pub(super) fn new(login: Arc<VaultLogin>, servers: Arc<VaultServers>, pause: Duration) -> Self {
+    pub(super) fn new(
+        login: Arc<VaultLogin>,
+        servers: Arc<VaultServers>,
+        pause: Duration,
+        calls: CallsUnderWay,
+    ) -> Self {
         let revocations = TaskTracker::new();
         revocations.close();
         let (state, login_failed, alive) = Default::default();
-        Self { login, servers, pause, state, login_failed, alive, revocations }
+        Self { login, servers, pause, state, login_failed, alive, revocations, calls }
     }
 
     pub(super) fn servers(&self) -> &VaultServers {
@@ -163,7 +182,7 @@ impl VaultSessions {
 
     /// Makes the session of a token.
     fn of(&self, granted: GrantedToken, new_until: Duration) -> Arc<VaultSession> {
-        let GrantedToken { token, since, lifetime, is_batch } = granted;
+        let GrantedToken { token, since, lifetime, may_ask, is_batch } = granted;
         let lifetime = lifetime.min(CENTURY);
         let end = if lifetime.is_zero() { None } else { Some(since.plus(lifetime)) };
         let session = Arc::new(VaultSession {
@@ -171,6 +190,7 @@ impl VaultSessions {
             since,
             new_until,
             lifetime,
+            may_ask: AtomicBool::new(may_ask),
             is_batch,
             end: std::sync::Mutex::new(end),
             servers: self.servers.clone(),
@@ -241,17 +261,37 @@ impl VaultSessions {
         }
     }
 
-    /// Makes the token of a session last longer, if its time can be extended, and learns when it ends.
+    /// Returns another session than this one, in place of which it is used from now on. Logs in if there is none. The login goes
+    /// on to its end also if nobody waits for it any more.
+    pub(super) fn other_than(
+        self: &Arc<Self>,
+        session: &Arc<VaultSession>,
+        deadline: Instant,
+    ) -> BoxFuture<'static, Result<Arc<VaultSession>, SourceError>> {
+        let (sessions, session) = (self.clone(), session.clone());
+        self.calls.to_its_end(async move { sessions.current(SessionUse::Read, Some(&session), deadline).await })
+    }
+
+    /// Makes the token of a session last longer, if its time can be extended, and learns when it ends. Returns `false` if the
+    /// server denies that.
     ///
     /// # Errors
     /// A transient error if the server does not answer.
-    pub(super) async fn refresh(&self, session: &VaultSession, deadline: Instant) -> Result<(), SourceError> {
+    pub(super) async fn refresh(&self, session: &VaultSession, deadline: Instant) -> Result<bool, SourceError> {
         let was_due = session.is_due(LAST_PART);
-        self.login.refresh(&self.servers, session, deadline).await?;
+        let is_allowed = self.login.refresh(&self.servers, session, deadline).await?;
         if was_due && !session.is_due(LAST_PART) {
             self.login_failed.store(false, Ordering::Relaxed);
         }
-        Ok(())
+        Ok(is_allowed)
+    }
+
+    /// Returns `true` if the token of a session is known to be lost: the server denies what the token may ask.
+    ///
+    /// # Errors
+    /// A transient error if the server does not answer.
+    pub(super) async fn is_lost(&self, session: &VaultSession, deadline: Instant) -> Result<bool, SourceError> {
+        Ok(session.may_ask() && !self.refresh(session, deadline).await?)
     }
 
     /// Returns the time at which the newest session ends. Returns `None` if it does not end, and before the first login.
@@ -329,11 +369,12 @@ mod tests {
     async fn a_session_ends_with_its_token_and_one_of_any_lifetime_can_be_made() {
         let config = VaultConfig { auth: VaultAuth::TokenFile, ..VaultConfig::default() };
         let login = Arc::new(VaultLogin::new(&config));
-        let sessions = VaultSessions::new(login, Arc::new(VaultServers::new(&config)), Duration::ZERO);
+        let servers = Arc::new(VaultServers::new(&config));
+        let sessions = VaultSessions::new(login, servers, Duration::ZERO, CallsUnderWay::new());
         let session = |seconds| {
             let token = HeaderValue::from_static("t");
             let (since, lifetime) = (Moment::now(), Duration::from_secs(seconds));
-            sessions.of(GrantedToken { token, since, lifetime, is_batch: false }, NEW)
+            sessions.of(GrantedToken { token, since, lifetime, may_ask: true, is_batch: false }, NEW)
         };
         let (hour, longest, endless) = (session(3600), session(u64::MAX), session(0));
         assert!(hour.is_new() && !hour.is_due(LAST_PART));

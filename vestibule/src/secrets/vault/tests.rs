@@ -33,7 +33,9 @@ struct FakeServer {
     answered: AtomicUsize,
     is_denying: bool,
     is_denying_logins: AtomicBool,
-    /// `true` if a token may renew itself.
+    /// `true` if its tokens have the policy `default`.
+    has_default_policy: bool,
+    /// `true` if a policy lets a token renew itself.
     is_renewing_tokens: bool,
     /// `true` if no policy lets a token renew leases.
     is_denying_renewals: bool,
@@ -69,22 +71,31 @@ impl FakeServer {
         if let Some(gate) = &self.gate {
             gate.notified().await;
         }
-        format!(r#"{{"auth":{{"client_token":"t{before}","lease_duration":3600}}}}"#).into_response()
+        let policies = if self.has_default_policy { r#""default""# } else { "" };
+        format!(r#"{{"auth":{{"client_token":"t{before}","lease_duration":3600,"policies":[{policies}]}}}}"#)
+            .into_response()
+    }
+
+    /// Returns `true` if a request has the token that is lost.
+    fn has_lost_token(&self, headers: &HeaderMap) -> bool {
+        self.is_first_lost.load(Ordering::SeqCst) && headers["x-vault-token"] == "t0"
+    }
+
+    fn renew_token(&self, headers: &HeaderMap) -> Response {
+        if !self.is_renewing_tokens || self.has_lost_token(headers) {
+            return denied();
+        }
+        r#"{"auth":{"lease_duration":3600}}"#.into_response()
     }
 
     fn renew_lease(&self, headers: &HeaderMap) -> Response {
-        let is_lost = self.is_first_lost.load(Ordering::SeqCst);
-        if self.is_denying_renewals || (is_lost && headers["x-vault-token"] == "t0") {
+        if self.is_denying_renewals || self.has_lost_token(headers) {
             return denied();
         }
-        if is_lost {
+        if self.is_first_lost.load(Ordering::SeqCst) {
             return (StatusCode::BAD_REQUEST, r#"{"errors":["lease not found"]}"#).into_response();
         }
         r#"{"lease_duration":7200}"#.into_response()
-    }
-
-    fn renew_token(&self) -> Response {
-        if self.is_renewing_tokens { r#"{"auth":{"lease_duration":3600}}"#.into_response() } else { denied() }
     }
 
     fn read(&self) -> Response {
@@ -116,13 +127,13 @@ impl FakeServer {
             LeaseAnswer::Denied => denied(),
             LeaseAnswer::Silence => pending().await,
         };
-        let (renewals, renewals_of_tokens) = (self.clone(), self.clone());
+        let (renewals, of_tokens) = (self.clone(), self.clone());
         let router = Router::new()
             .route("/v1/auth/jwt/login", post(async move || logins.log_in().await))
             .route("/v1/kv/data/signing", get(async move || reads.read()))
             .route("/v1/database/static-creds/pay", get(async || DUE_LOGIN))
             .route("/v1/auth/token/revoke-self", post(revoke))
-            .route("/v1/auth/token/renew-self", post(async move || renewals_of_tokens.renew_token()))
+            .route("/v1/auth/token/renew-self", post(async move |headers: HeaderMap| of_tokens.renew_token(&headers)))
             .route("/v1/sys/leases/renew", post(async move |headers: HeaderMap| renewals.renew_lease(&headers)))
             .route("/v1/sys/leases/revoke", post(revoke_lease))
             .fallback(async || StatusCode::NO_CONTENT);
@@ -301,6 +312,44 @@ async fn a_lost_token_is_noticed_although_it_may_not_ask_about_itself() {
     server.is_first_lost.store(true, Ordering::SeqCst);
     assert!(matches!(lease.renew().await, Ok(Renewal::Ended)));
     assert_eq!(server.logins.load(Ordering::SeqCst), 2, "another token asks for the lease");
+    vault.close().await;
+    assert_eq!(server.revoked.load(Ordering::SeqCst), 1, "the other token: this one has ended");
+}
+
+#[tokio::test]
+async fn a_lost_token_that_may_ask_about_itself_is_noticed_without_another_login() {
+    for (has_default_policy, is_renewing_tokens) in [(true, false), (false, true)] {
+        let answered = AtomicUsize::new(1);
+        let server = FakeServer { answered, has_default_policy, is_renewing_tokens, ..FakeServer::default() };
+        let server = Arc::new(server);
+        let vault = server.start().await;
+        let lease = lease_of(&vault).await;
+        assert!(matches!(lease.renew().await, Ok(Renewal::For(_))));
+        server.is_first_lost.store(true, Ordering::SeqCst);
+        assert!(matches!(lease.renew().await, Ok(Renewal::Ended)));
+        assert_eq!(server.logins.load(Ordering::SeqCst), 1);
+        vault.close().await;
+        assert_eq!(server.revoked.load(Ordering::SeqCst), 0, "it has ended");
+    }
+}
+
+#[tokio::test]
+async fn a_login_for_a_renewal_for_which_nobody_waits_any_more_is_given_back_at_the_end() {
+    let gate = Notify::new();
+    // For the first login.
+    gate.notify_one();
+    let (answered, gate) = (AtomicUsize::new(2), Some(gate));
+    let server = Arc::new(FakeServer { answered, gate, is_denying_renewals: true, ..FakeServer::default() });
+    let vault = server.start().await;
+    let lease = lease_of(&vault).await;
+    server.has_login.notified().await;
+    tokio::select! {
+        _ = lease.renew() => panic!("the login is not answered"),
+        () = server.has_login.notified() => (),
+    }
+    server.gate.as_ref().unwrap().notify_one();
+    vault.close().await;
+    assert_eq!(server.revoked.load(Ordering::SeqCst), 2, "both tokens");
 }
 
 #[tokio::test]
