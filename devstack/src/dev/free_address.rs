@@ -17,13 +17,10 @@ pub(crate) fn check_free(address: &str, what: &str, remedy: &str) -> Result<(), 
         // The program itself says what else is wrong with its address.
         return Ok(());
     }
-    let holder = match listening_process(address) {
-        Some(process) => process,
-        None => {
-            let port = address.rsplit(':').next().unwrap_or_default();
-            format!("another process (`lsof -nP -iTCP:{port} -sTCP:LISTEN` may name it)")
-        }
-    };
+    let holder = listening_process(address).unwrap_or_else(|| {
+        let port = address.rsplit(':').next().unwrap_or_default();
+        format!("another process (`lsof -nP -iTCP:{port} -sTCP:LISTEN` may name it)")
+    });
     Err(DevError::new(format!("{what} needs {address}, but {holder} listens there: stop it, or {remedy}")))
 }
 
