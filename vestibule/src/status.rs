@@ -219,6 +219,13 @@ pub(crate) struct SignalStatus {
 const PAST_RELOADS: usize = 100;
 
 impl Status {
+    /// Returns the time at which the manager last confirmed a credential.
+    #[cfg(test)]
+    pub(crate) fn verified(&self, name: &str) -> tokio::time::Instant {
+        let credential = self.credentials.iter().find(|credential| credential.name == name);
+        tokio::time::Instant::now() - credential.expect("it is held").verified.elapsed()
+    }
+
     /// Returns the status of a process with its first generation.
     pub(crate) fn new<A: Application>(
         package: &Package,

@@ -76,7 +76,7 @@ struct Rejected {
     manager: Arc<CountingManager>,
     harness: Harness<FakeService>,
     rejected_at: Instant,
-    keys_before: String,
+    keys_before: Instant,
 }
 
 impl Rejected {
@@ -91,7 +91,7 @@ impl Rejected {
         assert!(harness.live().service().client.request().await.is_err(), "the password is another one");
         sleep(Duration::from_millis(10)).await;
         assert_eq!(manager.take_calls()["keys"], 2 * SigningKeys::STAGES.len(), "a start, and one whole reload");
-        let keys_before = verified(&harness, "keys");
+        let keys_before = harness.reloader.status.read().borrow().verified("keys");
         Self { manager, harness, rejected_at: Instant::now(), keys_before }
     }
 
@@ -135,14 +135,6 @@ fn login(password: &str) -> String {
     format!("{{\"username\": \"app\", \"password\": \"{password}\"}}")
 }
 
-/// Returns the time at which the manager last confirmed a credential.
-fn verified(harness: &Harness<FakeService>, name: &str) -> String {
-    let status = serde_json::to_value(&*harness.reloader.status.read().borrow()).expect("a status is JSON");
-    let all = status["credentials"].as_array().expect("a list of credentials");
-    let credential = all.iter().find(|credential| credential["name"] == name).expect("it is held");
-    credential["verified"].to_string()
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_look_for_a_successor_asks_only_for_the_rejected_login() {
     let service = Rejected::start(NO_PROBES).await;
@@ -153,7 +145,11 @@ async fn a_look_for_a_successor_asks_only_for_the_rejected_login() {
     assert_eq!(service.version("login"), second);
     assert_eq!(service.calls_for("keys"), 0, "nobody doubts the keys");
     sleep(Duration::from_secs(1)).await;
-    assert_eq!(verified(&service.harness, "keys"), service.keys_before, "the manager was not asked for the keys");
+    assert_eq!(
+        service.harness.reloader.status.read().borrow().verified("keys"),
+        service.keys_before,
+        "the manager was not asked for the keys"
+    );
     assert!(service.harness.live().service().client.request().await.is_ok());
     service.harness.stop().await;
 }
