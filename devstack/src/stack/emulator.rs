@@ -98,7 +98,7 @@ impl Emulator {
             .region(Region::new(region.to_owned()))
             .credentials_provider(identity)
             // The emulator answers 500 now and then, when it walks its secrets while another request adds one.
-            .retry_config(RetryConfig::standard().with_initial_backoff(Duration::from_millis(20)))
+            .retry_config(RetryConfig::standard().with_max_attempts(6).with_initial_backoff(Duration::from_millis(20)))
             .build();
         Client::from_conf(config)
     }

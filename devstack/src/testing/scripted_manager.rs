@@ -24,7 +24,7 @@ use crate::testing::scripted_manager::clock::ManagerClock;
 use crate::testing::scripted_manager::rule::{FaultRule, ManagerRequest, ScriptedFault, TARGET};
 
 /// The number of requests to the emulator for one that it answers with 500.
-const TRIES: usize = 3;
+const TRIES: usize = 6;
 
 const JSON: (&str, &str) = ("content-type", "application/x-amz-json-1.1");
 
