@@ -26,8 +26,8 @@ use zeroize::Zeroizing;
 /// a while until it has.
 const RELOAD_INTERVAL: Duration = Duration::from_secs(30);
 
-/// The time after the last 401 from which on a rejection does not count in a reload any more. A client that sends nothing cannot know
-/// whether the other side accepts the key again.
+/// The time after the last 401 from which on a rejection does not count in a reload any more. A client that sends nothing
+/// cannot know whether the other side accepts the key again.
 const REMEMBERED: Duration = Duration::from_secs(5 * 60);
 
 /// One version of a key, in the form in which it is sent. It is wiped when the last request with it is done.
