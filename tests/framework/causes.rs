@@ -2,7 +2,11 @@
 
 use crate::{
     SERVICE,
-    support::{launch_options::LaunchOptions, stand_in::StandIn, temporary_file::TemporaryFile},
+    support::{
+        launch_options::LaunchOptions,
+        stand_in::{HAS_TLS, StandIn},
+        temporary_file::TemporaryFile,
+    },
 };
 use devstack::{Authority, DEFAULT_TIMEOUT, Launch, Validity, free_port};
 use std::net::Ipv4Addr;
@@ -10,9 +14,6 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
-
-/// The answer of PostgreSQL to a request for TLS, if it has it.
-const HAS_TLS: &[u8] = b"S";
 
 /// Runs a start that must end with this code, and a report that has all these texts.
 async fn assert_reports(launch: Launch, code: i32, texts: &[&str]) {

@@ -37,6 +37,7 @@ mod parents;
 mod passes_by_itself;
 mod platform_identity;
 mod policy;
+mod raw_log_in;
 mod rds_iam;
 mod regions;
 mod rejected_login;

@@ -221,7 +221,7 @@ async fn the_authorities_of_aws_ca_bundle_are_trusted_for_the_manager() {
     let tenant = SERVICE.migrated("ca_bundle").await;
     let authority = Authority::new("corporate");
     let emulator: SocketAddr = tenant.emulator().endpoint.trim_start_matches("http://").parse().expect("an address");
-    let manager = StandIn::tls_before(&authority.local(Validity::days(1)), emulator).await;
+    let manager = StandIn::tls_before(&authority.local(Validity::days(1)), b"", emulator).await;
     let bundle = TemporaryFile::new(authority.certificate());
     let launch = SERVICE.launch(&tenant).env("AWS_ENDPOINT_URL", format!("https://localhost:{}", manager.port()));
     let running = RunningService::start(launch.env("AWS_CA_BUNDLE", bundle.path()), &tenant).await;

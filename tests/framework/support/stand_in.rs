@@ -7,13 +7,16 @@ use rustls::{
     crypto::aws_lc_rs,
     pki_types::{PrivateKeyDer, pem::PemObject},
 };
-use std::{net::SocketAddr, sync::Arc};
+use std::sync::Arc;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream, ToSocketAddrs},
     task::JoinSet,
 };
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+/// PostgreSQL's answer to a request for TLS: it has it.
+pub(crate) const HAS_TLS: &[u8] = b"S";
 
 /// A server on this machine. It ends when this is dropped.
 pub(crate) struct StandIn {
@@ -66,16 +69,25 @@ impl StandIn {
     /// Starts a server that answers the first bytes with this, and then does the handshake of TLS with this identity.
     pub(crate) async fn tls_after(identity: &Identity, answer: &'static [u8]) -> Self {
         let acceptor = acceptor(identity);
-        Self::start(move |connection| handshake(acceptor.clone(), connection, answer)).await
+        Self::start(move |connection| {
+            let handshake = handshake(acceptor.clone(), connection, answer);
+            async { drop(handshake.await) }
+        })
+        .await
     }
 
-    /// Starts a server that does the handshake of TLS with this identity, and sends everything on to `to`, and back.
-    pub(crate) async fn tls_before(identity: &Identity, to: SocketAddr) -> Self {
+    /// Starts a server that answers the first bytes with this, does the handshake of TLS with this identity, and sends
+    /// everything on to `to`, and back.
+    pub(crate) async fn tls_before(
+        identity: &Identity,
+        answer: &'static [u8],
+        to: impl ToSocketAddrs + Clone + Send + Sync + 'static,
+    ) -> Self {
         let acceptor = acceptor(identity);
         Self::start(move |near| {
-            let acceptor = acceptor.clone();
+            let (acceptor, to) = (acceptor.clone(), to.clone());
             async move {
-                let Ok(mut near) = acceptor.accept(near).await else { return };
+                let Some(mut near) = handshake(acceptor, near, answer).await else { return };
                 let mut far = TcpStream::connect(to).await.expect("it listens");
                 let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
             }
@@ -88,12 +100,16 @@ impl StandIn {
     }
 }
 
-async fn handshake(acceptor: TlsAcceptor, mut connection: TcpStream, answer: &'static [u8]) {
+async fn handshake(
+    acceptor: TlsAcceptor,
+    mut connection: TcpStream,
+    answer: &'static [u8],
+) -> Option<TlsStream<TcpStream>> {
     if !answer.is_empty() {
         let _ = connection.read(&mut [0; 1024]).await;
         let _ = connection.write_all(answer).await;
     }
-    let _ = acceptor.accept(connection).await;
+    acceptor.accept(connection).await.ok()
 }
 
 pub(super) fn acceptor(identity: &Identity) -> TlsAcceptor {

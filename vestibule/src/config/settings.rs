@@ -20,10 +20,7 @@ use crate::{
     secrets::id::{SecretId, VersionId},
 };
 use bytesize::ByteSize;
-use serde::{
-    Deserialize, Deserializer, Serialize,
-    de::{Error, Unexpected},
-};
+use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{Ipv4Addr, SocketAddr},
@@ -319,7 +316,6 @@ pub struct DatabaseConfig {
     /// The name of the database; without it, the service's name, or NAME in `[databases.NAME]`. A name with dashes works, but needs double quotes in SQL: `CREATE DATABASE "my-service"`.
     pub name: Option<PostgresName>,
     /// The user name of the login, if the credential is a bare password, or if `auth` is `iam`.
-    #[serde(deserialize_with = "user_name")]
     pub username: Option<PostgresName>,
     /// The proof that a log-in brings: the `password` of a credential, or a token of RDS (`iam`). For `iam`, the
     /// credential with this section's name is not fetched: `username`, `host`, `port` and `name` are those of here, and a
@@ -328,7 +324,6 @@ pub struct DatabaseConfig {
     /// The AWS Region of a database with `auth = "iam"`; without it, the first of `secrets.aws.regions`, or the platform's.
     pub region: Option<String>,
     /// The user as which `migrate` logs in with `auth = "iam"`; without it, `migrate` logs in with its own credential.
-    #[serde(deserialize_with = "user_name")]
     pub migrator_username: Option<PostgresName>,
     /// The NOLOGIN role to which `migrate` grants reading and writing; without it, there are no grants.
     pub access_role: Option<PostgresName>,
@@ -421,16 +416,6 @@ impl Default for DatabaseConfig {
             allow_unverified_tls: false,
             tls_root_cert: None,
         }
-    }
-}
-
-/// Reads the name of a user that the driver can log in as.
-fn user_name<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PostgresName>, D::Error> {
-    let expected = "a name of 1 to 63 bytes, without commas, without characters that nobody sees or that are newer than Unicode \
-                    3.2, and without blanks at its ends";
-    match Option::<PostgresName>::deserialize(deserializer)? {
-        Some(name) if !name.is_user() => Err(D::Error::invalid_value(Unexpected::Other("this"), &expected)),
-        name => Ok(name),
     }
 }
 

@@ -14,6 +14,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 use std::{borrow::Cow, fmt, net::IpAddr, ops::Deref};
+use stringprep::tables::commonly_mapped_to_nothing;
 use zeroize::{Zeroize, Zeroizing};
 
 /// A user name and a password for a database.
@@ -88,8 +89,8 @@ impl PostgresName {
 
     /// Returns `true` if the driver can log in as a user of this name. It puts the name into its SCRAM message as it is,
     /// where a comma would end it.
-    pub(crate) fn is_user(&self) -> bool {
-        !self.contains(',') && can_be_prepared(self)
+    pub(crate) fn is_for_driver(&self) -> bool {
+        !self.contains(',') && is_for_driver(self)
     }
 }
 
@@ -167,9 +168,11 @@ impl fmt::Display for Host {
 impl Login {
     pub(super) const EXPECTED: &str = "the JSON of a login, {\"username\": \"…\", \"password\": \"…\"} with optional host, port \
          and dbname, or the bare password of database.username";
-    pub(super) const USERNAME: &str = "the JSON of a login with `username`: 1 to 63 bytes without commas and characters that nobody \
-         sees, and without blanks at its ends";
+    pub(super) const USERNAME: &str = "the JSON of a login with `username`: 1 to 63 bytes without characters that nobody sees, and \
+         without blanks at its ends";
     pub(super) const PASSWORD: &str = "the JSON of a login with `password`: a text that is not empty or blank";
+    pub(super) const NO_PASSWORD: &str = "a password that somebody can see, without the character NUL, which no password of \
+         PostgreSQL has";
     pub(super) const HOST: &str = "the JSON of a login in which `host` is the name or the address of one host: not a URL, and without a \
          user, a password or a path; it may end with the port, as in db.internal:5432";
     pub(super) const PORT: &str =
@@ -180,10 +183,6 @@ impl Login {
          a connection string with these parts";
     pub(super) const NEWLINE: &str = "a bare password without a newline at its end. If a tool has added it (a file that was passed with \
          file://, or `echo` without -n), put the password without it; if it is part of the password, put the JSON of a login";
-    pub(super) const PREPARED_USERNAME: &str = "the JSON of a login with a `username` that the PostgreSQL driver can send: without \
-         characters that are newer than Unicode 3.2, such as emojis (RFC 4013)";
-    pub(super) const PREPARED: &str = "a password that the PostgreSQL driver can send: without control characters, and without \
-         characters that are newer than Unicode 3.2, such as emojis (RFC 4013)";
 
     const WITHOUT_SECRET: Self = Self { username: None, password: None, host: None, port: None, dbname: None };
 
@@ -204,12 +203,6 @@ impl Login {
         }
         let username = name_of([json.username, json.user], Self::USERNAME)?;
         let username = username.ok_or(Malformed::expected(Self::USERNAME))?;
-        if username.contains(',') {
-            return Err(Malformed::expected(Self::USERNAME));
-        }
-        if !username.is_user() {
-            return Err(Malformed::expected(Self::PREPARED_USERNAME));
-        }
         let dbname = name_of([json.dbname, json.database], Self::DBNAME)?;
         let password = text_of(json.password, Self::PASSWORD)?.ok_or(Malformed::expected(Self::PASSWORD))?;
         let password = not_blank(password, Self::PASSWORD)?;
@@ -299,8 +292,9 @@ impl Kind for Login {
             ValueText::Bare(text) if text.ends_with(['\n', '\r']) => return Err(Malformed::expected(Self::NEWLINE)),
             ValueText::Bare(text) => Self { password: Some(text.into()), ..Self::WITHOUT_SECRET },
         };
-        if !can_be_prepared(login.exposed()) {
-            return Err(Malformed::expected(Self::PREPARED));
+        let password = login.exposed();
+        if password.contains('\0') || password.chars().all(commonly_mapped_to_nothing) {
+            return Err(Malformed::expected(Self::NO_PASSWORD));
         }
         Ok(login)
     }
@@ -323,13 +317,12 @@ impl Kind for Login {
     }
 }
 
-/// Returns `true` if the driver can prepare a name or a password (SASLprep), and something is left of it. The driver gives
-/// up if it cannot; PostgreSQL takes the bytes as they are.
-fn can_be_prepared(text: &str) -> bool {
+/// Returns `true` if the driver can prepare a name or a password (SASLprep, RFC 4013). It gives up if it cannot; PostgreSQL
+/// takes the bytes as they are.
+pub(crate) fn is_for_driver(text: &str) -> bool {
     let Ok(prepared) = stringprep::saslprep(text) else { return false };
-    let is_left = !prepared.is_empty();
     if let Cow::Owned(mut copy) = prepared {
         copy.zeroize();
     }
-    is_left
+    true
 }

@@ -59,9 +59,7 @@ fn a_login_that_is_refused_names_the_field_and_never_its_text() {
         (r#"{"username":"app","password":"p","dbname":{"sentinel":1}}"#.to_owned(), "`dbname`"),
         ("sentinel\n".to_owned(), "newline at its end"),
         ("sentinel\r".to_owned(), "newline at its end"),
-        ("sentinel\u{1f600}".to_owned(), "PostgreSQL driver"),
-        // In JSON, a newline belongs to the password.
-        (r#"{"username":"app","password":"sentinel\n"}"#.to_owned(), "PostgreSQL driver"),
+        ("sentinel\0".to_owned(), "the character NUL"),
         ("\"sentinel\"".to_owned(), "the JSON of a login"),
         ("[\"sentinel\"]".to_owned(), "the JSON of a login"),
         ("eyJ1c2VybmFtZSI6InNlbnRpbmVsIn0=".to_owned(), "the JSON of a login"),

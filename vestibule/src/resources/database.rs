@@ -16,6 +16,7 @@ mod log_in;
 mod login;
 mod pool;
 mod proof;
+mod raw_log_in;
 mod section;
 mod traced;
 

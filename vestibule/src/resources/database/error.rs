@@ -107,7 +107,7 @@ pub(crate) fn transient(error: &sqlx::Error) -> bool {
 const WANTS_TLS: [&str; 2] = ["no encryption", "SSL off"];
 
 /// The driver's text for a server that has no TLS. It has no type of its own.
-const HAS_NO_TLS: &str = "server does not support TLS";
+pub(super) const HAS_NO_TLS: &str = "server does not support TLS";
 
 /// Returns `true` if the server only lets connections with TLS in. It says so with the code of a rejected login.
 fn wants_tls(error: &sqlx::Error) -> bool {

@@ -2,6 +2,7 @@
 
 use super::{
     error::{is_rejected, of_token, reason},
+    raw_log_in,
     section::DatabaseSection,
 };
 use crate::{
@@ -9,7 +10,7 @@ use crate::{
     caught::caught_future,
     cause::RootCause,
     config::settings::{AwsConfig, TlsMode},
-    credentials::login::Login,
+    credentials::login::{Login, is_for_driver},
     exit::{Exit, Fault},
     secrets::{
         aws::rds_token::{RdsTokenError, RdsTokenSigner, RdsUser},
@@ -18,7 +19,7 @@ use crate::{
     trust,
 };
 use rustls::pki_types::{CertificateDer, pem::PemObject};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
     Connection as _, PgConnection,
     postgres::{PgConnectOptions, PgSslMode},
@@ -37,14 +38,23 @@ use std::{
 /// millisecond. If it waits for the server, each step only finds that there is no answer yet.
 const STEPS_OF_A_LOGIN: usize = 256;
 
-/// The options of a connection, and the signer of its tokens if it logs in with IAM.
+/// The options of a connection, and the password that it logs in with.
 pub(crate) struct LogInOptions {
-    /// They have the password, unless there is a signer.
     pub(super) connection: PgConnectOptions,
     root_cert: Option<RootCert>,
-    signer: Option<RdsTokenSigner>,
+    password: Password,
     /// `true` from the log line about a token that could not be signed until a log-in succeeds.
     is_failure_logged: AtomicBool,
+}
+
+/// The password of a log-in.
+enum Password {
+    /// The options of the connection have it.
+    InOptions,
+    /// The driver refuses it, or the name of its user.
+    Raw(SecretString),
+    /// A token is signed for each log-in, with IAM.
+    Token(RdsTokenSigner),
 }
 
 /// The file of the authorities, `database.tls_root_cert`. Each log-in reads it: the driver would do so on a thread of its own,
@@ -99,7 +109,7 @@ impl LogInOptions {
         files: &FileReads,
     ) -> Result<Self, Fault> {
         let config = section.config;
-        let Some(username) = login.username.as_deref().or(config.username.as_deref()) else {
+        let Some(username) = login.username.as_ref().or(config.username.as_ref()) else {
             return Err(section.name_in(Fault::new(
                 Exit::Config,
                 "database.username",
@@ -111,9 +121,14 @@ impl LogInOptions {
             .host(login.host.as_deref().unwrap_or(&config.host))
             .port(login.port.unwrap_or(config.port.get()))
             .database(login.dbname.as_deref().unwrap_or(config.name()))
-            .username(username)
-            .password(login.password.as_ref().map_or("", ExposeSecret::expose_secret));
-        Self::with_tls(options, section, files).await
+            .username(username);
+        let password = login.password.clone().unwrap_or_default();
+        let (options, password) = if username.is_for_driver() && is_for_driver(password.expose_secret()) {
+            (options.password(password.expose_secret()), Password::InOptions)
+        } else {
+            (options, Password::Raw(password))
+        };
+        Ok(Self { password, ..Self::with_tls(options, section, files).await? })
     }
 
     /// Returns the options with a token for each log-in of this user. Everything comes from the configuration.
@@ -139,7 +154,7 @@ impl LogInOptions {
             .database(config.name())
             .username(&user.name);
         let signer = RdsTokenSigner::new(user, config.region.as_deref(), aws, is_strict, files);
-        Ok(Self { signer: Some(signer), ..Self::with_tls(options, section, files).await? })
+        Ok(Self { password: Password::Token(signer), ..Self::with_tls(options, section, files).await? })
     }
 
     /// Adds the protection of the connection. Through a Unix socket there is none: libpq ignores its mode there too, and
@@ -163,12 +178,13 @@ impl LogInOptions {
             root_cert.check().await?;
         }
         let connection = options.ssl_mode(mode);
-        Ok(Self { connection, root_cert, signer: None, is_failure_logged: AtomicBool::default() })
+        let password = Password::InOptions;
+        Ok(Self { connection, root_cert, password, is_failure_logged: AtomicBool::default() })
     }
 
     /// Returns `true` if a token is signed for each log-in.
     pub(super) fn has_tokens(&self) -> bool {
-        self.signer.is_some()
+        matches!(self.password, Password::Token(_))
     }
 
     /// Changes the options of the connection.
@@ -178,12 +194,19 @@ impl LogInOptions {
 
     /// Logs in once. A token is signed for this log-in alone.
     pub(super) async fn log_in(&self) -> Result<PgConnection, sqlx::Error> {
+        let authorities = match &self.root_cert {
+            Some(root_cert) => root_cert.read_for(self.connection.get_ssl_mode()).await?,
+            None => None,
+        };
+        if let Password::Raw(password) = &self.password {
+            return caught(Box::pin(raw_log_in::log_in(&self.connection, authorities, password))).await;
+        }
         // The driver wipes no copy of the password, so the options are copied only if they change.
         let mut options = Cow::Borrowed(&self.connection);
-        if let Some(root_cert) = &self.root_cert {
-            options = Cow::Owned(root_cert.trusted_by(options.into_owned()).await?);
+        if let Some(pem) = authorities {
+            options = Cow::Owned(options.into_owned().ssl_root_cert_from_pem(pem));
         }
-        let Some(signer) = &self.signer else { return connect(&options).await };
+        let Password::Token(signer) = &self.password else { return connect(&options).await };
         let token = signer.token().await.map_err(|error| sqlx::Error::Io(io::Error::other(error)))?;
         let connected = connect(&options.into_owned().password(token.expose_secret())).await;
         match &connected {
@@ -218,7 +241,13 @@ async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error
         }
         connecting.as_mut().poll(cx)
     });
-    // The driver panics if a message is shorter than its kind needs. That must not end whoever logs in.
+    caught(connecting).await
+}
+
+/// Catches a panic of the driver, which panics if a message is shorter than its kind needs. That must not end whoever logs in.
+async fn caught(
+    connecting: impl Future<Output = Result<PgConnection, sqlx::Error>>,
+) -> Result<PgConnection, sqlx::Error> {
     let connected = caught_future(connecting).await;
     connected.unwrap_or_else(|| Err(sqlx::Error::Protocol("a message of the server is too short".into())))
 }
@@ -258,16 +287,16 @@ impl RootCert {
         fault(problem)
     }
 
-    /// Returns the options with the authorities, if the mode verifies the server's certificate.
+    /// Returns the file, if the mode verifies the server's certificate.
     ///
     /// # Errors
     /// An error of input and output if the file cannot be read now.
-    async fn trusted_by(&self, options: PgConnectOptions) -> Result<PgConnectOptions, sqlx::Error> {
-        if !matches!(options.get_ssl_mode(), PgSslMode::VerifyCa | PgSslMode::VerifyFull) {
-            return Ok(options);
+    async fn read_for(&self, mode: PgSslMode) -> Result<Option<Vec<u8>>, sqlx::Error> {
+        if !matches!(mode, PgSslMode::VerifyCa | PgSslMode::VerifyFull) {
+            return Ok(None);
         }
         match self.files.read_bytes(&self.path).await {
-            Ok(pem) => Ok(options.ssl_root_cert_from_pem(pem)),
+            Ok(pem) => Ok(Some(pem)),
             Err(error) if error.kind() == ErrorKind::NotFound => Err(error.into()),
             Err(error) => {
                 let problem = format!("{}: {}", self.subject(), RootCause::of(&error));
@@ -329,20 +358,19 @@ mod tests {
     async fn a_log_in_waits_for_the_file_of_authorities_only_if_it_needs_it_and_not_for_long() {
         let path = std::env::temp_dir().join(format!("authorities-{}.pem", uuid::Uuid::new_v4()));
         let root_cert = RootCert { path: path.clone(), files: FileReads::default() };
-        let options = |mode| PgConnectOptions::new_without_pgpass().ssl_mode(mode);
-        let error = root_cert.trusted_by(options(PgSslMode::VerifyFull)).await.unwrap_err();
+        let error = root_cert.read_for(PgSslMode::VerifyFull).await.unwrap_err();
         assert!(matches!(&error, sqlx::Error::Io(error) if error.kind() == ErrorKind::NotFound), "{error}");
         fs::write(&path, b"# M\xfcller\n").unwrap();
-        assert!(root_cert.trusted_by(options(PgSslMode::VerifyFull)).await.is_ok(), "a comment may have any bytes");
+        assert!(root_cert.read_for(PgSslMode::VerifyFull).await.is_ok(), "a comment may have any bytes");
 
         fs::write(&path, "nothing").unwrap();
         let _hanging = root_cert.files.of(&path).hang();
         assert!(root_cert.check().await.is_ok(), "a log-in reports it");
-        let error = root_cert.trusted_by(options(PgSslMode::VerifyCa)).await.unwrap_err();
+        let error = root_cert.read_for(PgSslMode::VerifyCa).await.unwrap_err();
         let reason = reason(&error);
         assert!(reason.contains(&format!("{}: it did not answer within 2 s", path.display())), "{reason}");
         assert!(transient(&error), "the log-in is repeated");
-        assert!(root_cert.trusted_by(options(PgSslMode::Require)).await.is_ok());
+        assert!(root_cert.read_for(PgSslMode::Require).await.is_ok());
         fs::remove_file(&path).unwrap();
     }
 }
