@@ -54,7 +54,7 @@ enum Password {
     /// The driver refuses it, or the name of its user.
     Raw(SecretString),
     /// A token is signed for each log-in, with IAM.
-    Token(RdsTokenSigner),
+    Token(Box<RdsTokenSigner>),
 }
 
 /// The file of the authorities, `database.tls_root_cert`. Each log-in reads it: the driver would do so on a thread of its own,
@@ -154,7 +154,7 @@ impl LogInOptions {
             .database(config.name())
             .username(&user.name);
         let signer = RdsTokenSigner::new(user, config.region.as_deref(), aws, is_strict, files);
-        Ok(Self { password: Password::Token(signer), ..Self::with_tls(options, section, files).await? })
+        Ok(Self { password: Password::Token(Box::new(signer)), ..Self::with_tls(options, section, files).await? })
     }
 
     /// Adds the protection of the connection. Through a Unix socket there is none: libpq ignores its mode there too, and

@@ -262,9 +262,9 @@ impl ServerStream {
     fn poll_ready(
         &mut self,
         cx: &mut Context<'_>,
-        poll: impl FnOnce(&mut dyn Socket, &mut Context<'_>) -> Poll<io::Result<()>>,
+        poll: impl FnOnce(&mut Box<dyn Socket>, &mut Context<'_>) -> Poll<io::Result<()>>,
     ) -> Poll<io::Result<()>> {
-        ready!(poll(&mut *self.socket, cx))?;
+        ready!(poll(&mut self.socket, cx))?;
         self.has_unsent = false;
         Poll::Ready(Ok(()))
     }
@@ -275,7 +275,7 @@ impl AsyncRead for ServerStream {
         loop {
             match self.socket.try_read(&mut buffer.initialize_unfilled()) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    ready!(self.poll_ready(cx, |socket, cx| socket.poll_read_ready(cx)))?;
+                    ready!(self.poll_ready(cx, Socket::poll_read_ready))?;
                 }
                 read => return Poll::Ready(read.map(|length| buffer.advance(length))),
             }
@@ -288,7 +288,7 @@ impl AsyncWrite for ServerStream {
         loop {
             match self.socket.try_write(bytes) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    ready!(self.poll_ready(cx, |socket, cx| socket.poll_write_ready(cx)))?;
+                    ready!(self.poll_ready(cx, Socket::poll_write_ready))?;
                 }
                 written => {
                     self.has_unsent = true;
@@ -299,7 +299,7 @@ impl AsyncWrite for ServerStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.has_unsent { self.poll_ready(cx, |socket, cx| socket.poll_flush(cx)) } else { Poll::Ready(Ok(())) }
+        if self.has_unsent { self.poll_ready(cx, Socket::poll_flush) } else { Poll::Ready(Ok(())) }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
