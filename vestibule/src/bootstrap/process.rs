@@ -233,43 +233,12 @@ fn unexpected_end(part: &str) -> Report {
 mod tests {
     use super::*;
     use crate::{
-        application::Build,
         http::listen,
-        openapi::OpenApiRouter,
-        package::Package,
-        resources::build_error::BuildError,
-        secrets::{resolver::Resolver, set::SecretSet, spec::CredentialSpec},
         status::Status,
-        testing::MemoryManager,
+        testing::{MemoryManager, idle_service::IdleService},
     };
     use std::{convert::Infallible, net::Ipv4Addr, sync::mpsc};
     use tokio::{sync::watch, time::sleep};
-
-    struct IdleService;
-
-    impl SecretSet for IdleService {
-        fn specs() -> Vec<CredentialSpec> {
-            Vec::new()
-        }
-
-        fn resolve(_: &mut Resolver<'_>) -> Option<Self> {
-            Some(Self)
-        }
-    }
-
-    impl Application for IdleService {
-        const PACKAGE: Package = Package::new("idle", "0");
-        type Settings = ();
-        type Secrets = Self;
-
-        async fn build(_: &Build<'_, Self>) -> Result<Self, BuildError> {
-            Ok(Self)
-        }
-
-        fn routes() -> OpenApiRouter<Arc<Self>> {
-            OpenApiRouter::new()
-        }
-    }
 
     /// Starts a process with the default times of a stop. The sender sends its SIGHUPs.
     async fn start() -> (ServingProcess<IdleService>, watch::Sender<u64>) {
