@@ -137,25 +137,17 @@ mod tests {
         openapi::OpenApiRouter,
         package::Package,
         resources::build_error::BuildError,
-        secrets::{credential::Credential, kind::Kind, resolver::Resolver, set::SecretSet, spec::CredentialSpec},
+        secrets::credential::Credential,
         testing::{Harness, MemoryManager},
     };
+    use vestibule_derive::SecretSet;
 
     /// The name of a credential that no other test has: they share the list.
     const KEY: Name = "key_in_the_log";
 
+    #[derive(SecretSet)]
     struct Secrets {
-        key: Credential<ApiKey>,
-    }
-
-    impl SecretSet for Secrets {
-        fn specs() -> Vec<CredentialSpec> {
-            vec![CredentialSpec { name: KEY, kind: ApiKey::NAME, stages: ApiKey::STAGES, optional: false }]
-        }
-
-        fn resolve(resolver: &mut Resolver<'_>) -> Option<Self> {
-            Some(Self { key: resolver.resolve(KEY)? })
-        }
+        key_in_the_log: Credential<ApiKey>,
     }
 
     /// A service that holds its key.
@@ -167,7 +159,7 @@ mod tests {
         type Secrets = Secrets;
 
         async fn build(cx: &Build<'_, Self>) -> Result<Self, BuildError> {
-            Ok(Self(cx.secrets.key.shared()))
+            Ok(Self(cx.secrets.key_in_the_log.shared()))
         }
 
         fn routes() -> OpenApiRouter<Arc<Self>> {

@@ -7,8 +7,7 @@ use crate::{
     metrics::exposition_format::ExpositionFormat,
     openapi::OpenApiRouter,
     package::Package,
-    secrets::{resolver::Resolver, set::SecretSet, spec::CredentialSpec},
-    testing::{Harness, MemoryManager},
+    testing::{Harness, MemoryManager, idle_service::NoSecrets},
 };
 
 use serde::{Deserialize, Serialize};
@@ -32,20 +31,10 @@ struct CheckSettings {
     twice: bool,
 }
 
-impl SecretSet for Checked {
-    fn specs() -> Vec<CredentialSpec> {
-        Vec::new()
-    }
-
-    fn resolve(_: &mut Resolver<'_>) -> Option<Self> {
-        Some(Self { settings: CheckSettings::default(), runs: AtomicUsize::default() })
-    }
-}
-
 impl Application for Checked {
     const PACKAGE: Package = Package::new("checked", "0");
     type Settings = CheckSettings;
-    type Secrets = Self;
+    type Secrets = NoSecrets;
 
     async fn build(cx: &Build<'_, Self>) -> Result<Self, BuildError> {
         Ok(Self { settings: cx.settings.clone(), runs: AtomicUsize::default() })
