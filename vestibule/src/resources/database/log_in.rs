@@ -1,6 +1,7 @@
 //! A log-in: the options of its connection, and the password or the token that it brings.
 
 use super::{
+    addresses,
     error::{is_rejected, of_token, reason},
     raw_log_in,
     section::DatabaseSection,
@@ -232,7 +233,12 @@ impl LogInOptions {
 /// For SCRAM, sqlx computes for a millisecond, and gives way to other tasks 819 times on the way. Under load, each time costs
 /// a turn of all tasks that are ready. So this gives way once in [`STEPS_OF_A_LOGIN`] times.
 async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
-    let mut connecting = pin!(PgConnection::connect_with(options));
+    let mut connecting = pin!(async {
+        match addresses::connect_past_silent(options).await {
+            Some(connected) => connected,
+            None => PgConnection::connect_with(options).await,
+        }
+    });
     let connecting = poll_fn(|cx| {
         for _ in 1..STEPS_OF_A_LOGIN {
             if let Poll::Ready(connected) = connecting.as_mut().poll(cx) {
