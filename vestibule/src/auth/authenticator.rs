@@ -122,7 +122,9 @@ impl Authenticator {
         };
         let claims = match self.claims(token, held.set).await {
             Ok(claims) => claims,
-            Err(Unverified::Faulty(TokenFault::Invalid(reason))) => return refused(reason),
+            Err(Unverified::Faulty(TokenFault::Invalid(reason) | TokenFault::WrongKeys(reason))) => {
+                return refused(reason);
+            }
             Err(Unverified::Faulty(TokenFault::UnknownKey)) => return refused("its issuer has not this key"),
             Err(Unverified::KeyNotLookedUp { retry_after }) => {
                 let problem = Problem::busy("the key of the token cannot be looked up now; try again later");
@@ -148,7 +150,7 @@ impl Authenticator {
         self.keys.held().fetched
     }
 
-    /// Returns the claims of a token. Fetches the keys if the token's is not among them.
+    /// Returns the claims of a token. Fetches the keys if those in use are not the token's.
     ///
     /// # Errors
     /// The reason for which the token is not verified.
@@ -157,10 +159,12 @@ impl Authenticator {
             return Ok(claims);
         }
         let mut verified = self.rules.verify(token, &keys);
-        if matches!(verified, Err(TokenFault::UnknownKey)) {
+        if matches!(verified, Err(TokenFault::UnknownKey | TokenFault::WrongKeys(_))) {
             let (newer, pause) = self.keys.newer_than(&keys).await;
-            keys = newer;
-            verified = self.rules.verify(token, &keys);
+            if !Arc::ptr_eq(&newer, &keys) {
+                keys = newer;
+                verified = self.rules.verify(token, &keys);
+            }
             if let (Err(TokenFault::UnknownKey), Some(retry_after)) = (&verified, pause) {
                 return Err(Unverified::KeyNotLookedUp { retry_after });
             }

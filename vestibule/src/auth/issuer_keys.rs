@@ -31,6 +31,8 @@ pub(super) struct HeldKeys {
     pub(super) set: Arc<KeySet>,
     /// The time at which the issuer last confirmed them.
     pub(super) fetched: Moment,
+    /// The time at which the fetch that confirmed them began.
+    began: Instant,
     /// `true` if the last fetch failed.
     is_failing: bool,
 }
@@ -47,7 +49,8 @@ impl IssuerKeys {
         files: &FileReads,
     ) -> Result<Arc<Self>, Fault> {
         let source = KeySource::of(config, files).await?;
-        let deadline = deadline.min(Instant::now() + FETCH_TIMEOUT);
+        let began = Instant::now();
+        let deadline = deadline.min(began + FETCH_TIMEOUT);
         let set = source.fetch(deadline).await.map_err(|error| {
             metrics.fetch_failed();
             let remedy = format!("check {}, and the network to the issuer", source.setting());
@@ -55,7 +58,7 @@ impl IssuerKeys {
         })?;
         metrics.begin();
         metrics.fetched();
-        let held = HeldKeys { set: Arc::new(set), fetched: Moment::now(), is_failing: false };
+        let held = HeldKeys { set: Arc::new(set), fetched: Moment::now(), began, is_failing: false };
         let keys = Arc::new(Self {
             source,
             refresh_every: config.refresh_every,
@@ -111,14 +114,23 @@ impl IssuerKeys {
         })
     }
 
-    /// Fetches the keys again. Keeps those in use if that fails. Returns `true` if it succeeded.
+    /// Fetches the keys again. Keeps those in use if that fails. Returns `true` if the issuer has confirmed those in use
+    /// since this was called.
     async fn refetch(&self) -> bool {
-        let fetched = self.source.fetch(Instant::now() + FETCH_TIMEOUT).await;
+        let began = Instant::now();
+        let fetched = self.source.fetch(began + FETCH_TIMEOUT).await;
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        match fetched {
+            Ok(_) => self.metrics.fetched(),
+            Err(_) => self.metrics.fetch_failed(),
+        }
+        if began < held.began {
+            // Another fetch began later and has ended already: what this one says is older.
+            return true;
+        }
         let issuer = self.source.authority();
         match fetched {
             Ok(set) => {
-                self.metrics.fetched();
                 if held.is_failing {
                     tracing::info!(issuer, "the keys of the issuer can be fetched again");
                 }
@@ -127,11 +139,11 @@ impl IssuerKeys {
                     held.set = Arc::new(set.after(&held.set));
                 }
                 held.fetched = Moment::now();
+                held.began = began;
                 held.is_failing = false;
                 true
             }
             Err(error) => {
-                self.metrics.fetch_failed();
                 if !held.is_failing {
                     tracing::warn!(
                         issuer,

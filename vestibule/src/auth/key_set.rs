@@ -15,7 +15,8 @@ pub(crate) struct KeySet {
     /// A hash of the keys, by which replicas are compared. Neither their order nor the rest of the document changes it.
     pub(super) version: String,
     keys: Vec<IssuerKey>,
-    /// The ids of keys that earlier sets had, and this one has not: the issuer has removed them.
+    /// The ids of keys that earlier sets had, and this one has not: the issuer has removed them, or one of its nodes has not
+    /// heard of them yet.
     removed: BTreeSet<String>,
 }
 
@@ -62,7 +63,7 @@ impl KeySet {
         self
     }
 
-    /// Returns `true` if the issuer has removed the key of this id.
+    /// Returns `true` if an earlier set had the key of this id.
     pub(super) fn has_removed(&self, id: &str) -> bool {
         self.removed.contains(id)
     }

@@ -83,6 +83,24 @@ fn bearer(token: &str) -> (header::HeaderName, HeaderValue) {
     (header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap())
 }
 
+/// Lets this time pass at once.
+async fn pass(time: Duration) {
+    // A task that was only spawned has set no timer yet.
+    tokio::task::yield_now().await;
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+async fn until(is_so: impl AsyncFn() -> bool) {
+    let waiting = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("it does not come");
+}
+
 #[test]
 fn a_token_of_each_algorithm_is_accepted() {
     for (algorithm, name) in [
@@ -354,9 +372,7 @@ async fn keys_that_cannot_be_fetched_again_stay_until_they_are_too_old() {
     server.fail();
     assert_eq!(guarded.status(&unknown.token()).await, 503, "it cannot be looked up");
     assert_eq!((guarded.status(&key.token()).await, server.requests()), (200, 2));
-    tokio::time::pause();
-    tokio::time::advance(config.max_stale + Duration::from_secs(1)).await;
-    tokio::time::resume();
+    pass(config.max_stale + Duration::from_secs(1)).await;
     let (status, headers) = guarded.get(&[bearer(&key.token())]).await;
     assert_eq!((status.as_u16(), headers.contains_key(header::RETRY_AFTER)), (503, true));
     assert_eq!(guarded.get(&[]).await.0, 401, "without a token, its keys do not matter");
@@ -371,16 +387,45 @@ async fn nobody_waits_for_an_issuer_that_did_not_answer_the_last_time() {
     assert_eq!(guarded.status(&new.token()).await, 503);
     assert_eq!(server.requests(), 2);
     server.publish(&jwks([&key, &new]));
-    tokio::time::pause();
-    tokio::time::advance(Duration::from_secs(31)).await;
-    tokio::time::resume();
+    pass(Duration::from_secs(31)).await;
     assert_eq!(guarded.status(&new.token()).await, 503, "it is asked, and nobody waits for its answer");
-    let answered = async {
-        while server.requests() < 3 || guarded.status(&new.token()).await != 200 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), answered).await.expect("the issuer answers again");
+    until(async || server.requests() == 3 && guarded.status(&new.token()).await == 200).await;
+}
+
+#[tokio::test]
+async fn a_key_that_a_node_of_the_issuer_has_not_heard_of_is_looked_up_again() {
+    let (old, new) = (SigningKey::new("old", Algorithm::ES256), SigningKey::new("new", Algorithm::ES256));
+    let server = JwksServer::start(&jwks([&old])).await;
+    let guarded = Guarded::open(&server.config()).await.unwrap();
+    server.publish(&jwks([&old, &new]));
+    assert_eq!(guarded.status(&new.token()).await, 200);
+
+    server.publish(&jwks([&old]));
+    pass(Duration::from_secs(31)).await;
+    let unknown = SigningKey::new("unknown", Algorithm::ES256);
+    assert_eq!((guarded.status(&unknown.token()).await, server.requests()), (401, 3));
+    assert_eq!(guarded.status(&new.token()).await, 401, "for all that is known, its key was removed");
+
+    server.publish(&jwks([&old, &new]));
+    pass(Duration::from_secs(31)).await;
+    assert_eq!((guarded.status(&new.token()).await, server.requests()), (200, 4));
+}
+
+#[tokio::test]
+async fn an_answer_to_an_older_fetch_replaces_no_newer_keys() {
+    let (old, new) = (SigningKey::new("old", Algorithm::ES256), SigningKey::new("new", Algorithm::ES256));
+    let server = JwksServer::start(&jwks([&old])).await;
+    let config = server.config();
+    let guarded = Guarded::open(&config).await.unwrap();
+    let release = server.hold();
+    pass(config.refresh_every * 2).await;
+    until(async || server.requests() == 2).await;
+    server.publish(&jwks([&new]));
+    assert_eq!((guarded.status(&new.token()).await, server.requests()), (200, 3));
+    drop(release);
+    until(async || guarded.metrics().contains("vestibule_auth_key_fetches_total{outcome=\"fetched\"} 3")).await;
+    assert_eq!(guarded.status(&new.token()).await, 200);
+    assert_eq!(guarded.status(&old.token()).await, 401);
 }
 
 #[tokio::test]

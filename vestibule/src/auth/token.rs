@@ -23,6 +23,8 @@ pub(super) struct TokenRules {
 pub(super) enum TokenFault {
     /// The set has no key of this id. A newer one may have it.
     UnknownKey,
+    /// It is not valid with the keys of this set. A newer one may have another key for it.
+    WrongKeys(&'static str),
     Invalid(&'static str),
 }
 
@@ -114,7 +116,7 @@ impl TokenRules {
         }
         let id = header.kid.as_deref();
         let key = keys.find(id).ok_or_else(|| match id {
-            Some(id) if keys.has_removed(id) => Invalid("its issuer has removed its key"),
+            Some(id) if keys.has_removed(id) => TokenFault::WrongKeys("its issuer has removed its key"),
             _ => TokenFault::UnknownKey,
         })?;
         if !key.algorithms.contains(&header.alg) {
