@@ -98,6 +98,21 @@ async fn keys_that_the_issuer_rotates_are_taken_up_without_a_restart() {
 }
 
 #[tokio::test]
+async fn a_made_up_key_is_no_failure_of_the_service() {
+    let tenant = SERVICE.migrated("auth_unknown_key").await;
+    let trusted = TrustedIssuer::start(&tenant);
+    let running = RunningService::start(trusted.launch(&tenant), &tenant).await;
+    let stranger = TokenIssuer::start().expect("a port").token("eve", "");
+    problem(list(&running, &stranger).await, 401).await;
+    let limited = list(&running, &stranger).await;
+    let pause: u64 = limited.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=30).contains(&pause), "{pause}");
+    problem(limited, 429).await;
+    assert_eq!(list(&running, &trusted.issuer.token("ada", "")).await.status(), StatusCode::OK);
+    assert_eq!(running.metric("vestibule_auth_tokens_total{outcome=\"unknown_key\"}").await, 1.0);
+}
+
+#[tokio::test]
 async fn an_issuer_that_is_away_stops_no_token_of_its_known_keys() {
     let tenant = SERVICE.migrated("auth_outage").await;
     let trusted = TrustedIssuer::start(&tenant);

@@ -37,6 +37,15 @@ pub(super) struct HeldKeys {
     is_failing: bool,
 }
 
+/// The reason for which an unknown key cannot be looked up now.
+#[derive(Clone, Copy)]
+pub(super) enum NotLookedUp {
+    /// The issuer answers, but was asked a moment ago. It is asked again after this time.
+    TooSoon(Duration),
+    /// The last fetch failed. The next one comes after this time at the latest.
+    IssuerAway(Duration),
+}
+
 impl IssuerKeys {
     /// Fetches the keys, and keeps them fresh while somebody uses them.
     ///
@@ -82,9 +91,8 @@ impl IssuerKeys {
     /// Returns a set that may have a key which `seen` has not: fetches it, unless that was done a moment ago. Requests that
     /// ask at the same time share one fetch.
     ///
-    /// The time is `None` if the issuer has confirmed the set since this was called: then it has no other keys. Otherwise
-    /// it is the time after which the issuer can be asked again.
-    pub(super) async fn newer_than(self: &Arc<Self>, seen: &Arc<KeySet>) -> (Arc<KeySet>, Option<Duration>) {
+    /// The result is `Ok` if the issuer has confirmed the set since this was called: then it has no other keys.
+    pub(super) async fn newer_than(self: &Arc<Self>, seen: &Arc<KeySet>) -> (Arc<KeySet>, Result<(), NotLookedUp>) {
         let held = self.held();
         if held.is_failing {
             // Nobody waits for an issuer that did not answer the last time.
@@ -93,15 +101,18 @@ impl IssuerKeys {
             {
                 self.fetch_for_unknown(last);
             }
-            return (held.set, Some(PAUSE));
+            return (held.set, Err(NotLookedUp::IssuerAway(PAUSE)));
         }
         let last = self.fetched_for_unknown.clone().lock_owned().await;
-        let (pause, held) = (pause_after(*last), self.held().set);
-        if !pause.is_zero() || !Arc::ptr_eq(&held, seen) {
-            return (held, Some(pause));
+        let (pause, held) = (pause_after(*last), self.held());
+        if held.is_failing {
+            return (held.set, Err(NotLookedUp::IssuerAway(PAUSE)));
+        }
+        if !pause.is_zero() || !Arc::ptr_eq(&held.set, seen) {
+            return (held.set, Err(NotLookedUp::TooSoon(pause)));
         }
         let is_confirmed = self.fetch_for_unknown(last).await.unwrap_or(false);
-        (self.held().set, if is_confirmed { None } else { Some(PAUSE) })
+        (self.held().set, if is_confirmed { Ok(()) } else { Err(NotLookedUp::IssuerAway(PAUSE)) })
     }
 
     /// Fetches the keys in a task of its own: it goes on for others if the client of this request goes away.

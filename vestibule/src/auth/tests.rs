@@ -319,6 +319,7 @@ async fn each_answer_says_what_the_client_must_do() {
         "vestibule_auth_tokens_total{outcome=\"accepted\"} 4",
         "vestibule_auth_tokens_total{outcome=\"missing\"} 3",
         "vestibule_auth_tokens_total{outcome=\"refused\"} 5",
+        "vestibule_auth_tokens_total{outcome=\"unknown_key\"} 0",
         "vestibule_auth_tokens_total{outcome=\"stale_keys\"} 0",
     ] {
         assert!(page.contains(line), "{line} is missing in {page}");
@@ -344,10 +345,11 @@ async fn many_tokens_with_an_unknown_key_cause_one_fetch() {
     for _ in 0..3 {
         let (status, headers) = guarded.get(&[bearer(&unknown.token())]).await;
         let pause: u64 = headers[header::RETRY_AFTER].to_str().unwrap().parse().unwrap();
-        assert_eq!(status, 503, "the issuer may have published it after the fetch");
+        assert_eq!(status, 429, "the issuer may have published it after the fetch");
         assert!((1..=30).contains(&pause), "{pause}");
     }
     assert_eq!(server.requests(), 2, "the next fetch for an unknown key comes 30 s later");
+    assert!(guarded.metrics().contains("vestibule_auth_tokens_total{outcome=\"unknown_key\"} 3"));
 }
 
 #[tokio::test]
@@ -370,7 +372,9 @@ async fn keys_that_cannot_be_fetched_again_stay_until_they_are_too_old() {
     let config = server.config();
     let guarded = Guarded::open(&config).await.unwrap();
     server.fail();
-    assert_eq!(guarded.status(&unknown.token()).await, 503, "it cannot be looked up");
+    let tokens = [unknown.token(), unknown.token()];
+    let at_once = futures_util::future::join_all(tokens.iter().map(|token| guarded.status(token)));
+    assert_eq!(at_once.await, [503, 503], "it cannot be looked up");
     assert_eq!((guarded.status(&key.token()).await, server.requests()), (200, 2));
     pass(config.max_stale + Duration::from_secs(1)).await;
     let (status, headers) = guarded.get(&[bearer(&key.token())]).await;
