@@ -123,9 +123,10 @@ impl TokenRules {
             return Err(Invalid("its algorithm is not that of its key"));
         }
         let validation = Validation { algorithms: vec![header.alg], ..self.validation.clone() };
-        let verified =
-            jsonwebtoken::decode(token, &key.key, &validation).map_err(|error| Invalid(reason(error.kind())))?;
-        self.read(verified.claims)
+        match jsonwebtoken::decode(token, &key.key, &validation) {
+            Ok(verified) => self.read(verified.claims),
+            Err(error) => Err(fault(error.kind())),
+        }
     }
 
     fn read(&self, all: Map<String, Value>) -> Result<TokenClaims, TokenFault> {
@@ -168,8 +169,10 @@ fn is_type_of_access_token(name: &str) -> bool {
     matches!(name.strip_prefix("application/").unwrap_or(&name), "at+jwt" | "jwt")
 }
 
-fn reason(error: &ErrorKind) -> &'static str {
-    match error {
+fn fault(error: &ErrorKind) -> TokenFault {
+    TokenFault::Invalid(match error {
+        // The issuer may have replaced the key by one of the same id, or by one that has no id either.
+        ErrorKind::InvalidSignature => return TokenFault::WrongKeys("its signature cannot be verified"),
         ErrorKind::ExpiredSignature => "it has expired",
         ErrorKind::ImmatureSignature => "it is not valid yet",
         ErrorKind::InvalidIssuer => "another issuer has made it",
@@ -177,8 +180,8 @@ fn reason(error: &ErrorKind) -> &'static str {
         ErrorKind::MissingRequiredClaim(_) | ErrorKind::InvalidClaimFormat(_) => {
             "`iss`, `sub`, `aud`, `exp` or `nbf` is missing or malformed"
         }
-        _ => "its signature cannot be verified",
-    }
+        _ => "it is malformed",
+    })
 }
 
 impl From<TokenAlgorithm> for Algorithm {
