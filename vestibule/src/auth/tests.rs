@@ -199,8 +199,33 @@ fn a_token_is_refused_unless_everything_in_it_is_right() {
     let unknown = with_header(&|header| header.kid = Some("two".into()));
     assert_eq!(verify(&unknown), Err(TokenFault::UnknownKey));
     let without_id = with_header(&|header| header.kid = None);
-    assert_eq!(verify(&without_id), Err(TokenFault::UnknownKey));
+    assert!(matches!(verify(&without_id), Err(TokenFault::WrongKeys(_))), "a new key has an id, as these have");
     assert!(rules.verify(&without_id, &set(&jwks([&key]))).is_ok(), "there is one key only");
+}
+
+#[test]
+fn keys_of_one_id_are_told_apart_by_their_algorithms_and_by_the_signature() {
+    let key = |algorithm| SigningKey::new("one", algorithm);
+    let (first, second, rsa) = (key(Algorithm::ES256), key(Algorithm::ES256), key(Algorithm::RS256));
+    let rules = TokenRules::of(&config());
+    for id in [Some("one"), None] {
+        let mut document = jwks([&first, &rsa, &second]);
+        for jwk in document["keys"].as_array_mut().unwrap() {
+            jwk["kid"] = json!(id);
+        }
+        let keys = set(&document);
+        let verify = |key: &SigningKey, claims: &Value| {
+            let token = key.sign(&Header { kid: id.map(str::to_owned), ..key.header() }, claims);
+            rules.verify(&token, &keys).map(|claims| claims.subject)
+        };
+        for key in [&first, &second, &rsa] {
+            assert_eq!(verify(key, &claims()), Ok("ada".into()), "{id:?}");
+            let expired = verify(key, &claims_with("exp", json!(now() - 100)));
+            assert_eq!(expired, Err(TokenFault::Invalid("it has expired")), "{id:?}");
+        }
+        let unknown = verify(&key(Algorithm::ES256), &claims());
+        assert_eq!(unknown, Err(TokenFault::WrongKeys("its signature cannot be verified")), "{id:?}");
+    }
 }
 
 #[test]

@@ -114,19 +114,24 @@ impl TokenRules {
         if !self.validation.algorithms.contains(&header.alg) {
             return Err(Invalid("its algorithm is not accepted here"));
         }
-        let id = header.kid.as_deref();
-        let key = keys.find(id).ok_or_else(|| match id {
-            Some(id) if keys.has_removed(id) => TokenFault::WrongKeys("its issuer has removed its key"),
-            _ => TokenFault::UnknownKey,
-        })?;
-        if !key.algorithms.contains(&header.alg) {
-            return Err(Invalid("its algorithm is not that of its key"));
-        }
         let validation = Validation { algorithms: vec![header.alg], ..self.validation.clone() };
-        match jsonwebtoken::decode(token, &key.key, &validation) {
-            Ok(verified) => self.read(verified.claims),
-            Err(error) => Err(fault(error.kind())),
+        let id = header.kid.as_deref();
+        let mut refused = match id {
+            Some(id) if keys.has_removed(id) => TokenFault::WrongKeys("its issuer has removed its key"),
+            Some(id) if keys.has(id) => TokenFault::WrongKeys("its algorithm is not that of its key"),
+            Some(_) => TokenFault::UnknownKey,
+            None => TokenFault::WrongKeys("it has no `kid`, and its issuer has no key for such a token"),
+        };
+        for key in keys.find(id, header.alg) {
+            refused = match jsonwebtoken::decode(token, key, &validation) {
+                Ok(verified) => return self.read(verified.claims),
+                Err(error) => fault(error.kind()),
+            };
+            if matches!(refused, Invalid(_)) {
+                break;
+            }
         }
+        Err(refused)
     }
 
     fn read(&self, all: Map<String, Value>) -> Result<TokenClaims, TokenFault> {
