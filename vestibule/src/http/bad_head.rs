@@ -1,7 +1,7 @@
 //! The response to a request whose head breaks RFC 9112, in points that hyper does not check.
 
 use axum::http::{
-    HeaderMap, Request, Response, StatusCode, Version,
+    HeaderValue, Request, Response, StatusCode, Version,
     header::{CONNECTION, CONTENT_TYPE, HOST, TRANSFER_ENCODING},
     uri::Authority,
 };
@@ -27,10 +27,19 @@ impl BadHead {
         if request.version() > Version::HTTP_11 {
             return None;
         }
-        if !is_host_valid(request.version(), request.headers()) {
+        // One pass over a few headers costs less than to look for each of the two.
+        let (mut hosts, mut codings) = (Values::None, Values::None);
+        for (name, value) in request.headers() {
+            if *name == HOST {
+                hosts.add(value);
+            } else if *name == TRANSFER_ENCODING {
+                codings.add(value);
+            }
+        }
+        if !is_host_valid(request.version(), hosts) {
             return Some(Self::bad_request("the request needs one header Host, with a host and at most a port"));
         }
-        if !is_encoding_known(request.headers()) {
+        if !is_encoding_known(codings) {
             let detail = "the only transfer coding is `chunked`, once";
             return Some(Self { status: StatusCode::NOT_IMPLEMENTED, detail });
         }
@@ -48,28 +57,42 @@ impl BadHead {
     }
 }
 
+/// The values of a header that may be there once.
+enum Values<'a> {
+    None,
+    One(&'a HeaderValue),
+    Several,
+}
+
+impl<'a> Values<'a> {
+    fn add(&mut self, value: &'a HeaderValue) {
+        *self = match self {
+            Self::None => Self::One(value),
+            Self::One(_) | Self::Several => Self::Several,
+        };
+    }
+}
+
 /// Returns `true` if there is one valid `Host` (section 3.2). It may be empty. HTTP/1.0 can do without.
-fn is_host_valid(version: Version, headers: &HeaderMap) -> bool {
-    let mut hosts = headers.get_all(HOST).iter();
-    match (hosts.next(), hosts.next()) {
-        (None, _) => version < Version::HTTP_11,
-        (Some(host), None) => {
+fn is_host_valid(version: Version, hosts: Values<'_>) -> bool {
+    match hosts {
+        Values::None => version < Version::HTTP_11,
+        Values::One(host) => {
             let host = host.as_bytes();
             // Most hosts are plain names. The parser copies what it reads.
             host.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'))
                 || (Authority::try_from(host).is_ok() && !host.contains(&b'@'))
         }
-        (Some(_), Some(_)) => false,
+        Values::Several => false,
     }
 }
 
 /// Returns `true` if the body has no transfer coding but `chunked` (section 6.1). hyper checks that it is the last one,
 /// and hands out the body with the others still on.
-fn is_encoding_known(headers: &HeaderMap) -> bool {
-    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
-    match (codings.next(), codings.next()) {
-        (None, _) => true,
-        (Some(coding), None) => coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"),
-        (Some(_), Some(_)) => false,
+fn is_encoding_known(codings: Values<'_>) -> bool {
+    match codings {
+        Values::None => true,
+        Values::One(coding) => coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"),
+        Values::Several => false,
     }
 }

@@ -55,7 +55,7 @@ const HEADERS: [(HeaderName, HeaderValue); 4] = [
     (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
 ];
 
-/// The headers that nearly every route sets.
+/// The headers that nearly every route sets, and no other ones, in the order in which axum adds them.
 const OF_NEARLY_EVERY_ROUTE: [HeaderName; 2] = [header::CONTENT_TYPE, header::CONTENT_LENGTH];
 
 /// The header for connections with TLS: a browser does not use plain HTTP at this host for a year.
@@ -76,8 +76,8 @@ pub(crate) struct Frame {
     pub(super) proxies: TrustedProxies,
     /// `None` if traces are off.
     pub(super) sampler: Option<Sampler>,
-    /// The defaults, with places for what nearly every response has. A copy of this map costs less than to add to
-    /// another one, which grows then.
+    /// The defaults, after places for what nearly every response has: [`OF_NEARLY_EVERY_ROUTE`] and the id. A copy of this map
+    /// costs less than to add to another one, which grows then.
     headers: HeaderMap,
     /// An empty map with room for what axum and we add to each request. A copy of it does not grow.
     pub(super) extensions: Extensions,
@@ -135,18 +135,28 @@ impl Frame {
             // axum adds the methods of a path to the answer of any layer, so a client without a token would learn the path.
             headers.remove(header::ALLOW);
         }
-        let of_route = std::mem::replace(headers, self.headers.clone());
+        let mut of_route = std::mem::replace(headers, self.headers.clone());
+        let id = request_id::header_value(record.context.trace_id);
+        if record.is_tls {
+            headers.insert(header::STRICT_TRANSPORT_SECURITY, STRICT_TRANSPORT_SECURITY);
+        }
+        if of_route.len() == OF_NEARLY_EVERY_ROUTE.len() && of_route.keys().eq(&OF_NEARLY_EVERY_ROUTE) {
+            // To fill the places in their order costs no hash.
+            let mut places = headers.values_mut();
+            for (value, place) in of_route.values_mut().zip(&mut places) {
+                std::mem::swap(value, place);
+            }
+            *places.next().expect("the id has a place after them") = id;
+            return;
+        }
         for name in OF_NEARLY_EVERY_ROUTE {
             // To compare a few names costs less than the hash of one.
             if !of_route.keys().any(|of_route| *of_route == name) {
                 headers.remove(name);
             }
         }
-        if record.is_tls {
-            headers.insert(header::STRICT_TRANSPORT_SECURITY, STRICT_TRANSPORT_SECURITY);
-        }
         headers.extend(of_route);
-        headers.insert(request_id::X_REQUEST_ID, request_id::header_value(record.context.trace_id));
+        headers.insert(request_id::X_REQUEST_ID, id);
     }
 }
 
@@ -178,6 +188,10 @@ fn default_headers() -> HeaderMap {
     headers.extend(OF_NEARLY_EVERY_ROUTE.map(|name| (name, empty.clone())));
     headers.insert(request_id::X_REQUEST_ID, empty);
     headers.extend(HEADERS);
+    debug_assert!(
+        headers.keys().zip(&OF_NEARLY_EVERY_ROUTE).all(|(name, first)| name == first),
+        "`complete_head` fills them"
+    );
     headers
 }
 

@@ -10,7 +10,7 @@ use axum::{
     http::{HeaderValue, Request, Response, StatusCode, header::CONNECTION},
 };
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
+use hyper::body::{Buf, Incoming};
 use std::{
     convert::Infallible,
     net::SocketAddr,
@@ -197,45 +197,58 @@ pin_project_lite::pin_project! {
 
 /// A piece of a response. hyper drops it when it went to the socket. Until then the exchange goes on: h2 takes tens of KiB per
 /// response before the client has room for them.
-struct Piece {
+pub(super) struct Piece {
     bytes: Bytes,
     guard: Arc<ExchangeGuard>,
 }
 
-impl AsRef<[u8]> for Piece {
-    fn as_ref(&self) -> &[u8] {
+// In place of `Bytes::from_owner`, which needs a box.
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn chunk(&self) -> &[u8] {
         &self.bytes
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
     }
 }
 
 impl Drop for Piece {
     fn drop(&mut self) {
-        self.guard.exchange.went_out();
+        // The last one ends the exchange. Then nobody asks for how long it waited.
+        if Arc::strong_count(&self.guard) > 1 {
+            self.guard.exchange.went_out();
+        }
     }
 }
 
 impl<B: Body<Data = Bytes>> Body for ResponseBody<B> {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Piece>, B::Error>>> {
         let this = self.project();
         let exchange = &this.guard.exchange;
+        let piece = |bytes| Piece { bytes, guard: this.guard.clone() };
         if this.rest.is_empty() {
             exchange.asked_for_more();
             let Some(body) = this.body.as_pin_mut() else { return Poll::Ready(None) };
             match ready!(body.poll_frame(cx)) {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => *this.rest = data,
-                    Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+                    Err(trailers) => return Poll::Ready(Some(Ok(trailers.map_data(piece)))),
                 },
-                other => return Poll::Ready(other),
+                Some(Err(error)) => return Poll::Ready(Some(Err(error))),
+                None => return Poll::Ready(None),
             }
         }
-        let piece = this.rest.split_to(this.rest.len().min(LARGEST_PIECE));
-        exchange.handed_out(piece.len());
-        let piece = Piece { bytes: piece, guard: this.guard.clone() };
-        Poll::Ready(Some(Ok(Frame::data(Bytes::from_owner(piece)))))
+        let bytes = this.rest.split_to(this.rest.len().min(LARGEST_PIECE));
+        exchange.handed_out(bytes.len());
+        Poll::Ready(Some(Ok(Frame::data(piece(bytes)))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -291,7 +304,7 @@ mod tests {
         let mut body = ResponseBody { body: None::<axum::body::Body>, rest: text, guard };
         let mut pieces = Vec::new();
         while let Some(frame) = body.frame().await {
-            pieces.push(frame.unwrap().into_data().unwrap());
+            pieces.extend(frame.unwrap().into_data().ok());
         }
         drop(body);
         assert_eq!((pieces.len(), places.available_permits()), (2, 0));

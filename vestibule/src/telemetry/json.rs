@@ -11,8 +11,8 @@ use std::{
 };
 use time::OffsetDateTime;
 use tracing::{
-    Event, Level, Subscriber,
-    field::{Field, FieldSet, Visit},
+    Event, Level, Metadata, Subscriber,
+    field::{Field, Visit},
 };
 use tracing_log::NormalizeEvent;
 use tracing_subscriber::{Layer, layer::Context};
@@ -25,6 +25,9 @@ pub(super) const CUT: &str = "…";
 /// and the target.
 pub(super) const LONGEST: usize = 16 * 1024;
 
+/// The length of a target, in bytes, after which it is cut.
+const LONGEST_TARGET: usize = 1024;
+
 thread_local! {
     /// The memory for the next line of this thread.
     static SCRATCH: RefCell<Scratch> = RefCell::default();
@@ -35,26 +38,36 @@ thread_local! {
 struct Scratch {
     line: String,
     clock: LogClock,
-    names: FieldNames,
+    place: PlaceTexts,
 }
 
-/// The names of the fields of one place in the code, as a line has them: escaped, in quotes, with the colon. Most lines come
-/// from the same place as the one before: they are access lines.
+/// The texts that each line from one place in the code has. Most lines come from the same place as the one before: they are
+/// access lines.
 #[derive(Default)]
-struct FieldNames {
-    /// The first field. Fields of two places are never equal.
+struct PlaceTexts {
+    /// The first field. Fields of two places are never equal. `None` if the place has none.
     first: Option<Field>,
-    texts: Vec<String>,
+    /// The names of the fields: escaped, in quotes, with the colon.
+    names: Vec<String>,
+    /// The target, escaped.
+    target: String,
 }
 
-impl FieldNames {
-    fn set(&mut self, fields: &FieldSet) {
-        let first = fields.iter().next();
-        if self.first != first {
-            self.texts = fields.iter().map(|field| name_text(field.name())).collect();
+impl PlaceTexts {
+    fn set(&mut self, metadata: &Metadata<'_>) {
+        let first = metadata.fields().iter().next();
+        if self.first != first || first.is_none() {
+            self.names = metadata.fields().iter().map(|field| name_text(field.name())).collect();
+            self.target = target_text(metadata.target());
             self.first = first;
         }
     }
+}
+
+fn target_text(target: &str) -> String {
+    let mut text = String::new();
+    escape_json(target, &mut text, LONGEST_TARGET);
+    text
 }
 
 fn name_text(name: &str) -> String {
@@ -76,14 +89,17 @@ impl JsonLayer {
 }
 
 impl JsonLayer {
-    fn write(&self, event: &Event<'_>, Scratch { line, clock, names }: &mut Scratch) {
+    fn write(&self, event: &Event<'_>, Scratch { line, clock, place }: &mut Scratch) {
+        place.set(event.metadata());
         // An event of the crate `log` has its own target in a field.
         let of_log = event.normalized_metadata();
-        let metadata = of_log.as_ref().unwrap_or_else(|| event.metadata());
-        names.set(event.metadata().fields());
-        let mut fields = EventFields { line: JsonLine::begin(line, clock, *metadata.level()), names: &names.texts };
+        let (level, target) = match &of_log {
+            Some(metadata) => (metadata.level(), Cow::Owned(target_text(metadata.target()))),
+            None => (event.metadata().level(), Cow::Borrowed(&*place.target)),
+        };
+        let mut fields = EventFields { line: JsonLine::begin(line, clock, *level), names: &place.names };
         event.record(&mut fields);
-        fields.line.end(metadata.target(), RequestContext::current());
+        fields.line.end(&target, RequestContext::current());
         self.buffer.push(line, Cow::Borrowed(event.metadata().target()));
     }
 }
@@ -166,8 +182,15 @@ impl<'a> JsonLine<'a> {
 
     fn add_string(&mut self, value: &str) {
         self.text.push('"');
-        let _ = EscapedValue::of(self).write_str(value);
+        if !escape_json(value, self.text, LONGEST) {
+            self.cut_value();
+        }
         self.text.push_str("\",");
+    }
+
+    fn cut_value(&mut self) {
+        self.text.push_str(CUT);
+        self.is_cut = true;
     }
 
     fn add_json(&mut self, value: &str) {
@@ -175,14 +198,14 @@ impl<'a> JsonLine<'a> {
         self.text.push(',');
     }
 
-    /// Ends the line.
+    /// Ends the line. `target` is as it stands in JSON.
     pub(super) fn end(self, target: &str, context: Option<RequestContext>) {
         // The comma after the last field.
         if self.text.ends_with(',') {
             self.text.pop();
         }
         self.text.push_str("},\"target\":\"");
-        escape_json(target, self.text, LONGEST + 1024);
+        self.text.push_str(target);
         self.text.push('"');
         if let Some(RequestContext { trace_id, generation, .. }) = context {
             self.text.push_str(",\"trace_id\":\"");
@@ -264,8 +287,7 @@ impl Write for EscapedValue<'_, '_> {
             return Ok(());
         }
         if !self.has_ended {
-            self.line.text.push_str(CUT);
-            self.line.is_cut = true;
+            self.line.cut_value();
             self.has_ended = true;
         }
         Err(fmt::Error)

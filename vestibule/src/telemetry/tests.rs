@@ -135,6 +135,8 @@ fn log_each_type() {
     tracing::warn!(only = "fields");
     let span = tracing::info_span!("span", of = "no interest");
     span.in_scope(|| tracing::debug!("in a span"));
+    tracing::event!(target: "one::without::fields", tracing::Level::INFO, {});
+    tracing::event!(target: "another::without::fields", tracing::Level::INFO, {});
     let mut record = log::Record::builder();
     record.level(log::Level::Warn).target("of::the::crate::log").line(Some(7));
     tracing_log::format_trace(&record.args(format_args!("by the crate `log`")).build()).unwrap();
@@ -150,7 +152,7 @@ fn a_line_is_the_one_of_the_stock_format() {
     tracing::subscriber::with_default(subscriber, log_each_type);
     log.writer.write_next();
     let (ours, stock) = (log.file.take(), stock.take());
-    assert_eq!(ours.lines().count(), 5);
+    assert_eq!(ours.lines().count(), 7);
     assert!(ours.contains("\"target\":\"of::the::crate::log\""), "{ours}");
     for (ours, stock) in ours.lines().zip(stock.lines()) {
         let place = |line: &str, key: &str| line.find(key).unwrap_or_else(|| panic!("no {key} in {line}"));
