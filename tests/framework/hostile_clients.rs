@@ -10,6 +10,7 @@ use crate::{
     support::{
         log_events::events_that_say,
         process::{open_files, resident_kilobytes},
+        tls_client::TlsClient,
     },
 };
 use devstack::{
@@ -74,11 +75,13 @@ async fn longest_answer(running: &RunningService<'_>, during: Duration) -> Durat
     longest
 }
 
-/// Checks that others are served soon after hostile clients took all places, and that these lose their connections.
-async fn assert_the_places_come_back(running: &RunningService<'_>) {
+/// Checks that others are served soon after hostile clients took all places, and that these lose their streams. A connection
+/// ends too, unless it has others when places are no longer short.
+async fn assert_the_places_come_back(running: &mut RunningService<'_>) {
     let longest = longest_answer(running, Duration::from_secs(3)).await;
     assert!(longest < Duration::from_secs(20), "{longest:?}");
-    wait_for_ends(running, "stalled", 1.0).await;
+    let line = running.process.wait_for_line(|line| line.contains(r#""error.type":"stalled""#), DEFAULT_TIMEOUT).await;
+    assert!(line.contains("\"http.route\":\"/v1/notes\""), "{line}");
 }
 
 /// Rotates the login under hostile clients, and checks that nothing of the old generation is in use when its time is over.
@@ -188,13 +191,18 @@ impl WellBehavedClient {
 
 /// Runs phases, one after the other. In each, a well-behaved client is served, a rotation passes, and the service ends
 /// hostile connections. Memory and descriptors are bounded, and as before in the end.
-async fn assert_phases_pass(running: &mut RunningService<'_>, tenant: &Tenant, phases: &[Phase]) {
+async fn assert_phases_pass(
+    running: &mut RunningService<'_>,
+    tenant: &Tenant,
+    tls: Option<&TlsClient>,
+    phases: &[Phase],
+) {
     let (client, pid) = (WellBehavedClient::of(running, tenant), running.process.pid());
     let before = Held::by(pid);
     for phase in phases {
         let began = Instant::now();
         let endings = ends(running, phase.ends).await;
-        let hostile = phase.start(&running.at.public);
+        let hostile = phase.start(&running.at.public, tls);
         let is_over = Cell::new(false);
         let pass = async {
             assert_a_rotation_passes(running, tenant).await;
@@ -236,9 +244,9 @@ async fn ends(running: &RunningService<'_>, reasons: &[&str]) -> f64 {
 async fn in_every_phase_of_an_attack_others_are_served_and_a_rotation_passes() {
     let tenant = SERVICE.migrated("phases").await;
     let mut running = RunningService::start(launch_for_phases(&tenant), &tenant).await;
-    assert_phases_pass(&mut running, &tenant, &phases::PLAIN).await;
+    assert_phases_pass(&mut running, &tenant, None, &phases::PLAIN).await;
     let page = BigPage::create(&running).await;
-    assert_phases_pass(&mut running, &tenant, &phases::UNREAD).await;
+    assert_phases_pass(&mut running, &tenant, None, &phases::UNREAD).await;
     assert_eq!(page.read_whole(&running).await, StatusCode::OK, "whoever reads gets it all");
 }
 
@@ -249,8 +257,13 @@ async fn in_every_phase_of_an_attack_on_tls_others_are_served_and_a_rotation_pas
     let identity = tenant.authority().local(Validity::days(90));
     tenant.put_identity("server_tls", &identity).await.expect("a certificate");
     let mut running = RunningService::start_tls(launch_for_phases(&tenant), &tenant).await;
-    assert_phases_pass(&mut running, &tenant, &phases::TLS).await;
+    assert_phases_pass(&mut running, &tenant, None, &phases::HANDSHAKE).await;
     assert!(running.metric("vestibule_tls_handshakes_failed_total{listener=\"public\"}").await > 0.0);
+    let client = TlsClient::new(tenant.authority());
+    assert_phases_pass(&mut running, &tenant, Some(&client), &[phases::ZERO_WINDOW]).await;
+    let page = BigPage::create(&running).await;
+    assert_phases_pass(&mut running, &tenant, Some(&client), &phases::UNREAD).await;
+    assert_eq!(page.read_whole(&running).await, StatusCode::OK, "whoever reads gets it all");
 }
 
 #[tokio::test]
@@ -262,9 +275,7 @@ async fn clients_that_take_all_places_lose_them_within_seconds() {
     for _ in 0..11 {
         hostile.push(Http2Client::without_window(&running).await.request_many("/v1/notes", 100).await);
     }
-    assert_the_places_come_back(&running).await;
-    let line = running.process.wait_for_line(|line| line.contains(r#""error.type":"stalled""#), DEFAULT_TIMEOUT).await;
-    assert!(line.contains("\"http.route\":\"/v1/notes\""), "{line}");
+    assert_the_places_come_back(&mut running).await;
     drop(hostile);
 }
 
@@ -272,12 +283,12 @@ async fn clients_that_take_all_places_lose_them_within_seconds() {
 async fn clients_that_begin_bodies_and_send_none_lose_their_places_too() {
     let tenant = SERVICE.migrated("no_bodies").await;
     let launch = launch(&tenant).env("APP_SERVER__REQUEST_TIMEOUT", "1h");
-    let running = RunningService::start(launch, &tenant).await;
+    let mut running = RunningService::start(launch, &tenant).await;
     let mut hostile = Vec::new();
     for _ in 0..11 {
         hostile.push(Http2Client::ordinary(&running).await.begin_many("/v1/notes", 100).await);
     }
-    assert_the_places_come_back(&running).await;
+    assert_the_places_come_back(&mut running).await;
     drop(hostile);
 }
 

@@ -1,29 +1,51 @@
 //! HTTP/1 by hand.
 
-use crate::support::time_waits::let_time_pass;
+use crate::support::{time_waits::let_time_pass, tls_client::TlsClient};
 use devstack::{DEFAULT_TIMEOUT, RunningService, reqwest::StatusCode};
 use serde_json::json;
 use std::time::Duration;
 use tokio::{
-    io::{self, AsyncReadExt, AsyncWriteExt, Interest},
+    io::{self, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest},
     net::{TcpSocket, TcpStream},
     time::timeout,
 };
+use tokio_rustls::client::TlsStream;
 
-/// A connection to the public listener.
-pub(super) struct Socket(TcpStream);
+/// A connection to the public listener, with or without TLS.
+pub(super) struct Socket(Box<dyn Stream>);
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync {
+    fn tcp(&self) -> &TcpStream;
+}
+
+impl Stream for TcpStream {
+    fn tcp(&self) -> &TcpStream {
+        self
+    }
+}
+
+impl Stream for TlsStream<TcpStream> {
+    fn tcp(&self) -> &TcpStream {
+        self.get_ref().0
+    }
+}
 
 impl Socket {
     pub(super) async fn connect(running: &RunningService<'_>) -> Self {
-        Self::open(&running.at.public, false).await
+        Self::open(&running.at.public, None, false).await.expect("there is no handshake")
     }
 
-    pub(super) async fn open(address: &str, has_small_buffer: bool) -> Self {
+    /// Connects, and does the handshake of TLS if there is a client for it. `None` if that fails.
+    pub(super) async fn open(address: &str, tls: Option<&TlsClient>, has_small_buffer: bool) -> Option<Self> {
         let socket = TcpSocket::new_v4().expect("a socket");
         if has_small_buffer {
             socket.set_recv_buffer_size(4096).expect("a small buffer");
         }
-        Self(socket.connect(address.parse().expect("an address")).await.expect("the system's queue has room"))
+        let stream = socket.connect(address.parse().expect("an address")).await.expect("the system's queue has room");
+        match tls {
+            None => Some(Self(Box::new(stream))),
+            Some(tls) => Some(Self(Box::new(tls.handshake(stream).await.ok()?))),
+        }
     }
 
     pub(super) async fn send(mut self, text: &str) -> Self {
@@ -34,7 +56,7 @@ impl Socket {
 
     /// Returns `false` if the connection ended.
     pub(super) async fn write(&mut self, bytes: &[u8]) -> bool {
-        self.0.write_all(bytes).await.is_ok()
+        self.0.write_all(bytes).await.is_ok() && self.0.flush().await.is_ok()
     }
 
     pub(super) async fn read_to_end(&mut self) {
@@ -49,12 +71,12 @@ impl Socket {
 
     /// Waits for the end of the connection without reading.
     pub(super) async fn ended(&mut self) {
-        let _ = self.0.ready(Interest::ERROR).await;
+        let _ = self.0.tcp().ready(Interest::ERROR).await;
     }
 
     /// Sends this many frames without a pause, and reads the answers. Returns early if the connection ends.
     pub(super) async fn flood(&mut self, number: u32, frame: impl Fn(u32) -> Vec<u8>) {
-        let (mut answers, mut requests) = self.0.split();
+        let (mut answers, mut requests) = io::split(&mut self.0);
         let sending = async {
             for index in 0..number {
                 if requests.write_all(&frame(index)).await.is_err() {

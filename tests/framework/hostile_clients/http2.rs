@@ -95,6 +95,7 @@ pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
 const RST_STREAM: u8 = 3;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
@@ -107,27 +108,36 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Returns the header block of `GET /v1/notes` (RFC 7541: indexed fields, and literals without indexing).
-fn head() -> Vec<u8> {
-    let mut block = vec![0x82, 0x86, 0x04, 9];
-    block.extend(b"/v1/notes");
+/// The path of requests.
+const PATH: &str = "/v1/notes";
+
+/// Returns the header block of a GET (RFC 7541: indexed fields, and literals without indexing).
+fn head(path: &str) -> Vec<u8> {
+    let mut block = vec![0x82, 0x86, 0x04, path.len().try_into().expect("a short path")];
+    block.extend(path.as_bytes());
     block.extend([0x01, 1, b'a']);
     block
 }
 
-/// Returns the beginning of a connection that lets the service send no body, and this many requests.
-pub(super) fn requests_without_window(number: u32) -> Vec<u8> {
+/// Returns the beginning of a connection that lets the service send no body.
+pub(super) fn without_window() -> Vec<u8> {
     let (magic, no_window) = (&PREFACE[..24], [0, 4, 0, 0, 0, 0]);
-    let mut bytes = [magic, &frame(SETTINGS, 0, 0, &no_window)].concat();
-    for index in 0..number {
-        bytes.extend(request(index));
-    }
-    bytes
+    [magic, &frame(SETTINGS, 0, 0, &no_window)].concat()
+}
+
+/// Returns a frame that lets the service send one more byte of the first response.
+pub(super) fn window_of_a_byte() -> Vec<u8> {
+    frame(WINDOW_UPDATE, 0, 1, &1_u32.to_be_bytes())
 }
 
 /// Returns a request.
 pub(super) fn request(index: u32) -> Vec<u8> {
-    frame(HEADERS, END_STREAM | END_HEADERS, 2 * index + 1, &head())
+    request_of(index, PATH)
+}
+
+/// Returns a request of a path.
+pub(super) fn request_of(index: u32, path: &str) -> Vec<u8> {
+    frame(HEADERS, END_STREAM | END_HEADERS, 2 * index + 1, &head(path))
 }
 
 /// Returns a request that is reset at once.
@@ -138,7 +148,7 @@ pub(super) fn reset_request(index: u32) -> Vec<u8> {
 /// Returns a part of one request whose head never ends.
 pub(super) fn endless_head(index: u32) -> Vec<u8> {
     if index == 0 {
-        return frame(HEADERS, END_STREAM, 1, &head());
+        return frame(HEADERS, END_STREAM, 1, &head(PATH));
     }
     let part = [b"\x00\x03x-a\x64".as_slice(), &[b'b'; 100]].concat();
     frame(CONTINUATION, 0, 1, &part)
@@ -148,6 +158,6 @@ pub(super) fn endless_head(index: u32) -> Vec<u8> {
 /// names it again and again.
 pub(super) fn compressed_bomb(index: u32) -> Vec<u8> {
     let added = [b"\x40\x03x-a\x7f\xa1\x1e".as_slice(), &[b'b'; 4000]].concat();
-    let block = [head(), added, vec![0xbe; 12_000]].concat();
+    let block = [head(PATH), added, vec![0xbe; 12_000]].concat();
     frame(HEADERS, END_STREAM | END_HEADERS, 2 * index + 1, &block)
 }

@@ -4,7 +4,7 @@ use super::{
     http1::{BigPage, Socket},
     http2::{self, PREFACE},
 };
-use crate::support::time_waits::let_time_pass;
+use crate::support::{time_waits::let_time_pass, tls_client::TlsClient};
 use std::time::Duration;
 use tokio::task::JoinSet;
 
@@ -38,17 +38,19 @@ enum Then {
     NeverReads,
     /// Reads a byte a second, into a small buffer.
     ReadsSlowly,
+    /// Makes room for a byte a second, over HTTP/2.
+    OpensWindowSlowly,
 }
 
 impl Phase {
     /// Starts the clients. They end when the set is dropped.
-    pub(super) fn start(&self, address: &str) -> JoinSet<()> {
+    pub(super) fn start(&self, address: &str, tls: Option<&TlsClient>) -> JoinSet<()> {
         let mut clients = JoinSet::new();
         for _ in 0..self.clients {
-            let (address, begins, then) = (address.to_owned(), self.begins, self.then);
+            let (address, tls, begins, then) = (address.to_owned(), tls.cloned(), self.begins, self.then);
             clients.spawn(async move {
                 loop {
-                    attack(&address, &begins(), then).await;
+                    attack(&address, tls.as_ref(), &begins(), then).await;
                 }
             });
         }
@@ -57,9 +59,9 @@ impl Phase {
 }
 
 /// Attacks with one connection, until the service ends it.
-async fn attack(address: &str, begins: &[u8], then: Then) {
+async fn attack(address: &str, tls: Option<&TlsClient>, begins: &[u8], then: Then) {
     let has_small_buffer = matches!(then, Then::NeverReads | Then::ReadsSlowly);
-    let mut socket = Socket::open(address, has_small_buffer).await;
+    let Some(mut socket) = Socket::open(address, tls, has_small_buffer).await else { return };
     if !socket.write(begins).await {
         return;
     }
@@ -74,15 +76,33 @@ async fn attack(address: &str, begins: &[u8], then: Then) {
         Then::HalfCloses => socket.half_close().await,
         Then::NeverReads => socket.ended().await,
         Then::ReadsSlowly => while socket.read_one_byte_a_second().await {},
+        Then::OpensWindowSlowly => {
+            while socket.write(&http2::window_of_a_byte()).await {
+                let_time_pass("the client makes room for a byte a second", Duration::from_secs(1)).await;
+            }
+        }
     }
 }
+
+/// A part of the big page that is larger than the window of a stream.
+const TWO_NOTES: &str = "/v1/notes?limit=2";
 
 fn big_page() -> Vec<u8> {
     BigPage::request().into_bytes()
 }
 
+/// The phase in which clients let the service send nothing, with or without TLS.
+pub(super) const ZERO_WINDOW: Phase = Phase {
+    name: "zero window",
+    clients: 4,
+    begins: || [http2::without_window(), (0..100).flat_map(http2::request).collect()].concat(),
+    then: Then::Waits,
+    ends: &["stalled"],
+};
+
 /// The phases at a listener without TLS.
 pub(super) const PLAIN: [Phase; 13] = [
+    ZERO_WINDOW,
     Phase {
         name: "slowloris in the head",
         clients: 100,
@@ -129,13 +149,6 @@ pub(super) const PLAIN: [Phase; 13] = [
         ends: &["protocol_error", "reset"],
     },
     Phase {
-        name: "zero window",
-        clients: 4,
-        begins: || http2::requests_without_window(100),
-        then: Then::Waits,
-        ends: &["stalled"],
-    },
-    Phase {
         name: "header bomb, HTTP/1",
         clients: 20,
         begins: || [b"GET /v1/notes HTTP/1.1\r\nhost: a\r\nx-a: ".as_slice(), &[b'b'; 100 * 1024]].concat(),
@@ -173,8 +186,22 @@ pub(super) const PLAIN: [Phase; 13] = [
     Phase { name: "flood of connections", clients: 400, begins: Vec::new, then: Then::Waits, ends: &["shortage"] },
 ];
 
-/// The phases in which clients do not read the big page.
-pub(super) const UNREAD: [Phase; 3] = [
+/// The phases in which clients do not read the big page, with or without TLS.
+pub(super) const UNREAD: [Phase; 5] = [
+    Phase {
+        name: "clients that stop reading, HTTP/2",
+        clients: 4,
+        begins: || [PREFACE, &http2::request_of(0, TWO_NOTES)].concat(),
+        then: Then::Waits,
+        ends: &["stalled"],
+    },
+    Phase {
+        name: "slow readers, HTTP/2",
+        clients: 4,
+        begins: || [http2::without_window(), http2::request_of(0, TWO_NOTES)].concat(),
+        then: Then::OpensWindowSlowly,
+        ends: &["stalled", "response_timeout"],
+    },
     Phase {
         name: "half-open sockets, in the response",
         clients: 4,
@@ -198,8 +225,8 @@ pub(super) const UNREAD: [Phase; 3] = [
     },
 ];
 
-/// The phases at a listener with TLS.
-pub(super) const TLS: [Phase; 2] = [
+/// The phases in which clients do not finish the handshake of TLS.
+pub(super) const HANDSHAKE: [Phase; 2] = [
     Phase {
         name: "silence in the TLS handshake",
         clients: 100,

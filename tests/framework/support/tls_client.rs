@@ -15,6 +15,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 /// A TLS client that keeps its sessions, to resume them.
+#[derive(Clone)]
 pub(crate) struct TlsClient(Arc<ClientConfig>);
 
 impl TlsClient {
@@ -54,12 +55,13 @@ impl TlsClient {
 
     /// Connects to an address.
     pub(crate) async fn connect(&self, address: &str) -> io::Result<Connection> {
-        self.connect_over(TcpStream::connect(address).await?).await
+        Ok(Connection(self.handshake(TcpStream::connect(address).await?).await?))
     }
 
-    async fn connect_over(&self, socket: TcpStream) -> io::Result<Connection> {
+    /// Does the handshake on a TCP connection.
+    pub(crate) async fn handshake(&self, socket: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         let name = "localhost".try_into().expect("a name");
-        Ok(Connection(TlsConnector::from(self.0.clone()).connect(name, socket).await?))
+        TlsConnector::from(self.0.clone()).connect(name, socket).await
     }
 
     /// Makes one request on a new connection. Returns the connection and the answer.
@@ -71,7 +73,7 @@ impl TlsClient {
 
     /// Makes one request on a TCP connection that is open, and on which no handshake has begun.
     pub(crate) async fn get_over(&self, socket: TcpStream, path: &str) -> io::Result<String> {
-        self.connect_over(socket).await?.get(path).await
+        Connection(self.handshake(socket).await?).get(path).await
     }
 }
 

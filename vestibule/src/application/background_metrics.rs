@@ -2,7 +2,8 @@
 
 use crate::metrics::{Counter, Gauge, MetricsRegistry, unix_seconds};
 use prometheus_client::metrics::family::Family;
-use std::sync::atomic::AtomicU64;
+use slab::Slab;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64};
 use time::OffsetDateTime;
 
 type OfTask<M> = Family<[(&'static str, &'static str); 1], M>;
@@ -24,9 +25,14 @@ pub(super) struct WorkerMetrics {
     name: &'static str,
     pieces: OfOutcome,
     last_finished: Gauge<f64, AtomicU64>,
+    /// The times at which the pieces began that are under way.
+    begun: Arc<Mutex<Slab<f64>>>,
     /// The number of workers that fail now.
     pub(super) failing: Gauge,
 }
+
+/// A piece of work that is under way.
+pub(super) struct BegunPiece(usize);
 
 /// The outcome of a piece of work, or of a look for one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -68,7 +74,7 @@ impl BackgroundMetrics {
         metrics.register("vestibule_background_panics", "Panics of background tasks", background.panics.clone());
         let help = "Pieces of background work, and looks for one that found nothing, by outcome";
         metrics.register("vestibule_worker_pieces", help, background.pieces.clone());
-        let help = "The time at which a worker of this name last finished a piece of work, or a look for one";
+        let help = "The time at which a worker of this name last finished a piece of work, or a look for one; or the oldest began";
         metrics.register("vestibule_worker_last_finished_timestamp_seconds", help, background.last_finished.clone());
         let help = "Workers of this name whose last piece of work failed";
         metrics.register("vestibule_worker_failing", help, background.failing.clone());
@@ -95,6 +101,7 @@ impl BackgroundMetrics {
             name,
             pieces: self.pieces.clone(),
             last_finished: self.last_finished.get_or_create_owned(&[("worker", name)]),
+            begun: Arc::default(),
             failing: self.failing.get_or_create_owned(&[("worker", name)]),
         };
         workers.last_finished.set(now());
@@ -103,10 +110,22 @@ impl BackgroundMetrics {
 }
 
 impl WorkerMetrics {
+    /// Records that a piece of work begins.
+    pub(super) fn begins(&self) -> BegunPiece {
+        BegunPiece(self.lock().insert(now()))
+    }
+
     /// Counts a piece of work that ended now.
-    pub(super) fn finished(&self, outcome: PieceOutcome) {
+    pub(super) fn finished(&self, piece: BegunPiece, outcome: PieceOutcome) {
         self.pieces.get_or_create(&[("worker", self.name), ("outcome", outcome.label())]).inc();
-        self.last_finished.set(now());
+        let mut begun = self.lock();
+        begun.remove(piece.0);
+        // A worker that hangs shows, although others of its name go on.
+        self.last_finished.set(begun.iter().map(|(_, begun)| *begun).fold(now(), f64::min));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Slab<f64>> {
+        self.begun.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

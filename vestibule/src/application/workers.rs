@@ -121,6 +121,7 @@ impl<A: Application> Worker<A> {
         W: Future<Output = Result<bool, E>>,
         E: Into<Box<dyn Error + Send + Sync>>,
     {
+        let begun = self.metrics.begins();
         // The whole piece is caught: the service's own code also computes the deadline.
         let piece = caught_future(async {
             let generation = self.live.generation();
@@ -138,7 +139,7 @@ impl<A: Application> Worker<A> {
             Some(ended) => ended,
             None => (PieceOutcome::Panicked, Err("it panicked".into())),
         };
-        self.metrics.finished(outcome);
+        self.metrics.finished(begun, outcome);
         result
     }
 

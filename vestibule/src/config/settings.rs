@@ -42,8 +42,8 @@ pub struct ServerConfig {
     #[serde(with = "units::duration")]
     #[setting(min = "10ms", max = "1h")]
     pub request_timeout: Duration,
-    /// The longest time until the last byte of a response, after it started. After it, the connection ends, so that a
-    /// client that does not read keeps nothing in use. A [`LongLived`](crate::LongLived) response may last longer.
+    /// The longest time until the last byte of a response, after it started. After it, the connection ends, or its stream if an
+    /// HTTP/2 connection has others, so that a client that does not read keeps nothing in use. A [`LongLived`](crate::LongLived) response may last longer.
     #[serde(with = "units::duration")]
     #[setting(min = "100ms", max = "1h")]
     pub response_timeout: Duration,

@@ -11,7 +11,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
-use tokio::{sync::Notify, time::Instant};
+use tokio::{sync::Notify, task::AbortHandle, time::Instant};
 
 /// The time in which a connection ends that was asked to and has no request.
 pub(super) const CLOSING_GRACE: Duration = Duration::from_secs(1);
@@ -32,6 +32,8 @@ struct ConnectionState {
     phase: ConnectionPhase,
     /// The requests whose response has not ended.
     exchanges: Vec<Arc<Exchange>>,
+    /// The exchange of HTTP/2 whose task is about to be spawned.
+    unspawned: Option<Arc<Exchange>>,
     /// The time since which there has been no request.
     idle_since: Instant,
     /// The authorities by which the client's certificate was verified. `None` if it needed none.
@@ -99,6 +101,7 @@ impl WatchedConnection {
             state: Mutex::new(ConnectionState {
                 phase: ConnectionPhase::Handshake,
                 exchanges: Vec::new(),
+                unspawned: None,
                 idle_since: now,
                 authority: None,
                 end: None,
@@ -129,6 +132,7 @@ impl WatchedConnection {
         state.is_http2 = version == Version::HTTP_2;
         state.exchanges.push(exchange.clone());
         if state.is_http2 {
+            state.unspawned = Some(exchange.clone());
             // h2 refuses requests after GOAWAY only once the client has answered its ping.
             if state.is_overdue(now) {
                 state.cut_overdue();
@@ -141,6 +145,15 @@ impl WatchedConnection {
             state.retired.get_or_insert(EndReason::MaxAge);
         }
         exchange
+    }
+
+    /// Records the task of the request that came last. hyper spawns it as soon as the service was called.
+    pub(super) fn spawned(&self, stream: AbortHandle) {
+        let exchange = self.lock().unspawned.take();
+        // It also spawns a task for a tunnel, the answer to `CONNECT`.
+        if let Some(exchange) = exchange {
+            exchange.runs_in(stream);
+        }
     }
 
     /// Records that a response begins. Returns `true` if it must say that the connection ends with it.
@@ -275,8 +288,7 @@ impl ConnectionState {
             ConnectionPhase::Handshake => return,
             ConnectionPhase::New | ConnectionPhase::InUse => {}
         }
-        let unfit = self.exchanges.iter().find_map(|exchange| exchange.judge(rules.exchange));
-        if let Some(reason) = unfit {
+        if let Some(reason) = self.judge_exchanges(rules.exchange) {
             return self.cut(reason);
         }
         if !is_retired && self.is_of_other_authority(rules.authority.as_ref()) {
@@ -292,6 +304,20 @@ impl ConnectionState {
         } else if self.is_http2 && now >= ages_out {
             self.retire(EndReason::MaxAge, now + rules.exchange.response_timeout);
         }
+    }
+
+    /// Returns the reason to cut the connection, if its client does not do its part. If the connection has other requests, as
+    /// one that a proxy shares among its clients, only the stream of that client is reset.
+    fn judge_exchanges(&self, rules: ExchangeRules) -> Option<EndReason> {
+        let judged = self.exchanges.iter().map(|exchange| (exchange, exchange.judge(rules)));
+        let unfit: Vec<_> = judged.filter_map(|(exchange, reason)| Some((exchange, reason?))).collect();
+        let serves_others = self.is_http2 && unfit.len() < self.exchanges.len();
+        for (exchange, reason) in unfit {
+            if !serves_others || !exchange.reset(reason, rules.now) {
+                return Some(reason);
+            }
+        }
+        None
     }
 
     /// Lets the connection end with its next response, and cuts it at a time anyway.
@@ -448,6 +474,27 @@ mod tests {
         exchange.responds(false);
         tokio::time::advance(Duration::from_secs(60)).await;
         assert_eq!(order(&connection, false), Some((Order::Cut, EndReason::ResponseTimeout)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_client_among_others_loses_its_stream_and_the_connection_only_if_the_stream_stays() {
+        let connection = WatchedConnection::new(&ConnectionsConfig::default());
+        connection.speaks_http(None);
+        let [slow, other] = [(); 2].map(|()| connection.begin(Version::HTTP_2));
+        slow.responds(false);
+        tokio::time::advance(Duration::from_secs(30)).await;
+        assert_eq!(order(&connection, false), None);
+        assert_eq!((slow.cut_for(), other.cut_for()), (Some(EndReason::Stalled), None));
+        // A piece that is dropped now is no progress.
+        slow.went_out();
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(order(&connection, false), Some((Order::Cut, EndReason::Stalled)));
+
+        let connection = WatchedConnection::new(&ConnectionsConfig::default());
+        connection.speaks_http(None);
+        connection.begin(Version::HTTP_2).responds(false);
+        tokio::time::advance(Duration::from_secs(30)).await;
+        assert_eq!(order(&connection, false), Some((Order::Cut, EndReason::Stalled)), "it serves nobody else");
     }
 
     #[tokio::test(start_paused = true)]

@@ -5,10 +5,13 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::{sync::OwnedSemaphorePermit, time::Instant};
+use tokio::{sync::OwnedSemaphorePermit, task::AbortHandle, time::Instant};
 
 /// The patience with a client while places are short.
 pub(super) const SHORT_PATIENCE: Duration = Duration::from_secs(1);
+
+/// The time in which a stream of HTTP/2 is gone that was reset.
+const RESET_GRACE: Duration = Duration::from_secs(1);
 
 /// The bytes per second that a client must send or take while places are short, on average.
 const SHORT_RATE: f64 = 16.0 * 1024.0;
@@ -30,8 +33,12 @@ struct Progress {
     waiting_since: Option<Instant>,
     /// The time for which we waited for the client in this stage, before that.
     waited: Duration,
-    /// The reason for which the watchdog ended the connection.
+    /// The reason for which the watchdog ended the connection, or reset the stream.
     cut_for: Option<EndReason>,
+    /// The task of its stream, over HTTP/2.
+    stream: Option<AbortHandle>,
+    /// The time at which the watchdog reset the stream.
+    reset_at: Option<Instant>,
     /// The place among the requests in flight, if it has one.
     place: Option<OwnedSemaphorePermit>,
 }
@@ -65,6 +72,8 @@ impl Exchange {
             waiting_since: None,
             waited: Duration::ZERO,
             cut_for: None,
+            stream: None,
+            reset_at: None,
             place: None,
         };
         Self { started: now, progress: Mutex::new(progress) }
@@ -94,19 +103,18 @@ impl Exchange {
 
     /// Records that the response starts. We wait until the client has made room for its body.
     pub(super) fn responds(&self, is_long_lived: bool) {
-        let stage = if is_long_lived { ExchangeStage::LongLived } else { ExchangeStage::Response };
         let now = Instant::now();
         let mut progress = self.lock();
-        let place = progress.place.take();
-        *progress = Progress {
-            stage,
-            since: now,
-            bytes: 0,
-            waiting_since: Some(now),
-            waited: Duration::ZERO,
-            cut_for: None,
-            place,
-        };
+        progress.stage = if is_long_lived { ExchangeStage::LongLived } else { ExchangeStage::Response };
+        progress.since = now;
+        progress.bytes = 0;
+        progress.waiting_since = Some(now);
+        progress.waited = Duration::ZERO;
+    }
+
+    /// Records the task that sends the response over HTTP/2. Its end resets the stream.
+    pub(super) fn runs_in(&self, stream: AbortHandle) {
+        self.lock().stream = Some(stream);
     }
 
     /// Keeps a place until the exchange ends.
@@ -150,18 +158,32 @@ impl Exchange {
 
     /// Records that the watchdog ends the connection.
     pub(super) fn cut(&self, reason: EndReason) {
-        self.lock().cut_for = Some(reason);
+        self.lock().cut_for.get_or_insert(reason);
     }
 
-    /// Returns the reason for which the watchdog ended the connection, if it did.
+    /// Resets the stream. Returns `false` if it is still there a second later. Then its task has ended, and h2 has the rest of
+    /// the response, or nothing can be written to the socket: only the end of the connection frees what it holds.
+    pub(super) fn reset(&self, reason: EndReason, now: Instant) -> bool {
+        let mut progress = self.lock();
+        progress.cut_for.get_or_insert(reason);
+        if let Some(stream) = &progress.stream {
+            stream.abort();
+        }
+        now.duration_since(*progress.reset_at.get_or_insert(now)) < RESET_GRACE
+    }
+
+    /// Returns the reason for which the watchdog ended the connection or reset the stream, if it did.
     pub(super) fn cut_for(&self) -> Option<EndReason> {
         self.lock().cut_for
     }
 
-    /// Returns the reason to end the connection, if there is one.
+    /// Returns the reason to end the exchange, if there is one.
     pub(super) fn judge(&self, rules: ExchangeRules) -> Option<EndReason> {
         let ExchangeRules { now, response_timeout, is_short } = rules;
         let progress = self.lock();
+        if progress.cut_for.is_some() {
+            return progress.cut_for;
+        }
         match progress.stage {
             ExchangeStage::Response if now.duration_since(progress.since) >= response_timeout => {
                 return Some(EndReason::ResponseTimeout);

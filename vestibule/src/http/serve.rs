@@ -25,7 +25,7 @@ use axum::{
     routing::future::RouteFuture,
 };
 use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    rt::{TokioIo, TokioTimer},
     server::conn::auto,
 };
 use std::{convert::Infallible, io, pin::pin, sync::Arc, time::Duration};
@@ -178,7 +178,7 @@ async fn serve(
     };
     let is_tls = http.tls.is_some();
     connection.speaks_http(http.tls.and_then(|tls| tls.authority));
-    let builder = with_limits(&limits);
+    let builder = with_limits(&limits, StreamExecutor(connection.clone()));
     let io = TokioIo::new(PlacedIo::new(http.io, place));
     let service = WatchedService {
         inner: service,
@@ -201,9 +201,19 @@ async fn serve(
     }
 }
 
+/// Spawns the tasks of an HTTP/2 connection, and tells it of them: so the watchdog can end one stream alone.
+#[derive(Clone)]
+struct StreamExecutor(Arc<WatchedConnection>);
+
+impl<F: Future<Output = ()> + Send + 'static> hyper::rt::Executor<F> for StreamExecutor {
+    fn execute(&self, stream: F) {
+        self.0.spawned(tokio::spawn(stream).abort_handle());
+    }
+}
+
 /// Returns hyper with the limits of a connection.
-fn with_limits(limits: &ConnectionsConfig) -> auto::Builder<TokioExecutor> {
-    let mut builder = auto::Builder::new(TokioExecutor::new());
+fn with_limits(limits: &ConnectionsConfig, executor: StreamExecutor) -> auto::Builder<StreamExecutor> {
+    let mut builder = auto::Builder::new(executor);
     let bytes = |size: bytesize::ByteSize| u32::try_from(size.as_u64()).unwrap_or(u32::MAX);
     let count = |size: bytesize::ByteSize| usize::try_from(size.as_u64()).unwrap_or(usize::MAX);
     builder.http1().max_buf_size(count(limits.max_head)).max_headers(limits.max_headers.get().into());
@@ -234,14 +244,21 @@ mod tests {
     };
     use axum::{
         http::{StatusCode, header},
-        routing::{any, post},
+        routing::{any, get, post},
     };
+    use futures_util::stream;
+    use http_body_util::BodyExt;
+    use hyper::{
+        body::Incoming,
+        client::conn::http2::{self, SendRequest},
+    };
+    use hyper_util::rt::TokioExecutor;
     use rustls::{ClientConfig, RootCertStore, ServerConfig, pki_types::PrivatePkcs8KeyDer};
     use std::{net::SocketAddr, sync::OnceLock};
     use tokio::{
         io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
         net::{TcpListener, TcpStream},
-        sync::oneshot,
+        sync::{Notify, oneshot},
         time::timeout,
     };
     use tokio_rustls::TlsConnector;
@@ -429,6 +446,68 @@ mod tests {
         assert_eq!(ended(&metrics, EndReason::Upgraded), 1);
     }
 
+    /// Connects over HTTP/2 as a client whose streams have a window of this many bytes.
+    async fn connect_http2(address: SocketAddr, window: u32) -> (SendRequest<Body>, JoinHandle<hyper::Result<()>>) {
+        let io = TokioIo::new(TcpStream::connect(address).await.expect("it listens"));
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        let (client, connection) =
+            builder.initial_stream_window_size(window).handshake(io).await.expect("it is HTTP/2");
+        (client, tokio::spawn(connection))
+    }
+
+    fn send(
+        client: &mut SendRequest<Body>,
+        path: &str,
+    ) -> impl Future<Output = hyper::Result<Response<Incoming>>> + use<> {
+        client.send_request(Request::get(format!("http://a{path}")).body(Body::empty()).expect("a request"))
+    }
+
+    /// Returns the routes of a service behind a proxy. The response at `/` begins once `told`. The one at `/endless` cancels
+    /// `dropped` when it is dropped.
+    fn for_many(told: &Arc<Notify>, dropped: &CancellationToken) -> Router {
+        let (told, dropped) = (told.clone(), dropped.clone());
+        let endless = async move || {
+            let guard = dropped.drop_guard();
+            Body::from_stream(stream::repeat_with(move || {
+                let _ = &guard;
+                Ok::<_, Infallible>(Bytes::from_static(&[0; 1024]))
+            }))
+        };
+        let router = Router::new().route("/", get(async move || told.notified().await));
+        router.route("/endless", get(endless)).route("/short", get("a text"))
+    }
+
+    #[tokio::test]
+    async fn a_client_that_stops_reading_does_not_end_the_requests_of_others_on_its_connection() {
+        let (told, dropped) = (Arc::new(Notify::new()), CancellationToken::new());
+        let policy = Defaults { tls: None, is_short: true };
+        let (_server, address, metrics) = start(policy, for_many(&told, &dropped)).await;
+        let (mut client, _) = connect_http2(address, 65_535).await;
+        let other = tokio::spawn(send(&mut client, "/"));
+        let unread = timeout(IN_TIME, send(&mut client, "/endless")).await.expect("in time").unwrap();
+        timeout(IN_TIME, dropped.cancelled()).await.expect("its stream is reset");
+        told.notify_one();
+        let other = timeout(IN_TIME, other).await.expect("in time").unwrap();
+        assert_eq!(other.unwrap().status(), StatusCode::OK);
+        let rest = timeout(IN_TIME, unread.into_body().collect()).await.expect("the client is told");
+        rest.expect_err("it is not whole");
+        assert_eq!(ended(&metrics, EndReason::Stalled), 0);
+    }
+
+    #[tokio::test]
+    async fn a_connection_ends_if_a_response_that_nobody_reads_cannot_be_ended_alone() {
+        let (told, dropped) = (Arc::new(Notify::new()), CancellationToken::new());
+        let policy = Defaults { tls: None, is_short: true };
+        let (server, address, metrics) = start(policy, for_many(&told, &dropped)).await;
+        // The task of a stream ends when h2 has all of its response.
+        let (mut client, _) = connect_http2(address, 1).await;
+        let other = tokio::spawn(send(&mut client, "/"));
+        let _unread = timeout(IN_TIME, send(&mut client, "/short")).await.expect("in time").unwrap();
+        timeout(IN_TIME, other).await.expect("its connection ends").unwrap().unwrap_err();
+        timeout(IN_TIME, server.connections.none_open()).await.expect("its place is free");
+        assert_eq!(ended(&metrics, EndReason::Stalled), 1);
+    }
+
     /// Sends a request over HTTP/1. Returns `true` if its answer says that the connection ends.
     async fn is_last(stream: &mut TcpStream) -> bool {
         stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
@@ -460,12 +539,8 @@ mod tests {
     async fn while_a_listener_lingers_connections_of_http_2_end_when_their_requests_have() {
         let (server, address, metrics) = start(Defaults::default(), Router::new().route("/", any(async || ()))).await;
         let ask = async || {
-            let io = TokioIo::new(TcpStream::connect(address).await.unwrap());
-            let (mut client, connection) =
-                hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await.unwrap();
-            let connection = tokio::spawn(connection);
-            let request = Request::get("http://a/").body(Body::empty()).unwrap();
-            let answer = timeout(IN_TIME, client.send_request(request)).await.expect("in time").unwrap();
+            let (mut client, connection) = connect_http2(address, 65_535).await;
+            let answer = timeout(IN_TIME, send(&mut client, "/")).await.expect("in time").unwrap();
             assert_eq!(answer.status(), StatusCode::OK);
             // It ends if the client is dropped.
             (client, connection)

@@ -9,6 +9,9 @@ use crate::{
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::time::{Instant, advance, sleep, timeout};
 
+/// The series of the time at which a worker last ended a piece.
+const LAST_FINISHED: &str = "vestibule_worker_last_finished_timestamp_seconds{worker=\"test\"}";
+
 /// A service with background tasks, on a clock that stands still while they work.
 struct World {
     harness: Harness<IdleService>,
@@ -218,15 +221,34 @@ async fn metrics_say_when_the_last_piece_ended_and_how_many_workers_fail() {
         async move { if fails { Err("as a database that is away would") } else { Ok(false) } }
     };
     world.tasks.work("test", 2, |_| Duration::from_secs(60), piece);
-    let last_finished = "vestibule_worker_last_finished_timestamp_seconds{worker=\"test\"}";
-    let begun = world.metric(last_finished);
+    let begun = world.metric(LAST_FINISHED);
     assert!(begun > 1.7e9, "an alert does not fire before the first piece: {begun}");
     sleep(Duration::from_secs(10)).await;
     assert_eq!(world.metric("vestibule_worker_failing{worker=\"test\"}"), 2.0);
-    assert!(world.metric(last_finished) > begun, "a piece that failed has ended too");
+    assert!(world.metric(LAST_FINISHED) > begun, "a piece that failed has ended too");
     fails.store(0, Ordering::SeqCst);
     sleep(Duration::from_secs(61)).await;
     assert_eq!(world.metric("vestibule_worker_failing{worker=\"test\"}"), 0.0);
+    world.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_hangs_shows_although_others_of_its_name_go_on() {
+    let world = World::start().await;
+    let looks = Arc::new(AtomicUsize::new(0));
+    let counted = looks.clone();
+    let piece = move |_: Arc<IdleService>| {
+        let look = counted.fetch_add(1, Ordering::SeqCst);
+        async move { if look == 0 { std::future::pending().await } else { Ok::<_, &str>(false) } }
+    };
+    world.tasks.work("test", 2, |_| Duration::from_secs(1000), piece);
+    sleep(Duration::from_secs(100)).await;
+    let (seen, looked) = (world.metric(LAST_FINISHED), looks.load(Ordering::SeqCst));
+    sleep(Duration::from_secs(100)).await;
+    assert!(looks.load(Ordering::SeqCst) > looked, "the other one goes on");
+    assert_eq!(world.metric(LAST_FINISHED), seen);
+    sleep(Duration::from_secs(900)).await;
+    assert!(world.metric(LAST_FINISHED) > seen, "its deadline has ended the piece");
     world.stop().await;
 }
 

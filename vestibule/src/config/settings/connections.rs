@@ -27,13 +27,14 @@ pub struct ConnectionsConfig {
     #[serde(with = "units::duration")]
     #[setting(min = "100ms", max = "5m")]
     pub head_timeout: Duration,
-    /// The longest time without a request on an open connection, the head of the next request included. Keep it above that
-    /// of the load balancer in front (AWS's ALB: 60 s), or it sends requests into connections that are just closing.
+    /// The longest time without a request on an open connection, the head of the next request included, against clients that
+    /// hold places and send nothing. Keep it above that of the load balancer in front (AWS's ALB: 60 s), or it sends requests
+    /// into connections that are just closing.
     #[serde(with = "units::duration")]
     #[setting(min = "1s", max = "1h")]
     pub idle_timeout: Duration,
-    /// The age at which a connection is asked to end, give or take 10 %, so that clients spread over new replicas. One of
-    /// HTTP/2 is cut `server.response_timeout` later, once its requests are finished, or at its next request.
+    /// The age at which a connection is asked to end, give or take 10 %, against clients that hold a place for ever, and so
+    /// that clients spread over new replicas. One of HTTP/2 is cut `server.response_timeout` later, once its requests are finished, or at its next request.
     #[serde(with = "units::duration")]
     #[setting(min = "1s", max = "7d")]
     pub max_age: Duration,
@@ -45,7 +46,8 @@ pub struct ConnectionsConfig {
     #[serde(with = "units::size")]
     #[setting(min = "8 KiB", max = "1 MiB")]
     pub max_head: ByteSize,
-    /// The largest number of headers in an HTTP/1 request. One more gets 431.
+    /// The largest number of headers in an HTTP/1 request, against heads of many small ones, each of which costs memory and
+    /// time. One more gets 431.
     #[setting(min = 10, max = 1000)]
     pub max_headers: NonZeroU16,
     /// The largest head of an HTTP/2 request, decompressed, against headers that grow when they are decompressed.
@@ -67,7 +69,8 @@ pub struct ConnectionsConfig {
     #[serde(with = "units::size")]
     #[setting(min = "16 KiB", max = "16 MiB")]
     pub http2_stream_window: ByteSize,
-    /// The bytes of all bodies of an HTTP/2 connection that may be on the way.
+    /// The bytes of all bodies of an HTTP/2 connection that may be on the way, against many bodies that fill the memory
+    /// together.
     #[serde(with = "units::size")]
     #[setting(min = "64 KiB", max = "64 MiB")]
     pub http2_connection_window: ByteSize,
