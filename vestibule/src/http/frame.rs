@@ -58,6 +58,9 @@ const HEADERS: [(HeaderName, HeaderValue); 4] = [
 /// The headers that nearly every route sets.
 const OF_NEARLY_EVERY_ROUTE: [HeaderName; 2] = [header::CONTENT_TYPE, header::CONTENT_LENGTH];
 
+/// The methods whose requests may be done twice (RFC 9110, section 9.2.2).
+const IDEMPOTENT: [&str; 5] = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"];
+
 /// The header for connections with TLS: a browser does not use plain HTTP at this host for a year.
 const STRICT_TRANSPORT_SECURITY: HeaderValue = HeaderValue::from_static("max-age=31536000");
 
@@ -246,14 +249,18 @@ fn too_long(record: &RequestRecord) -> Problem {
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
 }
 
-/// Returns the problem of a response that did not begin in time. 503, and not 504: no gateway is involved, and the client
-/// may try again.
+/// Returns the problem of a response that did not begin in time. 503, and not 504: no gateway is involved.
+///
+/// The handler may have done its work. So the client is told to try again only if the request may be done twice.
 fn overdue(record: &RequestRecord) -> Problem {
     if record.is_body(BodyState::Awaited) {
         return Problem::new(StatusCode::REQUEST_TIMEOUT, "the body of the request did not arrive in time");
     }
     record.failed("request_timeout");
-    Problem::busy("the request took too long; try again soon")
+    if IDEMPOTENT.contains(&record.method) {
+        return Problem::busy("the request took too long; try again soon");
+    }
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the request took too long, and it may have been carried out")
 }
 
 /// Limits the body of a request.

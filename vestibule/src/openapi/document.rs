@@ -30,7 +30,7 @@ const COMMON_PROBLEMS: [(&str, Operations, &str); 10] = [
     ("415", Operations::WithBody, "The body of the request has another media type."),
     ("422", Operations::WithBody, "The body of the request has a wrong member or value."),
     ("500", Operations::All, "The request failed on the side of the service."),
-    ("503", Operations::All, "The service cannot answer now. `Retry-After` says when to try again."),
+    ("503", Operations::All, "The service cannot answer now. If the client may try again, `Retry-After` says when."),
 ];
 
 /// The operations that a problem belongs to.

@@ -62,6 +62,13 @@ async fn a_slow_handler_is_503_and_a_body_that_trickles_is_408() {
     assert_eq!(member(&text, "detail"), "the request took too long; try again soon");
     assert!(["1", "2", "3"].contains(&head.headers["retry-after"].to_str().unwrap()));
 
+    for (method, may_try_again) in [("PUT", true), ("DELETE", true), ("POST", false), ("PATCH", false)] {
+        let request = Request::builder().method(method).uri("/never").body(Body::empty()).unwrap();
+        let (head, text) = send(&service, request).await;
+        assert_eq!((head.status.as_u16(), head.headers.contains_key("retry-after")), (503, may_try_again), "{method}");
+        assert_eq!(text.contains("try again"), may_try_again, "{text}");
+    }
+
     let (status, text) = post_body(&service, "/length", trickle()).await;
     assert_eq!(status, 408);
     assert_eq!(member(&text, "detail"), "the body of the request did not arrive in time");

@@ -7,7 +7,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header, response::Parts},
     middleware::map_response,
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{any, get, post},
 };
 use http_body_util::{BodyExt, Full, LengthLimitError};
 use serde::{Deserialize, Serialize};
@@ -63,7 +63,7 @@ impl Application for FrameService {
             .route("/ignores", post("it did not read the body"))
             .route("/orders/{id}", get("an order"))
             .route("/amount", post(async |Json(amount): Json<Amount>| Json(amount)))
-            .route("/never", get(never))
+            .route("/never", any(never))
             .route("/never/short", get(never).layer(Limits::new().timeout(short)))
             .route("/nap", get(nap))
             .route("/nap/long", get(nap).layer(Limits::new().timeout(long)))
