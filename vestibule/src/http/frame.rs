@@ -18,16 +18,13 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{Route, future::RouteFuture},
 };
-use futures_util::{
-    FutureExt, TryFutureExt,
-    future::{BoxFuture, ready},
-};
+use futures_util::{FutureExt, TryFutureExt, future::BoxFuture};
 use pin_project_lite::pin_project;
 use std::{
     convert::Infallible,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 use tokio::{
@@ -122,7 +119,7 @@ impl Frame {
                     let _ = record.route.set(path.clone());
                 }
                 if let Err(problem) = limit_body(&mut request, &record) {
-                    return FrameFuture::boxed(ready(Ok(problem.into_response())), record);
+                    return FrameFuture::boxed(std::future::ready(Ok(problem.into_response())), record);
                 }
                 if compression && accepts_gzip(&request) {
                     return FrameFuture::boxed(compressed(&route, request), record);
@@ -168,6 +165,8 @@ pin_project! {
         Routed { #[pin] routed: RouteFuture<Infallible> },
         // What few requests need: a response that is compressed, or an error that becomes a problem.
         Boxed { boxed: BoxFuture<'static, Result<Response, Infallible>> },
+        // The response is there.
+        Ended,
     }
 }
 
@@ -195,32 +194,47 @@ impl Future for FrameFuture {
     type Output = Result<Response, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let response = ready!(self.as_mut().poll_response(cx));
+        self.replace_state(FrameState::Ended);
+        Poll::Ready(Ok(response))
+    }
+}
+
+impl FrameFuture {
+    /// Polls the route until there is a response, or until the deadline.
+    fn poll_response(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response> {
         loop {
             let mut this = self.as_mut().project();
             let poll = || match this.state.as_mut().project() {
                 FrameStateProjection::Routed { routed } => routed.poll(cx),
                 FrameStateProjection::Boxed { boxed } => boxed.as_mut().poll(cx),
+                FrameStateProjection::Ended => unreachable!("a future is not polled after it has ended"),
             };
             let response = match caught(poll) {
                 Some(Poll::Ready(Ok(response))) => response,
                 Some(Poll::Pending) => return self.poll_deadline(cx),
                 None => {
                     this.record.failed("panic");
-                    return Poll::Ready(Ok(Problem::internal().into_response()));
+                    return Poll::Ready(Problem::internal().into_response());
                 }
             };
             if !problem::is_other_error(&response) {
-                return Poll::Ready(Ok(response));
+                return Poll::Ready(response);
             }
             if this.record.is_body(BodyState::TooLong) {
-                return Poll::Ready(Ok(problem::replace(response, too_long(this.record))));
+                return Poll::Ready(problem::replace(response, too_long(this.record)));
             }
-            this.state.set(FrameState::Boxed { boxed: Box::pin(problem::unify(response).map(Ok)) });
+            self.as_mut().replace_state(FrameState::Boxed { boxed: Box::pin(problem::unify(response).map(Ok)) });
         }
     }
-}
 
-impl FrameFuture {
+    /// Drops what the handler holds at its last `await`, within its request. If that panics, the response is there all the
+    /// same.
+    fn replace_state(self: Pin<&mut Self>, next: FrameState) {
+        let mut state = self.project().state;
+        let _ = caught(|| state.set(next));
+    }
+
     fn boxed(
         response: impl Future<Output = Result<Response, Infallible>> + Send + 'static,
         record: Arc<RequestRecord>,
@@ -229,7 +243,7 @@ impl FrameFuture {
     }
 
     /// Waits for the deadline, and answers when it passes. The route may have changed it since the last poll.
-    fn poll_deadline(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Response, Infallible>> {
+    fn poll_deadline(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response> {
         let this = self.project();
         let deadline = this.record.deadline();
         let sleep = this.deadline.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
@@ -240,7 +254,7 @@ impl FrameFuture {
         if sleep.as_mut().poll(cx).is_pending() && Instant::now() < deadline {
             return Poll::Pending;
         }
-        Poll::Ready(Ok(overdue(this.record).into_response()))
+        Poll::Ready(overdue(this.record).into_response())
     }
 }
 
