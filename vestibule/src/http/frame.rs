@@ -218,6 +218,10 @@ impl FrameFuture {
                     return Poll::Ready(Problem::internal().into_response());
                 }
             };
+            if is_interim(&response, this.record) {
+                let cause = format!("a handler answered with {}, which ends no request", response.status());
+                return Poll::Ready(Problem::internal().with_cause(cause).into_response());
+            }
             if !problem::is_other_error(&response) {
                 return Poll::Ready(response);
             }
@@ -256,6 +260,13 @@ impl FrameFuture {
         }
         Poll::Ready(overdue(this.record).into_response())
     }
+}
+
+/// Returns `true` if a response cannot be the last one of its request: a 1xx, but for a 101, which HTTP/2 does not have
+/// (RFC 9113, section 8.6).
+fn is_interim(response: &Response, record: &RequestRecord) -> bool {
+    let status = response.status();
+    status.is_informational() && (status != StatusCode::SWITCHING_PROTOCOLS || record.version == "2")
 }
 
 fn too_long(record: &RequestRecord) -> Problem {

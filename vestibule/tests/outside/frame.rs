@@ -7,6 +7,7 @@ use crate::{
 use axum::{
     body::Body,
     extract::{ConnectInfo, Request},
+    http::Version,
 };
 use serde_json::json;
 use std::{net::SocketAddr, time::Duration};
@@ -103,6 +104,27 @@ async fn all_errors_are_problems_that_name_the_request() {
         assert_eq!(head.headers["content-type"], "application/problem+json");
         assert_eq!(member(&text, "instance"), format!("urn:trace:{id}"));
         assert_eq!(head.headers.contains_key("allow"), status == 405);
+    }
+}
+
+#[tokio::test]
+async fn a_status_that_ends_no_request_is_500_and_a_switch_of_the_protocol_is_one_over_http_2() {
+    let service = start(|_| {}).await;
+    for (path, version, status) in [
+        ("/early_hints", Version::HTTP_11, 500),
+        ("/early_hints", Version::HTTP_2, 500),
+        ("/switches", Version::HTTP_11, 101),
+        ("/switches", Version::HTTP_2, 500),
+    ] {
+        let (log, guard) = CapturedLog::start();
+        let request = Request::get(path).version(version).body(Body::empty()).unwrap();
+        assert_eq!(send(&service, request).await.0.status.as_u16(), status, "{path} {version:?}");
+        drop(guard);
+        let events = log.take();
+        let access = events.iter().find(|event| event["target"] == "vestibule::access").expect("a line");
+        assert_eq!(access["fields"]["http.response.status_code"], status);
+        let has_cause = events.iter().any(|event| event["fields"]["message"] == "a request failed");
+        assert_eq!(has_cause, status == 500, "{events:#?}");
     }
 }
 

@@ -75,6 +75,8 @@ impl Application for FrameService {
             .route("/long/unchanged", get(async move || (unchanged, LONG_TEXT)))
             .route("/events", get(async || ([(header::CONTENT_TYPE, "text/event-stream")], LONG_TEXT)))
             .route("/gzipped", get(async move || (StatusCode::BAD_GATEWAY, gzipped, [1, 2, 3])))
+            .route("/early_hints", get(StatusCode::EARLY_HINTS))
+            .route("/switches", get(StatusCode::SWITCHING_PROTOCOLS))
             .route("/busy", get(StatusCode::SERVICE_UNAVAILABLE))
             .route(
                 "/maintenance",
