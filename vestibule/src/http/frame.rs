@@ -31,7 +31,7 @@ use tokio::{
     sync::Semaphore,
     time::{Instant, Sleep, sleep_until},
 };
-use tower::{Layer, Service, layer::layer_fn, service_fn};
+use tower::{Layer, Service, ServiceExt, layer::layer_fn, service_fn};
 use tower_http::{
     CompressionLevel,
     compression::{
@@ -329,5 +329,37 @@ fn compressed(route: &Route, request: Request) -> impl Future<Output = Result<Re
         .and(NotForContentType::GRPC)
         .and(may_change);
     let layer = CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(worth_it);
-    layer.layer(route.clone()).call(request).map_ok(|response| response.map(Body::new))
+    let route = ServiceExt::<Request>::map_response(route.clone(), mark_encoded);
+    layer.layer(route).call(request).map_ok(|response| {
+        let mut response = response.map(Body::new);
+        if response.headers().contains_key(header::CONTENT_ENCODING) {
+            weaken_tag(&mut response);
+        }
+        response
+    })
+}
+
+/// A mark of a response that its route has encoded itself.
+#[derive(Clone)]
+struct EncodedByRoute;
+
+fn mark_encoded(mut response: Response) -> Response {
+    if response.headers().contains_key(header::CONTENT_ENCODING) {
+        response.extensions_mut().insert(EncodedByRoute);
+    }
+    response
+}
+
+/// Makes the `ETag` of a response weak that was compressed here: the route's own names other bytes (RFC 9110, section
+/// 8.8.1).
+fn weaken_tag(response: &mut Response) {
+    if response.extensions().get::<EncodedByRoute>().is_some() {
+        return;
+    }
+    if let Some(tag) = response.headers_mut().get_mut(header::ETAG)
+        && tag.as_bytes().starts_with(b"\"")
+        && let Ok(weak) = HeaderValue::from_bytes(&[b"W/", tag.as_bytes()].concat())
+    {
+        *tag = weak;
+    }
 }

@@ -202,6 +202,21 @@ async fn a_long_response_is_compressed_for_a_client_that_accepts_it() {
 }
 
 #[tokio::test]
+async fn the_tag_of_a_response_that_is_compressed_here_is_weak() {
+    let service = start(|_| {}).await;
+    for (path, accepted, tag) in [
+        ("/long/tagged", "gzip", "W/\"1\""),
+        ("/long/tagged", "gzip;q=0", "\"1\""),
+        ("/long/tagged", "br", "\"1\""),
+        ("/long/tagged/weakly", "gzip", "W/\"1\""),
+        ("/long/tagged/encoded", "gzip", "\"1\""),
+    ] {
+        let (head, _) = get_with(&service, path, &[("accept-encoding", accepted)]).await;
+        assert_eq!(head.headers["etag"], tag, "{path} {accepted}");
+    }
+}
+
+#[tokio::test]
 async fn the_id_of_a_request_is_its_trace_id_and_a_client_may_choose_it() {
     let service = start(|_| {}).await;
     let id = "0af7651916cd43dd8448eb211c80319c";

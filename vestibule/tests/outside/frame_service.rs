@@ -73,6 +73,12 @@ impl Application for FrameService {
             .route("/html", get(async move || (html, "a page")))
             .route("/long", get(LONG_TEXT))
             .route("/long/unchanged", get(async move || (unchanged, LONG_TEXT)))
+            .route("/long/tagged", get(async || ([(header::ETAG, "\"1\"")], LONG_TEXT)))
+            .route("/long/tagged/weakly", get(async || ([(header::ETAG, "W/\"1\"")], LONG_TEXT)))
+            .route(
+                "/long/tagged/encoded",
+                get(async || ([(header::ETAG, "\"1\""), (header::CONTENT_ENCODING, "gzip")], LONG_TEXT)),
+            )
             .route("/events", get(async || ([(header::CONTENT_TYPE, "text/event-stream")], LONG_TEXT)))
             .route("/gzipped", get(async move || (StatusCode::BAD_GATEWAY, gzipped, [1, 2, 3])))
             .route("/early_hints", get(StatusCode::EARLY_HINTS))
