@@ -81,6 +81,33 @@ async fn a_route_needs_a_token_of_the_issuer_and_what_is_public_does_not() {
 }
 
 #[tokio::test]
+async fn a_client_without_a_token_does_not_learn_which_paths_there_are() {
+    let tenant = SERVICE.migrated("auth_paths").await;
+    let trusted = TrustedIssuer::start(&tenant);
+    let running = RunningService::start(trusted.launch(&tenant), &tenant).await;
+    let unknown = TokenIssuer::start().expect("a port").token("eve", "");
+    problem(list(&running, &unknown).await, 401).await;
+    for path in ["/v1/notes", "/no/such/path"] {
+        let delete = || running.request(Method::DELETE, path);
+        for (request, status) in [
+            (delete(), 401),
+            (delete().bearer_auth("x"), 401),
+            (delete().bearer_auth(&unknown), 429),
+            (delete().bearer_auth("x").bearer_auth("x"), 400),
+            (delete().header("content-encoding", "gzip").body("x"), 415),
+        ] {
+            let answer = request.send().await.expect("an answer");
+            assert_eq!(answer.headers().get("allow"), None, "{path}: {status}");
+            problem(answer, status).await;
+        }
+    }
+    let token = trusted.issuer.token("ada", "");
+    let answer = running.request(Method::DELETE, "/v1/notes").bearer_auth(token).send().await.expect("an answer");
+    assert_eq!(answer.headers()["allow"], "POST,GET,HEAD");
+    problem(answer, 405).await;
+}
+
+#[tokio::test]
 async fn keys_that_the_issuer_rotates_are_taken_up_without_a_restart() {
     let tenant = SERVICE.migrated("auth_rotation").await;
     let trusted = TrustedIssuer::start(&tenant);
@@ -95,6 +122,21 @@ async fn keys_that_the_issuer_rotates_are_taken_up_without_a_restart() {
     let status = running.status().await;
     assert_ne!(status["authentication"]["version"], version);
     assert_eq!(status["generation"], 1, "nothing was built again");
+}
+
+#[tokio::test]
+async fn a_made_up_key_is_no_failure_of_the_service() {
+    let tenant = SERVICE.migrated("auth_unknown_key").await;
+    let trusted = TrustedIssuer::start(&tenant);
+    let running = RunningService::start(trusted.launch(&tenant), &tenant).await;
+    let stranger = TokenIssuer::start().expect("a port").token("eve", "");
+    problem(list(&running, &stranger).await, 401).await;
+    let limited = list(&running, &stranger).await;
+    let pause: u64 = limited.headers()["retry-after"].to_str().unwrap().parse().unwrap();
+    assert!((1..=30).contains(&pause), "{pause}");
+    problem(limited, 429).await;
+    assert_eq!(list(&running, &trusted.issuer.token("ada", "")).await.status(), StatusCode::OK);
+    assert_eq!(running.metric("vestibule_auth_tokens_total{outcome=\"unknown_key\"}").await, 1.0);
 }
 
 #[tokio::test]

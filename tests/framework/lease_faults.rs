@@ -7,7 +7,7 @@ use crate::{
         configuration_folder::ConfigurationFolder,
         database::run_as_superuser,
         launch_options::LaunchOptions,
-        leased::{Leased, stop, user_of},
+        leased::{Leased, stop, use_next_user, user_of},
         load::Load,
         reload_status::assert_kept,
         tcp_proxy::{NewConnections, OpenFault, TcpProxy},
@@ -76,12 +76,7 @@ async fn a_user_that_is_dropped_under_its_open_sessions_is_replaced() {
     let running = leased.start().await;
     let first = user_of(&running).await;
     run_as_superuser(&leased.tenant, format!("DROP ROLE \"{first}\"")).await;
-    eventually("another user", async || {
-        running.get("/v1/notes").await;
-        user_of(&running).await != first
-    })
-    .await;
-    running.create_note("with the next user").await;
+    use_next_user(&running, &first).await;
     assert_eq!(leased.users().await, [user_of(&running).await]);
     let leases = format!("sys/leases/lookup/{}?list=true", leased.id);
     eventually("the end of the lease whose user is gone", async || {
@@ -233,52 +228,44 @@ async fn a_password_that_the_server_rotates_is_taken_up_and_no_request_fails() {
     assert_eq!(audit.code, Some(0), "{}{}", audit.stdout, audit.stderr);
 }
 
-#[tokio::test]
-async fn a_role_whose_certificates_have_leases_ends_a_start_with_65() {
-    let leased = Leased::new("lease_pki_leased", "1h", "1h").await;
+/// Has the server issue the certificates of the service, by a role with these settings too. Returns the configuration for
+/// it, and the certificate of the authority as PEM.
+async fn issue_certificates(leased: &Leased, settings: Value) -> (ConfigurationFolder, String) {
     let (api, name) = (leased.server.api(), leased.tenant.name());
     let mount = format!("pki-{name}");
-    api.post(&format!("sys/mounts/{mount}"), json!({ "type": "pki" })).await.unwrap();
+    api.post(&format!("sys/mounts/{mount}"), json!({ "type": "pki" })).await.expect("a mount");
     let root = json!({ "common_name": "test", "ttl": "24h" });
-    api.post(&format!("{mount}/root/generate/internal"), root).await.unwrap();
-    let role =
-        json!({ "allow_any_name": true, "key_type": "ec", "key_bits": 256, "ttl": "1h", "generate_lease": true });
-    api.post(&format!("{mount}/roles/{name}"), role).await.unwrap();
+    let root = api.post(&format!("{mount}/root/generate/internal"), root).await.expect("an authority");
+    let mut role = json!({ "allow_any_name": true, "key_type": "ec", "key_bits": 256 });
+    role.as_object_mut().expect("an object").extend(settings.as_object().expect("an object").clone());
+    api.post(&format!("{mount}/roles/{name}"), role).await.expect("a role");
     let id = format!("{mount}/issue/{name}");
     leased.allow(&[(&id, "update")]).await;
     let folder = ConfigurationFolder::new();
     folder.write(&format!(
-        "[secrets.ids]\ndatabase = \"{}\"\nserver_tls = \"{id}\"\n\
-         [secrets.vault.issue.server_tls]\ncommon_name = \"localhost\"\n",
+        "[server]\nlisten = \"127.0.0.1:0\"\ntls = true\n[secrets.ids]\ndatabase = \"{}\"\nserver_tls = \"{id}\"\n\
+         [secrets.vault.issue.server_tls]\ncommon_name = \"localhost\"\nip_sans = [\"127.0.0.1\"]\n",
         leased.id
     ));
-    let exited = folder.launch(&leased.tenant).env("APP_SERVER__TLS", "true").start().exited(DEFAULT_TIMEOUT).await;
+    (folder, root["data"]["certificate"].as_str().expect("a certificate").to_owned())
+}
+
+#[tokio::test]
+async fn a_role_whose_certificates_have_leases_ends_a_start_with_65() {
+    let leased = Leased::new("lease_pki_leased", "1h", "1h").await;
+    let (folder, _) = issue_certificates(&leased, json!({ "ttl": "1h", "generate_lease": true })).await;
+    let exited = folder.launch(&leased.tenant).start().exited(DEFAULT_TIMEOUT).await;
     assert_eq!(exited.code, Some(65), "{}", exited.stderr);
-    let remedy = format!("`bao patch {mount}/roles/{name} generate_lease=false`");
+    let remedy = format!("`bao patch pki-{0}/roles/{0} generate_lease=false`", leased.tenant.name());
     assert!(exited.stderr.contains(&remedy), "{}", exited.stderr);
 }
 
 #[tokio::test]
 async fn a_certificate_that_the_server_issues_is_replaced_in_time_and_no_request_fails() {
     let leased = Leased::new("lease_pki", "1h", "1h").await;
-    let (api, name) = (leased.server.api(), leased.tenant.name());
-    let mount = format!("pki-{name}");
-    api.post(&format!("sys/mounts/{mount}"), json!({ "type": "pki" })).await.unwrap();
-    let root = json!({ "common_name": "test", "ttl": "24h" });
-    let root = api.post(&format!("{mount}/root/generate/internal"), root).await.unwrap()["data"]["certificate"].take();
-    let role = json!({ "allow_any_name": true, "key_type": "ec", "key_bits": 256, "ttl": "12s", "max_ttl": "12s" });
-    api.post(&format!("{mount}/roles/{name}"), role).await.unwrap();
-    let id = format!("{mount}/issue/{name}");
-    leased.allow(&[(&id, "update")]).await;
-    let folder = ConfigurationFolder::new();
-    folder.write(&format!(
-        "[secrets.ids]\ndatabase = \"{}\"\nserver_tls = \"{id}\"\n\
-         [secrets.vault.issue.server_tls]\ncommon_name = \"localhost\"\nip_sans = [\"127.0.0.1\"]\n",
-        leased.id
-    ));
-    let launch = folder.launch(&leased.tenant).env("APP_SERVER__TLS", "true");
-    let running = RunningService::start(launch, &leased.tenant).await;
-    let root = Certificate::from_pem(root.as_str().expect("a certificate").as_bytes()).expect("a certificate");
+    let (folder, root) = issue_certificates(&leased, json!({ "ttl": "12s", "max_ttl": "12s" })).await;
+    let running = RunningService::start(folder.launch(&leased.tenant), &leased.tenant).await;
+    let root = Certificate::from_pem(root.as_bytes()).expect("a certificate");
     let serial = async || running.credential("server_tls").await["version"].as_str().expect("a version").to_owned();
     let mut serials = BTreeSet::from([serial().await]);
     while serials.len() < 3 {

@@ -5,7 +5,7 @@ use crate::{
     note_client::NoteClient,
     support::{
         launch_options::LaunchOptions,
-        leased::{Leased, stop, user_of},
+        leased::{Leased, stop, use_next_user, user_of},
         reload_status::assert_kept,
     },
 };
@@ -48,12 +48,7 @@ async fn a_user_that_is_gone_is_replaced_although_nobody_asks_for_a_reload() {
     let running = leased.start().await;
     let first = user_of(&running).await;
     leased.revoke_all().await;
-    eventually("another user", async || {
-        running.get("/v1/notes").await;
-        user_of(&running).await != first
-    })
-    .await;
-    running.create_note("with the next user").await;
+    use_next_user(&running, &first).await;
 }
 
 #[tokio::test]
@@ -62,12 +57,7 @@ async fn a_login_that_was_replaced_is_given_back_while_the_service_runs() {
     let running = leased.start().await;
     let first = user_of(&running).await;
     reject(&leased, &first).await;
-    eventually("another user", async || {
-        running.get("/v1/notes").await;
-        user_of(&running).await != first
-    })
-    .await;
-    running.create_note("with the next user").await;
+    use_next_user(&running, &first).await;
     leased.wait_for_users(1).await;
     assert_eq!(leased.users().await, [user_of(&running).await]);
 }

@@ -5,7 +5,7 @@ use crate::{
     note_client::NoteClient,
     support::{
         database::wait_until_connections_are,
-        leased::{Leased, user_of},
+        leased::{Leased, use_next_user, user_of},
         slow_request::SlowRequest,
     },
 };
@@ -62,12 +62,7 @@ async fn a_login_that_is_rejected_while_a_stopping_service_lingers_is_replaced()
     running.process.signal(Signal::TERM);
     wait_for_stop(&mut running.process).await;
     leased.revoke_all().await;
-    eventually("another user", async || {
-        running.get("/v1/notes").await;
-        user_of(&running).await != first
-    })
-    .await;
-    running.create_note("with the next user").await;
+    use_next_user(&running, &first).await;
     running.process.signal(Signal::TERM);
     assert_eq!(running.process.exited(DEFAULT_TIMEOUT).await.code, Some(128 + 15));
 }

@@ -42,7 +42,7 @@ pub(crate) fn verify(config: &AuthConfig, document: &[u8], token: &str) -> Verif
     let verified = match TokenRules::of(config).verify(token, &keys) {
         Ok(claims) => Ok(claims.subject),
         Err(TokenFault::UnknownKey) => Err("no key of the set is the token's"),
-        Err(TokenFault::Invalid(reason)) => Err(reason),
+        Err(TokenFault::WrongKeys(reason) | TokenFault::Invalid(reason)) => Err(reason),
     };
     Ok((ids, verified))
 }

@@ -1,5 +1,7 @@
 //! Moments: the monotonic clock's time to measure from, and the wall clock's to show.
 
+#[cfg(target_os = "linux")]
+use rustix::time::{ClockId, clock_gettime};
 use serde::{Serialize, Serializer};
 use std::time::Duration;
 use time::OffsetDateTime;
@@ -14,26 +16,30 @@ const CLOCK_WAS_SET: time::Duration = time::Duration::SECOND;
 
 /// A moment in the life of this process. The time since then is right even if somebody sets the wall clock.
 ///
-/// The monotonic clock stands still while the machine is suspended, so that time does not count.
+/// The monotonic clock stands still while the machine is suspended, so that time does not count. It is added only to show the
+/// moment.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moment {
     /// The time that the wall clock said at that moment.
     recorded: OffsetDateTime,
     since: Instant,
+    /// The time for which the machine had been suspended before.
+    suspended: time::Duration,
 }
 
 impl Moment {
     /// Returns the moment that is now.
     pub(crate) fn now() -> Self {
-        Self { recorded: OffsetDateTime::now_utc(), since: Instant::now() }
+        Self { recorded: OffsetDateTime::now_utc(), since: Instant::now(), suspended: suspended() }
     }
 
     /// Returns its time by the wall clock as that is set now, to show it. So all times that are shown together are by one
     /// clock.
     pub(crate) fn at(self) -> OffsetDateTime {
-        let now = Instant::now();
-        let (to_come, elapsed) = (self.since.saturating_duration_since(now), now.saturating_duration_since(self.since));
-        let by_clock_of_now = OffsetDateTime::now_utc() + to_come - elapsed;
+        let now = Self::now();
+        let to_come = self.since.saturating_duration_since(now.since);
+        let elapsed = now.since.saturating_duration_since(self.since) + (now.suspended - self.suspended);
+        let by_clock_of_now = now.recorded + to_come - elapsed;
         if (by_clock_of_now - self.recorded).abs() < CLOCK_WAS_SET { self.recorded } else { by_clock_of_now }
     }
 
@@ -45,7 +51,7 @@ impl Moment {
     /// Returns the moment that is this much later. A century is the most.
     pub(crate) fn plus(self, duration: Duration) -> Self {
         let duration = duration.min(CENTURY);
-        Self { recorded: self.recorded + duration, since: self.since + duration }
+        Self { recorded: self.recorded + duration, since: self.since + duration, ..self }
     }
 
     /// Returns the time until that moment, by the clock that reaches it first: a machine may be suspended, and a clock may
@@ -81,11 +87,30 @@ impl Serialize for Moment {
     }
 }
 
+/// Returns the time for which the machine has been suspended so far. In a time namespace (time_namespaces(7)), it begins
+/// with another number than zero.
+#[cfg(target_os = "linux")]
+fn suspended() -> time::Duration {
+    let difference = clock_gettime(ClockId::Boottime) - clock_gettime(ClockId::Monotonic);
+    time::Duration::seconds(difference.tv_sec) + time::Duration::nanoseconds(difference.tv_nsec)
+}
+
+/// Returns zero: this system does not say it.
+#[cfg(not(target_os = "linux"))]
+fn suspended() -> time::Duration {
+    time::Duration::ZERO
+}
+
 #[cfg(test)]
 impl Moment {
     /// Returns this moment as a process has it whose wall clock was set by `jump` since then.
     pub(crate) fn before_a_jump(self, jump: time::Duration) -> Self {
         Self { recorded: self.recorded - jump, ..self }
+    }
+
+    /// Returns this moment as a process has it whose machine was suspended for `length` since then.
+    fn before_a_suspension(self, length: time::Duration) -> Self {
+        Self { recorded: self.recorded - length, suspended: self.suspended - length, ..self }
     }
 }
 
@@ -105,6 +130,15 @@ mod tests {
         }
         let moment = Moment::now();
         assert_eq!((moment.at(), moment.ends_at()), (moment.recorded, moment.recorded), "nobody has set the clock");
+    }
+
+    #[test]
+    fn the_time_for_which_the_machine_was_suspended_counts_in_a_moment_that_is_shown() {
+        let moment = Moment::now().before_a_suspension(Span::HOUR);
+        let in_a_day = moment.plus(Duration::from_secs(24 * 60 * 60));
+        assert_eq!((moment.at(), in_a_day.at()), (moment.recorded, in_a_day.recorded), "nobody has set the clock");
+        let age = OffsetDateTime::now_utc() - moment.before_a_jump(Span::days(2)).at();
+        assert!((age - Span::HOUR).abs() < Span::MINUTE, "{age}");
     }
 
     #[test]

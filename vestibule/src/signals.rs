@@ -17,12 +17,15 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// The signals that the process has received.
+#[derive(Clone)]
 pub(crate) struct Signals {
     /// The number of SIGHUPs so far.
     pub(crate) hups: watch::Receiver<u64>,
-    /// A token that the first SIGTERM or SIGINT cancels. A second one ends the process at once, with 128 and its
-    /// number.
+    /// A token that the first SIGTERM or SIGINT cancels, or [`begin_stop`](Self::begin_stop). The next one ends the process
+    /// at once, with 128 and its number.
     pub(crate) stopping: CancellationToken,
+    /// `true` if the next SIGTERM or SIGINT ends the process.
+    is_armed: Arc<AtomicBool>,
 }
 
 impl Signals {
@@ -31,20 +34,39 @@ impl Signals {
     /// # Errors
     /// If the operating system refuses a handler.
     pub(crate) fn install() -> io::Result<Self> {
-        let mut signals = signal_hook_tokio::Signals::new([SIGHUP, SIGTERM, SIGINT])?;
-        exit_if_armed(&Arc::new(AtomicBool::new(false)))?;
+        let mut received = signal_hook_tokio::Signals::new([SIGHUP, SIGTERM, SIGINT])?;
         let (hup_count, hups) = watch::channel(0);
-        let stopping = CancellationToken::new();
-        let stop = stopping.clone();
+        let signals = Self::new(hups);
+        exit_if_armed(&signals.is_armed)?;
+        let stop = signals.stopping.clone();
         tokio::spawn(async move {
-            while let Some(signal) = signals.next().await {
+            while let Some(signal) = received.next().await {
                 match signal {
                     SIGHUP => hup_count.send_modify(|count| *count += 1),
                     _ => stop.cancel(),
                 }
             }
         });
-        Ok(Self { hups, stopping })
+        Ok(signals)
+    }
+
+    /// Returns the signals of a process that has no handlers yet.
+    pub(crate) fn new(hups: watch::Receiver<u64>) -> Self {
+        Self { hups, stopping: CancellationToken::new(), is_armed: Arc::default() }
+    }
+
+    /// Begins the stop of the process, if no signal has begun it.
+    pub(crate) fn begin_stop(&self) {
+        self.is_armed.store(true, Ordering::SeqCst);
+        self.stopping.cancel();
+    }
+}
+
+#[cfg(test)]
+impl Signals {
+    /// Returns `true` if the next SIGTERM or SIGINT ends the process.
+    pub(crate) fn is_next_one_the_last(&self) -> bool {
+        self.is_armed.load(Ordering::SeqCst)
     }
 }
 

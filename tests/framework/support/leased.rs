@@ -101,6 +101,16 @@ pub(crate) async fn user_of(running: &RunningService<'_>) -> String {
     running.credential("database").await["version"].as_str().expect("a version").to_owned()
 }
 
+/// Makes requests until the service has another user than the one that is gone, and writes with it.
+pub(crate) async fn use_next_user(running: &RunningService<'_>, gone: &str) {
+    eventually("another user", async || {
+        running.get("/v1/notes").await;
+        user_of(running).await != gone
+    })
+    .await;
+    running.create_note("with the next user").await;
+}
+
 pub(crate) async fn stop(mut running: RunningService<'_>) {
     running.process.signal(Signal::TERM);
     assert_eq!(running.process.exited(DEFAULT_TIMEOUT).await.code, Some(0));

@@ -2,8 +2,7 @@ use super::*;
 use crate::{
     caught::PanicsWhenDropped,
     metrics::exposition_format::ExpositionFormat,
-    secrets::{resolver::Resolver, spec::CredentialSpec},
-    testing::{Harness, MemoryManager},
+    testing::{Harness, MemoryManager, idle_service::NoSecrets},
 };
 use serde::{Deserialize, Serialize};
 use std::{future::pending, time::Duration};
@@ -22,18 +21,6 @@ struct FragileSettings {
     number: u8,
     /// `true` if its build does not end.
     hangs: bool,
-}
-
-struct NoSecrets;
-
-impl SecretSet for NoSecrets {
-    fn specs() -> Vec<CredentialSpec> {
-        Vec::new()
-    }
-
-    fn resolve(_: &mut Resolver<'_>) -> Option<Self> {
-        Some(Self)
-    }
 }
 
 impl Application for Fragile {

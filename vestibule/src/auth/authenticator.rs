@@ -3,7 +3,7 @@
 use super::{
     access_token::AccessToken,
     bearer,
-    issuer_keys::IssuerKeys,
+    issuer_keys::{IssuerKeys, NotLookedUp},
     key_set::KeySet,
     metrics::{AuthMetrics, TokenOutcome},
     token::{TokenFault, TokenRules},
@@ -18,7 +18,7 @@ use crate::{
 };
 use axum::{
     extract::{Request, State},
-    http::{HeaderMap, header::AUTHORIZATION},
+    http::{HeaderMap, StatusCode, header::AUTHORIZATION},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -38,11 +38,8 @@ pub(crate) struct Authenticator {
 /// The reason for which a token is not verified.
 enum Unverified {
     Faulty(TokenFault),
-    /// The keys in use have not its key, but the issuer may have published it since they were fetched. It is asked again
-    /// after this time.
-    KeyNotLookedUp {
-        retry_after: Duration,
-    },
+    /// The keys in use have not its key, but the issuer may have published it since they were fetched.
+    UnknownKey(NotLookedUp),
 }
 
 /// The parts from which a load makes an authenticator.
@@ -122,11 +119,19 @@ impl Authenticator {
         };
         let claims = match self.claims(token, held.set).await {
             Ok(claims) => claims,
-            Err(Unverified::Faulty(TokenFault::Invalid(reason))) => return refused(reason),
+            Err(Unverified::Faulty(TokenFault::Invalid(reason) | TokenFault::WrongKeys(reason))) => {
+                return refused(reason);
+            }
             Err(Unverified::Faulty(TokenFault::UnknownKey)) => return refused("its issuer has not this key"),
-            Err(Unverified::KeyNotLookedUp { retry_after }) => {
+            // Anybody can invent the id of a key, so this is no failure of the service.
+            Err(Unverified::UnknownKey(NotLookedUp::TooSoon(pause))) => {
+                let detail = "the key of the token is not known yet; try again later";
+                let problem = Problem::new(StatusCode::TOO_MANY_REQUESTS, detail);
+                return (TokenOutcome::UnknownKey, Err(problem.retry_after(pause.max(Duration::from_secs(1)))));
+            }
+            Err(Unverified::UnknownKey(NotLookedUp::IssuerAway(pause))) => {
                 let problem = Problem::busy("the key of the token cannot be looked up now; try again later");
-                return (TokenOutcome::StaleKeys, Err(problem.retry_after(retry_after.max(Duration::from_secs(1)))));
+                return (TokenOutcome::StaleKeys, Err(problem.retry_after(pause)));
             }
         };
         let shown = client.map(ClientCertificate::thumbprint);
@@ -148,7 +153,7 @@ impl Authenticator {
         self.keys.held().fetched
     }
 
-    /// Returns the claims of a token. Fetches the keys if the token's is not among them.
+    /// Returns the claims of a token. Fetches the keys if those in use are not the token's.
     ///
     /// # Errors
     /// The reason for which the token is not verified.
@@ -157,12 +162,14 @@ impl Authenticator {
             return Ok(claims);
         }
         let mut verified = self.rules.verify(token, &keys);
-        if matches!(verified, Err(TokenFault::UnknownKey)) {
-            let (newer, pause) = self.keys.newer_than(&keys).await;
-            keys = newer;
-            verified = self.rules.verify(token, &keys);
-            if let (Err(TokenFault::UnknownKey), Some(retry_after)) = (&verified, pause) {
-                return Err(Unverified::KeyNotLookedUp { retry_after });
+        if matches!(verified, Err(TokenFault::UnknownKey | TokenFault::WrongKeys(_))) {
+            let (newer, looked_up) = self.keys.newer_than(&keys).await;
+            if !Arc::ptr_eq(&newer, &keys) {
+                keys = newer;
+                verified = self.rules.verify(token, &keys);
+            }
+            if let (Err(TokenFault::UnknownKey), Err(reason)) = (&verified, looked_up) {
+                return Err(Unverified::UnknownKey(reason));
             }
         }
         let claims = AccessToken::new(verified.map_err(Unverified::Faulty)?);

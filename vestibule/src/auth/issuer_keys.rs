@@ -31,8 +31,19 @@ pub(super) struct HeldKeys {
     pub(super) set: Arc<KeySet>,
     /// The time at which the issuer last confirmed them.
     pub(super) fetched: Moment,
+    /// The time at which the fetch that confirmed them began.
+    began: Instant,
     /// `true` if the last fetch failed.
     is_failing: bool,
+}
+
+/// The reason for which an unknown key cannot be looked up now.
+#[derive(Clone, Copy)]
+pub(super) enum NotLookedUp {
+    /// The issuer answers, but was asked a moment ago. It is asked again after this time.
+    TooSoon(Duration),
+    /// The last fetch failed. The next one comes after this time at the latest.
+    IssuerAway(Duration),
 }
 
 impl IssuerKeys {
@@ -47,7 +58,8 @@ impl IssuerKeys {
         files: &FileReads,
     ) -> Result<Arc<Self>, Fault> {
         let source = KeySource::of(config, files).await?;
-        let deadline = deadline.min(Instant::now() + FETCH_TIMEOUT);
+        let began = Instant::now();
+        let deadline = deadline.min(began + FETCH_TIMEOUT);
         let set = source.fetch(deadline).await.map_err(|error| {
             metrics.fetch_failed();
             let remedy = format!("check {}, and the network to the issuer", source.setting());
@@ -55,7 +67,7 @@ impl IssuerKeys {
         })?;
         metrics.begin();
         metrics.fetched();
-        let held = HeldKeys { set: Arc::new(set), fetched: Moment::now(), is_failing: false };
+        let held = HeldKeys { set: Arc::new(set), fetched: Moment::now(), began, is_failing: false };
         let keys = Arc::new(Self {
             source,
             refresh_every: config.refresh_every,
@@ -79,9 +91,8 @@ impl IssuerKeys {
     /// Returns a set that may have a key which `seen` has not: fetches it, unless that was done a moment ago. Requests that
     /// ask at the same time share one fetch.
     ///
-    /// The time is `None` if the issuer has confirmed the set since this was called: then it has no other keys. Otherwise
-    /// it is the time after which the issuer can be asked again.
-    pub(super) async fn newer_than(self: &Arc<Self>, seen: &Arc<KeySet>) -> (Arc<KeySet>, Option<Duration>) {
+    /// The result is `Ok` if the issuer has confirmed the set since this was called: then it has no other keys.
+    pub(super) async fn newer_than(self: &Arc<Self>, seen: &Arc<KeySet>) -> (Arc<KeySet>, Result<(), NotLookedUp>) {
         let held = self.held();
         if held.is_failing {
             // Nobody waits for an issuer that did not answer the last time.
@@ -90,15 +101,18 @@ impl IssuerKeys {
             {
                 self.fetch_for_unknown(last);
             }
-            return (held.set, Some(PAUSE));
+            return (held.set, Err(NotLookedUp::IssuerAway(PAUSE)));
         }
         let last = self.fetched_for_unknown.clone().lock_owned().await;
-        let (pause, held) = (pause_after(*last), self.held().set);
-        if !pause.is_zero() || !Arc::ptr_eq(&held, seen) {
-            return (held, Some(pause));
+        let (pause, held) = (pause_after(*last), self.held());
+        if held.is_failing {
+            return (held.set, Err(NotLookedUp::IssuerAway(PAUSE)));
+        }
+        if !pause.is_zero() || !Arc::ptr_eq(&held.set, seen) {
+            return (held.set, Err(NotLookedUp::TooSoon(pause)));
         }
         let is_confirmed = self.fetch_for_unknown(last).await.unwrap_or(false);
-        (self.held().set, if is_confirmed { None } else { Some(PAUSE) })
+        (self.held().set, if is_confirmed { Ok(()) } else { Err(NotLookedUp::IssuerAway(PAUSE)) })
     }
 
     /// Fetches the keys in a task of its own: it goes on for others if the client of this request goes away.
@@ -111,14 +125,23 @@ impl IssuerKeys {
         })
     }
 
-    /// Fetches the keys again. Keeps those in use if that fails. Returns `true` if it succeeded.
+    /// Fetches the keys again. Keeps those in use if that fails. Returns `true` if the issuer has confirmed those in use
+    /// since this was called.
     async fn refetch(&self) -> bool {
-        let fetched = self.source.fetch(Instant::now() + FETCH_TIMEOUT).await;
+        let began = Instant::now();
+        let fetched = self.source.fetch(began + FETCH_TIMEOUT).await;
         let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        match fetched {
+            Ok(_) => self.metrics.fetched(),
+            Err(_) => self.metrics.fetch_failed(),
+        }
+        if began < held.began {
+            // Another fetch began later and has ended already: what this one says is older.
+            return true;
+        }
         let issuer = self.source.authority();
         match fetched {
             Ok(set) => {
-                self.metrics.fetched();
                 if held.is_failing {
                     tracing::info!(issuer, "the keys of the issuer can be fetched again");
                 }
@@ -127,11 +150,11 @@ impl IssuerKeys {
                     held.set = Arc::new(set.after(&held.set));
                 }
                 held.fetched = Moment::now();
+                held.began = began;
                 held.is_failing = false;
                 true
             }
             Err(error) => {
-                self.metrics.fetch_failed();
                 if !held.is_failing {
                     tracing::warn!(
                         issuer,

@@ -15,7 +15,8 @@ pub(crate) struct KeySet {
     /// A hash of the keys, by which replicas are compared. Neither their order nor the rest of the document changes it.
     pub(super) version: String,
     keys: Vec<IssuerKey>,
-    /// The ids of keys that earlier sets had, and this one has not: the issuer has removed them.
+    /// The ids of keys that earlier sets had, and this one has not: the issuer has removed them, or one of its nodes has not
+    /// heard of them yet.
     removed: BTreeSet<String>,
 }
 
@@ -23,10 +24,10 @@ pub(crate) struct KeySet {
 const MAX_REMOVED: usize = 1024;
 
 /// One key, with the algorithms that it may be used for.
-pub(super) struct IssuerKey {
+struct IssuerKey {
     id: Option<String>,
-    pub(super) algorithms: Vec<Algorithm>,
-    pub(super) key: DecodingKey,
+    algorithms: Vec<Algorithm>,
+    key: DecodingKey,
 }
 
 #[derive(Deserialize)]
@@ -58,13 +59,18 @@ impl KeySet {
     /// Returns the set as the successor of another one.
     pub(super) fn after(mut self, before: &Self) -> Self {
         let ids = before.ids().map(str::to_owned).chain(before.removed.iter().cloned());
-        self.removed = ids.filter(|id| self.find(Some(id)).is_none()).take(MAX_REMOVED).collect();
+        self.removed = ids.filter(|id| !self.has(id)).take(MAX_REMOVED).collect();
         self
     }
 
-    /// Returns `true` if the issuer has removed the key of this id.
+    /// Returns `true` if an earlier set had the key of this id.
     pub(super) fn has_removed(&self, id: &str) -> bool {
         self.removed.contains(id)
+    }
+
+    /// Returns `true` if this set has a key of this id.
+    pub(super) fn has(&self, id: &str) -> bool {
+        self.ids().any(|known| known == id)
     }
 
     /// Returns the ids of the keys.
@@ -72,13 +78,12 @@ impl KeySet {
         self.keys.iter().filter_map(|key| key.id.as_deref())
     }
 
-    /// Returns the key of this id. A token may do without an id if there is one key only.
-    pub(super) fn find(&self, id: Option<&str>) -> Option<&IssuerKey> {
-        match (id, &self.keys[..]) {
-            (Some(_), keys) => keys.iter().find(|key| key.id.as_deref() == id),
-            (None, [only]) => Some(only),
-            (None, _) => None,
-        }
+    /// Returns the keys of this id and algorithm. Several keys may share an id (RFC 7517). A token may do without an id if
+    /// its key has none either, or if there is one key only.
+    pub(super) fn find(&self, id: Option<&str>, algorithm: Algorithm) -> impl Iterator<Item = &DecodingKey> {
+        let is_id_needed = id.is_some() || self.keys.len() > 1;
+        let fitting = self.keys.iter().filter(move |key| key.algorithms.contains(&algorithm));
+        fitting.filter(move |key| !is_id_needed || key.id.as_deref() == id).map(|key| &key.key)
     }
 }
 

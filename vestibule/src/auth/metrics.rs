@@ -19,18 +19,21 @@ pub(super) enum TokenOutcome {
     /// It had none.
     Missing,
     Refused,
-    /// The keys are too old to say.
+    /// It is too soon to look its key up.
+    UnknownKey,
+    /// The keys are too old to say, or the issuer does not answer with newer ones.
     StaleKeys,
 }
 
 impl TokenOutcome {
-    const ALL: [Self; 4] = [Self::Accepted, Self::Missing, Self::Refused, Self::StaleKeys];
+    const ALL: [Self; 5] = [Self::Accepted, Self::Missing, Self::Refused, Self::UnknownKey, Self::StaleKeys];
 
     fn label(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
             Self::Missing => "missing",
             Self::Refused => "refused",
+            Self::UnknownKey => "unknown_key",
             Self::StaleKeys => "stale_keys",
         }
     }

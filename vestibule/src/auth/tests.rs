@@ -83,6 +83,24 @@ fn bearer(token: &str) -> (header::HeaderName, HeaderValue) {
     (header::AUTHORIZATION, format!("Bearer {token}").parse().unwrap())
 }
 
+/// Lets this time pass at once.
+async fn pass(time: Duration) {
+    // A task that was only spawned has set no timer yet.
+    tokio::task::yield_now().await;
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+async fn until(is_so: impl AsyncFn() -> bool) {
+    let waiting = async {
+        while !is_so().await {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("it does not come");
+}
+
 #[test]
 fn a_token_of_each_algorithm_is_accepted() {
     for (algorithm, name) in [
@@ -175,13 +193,39 @@ fn a_token_is_refused_unless_everything_in_it_is_right() {
         ("a proof that nobody here understands", with_claim("cnf", json!({ "jkt": "abc" }))),
         ("more than 8 KiB", padded(&key, MAX_TOKEN + 2)),
     ] {
-        assert!(matches!(verify(&token), Err(TokenFault::Invalid(_))), "{what}: {:?}", verify(&token));
+        let verified = verify(&token);
+        assert!(matches!(verified, Err(TokenFault::Invalid(_) | TokenFault::WrongKeys(_))), "{what}: {verified:?}");
     }
     let unknown = with_header(&|header| header.kid = Some("two".into()));
     assert_eq!(verify(&unknown), Err(TokenFault::UnknownKey));
     let without_id = with_header(&|header| header.kid = None);
-    assert_eq!(verify(&without_id), Err(TokenFault::UnknownKey));
+    assert!(matches!(verify(&without_id), Err(TokenFault::WrongKeys(_))), "a new key has an id, as these have");
     assert!(rules.verify(&without_id, &set(&jwks([&key]))).is_ok(), "there is one key only");
+}
+
+#[test]
+fn keys_of_one_id_are_told_apart_by_their_algorithms_and_by_the_signature() {
+    let key = |algorithm| SigningKey::new("one", algorithm);
+    let (first, second, rsa) = (key(Algorithm::ES256), key(Algorithm::ES256), key(Algorithm::RS256));
+    let rules = TokenRules::of(&config());
+    for id in [Some("one"), None] {
+        let mut document = jwks([&first, &rsa, &second]);
+        for jwk in document["keys"].as_array_mut().unwrap() {
+            jwk["kid"] = json!(id);
+        }
+        let keys = set(&document);
+        let verify = |key: &SigningKey, claims: &Value| {
+            let token = key.sign(&Header { kid: id.map(str::to_owned), ..key.header() }, claims);
+            rules.verify(&token, &keys).map(|claims| claims.subject)
+        };
+        for key in [&first, &second, &rsa] {
+            assert_eq!(verify(key, &claims()), Ok("ada".into()), "{id:?}");
+            let expired = verify(key, &claims_with("exp", json!(now() - 100)));
+            assert_eq!(expired, Err(TokenFault::Invalid("it has expired")), "{id:?}");
+        }
+        let unknown = verify(&key(Algorithm::ES256), &claims());
+        assert_eq!(unknown, Err(TokenFault::WrongKeys("its signature cannot be verified")), "{id:?}");
+    }
 }
 
 #[test]
@@ -301,6 +345,7 @@ async fn each_answer_says_what_the_client_must_do() {
         "vestibule_auth_tokens_total{outcome=\"accepted\"} 4",
         "vestibule_auth_tokens_total{outcome=\"missing\"} 3",
         "vestibule_auth_tokens_total{outcome=\"refused\"} 5",
+        "vestibule_auth_tokens_total{outcome=\"unknown_key\"} 0",
         "vestibule_auth_tokens_total{outcome=\"stale_keys\"} 0",
     ] {
         assert!(page.contains(line), "{line} is missing in {page}");
@@ -326,10 +371,11 @@ async fn many_tokens_with_an_unknown_key_cause_one_fetch() {
     for _ in 0..3 {
         let (status, headers) = guarded.get(&[bearer(&unknown.token())]).await;
         let pause: u64 = headers[header::RETRY_AFTER].to_str().unwrap().parse().unwrap();
-        assert_eq!(status, 503, "the issuer may have published it after the fetch");
+        assert_eq!(status, 429, "the issuer may have published it after the fetch");
         assert!((1..=30).contains(&pause), "{pause}");
     }
     assert_eq!(server.requests(), 2, "the next fetch for an unknown key comes 30 s later");
+    assert!(guarded.metrics().contains("vestibule_auth_tokens_total{outcome=\"unknown_key\"} 3"));
 }
 
 #[tokio::test]
@@ -352,11 +398,11 @@ async fn keys_that_cannot_be_fetched_again_stay_until_they_are_too_old() {
     let config = server.config();
     let guarded = Guarded::open(&config).await.unwrap();
     server.fail();
-    assert_eq!(guarded.status(&unknown.token()).await, 503, "it cannot be looked up");
+    let tokens = [unknown.token(), unknown.token()];
+    let at_once = futures_util::future::join_all(tokens.iter().map(|token| guarded.status(token)));
+    assert_eq!(at_once.await, [503, 503], "it cannot be looked up");
     assert_eq!((guarded.status(&key.token()).await, server.requests()), (200, 2));
-    tokio::time::pause();
-    tokio::time::advance(config.max_stale + Duration::from_secs(1)).await;
-    tokio::time::resume();
+    pass(config.max_stale + Duration::from_secs(1)).await;
     let (status, headers) = guarded.get(&[bearer(&key.token())]).await;
     assert_eq!((status.as_u16(), headers.contains_key(header::RETRY_AFTER)), (503, true));
     assert_eq!(guarded.get(&[]).await.0, 401, "without a token, its keys do not matter");
@@ -371,16 +417,74 @@ async fn nobody_waits_for_an_issuer_that_did_not_answer_the_last_time() {
     assert_eq!(guarded.status(&new.token()).await, 503);
     assert_eq!(server.requests(), 2);
     server.publish(&jwks([&key, &new]));
-    tokio::time::pause();
-    tokio::time::advance(Duration::from_secs(31)).await;
-    tokio::time::resume();
+    pass(Duration::from_secs(31)).await;
     assert_eq!(guarded.status(&new.token()).await, 503, "it is asked, and nobody waits for its answer");
-    let answered = async {
-        while server.requests() < 3 || guarded.status(&new.token()).await != 200 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
+    until(async || server.requests() == 3 && guarded.status(&new.token()).await == 200).await;
+}
+
+#[tokio::test]
+async fn a_key_that_a_node_of_the_issuer_has_not_heard_of_is_looked_up_again() {
+    let (old, new) = (SigningKey::new("old", Algorithm::ES256), SigningKey::new("new", Algorithm::ES256));
+    let server = JwksServer::start(&jwks([&old])).await;
+    let guarded = Guarded::open(&server.config()).await.unwrap();
+    server.publish(&jwks([&old, &new]));
+    assert_eq!(guarded.status(&new.token()).await, 200);
+
+    server.publish(&jwks([&old]));
+    pass(Duration::from_secs(31)).await;
+    let unknown = SigningKey::new("unknown", Algorithm::ES256);
+    assert_eq!((guarded.status(&unknown.token()).await, server.requests()), (401, 3));
+    assert_eq!(guarded.status(&new.token()).await, 401, "for all that is known, its key was removed");
+
+    server.publish(&jwks([&old, &new]));
+    pass(Duration::from_secs(31)).await;
+    assert_eq!((guarded.status(&new.token()).await, server.requests()), (200, 4));
+}
+
+#[tokio::test]
+async fn a_key_that_takes_the_place_of_another_one_is_taken_up() {
+    for id in [Some("one"), None] {
+        let [old, new, stranger] = [(); 3].map(|()| SigningKey::new("one", Algorithm::ES256));
+        let document = |key: &SigningKey| {
+            let mut jwk = key.jwk();
+            jwk["kid"] = json!(id);
+            json!({ "keys": [jwk] })
+        };
+        let token = |key: &SigningKey| key.sign(&Header { kid: id.map(str::to_owned), ..key.header() }, &claims());
+        let server = JwksServer::start(&document(&old)).await;
+        let guarded = Guarded::open(&server.config()).await.unwrap();
+        assert_eq!(guarded.status(&token(&old)).await, 200);
+        server.publish(&document(&new));
+        assert_eq!((guarded.status(&token(&new)).await, server.requests()), (200, 2), "{id:?}");
+
+        for _ in 0..3 {
+            assert_eq!(guarded.status(&token(&stranger)).await, 401, "{id:?}: a signature that somebody made up");
         }
-    };
-    tokio::time::timeout(Duration::from_secs(60), answered).await.expect("the issuer answers again");
+        assert_eq!(server.requests(), 2, "{id:?}: the next fetch comes 30 s later");
+        server.fail();
+        pass(Duration::from_secs(31)).await;
+        for _ in 0..3 {
+            assert_eq!(guarded.status(&token(&stranger)).await, 401, "{id:?}: also while the issuer is away");
+        }
+        assert_eq!((guarded.status(&token(&new)).await, server.requests()), (200, 3), "{id:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_to_an_older_fetch_replaces_no_newer_keys() {
+    let (old, new) = (SigningKey::new("old", Algorithm::ES256), SigningKey::new("new", Algorithm::ES256));
+    let server = JwksServer::start(&jwks([&old])).await;
+    let config = server.config();
+    let guarded = Guarded::open(&config).await.unwrap();
+    let release = server.hold();
+    pass(config.refresh_every * 2).await;
+    until(async || server.requests() == 2).await;
+    server.publish(&jwks([&new]));
+    assert_eq!((guarded.status(&new.token()).await, server.requests()), (200, 3));
+    drop(release);
+    until(async || guarded.metrics().contains("vestibule_auth_key_fetches_total{outcome=\"fetched\"} 3")).await;
+    assert_eq!(guarded.status(&new.token()).await, 200);
+    assert_eq!(guarded.status(&old.token()).await, 401);
 }
 
 #[tokio::test]

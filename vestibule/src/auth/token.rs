@@ -23,6 +23,8 @@ pub(super) struct TokenRules {
 pub(super) enum TokenFault {
     /// The set has no key of this id. A newer one may have it.
     UnknownKey,
+    /// It is not valid with the keys of this set. A newer one may have another key for it.
+    WrongKeys(&'static str),
     Invalid(&'static str),
 }
 
@@ -112,18 +114,24 @@ impl TokenRules {
         if !self.validation.algorithms.contains(&header.alg) {
             return Err(Invalid("its algorithm is not accepted here"));
         }
-        let id = header.kid.as_deref();
-        let key = keys.find(id).ok_or_else(|| match id {
-            Some(id) if keys.has_removed(id) => Invalid("its issuer has removed its key"),
-            _ => TokenFault::UnknownKey,
-        })?;
-        if !key.algorithms.contains(&header.alg) {
-            return Err(Invalid("its algorithm is not that of its key"));
-        }
         let validation = Validation { algorithms: vec![header.alg], ..self.validation.clone() };
-        let verified =
-            jsonwebtoken::decode(token, &key.key, &validation).map_err(|error| Invalid(reason(error.kind())))?;
-        self.read(verified.claims)
+        let id = header.kid.as_deref();
+        let mut refused = match id {
+            Some(id) if keys.has_removed(id) => TokenFault::WrongKeys("its issuer has removed its key"),
+            Some(id) if keys.has(id) => TokenFault::WrongKeys("its algorithm is not that of its key"),
+            Some(_) => TokenFault::UnknownKey,
+            None => TokenFault::WrongKeys("it has no `kid`, and its issuer has no key for such a token"),
+        };
+        for key in keys.find(id, header.alg) {
+            refused = match jsonwebtoken::decode(token, key, &validation) {
+                Ok(verified) => return self.read(verified.claims),
+                Err(error) => fault(error.kind()),
+            };
+            if matches!(refused, Invalid(_)) {
+                break;
+            }
+        }
+        Err(refused)
     }
 
     fn read(&self, all: Map<String, Value>) -> Result<TokenClaims, TokenFault> {
@@ -166,8 +174,10 @@ fn is_type_of_access_token(name: &str) -> bool {
     matches!(name.strip_prefix("application/").unwrap_or(&name), "at+jwt" | "jwt")
 }
 
-fn reason(error: &ErrorKind) -> &'static str {
-    match error {
+fn fault(error: &ErrorKind) -> TokenFault {
+    TokenFault::Invalid(match error {
+        // The issuer may have replaced the key by one of the same id, or by one that has no id either.
+        ErrorKind::InvalidSignature => return TokenFault::WrongKeys("its signature cannot be verified"),
         ErrorKind::ExpiredSignature => "it has expired",
         ErrorKind::ImmatureSignature => "it is not valid yet",
         ErrorKind::InvalidIssuer => "another issuer has made it",
@@ -175,8 +185,8 @@ fn reason(error: &ErrorKind) -> &'static str {
         ErrorKind::MissingRequiredClaim(_) | ErrorKind::InvalidClaimFormat(_) => {
             "`iss`, `sub`, `aud`, `exp` or `nbf` is missing or malformed"
         }
-        _ => "its signature cannot be verified",
-    }
+        _ => "it is malformed",
+    })
 }
 
 impl From<TokenAlgorithm> for Algorithm {

@@ -58,7 +58,7 @@ pub(super) struct ServingProcess<A: Application> {
     live: Live<A>,
     status: StatusWriter,
     background: Background<A>,
-    stopping: CancellationToken,
+    signals: Signals,
     /// A token that is cancelled after `server.linger`. Until then, everything goes on: reloads, background tasks and helpers.
     draining: CancellationToken,
     /// The tasks that help to serve. They last as long as the process.
@@ -125,9 +125,8 @@ impl<A: Application> ServingProcess<A> {
             systemd: systemd.clone(),
             started_with: parts.config,
         };
-        let (hups, end_of_reloads) = (signals.hups, draining.clone());
+        let (hups, end_of_reloads) = (signals.hups.clone(), draining.clone());
         let reloader = tokio::spawn(async move { reloader.run(hups, end_of_reloads).await });
-        let stopping = signals.stopping;
         Self {
             public,
             admin,
@@ -136,7 +135,7 @@ impl<A: Application> ServingProcess<A> {
             live,
             status,
             background,
-            stopping,
+            signals,
             draining,
             helpers,
             systemd,
@@ -155,8 +154,9 @@ impl<A: Application> ServingProcess<A> {
     /// # Errors
     /// If a listener or the reload actor ends before that is over. The process stops then too.
     pub(super) async fn run_until_stopped(mut self) -> Result<(), CommandError> {
-        let stopping = self.stopping.clone();
+        let stopping = self.signals.stopping.clone();
         let mut failure = self.failure_before(stopping.cancelled()).await;
+        self.signals.begin_stop();
         tracing::info!("stopping");
         self.systemd.stopping();
         self.status.stopping();
@@ -233,43 +233,12 @@ fn unexpected_end(part: &str) -> Report {
 mod tests {
     use super::*;
     use crate::{
-        application::Build,
         http::listen,
-        openapi::OpenApiRouter,
-        package::Package,
-        resources::build_error::BuildError,
-        secrets::{resolver::Resolver, set::SecretSet, spec::CredentialSpec},
         status::Status,
-        testing::MemoryManager,
+        testing::{MemoryManager, idle_service::IdleService},
     };
     use std::{convert::Infallible, net::Ipv4Addr, sync::mpsc};
     use tokio::{sync::watch, time::sleep};
-
-    struct IdleService;
-
-    impl SecretSet for IdleService {
-        fn specs() -> Vec<CredentialSpec> {
-            Vec::new()
-        }
-
-        fn resolve(_: &mut Resolver<'_>) -> Option<Self> {
-            Some(Self)
-        }
-    }
-
-    impl Application for IdleService {
-        const PACKAGE: Package = Package::new("idle", "0");
-        type Settings = ();
-        type Secrets = Self;
-
-        async fn build(_: &Build<'_, Self>) -> Result<Self, BuildError> {
-            Ok(Self)
-        }
-
-        fn routes() -> OpenApiRouter<Arc<Self>> {
-            OpenApiRouter::new()
-        }
-    }
 
     /// Starts a process with the default times of a stop. The sender sends its SIGHUPs.
     async fn start() -> (ServingProcess<IdleService>, watch::Sender<u64>) {
@@ -283,7 +252,7 @@ mod tests {
         let (sources, telemetry) = (Sources::new("config".into(), []), Telemetry::detached());
         let status = StatusWriter::new(status, &loader.metrics, &telemetry);
         let (hup_count, hups) = watch::channel(0);
-        let signals = Signals { hups, stopping: CancellationToken::new() };
+        let signals = Signals::new(hups);
         let parts = ReloaderParts { loader, sources, telemetry, config };
         let listeners = listen::bind(first).expect("free ports");
         (ServingProcess::start(listeners, status, signals, parts), hup_count)
@@ -292,7 +261,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_reload_actor_that_panics_while_a_stopping_process_lingers_ends_it_with_70() {
         let (mut process, _hups) = start().await;
-        process.stopping.cancel();
+        process.signals.begin_stop();
         process.reloader = tokio::spawn(async {
             sleep(Duration::from_secs(1)).await;
             panic!("as scripted")
@@ -301,6 +270,17 @@ mod tests {
         let CommandError { report, .. } = process.run_until_stopped().await.expect_err("a bug");
         assert_eq!((report.exit(), report.faults()[0].subject.as_str()), (Exit::Bug, "the reload actor"));
         assert!(begin.elapsed() >= Duration::from_secs(3), "it lingers on");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_signal_ends_a_process_at_once_that_already_stops_because_a_part_has_failed() {
+        let (mut process, _hups) = start().await;
+        process.reloader = tokio::spawn(async { panic!("as scripted") });
+        let signals = process.signals.clone();
+        let stopped = tokio::spawn(process.run_until_stopped());
+        timeout(Duration::from_secs(2), signals.stopping.cancelled()).await.expect("it stops, and lingers for 3 s");
+        assert!(signals.is_next_one_the_last());
+        assert!(stopped.await.expect("no panic").is_err());
     }
 
     #[tokio::test(start_paused = true)]
@@ -326,7 +306,7 @@ mod tests {
                 tell.send_replace(Some(Instant::now()));
             }
         });
-        process.stopping.cancel();
+        process.signals.begin_stop();
         let begin = Instant::now();
         assert!(process.run_until_stopped().await.is_ok());
         let since_begin = |at: &watch::Sender<Option<Instant>>| at.borrow().expect("it ran") - begin;

@@ -66,8 +66,9 @@ impl AccessGuard {
 
     /// Records that the response begins, and completes its head.
     pub(super) fn answer<B: HttpBody>(&mut self, response: &mut Response<B>) {
-        self.record.frame.complete_head(&self.record, response.headers_mut());
-        self.status = Some(response.status());
+        let status = response.status();
+        self.record.frame.complete_head(&self.record, status, response.headers_mut());
+        self.status = Some(status);
         if response.body().is_end_stream() {
             self.end = ResponseEnd::Complete;
             return;

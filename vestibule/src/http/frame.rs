@@ -130,7 +130,11 @@ impl Frame {
     }
 
     /// Adds the headers that each response has.
-    pub(super) fn complete_head(&self, record: &RequestRecord, headers: &mut HeaderMap) {
+    pub(super) fn complete_head(&self, record: &RequestRecord, status: StatusCode, headers: &mut HeaderMap) {
+        if (status.is_client_error() || status.is_server_error()) && status != StatusCode::METHOD_NOT_ALLOWED {
+            // axum adds the methods of a path to the answer of any layer, so a client without a token would learn the path.
+            headers.remove(header::ALLOW);
+        }
         let of_route = std::mem::replace(headers, self.headers.clone());
         for name in OF_NEARLY_EVERY_ROUTE {
             // To compare a few names costs less than the hash of one.

@@ -155,8 +155,7 @@ mod tests {
         openapi::OpenApiRouter,
         package::Package,
         resources::build_error::BuildError,
-        secrets::{resolver::Resolver, set::SecretSet, spec::CredentialSpec},
-        testing::{Harness, MemoryManager},
+        testing::{Harness, MemoryManager, idle_service::NoSecrets},
     };
     use axum::{
         http::{Request, StatusCode, header},
@@ -170,20 +169,10 @@ mod tests {
     /// A service whose events never end.
     struct Events;
 
-    impl SecretSet for Events {
-        fn specs() -> Vec<CredentialSpec> {
-            Vec::new()
-        }
-
-        fn resolve(_: &mut Resolver<'_>) -> Option<Self> {
-            Some(Self)
-        }
-    }
-
     impl Application for Events {
         const PACKAGE: Package = Package::new("events", "0");
         type Settings = ();
-        type Secrets = Self;
+        type Secrets = NoSecrets;
 
         async fn build(_: &Build<'_, Self>) -> Result<Self, BuildError> {
             Ok(Self)

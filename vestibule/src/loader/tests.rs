@@ -24,6 +24,7 @@ use std::{
     sync::atomic::{AtomicUsize, Ordering},
 };
 use time::OffsetDateTime;
+use vestibule_derive::SecretSet;
 
 /// A credential whose value says how it behaves.
 struct Scripted(String);
@@ -72,22 +73,10 @@ async fn user(cx: &Build<'_, Pair>, credential: &Credential<Scripted>) -> Result
     .await
 }
 
+#[derive(SecretSet)]
 struct PairOfSecrets {
     first: Credential<Scripted>,
     second: Credential<Scripted>,
-}
-
-impl SecretSet for PairOfSecrets {
-    fn specs() -> Vec<CredentialSpec> {
-        ["first", "second"]
-            .map(|name| CredentialSpec { name, kind: "scripted", stages: Scripted::STAGES, optional: false })
-            .into()
-    }
-
-    fn resolve(resolver: &mut Resolver<'_>) -> Option<Self> {
-        let (first, second) = (resolver.resolve("first"), resolver.resolve("second"));
-        Some(Self { first: first?, second: second? })
-    }
 }
 
 /// A service with two credentials.

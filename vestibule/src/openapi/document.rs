@@ -20,7 +20,7 @@ use utoipa::openapi::{OpenApi, PathItem, security::SecurityRequirement};
 pub(super) const METHODS: [&str; 8] = ["get", "put", "post", "delete", "options", "head", "patch", "trace"];
 
 /// The problems that the framework itself answers with: the status, and the description of the response.
-const COMMON_PROBLEMS: [(&str, Operations, &str); 10] = [
+const COMMON_PROBLEMS: [(&str, Operations, &str); 11] = [
     ("400", Operations::WithInput, "The request is malformed."),
     ("401", Operations::WithToken, "The token is missing, or it is not valid."),
     ("403", Operations::WithToken, "The token does not allow this."),
@@ -29,6 +29,7 @@ const COMMON_PROBLEMS: [(&str, Operations, &str); 10] = [
     ("413", Operations::WithBody, "The body of the request is too large."),
     ("415", Operations::WithBody, "The body of the request has another media type."),
     ("422", Operations::WithBody, "The body of the request has a wrong member or value."),
+    ("429", Operations::WithToken, "The key of the token is not known yet. `Retry-After` says when to try again."),
     ("500", Operations::All, "The request failed on the side of the service."),
     ("503", Operations::All, "The service cannot answer now. If the client may try again, `Retry-After` says when."),
 ];
@@ -92,7 +93,7 @@ pub(crate) fn complete(routes: OpenApi, package: &Package) -> Value {
         }
         let response = &mut document["components"]["responses"][component(status)];
         *response = json!({ "description": description, "content": problem_content() });
-        if status == "503" {
+        if matches!(status, "429" | "503") {
             response["headers"]["Retry-After"] = json!({
                 "description": "The seconds after which the client may try again.",
                 "schema": { "type": "integer", "minimum": 0 },
@@ -362,7 +363,7 @@ mod tests {
         for method in ["get", "post"] {
             let operation = &shop["paths"]["/orders"][method];
             assert_eq!(operation["security"], json!([{ "bearer": [] }]), "{method}");
-            assert!(["401", "403"].iter().all(|status| statuses(operation).contains(status)), "{operation}");
+            assert!(["401", "403", "429"].iter().all(|status| statuses(operation).contains(status)), "{operation}");
         }
         assert_eq!(statuses(&shop["paths"]["/hours"]["get"]), ["200", "500", "503"]);
         assert_eq!(shop["components"]["securitySchemes"]["bearer"]["scheme"], "bearer");

@@ -8,9 +8,11 @@
 //! sqlx's own pool cannot change its login, and the `Debug` of its options prints the password. So connections are sqlx's,
 //! and the pool is ours: `pool.rs` has the whole life of a connection.
 
+mod addresses;
 mod connection;
 mod error;
 mod executor;
+mod inlet;
 mod lease;
 mod log_in;
 mod login;

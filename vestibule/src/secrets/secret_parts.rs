@@ -8,14 +8,18 @@ use base64::{
         general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
     },
 };
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::fmt::{self, Write};
 use zeroize::Zeroizing;
 
 /// The bytes of a line of PEM, which has 64 characters (RFC 7468, section 2).
 const PEM_LINE_BYTES: usize = 48;
 
+/// The bytes that are encoded in a URL: all but the unreserved ones of RFC 3986.
+pub(super) const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
 /// The parts of a credential that are secret. The log withholds each line that contains one of them, while the credential
-/// is held: as it is, escaped, or in base64. [`Kind::secret_parts`](super::Kind::secret_parts) adds them.
+/// is held: as it is, escaped, encoded for a URL, or in base64. [`Kind::secret_parts`](super::Kind::secret_parts) adds them.
 ///
 /// ```
 /// use vestibule::secrets::{ExposeSecret, SecretParts, SecretString};
@@ -47,6 +51,7 @@ impl SecretParts {
                 self.add_form(form.as_bytes());
                 self.add_form(json_form(form).as_bytes());
             }
+            self.add_form(url_form(text).as_bytes());
         }
         // In a longer text that is encoded as a whole, such as `user:password`, it may begin anywhere in a group of three.
         for skipped in 0..3 {
@@ -102,6 +107,14 @@ fn json_form(text: &str) -> Zeroizing<String> {
     form
 }
 
+/// Returns a text as the path or the query of a URL has it: all but the unreserved characters of RFC 3986 are encoded.
+fn url_form(text: &str) -> Zeroizing<String> {
+    // `%00` is a byte.
+    let mut form = Zeroizing::new(String::with_capacity(text.len() * 3));
+    form.extend(utf8_percent_encode(text, RESERVED));
+    form
+}
+
 /// Returns a text as `Debug` writes it, without the quotes.
 fn debug_form(text: &str) -> Zeroizing<String> {
     // `\u{7f}` is the longest escape of a byte.
@@ -110,4 +123,16 @@ fn debug_form(text: &str) -> Zeroizing<String> {
     form.pop();
     form.remove(0);
     form
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_text_is_looked_for_as_a_url_has_it_too() {
+        let mut parts = SecretParts::default();
+        parts.add("sentinel+/=ä");
+        assert!(parts.forms().any(|form| form == b"sentinel%2B%2F%3D%C3%A4"));
+    }
 }

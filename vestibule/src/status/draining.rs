@@ -210,10 +210,7 @@ mod tests {
         openapi::OpenApiRouter,
         package::Package,
         resources::build_error::BuildError,
-        secrets::{
-            credential::Credential, kind::Kind, resolver::Resolver, set::SecretSet, spec::CredentialSpec,
-            version::Stage,
-        },
+        secrets::{credential::Credential, version::Stage},
         testing::{Harness, MemoryManager},
     };
     use axum::{
@@ -224,24 +221,12 @@ mod tests {
     };
     use base64::{Engine, engine::general_purpose::STANDARD};
     use tokio::sync::Semaphore;
+    use vestibule_derive::SecretSet;
 
+    #[derive(SecretSet)]
     struct Secrets {
         key: Credential<ApiKey>,
         signing: Credential<SigningKeys>,
-    }
-
-    impl SecretSet for Secrets {
-        fn specs() -> Vec<CredentialSpec> {
-            let (signing, stages) = (SigningKeys::NAME, SigningKeys::STAGES);
-            vec![
-                CredentialSpec { name: "key", kind: ApiKey::NAME, stages: ApiKey::STAGES, optional: false },
-                CredentialSpec { name: "signing", kind: signing, stages, optional: false },
-            ]
-        }
-
-        fn resolve(resolver: &mut Resolver<'_>) -> Option<Self> {
-            Some(Self { key: resolver.resolve("key")?, signing: resolver.resolve("signing")? })
-        }
     }
 
     struct Holding {

@@ -18,6 +18,9 @@ use tracing_log::NormalizeEvent;
 use tracing_subscriber::{Layer, layer::Context};
 use uuid::{Uuid, fmt::Simple};
 
+/// The end of a value that was too long.
+pub(super) const CUT: &str = "…";
+
 /// The length of a line, in bytes, after which values are cut. What follows a cut value is short: names of fields, numbers
 /// and the target.
 pub(super) const LONGEST: usize = 16 * 1024;
@@ -261,7 +264,7 @@ impl Write for EscapedValue<'_, '_> {
             return Ok(());
         }
         if !self.has_ended {
-            self.line.text.push('…');
+            self.line.text.push_str(CUT);
             self.line.is_cut = true;
             self.has_ended = true;
         }

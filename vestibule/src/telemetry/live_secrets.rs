@@ -2,7 +2,7 @@
 //!
 //! It is a net under the types, not a reason to log a credential.
 
-use super::{buffer::LogLines, secret_filter::SecretFilter};
+use super::{buffer::LogLines, json::CUT, secret_filter::SecretFilter};
 use crate::secrets::{credential::Name, secret_parts::SecretParts};
 use slab::Slab;
 use std::{
@@ -106,9 +106,15 @@ impl LiveSecrets {
     /// Returns the credential of the secret that a text begins with.
     fn at_start_of(&self, text: &[u8]) -> Option<Name> {
         let mut secrets = self.secrets.iter();
-        let (_, found) = secrets.find(|(_, secret)| secret.parts.forms().any(|form| text.starts_with(form)))?;
+        let (_, found) = secrets.find(|(_, secret)| secret.parts.forms().any(|form| begins_with(text, form)))?;
         Some(found.credential)
     }
+}
+
+/// Returns `true` if a text begins with a secret, or with all that is left of it where the log has cut a long value.
+fn begins_with(text: &[u8], secret: &[u8]) -> bool {
+    let shown = text.iter().zip(secret).take_while(|(shown, of_secret)| shown == of_secret).count();
+    shown == secret.len() || (shown >= SecretParts::SHORTEST && text[shown..].starts_with(CUT.as_bytes()))
 }
 
 fn lock() -> MutexGuard<'static, LiveSecrets> {
@@ -137,25 +143,17 @@ mod tests {
         openapi::OpenApiRouter,
         package::Package,
         resources::build_error::BuildError,
-        secrets::{credential::Credential, kind::Kind, resolver::Resolver, set::SecretSet, spec::CredentialSpec},
+        secrets::credential::Credential,
         testing::{Harness, MemoryManager},
     };
+    use vestibule_derive::SecretSet;
 
     /// The name of a credential that no other test has: they share the list.
     const KEY: Name = "key_in_the_log";
 
+    #[derive(SecretSet)]
     struct Secrets {
-        key: Credential<ApiKey>,
-    }
-
-    impl SecretSet for Secrets {
-        fn specs() -> Vec<CredentialSpec> {
-            vec![CredentialSpec { name: KEY, kind: ApiKey::NAME, stages: ApiKey::STAGES, optional: false }]
-        }
-
-        fn resolve(resolver: &mut Resolver<'_>) -> Option<Self> {
-            Some(Self { key: resolver.resolve(KEY)? })
-        }
+        key_in_the_log: Credential<ApiKey>,
     }
 
     /// A service that holds its key.
@@ -167,7 +165,7 @@ mod tests {
         type Secrets = Secrets;
 
         async fn build(cx: &Build<'_, Self>) -> Result<Self, BuildError> {
-            Ok(Self(cx.secrets.key.shared()))
+            Ok(Self(cx.secrets.key_in_the_log.shared()))
         }
 
         fn routes() -> OpenApiRouter<Arc<Self>> {
@@ -203,6 +201,17 @@ mod tests {
         drop(outlives_its_guard.1);
         assert_eq!((count_in(&mut list), list.secrets.len()), (1, 1));
         assert!(list.unguarded.is_empty());
+    }
+
+    #[test]
+    fn the_beginning_of_a_secret_is_found_where_a_value_was_cut() {
+        let (text, secret) = (|end: &str| format!("the-secret{end}"), b"the-secret-of-a-long-line");
+        for (end, is_found) in
+            [("-of-a-long-line.", true), ("…", true), ("-of…\"}", true), ("-on", false), ("-of", false)]
+        {
+            assert_eq!(begins_with(text(end).as_bytes(), secret), is_found, "{end}");
+        }
+        assert!(!begins_with("the-sec…".as_bytes(), secret), "shorter than a secret");
     }
 
     #[tokio::test]

@@ -7,9 +7,9 @@ use crate::{
     metrics::exposition_format::ExpositionFormat,
     openapi::OpenApiRouter,
     package::Package,
-    secrets::{resolver::Resolver, secret_parts::SecretParts, set::SecretSet, spec::CredentialSpec},
+    secrets::secret_parts::SecretParts,
     telemetry::live_secrets::{self, LiveSecretGuard},
-    testing::{Harness, MemoryManager},
+    testing::{Harness, MemoryManager, idle_service::NoSecrets},
 };
 
 use serde::{Deserialize, Serialize};
@@ -36,20 +36,10 @@ struct CheckSettings {
     twice: bool,
 }
 
-impl SecretSet for Checked {
-    fn specs() -> Vec<CredentialSpec> {
-        Vec::new()
-    }
-
-    fn resolve(_: &mut Resolver<'_>) -> Option<Self> {
-        Some(Self { settings: CheckSettings::default(), runs: AtomicUsize::default() })
-    }
-}
-
 impl Application for Checked {
     const PACKAGE: Package = Package::new("checked", "0");
     type Settings = CheckSettings;
-    type Secrets = Self;
+    type Secrets = NoSecrets;
 
     async fn build(cx: &Build<'_, Self>) -> Result<Self, BuildError> {
         if cx.settings.disk.starts_with("bug: ") {

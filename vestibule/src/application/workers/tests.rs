@@ -1,49 +1,19 @@
 use super::*;
 use crate::{
-    application::{Build, WorkerWake},
+    application::WorkerWake,
     config::Config,
     metrics::exposition_format::ExpositionFormat,
-    openapi::OpenApiRouter,
-    package::Package,
-    resources::build_error::BuildError,
-    secrets::{resolver::Resolver, set::SecretSet, spec::CredentialSpec},
-    testing::{Harness, MemoryManager},
+    testing::{Harness, MemoryManager, idle_service::IdleService},
 };
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::time::{Instant, advance, sleep, timeout};
 
-struct Nothing;
-
-impl SecretSet for Nothing {
-    fn specs() -> Vec<CredentialSpec> {
-        Vec::new()
-    }
-
-    fn resolve(_: &mut Resolver<'_>) -> Option<Self> {
-        Some(Self)
-    }
-}
-
-impl Application for Nothing {
-    const PACKAGE: Package = Package::new("nothing", "0");
-    type Settings = ();
-    type Secrets = Self;
-
-    async fn build(_: &Build<'_, Self>) -> Result<Self, BuildError> {
-        Ok(Self)
-    }
-
-    fn routes() -> OpenApiRouter<Arc<Self>> {
-        OpenApiRouter::new()
-    }
-}
-
 /// A service with background tasks, on a clock that stands still while they work.
 struct World {
-    harness: Harness<Nothing>,
+    harness: Harness<IdleService>,
     stopping: CancellationToken,
-    tasks: Background<Nothing>,
+    tasks: Background<IdleService>,
 }
 
 impl World {
@@ -99,7 +69,7 @@ impl Work {
     }
 
     /// Starts four workers, each of whose pieces takes this long.
-    fn start(self: &Arc<Self>, tasks: &Background<Nothing>, duration: Duration) {
+    fn start(self: &Arc<Self>, tasks: &Background<IdleService>, duration: Duration) {
         let work = self.clone();
         let piece = move |_| {
             let work = work.clone();
@@ -118,7 +88,7 @@ async fn a_worker_goes_on_after_failures_and_panics_and_ends_when_the_process_st
     let world = World::start().await;
     let pieces = Arc::new(AtomicUsize::new(0));
     let begun = pieces.clone();
-    let piece = move |_: Arc<Nothing>| {
+    let piece = move |_: Arc<IdleService>| {
         let piece = begun.fetch_add(1, Ordering::SeqCst);
         assert_ne!(piece, 2, "as a bug before the first await would");
         async move {
@@ -196,7 +166,7 @@ async fn a_wake_up_while_all_workers_are_busy_is_kept() {
     let world = World::start().await;
     let looks = Arc::new(AtomicUsize::new(0));
     let begun = looks.clone();
-    let piece = move |_: Arc<Nothing>| {
+    let piece = move |_: Arc<IdleService>| {
         begun.fetch_add(1, Ordering::SeqCst);
         async {
             // It has looked, and found nothing. Work that comes now is not seen.
@@ -219,7 +189,7 @@ async fn the_others_look_while_one_is_in_a_long_piece_and_after_one_panicked() {
     let world = World::start().await;
     let looks = Arc::new(AtomicUsize::new(0));
     let begun = looks.clone();
-    let piece = move |_: Arc<Nothing>| {
+    let piece = move |_: Arc<IdleService>| {
         let look = begun.fetch_add(1, Ordering::SeqCst);
         async move {
             match look {
@@ -243,7 +213,7 @@ async fn metrics_say_when_the_last_piece_ended_and_how_many_workers_fail() {
     let world = World::start().await;
     let fails = Arc::new(AtomicUsize::new(1));
     let failing = fails.clone();
-    let piece = move |_: Arc<Nothing>| {
+    let piece = move |_: Arc<IdleService>| {
         let fails = failing.load(Ordering::SeqCst) == 1;
         async move { if fails { Err("as a database that is away would") } else { Ok(false) } }
     };

@@ -20,6 +20,7 @@ use std::sync::{
     Arc, Mutex,
     atomic::{AtomicUsize, Ordering},
 };
+use tokio::sync::oneshot;
 
 pub(super) const ISSUER: &str = "https://issuer.example/";
 pub(super) const AUDIENCE: &str = "orders";
@@ -113,16 +114,23 @@ pub(super) struct JwksServer {
     /// The metadata of the issuer. A text is the place to which its URL redirects.
     metadata: Arc<Mutex<Option<Value>>>,
     requests: Arc<AtomicUsize>,
+    /// The end of the wait of the next answer, which already has its document.
+    held: Arc<Mutex<Option<oneshot::Receiver<()>>>>,
 }
 
 impl JwksServer {
     pub(super) async fn start(document: &Value) -> Self {
         let document = Arc::new(Mutex::new(Some(document.to_string())));
         let requests = Arc::new(AtomicUsize::new(0));
-        let (served, counted) = (document.clone(), requests.clone());
+        let held = Arc::new(Mutex::new(None::<oneshot::Receiver<()>>));
+        let (served, counted, holding) = (document.clone(), requests.clone(), held.clone());
         let answer = async move || {
             counted.fetch_add(1, Ordering::SeqCst);
             let document = served.lock().unwrap().clone();
+            let held = holding.lock().unwrap().take();
+            if let Some(held) = held {
+                let _ = held.await;
+            }
             document.ok_or(StatusCode::INTERNAL_SERVER_ERROR)
         };
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -138,7 +146,7 @@ impl JwksServer {
             .route("/jwks.json", get(answer))
             .route("/tenant/.well-known/openid-configuration", get(describe));
         tokio::spawn(async move { axum::serve(listener, router).await });
-        Self { url, document, metadata, requests }
+        Self { url, document, metadata, requests, held }
     }
 
     pub(super) fn publish(&self, document: &Value) {
@@ -152,6 +160,13 @@ impl JwksServer {
     /// Returns the name of the issuer that is described here.
     pub(super) fn issuer(&self) -> String {
         format!("http://{}/tenant/", self.url.authority())
+    }
+
+    /// Holds the next answer until the sender is dropped. It has the document that is published when its request comes.
+    pub(super) fn hold(&self) -> oneshot::Sender<()> {
+        let (release, held) = oneshot::channel();
+        *self.held.lock().unwrap() = Some(held);
+        release
     }
 
     pub(super) fn fail(&self) {

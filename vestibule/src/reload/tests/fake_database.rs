@@ -11,9 +11,7 @@ use crate::{
         breaker::ProbeReason, build_error::BuildError, circuit_breaker::CircuitBreaker, rejection::Rejection,
         resource::Resource,
     },
-    secrets::{
-        credential::Credential, id::VersionId, kind::Kind, resolver::Resolver, set::SecretSet, spec::CredentialSpec,
-    },
+    secrets::{credential::Credential, id::VersionId},
 };
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
@@ -23,6 +21,7 @@ use std::{
     time::Duration,
 };
 use tokio::time::{Instant, sleep, timeout};
+use vestibule_derive::SecretSet;
 
 /// The state of the manager, or of the database.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -155,21 +154,11 @@ impl Resource for FakeClient {
     }
 }
 
+#[derive(SecretSet)]
 pub(super) struct FakeSecrets {
     login: Credential<Login>,
-    _keys: Credential<SigningKeys>,
-}
-
-impl SecretSet for FakeSecrets {
-    fn specs() -> Vec<CredentialSpec> {
-        let spec = |name, kind, stages| CredentialSpec { name, kind, stages, optional: false };
-        vec![spec("login", Login::NAME, Login::STAGES), spec("keys", SigningKeys::NAME, SigningKeys::STAGES)]
-    }
-
-    fn resolve(resolver: &mut Resolver<'_>) -> Option<Self> {
-        let (login, keys) = (resolver.resolve("login"), resolver.resolve("keys"));
-        Some(Self { login: login?, _keys: keys? })
-    }
+    #[expect(dead_code, reason = "it is fetched and read")]
+    keys: Credential<SigningKeys>,
 }
 
 /// The settings of the service, with the way to its database.

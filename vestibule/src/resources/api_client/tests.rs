@@ -15,9 +15,6 @@ use crate::{
         id::VersionId,
         kind::Kind,
         lease::{NoCalls, SecretLease},
-        resolver::Resolver,
-        set::{CredentialField, SecretSet},
-        spec::CredentialSpec,
         version::{SecretValue, SecretValues, Stage},
     },
     testing::MemoryManager,
@@ -31,23 +28,14 @@ use std::{
     time::Duration,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use vestibule_derive::SecretSet;
 
 /// The id of the key at the manager.
 const KEY_ID: &str = "remote";
 
+#[derive(SecretSet)]
 struct Secrets {
     remote: Credential<ApiKey>,
-}
-
-/// Written by hand, because the derived code names this crate as others do.
-impl SecretSet for Secrets {
-    fn specs() -> Vec<CredentialSpec> {
-        vec![<Credential<ApiKey> as CredentialField>::spec("remote")]
-    }
-
-    fn resolve(resolver: &mut Resolver<'_>) -> Option<Self> {
-        Some(Self { remote: CredentialField::resolve("remote", resolver)? })
-    }
 }
 
 /// A service with nothing but a client.

@@ -1,6 +1,7 @@
 //! A log-in: the options of its connection, and the password or the token that it brings.
 
 use super::{
+    addresses,
     error::{is_rejected, of_token, reason},
     raw_log_in,
     section::DatabaseSection,
@@ -54,7 +55,7 @@ enum Password {
     /// The driver refuses it, or the name of its user.
     Raw(SecretString),
     /// A token is signed for each log-in, with IAM.
-    Token(RdsTokenSigner),
+    Token(Box<RdsTokenSigner>),
 }
 
 /// The file of the authorities, `database.tls_root_cert`. Each log-in reads it: the driver would do so on a thread of its own,
@@ -154,7 +155,7 @@ impl LogInOptions {
             .database(config.name())
             .username(&user.name);
         let signer = RdsTokenSigner::new(user, config.region.as_deref(), aws, is_strict, files);
-        Ok(Self { password: Password::Token(signer), ..Self::with_tls(options, section, files).await? })
+        Ok(Self { password: Password::Token(Box::new(signer)), ..Self::with_tls(options, section, files).await? })
     }
 
     /// Adds the protection of the connection. Through a Unix socket there is none: libpq ignores its mode there too, and
@@ -232,7 +233,12 @@ impl LogInOptions {
 /// For SCRAM, sqlx computes for a millisecond, and gives way to other tasks 819 times on the way. Under load, each time costs
 /// a turn of all tasks that are ready. So this gives way once in [`STEPS_OF_A_LOGIN`] times.
 async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
-    let mut connecting = pin!(PgConnection::connect_with(options));
+    let mut connecting = pin!(async {
+        match addresses::connect_past_silent(options).await {
+            Some(connected) => connected,
+            None => PgConnection::connect_with(options).await,
+        }
+    });
     let connecting = poll_fn(|cx| {
         for _ in 1..STEPS_OF_A_LOGIN {
             if let Poll::Ready(connected) = connecting.as_mut().poll(cx) {

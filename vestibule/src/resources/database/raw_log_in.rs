@@ -5,10 +5,10 @@
 //! driver, which takes it for that of a server that asks for no password.
 //!
 //! ```text
-//! driver ── Unix socket ── relay ── TCP with or without TLS, or a Unix socket ── PostgreSQL
+//! driver ── inlet ── relay ── TCP with or without TLS, or a Unix socket ── PostgreSQL
 //! ```
 
-use super::error::HAS_NO_TLS;
+use super::{addresses, error::HAS_NO_TLS, inlet};
 use postgres_protocol::{
     authentication::{
         md5_hash,
@@ -21,7 +21,7 @@ use postgres_protocol::{
 };
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::{
-    Connection as _, PgConnection,
+    PgConnection,
     postgres::{PgConnectOptions, PgSslMode},
 };
 use sqlx_core::{
@@ -33,17 +33,14 @@ use sqlx_core::{
 };
 use std::{
     io::{self, ErrorKind},
-    path::PathBuf,
     pin::Pin,
-    process,
     task::{Context, Poll, ready},
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf, copy, split},
-    net::{TcpStream, UnixListener, UnixStream},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
+    net::UnixStream,
     task::spawn_blocking,
 };
-use uuid::Uuid;
 
 /// The largest message of a log-in, in bytes. libpq takes 2,000 for a request and 30,000 for an error.
 const MAX_MESSAGE: usize = 30_000;
@@ -54,60 +51,13 @@ pub(super) async fn log_in(
     authorities: Option<Vec<u8>>,
     password: &SecretString,
 ) -> Result<PgConnection, sqlx::Error> {
-    let inlet = Inlet::bind(options.get_port())?;
-    let of_driver = options.clone().socket(&inlet.folder).ssl_mode(PgSslMode::Disable);
-    let relaying = async {
-        let mut driver = inlet.accept().await?;
+    let of_driver = options.clone().ssl_mode(PgSslMode::Disable);
+    inlet::connect(of_driver, async |driver| {
         let mut server = ServerStream { socket: dial(options, authorities).await?, has_unsent: false };
-        if authenticate(&mut driver, &mut server, options.get_username(), password).await? {
-            tokio::spawn(relay(driver, server));
-        }
-        Ok(())
-    };
-    let (connection, ()) = tokio::try_join!(PgConnection::connect_with(&of_driver), relaying)?;
-    Ok(connection)
-}
-
-/// The Unix socket at which the driver reaches the relay.
-struct Inlet {
-    listener: UnixListener,
-    /// The folder that the driver looks for the socket in. On Linux it is an abstract name, which needs no folder that can be
-    /// written to (unix(7)).
-    folder: PathBuf,
-}
-
-impl Inlet {
-    /// Binds the socket that the driver will connect to for a server with this port.
-    fn bind(port: u16) -> io::Result<Self> {
-        let id = Uuid::new_v4().simple().to_string();
-        #[cfg(target_os = "linux")]
-        let folder = PathBuf::from(format!("\0vestibule-{id}"));
-        #[cfg(not(target_os = "linux"))]
-        let folder = std::env::temp_dir().join(&id[..16]);
-        #[cfg(not(target_os = "linux"))]
-        std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(&folder)?;
-        let listener = UnixListener::bind(folder.join(format!(".s.PGSQL.{port}")))?;
-        Ok(Self { listener, folder })
-    }
-
-    /// Returns the connection of the driver. The kernel says which process is at the other end: no other one gets a session
-    /// for which it has not logged in.
-    async fn accept(&self) -> io::Result<UnixStream> {
-        loop {
-            let (stream, _) = self.listener.accept().await?;
-            let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
-            if pid.is_some_and(|pid| pid.cast_unsigned() == process::id()) {
-                return Ok(stream);
-            }
-        }
-    }
-}
-
-#[cfg(not(target_os = "linux"))]
-impl Drop for Inlet {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
-    }
+        let is_in = authenticate(driver, &mut server, options.get_username(), password).await?;
+        Ok(is_in.then_some(server))
+    })
+    .await
 }
 
 /// Connects to the server, with the driver's own TLS.
@@ -116,7 +66,7 @@ async fn dial(options: &PgConnectOptions, authorities: Option<Vec<u8>>) -> Resul
     if host.starts_with('/') {
         return Ok(Box::new(UnixStream::connect(format!("{host}/.s.PGSQL.{port}")).await?));
     }
-    let mut stream = TcpStream::connect((host, port)).await?;
+    let mut stream = addresses::connect(host, port).await?;
     // As the driver, which has no `allow`.
     if matches!(mode, PgSslMode::Disable | PgSslMode::Allow) {
         return Ok(Box::new(stream));
@@ -221,18 +171,6 @@ async fn read_rest(
     Ok(message)
 }
 
-/// Passes bytes on until one side closes.
-async fn relay(mut driver: UnixStream, server: ServerStream) {
-    let (mut from_server, mut to_server) = split(server);
-    let (mut from_driver, mut to_driver) = driver.split();
-    // In this order: to write to the server may read from it, and then there is something to pass on to the driver.
-    tokio::select! {
-        biased;
-        _ = copy(&mut from_driver, &mut to_server) => (),
-        _ = copy(&mut from_server, &mut to_driver) => (),
-    }
-}
-
 fn unexpected(expected: &str) -> sqlx::Error {
     sqlx::Error::Protocol(format!("expected {expected}"))
 }
@@ -262,9 +200,9 @@ impl ServerStream {
     fn poll_ready(
         &mut self,
         cx: &mut Context<'_>,
-        poll: impl FnOnce(&mut dyn Socket, &mut Context<'_>) -> Poll<io::Result<()>>,
+        poll: impl FnOnce(&mut Box<dyn Socket>, &mut Context<'_>) -> Poll<io::Result<()>>,
     ) -> Poll<io::Result<()>> {
-        ready!(poll(&mut *self.socket, cx))?;
+        ready!(poll(&mut self.socket, cx))?;
         self.has_unsent = false;
         Poll::Ready(Ok(()))
     }
@@ -275,7 +213,7 @@ impl AsyncRead for ServerStream {
         loop {
             match self.socket.try_read(&mut buffer.initialize_unfilled()) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    ready!(self.poll_ready(cx, |socket, cx| socket.poll_read_ready(cx)))?;
+                    ready!(self.poll_ready(cx, Socket::poll_read_ready))?;
                 }
                 read => return Poll::Ready(read.map(|length| buffer.advance(length))),
             }
@@ -288,7 +226,7 @@ impl AsyncWrite for ServerStream {
         loop {
             match self.socket.try_write(bytes) {
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
-                    ready!(self.poll_ready(cx, |socket, cx| socket.poll_write_ready(cx)))?;
+                    ready!(self.poll_ready(cx, Socket::poll_write_ready))?;
                 }
                 written => {
                     self.has_unsent = true;
@@ -299,7 +237,7 @@ impl AsyncWrite for ServerStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if self.has_unsent { self.poll_ready(cx, |socket, cx| socket.poll_flush(cx)) } else { Poll::Ready(Ok(())) }
+        if self.has_unsent { self.poll_ready(cx, Socket::poll_flush) } else { Poll::Ready(Ok(())) }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -312,8 +250,9 @@ mod tests {
     use super::*;
     use rustls::{ServerConfig, crypto::aws_lc_rs, pki_types::PrivateKeyDer};
     use std::{fs, sync::Arc};
-    use tokio::net::TcpListener;
+    use tokio::net::{TcpListener, UnixListener};
     use tokio_rustls::TlsAcceptor;
+    use uuid::Uuid;
 
     const PASSWORD: &str = "sentinel 😀";
 

@@ -10,11 +10,6 @@ use crate::{
     credentials::login::Host,
     openapi::OpenApiRouter,
     package::Package,
-    secrets::{
-        resolver::Resolver,
-        set::{CredentialField, SecretSet},
-        spec::CredentialSpec,
-    },
     testing::{Harness, MemoryManager},
 };
 use sqlx::{Executor, SqlStr};
@@ -30,6 +25,7 @@ use tokio::{
     net::{TcpListener, TcpStream},
     time::{sleep, timeout},
 };
+use vestibule_derive::SecretSet;
 
 const READ_ONLY: &[u8] = b"SERROR\0VERROR\0C25006\0Mread-only\0\0";
 
@@ -134,18 +130,9 @@ async fn write(stream: &mut TcpStream, kind: u8, body: &[u8]) -> io::Result<()> 
     stream.write_all(&message).await
 }
 
+#[derive(SecretSet)]
 struct Secrets {
     database: Credential<Login>,
-}
-
-impl SecretSet for Secrets {
-    fn specs() -> Vec<CredentialSpec> {
-        vec![<Credential<Login> as CredentialField>::spec("database")]
-    }
-
-    fn resolve(resolver: &mut Resolver<'_>) -> Option<Self> {
-        Some(Self { database: CredentialField::resolve("database", resolver)? })
-    }
 }
 
 /// A service that runs two statements at a time when it is built.

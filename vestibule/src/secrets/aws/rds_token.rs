@@ -6,7 +6,7 @@ use crate::{
     blocking_reads::FileReads,
     config::settings::AwsConfig,
     exit::{Exit, Fault},
-    secrets::source::SourceError,
+    secrets::{secret_parts::RESERVED, source::SourceError},
 };
 use aws_config::Region;
 use aws_credential_types::{
@@ -17,7 +17,7 @@ use aws_sigv4::{
     http_request::{SignableBody, SignableRequest, SignatureLocation, SigningSettings, sign},
     sign::v4::SigningParams,
 };
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use secrecy::SecretString;
 use std::time::{Duration, SystemTime};
 use tokio::{
@@ -34,9 +34,6 @@ const IDENTITY_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The time before the end of an identity from which on the platform is asked for another one.
 const LAST_MINUTES: Duration = Duration::from_secs(5 * 60);
-
-/// The bytes that are encoded in a query: all but the unreserved ones of RFC 3986.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// A user at a database of RDS.
 #[derive(Clone)]
@@ -124,7 +121,7 @@ fn lasts(identity: &Credentials, time: Duration) -> bool {
 /// Signs a token: a URL without its scheme, with the signature in its query.
 fn token(user: &RdsUser, region: &str, identity: Credentials, at: SystemTime) -> SecretString {
     let RdsUser { host, port, name } = user;
-    let name = utf8_percent_encode(name, ENCODED);
+    let name = utf8_percent_encode(name, RESERVED);
     let url = format!("https://{host}:{port}/?Action=connect&DBUser={name}");
     let mut settings = SigningSettings::default();
     settings.expires_in = Some(LIFETIME);
@@ -144,7 +141,7 @@ fn token(user: &RdsUser, region: &str, identity: Credentials, at: SystemTime) ->
         token.push('&');
         token.push_str(name);
         token.push('=');
-        utf8_percent_encode(value, ENCODED).for_each(|part| token.push_str(part));
+        utf8_percent_encode(value, RESERVED).for_each(|part| token.push_str(part));
     }
     token.as_str().into()
 }

@@ -2,43 +2,12 @@
 
 use super::*;
 use crate::{
-    application::{Application, Build},
     config::{Config, base_url::BaseUrl, settings::traces::TracesConfig},
     loader::{LoadOutcome, LoadRequest, LoadScope},
-    openapi::OpenApiRouter,
-    package::Package,
-    resources::{breaker::ProbeReason, build_error::BuildError},
-    secrets::{resolver::Resolver, set::SecretSet, spec::CredentialSpec},
-    testing::{Harness, MemoryManager},
+    resources::breaker::ProbeReason,
+    testing::{Harness, MemoryManager, idle_service::IdleService},
 };
 use tokio::time::{Instant, sleep};
-
-/// A service without credentials.
-struct Traced;
-
-impl SecretSet for Traced {
-    fn specs() -> Vec<CredentialSpec> {
-        Vec::new()
-    }
-
-    fn resolve(_: &mut Resolver<'_>) -> Option<Self> {
-        Some(Self)
-    }
-}
-
-impl Application for Traced {
-    const PACKAGE: Package = Package::new("traced", "0");
-    type Settings = ();
-    type Secrets = Self;
-
-    async fn build(_: &Build<'_, Self>) -> Result<Self, BuildError> {
-        Ok(Self)
-    }
-
-    fn routes() -> OpenApiRouter<Arc<Self>> {
-        OpenApiRouter::new()
-    }
-}
 
 fn config(is_on: bool) -> Config<()> {
     let endpoint = if is_on { BaseUrl::parse("http://127.0.0.1:1/v1/traces") } else { None };
@@ -56,7 +25,7 @@ fn dropped(tracer: &Tracer, reason: SpanDropReason) -> u64 {
 
 #[tokio::test]
 async fn traces_change_when_a_generation_is_published_and_not_before() {
-    let harness = Harness::<Traced>::start(MemoryManager::new(), config(true)).await.expect("a start");
+    let harness = Harness::<IdleService>::start(MemoryManager::new(), config(true)).await.expect("a start");
     let tracer = &harness.reloader.loader.tracer;
     assert!(tracer.is_on());
     let span = begin(tracer);

@@ -1,0 +1,120 @@
+//! The addresses of a database's name: one that is silent does not use up the time of the others.
+
+use super::{inlet, pool::LOGIN_TIMEOUT};
+use sqlx::{PgConnection, postgres::PgConnectOptions};
+use std::{
+    io::{self, ErrorKind},
+    net::SocketAddr,
+};
+use tokio::{
+    net::{TcpStream, lookup_host},
+    time::timeout,
+};
+
+/// Connects if an address of the name is silent and a later one is not. Otherwise returns `None`: the driver tries the
+/// addresses in turn as well, and waits for each as long as the operating system does.
+pub(super) async fn connect_past_silent(options: &PgConnectOptions) -> Option<Result<PgConnection, sqlx::Error>> {
+    if options.get_host().starts_with('/') {
+        return None;
+    }
+    connect_past_silent_of(&lookup(options.get_host(), options.get_port()).await.ok()?, options).await
+}
+
+async fn connect_past_silent_of(
+    addresses: &[SocketAddr],
+    options: &PgConnectOptions,
+) -> Option<Result<PgConnection, sqlx::Error>> {
+    if addresses.len() < 2 {
+        return None;
+    }
+    let (stream, has_silent) = first_that_answers(addresses).await.ok()?;
+    if !has_silent {
+        return None;
+    }
+    Some(inlet::connect(options.clone(), async |_| Ok(Some(stream))).await)
+}
+
+/// Connects to the first address of a name that answers.
+pub(super) async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
+    Ok(first_that_answers(&lookup(host, port).await?).await?.0)
+}
+
+async fn lookup(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+    Ok(lookup_host((host, port)).await?.collect())
+}
+
+/// Returns the first connection, and `true` if an address before it is silent. Each address has an equal share of the time of
+/// a log-in.
+///
+/// # Errors
+/// The error of the last address.
+async fn first_that_answers(addresses: &[SocketAddr]) -> io::Result<(TcpStream, bool)> {
+    let mut has_silent = false;
+    let mut last = io::Error::from(ErrorKind::AddrNotAvailable);
+    for address in addresses {
+        let share = LOGIN_TIMEOUT / u32::try_from(addresses.len()).unwrap_or(u32::MAX);
+        match timeout(share, TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => return Ok((stream, has_silent)),
+            Ok(Err(error)) => last = error,
+            Err(_) => {
+                has_silent = true;
+                last = ErrorKind::TimedOut.into();
+            }
+        }
+    }
+    Err(last)
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use sqlx::postgres::PgSslMode;
+    use std::time::Duration;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpSocket},
+    };
+
+    /// AuthenticationOk and ReadyForQuery.
+    const WELCOME: &[u8] = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
+
+    /// Fills the queue of a listener that nobody accepts from: the kernel leaves further connections without an answer.
+    async fn silent(address: SocketAddr) -> (TcpListener, Vec<TcpStream>) {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(address).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let mut queued = Vec::new();
+        loop {
+            match timeout(Duration::from_secs(1), TcpStream::connect(address)).await {
+                Ok(connected) => queued.push(connected.unwrap()),
+                Err(_) if queued.len() > 1 => break,
+                Err(_) => (),
+            }
+        }
+        (listener, queued)
+    }
+
+    async fn welcome(listener: &TcpListener) {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0, "a startup message");
+        stream.write_all(WELCOME).await.unwrap();
+        let _ = stream.read_to_end(&mut Vec::new()).await;
+    }
+
+    #[tokio::test]
+    async fn the_driver_gets_to_an_address_after_one_that_is_silent() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let answers = listener.local_addr().unwrap();
+        let silent_address = SocketAddr::from(([127, 0, 0, 2], answers.port()));
+        let _silent = silent(silent_address).await;
+        let options =
+            PgConnectOptions::new_without_pgpass().username("a").host("db.internal").ssl_mode(PgSslMode::Disable);
+        let addresses = [silent_address, answers];
+        let connecting = async { drop(connect_past_silent_of(&addresses, &options).await.unwrap().unwrap()) };
+        tokio::join!(connecting, welcome(&listener));
+        // The driver does these itself.
+        for addresses in [vec![answers], vec![answers, silent_address]] {
+            assert!(connect_past_silent_of(&addresses, &options).await.is_none(), "{addresses:?}");
+        }
+    }
+}
