@@ -20,14 +20,15 @@ fn raise(sqlstate: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_client_may_try_again_after_a_serialization_failure_or_a_deadlock_but_not_after_a_wrong_query() {
+async fn a_client_may_try_again_if_the_database_has_done_nothing_but_not_if_that_is_unknown_or_of_no_use() {
     let tenant = SERVICE.tenant("problems").await;
-    for (sql, status) in
-        [(raise("40001"), 503), (raise("40P01"), 503), (raise("40002"), 500), ("SELECT FROM no_such_table".into(), 500)]
-    {
+    let again = ["40001", "40P01", "08001", "28000", "53300", "57014", "57P03"].map(|code| (raise(code), 503, true));
+    let unknown = ["08006", "08007", "08P01", "57P01", "57P02"].map(|code| (raise(code), 503, false));
+    let of_no_use = [raise("40002"), "SELECT FROM no_such_table".into()].map(|sql| (sql, 500, false));
+    for (sql, status, may_try_again) in again.into_iter().chain(unknown).chain(of_no_use) {
         let response = Problem::from(error_of(&sql, &tenant).await).into_response();
         assert_eq!(response.status(), status, "{sql}");
-        assert_eq!(response.headers().contains_key(header::RETRY_AFTER), status == 503, "{sql}");
+        assert_eq!(response.headers().contains_key(header::RETRY_AFTER), may_try_again, "{sql}");
     }
 }
 

@@ -7,11 +7,11 @@ use crate::{
         time_waits::stays,
     },
 };
-use devstack::{DEFAULT_TIMEOUT, Launch, RunningService, Signal, Tenant, random_key, reqwest::Response};
+use devstack::{DEFAULT_TIMEOUT, Launch, RunningService, Signal, Tenant, eventually, random_key, reqwest::Response};
 use serde_json::json;
 use std::time::Duration;
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines},
     net::TcpStream,
     time::timeout,
 };
@@ -61,10 +61,11 @@ async fn events_outlive_the_timeouts_and_hear_of_a_replacement_and_of_a_stop() {
     assert_eq!(running.process.exited(DEFAULT_TIMEOUT).await.code, Some(0));
 }
 
-#[tokio::test]
-async fn an_upgraded_connection_is_named_while_it_lasts_and_hears_the_same() {
-    let tenant = SERVICE.tenant("upgraded").await;
-    let mut running = RunningService::start(launch(&tenant).await, &tenant).await;
+/// The metric of the open connections.
+const OPEN: &str = "vestibule_connections_open{listener=\"public\"}";
+
+/// Opens a connection that goes on with a protocol of its own. Returns its lines.
+async fn upgrade(running: &RunningService<'_>) -> Lines<BufReader<TcpStream>> {
     let mut stream = TcpStream::connect(&running.at.public).await.expect("it listens");
     let head = "GET /upgrade HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: lines\r\n\r\n";
     stream.write_all(head.as_bytes()).await.expect("it reads");
@@ -72,16 +73,34 @@ async fn an_upgraded_connection_is_named_while_it_lasts_and_hears_the_same() {
     let mut line = async || timeout(DEFAULT_TIMEOUT, lines.next_line()).await.expect("in time").expect("it goes on");
     assert_eq!(line().await.as_deref(), Some("HTTP/1.1 101 Switching Protocols"));
     while line().await.as_deref() != Some("") {}
+    lines
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_is_named_while_it_lasts_and_hears_the_same() {
+    let tenant = SERVICE.tenant("upgraded").await;
+    let mut running = RunningService::start(launch(&tenant).await, &tenant).await;
+    let mut lines = upgrade(&running).await;
+    let mut line = async || timeout(DEFAULT_TIMEOUT, lines.next_line()).await.expect("in time").expect("it goes on");
 
     tenant.put("first", &random_key()).await.expect("a new key");
     assert_eq!(running.reload().await["outcome"], "published");
     assert_eq!(line().await.as_deref(), Some("replaced"));
     let status = running.status().await;
     assert_eq!(status["draining"][0]["long_lived"], json!({ "/upgrade": 1 }), "{status}");
-    let open = "vestibule_connections_open{listener=\"public\"}";
-    assert_eq!(running.metric(open).await, 1.0, "it keeps its place");
+    assert_eq!(running.metric(OPEN).await, 1.0, "it keeps its place");
     running.process.signal(Signal::TERM);
     assert_eq!(line().await.as_deref(), Some("stopping"));
     assert_eq!(line().await, None);
     assert_eq!(running.process.exited(DEFAULT_TIMEOUT).await.code, Some(0));
+}
+
+#[tokio::test]
+async fn an_upgraded_connection_gives_its_place_back_when_its_client_leaves() {
+    let tenant = SERVICE.tenant("upgraded_leaves").await;
+    let running = RunningService::start(launch(&tenant).await, &tenant).await;
+    let lines = upgrade(&running).await;
+    assert_eq!(running.metric(OPEN).await, 1.0);
+    drop(lines);
+    eventually("the end of the connection", async || running.metric(OPEN).await == 0.0).await;
 }

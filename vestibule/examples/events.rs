@@ -13,7 +13,7 @@ use axum::{
 use futures_util::stream;
 use hyper_util::rt::TokioIo;
 use std::{convert::Infallible, process::ExitCode, sync::Arc, time::Duration};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use vestibule::{
     Application, Build, BuildError, Credential, LongLived, LongLivedEvent, OpenApiRouter, Package, SecretSet,
     credentials::ApiKey,
@@ -71,7 +71,7 @@ fn name(event: LongLivedEvent) -> &'static str {
     }
 }
 
-/// Goes on with a protocol of its own: a line per event. Ends when the process stops.
+/// Goes on with a protocol of its own: a line per event. Ends when the client leaves, or when the process stops.
 async fn upgrade(
     State(service): State<Arc<Events>>,
     mut long_lived: LongLived,
@@ -83,8 +83,16 @@ async fn upgrade(
         let _service = service;
         let Ok(upgraded) = upgrade.await else { return };
         let mut stream = TokioIo::new(upgraded);
+        let mut ignored = [0; 1024];
         loop {
-            let event = long_lived.next().await;
+            let event = tokio::select! {
+                event = long_lived.next() => event,
+                // Only a read shows that the client has left. Without one, the task would keep its place.
+                read = stream.read(&mut ignored) => match read {
+                    Ok(0) | Err(_) => return,
+                    Ok(_) => continue,
+                },
+            };
             let line = format!("{}\n", name(event));
             if stream.write_all(line.as_bytes()).await.is_err() || event == LongLivedEvent::Stopping {
                 return;

@@ -101,6 +101,7 @@ async fn load_and_serve<A: Application>(regions: Arc<Regions>, start: Start<A>) 
     let status = StatusWriter::new(
         Status::new(&A::PACKAGE, &first, loader.last_uses.clone(), loader.regions.clone()),
         &loader.metrics,
+        &telemetry,
     );
     let listeners = tokio::select! {
         biased;

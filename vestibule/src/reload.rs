@@ -345,6 +345,7 @@ impl<A: Application> Reloader<A> {
             }
         };
         record.duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.status.withhold_secrets(&mut record);
         self.report(&record);
         self.status.reload_ended(record, &seen, publication);
         reload

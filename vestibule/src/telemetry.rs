@@ -28,7 +28,7 @@ use crate::{
         units,
     },
     exit::{Phase, Report},
-    metrics::MetricsRegistry,
+    metrics::{Counter, MetricsRegistry},
     package::Package,
 };
 use std::{
@@ -92,6 +92,11 @@ impl Telemetry {
         if self.filter.reload(filter).is_ok() {
             log::set_max_level(of_log_crate);
         }
+    }
+
+    /// Returns the number of lines that were withheld.
+    pub(crate) fn withheld(&self) -> Counter {
+        self.buffer.counters.withheld.clone()
     }
 
     /// Registers the metrics of the log.

@@ -70,10 +70,12 @@ impl<A: Application> Harness<A> {
         first.publish(None, &loader.tracer);
         let config = watch::Sender::new(started_with.clone());
         let configured = config.subscribe();
+        let telemetry = Telemetry::detached();
         let reloader = Reloader {
             status: StatusWriter::new(
                 Status::new(&A::PACKAGE, &first, loader.last_uses.clone(), loader.regions.clone()),
                 &loader.metrics,
+                &telemetry,
             ),
             loader,
             config_reader: ConfigReader::new(move || {
@@ -81,7 +83,7 @@ impl<A: Application> Harness<A> {
                 config.checked(A::check)?;
                 Ok(config)
             }),
-            telemetry: Telemetry::detached(),
+            telemetry,
             live: watch::Sender::new(first),
             systemd: SystemdNotifier::detached(),
             started_with,

@@ -64,7 +64,7 @@ pub(super) struct Failure {
 
 /// The answer to a request that failed.
 pub(super) enum FailedAnswer {
-    /// 503 with `Retry-After`: there is no connection to the database, or it ended.
+    /// 503: there is no connection to the database, or it ended.
     Unavailable,
     /// 503, or 408 if its body was not read yet: the request took too long.
     TooLong,

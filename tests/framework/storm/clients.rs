@@ -146,12 +146,11 @@ async fn failed(answer: Result<Response, Error>, got: Instant) -> Result<Value, 
     if status.is_success() {
         return answer.json().await.map_err(other);
     }
-    let has_retry_after = answer.headers().contains_key("retry-after");
     let text = answer.text().await.map_err(other)?;
     Err(match status {
         StatusCode::SERVICE_UNAVAILABLE if text.contains("took too long") => FailedAnswer::TooLong,
         StatusCode::REQUEST_TIMEOUT => FailedAnswer::TooLong,
-        StatusCode::SERVICE_UNAVAILABLE if has_retry_after && text.contains("database") => FailedAnswer::Unavailable,
+        StatusCode::SERVICE_UNAVAILABLE if text.contains("database") => FailedAnswer::Unavailable,
         StatusCode::BAD_REQUEST if text.contains("cursor") => FailedAnswer::RejectedCursor(got),
         _ => FailedAnswer::Other(format!("{status} {text}")),
     })

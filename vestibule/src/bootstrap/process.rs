@@ -249,10 +249,10 @@ mod tests {
         let deadline = Instant::now() + config.secrets.deadline;
         let first = Arc::new(loader.first_load(config.clone(), deadline).await.expect("it needs nothing"));
         let status = Status::new(&IdleService::PACKAGE, &first, loader.last_uses.clone(), loader.regions.clone());
-        let status = StatusWriter::new(status, &loader.metrics);
+        let (sources, telemetry) = (Sources::new("config".into(), []), Telemetry::detached());
+        let status = StatusWriter::new(status, &loader.metrics, &telemetry);
         let (hup_count, hups) = watch::channel(0);
         let signals = Signals::new(hups);
-        let (sources, telemetry) = (Sources::new("config".into(), []), Telemetry::detached());
         let parts = ReloaderParts { loader, sources, telemetry, config };
         let listeners = listen::bind(first).expect("free ports");
         (ServingProcess::start(listeners, status, signals, parts), hup_count)

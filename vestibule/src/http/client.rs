@@ -17,8 +17,9 @@ use std::{convert::Infallible, sync::Arc};
 /// It is an extractor. A handler that takes it answers a request without a certificate with 403. A handler that takes
 /// `Option<ClientCertificate>` gets `None`.
 ///
-/// It was verified when the connection began. An open connection stays open when the authorities change or the
-/// certificate expires.
+/// It was verified when the connection began. An open connection stays open when the certificate expires. When the
+/// authorities change, it is asked to end, and cut after `server.response_timeout`: so is one that speaks another protocol,
+/// whose reads and writes fail then.
 ///
 /// ```
 /// use vestibule::ClientCertificate;

@@ -6,9 +6,15 @@ use super::{
 };
 use crate::{config::settings::connections::ConnectionsConfig, jitter};
 use axum::http::Version;
+use futures_util::task::AtomicWaker;
 use std::{
     any::Any,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    io,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::Context,
     time::Duration,
 };
 use tokio::{sync::Notify, task::AbortHandle, time::Instant};
@@ -26,6 +32,17 @@ pub(super) struct WatchedConnection {
     ages_out: Instant,
     state: Mutex<ConnectionState>,
     ordered: Notify,
+    /// `None` while it speaks HTTP.
+    upgraded: OnceLock<UpgradedConnection>,
+}
+
+/// A connection that speaks another protocol. The task that takes orders has ended, so its handler learns of a cut: its
+/// reads and writes fail.
+#[derive(Default)]
+struct UpgradedConnection {
+    is_cut: AtomicBool,
+    /// The task that reads.
+    reader: AtomicWaker,
 }
 
 struct ConnectionState {
@@ -56,7 +73,7 @@ enum ConnectionPhase {
     New,
     /// It has served a request.
     InUse,
-    /// It speaks another protocol now. Its handler ends it.
+    /// It speaks another protocol now. Its handler ends it, unless its client counts no more.
     Upgraded,
     /// Our side is shut down. The socket ends it.
     ShutDown,
@@ -112,6 +129,7 @@ impl WatchedConnection {
                 has_unread_body: false,
             }),
             ordered: Notify::new(),
+            upgraded: OnceLock::new(),
         }
     }
 
@@ -136,10 +154,10 @@ impl WatchedConnection {
             // h2 refuses requests after GOAWAY only once the client has answered its ping.
             if state.is_overdue(now) {
                 state.cut_overdue();
-                self.ordered.notify_one();
+                self.tell(&state);
             } else if let (Some(reason), None) = (state.retired, state.end) {
                 state.ask_to_close(reason);
-                self.ordered.notify_one();
+                self.tell(&state);
             }
         } else if now >= self.ages_out {
             state.retired.get_or_insert(EndReason::MaxAge);
@@ -176,7 +194,7 @@ impl WatchedConnection {
         state.retired.get_or_insert(reason);
         if state.is_http2 {
             state.ask_to_close(reason);
-            self.ordered.notify_one();
+            self.tell(&state);
         }
     }
 
@@ -200,6 +218,22 @@ impl WatchedConnection {
             state.phase = ConnectionPhase::Upgraded;
             // An earlier response, or the watchdog, may have set another.
             state.end = Some(EndReason::Upgraded);
+            self.upgraded.get_or_init(UpgradedConnection::default);
+        }
+    }
+
+    /// Returns an error if the connection speaks another protocol and was cut.
+    pub(super) fn ensure_not_cut(&self) -> io::Result<()> {
+        match self.upgraded.get() {
+            Some(upgraded) if upgraded.is_cut.load(Ordering::Acquire) => Err(io::ErrorKind::ConnectionAborted.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Wakes the task of `cx` when a connection that speaks another protocol is cut.
+    pub(super) fn wake_when_cut(&self, cx: &Context<'_>) {
+        if let Some(upgraded) = self.upgraded.get() {
+            upgraded.reader.register(cx.waker());
         }
     }
 
@@ -229,14 +263,16 @@ impl WatchedConnection {
 
     /// Asks the connection to end.
     pub(super) fn close(&self, reason: EndReason) {
-        self.lock().ask_to_close(reason);
-        self.ordered.notify_one();
+        let mut state = self.lock();
+        state.ask_to_close(reason);
+        self.tell(&state);
     }
 
     /// Ends the connection at once.
     pub(super) fn cut(&self, reason: EndReason) {
-        self.lock().cut(reason);
-        self.ordered.notify_one();
+        let mut state = self.lock();
+        state.cut(reason);
+        self.tell(&state);
     }
 
     /// Waits for an order. Cancel-safe.
@@ -255,7 +291,16 @@ impl WatchedConnection {
         let mut state = self.lock();
         state.judge(self.opened, self.ages_out, rules);
         if state.order.is_some() {
-            self.ordered.notify_one();
+            self.tell(&state);
+        }
+    }
+
+    /// Tells whoever serves the connection of its order.
+    fn tell(&self, state: &ConnectionState) {
+        self.ordered.notify_one();
+        if let (Some(Order::Cut), Some(upgraded)) = (state.order, self.upgraded.get()) {
+            upgraded.is_cut.store(true, Ordering::Release);
+            upgraded.reader.wake();
         }
     }
 
@@ -270,6 +315,13 @@ impl ConnectionState {
         let age = now.duration_since(opened);
         let idle = if self.exchanges.is_empty() { now.duration_since(self.idle_since) } else { Duration::ZERO };
         let is_retired = self.retired == Some(EndReason::AuthorityChanged);
+        if self.phase == ConnectionPhase::Upgraded && !is_retired {
+            // No other limit applies to it.
+            if self.is_of_other_authority(rules.authority.as_ref()) {
+                self.retire(EndReason::AuthorityChanged, now + rules.exchange.response_timeout);
+            }
+            return;
+        }
         // Requests are finished, also one that was on the way, unless their client counts no more.
         if self.is_overdue(now) && (is_retired || idle >= CLOSING_GRACE) {
             return self.cut_overdue();
@@ -343,6 +395,10 @@ impl ConnectionState {
     }
 
     fn cut_overdue(&mut self) {
+        if self.phase == ConnectionPhase::Upgraded {
+            // Its handler has not ended it.
+            self.end = None;
+        }
         self.cut(self.retired.unwrap_or(EndReason::Closed));
     }
 
@@ -463,6 +519,38 @@ mod tests {
         rules.exchange.now = Instant::now();
         connection.judge(&rules);
         assert_eq!((taken(&connection), connection.end_reason()), (Some(Order::Cut), EndReason::AuthorityChanged));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_upgraded_connection_of_replaced_authorities_is_cut_in_time_and_no_other_limit_applies_to_it() {
+        let [authority, other]: [Arc<dyn Any + Send + Sync>; 2] = [Arc::new("an authority"), Arc::new("another")];
+        for is_upgraded_before_the_change in [true, false] {
+            let connection = WatchedConnection::new(&ConnectionsConfig::default());
+            connection.speaks_http(Some(Arc::downgrade(&authority)));
+            let exchange = connection.begin(Version::HTTP_11);
+            let judge = |authority| {
+                let mut rules = rules(true);
+                rules.authority = Some(Arc::downgrade(authority));
+                connection.judge(&rules);
+                connection.ensure_not_cut().is_ok()
+            };
+            if is_upgraded_before_the_change {
+                connection.upgraded();
+                connection.finish(&exchange);
+                tokio::time::advance(Duration::from_secs(60 * 60)).await;
+                assert!(judge(&authority));
+                assert!(judge(&other));
+            } else {
+                assert!(judge(&other));
+                connection.upgraded();
+                connection.finish(&exchange);
+            }
+            tokio::time::advance(Duration::from_secs(59)).await;
+            assert!(judge(&other), "it has the response timeout");
+            tokio::time::advance(Duration::from_secs(1)).await;
+            assert!(!judge(&other));
+            assert_eq!(connection.end_reason(), EndReason::AuthorityChanged);
+        }
     }
 
     #[tokio::test(start_paused = true)]

@@ -4,7 +4,10 @@ use super::{
     access::AccessGuard, connection_info::ConnectionInfo, long_lived::LongLived, problem::Problem,
     serve::ListenerService,
 };
-use crate::application::{Application, Generation, GenerationParts, Live};
+use crate::{
+    application::{Application, Generation, GenerationParts, Live},
+    caught::caught,
+};
 use axum::{
     body::{Body, Bytes},
     extract::Request,
@@ -46,7 +49,11 @@ impl<A: Application> Door<A> {
         };
         let permit = access.record.hold(permit);
         let routed = tower::Service::<Request>::call(&mut generation.router.clone(), request);
-        ResponseFuture::Routed { routed, guard: Some(InFlightGuard::new(generation, permit)), access: Some(access) }
+        ResponseFuture::Routed {
+            routed: Some(routed),
+            guard: Some(InFlightGuard::new(generation, permit)),
+            access: Some(access),
+        }
     }
 }
 
@@ -122,10 +129,19 @@ pin_project_lite::pin_project! {
         #[doc(hidden)]
         Routed {
             #[pin]
-            routed: axum::routing::future::RouteFuture<Infallible>,
+            routed: Option<axum::routing::future::RouteFuture<Infallible>>,
             guard: Option<InFlightGuard<A>>,
             access: Option<AccessGuard>,
         },
+    }
+
+    impl<A: Application> PinnedDrop for ResponseFuture<A> {
+        fn drop(this: Pin<&mut Self>) {
+            // The client has left. What the handler holds is dropped within its request, and may panic.
+            if let ResponseFutureProjection::Routed { mut routed, access: Some(access), .. } = this.project() {
+                let _ = access.within(|| caught(|| routed.set(None)));
+            }
+        }
     }
 }
 
@@ -145,6 +161,7 @@ impl<A: Application> Future for ResponseFuture<A> {
                 (response, access, None)
             }
             ResponseFutureProjection::Routed { routed, guard, access } => {
+                let routed = routed.as_pin_mut().expect(POLLED_ONCE);
                 let response = ready!(access.as_ref().expect(POLLED_ONCE).within(|| routed.poll(cx)))?;
                 let (access, mut guard) = (access.take().expect(POLLED_ONCE), guard.take());
                 if let Some(InFlightGuard { generation, permit }) = &mut guard {
@@ -183,6 +200,13 @@ pin_project_lite::pin_project! {
         access: AccessGuard,
         _guard: Option<InFlightGuard<A>>,
     }
+
+    impl<A: Application> PinnedDrop for GuardedBody<A> {
+        fn drop(this: Pin<&mut Self>) {
+            let mut this = this.project();
+            let _ = this.access.within(|| caught(|| this.body.set(Body::empty())));
+        }
+    }
 }
 
 impl<A: Application> http_body::Body for GuardedBody<A> {
@@ -202,5 +226,115 @@ impl<A: Application> http_body::Body for GuardedBody<A> {
 
     fn size_hint(&self) -> http_body::SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        application::Build,
+        config::Config,
+        openapi::OpenApiRouter,
+        package::Package,
+        request_context::RequestContext,
+        resources::build_error::BuildError,
+        secrets::{resolver::Resolver, set::SecretSet, spec::CredentialSpec},
+        testing::{Harness, MemoryManager},
+    };
+    use axum::{extract::State, http::StatusCode, routing::get};
+    use futures_util::{FutureExt, StreamExt, stream};
+    use std::{
+        future::pending,
+        sync::{Mutex, PoisonError},
+    };
+
+    /// The ids of the requests within which guards were dropped.
+    type Drops = Arc<Mutex<Vec<Option<String>>>>;
+
+    /// A service whose handlers hold a guard.
+    struct Guarding(Drops);
+
+    /// A guard that panics when it is dropped.
+    struct Guard(Drops);
+
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            let request = RequestContext::current().map(|request| format!("{:032x}", request.trace_id));
+            self.0.lock().unwrap_or_else(PoisonError::into_inner).push(request);
+            panic!("a bug of the service");
+        }
+    }
+
+    impl SecretSet for Guarding {
+        fn specs() -> Vec<CredentialSpec> {
+            Vec::new()
+        }
+
+        fn resolve(_: &mut Resolver<'_>) -> Option<Self> {
+            Some(Self(Drops::default()))
+        }
+    }
+
+    impl Application for Guarding {
+        const PACKAGE: Package = Package::new("guarding", "0");
+        type Settings = ();
+        type Secrets = Self;
+
+        async fn build(_: &Build<'_, Self>) -> Result<Self, BuildError> {
+            Ok(Self(Drops::default()))
+        }
+
+        fn routes() -> OpenApiRouter<Arc<Self>> {
+            let waits = async |State(service): State<Arc<Self>>| {
+                let _guard = Guard(service.0.clone());
+                pending::<()>().await;
+            };
+            let streams = async |State(service): State<Arc<Self>>| {
+                let guard = Guard(service.0.clone());
+                let pieces = stream::iter([Ok::<_, Infallible>("a piece")]).chain(stream::pending());
+                Body::from_stream(pieces.inspect(move |_| {
+                    let _ = &guard;
+                }))
+            };
+            OpenApiRouter::new().route("/waits", get(waits)).route("/streams", get(streams))
+        }
+    }
+
+    const ID: &str = "0af7651916cd43dd8448eb211c80319c";
+
+    /// Sends a request. Returns its response, and the drops of its service.
+    async fn send(path: &str) -> (Pin<Box<ResponseFuture<Guarding>>>, Drops) {
+        let started = Harness::<Guarding>::start(MemoryManager::new(), Config::default()).await;
+        let live = started.expect("it needs nothing").live();
+        let request = Request::get(path).header("x-request-id", ID).body(Body::empty()).expect("a request");
+        let drops = live.service().0.clone();
+        (Box::pin(tower::Service::call(&mut Door::new(live), request)), drops)
+    }
+
+    fn taken(drops: &Drops) -> Vec<Option<String>> {
+        std::mem::take(&mut drops.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_handler_holds_at_its_deadline_is_dropped_within_its_request_and_costs_no_answer() {
+        let (response, drops) = send("/waits").await;
+        let Ok(response) = response.await;
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(taken(&drops), [Some(ID.to_owned())]);
+    }
+
+    #[tokio::test]
+    async fn what_is_held_for_a_client_that_leaves_is_dropped_within_its_request_and_ends_no_connection() {
+        let (mut response, drops) = send("/waits").await;
+        assert!((&mut response).now_or_never().is_none());
+        drop(response);
+        assert_eq!(taken(&drops), [Some(ID.to_owned())]);
+
+        let (response, drops) = send("/streams").await;
+        let Ok(response) = response.await;
+        assert_eq!(response.status(), StatusCode::OK);
+        drop(response);
+        assert_eq!(taken(&drops), [Some(ID.to_owned())]);
     }
 }

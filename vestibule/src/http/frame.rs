@@ -18,23 +18,20 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{Route, future::RouteFuture},
 };
-use futures_util::{
-    FutureExt, TryFutureExt,
-    future::{BoxFuture, ready},
-};
+use futures_util::{FutureExt, TryFutureExt, future::BoxFuture};
 use pin_project_lite::pin_project;
 use std::{
     convert::Infallible,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 use tokio::{
     sync::Semaphore,
     time::{Instant, Sleep, sleep_until},
 };
-use tower::{Layer, Service, layer::layer_fn, service_fn};
+use tower::{Layer, Service, ServiceExt, layer::layer_fn, service_fn};
 use tower_http::{
     CompressionLevel,
     compression::{
@@ -57,6 +54,9 @@ const HEADERS: [(HeaderName, HeaderValue); 4] = [
 
 /// The headers that nearly every route sets, and no other ones, in the order in which axum adds them.
 const OF_NEARLY_EVERY_ROUTE: [HeaderName; 2] = [header::CONTENT_TYPE, header::CONTENT_LENGTH];
+
+/// The methods whose requests may be done twice (RFC 9110, section 9.2.2).
+const IDEMPOTENT: [&str; 5] = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"];
 
 /// The header for connections with TLS: a browser does not use plain HTTP at this host for a year.
 const STRICT_TRANSPORT_SECURITY: HeaderValue = HeaderValue::from_static("max-age=31536000");
@@ -119,7 +119,7 @@ impl Frame {
                     let _ = record.route.set(path.clone());
                 }
                 if let Err(problem) = limit_body(&mut request, &record) {
-                    return FrameFuture::boxed(ready(Ok(problem.into_response())), record);
+                    return FrameFuture::boxed(std::future::ready(Ok(problem.into_response())), record);
                 }
                 if compression && accepts_gzip(&request) {
                     return FrameFuture::boxed(compressed(&route, request), record);
@@ -179,6 +179,8 @@ pin_project! {
         Routed { #[pin] routed: RouteFuture<Infallible> },
         // What few requests need: a response that is compressed, or an error that becomes a problem.
         Boxed { boxed: BoxFuture<'static, Result<Response, Infallible>> },
+        // The response is there.
+        Ended,
     }
 }
 
@@ -210,32 +212,51 @@ impl Future for FrameFuture {
     type Output = Result<Response, Infallible>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let response = ready!(self.as_mut().poll_response(cx));
+        self.replace_state(FrameState::Ended);
+        Poll::Ready(Ok(response))
+    }
+}
+
+impl FrameFuture {
+    /// Polls the route until there is a response, or until the deadline.
+    fn poll_response(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response> {
         loop {
             let mut this = self.as_mut().project();
             let poll = || match this.state.as_mut().project() {
                 FrameStateProjection::Routed { routed } => routed.poll(cx),
                 FrameStateProjection::Boxed { boxed } => boxed.as_mut().poll(cx),
+                FrameStateProjection::Ended => unreachable!("a future is not polled after it has ended"),
             };
             let response = match caught(poll) {
                 Some(Poll::Ready(Ok(response))) => response,
                 Some(Poll::Pending) => return self.poll_deadline(cx),
                 None => {
                     this.record.failed("panic");
-                    return Poll::Ready(Ok(Problem::internal().into_response()));
+                    return Poll::Ready(Problem::internal().into_response());
                 }
             };
+            if is_interim(&response, this.record) {
+                let cause = format!("a handler answered with {}, which ends no request", response.status());
+                return Poll::Ready(Problem::internal().with_cause(cause).into_response());
+            }
             if !problem::is_other_error(&response) {
-                return Poll::Ready(Ok(response));
+                return Poll::Ready(response);
             }
             if this.record.is_body(BodyState::TooLong) {
-                return Poll::Ready(Ok(problem::replace(response, too_long(this.record))));
+                return Poll::Ready(problem::replace(response, too_long(this.record)));
             }
-            this.state.set(FrameState::Boxed { boxed: Box::pin(problem::unify(response).map(Ok)) });
+            self.as_mut().replace_state(FrameState::Boxed { boxed: Box::pin(problem::unify(response).map(Ok)) });
         }
     }
-}
 
-impl FrameFuture {
+    /// Drops what the handler holds at its last `await`, within its request. If that panics, the response is there all the
+    /// same.
+    fn replace_state(self: Pin<&mut Self>, next: FrameState) {
+        let mut state = self.project().state;
+        let _ = caught(|| state.set(next));
+    }
+
     fn boxed(
         response: impl Future<Output = Result<Response, Infallible>> + Send + 'static,
         record: Arc<RequestRecord>,
@@ -244,7 +265,7 @@ impl FrameFuture {
     }
 
     /// Waits for the deadline, and answers when it passes. The route may have changed it since the last poll.
-    fn poll_deadline(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<Response, Infallible>> {
+    fn poll_deadline(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Response> {
         let this = self.project();
         let deadline = this.record.deadline();
         let sleep = this.deadline.get_or_insert_with(|| Box::pin(sleep_until(deadline)));
@@ -255,8 +276,15 @@ impl FrameFuture {
         if sleep.as_mut().poll(cx).is_pending() && Instant::now() < deadline {
             return Poll::Pending;
         }
-        Poll::Ready(Ok(overdue(this.record).into_response()))
+        Poll::Ready(overdue(this.record).into_response())
     }
+}
+
+/// Returns `true` if a response cannot be the last one of its request: a 1xx, but for a 101, which HTTP/2 does not have
+/// (RFC 9113, section 8.6).
+fn is_interim(response: &Response, record: &RequestRecord) -> bool {
+    let status = response.status();
+    status.is_informational() && (status != StatusCode::SWITCHING_PROTOCOLS || record.version == "2")
 }
 
 fn too_long(record: &RequestRecord) -> Problem {
@@ -264,14 +292,18 @@ fn too_long(record: &RequestRecord) -> Problem {
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail)
 }
 
-/// Returns the problem of a response that did not begin in time. 503, and not 504: no gateway is involved, and the client
-/// may try again.
+/// Returns the problem of a response that did not begin in time. 503, and not 504: no gateway is involved.
+///
+/// The handler may have done its work. So the client is told to try again only if the request may be done twice.
 fn overdue(record: &RequestRecord) -> Problem {
     if record.is_body(BodyState::Awaited) {
         return Problem::new(StatusCode::REQUEST_TIMEOUT, "the body of the request did not arrive in time");
     }
     record.failed("request_timeout");
-    Problem::busy("the request took too long; try again soon")
+    if IDEMPOTENT.contains(&record.method) {
+        return Problem::busy("the request took too long; try again soon");
+    }
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the request took too long, and it may have been carried out")
 }
 
 /// Limits the body of a request.
@@ -315,5 +347,37 @@ fn compressed(route: &Route, request: Request) -> impl Future<Output = Result<Re
         .and(NotForContentType::GRPC)
         .and(may_change);
     let layer = CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(worth_it);
-    layer.layer(route.clone()).call(request).map_ok(|response| response.map(Body::new))
+    let route = ServiceExt::<Request>::map_response(route.clone(), mark_encoded);
+    layer.layer(route).call(request).map_ok(|response| {
+        let mut response = response.map(Body::new);
+        if response.headers().contains_key(header::CONTENT_ENCODING) {
+            weaken_tag(&mut response);
+        }
+        response
+    })
+}
+
+/// A mark of a response that its route has encoded itself.
+#[derive(Clone)]
+struct EncodedByRoute;
+
+fn mark_encoded(mut response: Response) -> Response {
+    if response.headers().contains_key(header::CONTENT_ENCODING) {
+        response.extensions_mut().insert(EncodedByRoute);
+    }
+    response
+}
+
+/// Makes the `ETag` of a response weak that was compressed here: the route's own names other bytes (RFC 9110, section
+/// 8.8.1).
+fn weaken_tag(response: &mut Response) {
+    if response.extensions().get::<EncodedByRoute>().is_some() {
+        return;
+    }
+    if let Some(tag) = response.headers_mut().get_mut(header::ETAG)
+        && tag.as_bytes().starts_with(b"\"")
+        && let Ok(weak) = HeaderValue::from_bytes(&[b"W/", tag.as_bytes()].concat())
+    {
+        *tag = weak;
+    }
 }

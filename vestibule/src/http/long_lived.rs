@@ -25,7 +25,9 @@ use std::{fmt, sync::Arc};
 /// all are taken, the client gets 503, and no handler runs.
 ///
 /// For a WebSocket, move it into the task that has the socket: once the connection speaks another protocol, no limit of the
-/// framework applies to it.
+/// framework applies to it, except that new authorities of a [`ClientCertificate`](crate::ClientCertificate) end it. So the
+/// task also reads, and ends if a read fails or has no bytes: otherwise it does not notice that the client has left, and
+/// keeps the place. The example `events` shows it.
 ///
 /// ```
 /// use axum::{body::{Body, Bytes}, response::Response};

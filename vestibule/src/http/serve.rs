@@ -508,6 +508,35 @@ mod tests {
         assert_eq!(ended(&metrics, EndReason::Stalled), 1);
     }
 
+    #[tokio::test]
+    async fn a_cut_ends_the_reads_and_the_writes_of_an_upgraded_connection() {
+        let (tell, told) = oneshot::channel();
+        let tell = Arc::new(std::sync::Mutex::new(Some(tell)));
+        let switch = async move |mut request: Request| {
+            let upgrade = hyper::upgrade::on(&mut request);
+            let tell = tell.lock().unwrap().take().unwrap();
+            tokio::spawn(async move {
+                let mut io = TokioIo::new(upgrade.await.unwrap());
+                let read = io.read_u8().await.map_err(|error| error.kind());
+                let written = io.write_all(b"text").await.map_err(|error| error.kind());
+                let _ = tell.send((read, written));
+            });
+            (StatusCode::SWITCHING_PROTOCOLS, [(header::CONNECTION, "upgrade"), (header::UPGRADE, "text")])
+        };
+        let (server, address, metrics) = start(Defaults::default(), Router::new().route("/", any(switch))).await;
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: text\r\n\r\n").await.unwrap();
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            head.push(char::from(timeout(IN_TIME, stream.read_u8()).await.expect("in time").unwrap()));
+        }
+        server.connections.close(Duration::ZERO).await;
+        let aborted = io::ErrorKind::ConnectionAborted;
+        assert_eq!(timeout(IN_TIME, told).await.expect("it is woken").unwrap(), (Err(aborted), Err(aborted)));
+        timeout(IN_TIME, server.connections.none_open()).await.expect("the handler has ended it");
+        assert_eq!(ended(&metrics, EndReason::Upgraded), 1);
+    }
+
     /// Sends a request over HTTP/1. Returns `true` if its answer says that the connection ends.
     async fn is_last(stream: &mut TcpStream) -> bool {
         stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();

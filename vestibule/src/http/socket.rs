@@ -123,12 +123,15 @@ macro_rules! forward {
 
 impl AsyncRead for PlacedIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.place.connection.wake_when_cut(cx);
+        self.place.connection.ensure_not_cut()?;
         forward!(self, io => Pin::new(io).poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for PlacedIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.place.connection.ensure_not_cut()?;
         forward!(self, io => Pin::new(io).poll_write(cx, buf))
     }
 
@@ -157,6 +160,7 @@ impl AsyncWrite for PlacedIo {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.place.connection.ensure_not_cut()?;
         forward!(self, io => Pin::new(io).poll_write_vectored(cx, bufs))
     }
 

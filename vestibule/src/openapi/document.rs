@@ -31,7 +31,7 @@ const COMMON_PROBLEMS: [(&str, Operations, &str); 11] = [
     ("422", Operations::WithBody, "The body of the request has a wrong member or value."),
     ("429", Operations::WithToken, "The key of the token is not known yet. `Retry-After` says when to try again."),
     ("500", Operations::All, "The request failed on the side of the service."),
-    ("503", Operations::All, "The service cannot answer now. `Retry-After` says when to try again."),
+    ("503", Operations::All, "The service cannot answer now. If the client may try again, `Retry-After` says when."),
 ];
 
 /// The operations that a problem belongs to.
@@ -228,12 +228,19 @@ pub(crate) fn route<S: Clone + Send + Sync + 'static>(document: &Value) -> Metho
 
 /// Answers with the document, or with 304 if the client has it.
 fn respond(text: Bytes, tag: HeaderValue, request: &HeaderMap) -> Response {
-    let known = request.get(IF_NONE_MATCH).is_some_and(|known| known == tag);
+    let known = is_known(&tag, request);
     let headers: [(HeaderName, HeaderValue); 2] = [(ETAG, tag), (CACHE_CONTROL, HeaderValue::from_static("no-cache"))];
     if known {
         return (StatusCode::NOT_MODIFIED, headers).into_response();
     }
     (headers, [(CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+/// Returns `true` if the client has a document with this tag. The comparison is weak: the tag of a compressed document is.
+fn is_known(tag: &HeaderValue, request: &HeaderMap) -> bool {
+    let lists = request.get_all(IF_NONE_MATCH).iter().filter_map(|list| list.to_str().ok());
+    let mut known = lists.flat_map(|list| list.split(',')).map(str::trim);
+    known.any(|known| known == "*" || tag == known.strip_prefix("W/").unwrap_or(known))
 }
 
 #[cfg(test)]
@@ -377,6 +384,9 @@ mod tests {
             (StatusCode::OK, &HeaderValue::from_static("application/json"))
         );
         let tag = first.headers()[ETAG].to_str().unwrap();
-        assert_eq!(ask(tag).await.status(), StatusCode::NOT_MODIFIED);
+        for known in [tag, "*", &format!("W/{tag}"), &format!("\"other\", {tag}"), &format!("\"other\",W/{tag}")] {
+            assert_eq!(ask(known).await.status(), StatusCode::NOT_MODIFIED, "{known}");
+        }
+        assert_eq!(ask("W/\"other\"").await.status(), StatusCode::OK);
     }
 }

@@ -11,19 +11,23 @@ use super::{
 use crate::{
     application::{Application, Generation},
     exit::Exit,
-    metrics::MetricsRegistry,
+    metrics::{Counter, MetricsRegistry},
     moment::Moment,
     secrets::{credential::Name, fetch::ManagerStage},
+    telemetry::{Telemetry, live_secrets},
 };
 use prometheus_client::metrics::info::Info;
 use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::watch;
+use zeroize::Zeroize;
 
 /// The writer of the status. Only the reload actor, the readiness checks and the shutdown use it.
 #[derive(Clone)]
 pub(crate) struct StatusWriter {
     status: Arc<watch::Sender<Status>>,
     reloads: ReloadMetrics,
+    /// The number of texts that were withheld, those of the log included.
+    withheld: Counter,
 }
 
 /// A generation that is in service now, in place of `replaced`.
@@ -36,7 +40,7 @@ pub(crate) struct Publication<'a, A: Application> {
 
 impl StatusWriter {
     /// Makes the writer of this status. Registers the metrics of the status and of reloads.
-    pub(crate) fn new(status: Status, metrics: &MetricsRegistry) -> Self {
+    pub(crate) fn new(status: Status, metrics: &MetricsRegistry, telemetry: &Telemetry) -> Self {
         let build = [
             ("service_name", status.service.to_owned()),
             ("service_version", status.version.to_owned()),
@@ -46,7 +50,7 @@ impl StatusWriter {
         metrics.register("vestibule_build", help, Info::new(build));
         let status = watch::Sender::new(status);
         metrics.register_collector(StatusCollector(status.subscribe()));
-        Self { status: Arc::new(status), reloads: ReloadMetrics::register(metrics) }
+        Self { status: Arc::new(status), reloads: ReloadMetrics::register(metrics), withheld: telemetry.withheld() }
     }
 
     /// Returns a reader of the status.
@@ -77,6 +81,22 @@ impl StatusWriter {
         let status = self.status.borrow().snapshot();
         let Status { instance, generation, last_reload, credentials, .. } = status;
         Some(ReloadAnswer { instance, generation, reload: last_reload?, credentials })
+    }
+
+    /// Withholds what a reload that ended says, if it contains a secret.
+    pub(crate) fn withhold_secrets(&self, reload: &mut ReloadRecord) {
+        let problems = reload.carried_over.iter_mut().map(|carried_over| &mut carried_over.problem);
+        reload.error.iter_mut().chain(problems).for_each(|error| self.withhold_secret(error));
+    }
+
+    /// Withholds an error that contains a secret, and counts it as a line of the log. Its text may be of the service's own
+    /// code, and the pages of the admin listener show it.
+    fn withhold_secret(&self, error: &mut String) {
+        if live_secrets::is_in(error) {
+            self.withheld.inc();
+            error.zeroize();
+            error.push_str("the error contained a secret; it is withheld");
+        }
     }
 
     /// Records that a reload ended, which has seen these stages at the manager, and what it has published. All of it is one
@@ -112,7 +132,10 @@ impl StatusWriter {
     }
 
     /// Records that a readiness check ended. Does nothing if the generation in service has no check of this name.
-    pub(crate) fn check_ended(&self, name: &'static str, result: Result<(), String>) {
+    pub(crate) fn check_ended(&self, name: &'static str, mut result: Result<(), String>) {
+        if let Err(error) = &mut result {
+            self.withhold_secret(error);
+        }
         self.status.send_modify(|status| {
             if let Some(check) = status.readiness_checks.iter_mut().find(|check| check.name == name) {
                 check.take(result, Moment::now());

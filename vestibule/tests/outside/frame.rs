@@ -7,6 +7,7 @@ use crate::{
 use axum::{
     body::Body,
     extract::{ConnectInfo, Request},
+    http::Version,
 };
 use serde_json::json;
 use std::{net::SocketAddr, time::Duration};
@@ -62,6 +63,13 @@ async fn a_slow_handler_is_503_and_a_body_that_trickles_is_408() {
     assert_eq!(member(&text, "detail"), "the request took too long; try again soon");
     assert!(["1", "2", "3"].contains(&head.headers["retry-after"].to_str().unwrap()));
 
+    for (method, may_try_again) in [("PUT", true), ("DELETE", true), ("POST", false), ("PATCH", false)] {
+        let request = Request::builder().method(method).uri("/never").body(Body::empty()).unwrap();
+        let (head, text) = send(&service, request).await;
+        assert_eq!((head.status.as_u16(), head.headers.contains_key("retry-after")), (503, may_try_again), "{method}");
+        assert_eq!(text.contains("try again"), may_try_again, "{text}");
+    }
+
     let (status, text) = post_body(&service, "/length", trickle()).await;
     assert_eq!(status, 408);
     assert_eq!(member(&text, "detail"), "the body of the request did not arrive in time");
@@ -96,6 +104,27 @@ async fn all_errors_are_problems_that_name_the_request() {
         assert_eq!(head.headers["content-type"], "application/problem+json");
         assert_eq!(member(&text, "instance"), format!("urn:trace:{id}"));
         assert_eq!(head.headers.contains_key("allow"), status == 405);
+    }
+}
+
+#[tokio::test]
+async fn a_status_that_ends_no_request_is_500_and_a_switch_of_the_protocol_is_one_over_http_2() {
+    let service = start(|_| {}).await;
+    for (path, version, status) in [
+        ("/early_hints", Version::HTTP_11, 500),
+        ("/early_hints", Version::HTTP_2, 500),
+        ("/switches", Version::HTTP_11, 101),
+        ("/switches", Version::HTTP_2, 500),
+    ] {
+        let (log, guard) = CapturedLog::start();
+        let request = Request::get(path).version(version).body(Body::empty()).unwrap();
+        assert_eq!(send(&service, request).await.0.status.as_u16(), status, "{path} {version:?}");
+        drop(guard);
+        let events = log.take();
+        let access = events.iter().find(|event| event["target"] == "vestibule::access").expect("a line");
+        assert_eq!(access["fields"]["http.response.status_code"], status);
+        let has_cause = events.iter().any(|event| event["fields"]["message"] == "a request failed");
+        assert_eq!(has_cause, status == 500, "{events:#?}");
     }
 }
 
@@ -169,6 +198,21 @@ async fn a_long_response_is_compressed_for_a_client_that_accepts_it() {
         assert_eq!(head.headers.contains_key("content-encoding"), is_compressed, "{path} {accepted}");
         assert!(head.headers.contains_key("vary") || !is_compressed);
         assert_eq!(text.starts_with("\u{1f}"), is_compressed, "the first byte of gzip");
+    }
+}
+
+#[tokio::test]
+async fn the_tag_of_a_response_that_is_compressed_here_is_weak() {
+    let service = start(|_| {}).await;
+    for (path, accepted, tag) in [
+        ("/long/tagged", "gzip", "W/\"1\""),
+        ("/long/tagged", "gzip;q=0", "\"1\""),
+        ("/long/tagged", "br", "\"1\""),
+        ("/long/tagged/weakly", "gzip", "W/\"1\""),
+        ("/long/tagged/encoded", "gzip", "\"1\""),
+    ] {
+        let (head, _) = get_with(&service, path, &[("accept-encoding", accepted)]).await;
+        assert_eq!(head.headers["etag"], tag, "{path} {accepted}");
     }
 }
 

@@ -7,7 +7,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, StatusCode, header, response::Parts},
     middleware::map_response,
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{any, get, post},
 };
 use http_body_util::{BodyExt, Full, LengthLimitError};
 use serde::{Deserialize, Serialize};
@@ -63,7 +63,7 @@ impl Application for FrameService {
             .route("/ignores", post("it did not read the body"))
             .route("/orders/{id}", get("an order"))
             .route("/amount", post(async |Json(amount): Json<Amount>| Json(amount)))
-            .route("/never", get(never))
+            .route("/never", any(never))
             .route("/never/short", get(never).layer(Limits::new().timeout(short)))
             .route("/nap", get(nap))
             .route("/nap/long", get(nap).layer(Limits::new().timeout(long)))
@@ -73,8 +73,16 @@ impl Application for FrameService {
             .route("/html", get(async move || (html, "a page")))
             .route("/long", get(LONG_TEXT))
             .route("/long/unchanged", get(async move || (unchanged, LONG_TEXT)))
+            .route("/long/tagged", get(async || ([(header::ETAG, "\"1\"")], LONG_TEXT)))
+            .route("/long/tagged/weakly", get(async || ([(header::ETAG, "W/\"1\"")], LONG_TEXT)))
+            .route(
+                "/long/tagged/encoded",
+                get(async || ([(header::ETAG, "\"1\""), (header::CONTENT_ENCODING, "gzip")], LONG_TEXT)),
+            )
             .route("/events", get(async || ([(header::CONTENT_TYPE, "text/event-stream")], LONG_TEXT)))
             .route("/gzipped", get(async move || (StatusCode::BAD_GATEWAY, gzipped, [1, 2, 3])))
+            .route("/early_hints", get(StatusCode::EARLY_HINTS))
+            .route("/switches", get(StatusCode::SWITCHING_PROTOCOLS))
             .route("/busy", get(StatusCode::SERVICE_UNAVAILABLE))
             .route(
                 "/maintenance",

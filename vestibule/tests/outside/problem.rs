@@ -56,6 +56,8 @@ async fn fail(Path(failure): Path<String>) -> Result<(), Problem> {
         "timeout" => Err(CallError::Timeout(Duration::from_secs(3)))?,
         "outside" => Err(CallError::OutsideBaseUrl)?,
         "pool" => Err(sqlx::Error::PoolTimedOut)?,
+        "reset" => Err(sqlx::Error::Io(io::ErrorKind::ConnectionReset.into()))?,
+        "crashed" => Err(sqlx::Error::WorkerCrashed)?,
         "row" => Err(sqlx::Error::RowNotFound)?,
         _ => Ok(()),
     }
@@ -134,10 +136,13 @@ async fn a_failed_call_to_another_service_gets_the_status_of_a_gateway_and_its_h
 }
 
 #[tokio::test]
-async fn an_error_of_the_pool_is_503_and_any_other_error_of_a_query_is_500() {
-    for (failure, expected) in [("pool", 503), ("row", 500)] {
-        let (status, _, _, log) = get_failure(failure).await;
-        assert_eq!(status, expected, "{failure}");
+async fn an_error_of_a_connection_is_503_and_only_if_there_was_none_may_the_client_try_again() {
+    for (failure, expected) in
+        [("pool", (503, true)), ("reset", (503, false)), ("crashed", (503, false)), ("row", (500, false))]
+    {
+        let (status, headers, body, log) = get_failure(failure).await;
+        assert_eq!((status, headers.contains_key(header::RETRY_AFTER)), expected, "{failure}");
+        assert_eq!(body["detail"].as_str().unwrap().contains("try again"), expected.1, "{body}");
         assert_eq!(log[0]["fields"]["message"], "a database call failed");
     }
 }

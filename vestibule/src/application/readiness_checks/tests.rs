@@ -7,11 +7,16 @@ use crate::{
     metrics::exposition_format::ExpositionFormat,
     openapi::OpenApiRouter,
     package::Package,
+    secrets::secret_parts::SecretParts,
+    telemetry::live_secrets::{self, LiveSecretGuard},
     testing::{Harness, MemoryManager, idle_service::NoSecrets},
 };
 
 use serde::{Deserialize, Serialize};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::{
+    any::Any,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 use tokio::time::sleep;
 use vestibule_derive::ConfigSection;
 
@@ -37,6 +42,9 @@ impl Application for Checked {
     type Secrets = NoSecrets;
 
     async fn build(cx: &Build<'_, Self>) -> Result<Self, BuildError> {
+        if cx.settings.disk.starts_with("bug: ") {
+            return Err(BuildError::bug(&cx.settings.disk));
+        }
         Ok(Self { settings: cx.settings.clone(), runs: AtomicUsize::default() })
     }
 
@@ -146,6 +154,37 @@ async fn a_probe_names_each_check_and_the_error() {
     let page = harness.reloader.loader.metrics.encode(ExpositionFormat::OpenMetrics);
     assert!(page.contains("vestibule_readiness_check{name=\"disk\"} 1\n"), "{page}");
     assert!(page.contains("vestibule_readiness_check{name=\"search\"} 0\n"), "{page}");
+}
+
+/// Makes a secret that is held until both values are dropped.
+fn hold_secret(secret: &str) -> (Arc<dyn Any + Send + Sync>, LiveSecretGuard) {
+    let (value, mut parts): (Arc<dyn Any + Send + Sync>, _) = (Arc::new(()), SecretParts::default());
+    parts.add(secret);
+    let guard = live_secrets::watch("search_key", &value, parts);
+    (value, guard)
+}
+
+#[tokio::test]
+async fn an_error_that_quotes_a_secret_is_withheld_and_counted_wherever_it_would_be_shown() {
+    let secret = "key-of-the-search-index";
+    let _held = hold_secret(secret);
+    let harness = start("passes", &format!("403 for {secret}")).await;
+    let shown = || {
+        let status = serde_json::to_value(&*harness.reloader.status.read().borrow()).expect("it is JSON");
+        let readyz = readyz(&harness);
+        assert!(!format!("{status}{readyz}").contains(secret), "{status}{readyz}");
+        (status, readyz)
+    };
+    let withheld = || harness.reloader.telemetry.withheld().get();
+    harness.check_readiness().await;
+    let (status, readyz) = shown();
+    let text = "the error contained a secret; it is withheld";
+    assert_eq!(status["readiness_checks"][1]["error"], text);
+    assert_eq!((&readyz["reasons"][0], withheld()), (&format!("check `search` fails: {text}").into(), 1));
+
+    harness.reload_with(config(&format!("bug: {secret}"), "passes")).await.unwrap_err();
+    let (status, _) = shown();
+    assert_eq!((&status["last_reload"]["error"], withheld()), (&text.into(), 2));
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,28 +8,43 @@ use std::time::Duration;
 
 const NOT_AVAILABLE: &str = "the database is not available; try again soon";
 
-/// Turns an error of the database into 503 with `Retry-After` if the client may try again: the database is not
-/// available, or it ended the transaction because of another one. Any other error is a 500. The log gets the error.
+const CONNECTION_BROKE: &str = "the connection to the database broke, and the request may have been carried out";
+
+/// Turns an error of the database into 503 with `Retry-After` if the client may try again: there was no connection, or
+/// the database undid the work. A 503 because a connection broke has no `Retry-After`: the database may have done the work.
+/// Any other error is a 500. The log gets the error.
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
         use sqlx::Error::{Configuration, Io, PoolClosed, PoolTimedOut, Tls, WorkerCrashed};
         let sqlstate = error.as_database_error().and_then(DatabaseError::code);
         let sqlstate = sqlstate.as_deref().unwrap_or_default();
-        let is_unavailable =
-            matches!(error, Configuration(_) | PoolTimedOut | PoolClosed | Io(_) | Tls(_) | WorkerCrashed)
-                || ["08", "28", "53", "57"].iter().any(|class| sqlstate.starts_with(class));
         if let Some(unavailable) = DatabaseUnavailable::of(&error) {
             let next_second = unavailable.retry_after + Duration::from_secs(1);
             return Self::busy(NOT_AVAILABLE).retry_after(next_second).with_cause(error);
         }
-        let problem = match sqlstate {
+        let problem = match (&error, sqlstate) {
             // A serialization failure, and a deadlock.
-            "40001" | "40P01" => Self::busy("the request collided with another one; try again soon"),
-            _ if is_unavailable => Self::busy(NOT_AVAILABLE),
+            (_, "40001" | "40P01") => Self::busy("the request collided with another one; try again soon"),
+            (Configuration(_) | PoolTimedOut | PoolClosed | Tls(_), _) => Self::busy(NOT_AVAILABLE),
+            (_, code) if has_done_nothing(code) => Self::busy(NOT_AVAILABLE),
+            (Io(_) | WorkerCrashed, _) => Self::new(StatusCode::SERVICE_UNAVAILABLE, CONNECTION_BROKE),
+            (_, code) if is_of_class(code, ["08", "57"]) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, CONNECTION_BROKE)
+            }
             _ => Self::internal(),
         };
         problem.with_cause(error)
     }
+}
+
+/// Returns `true` if the database has done nothing: it lets nobody in (08001, 08004, class 28, 57P03), it lacks room or
+/// connections (class 53), or it has ended the statement (57014).
+fn has_done_nothing(sqlstate: &str) -> bool {
+    matches!(sqlstate, "08001" | "08004" | "57014" | "57P03") || is_of_class(sqlstate, ["28", "53"])
+}
+
+fn is_of_class(sqlstate: &str, classes: [&str; 2]) -> bool {
+    classes.iter().any(|class| sqlstate.starts_with(class))
 }
 
 /// Turns a failed call into the status of a gateway. The log gets the error, which names the host; the client does not.
