@@ -173,7 +173,6 @@ fn settings_that_cannot_work_together_are_mistakes() {
         ("[server]\nlisten = \"0.0.0.0:9090\"\n", "admin.listen"),
         ("[server]\nlisten = \"[::ffff:127.0.0.1]:9090\"\n", "admin.listen"),
         ("[server]\ntls_names = [\"https://a.example\"]\n", "default.toml:2 (server.tls_names.0)"),
-        ("[database]\nusername = \"my,app\"\n", "default.toml:2 (database.username)"),
         ("[secrets]\nmax_stale = \"5m\"\n", "default.toml:2 (secrets.max_stale)"),
         ("[secrets.aws]\nregions = [\"eu-west-1\", \"eu-west-1\"]\n", "default.toml:2 (secrets.aws.regions)"),
         ("[secrets.aws]\nregions = [\"EU West\"]\n", "default.toml:2 (secrets.aws.regions)"),
