@@ -85,20 +85,23 @@ pub(super) fn is_conflict(error: &sqlx::Error) -> bool {
     matches!(sqlstate(error).as_deref(), Some("40001" | "40P01"))
 }
 
-/// Returns `true` if the server or the role has no connection left.
+/// Returns `true` if the server, the role, or PgBouncer (`max_client_conn`) has no connection left.
 pub(super) fn is_full(error: &sqlx::Error) -> bool {
-    sqlstate(error).as_deref() == Some("53300")
+    let Some(error) = error.as_database_error() else { return false };
+    error.code().as_deref() == Some("53300") || error.message().contains("no more connections allowed")
 }
 
 /// Returns `true` if a later attempt may succeed: no connection, starting up or shutting down, no connection left, a
 /// lock or a deadlock.
 pub(crate) fn transient(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Io(_) => true,
-        error => matches!(
-            sqlstate(error).as_deref(),
-            Some("08001" | "08006" | "40P01" | "53300" | "55P03" | "57014" | "57P01" | "57P02" | "57P03")
-        ),
+    if refuses_startup_options(error) {
+        return false;
+    }
+    match (error, sqlstate(error).as_deref()) {
+        (sqlx::Error::Io(_), _) => true,
+        (_, Some("40P01" | "53300" | "55P03" | "57014" | "57P01" | "57P02" | "57P03")) => true,
+        (_, Some(code)) => code.starts_with("08"),
+        (_, None) => false,
     }
 }
 
