@@ -6,7 +6,7 @@ use crate::{
     exit::{Exit, Fault},
     secrets::aws::rds_token::RdsTokenError,
 };
-use sqlx::postgres::PgDatabaseError;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use std::sync::Arc;
 
 /// The damage that an error does to its connection: the connection is not used again.
@@ -35,8 +35,8 @@ impl Damage {
             "0A000" if is_of_cached_plan(error) => Some(Self::All),
             // A statement that a proxy has lost, and a server that became read-only.
             "26000" | "25006" => Some(Self::All),
+            _ if ends_session(error) => Some(Self::Connection),
             "42501" | "42704" => Some(Self::Login),
-            "57P01" | "57P02" | "57P03" | "25P03" => Some(Self::Connection),
             code if code.starts_with("08") => Some(Self::Connection),
             _ => None,
         }
@@ -64,10 +64,19 @@ impl Damage {
 /// Returns `true` if a prepared statement no longer fits the schema. The server translates its messages, and never the names
 /// of its functions (`RevalidateCachedQuery` in plancache.c); a proxy may leave them out.
 fn is_of_cached_plan(error: &sqlx::Error) -> bool {
-    let of_server = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
-    of_server.is_some_and(|error| {
+    of_server(error).is_some_and(|error| {
         error.routine() == Some("RevalidateCachedQuery") || error.message().contains("cached plan")
     })
+}
+
+/// Returns `true` if the server ends the session after this error. Its SQLSTATE does not say so: 40001 ends a transaction, or
+/// the session of a standby.
+fn ends_session(error: &sqlx::Error) -> bool {
+    of_server(error).is_some_and(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic))
+}
+
+fn of_server(error: &sqlx::Error) -> Option<&PgDatabaseError> {
+    error.as_database_error()?.try_downcast_ref()
 }
 
 /// Returns the SQLSTATE of an error that the database reported.

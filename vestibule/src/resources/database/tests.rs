@@ -304,6 +304,27 @@ async fn a_statement_that_no_longer_fits_the_schema_renews_all_connections_in_ev
 }
 
 #[tokio::test]
+async fn a_connection_that_the_server_has_ended_is_not_used_again_whatever_the_reason() {
+    let server = Arc::<Server>::default();
+    let (harness, _) = start(&server).await;
+    let service = harness.live().service();
+    let ended: [&[u8]; 4] = [
+        b"SFATAL\0VFATAL\0C25P04\0Mterminating connection due to transaction timeout\0\0",
+        b"SFATAL\0VFATAL\0C40001\0Mterminating connection due to conflict with recovery\0\0",
+        b"SPANIC\0VPANIC\0CXX000\0Mstuck spinlock detected\0\0",
+        "SSCHWERWIEGEND\0VFATAL\0C57P05\0Mbreche Verbindung ab\0\0".as_bytes(),
+    ];
+    for (error, count) in ended.into_iter().zip(3..) {
+        *server.fault.lock().unwrap() = Some(error);
+        statement(&service.0).await.unwrap_err();
+        *server.fault.lock().unwrap() = None;
+        tokio::try_join!(statement(&service.0), statement(&service.0)).unwrap();
+        assert_eq!(server.log_ins().len(), count, "{}", String::from_utf8_lossy(error));
+    }
+    harness.stop().await;
+}
+
+#[tokio::test]
 async fn a_start_that_a_server_or_a_proxy_cannot_let_in_now_tries_again() {
     for (sqlstate, text) in [
         ("53300", "too many clients"),
