@@ -190,6 +190,15 @@ impl<T: ServiceSettings> Config<T> {
             ));
         }
         // One fault per value: the first check that refuses it says enough.
+        // A reload compares what is written, so it must not be the first to find out that nothing can be.
+        if faults.is_empty() && more.is_empty() && serde_json::to_value(&config).is_err() {
+            more.push(Fault::new(
+                Exit::Bug,
+                "section [service]",
+                "these settings can be read, and not be written as JSON: `Serialize` of the service's settings gives an error",
+                "correct the code of the service; the keys of a map must be texts",
+            ));
+        }
         for fault in more {
             if !faults.iter().any(|reported| reported.subject == fault.subject) {
                 faults.push(fault);
@@ -287,7 +296,10 @@ impl<T: ServiceSettings> Config<T> {
 
     /// Returns everything as one tree, to compare.
     pub(crate) fn tree(&self) -> serde_json::Value {
-        serde_json::to_value(self).expect("a configuration was read from such a tree")
+    ///
+    /// # Panics
+    /// If the service's own code panics, which writes its settings.
+        serde_json::to_value(self).expect("it was written once when it was read")
     }
 }
 
