@@ -118,13 +118,33 @@ pub(crate) fn transient(error: &sqlx::Error) -> bool {
 /// `SSL off`.
 const WANTS_TLS: [&str; 2] = ["no encryption", "SSL off"];
 
+/// Our addition to these texts.
+const NEEDS_TLS: &str = "the server wants TLS, so set database.tls";
+
 /// The driver's text for a server that has no TLS. It has no type of its own.
 pub(super) const HAS_NO_TLS: &str = "server does not support TLS";
+
+/// The file with the rules of a server: who may come from where, and how. Its name is in all texts about it.
+const RULES: &str = "pg_hba.conf";
 
 /// Returns `true` if the server only lets connections with TLS in. It says so with the code of a rejected login.
 fn wants_tls(error: &sqlx::Error) -> bool {
     let Some(error) = error.as_database_error() else { return false };
-    error.message().contains("pg_hba.conf") && WANTS_TLS.iter().any(|end| error.message().ends_with(end))
+    error.message().contains(RULES) && WANTS_TLS.iter().any(|end| error.message().ends_with(end))
+}
+
+/// Returns the actions that help if the rules of the server are why it rejects a login: another password does not. `reason`
+/// is that of the rejection.
+pub(in crate::resources) fn remedy_of_rules(reason: &str) -> Option<&'static str> {
+    if !reason.contains(RULES) {
+        return None;
+    }
+    Some(if reason.ends_with(NEEDS_TLS) {
+        "set database.tls, or `tls` in the section of this database, to a mode with TLS, such as \"verify-full\""
+    } else {
+        "let this user log in from this address to this database, in pg_hba.conf of the server; or correct the user, the \
+         database or the address that the text names"
+    })
 }
 
 /// Returns `true` if a proxy before the database refuses the startup parameter `options`: RDS Proxy does not support
@@ -149,7 +169,7 @@ pub(crate) fn reason(error: &sqlx::Error) -> String {
     }
     match error {
         sqlx::Error::Database(answer) if wants_tls(error) => {
-            format!("{}: the server wants TLS, so set database.tls", answer.message())
+            format!("{}: {NEEDS_TLS}", answer.message())
         }
         sqlx::Error::Database(error) => error.message().to_owned(),
         sqlx::Error::Io(error) => format!("connecting failed: {}", RootCause::of(error)),

@@ -8,6 +8,7 @@ use crate::{
         settings::{DatabaseConfig, TlsMode},
     },
     credentials::login::Host,
+    exit::Exit,
     openapi::OpenApiRouter,
     package::Package,
     testing::{Harness, MemoryManager},
@@ -363,6 +364,26 @@ async fn a_reload_gives_a_connection_up_if_a_server_or_a_proxy_has_none_left() {
         manager.rotate("database", login("two"));
         harness.reload().await.unwrap_or_else(|report| panic!("{report}"));
         assert_eq!(server.ends.lock().unwrap().first(), Some(&2), "{text}");
+        harness.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_login_that_the_rules_of_the_server_reject_needs_no_other_password() {
+    let no_entry = "no pg_hba.conf entry for host \"10.0.0.1\", user \"app\", database \"service\"";
+    for (end, remedy) in [
+        ("no encryption", "set database.tls, or `tls` in the section of this database, to a mode with TLS"),
+        ("SSL off", "set database.tls, or"),
+        ("SSL encryption", "let this user log in from this address to this database, in pg_hba.conf"),
+    ] {
+        let server = Arc::<Server>::default();
+        let (harness, manager) = start(&server).await;
+        server.nonsense.lock().unwrap().push(refusal("28000", &format!("{no_entry}, {end}")));
+        manager.rotate("database", login("two"));
+        let report = harness.reload().await.expect_err("it is rejected");
+        assert_eq!(report.exit(), Exit::Denied);
+        let report = report.to_string();
+        assert!(report.contains(remedy) && !report.contains("set that password"), "{report}");
         harness.stop().await;
     }
 }
