@@ -101,7 +101,7 @@ pub(super) fn is_full(error: &sqlx::Error) -> bool {
 }
 
 /// Returns `true` if a later attempt may succeed: no connection, starting up or shutting down, no connection left, a
-/// lock or a deadlock.
+/// lock or a deadlock. PgBouncer has one code, 08P01, for all that goes wrong before a server answers.
 pub(crate) fn transient(error: &sqlx::Error) -> bool {
     if refuses_startup_options(error) {
         return false;
@@ -201,7 +201,10 @@ pub(crate) fn fault(error: &sqlx::Error) -> Fault {
             Exit::Unavailable,
             "set database.startup_options to false, and both timeouts for the role (ALTER ROLE … SET statement_timeout = …)",
         ),
-        (_, Some("3D000")) => (Exit::Unavailable, "create the database, or correct database.name"),
+        (_, Some("3D000")) => (
+            Exit::Unavailable,
+            "create the database, or correct its name: `dbname` of the login's secret, or else database.name",
+        ),
         (sqlx::Error::Tls(error), _) if error.to_string() == HAS_NO_TLS => {
             (Exit::Unavailable, "turn TLS on at the server, or set database.tls to what the server offers")
         }
