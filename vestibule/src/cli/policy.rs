@@ -57,7 +57,6 @@ fn rights_to_serve<A: Application>(config: &Config<A::Settings>) -> Rights<'_> {
     });
     Rights {
         values: AllSecrets::<A::Secrets>::to_fetch(config).map(|(_, id)| id).collect(),
-        renews_leases: true,
         token_log_ins: token_log_ins.collect(),
         ..Rights::default()
     }
