@@ -305,6 +305,24 @@ async fn a_statement_that_no_longer_fits_the_schema_renews_all_connections_in_ev
 }
 
 #[tokio::test]
+async fn connections_that_became_idle_together_are_not_closed_together() {
+    let server = Arc::<Server>::default();
+    let idle_timeout = Duration::from_secs(1000);
+    let database = DatabaseConfig { idle_timeout, ..listen(&server).await };
+    let (harness, _) = start_with(&server, Config { database, ..Config::default() }).await;
+    let service = harness.live().service();
+    let (mut one, mut other) = tokio::try_join!(service.0.lease(), service.0.lease()).unwrap();
+    let idle_times = [&mut one, &mut other].map(|lease| {
+        let connection = lease.connection();
+        connection.idle_until() - connection.idle_since
+    });
+    assert_ne!(idle_times[0], idle_times[1]);
+    assert!(idle_times.iter().all(|time| (900..=1100).contains(&time.as_secs())), "{idle_times:?}");
+    drop((one, other));
+    harness.stop().await;
+}
+
+#[tokio::test]
 async fn a_connection_that_the_server_has_ended_is_not_used_again_whatever_the_reason() {
     let server = Arc::<Server>::default();
     let (harness, _) = start(&server).await;
