@@ -33,7 +33,6 @@ use std::{
     future::poll_fn,
     io::{self, ErrorKind},
     path::PathBuf,
-    pin::pin,
     sync::atomic::{AtomicBool, Ordering},
     task::Poll,
 };
@@ -236,7 +235,8 @@ impl LogInOptions {
 /// For SCRAM, sqlx computes for a millisecond, and gives way to other tasks 819 times on the way. Under load, each time costs
 /// a turn of all tasks that are ready. So this gives way once in [`STEPS_OF_A_LOGIN`] times.
 async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
-    let mut connecting = pin!(async {
+    // In a box, because the compiler gives up on futures that are nested more deeply.
+    let mut connecting = Box::pin(async {
         match addresses::connect_past_silent(options).await {
             Some(connected) => connected,
             None => PgConnection::connect_with(options).await,
