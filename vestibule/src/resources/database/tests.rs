@@ -35,7 +35,7 @@ const GERMAN_PLAN: &[u8] =
     "SFEHLER\0VERROR\0C0A000\0Mgecachter Plan darf den Ergebnistyp nicht ändern\0RRevalidateCachedQuery\0\0".as_bytes();
 
 /// Returns the answer of a server that lets nobody in, as a whole message.
-fn refusal(sqlstate: &str, text: &str) -> Vec<u8> {
+fn fatal(sqlstate: &str, text: &str) -> Vec<u8> {
     let fields = format!("SFATAL\0VFATAL\0C{sqlstate}\0M{text}\0\0");
     let length = u32::try_from(fields.len() + 4).expect("it is short");
     [b"E", &length.to_be_bytes()[..], fields.as_bytes()].concat()
@@ -352,7 +352,7 @@ async fn a_start_that_a_server_or_a_proxy_cannot_let_in_now_tries_again() {
         ("08P01", "query_wait_timeout"),
     ] {
         let server = Arc::<Server>::default();
-        server.nonsense.lock().unwrap().push(refusal(sqlstate, text));
+        server.nonsense.lock().unwrap().push(fatal(sqlstate, text));
         let (harness, _) = start(&server).await;
         assert!(server.nonsense.lock().unwrap().is_empty(), "{text}");
         harness.stop().await;
@@ -362,11 +362,11 @@ async fn a_start_that_a_server_or_a_proxy_cannot_let_in_now_tries_again() {
 #[tokio::test]
 async fn a_proxy_that_refuses_the_options_of_a_start_is_asked_once() {
     let server = Arc::<Server>::default();
-    let refusal = refusal("08P01", "unsupported startup parameter: options");
-    *server.nonsense.lock().unwrap() = vec![refusal.clone(), refusal];
+    let answer = fatal("08P01", "unsupported startup parameter: options");
+    *server.nonsense.lock().unwrap() = vec![answer.clone(), answer];
     let config = Config { database: listen(&server).await, ..Config::default() };
     let manager = MemoryManager::with([("database", login("one"))]);
-    let report = Harness::<Service>::start(manager, config).await.err().expect("a report").to_string();
+    let report = Harness::<Service>::start(manager, config).await.expect_err("it is refused").to_string();
     assert!(report.contains("set database.startup_options to false"), "{report}");
     assert_eq!(server.nonsense.lock().unwrap().len(), 1);
 }
@@ -378,7 +378,7 @@ async fn a_reload_gives_a_connection_up_if_a_server_or_a_proxy_has_none_left() {
         let server = Arc::<Server>::default();
         let (harness, manager) = start(&server).await;
         server.passwords.lock().unwrap().push("two");
-        server.nonsense.lock().unwrap().push(refusal(sqlstate, text));
+        server.nonsense.lock().unwrap().push(fatal(sqlstate, text));
         manager.rotate("database", login("two"));
         harness.reload().await.unwrap_or_else(|report| panic!("{report}"));
         assert_eq!(server.ends.lock().unwrap().first(), Some(&2), "{text}");
@@ -396,7 +396,7 @@ async fn a_login_that_the_rules_of_the_server_reject_needs_no_other_password() {
     ] {
         let server = Arc::<Server>::default();
         let (harness, manager) = start(&server).await;
-        server.nonsense.lock().unwrap().push(refusal("28000", &format!("{no_entry}, {end}")));
+        server.nonsense.lock().unwrap().push(fatal("28000", &format!("{no_entry}, {end}")));
         manager.rotate("database", login("two"));
         let report = harness.reload().await.expect_err("it is rejected");
         assert_eq!(report.exit(), Exit::Denied);
