@@ -1,6 +1,6 @@
 //! Reads that may hang, because a volume does not answer.
 
-use crate::regular_file;
+use crate::{credentials::pem, regular_file};
 use std::{
     collections::BTreeMap,
     io::{self, ErrorKind},
@@ -73,6 +73,14 @@ impl FileReads {
     /// As [`regular_file::read`], and [`ErrorKind::TimedOut`] if it does not answer in time.
     pub(crate) async fn read(&self, path: &Path) -> io::Result<String> {
         regular_file::text_of(self.read_bytes(path).await?)
+    }
+
+    /// Reads a PEM file without secrets.
+    ///
+    /// # Errors
+    /// As [`read_bytes`](Self::read_bytes).
+    pub(crate) async fn read_pem(&self, path: &Path) -> io::Result<String> {
+        Ok(std::mem::take(&mut *pem::text_of(&self.read_bytes(path).await?)))
     }
 
     /// Reads a file.

@@ -27,7 +27,7 @@ use crate::{
     status::{Status, writer::StatusWriter},
     telemetry::{Telemetry, standard_error},
 };
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// The time for which a start reads a file of the configuration again that cannot be read, or is not TOML. It is short:
@@ -124,12 +124,46 @@ fn stopped_before_loading() -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Reads the configuration.
+/// Reads the configuration for a command.
 ///
 /// # Errors
 /// The report of every mistake. It is logged in the format that the configuration asks for.
-pub(crate) fn configure<A: Application>(sources: &Sources) -> Result<Arc<Config<A::Settings>>, CommandError> {
-    read_config::<A>(sources).map_err(log_in_its_format::<A>)
+pub(crate) async fn configure<A: Application>(sources: &Sources) -> Result<Arc<Config<A::Settings>>, CommandError> {
+    read_in_time(sources, read_config::<A>).await.map_err(log_in_its_format::<A>)
+}
+
+/// Reads the configuration for a command that needs a part of it. The service does not check its own settings.
+///
+/// # Errors
+/// Every mistake.
+pub(crate) async fn read_for_a_command<A: Application>(sources: &Sources) -> Result<Config<A::Settings>, ConfigError> {
+    let read = |sources: &Sources| Config::load(sources, A::PACKAGE.name, &A::Secrets::specs());
+    read_in_time(sources, read).await
+}
+
+/// Reads the files of the configuration, whose volume may hang.
+///
+/// # Errors
+/// That of `read`, or that of files which did not answer in time.
+pub(crate) async fn read_in_time<T: Send + 'static>(
+    sources: &Sources,
+    read: impl FnOnce(&Sources) -> Result<T, ConfigError> + Send + 'static,
+) -> Result<T, ConfigError> {
+    read_in_turn(&BlockingReads::default(), sources, read).await
+}
+
+async fn read_in_turn<T: Send + 'static>(
+    reads: &BlockingReads,
+    sources: &Sources,
+    read: impl FnOnce(&Sources) -> Result<T, ConfigError> + Send + 'static,
+) -> Result<T, ConfigError> {
+    let of_read = sources.clone();
+    let silent = || {
+        let subject = format!("configuration folder {}", sources.dir.display());
+        ConfigError::of_silent_files(subject, "look at the volume that it is on; then start again")
+    };
+    // In a box, because the compiler gives up on futures that are nested more deeply.
+    Box::pin(reads.run(move || read(&of_read))).await.unwrap_or_else(|| Err(silent()))
 }
 
 /// Reads the configuration for a start. Reads a file that cannot be read, or is not TOML, again for a moment: somebody may
@@ -138,27 +172,21 @@ pub(crate) fn configure<A: Application>(sources: &Sources) -> Result<Arc<Config<
 /// # Errors
 /// As [`configure`].
 async fn configure_a_start<A: Application>(sources: &Sources) -> Result<Arc<Config<A::Settings>>, CommandError> {
-    let of_start = sources.clone();
-    let read = move || read_config::<A>(&of_start);
-    read_for_a_start(&sources.dir, read).await.map_err(log_in_its_format::<A>)
+    read_for_a_start(sources, read_config::<A>).await.map_err(log_in_its_format::<A>)
 }
 
-/// Reads until there is a configuration, or an error that will not pass in a moment. `folder` is that of the files.
+/// Reads until there is a configuration, or an error that will not pass in a moment.
 async fn read_for_a_start<T: Send + 'static>(
-    folder: &Path,
-    read: impl Fn() -> Result<T, ConfigError> + Clone + Send + 'static,
+    sources: &Sources,
+    read: impl Fn(&Sources) -> Result<T, ConfigError> + Clone + Send + 'static,
 ) -> Result<T, ConfigError> {
     let reads = BlockingReads::default();
     let mut pauses = Backoff::until(Instant::now() + WAIT_FOR_FILES);
     let mut is_said = false;
     loop {
-        let error = match reads.run(read.clone()).await {
-            Some(Ok(config)) => return Ok(config),
-            Some(Err(error)) => error,
-            None => {
-                let subject = format!("configuration folder {}", folder.display());
-                ConfigError::of_silent_files(subject, "look at the volume that it is on; then start again")
-            }
+        let error = match read_in_turn(&reads, sources, read.clone()).await {
+            Ok(config) => return Ok(config),
+            Err(error) => error,
         };
         if error.unread.is_none() || !pauses.wait().await {
             return Err(error);
@@ -239,18 +267,20 @@ mod tests {
     use std::sync::{Mutex, mpsc};
 
     #[tokio::test]
-    async fn a_start_ends_with_an_error_if_the_files_of_its_configuration_hang() {
+    async fn a_start_and_a_command_end_with_an_error_if_the_files_of_the_configuration_hang() {
         let (volume, answers) = mpsc::sync_channel::<()>(1);
         let answers = Arc::new(Mutex::new(answers));
-        let read = move || {
+        let read = move |_: &Sources| {
             // It ends when the sender is dropped.
             let _ = answers.lock().expect("no read panics").recv();
             Ok(())
         };
-        let error = read_for_a_start(Path::new("/mnt/config"), read.clone()).await.expect_err("no file answers");
-        let report = error.report.to_string();
-        assert!(report.contains("configuration folder /mnt/config") && report.contains("within 2 s"), "{report}");
+        let sources = Sources::new("/mnt/config".into(), []);
+        for read in [read_for_a_start(&sources, read.clone()).await, read_in_time(&sources, read.clone()).await] {
+            let report = read.expect_err("no file answers").report.to_string();
+            assert!(report.contains("configuration folder /mnt/config") && report.contains("within 2 s"), "{report}");
+        }
         drop(volume);
-        assert!(read_for_a_start(Path::new("/mnt/config"), read).await.is_ok());
+        assert!(read_for_a_start(&sources, read).await.is_ok());
     }
 }

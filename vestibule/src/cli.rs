@@ -170,7 +170,7 @@ async fn run<A: Application>(
         CliCommand::Serve => unreachable!("it has ended"),
         CliCommand::Check { live } => check::run::<A>(&sources, manager, &signals, live).await,
         CliCommand::Migrate => migrate::run::<A>(&sources, manager, &signals).await,
-        CliCommand::Config { json, explain } => config::run::<A>(&sources, json, explain),
+        CliCommand::Config { json, explain } => config::run::<A>(&sources, json, explain).await,
         CliCommand::Openapi { auth } => openapi::run::<A>(auth),
         CliCommand::Policy { holder, provider, account, kms_key, database_resource } => {
             let resource_ids = database_resource.into_iter().collect();
@@ -181,6 +181,7 @@ async fn run<A: Application>(
                 provider,
                 &AwsAccount { id: account, kms_keys: kms_key, resource_ids },
             )
+            .await
         }
         CliCommand::Reload { pid, wait, settle, .. } => {
             let wait = if wait { Some(settle) } else { None };

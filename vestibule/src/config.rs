@@ -50,6 +50,7 @@ use crate::{
     credentials::{login::PostgresName, signing_keys::SigningKeys},
     exit::{Exit, Fault, Phase, Report},
     secrets::{
+        aws::sdk,
         credential::{CLIENT_CA, OTLP, SERVER_TLS},
         id::SecretId,
         kind::Kind,
@@ -172,7 +173,7 @@ impl<T: ServiceSettings> Config<T> {
         more.extend(check::auth(&config.auth, &config.server, &layers));
         more.extend(check::traces(&config.traces, &config.secrets, cfg!(feature = "otlp"), &layers));
         let client_ca = config.server.client_ca.as_ref();
-        more.extend(check::secrets(&config.secrets, client_ca, &layers));
+        more.extend(check::secrets(&config.secrets, client_ca, sdk::region_of_environment(), &layers));
         more.extend(check::vault(&config.secrets, client_ca, sources.is_strict(), &layers));
         if all_read && !has_mistake_in("service", &mistakes) {
             let mut check = SettingsCheck::new(&config.secrets);
@@ -187,6 +188,15 @@ impl<T: ServiceSettings> Config<T> {
                 &config.database,
                 &config.databases,
                 &layers,
+            ));
+        }
+        // A reload compares what is written, so it must not be the first to find out that nothing can be.
+        if faults.is_empty() && more.is_empty() && serde_json::to_value(&config).is_err() {
+            more.push(Fault::new(
+                Exit::Bug,
+                "section [service]",
+                "these settings can be read, and not be written as JSON: `Serialize` of the service's settings gives an error",
+                "correct the code of the service; the keys of a map must be texts",
             ));
         }
         // One fault per value: the first check that refuses it says enough.
@@ -286,8 +296,11 @@ impl<T: ServiceSettings> Config<T> {
     }
 
     /// Returns everything as one tree, to compare.
+    ///
+    /// # Panics
+    /// If the service's own code panics, which writes its settings.
     pub(crate) fn tree(&self) -> serde_json::Value {
-        serde_json::to_value(self).expect("a configuration was read from such a tree")
+        serde_json::to_value(self).expect("it was written once when it was read")
     }
 }
 

@@ -55,16 +55,18 @@ impl<A: Application> ConfigReader<A> {
 
     /// Reads the configuration. The error is transient if its files do not answer in time: no other trigger may wait for them.
     pub(crate) async fn read(&self, in_service: &Arc<Config<A::Settings>>) -> ConfigOrError<A> {
-        let read = self.read.clone();
-        // The service's own code reads and writes its settings. A panic there must not end the reload actor.
-        let read = move || caught(|| read());
-        let config = match self.reads.run(read).await {
-            Some(Some(config)) => config?,
-            Some(None) => return Err(Report::of(Phase::Config, panicked()).into()),
-            None => return Err(LoadError::of_silent_files()),
+        let (read, in_service) = (self.read.clone(), in_service.clone());
+        let read_and_compare = move || {
+            let config = read()?;
+            // The same `Arc` tells everybody that no setting changed.
+            Ok(if config.tree() == in_service.tree() { in_service } else { config })
         };
-        // The same `Arc` tells everybody that no setting changed.
-        Ok(if config.tree() == in_service.tree() { in_service.clone() } else { config })
+        // The service's own code reads and writes its settings. A panic there must not end the reload actor.
+        match self.reads.run(move || caught(read_and_compare)).await {
+            Some(Some(config)) => config,
+            Some(None) => Err(Report::of(Phase::Config, panicked()).into()),
+            None => Err(LoadError::of_silent_files()),
+        }
     }
 }
 
@@ -353,7 +355,8 @@ impl<A: Application> Reloader<A> {
 
     fn publish<'a>(&self, generation: Generation<A>, replaced: &'a Arc<Generation<A>>) -> Publication<'a, A> {
         let generation = Arc::new(generation);
-        let needs_restart = generation.config.needs_restart(&self.started_with);
+        // The service's own code writes its settings.
+        let needs_restart = caught(|| generation.config.needs_restart(&self.started_with)).unwrap_or_default();
         if !needs_restart.is_empty() {
             tracing::warn!(
                 config.keys = needs_restart.join(", "),

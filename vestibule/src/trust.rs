@@ -49,7 +49,7 @@ pub(crate) async fn aws_certificates(files: &FileReads) -> Result<Vec<Certificat
     };
     let subject = format!("variable {AWS_CA_BUNDLE}");
     let remedy = "name a PEM file with the certificates of authorities, and nothing else";
-    let text = files.read(Path::new(&path)).await.map_err(|error| {
+    let text = files.read_pem(Path::new(&path)).await.map_err(|error| {
         let problem = format!("{} cannot be read: {}", path.display(), RootCause::of(&error));
         Fault::new(exit_of(&error), subject.clone(), problem, remedy)
     })?;
@@ -59,7 +59,7 @@ pub(crate) async fn aws_certificates(files: &FileReads) -> Result<Vec<Certificat
 /// Returns the exit code for a file that cannot be read. One that is not there may come; one of a wrong kind stays wrong.
 fn exit_of(error: &io::Error) -> Exit {
     match error.kind() {
-        io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData | io::ErrorKind::FileTooLarge => Exit::Config,
+        io::ErrorKind::InvalidInput | io::ErrorKind::FileTooLarge => Exit::Config,
         _ => Exit::Unavailable,
     }
 }
@@ -127,7 +127,7 @@ async fn platform_certificates(files: &FileReads) -> Result<Vec<CertificateDer<'
 /// A fault with exit code 78 if a block cannot be read, or if this is no regular file: the library would wait for
 /// somebody who writes to a FIFO. With 69 if the file does not answer.
 async fn certificates_of(path: &Path, files: &FileReads) -> Result<Vec<CertificateDer<'static>>, Fault> {
-    let text = match files.read(path).await {
+    let text = match files.read_pem(path).await {
         Ok(text) => text,
         Err(error) => {
             let exit = match error.kind() {
@@ -190,16 +190,19 @@ mod tests {
         let (one, other) = (authority("one"), authority("other"));
         let path = std::env::temp_dir().join(format!("bundle-{}.pem", uuid::Uuid::new_v4()));
         let files = FileReads::default();
-        for (text, count) in [
-            (format!("# the first\n{one}\n{other}"), Some(2)),
-            (format!("{}{other}", one.trim()), Some(2)),
-            (format!("\u{feff}{one}"), Some(1)),
-            (format!("{one}{}", other.replacen("-----END", "----END", 1)), None),
-            (String::new(), None),
+        let in_latin1 = |text: &str| [b"# Autorit\xe9\n", text.as_bytes()].concat();
+        for (file, count) in [
+            (format!("# the first\n{one}\n{other}").into(), Some(2)),
+            (format!("{}{other}", one.trim()).into(), Some(2)),
+            (format!("\u{feff}{one}").into(), Some(1)),
+            (in_latin1(&format!("{}{other}", one.trim())), Some(2)),
+            (format!("{one}{}", other.replacen("-----END", "----END", 1)).into(), None),
+            (in_latin1(""), None),
+            (Vec::new(), None),
         ] {
-            fs::write(&path, &text).unwrap();
+            fs::write(&path, &file).unwrap();
             let certificates = certificates_of(&path, &files).await;
-            assert_eq!(certificates.as_ref().ok().map(Vec::len), count, "{text}");
+            assert_eq!(certificates.as_ref().ok().map(Vec::len), count, "{}", String::from_utf8_lossy(&file));
             assert!(certificates.err().is_none_or(|fault| fault.exit == Exit::Config));
         }
         fs::remove_file(&path).unwrap();
@@ -257,10 +260,9 @@ mod tests {
     #[tokio::test]
     async fn a_file_whose_kind_is_wrong_is_one_that_nobody_waits_for() {
         let files = FileReads::default();
-        let path = std::env::temp_dir().join(format!("latin1-{}.pem", uuid::Uuid::new_v4()));
-        fs::write(&path, b"# Autorit\xe9").unwrap();
-        assert_eq!(exit_of(&files.read(&path).await.unwrap_err()), Exit::Config);
-        fs::remove_file(&path).unwrap();
-        assert_eq!(exit_of(&files.read(&path).await.unwrap_err()), Exit::Unavailable);
+        let folder = std::env::temp_dir();
+        assert_eq!(exit_of(&files.read_pem(&folder).await.unwrap_err()), Exit::Config);
+        let path = folder.join(format!("absent-{}.pem", uuid::Uuid::new_v4()));
+        assert_eq!(exit_of(&files.read_pem(&path).await.unwrap_err()), Exit::Unavailable);
     }
 }

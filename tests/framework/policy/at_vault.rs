@@ -136,8 +136,9 @@ async fn a_policy_lets_leases_be_made_renewed_and_given_back_and_certificates_be
 }
 
 #[tokio::test]
-async fn a_policy_lets_migrate_have_a_login_made_and_given_back() {
-    let roles = Roles::new("policy_migrate").await;
+async fn a_policy_lets_migrate_have_a_login_made_renewed_and_given_back() {
+    // Shorter than a lease, so that the token must be renewed with it.
+    let roles = Roles { token_ttl: "12s", ..Roles::new("policy_migrate").await };
     let tenant = &roles.tenant;
     let (owner, access) = (format!("{}_owner", tenant.name()), tenant.access_role());
     // The login that the engine makes is a member of the role that owns the database.
@@ -149,14 +150,25 @@ async fn a_policy_lets_migrate_have_a_login_made_and_given_back() {
         ),
     )
     .await;
-    let login = roles.server.lease_logins(tenant, "1h", "1h").await.expect("a role");
+    let login = roles.server.lease_logins(tenant, "20s", "1h").await.expect("a role");
     let mut admin = tenant.admin().await.expect("a connection");
     let reassign = format!("REASSIGN OWNED BY {} TO {owner}", tenant.migrator_role());
     sqlx::raw_sql(sqlx::AssertSqlSafe(reassign)).execute(&mut admin).await.expect("the tables have another owner");
     let configure =
         |launch: Launch| launch.env("APP_SECRETS__IDS__MIGRATOR", &login).env("APP_DATABASE__OWNER_ROLE", &owner);
     let (migrate, rights) = roles.make("migrate", configure).await;
-    run(migrate, &["migrate"]);
+    // A migration that takes longer than a third of the lease.
+    sqlx::raw_sql("BEGIN; LOCK TABLE _sqlx_migrations").execute(&mut admin).await.expect("a lock");
+    let migrating = migrate.args(["migrate"]).start();
+    eventually("a renewal", async || {
+        let requests = roles.server.requests_with(&roles.name("migrate"));
+        let is_renewed = requests.iter().any(|request| request.path == "sys/leases/renew");
+        if is_renewed { Ok(()) } else { Err(requests.len()) }
+    })
+    .await;
+    sqlx::raw_sql("ROLLBACK").execute(&mut admin).await.expect("no lock");
+    let exited = migrating.exited(DEFAULT_TIMEOUT).await;
+    assert_eq!(exited.code, Some(0), "{}{}", exited.stdout, exited.stderr);
     roles.assert_used("migrate", &rights);
     assert_eq!(tenant.leased_users().await.expect("a list"), [""; 0]);
 }

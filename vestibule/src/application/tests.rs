@@ -1,10 +1,11 @@
 use super::*;
 use crate::{
     caught::PanicsWhenDropped,
+    exit::Exit,
     metrics::exposition_format::ExpositionFormat,
     testing::{Harness, MemoryManager, idle_service::NoSecrets},
 };
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 use std::{future::pending, time::Duration};
 use tokio::time::{sleep, timeout};
 use vestibule_derive::ConfigSection;
@@ -18,9 +19,19 @@ struct Fragile {
 struct FragileSettings {
     /// The number of this configuration.
     #[setting(min = 0, max = 9)]
+    #[serde(serialize_with = "write_number")]
     number: u8,
     /// `true` if its build does not end.
     hangs: bool,
+}
+
+/// The number that `Serialize` panics for.
+const UNWRITABLE: u8 = 9;
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde wants it")]
+fn write_number<S: Serializer>(number: &u8, serializer: S) -> Result<S::Ok, S::Error> {
+    assert_ne!(*number, UNWRITABLE);
+    serializer.serialize_u8(*number)
 }
 
 impl Application for Fragile {
@@ -50,6 +61,15 @@ async fn start() -> Harness<Fragile> {
     let harness = Harness::start(MemoryManager::new(), config(1, false)).await.expect("it needs nothing");
     harness.start_reloading();
     harness
+}
+
+#[tokio::test]
+async fn settings_that_cannot_be_written_fail_their_own_reload() {
+    let harness = Harness::<Fragile>::start(MemoryManager::new(), config(1, false)).await.expect("it needs nothing");
+    let report = harness.reload_with(config(UNWRITABLE, false)).await.expect_err("it panics");
+    assert_eq!(report.exit(), Exit::Bug);
+    assert!(harness.reload_with(config(2, false)).await.expect("a new number"));
+    harness.stop().await;
 }
 
 #[tokio::test]

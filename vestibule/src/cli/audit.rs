@@ -28,7 +28,7 @@ use crate::{
     bootstrap::{self, command_error::CommandError, manager::ManagerSetup},
     config::{Config, ConfigError, layers::Sources, settings::LogFormat},
     exit::{Phase, Report},
-    secrets::{id::SecretId, regions::Regions, set::SecretSet, source::SourceError, version::Versions},
+    secrets::{id::SecretId, regions::Regions, source::SourceError, version::Versions},
     signals::CommandSignals,
 };
 use futures_util::{StreamExt, future::join_all, stream};
@@ -54,7 +54,7 @@ pub(super) async fn run<A: Application, M: ManagerSetup<A::Settings>>(
 ) -> Result<(), CommandError> {
     let AuditArguments { urls, expect, ca, name, since } = arguments;
     let replicas = AdminListeners::find(&urls, expect, ca.as_deref(), name).await?;
-    let config = configure::<A, M>(sources)?;
+    let config = configure::<A, M>(sources).await?;
     let deadline = Instant::now() + config.secrets.deadline;
     let regions = Arc::new(bootstrap::regions(sources, manager, &config, deadline).await.map_err(failed)?);
     let audit = super::close_after(&regions, signals, audit(&regions, &config, &replicas, since)).await;
@@ -121,10 +121,10 @@ pub(super) fn failed(report: Report) -> CommandError {
 ///
 /// # Errors
 /// If a part is wrong that the command needs.
-pub(super) fn configure<A: Application, M: ManagerSetup<A::Settings>>(
+pub(super) async fn configure<A: Application, M: ManagerSetup<A::Settings>>(
     sources: &Sources,
 ) -> Result<Config<A::Settings>, CommandError> {
-    match Config::load(sources, A::PACKAGE.name, &A::Secrets::specs()) {
+    match bootstrap::read_for_a_command::<A>(sources).await {
         Ok(config) => Ok(config),
         Err(ConfigError { secrets: Some(secrets), .. }) if !M::READS_ALL_SETTINGS => {
             Ok(Config { secrets: *secrets, ..Config::default() })

@@ -19,7 +19,7 @@ pub(super) async fn run<A: Application>(
     signals: &CommandSignals,
     live: bool,
 ) -> Result<(), CommandError> {
-    let config = bootstrap::configure::<A>(sources)?;
+    let config = bootstrap::configure::<A>(sources).await?;
     say!("The configuration is valid.");
     if !live {
         for database in config.iam_databases() {

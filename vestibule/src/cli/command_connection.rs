@@ -5,11 +5,10 @@
 use super::admin::{self, AdminUnreachable, command_error};
 use crate::{
     application::Application,
-    bootstrap::command_error::CommandError,
+    bootstrap::{self, command_error::CommandError},
     config::{AdminConfig, Config, ConfigError, SecretsConfig, layers::Sources},
     exit::Exit,
     http::command_socket::CommandSocket,
-    secrets::set::SecretSet,
 };
 use axum::{
     body::Body,
@@ -45,7 +44,7 @@ impl CommandConnection {
     /// # Errors
     /// If a file cannot be read, `[admin]` is wrong, nobody listens, or the process that listens belongs to another user.
     pub(super) async fn open<A: Application>(sources: &Sources) -> Result<Self, CommandError> {
-        Self::of::<A>(read::<A>(sources)).await
+        Self::of::<A>(bootstrap::read_for_a_command::<A>(sources).await).await
     }
 
     /// Connects to the service of a configuration.
@@ -59,14 +58,15 @@ impl CommandConnection {
         }
     }
 
-    /// Does the same for a command that only asks. If a file cannot be read, it asks at the address that the rest gives:
-    /// variables, or the defaults.
+    /// Does the same for a command that only asks. If a file cannot be read, or does not answer, it asks at the address that
+    /// the rest gives: variables, or the defaults.
     ///
     /// # Errors
     /// As [`open`](Self::open). If a file cannot be read, and nobody of this user listens at that address: the mistakes of
     /// the configuration.
     pub(super) async fn open_to_ask<A: Application>(sources: &Sources) -> Result<Self, CommandError> {
-        match read::<A>(sources) {
+        let read = bootstrap::read_for_a_command::<A>(sources).await;
+        match read.map_err(|error| with_variables::<A>(error, sources)) {
             Err(ConfigError { admin: Some(admin), all_read: false, report, telemetry, .. }) => {
                 let connected = Self::connect_to(&admin, &SecretsConfig::default(), A::PACKAGE.name).await;
                 connected.map_err(|_| CommandError { report, format: telemetry.format })
@@ -137,8 +137,13 @@ impl CommandConnection {
     }
 }
 
-fn read<A: Application>(sources: &Sources) -> Result<Config<A::Settings>, ConfigError> {
-    Config::load(sources, A::PACKAGE.name, &A::Secrets::specs())
+/// Adds what the variables say about `[admin]` to an error of files that did not answer.
+fn with_variables<A: Application>(error: ConfigError, sources: &Sources) -> ConfigError {
+    if error.all_read || error.admin.is_some() {
+        return error;
+    }
+    let without_files = Config::<A::Settings>::load(&sources.without_files(), A::PACKAGE.name, &[]).err();
+    ConfigError { admin: without_files.and_then(|error| error.admin), ..error }
 }
 
 async fn connect(socket: &CommandSocket) -> io::Result<(SendRequest<Body>, UCred)> {
@@ -151,4 +156,20 @@ async fn connect(socket: &CommandSocket) -> io::Result<(SendRequest<Body>, UCred
 
 fn error_at(socket: &CommandSocket, exit: Exit, problem: String, remedy: &str) -> CommandError {
     command_error(exit, format!("the command socket {socket}"), problem, remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::idle_service::IdleService;
+
+    #[test]
+    fn a_command_that_asks_finds_the_service_by_variables_if_no_file_answers() {
+        let variables = [("APP_ADMIN__LISTEN", "127.0.0.1:9999")].map(|(name, value)| (name.into(), value.into()));
+        let sources = Sources::new("/mnt/config".into(), variables);
+        let silent = ConfigError::of_silent_files("configuration folder /mnt/config".into(), "look at the volume");
+        let error = with_variables::<IdleService>(silent, &sources);
+        assert_eq!(error.admin.map(|admin| admin.listen), Some("127.0.0.1:9999".parse().expect("an address")));
+        assert!(!error.all_read && error.report.to_string().contains("/mnt/config"));
+    }
 }

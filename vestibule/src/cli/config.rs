@@ -4,20 +4,22 @@ use super::migrate;
 use crate::{
     application::Application,
     bootstrap::{self, command_error::CommandError},
-    config::{self, layers::Sources},
+    config::{self, ConfigError, layers::Sources},
     credentials::all_secrets::AllSecrets,
     secrets::set::SecretSet,
 };
 use serde_json::json;
 
-pub(super) fn run<A: Application>(sources: &Sources, json: bool, explain: bool) -> Result<(), CommandError> {
+pub(super) async fn run<A: Application>(sources: &Sources, json: bool, explain: bool) -> Result<(), CommandError> {
     if explain {
         say!("{}", config::settings_table::<A::Settings>());
         return Ok(());
     }
-    let config = bootstrap::configure::<A>(sources)?;
+    let config = bootstrap::configure::<A>(sources).await?;
+    let format = config.telemetry.format;
     if !json {
-        say!("{}", config::effective(&config, sources).trim());
+        let text = bootstrap::read_in_time(sources, move |sources| Ok(config::effective(&config, sources))).await;
+        say!("{}", text.map_err(|ConfigError { report, .. }| CommandError { report, format })?.trim());
         return Ok(());
     }
     let mut credentials = Vec::new();

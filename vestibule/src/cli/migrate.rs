@@ -124,7 +124,7 @@ pub(super) async fn run<A: Application>(
     manager: impl ManagerSetup<A::Settings>,
     signals: &CommandSignals,
 ) -> Result<(), CommandError> {
-    let config = bootstrap::configure::<A>(sources)?;
+    let config = bootstrap::configure::<A>(sources).await?;
     Telemetry::install(&config.telemetry, &A::PACKAGE).map_err(|error| bootstrap::start_error(&error))?;
     let format = config.telemetry.format;
     migrate::<A>(sources, manager, signals, &config).await.map_err(|report| CommandError { report, format })

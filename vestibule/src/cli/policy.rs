@@ -17,14 +17,14 @@ use crate::{
 };
 
 /// Prints the policy on standard output, and nothing else there. Remarks go to standard error.
-pub(super) fn run<A: Application>(
+pub(super) async fn run<A: Application>(
     sources: &Sources,
     manager: &impl ManagerSetup<A::Settings>,
     holder: RightsHolder,
     provider: Option<SecretsProvider>,
     account: &AwsAccount,
 ) -> Result<(), CommandError> {
-    let config = bootstrap::configure::<A>(sources)?;
+    let config = bootstrap::configure::<A>(sources).await?;
     let failed = |report| CommandError { report, format: LogFormat::Pretty };
     let rights = match holder {
         RightsHolder::Serve => rights_to_serve::<A>(&config),
@@ -57,7 +57,6 @@ fn rights_to_serve<A: Application>(config: &Config<A::Settings>) -> Rights<'_> {
     });
     Rights {
         values: AllSecrets::<A::Secrets>::to_fetch(config).map(|(_, id)| id).collect(),
-        renews_leases: true,
         token_log_ins: token_log_ins.collect(),
         ..Rights::default()
     }

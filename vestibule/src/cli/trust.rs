@@ -65,7 +65,7 @@ async fn of_file(path: &Path) -> Result<ClientConfig, Fault> {
         let remedy = "give a PEM file with the certificates of authorities, and nothing else";
         Fault::new(Exit::Usage, format!("--ca {}", path.display()), problem, remedy)
     };
-    let read = FileReads::default().read(path).await;
+    let read = FileReads::default().read_pem(path).await;
     let pem = read.map_err(|error| fault(format!("it cannot be read: {error}")))?;
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(trust::authorities_in(&pem).map_err(fault)?);

@@ -10,8 +10,8 @@ use super::{
     layers::Layers,
     prefix,
     settings::{
-        AdminConfig, DatabaseConfig, ReloadAccess, SecretsConfig, ServerConfig, TlsMode, auth::AuthConfig,
-        traces::TracesConfig,
+        AdminConfig, DatabaseConfig, ReloadAccess, SecretsConfig, SecretsProvider, ServerConfig, TlsMode,
+        auth::AuthConfig, traces::TracesConfig,
     },
     settings_check::{SettingsCheck, SettingsMistake},
 };
@@ -213,8 +213,14 @@ pub(super) fn prefix(secrets: &SecretsConfig, layers: &Layers) -> Option<Fault> 
     Some(layers.fault(&path(&["secrets", "prefix"]), problem, "correct the value"))
 }
 
-/// Checks the Regions, and the times of polls, and returns every mistake.
-pub(super) fn secrets(secrets: &SecretsConfig, client_ca: Option<&SecretId>, layers: &Layers) -> Vec<Fault> {
+/// Checks the Regions, and the times of polls, and returns every mistake. `region_of_environment` is the one that counts if
+/// none is configured.
+pub(super) fn secrets(
+    secrets: &SecretsConfig,
+    client_ca: Option<&SecretId>,
+    region_of_environment: Option<String>,
+    layers: &Layers,
+) -> Vec<Fault> {
     let mut faults = Vec::new();
     if !secrets.refresh_every.is_zero() && secrets.max_stale <= secrets.refresh_every {
         faults.push(layers.fault(
@@ -229,14 +235,18 @@ pub(super) fn secrets(secrets: &SecretsConfig, client_ca: Option<&SecretId>, lay
         let problem = "expected a list of Regions such as \"eu-west-1\", each once";
         faults.push(layers.fault(&path(&["secrets", "aws", "regions"]), problem, "correct the list"));
     }
+    // With several Regions, each is asked for its own replica.
+    let only_region = match (&regions[..], secrets.provider) {
+        ([only], _) => Some((only.clone(), "secrets.aws.regions")),
+        ([], SecretsProvider::Aws) => region_of_environment.map(|region| (region, "the variable AWS_REGION")),
+        _ => None,
+    };
     for (place, id) in configured_ids(secrets, client_ca) {
-        // With several Regions, each is asked for its own replica.
-        if let ([only], Some(region)) = (&regions[..], id.region())
+        if let (Some((only, origin)), Some(region)) = (&only_region, id.region())
             && only != region
         {
             let remedy = "correct the Region, or give the secret's name instead of its ARN";
-            let problem = "this ARN is not of the Region in secrets.aws.regions";
-            faults.push(layers.fault(&place, problem, remedy));
+            faults.push(layers.fault(&place, format!("this ARN is not of the Region in {origin}"), remedy));
         }
     }
     faults

@@ -52,6 +52,12 @@ impl Sources {
         Self { dir, profile: profile.filter(|profile| !profile.is_empty()), variables }
     }
 
+    /// Returns the same variables without files.
+    pub(crate) fn without_files(&self) -> Self {
+        // No file can be below it, so each read ends at once.
+        Self { dir: "/dev/null".into(), ..self.clone() }
+    }
+
     /// Returns `true` unless the profile is [`DEVELOPMENT`](Self::DEVELOPMENT).
     pub fn is_strict(&self) -> bool {
         self.profile.as_deref() != Some(Self::DEVELOPMENT)

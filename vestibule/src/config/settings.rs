@@ -355,7 +355,7 @@ pub struct DatabaseConfig {
     #[serde(with = "units::duration")]
     #[setting(min = "1s", max = "7d")]
     pub max_lifetime: Duration,
-    /// The time after which an idle connection is closed.
+    /// The time after which an idle connection is closed, give or take 10 %.
     #[serde(with = "units::duration")]
     #[setting(min = "1s", max = "7d")]
     pub idle_timeout: Duration,

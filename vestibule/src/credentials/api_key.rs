@@ -9,7 +9,8 @@ use crate::secrets::{
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
 
-/// An API key. The manager has it as bare text, or as `{"api_key": "…"}`.
+/// An API key. The manager has it as bare text, or as `{"api_key": "…"}`. A key may itself be base64 of other JSON, as those of
+/// Grafana are.
 ///
 /// A service gives it to [`Build::client`](crate::Build::client). A client of its own kind can read it:
 ///
@@ -42,8 +43,9 @@ impl Kind for ApiKey {
 
     fn read(values: &SecretValues) -> Result<Self, Malformed> {
         let text = values.current().text.expose_secret();
-        let key = match ValueText::of(text, Self::EXPECTED)? {
-            ValueText::Json(text) => json::<Self>(text, Self::EXPECTED)?.key,
+        let of_json = |text: &str| json::<Self>(text, Self::EXPECTED);
+        let key = match ValueText::unless_in_base64(text, Self::EXPECTED, |text| of_json(text).is_ok())? {
+            ValueText::Json(text) => of_json(text)?.key,
             // Files and editors put a newline at the end, which no header can carry.
             ValueText::Bare(text) => text.trim().into(),
         };

@@ -25,7 +25,7 @@ use zeroize::{Zeroize, Zeroizing};
 /// { "username": "app", "password": "…", "host": "db.internal", "port": 5432, "dbname": "app" }
 /// ```
 ///
-/// Host, port and database name are optional; an empty one is absent. The port may be a number or a text, and the host may
+/// Host, port and database name are optional; an empty one is absent, and so is a `dbname` of `*`, any database. The port may be a number or a text, and the host may
 /// have it too (`db.internal:5432`). `user` and `database` may stand for `username` and `dbname`. A service gives the
 /// credential to [`Build::database`](crate::Build::database).
 pub struct Login {
@@ -203,7 +203,11 @@ impl Login {
         }
         let username = name_of([json.username, json.user], Self::USERNAME)?;
         let username = username.ok_or(Malformed::expected(Self::USERNAME))?;
-        let dbname = name_of([json.dbname, json.database], Self::DBNAME)?;
+        let mut dbname = name_of([json.dbname, json.database], Self::DBNAME)?;
+        // CloudNativePG writes it for a superuser, who has no database of their own.
+        if dbname.as_deref() == Some("*") {
+            dbname = None;
+        }
         let password = text_of(json.password, Self::PASSWORD)?.ok_or(Malformed::expected(Self::PASSWORD))?;
         let password = not_blank(password, Self::PASSWORD)?;
         Ok(Self { username: Some(username), password: Some(password), host, port: port.or(port_of_host), dbname })

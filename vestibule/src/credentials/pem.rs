@@ -22,6 +22,20 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
+/// Returns the content of a PEM file as a text. Its comments may have any bytes: those that are no UTF-8 become `?`, which no
+/// block can have.
+pub(crate) fn text_of(file: &[u8]) -> Zeroizing<String> {
+    // It has room for all, so it does not grow: that would leave a copy of a private key behind.
+    let mut text = Zeroizing::new(String::with_capacity(file.len()));
+    for chunk in file.utf8_chunks() {
+        text.push_str(chunk.valid());
+        if !chunk.invalid().is_empty() {
+            text.push('?');
+        }
+    }
+    text
+}
+
 /// A block of a PEM text.
 pub(crate) struct PemBlock {
     pub(crate) label: PemLabel,

@@ -43,11 +43,21 @@ impl<'a> ValueText<'a> {
     /// [`Malformed`] with `expected`, if it is JSON and no object (such as a text in quotes, which was encoded once too
     /// often), or JSON in base64.
     pub fn of(value: &'a str, expected: &'static str) -> Result<Self, Malformed> {
+        Self::unless_in_base64(value, expected, |_| true)
+    }
+
+    /// Does the same, but takes JSON in base64 for a bare secret unless `is_refused` says otherwise of the JSON: some issuers
+    /// make such keys.
+    pub(super) fn unless_in_base64(
+        value: &'a str,
+        expected: &'static str,
+        is_refused: impl Fn(&str) -> bool,
+    ) -> Result<Self, Malformed> {
         let text = shape::without_byte_order_mark(value);
         if shape::starts_like_an_object(text) {
             return Ok(Self::Json(text));
         }
-        if shape::is_json_in_disguise(text) {
+        if shape::is_json_in_disguise(text, is_refused) {
             return Err(Malformed::expected(expected));
         }
         Ok(Self::Bare(text))

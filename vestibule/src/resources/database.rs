@@ -31,6 +31,7 @@ use super::{
 };
 use crate::{backoff::Backoff, credentials::login::Login, secrets::credential::Credential};
 pub use connection::{Connection, Session, Transaction};
+pub(super) use error::remedy_of_rules;
 pub(crate) use error::{fault, reason, sqlstate, transient, unanswered};
 use lease::Lease;
 pub(crate) use log_in::LogInOptions;

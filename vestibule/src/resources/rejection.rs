@@ -1,5 +1,6 @@
 //! A version of a credential that the other side rejects.
 
+use super::database::remedy_of_rules;
 use crate::{
     exit::{Exit, Fault},
     secrets::{
@@ -67,18 +68,17 @@ impl Rejection {
         if is_of_token {
             return token_rejected(subject, &reason);
         }
-        Fault::new(
-            Exit::Denied,
-            subject,
-            format!("the other side rejects it, in version {version}: {reason}"),
+        let remedy = remedy_of_rules(&reason).unwrap_or(
             "put the version that the other side accepts at the manager, or make the other side accept the version \
              at the manager: for a database, set that password",
-        )
+        );
+        let problem = format!("the other side rejects it, in version {version}: {reason}");
+        Fault::new(Exit::Denied, subject, problem, remedy)
     }
 }
 
 /// Returns the fault of a token that the database rejects.
 pub(crate) fn token_rejected(subject: impl Into<String>, reason: &str) -> Fault {
     let problem = format!("the database rejects the token that was signed for the log-in: {reason}");
-    Fault::new(Exit::Denied, subject, problem, REMEDY_OF_TOKEN)
+    Fault::new(Exit::Denied, subject, problem, remedy_of_rules(reason).unwrap_or(REMEDY_OF_TOKEN))
 }

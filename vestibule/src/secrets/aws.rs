@@ -7,7 +7,7 @@ pub(crate) mod rds_token;
 mod http_client;
 mod identity;
 mod remedies;
-mod sdk;
+pub(crate) mod sdk;
 
 use super::{
     id::{SecretId, VersionId},

@@ -27,7 +27,9 @@ impl SecretId {
         // The names that AWS's own services give to secrets have a `!`, as in `rds!db-…`.
         let is_allowed = |c: char| c.is_ascii_alphanumeric() || "/_+=.@!-".contains(c) || (is_arn && c == ':');
         let has_name = text.chars().any(|c| c != '/');
-        if (1..=512).contains(&text.len()) && text.chars().all(is_allowed) && has_name {
+        // AWS's limits for a name, and for an ARN, which has the name and more.
+        let longest = if is_arn { 2048 } else { 512 };
+        if (1..=longest).contains(&text.len()) && text.chars().all(is_allowed) && has_name {
             Some(Self(text.to_owned()))
         } else {
             None
@@ -110,9 +112,23 @@ mod tests {
     fn ids_that_no_manager_could_have_are_refused() {
         let managed = "arn:aws:secretsmanager:eu-west-1:1:secret:rds!db-7e5ad50b-88ae-4554-ad3e-f6dbe758b9d0-QGTzsj";
         let arn = "arn:aws:secretsmanager:eu-west-1:1:secret:n-AbCdEf";
-        for id in ["svc/database", "a", "/svc/db", "svc/", "a//b", "rds!cluster-7e5ad50b", managed, arn] {
+        let longest = "n".repeat(512);
+        let of_longest = format!("arn:aws:secretsmanager:eu-west-1:1:secret:{longest}-AbCdEf");
+        for id in [
+            "svc/database",
+            "a",
+            "/svc/db",
+            "svc/",
+            "a//b",
+            "rds!cluster-7e5ad50b",
+            managed,
+            arn,
+            &longest,
+            &of_longest,
+        ] {
             assert!(SecretId::parse(id).is_some(), "{id}");
         }
+        assert!(SecretId::parse(&format!("{longest}n")).is_none());
         for id in ["", " ", "/", "svc database", "a:b", "{prefix}/a", "svç"] {
             assert!(SecretId::parse(id).is_none(), "{id}");
         }

@@ -23,8 +23,6 @@ pub(crate) struct Rights<'a> {
     pub(crate) values: BTreeSet<SecretId>,
     /// The secrets whose versions it compares, without their values.
     pub(crate) versions: BTreeSet<SecretId>,
-    /// `true` if it lives for longer than a lease.
-    pub(crate) renews_leases: bool,
     /// The log-ins that it signs tokens for.
     pub(crate) token_log_ins: Vec<TokenLogIn<'a>>,
 }

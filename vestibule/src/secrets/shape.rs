@@ -33,13 +33,13 @@ pub(crate) fn is_invisible(c: char) -> bool {
         || matches!(c, '\u{2060}'..='\u{206f}' | '\u{fff9}'..='\u{fffb}')
 }
 
-/// Returns `true` if the text is JSON that is no object and no other bare word than `null`, or a JSON object in base64 or in
-/// the quotes of a shell.
-pub(crate) fn is_json_in_disguise(text: &str) -> bool {
+/// Returns `true` if the text is JSON that is no object and no other bare word than `null`, or a JSON object in the quotes of a
+/// shell, or in base64 if `is_refused` says so of the object.
+pub(crate) fn is_json_in_disguise(text: &str, is_refused: impl Fn(&str) -> bool) -> bool {
     let text = visible(text);
     text == NULL
         || (text.starts_with(['"', '[']) && is_json(text))
-        || is_object_in_base64(text)
+        || is_object_in_base64(text, is_refused)
         || is_object_in_quotes(text)
 }
 
@@ -56,13 +56,13 @@ fn is_object_in_quotes(text: &str) -> bool {
     text.starts_with("'{") && text.ends_with("}'")
 }
 
-fn is_object_in_base64(text: &str) -> bool {
+fn is_object_in_base64(text: &str, is_meant: impl Fn(&str) -> bool) -> bool {
     // Those of `{`, and of `{` after a blank or a newline: most texts end here.
     if !["e", "I", "C", "D"].iter().any(|start| text.starts_with(start)) {
         return false;
     }
     let decoded = decode_base64(text).unwrap_or_default();
-    str::from_utf8(&decoded).is_ok_and(|json| starts_like_an_object(json) && is_json(json))
+    str::from_utf8(&decoded).is_ok_and(|json| starts_like_an_object(json) && is_json(json) && is_meant(json))
 }
 
 /// Base64 with or without padding at its end, in both alphabets.
@@ -95,7 +95,7 @@ pub(crate) fn of(value: &str) -> String {
         "a JSON string: it was put into quotes, or encoded as JSON twice"
     } else if is_object_in_quotes(trimmed) {
         "a JSON object in single quotes, which the shell kept"
-    } else if is_object_in_base64(trimmed) {
+    } else if is_object_in_base64(trimmed, |_| true) {
         "a JSON object in base64"
     } else if trimmed == NULL {
         "the word null of JSON"

@@ -128,7 +128,7 @@ pub(in crate::cli) async fn run<A: Application, M: ManagerSetup<A::Settings>>(
 ) -> Result<(), CommandError> {
     let stopping = &signals.stopping;
     let replicas = unless_stopped(stopping, BEFORE, replicas).await?;
-    let config = audit::configure::<A, M>(sources)?;
+    let config = audit::configure::<A, M>(sources).await?;
     let deadline = Instant::now() + config.secrets.deadline;
     let set_up = async { bootstrap::regions(sources, manager, &config, deadline).await.map_err(audit::failed) };
     let regions = Arc::new(unless_stopped(stopping, BEFORE, set_up).await?);

@@ -90,3 +90,27 @@ fn a_prefix_that_makes_no_path_of_vault_is_one_mistake() {
     let config = folder.load(&[("APP_SECRETS__PREFIX", "prod/svc/")]).unwrap();
     assert_eq!(config.id(&SPECS[2]).unwrap().as_str(), "kv/data/prod/svc/reload");
 }
+
+#[test]
+fn an_arn_must_be_of_the_only_region_that_is_asked() {
+    let arn = SecretId::parse("arn:aws:secretsmanager:eu-west-1:1:secret:n-AbCdEf");
+    let secrets = |regions: &[&str], provider| SecretsConfig {
+        aws: AwsConfig { regions: regions.iter().map(|&region| region.into()).collect(), ..AwsConfig::default() },
+        provider,
+        ..SecretsConfig::default()
+    };
+    let (layers, _) = Layers::read(&Sources::new("/dev/null".into(), []), defaults::<TestSettings>());
+    for (regions, of_environment, provider, origin) in [
+        (&["eu-west-1"][..], "eu-north-1", SecretsProvider::Aws, None),
+        (&["eu-north-1"], "eu-west-1", SecretsProvider::Aws, Some("secrets.aws.regions")),
+        (&["eu-north-1", "us-east-1"], "eu-north-1", SecretsProvider::Aws, None),
+        (&[], "eu-west-1", SecretsProvider::Aws, None),
+        (&[], "eu-north-1", SecretsProvider::Aws, Some("AWS_REGION")),
+        (&[], "eu-north-1", SecretsProvider::Vault, None),
+    ] {
+        let faults =
+            check::secrets(&secrets(regions, provider), arn.as_ref(), Some(of_environment.to_owned()), &layers);
+        assert_eq!(faults.len(), origin.iter().len(), "{regions:?} {of_environment}: {faults:?}");
+        assert!(faults.iter().all(|fault| origin.is_some_and(|origin| fault.problem.contains(origin))), "{faults:?}");
+    }
+}

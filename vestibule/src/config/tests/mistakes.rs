@@ -1,6 +1,7 @@
 //! Tests of mistakes, and of how they are reported.
 
 use super::*;
+use serde::{Serializer, ser::Error as _};
 
 #[test]
 fn every_mistake_is_reported_with_its_place_and_what_is_expected() {
@@ -173,7 +174,6 @@ fn settings_that_cannot_work_together_are_mistakes() {
         ("[server]\nlisten = \"0.0.0.0:9090\"\n", "admin.listen"),
         ("[server]\nlisten = \"[::ffff:127.0.0.1]:9090\"\n", "admin.listen"),
         ("[server]\ntls_names = [\"https://a.example\"]\n", "default.toml:2 (server.tls_names.0)"),
-        ("[database]\nusername = \"my,app\"\n", "default.toml:2 (database.username)"),
         ("[secrets]\nmax_stale = \"5m\"\n", "default.toml:2 (secrets.max_stale)"),
         ("[secrets.aws]\nregions = [\"eu-west-1\", \"eu-west-1\"]\n", "default.toml:2 (secrets.aws.regions)"),
         ("[secrets.aws]\nregions = [\"EU West\"]\n", "default.toml:2 (secrets.aws.regions)"),
@@ -207,4 +207,31 @@ fn an_endpoint_for_traces_is_refused_by_a_program_without_them() {
     let [fault] = faults(false).try_into().expect("one mistake");
     assert_eq!(fault.subject, "variable APP_TRACES__ENDPOINT (traces.endpoint)");
     assert_eq!(fault.problem, "this program was built without traces");
+}
+
+/// Settings whose label can be read, and not be written if it is long.
+#[derive(Debug, Default, Serialize, Deserialize, vestibule_derive::ConfigSection)]
+#[serde(default)]
+struct UnwritableSettings {
+    /// A label.
+    #[serde(serialize_with = "write_short")]
+    label: String,
+}
+
+fn write_short<S: Serializer>(label: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    if label.len() > 5 {
+        return Err(S::Error::custom(format!("{label} is too long")));
+    }
+    serializer.serialize_str(label)
+}
+
+#[test]
+fn settings_that_cannot_be_written_are_a_mistake_of_the_code() {
+    for (label, exit) in [("short", None), ("sentinel", Some(Exit::Bug))] {
+        let folder = ConfigFolder::new(&format!("[service]\nlabel = \"{label}\""));
+        let read = Config::<UnwritableSettings>::load(&Sources::new(folder.0.clone(), []), "svc", &SPECS);
+        let report = read.err().map(|error| error.report);
+        assert_eq!(report.as_ref().map(Report::exit), exit);
+        assert!(!format!("{report:?}").contains("sentinel"));
+    }
 }

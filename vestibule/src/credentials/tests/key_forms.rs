@@ -70,13 +70,21 @@ fn one_key_in_two_forms_of_base64_is_one_key() {
     assert_eq!(signed("-_-_QUFB\nQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUFBQUE"), padded);
 }
 
-const API_KEYS: [(&str, &str, Result<&str, &str>); 13] = [
+const API_KEYS: [(&str, &str, Result<&str, &str>); 16] = [
     ("bare", "abc-123_X.y~z", Ok("abc-123_X.y~z")),
     ("CLI: file://", "abc\n", Ok("abc")),
     ("CLI: file:// from Windows", "\u{feff}abc\r\n", Ok("abc")),
     ("console: a row", r#"{"api_key":"abc"}"#, Ok("abc")),
     ("jsonencode", r#"{"api_key":"a\u0026b"}"#, Ok("a&b")),
     ("base64", "YWJjZGVm+/==", Ok("YWJjZGVm+/==")),
+    // {"k":"made up","n":"ci","id":1} and {"a":"made up","t":"0","s":"bWFkZSB1cA=="}
+    ("Grafana", "eyJrIjoibWFkZSB1cCIsIm4iOiJjaSIsImlkIjoxfQ==", Ok("eyJrIjoibWFkZSB1cCIsIm4iOiJjaSIsImlkIjoxfQ==")),
+    (
+        "Cloudflare: a tunnel",
+        "eyJhIjoibWFkZSB1cCIsInQiOiIwIiwicyI6ImJXRmtaU0IxY0E9PSJ9",
+        Ok("eyJhIjoibWFkZSB1cCIsInQiOiIwIiwicyI6ImJXRmtaU0IxY0E9PSJ9"),
+    ),
+    ("console: a row, in base64", "eyJhcGlfa2V5IjoiYWJjIn0=", Err(ApiKey::EXPECTED)),
     ("a row of another name", r#"{"token":"abc"}"#, Err(ApiKey::EXPECTED)),
     ("the whole header", "Bearer abc", Err(ApiKey::EXPECTED)),
     ("a file as a row", r#"{"api_key":"abc\n"}"#, Err(ApiKey::EXPECTED)),

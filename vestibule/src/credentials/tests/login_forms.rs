@@ -18,7 +18,7 @@ pub(super) fn parts(text: &str) -> Result<String, String> {
 /// A form, the tool that writes it, and what it is read as, or what was expected.
 type Row = (&'static str, &'static str, Result<&'static str, &'static str>);
 
-const FORMS: [Row; 87] = [
+const FORMS: [Row; 88] = [
     // AWS.
     (
         "console: credentials for an RDS database",
@@ -124,6 +124,11 @@ const FORMS: [Row; 87] = [
         "CloudNativePG",
         r#"{"dbname":"n","host":"c-rw","jdbc-uri":"jdbc:postgresql://c-rw:5432/n?password=p","password":"p","pgpass":"c-rw:5432:n:app:p\n","port":"5432","uri":"postgresql://app:p@c-rw:5432/n","user":"app","username":"app"}"#,
         Ok("app p c-rw 5432 n"),
+    ),
+    (
+        "CloudNativePG: the superuser",
+        r#"{"dbname":"*","host":"c-rw","password":"p","port":"5432","user":"postgres","username":"postgres"}"#,
+        Ok("postgres p c-rw 5432 -"),
     ),
     (
         "Crunchy's operator",

@@ -6,7 +6,7 @@ use crate::{
     exit::{Exit, Fault},
     secrets::aws::rds_token::RdsTokenError,
 };
-use sqlx::postgres::PgDatabaseError;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 use std::sync::Arc;
 
 /// The damage that an error does to its connection: the connection is not used again.
@@ -35,8 +35,8 @@ impl Damage {
             "0A000" if is_of_cached_plan(error) => Some(Self::All),
             // A statement that a proxy has lost, and a server that became read-only.
             "26000" | "25006" => Some(Self::All),
+            _ if ends_session(error) => Some(Self::Connection),
             "42501" | "42704" => Some(Self::Login),
-            "57P01" | "57P02" | "57P03" | "25P03" => Some(Self::Connection),
             code if code.starts_with("08") => Some(Self::Connection),
             _ => None,
         }
@@ -64,10 +64,19 @@ impl Damage {
 /// Returns `true` if a prepared statement no longer fits the schema. The server translates its messages, and never the names
 /// of its functions (`RevalidateCachedQuery` in plancache.c); a proxy may leave them out.
 fn is_of_cached_plan(error: &sqlx::Error) -> bool {
-    let of_server = error.as_database_error().and_then(|error| error.try_downcast_ref::<PgDatabaseError>());
-    of_server.is_some_and(|error| {
+    of_server(error).is_some_and(|error| {
         error.routine() == Some("RevalidateCachedQuery") || error.message().contains("cached plan")
     })
+}
+
+/// Returns `true` if the server ends the session after this error. Its SQLSTATE does not say so: 40001 ends a transaction, or
+/// the session of a standby.
+fn ends_session(error: &sqlx::Error) -> bool {
+    of_server(error).is_some_and(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic))
+}
+
+fn of_server(error: &sqlx::Error) -> Option<&PgDatabaseError> {
+    error.as_database_error()?.try_downcast_ref()
 }
 
 /// Returns the SQLSTATE of an error that the database reported.
@@ -85,20 +94,23 @@ pub(super) fn is_conflict(error: &sqlx::Error) -> bool {
     matches!(sqlstate(error).as_deref(), Some("40001" | "40P01"))
 }
 
-/// Returns `true` if the server or the role has no connection left.
+/// Returns `true` if the server, the role, or PgBouncer (`max_client_conn`) has no connection left.
 pub(super) fn is_full(error: &sqlx::Error) -> bool {
-    sqlstate(error).as_deref() == Some("53300")
+    let Some(error) = error.as_database_error() else { return false };
+    error.code().as_deref() == Some("53300") || error.message().contains("no more connections allowed")
 }
 
 /// Returns `true` if a later attempt may succeed: no connection, starting up or shutting down, no connection left, a
-/// lock or a deadlock.
+/// lock or a deadlock. PgBouncer has one code, 08P01, for all that goes wrong before a server answers.
 pub(crate) fn transient(error: &sqlx::Error) -> bool {
-    match error {
-        sqlx::Error::Io(_) => true,
-        error => matches!(
-            sqlstate(error).as_deref(),
-            Some("08001" | "08006" | "40P01" | "53300" | "55P03" | "57014" | "57P01" | "57P02" | "57P03")
-        ),
+    if refuses_startup_options(error) {
+        return false;
+    }
+    match (error, sqlstate(error).as_deref()) {
+        (sqlx::Error::Io(_), _) => true,
+        (_, Some("40P01" | "53300" | "55P03" | "57014" | "57P01" | "57P02" | "57P03")) => true,
+        (_, Some(code)) => code.starts_with("08"),
+        (_, None) => false,
     }
 }
 
@@ -106,13 +118,33 @@ pub(crate) fn transient(error: &sqlx::Error) -> bool {
 /// `SSL off`.
 const WANTS_TLS: [&str; 2] = ["no encryption", "SSL off"];
 
+/// Our addition to these texts.
+const NEEDS_TLS: &str = "the server wants TLS, so set database.tls";
+
 /// The driver's text for a server that has no TLS. It has no type of its own.
 pub(super) const HAS_NO_TLS: &str = "server does not support TLS";
+
+/// The file with the rules of a server: who may come from where, and how. Its name is in all texts about it.
+const RULES: &str = "pg_hba.conf";
 
 /// Returns `true` if the server only lets connections with TLS in. It says so with the code of a rejected login.
 fn wants_tls(error: &sqlx::Error) -> bool {
     let Some(error) = error.as_database_error() else { return false };
-    error.message().contains("pg_hba.conf") && WANTS_TLS.iter().any(|end| error.message().ends_with(end))
+    error.message().contains(RULES) && WANTS_TLS.iter().any(|end| error.message().ends_with(end))
+}
+
+/// Returns the actions that help if the rules of the server are why it rejects a login: another password does not. `reason`
+/// is that of the rejection.
+pub(in crate::resources) fn remedy_of_rules(reason: &str) -> Option<&'static str> {
+    if !reason.contains(RULES) {
+        return None;
+    }
+    Some(if reason.ends_with(NEEDS_TLS) {
+        "set database.tls, or `tls` in the section of this database, to a mode with TLS, such as \"verify-full\""
+    } else {
+        "let this user log in from this address to this database, in pg_hba.conf of the server; or correct the user, the \
+         database or the address that the text names"
+    })
 }
 
 /// Returns `true` if a proxy before the database refuses the startup parameter `options`: RDS Proxy does not support
@@ -137,7 +169,7 @@ pub(crate) fn reason(error: &sqlx::Error) -> String {
     }
     match error {
         sqlx::Error::Database(answer) if wants_tls(error) => {
-            format!("{}: the server wants TLS, so set database.tls", answer.message())
+            format!("{}: {NEEDS_TLS}", answer.message())
         }
         sqlx::Error::Database(error) => error.message().to_owned(),
         sqlx::Error::Io(error) => format!("connecting failed: {}", RootCause::of(error)),
@@ -169,7 +201,10 @@ pub(crate) fn fault(error: &sqlx::Error) -> Fault {
             Exit::Unavailable,
             "set database.startup_options to false, and both timeouts for the role (ALTER ROLE … SET statement_timeout = …)",
         ),
-        (_, Some("3D000")) => (Exit::Unavailable, "create the database, or correct database.name"),
+        (_, Some("3D000")) => (
+            Exit::Unavailable,
+            "create the database, or correct its name: `dbname` of the login's secret, or else database.name",
+        ),
         (sqlx::Error::Tls(error), _) if error.to_string() == HAS_NO_TLS => {
             (Exit::Unavailable, "turn TLS on at the server, or set database.tls to what the server offers")
         }

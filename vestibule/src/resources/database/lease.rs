@@ -29,6 +29,8 @@ pub(super) struct PooledConnection {
     /// The end of its maximum age.
     pub(super) expires_at: Instant,
     pub(super) idle_since: Instant,
+    /// The longest time for which it may be idle.
+    max_idle: Duration,
     /// The time by which the server ends the statement that runs. If there is one at the end, the statement was abandoned.
     busy_until: Option<Instant>,
     pub(super) has_transaction: bool,
@@ -41,6 +43,11 @@ pub(super) struct PooledConnection {
 }
 
 impl PooledConnection {
+    /// Returns the end of its longest idle time.
+    pub(super) fn idle_until(&self) -> Instant {
+        self.idle_since + self.max_idle
+    }
+
     /// Counts it as idle or as used.
     pub(super) fn set_idle(&mut self, is_idle: bool) {
         self.guard.set_idle(is_idle);
@@ -120,13 +127,14 @@ impl Lease {
     /// Puts a connection that was just opened into the place.
     pub(super) fn connect(&mut self, pg: PgConnection, login: Arc<PoolLogin>) {
         let now = Instant::now();
-        let age = login.limits.max_lifetime.mul_f64(jitter::factor(0.1));
+        let jittered = |limit: Duration| limit.mul_f64(jitter::factor(0.1));
         self.connection = Some(PooledConnection {
             pg,
             guard: login.connections.open(),
-            login,
             opened_at: now,
-            expires_at: now + age,
+            expires_at: now + jittered(login.limits.max_lifetime),
+            max_idle: jittered(login.limits.idle_timeout),
+            login,
             idle_since: now,
             busy_until: None,
             has_transaction: false,

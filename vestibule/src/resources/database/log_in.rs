@@ -11,7 +11,10 @@ use crate::{
     caught::caught_future,
     cause::RootCause,
     config::settings::{AwsConfig, TlsMode},
-    credentials::login::{Login, is_for_driver},
+    credentials::{
+        login::{Login, is_for_driver},
+        pem,
+    },
     exit::{Exit, Fault},
     secrets::{
         aws::rds_token::{RdsTokenError, RdsTokenSigner, RdsUser},
@@ -30,7 +33,6 @@ use std::{
     future::poll_fn,
     io::{self, ErrorKind},
     path::PathBuf,
-    pin::pin,
     sync::atomic::{AtomicBool, Ordering},
     task::Poll,
 };
@@ -233,7 +235,8 @@ impl LogInOptions {
 /// For SCRAM, sqlx computes for a millisecond, and gives way to other tasks 819 times on the way. Under load, each time costs
 /// a turn of all tasks that are ready. So this gives way once in [`STEPS_OF_A_LOGIN`] times.
 async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
-    let mut connecting = pin!(async {
+    // In a box, because the compiler gives up on futures that are nested more deeply.
+    let mut connecting = Box::pin(async {
         match addresses::connect_past_silent(options).await {
             Some(connected) => connected,
             None => PgConnection::connect_with(options).await,
@@ -279,13 +282,13 @@ impl RootCert {
     async fn check(&self) -> Result<(), Fault> {
         let remedy = "correct the file: a PEM file with the certificates of authorities";
         let fault = |problem| Err(Fault::new(Exit::Config, self.subject(), problem, remedy));
-        let text = match self.files.read(&self.path).await {
-            Ok(text) => text,
+        let file = match self.files.read_bytes(&self.path).await {
+            Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::InvalidInput => return fault(error.to_string()),
             Err(_) => return Ok(()),
         };
-        let seen = CertificateDer::pem_slice_iter(text.as_bytes()).filter(Result::is_ok).count();
-        let problem = match trust::authorities_in(&text) {
+        let seen = CertificateDer::pem_slice_iter(&file).filter(Result::is_ok).count();
+        let problem = match trust::authorities_in(&pem::text_of(&file)) {
             Ok(all) if all.len() == seen => return Ok(()),
             Ok(_) => "a newline is missing between two of its certificates".to_owned(),
             Err(problem) => problem,
@@ -341,19 +344,22 @@ mod tests {
         let (one, other) = (authority("one"), authority("other"));
         let path = std::env::temp_dir().join(format!("authorities-{}.pem", uuid::Uuid::new_v4()));
         let root_cert = RootCert { path: path.clone(), files: FileReads::default() };
-        for (text, problem) in [
-            (format!("{one}{other}"), None),
-            (format!("# the first\n{one}\n{other}"), None),
-            (format!("{}{other}", one.trim()), Some("a newline is missing")),
-            (format!("{one}{}", other.replacen("-----END", "----END", 1)), Some("certificates in PEM")),
-            ("nothing".to_owned(), Some("certificates in PEM")),
+        let in_latin1 = |text: &str| [b"# Autorit\xe9\n", text.as_bytes()].concat();
+        for (file, problem) in [
+            (format!("{one}{other}").into(), None),
+            (format!("# the first\n{one}\n{other}").into(), None),
+            (in_latin1(&format!("{one}{other}")), None),
+            (format!("{}{other}", one.trim()).into(), Some("a newline is missing")),
+            (in_latin1(&format!("{}{other}", one.trim())), Some("a newline is missing")),
+            (format!("{one}{}", other.replacen("-----END", "----END", 1)).into(), Some("certificates in PEM")),
+            (b"nothing".to_vec(), Some("certificates in PEM")),
         ] {
-            fs::write(&path, &text).unwrap();
+            fs::write(&path, &file).unwrap();
             let fault = root_cert.check().await.err();
             match (problem, &fault) {
                 (None, None) => (),
                 (Some(problem), Some(fault)) => assert!(fault.problem.contains(problem), "{}", fault.problem),
-                _ => panic!("{text}"),
+                _ => panic!("{}", String::from_utf8_lossy(&file)),
             }
         }
         fs::remove_file(&path).unwrap();

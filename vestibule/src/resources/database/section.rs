@@ -66,12 +66,38 @@ impl DatabaseSection<'_> {
     /// Makes a fault of the database name this section and its keys. All faults are written for `[database]`.
     pub(crate) fn name_in(&self, fault: Fault) -> Fault {
         let Some(name) = self.name else { return fault };
-        let with_keys = |text: &str| text.replace("database.", &format!("{}.", self.key()));
         let subject = match fault.subject.strip_prefix("database") {
             Some(rest) if !rest.starts_with('.') => format!("database `{name}`{rest}"),
-            Some(_) => with_keys(&fault.subject),
+            // The value of the key may be a path, such as /etc/ssl/database.pem.
+            Some(rest) => format!("{}{rest}", self.key()),
             None => format!("database `{name}`, {}", fault.subject),
         };
-        Fault { subject, remedy: with_keys(&fault.remedy), ..fault }
+        Fault { subject, remedy: fault.remedy.replace("database.", &format!("{}.", self.key())), ..fault }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_names_the_keys_of_its_section_and_the_files_as_they_are() {
+        let config = DatabaseConfig::default();
+        let section = DatabaseSection { name: Some("reports"), config: &config, migrations: None };
+        let fault = |subject: &str, remedy: &str| Fault::new(Exit::Config, subject, "problem", remedy);
+        for (subject, expected) in [
+            ("database", "database `reports`"),
+            ("database at database.internal:5432", "database `reports` at database.internal:5432"),
+            ("database.username", "databases.reports.username"),
+            (
+                "database.tls_root_cert = /etc/ssl/database.pem",
+                "databases.reports.tls_root_cert = /etc/ssl/database.pem",
+            ),
+            ("migration 1", "database `reports`, migration 1"),
+        ] {
+            assert_eq!(section.name_in(fault(subject, "")).subject, expected);
+        }
+        let remedy = section.name_in(fault("database", "check database.host and database.port")).remedy;
+        assert_eq!(remedy, "check databases.reports.host and databases.reports.port");
     }
 }

@@ -8,6 +8,7 @@ use crate::{
         settings::{DatabaseConfig, TlsMode},
     },
     credentials::login::Host,
+    exit::Exit,
     openapi::OpenApiRouter,
     package::Package,
     testing::{Harness, MemoryManager},
@@ -33,8 +34,12 @@ const READ_ONLY: &[u8] = b"SERROR\0VERROR\0C25006\0Mread-only\0\0";
 const GERMAN_PLAN: &[u8] =
     "SFEHLER\0VERROR\0C0A000\0Mgecachter Plan darf den Ergebnistyp nicht ändern\0RRevalidateCachedQuery\0\0".as_bytes();
 
-/// The error of a server that has no connection left, as a whole message.
-const FULL: &[u8] = b"E\0\0\0\x2cSFATAL\0VFATAL\0C53300\0Mtoo many clients\0\0";
+/// Returns the answer of a server that lets nobody in, as a whole message.
+fn fatal(sqlstate: &str, text: &str) -> Vec<u8> {
+    let fields = format!("SFATAL\0VFATAL\0C{sqlstate}\0M{text}\0\0");
+    let length = u32::try_from(fields.len() + 4).expect("it is short");
+    [b"E", &length.to_be_bytes()[..], fields.as_bytes()].concat()
+}
 
 /// A server of one user.
 #[derive(Default)]
@@ -44,10 +49,12 @@ struct Server {
     /// The password of each log-in that it has accepted, and of each statement.
     log_ins: Mutex<Vec<String>>,
     statements: Mutex<Vec<String>>,
+    /// For each connection that its client has closed, the number of log-ins before that.
+    ends: Mutex<Vec<usize>>,
     /// The error of each statement, if it has one.
     fault: Mutex<Option<&'static [u8]>>,
     /// The next log-ins get this in place of an answer. Then the connection closes.
-    nonsense: Mutex<Vec<&'static [u8]>>,
+    nonsense: Mutex<Vec<Vec<u8>>>,
     /// The password whose connections may run no statement.
     denied: Mutex<Option<&'static str>>,
 }
@@ -69,7 +76,7 @@ impl Server {
         read_text(&mut stream).await?;
         let nonsense = self.nonsense.lock().unwrap().pop();
         if let Some(nonsense) = nonsense {
-            return stream.write_all(nonsense).await;
+            return stream.write_all(&nonsense).await;
         }
         // AuthenticationCleartextPassword.
         write(&mut stream, b'R', &[0, 0, 0, 3]).await?;
@@ -86,6 +93,8 @@ impl Server {
             let kind = stream.read_u8().await?;
             read_text(&mut stream).await?;
             if kind == b'X' {
+                let before = self.log_ins().len();
+                self.ends.lock().unwrap().push(before);
                 return Ok(());
             }
             if kind == b'P' {
@@ -296,12 +305,105 @@ async fn a_statement_that_no_longer_fits_the_schema_renews_all_connections_in_ev
 }
 
 #[tokio::test]
-async fn a_start_that_finds_no_connection_left_tries_again_and_gives_none_up() {
+async fn connections_that_became_idle_together_are_not_closed_together() {
     let server = Arc::<Server>::default();
-    server.nonsense.lock().unwrap().push(FULL);
-    let (harness, _) = start(&server).await;
-    assert!(server.nonsense.lock().unwrap().is_empty());
+    let idle_timeout = Duration::from_secs(1000);
+    let database = DatabaseConfig { idle_timeout, ..listen(&server).await };
+    let (harness, _) = start_with(&server, Config { database, ..Config::default() }).await;
+    let service = harness.live().service();
+    let (mut one, mut other) = tokio::try_join!(service.0.lease(), service.0.lease()).unwrap();
+    let idle_times = [&mut one, &mut other].map(|lease| {
+        let connection = lease.connection();
+        connection.idle_until() - connection.idle_since
+    });
+    assert_ne!(idle_times[0], idle_times[1]);
+    assert!(idle_times.iter().all(|time| (900..=1100).contains(&time.as_secs())), "{idle_times:?}");
+    drop((one, other));
     harness.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_the_server_has_ended_is_not_used_again_whatever_the_reason() {
+    let server = Arc::<Server>::default();
+    let (harness, _) = start(&server).await;
+    let service = harness.live().service();
+    let ended: [&[u8]; 4] = [
+        b"SFATAL\0VFATAL\0C25P04\0Mterminating connection due to transaction timeout\0\0",
+        b"SFATAL\0VFATAL\0C40001\0Mterminating connection due to conflict with recovery\0\0",
+        b"SPANIC\0VPANIC\0CXX000\0Mstuck spinlock detected\0\0",
+        "SSCHWERWIEGEND\0VFATAL\0C57P05\0Mbreche Verbindung ab\0\0".as_bytes(),
+    ];
+    for (error, count) in ended.into_iter().zip(3..) {
+        *server.fault.lock().unwrap() = Some(error);
+        statement(&service.0).await.unwrap_err();
+        *server.fault.lock().unwrap() = None;
+        tokio::try_join!(statement(&service.0), statement(&service.0)).unwrap();
+        assert_eq!(server.log_ins().len(), count, "{}", String::from_utf8_lossy(error));
+    }
+    harness.stop().await;
+}
+
+#[tokio::test]
+async fn a_start_that_a_server_or_a_proxy_cannot_let_in_now_tries_again() {
+    for (sqlstate, text) in [
+        ("53300", "too many clients"),
+        ("08P01", "no more connections allowed (max_client_conn)"),
+        ("08P01", "server login has been failing, cached error: connect failed (server_login_retry)"),
+        ("08P01", "query_wait_timeout"),
+    ] {
+        let server = Arc::<Server>::default();
+        server.nonsense.lock().unwrap().push(fatal(sqlstate, text));
+        let (harness, _) = start(&server).await;
+        assert!(server.nonsense.lock().unwrap().is_empty(), "{text}");
+        harness.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_proxy_that_refuses_the_options_of_a_start_is_asked_once() {
+    let server = Arc::<Server>::default();
+    let answer = fatal("08P01", "unsupported startup parameter: options");
+    *server.nonsense.lock().unwrap() = vec![answer.clone(), answer];
+    let config = Config { database: listen(&server).await, ..Config::default() };
+    let manager = MemoryManager::with([("database", login("one"))]);
+    let report = Harness::<Service>::start(manager, config).await.expect_err("it is refused").to_string();
+    assert!(report.contains("set database.startup_options to false"), "{report}");
+    assert_eq!(server.nonsense.lock().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_reload_gives_a_connection_up_if_a_server_or_a_proxy_has_none_left() {
+    for (sqlstate, text) in [("53300", "too many clients"), ("08P01", "no more connections allowed (max_client_conn)")]
+    {
+        let server = Arc::<Server>::default();
+        let (harness, manager) = start(&server).await;
+        server.passwords.lock().unwrap().push("two");
+        server.nonsense.lock().unwrap().push(fatal(sqlstate, text));
+        manager.rotate("database", login("two"));
+        harness.reload().await.unwrap_or_else(|report| panic!("{report}"));
+        assert_eq!(server.ends.lock().unwrap().first(), Some(&2), "{text}");
+        harness.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_login_that_the_rules_of_the_server_reject_needs_no_other_password() {
+    let no_entry = "no pg_hba.conf entry for host \"10.0.0.1\", user \"app\", database \"service\"";
+    for (end, remedy) in [
+        ("no encryption", "set database.tls, or `tls` in the section of this database, to a mode with TLS"),
+        ("SSL off", "set database.tls, or"),
+        ("SSL encryption", "let this user log in from this address to this database, in pg_hba.conf"),
+    ] {
+        let server = Arc::<Server>::default();
+        let (harness, manager) = start(&server).await;
+        server.nonsense.lock().unwrap().push(fatal("28000", &format!("{no_entry}, {end}")));
+        manager.rotate("database", login("two"));
+        let report = harness.reload().await.expect_err("it is rejected");
+        assert_eq!(report.exit(), Exit::Denied);
+        let report = report.to_string();
+        assert!(report.contains(remedy) && !report.contains("set that password"), "{report}");
+        harness.stop().await;
+    }
 }
 
 #[tokio::test]
@@ -332,7 +434,7 @@ async fn a_server_that_talks_nonsense_ends_neither_a_start_nor_the_pool() {
         *server.fault.lock().unwrap() = Some(READ_ONLY);
         statement(&service.0).await.unwrap_err();
         *server.fault.lock().unwrap() = None;
-        server.nonsense.lock().unwrap().push(message);
+        server.nonsense.lock().unwrap().push(message.into());
         tokio::try_join!(statement(&service.0), statement(&service.0)).unwrap();
         assert!(server.nonsense.lock().unwrap().is_empty());
     }

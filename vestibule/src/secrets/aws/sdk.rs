@@ -198,7 +198,7 @@ fn is_endpoint(url: &str) -> bool {
 }
 
 /// Returns the Region that the environment names, as the SDK's chain finds it there.
-pub(super) fn region_of_environment() -> Option<String> {
+pub(crate) fn region_of_environment() -> Option<String> {
     variable("AWS_REGION").or_else(|| variable("AWS_DEFAULT_REGION"))
 }
 

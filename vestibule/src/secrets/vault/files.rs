@@ -3,7 +3,7 @@
 use crate::{
     blocking_reads::BlockingReads,
     cause::RootCause,
-    credentials::ValueText,
+    credentials::{ValueText, pem},
     regular_file,
     secrets::{shape, source::SourceError},
 };
@@ -12,6 +12,8 @@ use zeroize::Zeroizing;
 
 /// The largest file, in bytes.
 const MAX_BYTES: usize = 256 * 1024;
+
+const NO_TEXT: &str = "it is not a text of 256 KiB at most";
 
 /// A file of `[secrets.vault]`.
 pub(super) struct VaultFile {
@@ -31,15 +33,33 @@ impl VaultFile {
     /// # Errors
     /// A transient error if it cannot be read: it may be mounted soon.
     pub(super) async fn read(&self) -> Result<Zeroizing<String>, SourceError> {
+        match str::from_utf8(&self.read_bytes().await?) {
+            Ok(text) => self.trimmed(text),
+            Err(_) => Err(self.unreadable(NO_TEXT)),
+        }
+    }
+
+    /// Reads a PEM file, as [`read`](Self::read) does.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub(super) async fn read_pem(&self) -> Result<Zeroizing<String>, SourceError> {
+        self.trimmed(&pem::text_of(&self.read_bytes().await?))
+    }
+
+    async fn read_bytes(&self) -> Result<Zeroizing<Vec<u8>>, SourceError> {
         let path = self.path.clone();
-        let bytes = match self.reads.read(move || regular_file::read_secret(&path, MAX_BYTES)).await {
-            Ok(bytes) => bytes,
-            Err(error) => return Err(self.unreadable(&RootCause::of(&error).to_string())),
-        };
-        match str::from_utf8(&bytes).map(|text| shape::without_byte_order_mark(text).trim()) {
-            Ok("") => Err(self.unreadable("it is empty")),
-            Ok(text) if bytes.len() <= MAX_BYTES => Ok(Zeroizing::new(text.to_owned())),
-            _ => Err(self.unreadable("it is not a text of 256 KiB at most")),
+        match self.reads.read(move || regular_file::read_secret(&path, MAX_BYTES)).await {
+            Ok(bytes) if bytes.len() <= MAX_BYTES => Ok(bytes),
+            Ok(_) => Err(self.unreadable(NO_TEXT)),
+            Err(error) => Err(self.unreadable(&RootCause::of(&error).to_string())),
+        }
+    }
+
+    fn trimmed(&self, text: &str) -> Result<Zeroizing<String>, SourceError> {
+        match shape::without_byte_order_mark(text).trim() {
+            "" => Err(self.unreadable("it is empty")),
+            text => Ok(Zeroizing::new(text.to_owned())),
         }
     }
 

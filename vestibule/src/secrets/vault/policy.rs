@@ -43,9 +43,7 @@ fn capabilities(rights: &Rights<'_>, config: &VaultConfig) -> BTreeMap<String, &
     let has_leases = values.clone().any(|path| path.engine == VaultEngine::Creds);
     if has_leases {
         needed.insert("sys/leases/revoke".into(), "update");
-    }
-    // `migrate` ends before its lease does.
-    if has_leases && rights.renews_leases {
+        // A migration may take longer than its lease, so `migrate` renews too.
         needed.insert("sys/leases/renew".into(), "update");
         if !is_agents_token {
             needed.insert("auth/token/renew-self".into(), "update");
@@ -80,15 +78,17 @@ mod tests {
                      path \"pki/issue/pay\" { capabilities = [\"update\"] }\n\
                      path \"sys/leases/renew\" { capabilities = [\"update\"] }\n\
                      path \"sys/leases/revoke\" { capabilities = [\"update\"] }";
-        let rights = Rights { values: ids(&all), renews_leases: true, ..Rights::default() };
+        let rights = Rights { values: ids(&all), ..Rights::default() };
         assert_eq!(printed(rights, VaultAuth::AppRole), serve);
         let audit = "path \"auth/token/lookup-self\" { capabilities = [\"read\"] }\n\
                      path \"database/static-roles/pay\" { capabilities = [\"read\"] }\n\
                      path \"kv/metadata/pay/signing\" { capabilities = [\"read\"] }";
         let rights = Rights { versions: ids(&all), ..Rights::default() };
         assert_eq!(printed(rights, VaultAuth::TokenFile), audit);
-        let migrate = "path \"auth/token/revoke-self\" { capabilities = [\"update\"] }\n\
+        let migrate = "path \"auth/token/renew-self\" { capabilities = [\"update\"] }\n\
+                       path \"auth/token/revoke-self\" { capabilities = [\"update\"] }\n\
                        path \"database/creds/pay\" { capabilities = [\"read\"] }\n\
+                       path \"sys/leases/renew\" { capabilities = [\"update\"] }\n\
                        path \"sys/leases/revoke\" { capabilities = [\"update\"] }";
         let rights = Rights { values: ids(lease), ..Rights::default() };
         assert_eq!(printed(rights, VaultAuth::Jwt), migrate);

@@ -46,7 +46,7 @@ impl VaultTls {
             return Ok(trust::no_authorities());
         }
         let roots = match &self.ca {
-            Some(file) => authorities(&file.read().await?)?,
+            Some(file) => authorities(&file.read_pem().await?)?,
             None => self.platform_roots().await?,
         };
         let builder = trust::builder().with_root_certificates(roots);
@@ -92,7 +92,7 @@ async fn blocks_of(file: &VaultFile) -> Result<Vec<PemBlock>, SourceError> {
         let expected = "certificates or a key without a passphrase in PEM, each block whole";
         not_usable(format!("the file of secrets.vault.{}: expected {expected}", file.setting))
     };
-    pem::blocks(&file.read().await?).map_err(|_| malformed())
+    pem::blocks(&file.read_pem().await?).map_err(|_| malformed())
 }
 
 fn not_usable(problem: String) -> SourceError {
@@ -111,12 +111,13 @@ mod tests {
         let (certificate, key) = (own.cert.pem(), own.signing_key.serialize_pem());
         let path = std::env::temp_dir().join(format!("client-{}.pem", uuid::Uuid::new_v4()));
         let file = VaultFile::new("client_cert", &path);
-        for text in [
-            format!("{certificate}{issuer}{key}"),
-            format!("{}{}{key}", certificate.trim(), issuer.trim()),
-            format!("\u{feff}{certificate}{issuer}{key}"),
+        for content in [
+            format!("{certificate}{issuer}{key}").into(),
+            format!("{}{}{key}", certificate.trim(), issuer.trim()).into(),
+            format!("\u{feff}{certificate}{issuer}{key}").into(),
+            [b"# Autorit\xe9\n", format!("{certificate}{issuer}{key}").as_bytes()].concat(),
         ] {
-            fs::write(&path, &text).unwrap();
+            fs::write(&path, &content).unwrap();
             assert_eq!(certificate_of(&file).await.unwrap().len(), 2);
             key_of(&file).await.unwrap();
         }

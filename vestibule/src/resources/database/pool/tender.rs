@@ -6,7 +6,11 @@ use crate::{
     resources::{
         breaker::ProbeReason,
         circuit_breaker::Attempt,
-        database::{error, lease::Lease, login::PoolLogin},
+        database::{
+            error,
+            lease::{Lease, PooledConnection},
+            login::PoolLogin,
+        },
     },
 };
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
@@ -152,11 +156,9 @@ impl Pool {
         if now >= state.replaced_until {
             old.append(&mut state.replaced);
         }
-        let max_idle = state.login.limits.idle_timeout;
-        let first_young = state.idle.partition_point(|idle| now >= idle.idle_since + max_idle);
-        old.extend(state.idle.drain(..first_young));
+        old.extend(state.idle.extract_if(.., |idle| now >= idle.idle_until()));
         let handover = if now < state.replaced_until { Some(state.replaced_until) } else { None };
-        let idle = state.idle.first().map(|idle| idle.idle_since + max_idle);
+        let idle = state.idle.iter().map(PooledConnection::idle_until).min();
         // A try that is due and not made waits for a place, or for the end of another log-in. Both wake the tender.
         let probe = match &state.trouble {
             Some(trouble) if trouble.next_try > now => Some(trouble.next_try),
