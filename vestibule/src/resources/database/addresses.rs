@@ -80,13 +80,13 @@ mod tests {
 
     /// Fills the queue of a listener that nobody accepts from: the kernel leaves further connections without an answer.
     async fn silent(address: SocketAddr) -> (TcpListener, Vec<TcpStream>) {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.bind(address).unwrap();
-        let listener = socket.listen(1).unwrap();
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(address).expect("nobody listens there");
+        let listener = socket.listen(1).expect("it is bound");
         let mut queued = Vec::new();
         loop {
             match timeout(Duration::from_secs(1), TcpStream::connect(address)).await {
-                Ok(connected) => queued.push(connected.unwrap()),
+                Ok(connected) => queued.push(connected.expect("it listens")),
                 Err(_) if queued.len() > 1 => break,
                 Err(_) => (),
             }
@@ -95,9 +95,9 @@ mod tests {
     }
 
     async fn welcome(listener: &TcpListener) {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        assert!(stream.read(&mut [0; 1024]).await.unwrap() > 0, "a startup message");
-        stream.write_all(WELCOME).await.unwrap();
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        assert!(stream.read(&mut [0; 1024]).await.expect("it is open") > 0, "a startup message");
+        stream.write_all(WELCOME).await.expect("somebody reads");
         let _ = stream.read_to_end(&mut Vec::new()).await;
     }
 
