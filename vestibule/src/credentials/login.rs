@@ -181,7 +181,7 @@ impl Login {
          without blanks at its ends";
     pub(super) const NO_URL: &str = "the JSON of a login, {\"username\": \"…\", \"password\": \"…\", \"host\": \"…\"}, and not a URL or \
          a connection string with these parts";
-    pub(super) const NEWLINE: &str = "a bare password without a newline at its end. If a tool has added it (a file that was passed with \
+    pub(super) const NEWLINE: &str = "a bare password in one line, without a newline at its end. If a tool has added it (a file that was passed with \
          file://, or `echo` without -n), put the password without it; if it is part of the password, put the JSON of a login";
 
     const WITHOUT_SECRET: Self = Self { username: None, password: None, host: None, port: None, dbname: None };
@@ -293,7 +293,7 @@ impl Kind for Login {
         let login = match ValueText::of(text, Self::EXPECTED)? {
             ValueText::Json(text) => Self::of_json(text)?,
             ValueText::Bare(text) if is_connection_string(text) => return Err(Malformed::expected(Self::NO_URL)),
-            ValueText::Bare(text) if text.ends_with(['\n', '\r']) => return Err(Malformed::expected(Self::NEWLINE)),
+            ValueText::Bare(text) if text.contains(['\n', '\r']) => return Err(Malformed::expected(Self::NEWLINE)),
             ValueText::Bare(text) => Self { password: Some(text.into()), ..Self::WITHOUT_SECRET },
         };
         let password = login.exposed();

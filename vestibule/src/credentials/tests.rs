@@ -59,6 +59,7 @@ fn a_login_that_is_refused_names_the_field_and_never_its_text() {
         (r#"{"username":"app","password":"p","dbname":{"sentinel":1}}"#.to_owned(), "`dbname`"),
         ("sentinel\n".to_owned(), "newline at its end"),
         ("sentinel\r".to_owned(), "newline at its end"),
+        ("USER=app\nPASSWORD=sentinel".to_owned(), "in one line"),
         ("sentinel\0".to_owned(), "the character NUL"),
         ("\"sentinel\"".to_owned(), "the JSON of a login"),
         ("[\"sentinel\"]".to_owned(), "the JSON of a login"),
