@@ -50,6 +50,7 @@ use crate::{
         source::{Source, SourceError},
         spec::CredentialSpec,
     },
+    telemetry::live_secrets,
     traces::{Exporter, Tracer},
 };
 use std::{
@@ -133,6 +134,8 @@ impl<A: Application> LoadRequest<'_, A> {
 
 /// The result of one load.
 pub(crate) struct FinishedLoad<A: Application> {
+    /// The credentials that were tried. While they are held, an error that quotes one of them can be withheld.
+    pub(crate) tried: Vec<HeldCredentials>,
     /// The place where the manager has each version in service now. A name is absent if the manager did not say.
     pub(crate) seen: BTreeMap<Name, ManagerStage>,
     pub(crate) result: Result<LoadOutcome<A>, LoadError>,
@@ -206,11 +209,14 @@ impl<A: Application> Loader<A> {
             }
             let scope = LoadScope::All;
             let request = LoadRequest { config: config.clone(), in_service: None, deadline, probe_reason, scope };
-            let LoadError { report, retry, may_pass_soon } = match self.load(request).await.result {
+            let FinishedLoad { tried, result, .. } = self.load(request).await;
+            let LoadError { mut report, retry, may_pass_soon } = match result {
                 Ok(LoadOutcome::Built { generation, .. }) => return Ok(*generation),
                 Ok(LoadOutcome::Unchanged) => unreachable!("nothing was held that could be unchanged"),
                 Err(error) => error,
             };
+            report.faults.iter_mut().for_each(|fault| _ = live_secrets::withhold(&mut fault.problem));
+            drop(tried);
             match retry {
                 RetryClass::Rejected | RetryClass::NoSuccessor => {
                     if last_rejection.is_none() {
@@ -282,11 +288,11 @@ impl<A: Application> Loader<A> {
             deadline: request.deadline,
             is_start: request.in_service.is_none(),
         };
-        let mut seen = BTreeMap::new();
+        let (mut seen, mut tried) = (BTreeMap::new(), Vec::new());
         // A panic of the service's code becomes a report: in a reload it must not end the reload actor.
         let loading = caught_future(async {
             let resolver = self.fetch(&request, &context, &mut seen).await;
-            self.resolve_and_build(&request, &context, &doubts, &unrenewed, resolver).await
+            self.resolve_and_build(&request, &context, &doubts, &unrenewed, resolver, &mut tried).await
         });
         let overtaken = async {
             next_doubt.await;
@@ -311,7 +317,7 @@ impl<A: Application> Loader<A> {
             self.candidates.settle(credentials, request.config.server.drain);
         }
         seen.retain(|name, _| !unrenewed.contains_key(name));
-        FinishedLoad { seen, result }
+        FinishedLoad { tried, seen, result }
     }
 
     /// Forgets the candidates that this configuration does not name. Call it with the one in service while no other one
@@ -374,6 +380,7 @@ impl<A: Application> Loader<A> {
         doubts: &Doubts,
         unrenewed: &BTreeMap<Name, SourceError>,
         resolver: Resolver<'_>,
+        tried: &mut Vec<HeldCredentials>,
     ) -> Result<LoadOutcome<A>, LoadError> {
         let mut resolved: Resolved<AllSecrets<A::Secrets>> = match set::resolve(resolver, context.held) {
             Ok(resolved) => resolved,
@@ -406,6 +413,7 @@ impl<A: Application> Loader<A> {
         let same_config = request.in_service.is_some_and(|in_service| Arc::ptr_eq(&in_service.config, &request.config));
         let made = Mutex::default();
         loop {
+            tried.push(resolved.credentials.clone());
             let same_sections = request.in_service.is_some_and(|in_service| {
                 Authenticator::is_of(in_service.authenticator.as_ref(), &request.config.auth)
                     && Exporter::is_of(in_service.exporter.as_ref(), &request.config.traces)

@@ -316,14 +316,15 @@ impl<A: Application> Reloader<A> {
     ) -> FinishedReload {
         let started = Moment::now();
         self.systemd.reloading();
-        let FinishedLoad { seen, result } = match config {
+        // Those that were tried are held until the record is written: an error may quote one.
+        let FinishedLoad { tried: _tried, seen, result } = match config {
             Ok(config) => {
                 let deadline = Instant::now() + config.secrets.deadline;
                 let request =
                     LoadRequest { config: config.clone(), in_service: Some(in_service), deadline, probe_reason, scope };
                 self.loader.load(request).await
             }
-            Err(error) => FinishedLoad { seen: BTreeMap::new(), result: Err(error.clone()) },
+            Err(error) => FinishedLoad { tried: Vec::new(), seen: BTreeMap::new(), result: Err(error.clone()) },
         };
         let mut record = ReloadRecord::new(trigger, signals_covered, started);
         let mut publication = None;

@@ -19,7 +19,6 @@ use crate::{
 use prometheus_client::metrics::info::Info;
 use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::watch;
-use zeroize::Zeroize;
 
 /// The writer of the status. Only the reload actor, the readiness checks and the shutdown use it.
 #[derive(Clone)]
@@ -92,10 +91,8 @@ impl StatusWriter {
     /// Withholds an error that contains a secret, and counts it as a line of the log. Its text may be of the service's own
     /// code, and the pages of the admin listener show it.
     fn withhold_secret(&self, error: &mut String) {
-        if live_secrets::is_in(error) {
+        if live_secrets::withhold(error) {
             self.withheld.inc();
-            error.zeroize();
-            error.push_str("the error contained a secret; it is withheld");
         }
     }
 

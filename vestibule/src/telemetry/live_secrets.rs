@@ -11,6 +11,7 @@ use std::{
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
+use zeroize::Zeroize;
 
 /// The secrets of all credentials that are alive in this process. There is one list per process, as there is one log.
 static LIVE: Mutex<LiveSecrets> = Mutex::new(LiveSecrets::new());
@@ -61,6 +62,16 @@ pub(crate) fn is_in(text: &str) -> bool {
     live.prepare();
     let text = text.as_bytes();
     live.filter.starts(text).flatten().any(|start| live.at_start_of(&text[start..]).is_some())
+}
+
+/// Replaces an error that contains a secret. Returns `true` if it does.
+pub(crate) fn withhold(error: &mut String) -> bool {
+    let has_secret = is_in(error);
+    if has_secret {
+        error.zeroize();
+        error.push_str("the error contained a secret; it is withheld");
+    }
+    has_secret
 }
 
 impl LiveSecrets {
@@ -146,6 +157,7 @@ mod tests {
         secrets::credential::Credential,
         testing::{Harness, MemoryManager},
     };
+    use secrecy::ExposeSecret;
     use vestibule_derive::SecretSet;
 
     /// The name of a credential that no other test has: they share the list.
@@ -231,5 +243,45 @@ mod tests {
         assert_eq!(count(), 1);
         harness.stop().await;
         assert_eq!(count(), 0);
+    }
+
+    #[derive(SecretSet)]
+    struct QuotedSecrets {
+        quoted_key: Credential<ApiKey>,
+    }
+
+    /// A service that quotes a key which it does not like.
+    struct Quoting;
+
+    impl Application for Quoting {
+        const PACKAGE: Package = Package::new("quoting", "0");
+        type Settings = ();
+        type Secrets = QuotedSecrets;
+
+        async fn build(cx: &Build<'_, Self>) -> Result<Self, BuildError> {
+            let key = cx.secrets.quoted_key.expose_secret();
+            if key.starts_with("bad") {
+                Err(BuildError::setting("service.url", &format!("403 for {key}")))
+            } else {
+                Ok(Self)
+            }
+        }
+
+        fn routes() -> OpenApiRouter<Arc<Self>> {
+            OpenApiRouter::new()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_error_that_quotes_a_new_secret_is_withheld_in_a_start_and_in_a_reload() {
+        let manager = MemoryManager::with([("quoted_key", "bad-first-key")]);
+        let report = Harness::<Quoting>::start(manager.clone(), Config::default()).await.map(drop).unwrap_err();
+        assert!(report.to_string().contains("contained a secret"), "{report}");
+        manager.rotate("quoted_key", "a-good-key");
+        let harness = Harness::<Quoting>::start(manager.clone(), Config::default()).await.unwrap();
+        manager.rotate("quoted_key", "bad-second-key");
+        harness.reload().await.unwrap_err();
+        let status = serde_json::to_value(&*harness.reloader.status.read().borrow()).unwrap();
+        assert_eq!(status["last_reload"]["error"], "the error contained a secret; it is withheld");
     }
 }
