@@ -8,7 +8,7 @@ use base64::{
         general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD},
     },
 };
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::{AsciiSet, CONTROLS, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::fmt::{self, Write};
 use zeroize::Zeroizing;
 
@@ -17,6 +17,28 @@ const PEM_LINE_BYTES: usize = 48;
 
 /// The bytes that are encoded in a URL: all but the unreserved ones of RFC 3986.
 pub(super) const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// The bytes that are encoded between `://` and `@` (*userinfo percent-encode set* of the URL standard).
+const OUTSIDE_USERINFO: &AsciiSet = &CONTROLS
+    .add(b' ')
+    .add(b'"')
+    .add(b'#')
+    .add(b'<')
+    .add(b'>')
+    .add(b'?')
+    .add(b'^')
+    .add(b'`')
+    .add(b'{')
+    .add(b'}')
+    .add(b'/')
+    .add(b':')
+    .add(b';')
+    .add(b'=')
+    .add(b'@')
+    .add(b'[')
+    .add(b'\\')
+    .add(b']')
+    .add(b'|');
 
 /// The parts of a credential that are secret. The log withholds each line that contains one of them, while the credential
 /// is held: as it is, escaped, encoded for a URL, or in base64. [`Kind::secret_parts`](super::Kind::secret_parts) adds them.
@@ -51,7 +73,9 @@ impl SecretParts {
                 self.add_form(form.as_bytes());
                 self.add_form(json_form(form).as_bytes());
             }
-            self.add_form(url_form(text).as_bytes());
+            for reserved in [RESERVED, OUTSIDE_USERINFO] {
+                self.add_form(url_form(text, reserved).as_bytes());
+            }
         }
         // In a longer text that is encoded as a whole, such as `user:password`, it may begin anywhere in a group of three.
         for skipped in 0..3 {
@@ -107,11 +131,11 @@ fn json_form(text: &str) -> Zeroizing<String> {
     form
 }
 
-/// Returns a text as the path or the query of a URL has it: all but the unreserved characters of RFC 3986 are encoded.
-fn url_form(text: &str) -> Zeroizing<String> {
+/// Returns a text as a URL has it.
+fn url_form(text: &str, encoded: &'static AsciiSet) -> Zeroizing<String> {
     // `%00` is a byte.
     let mut form = Zeroizing::new(String::with_capacity(text.len() * 3));
-    form.extend(utf8_percent_encode(text, RESERVED));
+    form.extend(utf8_percent_encode(text, encoded));
     form
 }
 
@@ -133,6 +157,8 @@ mod tests {
     fn a_text_is_looked_for_as_a_url_has_it_too() {
         let mut parts = SecretParts::default();
         parts.add("sentinel+/=ä");
-        assert!(parts.forms().any(|form| form == b"sentinel%2B%2F%3D%C3%A4"));
+        for form in ["sentinel%2B%2F%3D%C3%A4", "sentinel+%2F%3D%C3%A4"] {
+            assert!(parts.forms().any(|known| known == form.as_bytes()), "{form}");
+        }
     }
 }

@@ -351,7 +351,7 @@ fn a_short_part_is_not_looked_for_and_a_key_is_found_by_each_of_its_lines() {
     parts.add("7 bytes");
     assert_eq!(parts.forms().count(), 0);
     parts.add("8 bytes!");
-    assert_eq!(parts.forms().count(), 5, "as it is, for a URL, and in base64 from three places");
+    assert_eq!(parts.forms().count(), 6, "as it is, in two forms of URLs, and in base64 from three places");
     let mut of_key = SecretParts::default();
     let key: Vec<u8> = (0..100).map(|place| b'a' + place % 26).collect();
     of_key.add_pem(&key);
