@@ -41,8 +41,16 @@ pub(super) struct WatchedConnection {
 #[derive(Default)]
 struct UpgradedConnection {
     is_cut: AtomicBool,
-    /// The task that reads.
+    /// The tasks that read and write.
     reader: AtomicWaker,
+    writer: AtomicWaker,
+}
+
+/// A half of a connection. Two tasks may have one each.
+#[derive(Clone, Copy)]
+pub(super) enum Half {
+    Reads,
+    Writes,
 }
 
 struct ConnectionState {
@@ -200,7 +208,7 @@ impl WatchedConnection {
 
     /// Records that a response is out, or that its request was given up.
     pub(super) fn finish(&self, exchange: &Arc<Exchange>) {
-        exchange.give_back();
+        exchange.ended();
         let mut state = self.lock();
         if let Some(position) = state.exchanges.iter().position(|other| Arc::ptr_eq(other, exchange)) {
             state.exchanges.swap_remove(position);
@@ -222,19 +230,17 @@ impl WatchedConnection {
         }
     }
 
-    /// Returns an error if the connection speaks another protocol and was cut.
-    pub(super) fn ensure_not_cut(&self) -> io::Result<()> {
-        match self.upgraded.get() {
-            Some(upgraded) if upgraded.is_cut.load(Ordering::Acquire) => Err(io::ErrorKind::ConnectionAborted.into()),
-            _ => Ok(()),
-        }
-    }
-
-    /// Wakes the task of `cx` when a connection that speaks another protocol is cut.
-    pub(super) fn wake_when_cut(&self, cx: &Context<'_>) {
-        if let Some(upgraded) = self.upgraded.get() {
-            upgraded.reader.register(cx.waker());
-        }
+    /// Returns an error if the connection speaks another protocol and was cut. Otherwise the task that reads, or the one that
+    /// writes, is woken by a cut.
+    pub(super) fn ensure_not_cut(&self, half: Half, cx: &Context<'_>) -> io::Result<()> {
+        let Some(upgraded) = self.upgraded.get() else { return Ok(()) };
+        let waker = match half {
+            Half::Reads => &upgraded.reader,
+            Half::Writes => &upgraded.writer,
+        };
+        // First: a cut that comes between both must not be missed.
+        waker.register(cx.waker());
+        if upgraded.is_cut.load(Ordering::Acquire) { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
     }
 
     /// Records that the body of a request was dropped before its end.
@@ -301,6 +307,7 @@ impl WatchedConnection {
         if let (Some(Order::Cut), Some(upgraded)) = (state.order, self.upgraded.get()) {
             upgraded.is_cut.store(true, Ordering::Release);
             upgraded.reader.wake();
+            upgraded.writer.wake();
         }
     }
 
@@ -424,6 +431,7 @@ impl ConnectionState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::{sync::atomic::AtomicUsize, task::Wake};
 
     fn rules(is_short: bool) -> ConnectionRules {
         let exchange = ExchangeRules { now: Instant::now(), response_timeout: Duration::from_secs(60), is_short };
@@ -521,6 +529,16 @@ mod tests {
         assert_eq!((taken(&connection), connection.end_reason()), (Some(Order::Cut), EndReason::AuthorityChanged));
     }
 
+    /// A task that counts how often it is woken.
+    #[derive(Default)]
+    struct Counting(AtomicUsize);
+
+    impl Wake for Counting {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn an_upgraded_connection_of_replaced_authorities_is_cut_in_time_and_no_other_limit_applies_to_it() {
         let [authority, other]: [Arc<dyn Any + Send + Sync>; 2] = [Arc::new("an authority"), Arc::new("another")];
@@ -528,11 +546,14 @@ mod tests {
             let connection = WatchedConnection::new(&ConnectionsConfig::default());
             connection.speaks_http(Some(Arc::downgrade(&authority)));
             let exchange = connection.begin(Version::HTTP_11);
+            let task = Arc::<Counting>::default();
+            let waker = task.clone().into();
             let judge = |authority| {
                 let mut rules = rules(true);
                 rules.authority = Some(Arc::downgrade(authority));
                 connection.judge(&rules);
-                connection.ensure_not_cut().is_ok()
+                let cx = Context::from_waker(&waker);
+                [Half::Reads, Half::Writes].into_iter().all(|half| connection.ensure_not_cut(half, &cx).is_ok())
             };
             if is_upgraded_before_the_change {
                 connection.upgraded();
@@ -549,6 +570,7 @@ mod tests {
             assert!(judge(&other), "it has the response timeout");
             tokio::time::advance(Duration::from_secs(1)).await;
             assert!(!judge(&other));
+            assert_eq!(task.0.load(Ordering::SeqCst), 2, "both halves are woken");
             assert_eq!(connection.end_reason(), EndReason::AuthorityChanged);
         }
     }

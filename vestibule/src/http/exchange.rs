@@ -122,6 +122,13 @@ impl Exchange {
         self.lock().place = Some(place);
     }
 
+    /// Gives the place back, and forgets the task: others may hold the request for longer.
+    pub(super) fn ended(&self) {
+        let mut progress = self.lock();
+        progress.place = None;
+        progress.stream = None;
+    }
+
     /// Gives the place back.
     pub(super) fn give_back(&self) {
         self.lock().place = None;

@@ -251,6 +251,7 @@ mod tests {
     use hyper::{
         body::Incoming,
         client::conn::http2::{self, SendRequest},
+        upgrade::Upgraded,
     };
     use hyper_util::rt::TokioExecutor;
     use rustls::{ClientConfig, RootCertStore, ServerConfig, pki_types::PrivatePkcs8KeyDer};
@@ -508,6 +509,16 @@ mod tests {
         assert_eq!(ended(&metrics, EndReason::Stalled), 1);
     }
 
+    /// Reads and writes in two tasks. Returns the errors that end them.
+    async fn errors_of_both_halves(upgraded: Upgraded) -> [io::ErrorKind; 2] {
+        let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgraded));
+        let reading = tokio::spawn(async move { reader.read_u8().await });
+        // Until the client takes no more.
+        let written = tokio::io::copy(&mut tokio::io::repeat(0), &mut writer).await;
+        let read = reading.await.expect("it does not panic");
+        [read.expect_err("it is cut").kind(), written.expect_err("it is cut").kind()]
+    }
+
     #[tokio::test]
     async fn a_cut_ends_the_reads_and_the_writes_of_an_upgraded_connection() {
         let (tell, told) = oneshot::channel();
@@ -515,12 +526,7 @@ mod tests {
         let switch = async move |mut request: Request| {
             let upgrade = hyper::upgrade::on(&mut request);
             let tell = tell.lock().unwrap().take().unwrap();
-            tokio::spawn(async move {
-                let mut io = TokioIo::new(upgrade.await.unwrap());
-                let read = io.read_u8().await.map_err(|error| error.kind());
-                let written = io.write_all(b"text").await.map_err(|error| error.kind());
-                let _ = tell.send((read, written));
-            });
+            tokio::spawn(async move { _ = tell.send(errors_of_both_halves(upgrade.await.unwrap()).await) });
             (StatusCode::SWITCHING_PROTOCOLS, [(header::CONNECTION, "upgrade"), (header::UPGRADE, "text")])
         };
         let (server, address, metrics) = start(Defaults::default(), Router::new().route("/", any(switch))).await;
@@ -532,7 +538,7 @@ mod tests {
         }
         server.connections.close(Duration::ZERO).await;
         let aborted = io::ErrorKind::ConnectionAborted;
-        assert_eq!(timeout(IN_TIME, told).await.expect("it is woken").unwrap(), (Err(aborted), Err(aborted)));
+        assert_eq!(timeout(IN_TIME, told).await.expect("it is woken").unwrap(), [aborted; 2]);
         timeout(IN_TIME, server.connections.none_open()).await.expect("the handler has ended it");
         assert_eq!(ended(&metrics, EndReason::Upgraded), 1);
     }

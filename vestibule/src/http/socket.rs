@@ -1,7 +1,7 @@
 //! Sockets, before and after their handshake.
 
 use super::{
-    connection::{CLOSING_GRACE, Rest},
+    connection::{CLOSING_GRACE, Half, Rest},
     connections::Place,
 };
 use std::{
@@ -123,19 +123,19 @@ macro_rules! forward {
 
 impl AsyncRead for PlacedIo {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.place.connection.wake_when_cut(cx);
-        self.place.connection.ensure_not_cut()?;
+        self.place.connection.ensure_not_cut(Half::Reads, cx)?;
         forward!(self, io => Pin::new(io).poll_read(cx, buf))
     }
 }
 
 impl AsyncWrite for PlacedIo {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.place.connection.ensure_not_cut()?;
+        self.place.connection.ensure_not_cut(Half::Writes, cx)?;
         forward!(self, io => Pin::new(io).poll_write(cx, buf))
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.place.connection.ensure_not_cut(Half::Writes, cx)?;
         forward!(self, io => Pin::new(io).poll_flush(cx))
     }
 
@@ -160,7 +160,7 @@ impl AsyncWrite for PlacedIo {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.place.connection.ensure_not_cut()?;
+        self.place.connection.ensure_not_cut(Half::Writes, cx)?;
         forward!(self, io => Pin::new(io).poll_write_vectored(cx, bufs))
     }
 
