@@ -31,7 +31,7 @@ use tokio::{
     sync::Semaphore,
     time::{Instant, Sleep, sleep_until},
 };
-use tower::{Layer, Service, ServiceExt, layer::layer_fn, service_fn};
+use tower::{Layer, Service, layer::layer_fn, service_fn};
 use tower_http::{
     CompressionLevel,
     compression::{
@@ -335,11 +335,13 @@ fn accepts_gzip(request: &Request) -> bool {
     }
 }
 
-/// Calls a route, and compresses its response.
+/// Calls a route, and compresses its response. One with a strong `ETag` stays as it is: the tag names its bytes (RFC 9110,
+/// section 8.8.1), and a client that gets another tag can change nothing with `If-Match`.
 fn compressed(route: &Route, request: Request) -> impl Future<Output = Result<Response, Infallible>> + use<> {
     let may_change = |status: StatusCode, _: Version, headers: &HeaderMap, _: &Extensions| {
         let directives = headers.get(header::CACHE_CONTROL).and_then(|value| value.to_str().ok()).unwrap_or_default();
-        status.is_success() && !directives.contains("no-transform")
+        let has_strong_tag = headers.get(header::ETAG).is_some_and(|tag| !tag.as_bytes().starts_with(b"W/"));
+        status.is_success() && !directives.contains("no-transform") && !has_strong_tag
     };
     let worth_it = SizeAbove::new(MIN_COMPRESSED)
         .and(NotForContentType::SSE)
@@ -347,37 +349,5 @@ fn compressed(route: &Route, request: Request) -> impl Future<Output = Result<Re
         .and(NotForContentType::GRPC)
         .and(may_change);
     let layer = CompressionLayer::new().quality(CompressionLevel::Fastest).compress_when(worth_it);
-    let route = ServiceExt::<Request>::map_response(route.clone(), mark_encoded);
-    layer.layer(route).call(request).map_ok(|response| {
-        let mut response = response.map(Body::new);
-        if response.headers().contains_key(header::CONTENT_ENCODING) {
-            weaken_tag(&mut response);
-        }
-        response
-    })
-}
-
-/// A mark of a response that its route has encoded itself.
-#[derive(Clone)]
-struct EncodedByRoute;
-
-fn mark_encoded(mut response: Response) -> Response {
-    if response.headers().contains_key(header::CONTENT_ENCODING) {
-        response.extensions_mut().insert(EncodedByRoute);
-    }
-    response
-}
-
-/// Makes the `ETag` of a response weak that was compressed here: the route's own names other bytes (RFC 9110, section
-/// 8.8.1).
-fn weaken_tag(response: &mut Response) {
-    if response.extensions().get::<EncodedByRoute>().is_some() {
-        return;
-    }
-    if let Some(tag) = response.headers_mut().get_mut(header::ETAG)
-        && tag.as_bytes().starts_with(b"\"")
-        && let Ok(weak) = HeaderValue::from_bytes(&[b"W/", tag.as_bytes()].concat())
-    {
-        *tag = weak;
-    }
+    layer.layer(route.clone()).call(request).map_ok(|response| response.map(Body::new))
 }

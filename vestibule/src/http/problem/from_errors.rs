@@ -11,7 +11,8 @@ const NOT_AVAILABLE: &str = "the database is not available; try again soon";
 const CONNECTION_BROKE: &str = "the connection to the database broke, and the request may have been carried out";
 
 /// Turns an error of the database into 503 with `Retry-After` if the client may try again: there was no connection, or
-/// the database undid the work. A 503 because a connection broke has no `Retry-After`: the database may have done the work.
+/// the database undid the statement or the transaction. It knows no other one of the request: do the writes of a request in one
+/// transaction. A 503 because a connection broke has no `Retry-After`: the database may have done the work.
 /// Any other error is a 500. The log gets the error.
 impl From<sqlx::Error> for Problem {
     fn from(error: sqlx::Error) -> Self {
