@@ -37,6 +37,7 @@ impl Damage {
             "26000" | "25006" => Some(Self::All),
             _ if ends_session(error) => Some(Self::Connection),
             "42501" | "42704" => Some(Self::Login),
+            "57P01" | "57P02" | "57P03" | "25P03" => Some(Self::Connection),
             code if code.starts_with("08") => Some(Self::Connection),
             _ => None,
         }
@@ -84,9 +85,15 @@ pub(crate) fn sqlstate(error: &sqlx::Error) -> Option<String> {
     Some(error.as_database_error()?.code()?.into_owned())
 }
 
-/// Returns `true` if the database rejects the login: SQLSTATE class 28. Too many connections (53300) is no rejection.
+/// Returns `true` if the database rejects the login: SQLSTATE class 28. Too many connections (53300) is no rejection. PgBouncer
+/// has the code of every other failure for a wrong password (08P01): "SASL authentication failed".
 pub(super) fn is_rejected(error: &sqlx::Error) -> bool {
-    matches!(sqlstate(error).as_deref(), Some("28P01" | "28000"))
+    let Some(error) = error.as_database_error() else { return false };
+    match error.code().as_deref() {
+        Some("28P01" | "28000") => true,
+        Some("08P01") => error.message().contains("authentication failed"),
+        _ => false,
+    }
 }
 
 /// Returns `true` if the database ended the transaction because of another one: a serialization failure, or a deadlock.

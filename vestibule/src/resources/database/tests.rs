@@ -372,6 +372,19 @@ async fn a_proxy_that_refuses_the_options_of_a_start_is_asked_once() {
 }
 
 #[tokio::test]
+async fn a_password_that_a_proxy_refuses_is_rejected_at_once() {
+    for text in ["SASL authentication failed", "password authentication failed"] {
+        let server = Arc::<Server>::default();
+        let (harness, manager) = start(&server).await;
+        *server.nonsense.lock().unwrap() = vec![fatal("08P01", text); 2];
+        manager.rotate("database", login("two"));
+        let report = harness.reload().await.unwrap_err();
+        assert_eq!((report.exit(), server.nonsense.lock().unwrap().len()), (Exit::Denied, 1), "{report}");
+        harness.stop().await;
+    }
+}
+
+#[tokio::test]
 async fn a_reload_gives_a_connection_up_if_a_server_or_a_proxy_has_none_left() {
     for (sqlstate, text) in [("53300", "too many clients"), ("08P01", "no more connections allowed (max_client_conn)")]
     {
