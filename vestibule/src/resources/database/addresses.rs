@@ -5,14 +5,24 @@ use sqlx::{PgConnection, postgres::PgConnectOptions};
 use std::{
     io::{self, ErrorKind},
     net::SocketAddr,
+    time::Duration,
 };
 use tokio::{
     net::{TcpStream, lookup_host},
     time::timeout,
 };
 
+/// The shortest time for an address: a lost SYN is sent again after a second.
+const SHORTEST_SHARE: Duration = Duration::from_secs(1);
+
+/// The longest time, in milliseconds, for which a server takes nothing of what a relay sends. A statement that waits for a
+/// lock takes nothing either.
+#[cfg(target_os = "linux")]
+const UNTAKEN_TIMEOUT: u32 = 15 * 60 * 1000;
+
 /// Connects if an address of the name is silent and a later one is not. Otherwise returns `None`: the driver tries the
-/// addresses in turn as well, and waits for each as long as the operating system does.
+/// addresses in turn as well, and waits for each as long as the operating system does. It is not asked to before it was given
+/// up once, because this costs a connection more if the first address answers.
 pub(super) async fn connect_past_silent(options: &PgConnectOptions) -> Option<Result<PgConnection, sqlx::Error>> {
     if options.get_host().starts_with('/') {
         return None;
@@ -44,7 +54,7 @@ async fn lookup(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
 }
 
 /// Returns the first connection, and `true` if an address before it is silent. Each address has an equal share of the time of
-/// a log-in.
+/// a log-in, and a second at least.
 ///
 /// # Errors
 /// The error of the last address.
@@ -53,8 +63,11 @@ async fn first_that_answers(addresses: &[SocketAddr]) -> io::Result<(TcpStream, 
     let mut last = io::Error::from(ErrorKind::AddrNotAvailable);
     for address in addresses {
         let share = LOGIN_TIMEOUT / u32::try_from(addresses.len()).unwrap_or(u32::MAX);
-        match timeout(share, TcpStream::connect(address)).await {
-            Ok(Ok(stream)) => return Ok((stream, has_silent)),
+        match timeout(share.max(SHORTEST_SHARE), TcpStream::connect(address)).await {
+            Ok(Ok(stream)) => {
+                set_options(&stream)?;
+                return Ok((stream, has_silent));
+            }
             Ok(Err(error)) => last = error,
             Err(_) => {
                 has_silent = true;
@@ -65,11 +78,20 @@ async fn first_that_answers(addresses: &[SocketAddr]) -> io::Result<(TcpStream, 
     Err(last)
 }
 
+/// Sets the options of a connection that a relay uses: it is closed if the server takes nothing for long, although nobody
+/// waits for it any more.
+fn set_options(stream: &TcpStream) -> io::Result<()> {
+    use rustix::net::sockopt;
+    sockopt::set_socket_keepalive(stream, true)?;
+    #[cfg(target_os = "linux")]
+    sockopt::set_tcp_user_timeout(stream, UNTAKEN_TIMEOUT)?;
+    Ok(())
+}
+
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
     use sqlx::postgres::PgSslMode;
-    use std::time::Duration;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::{TcpListener, TcpSocket},

@@ -33,6 +33,7 @@ use std::{
     future::poll_fn,
     io::{self, ErrorKind},
     path::PathBuf,
+    pin::pin,
     sync::atomic::{AtomicBool, Ordering},
     task::Poll,
 };
@@ -46,6 +47,8 @@ pub(crate) struct LogInOptions {
     pub(super) connection: PgConnectOptions,
     root_cert: Option<RootCert>,
     password: Password,
+    /// `true` from a log-in that was given up until the first address of the server's name answers.
+    is_address_silent: AtomicBool,
     /// `true` from the log line about a token that could not be signed until a log-in succeeds.
     is_failure_logged: AtomicBool,
 }
@@ -182,7 +185,8 @@ impl LogInOptions {
         }
         let connection = options.ssl_mode(mode);
         let password = Password::InOptions;
-        Ok(Self { connection, root_cert, password, is_failure_logged: AtomicBool::default() })
+        let (is_address_silent, is_failure_logged) = Default::default();
+        Ok(Self { connection, root_cert, password, is_address_silent, is_failure_logged })
     }
 
     /// Returns `true` if a token is signed for each log-in.
@@ -209,14 +213,41 @@ impl LogInOptions {
         if let Some(pem) = authorities {
             options = Cow::Owned(options.into_owned().ssl_root_cert_from_pem(pem));
         }
-        let Password::Token(signer) = &self.password else { return connect(&options).await };
+        let Password::Token(signer) = &self.password else { return self.connect(&options).await };
         let token = signer.token().await.map_err(|error| sqlx::Error::Io(io::Error::other(error)))?;
-        let connected = connect(&options.into_owned().password(token.expose_secret())).await;
+        let connected = self.connect(&options.into_owned().password(token.expose_secret())).await;
         match &connected {
             Ok(_) => self.is_failure_logged.store(false, Ordering::Relaxed),
             Err(error) if is_rejected(error) => signer.forget_identity().await,
             Err(_) => (),
         }
+        connected
+    }
+
+    /// Opens a connection.
+    ///
+    /// For SCRAM, sqlx computes for a millisecond, and gives way to other tasks 819 times on the way. Under load, each time
+    /// costs a turn of all tasks that are ready. So this gives way once in [`STEPS_OF_A_LOGIN`] times.
+    async fn connect(&self, options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
+        if self.is_address_silent.load(Ordering::Relaxed) {
+            // In a box, because the compiler gives up on futures that are nested more deeply.
+            match Box::pin(addresses::connect_past_silent(options)).await {
+                Some(connected) => return connected,
+                None => self.is_address_silent.store(false, Ordering::Relaxed),
+            }
+        }
+        let mut log_in = UnderWay { is_given_up: &self.is_address_silent, has_ended: false };
+        let mut connecting = pin!(PgConnection::connect_with(options));
+        let connecting = poll_fn(|cx| {
+            for _ in 1..STEPS_OF_A_LOGIN {
+                if let Poll::Ready(connected) = connecting.as_mut().poll(cx) {
+                    return Poll::Ready(connected);
+                }
+            }
+            connecting.as_mut().poll(cx)
+        });
+        let connected = caught(connecting).await;
+        log_in.has_ended = true;
         connected
     }
 
@@ -230,27 +261,16 @@ impl LogInOptions {
     }
 }
 
-/// Opens a connection.
-///
-/// For SCRAM, sqlx computes for a millisecond, and gives way to other tasks 819 times on the way. Under load, each time costs
-/// a turn of all tasks that are ready. So this gives way once in [`STEPS_OF_A_LOGIN`] times.
-async fn connect(options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
-    // In a box, because the compiler gives up on futures that are nested more deeply.
-    let mut connecting = Box::pin(async {
-        match addresses::connect_past_silent(options).await {
-            Some(connected) => connected,
-            None => PgConnection::connect_with(options).await,
-        }
-    });
-    let connecting = poll_fn(|cx| {
-        for _ in 1..STEPS_OF_A_LOGIN {
-            if let Poll::Ready(connected) = connecting.as_mut().poll(cx) {
-                return Poll::Ready(connected);
-            }
-        }
-        connecting.as_mut().poll(cx)
-    });
-    caught(connecting).await
+/// A log-in that is under way. It is given up if it is dropped before its end.
+struct UnderWay<'a> {
+    is_given_up: &'a AtomicBool,
+    has_ended: bool,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        self.is_given_up.fetch_or(!self.has_ended, Ordering::Relaxed);
+    }
 }
 
 /// Catches a panic of the driver, which panics if a message is shorter than its kind needs. That must not end whoever logs in.

@@ -2,7 +2,8 @@
 //!
 //! The driver prepares both with SASLprep (RFC 4013), and gives up if that does not know a character. PostgreSQL and libpq
 //! take the bytes as they are then (`pg_saslprep` in saslprep.c). So does this: it logs in, and passes the session on to the
-//! driver, which takes it for that of a server that asks for no password.
+//! driver, which takes it for that of a server that asks for no password. With more than 100,000 iterations of SCRAM
+//! (`scram_iterations`), postgres-protocol refuses the server.
 //!
 //! ```text
 //! driver ── inlet ── relay ── TCP with or without TLS, or a Unix socket ── PostgreSQL
@@ -178,7 +179,8 @@ fn unexpected(expected: &str) -> sqlx::Error {
 /// The connection to the server, with TLS or without.
 struct ServerStream {
     socket: Box<dyn Socket>,
-    /// `true` if TLS may have bytes that it has not sent. To flush without any would wait until the server sends something.
+    /// `true` if TLS may have bytes that it has not sent. To flush without any would wait until the server sends something. Few
+    /// may be left when it is `false`: to read sends them.
     has_unsent: bool,
 }
 
@@ -196,7 +198,7 @@ impl ServerStream {
         read_rest(self, message, length).await
     }
 
-    /// Waits until the socket is ready. Each time that it is, TLS has sent all that it had.
+    /// Waits until the socket is ready. Each time that it is, TLS has sent what it had, or read.
     fn poll_ready(
         &mut self,
         cx: &mut Context<'_>,
