@@ -3,7 +3,10 @@
 use crate::metrics::{Counter, Gauge, MetricsRegistry, unix_seconds};
 use prometheus_client::metrics::family::Family;
 use slab::Slab;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicU64},
+};
 use time::OffsetDateTime;
 
 type OfTask<M> = Family<[(&'static str, &'static str); 1], M>;
@@ -17,7 +20,11 @@ pub(crate) struct BackgroundMetrics {
     pieces: OfOutcome,
     last_finished: OfTask<Gauge<f64, AtomicU64>>,
     failing: OfTask<Gauge>,
+    begun: Arc<Mutex<BTreeMap<&'static str, BegunPieces>>>,
 }
+
+/// The times at which the pieces of one name began that are under way.
+type BegunPieces = Arc<Mutex<Slab<f64>>>;
 
 /// The metrics of the workers of one name.
 #[derive(Clone)]
@@ -25,8 +32,7 @@ pub(super) struct WorkerMetrics {
     name: &'static str,
     pieces: OfOutcome,
     last_finished: Gauge<f64, AtomicU64>,
-    /// The times at which the pieces began that are under way.
-    begun: Arc<Mutex<Slab<f64>>>,
+    begun: BegunPieces,
     /// The number of workers that fail now.
     pub(super) failing: Gauge,
 }
@@ -68,6 +74,7 @@ impl BackgroundMetrics {
             pieces: Family::default(),
             last_finished: Family::default(),
             failing: Family::default(),
+            begun: Arc::default(),
         };
         let help = "New starts of background tasks that panicked or ended before the process stopped";
         metrics.register("vestibule_background_restarts", help, background.restarts.clone());
@@ -101,7 +108,7 @@ impl BackgroundMetrics {
             name,
             pieces: self.pieces.clone(),
             last_finished: self.last_finished.get_or_create_owned(&[("worker", name)]),
-            begun: Arc::default(),
+            begun: self.begun.lock().unwrap_or_else(PoisonError::into_inner).entry(name).or_default().clone(),
             failing: self.failing.get_or_create_owned(&[("worker", name)]),
         };
         workers.last_finished.set(now());

@@ -238,7 +238,9 @@ pub(super) fn secrets(
     // With several Regions, each is asked for its own replica.
     let only_region = match (&regions[..], secrets.provider) {
         ([only], _) => Some((only.clone(), "secrets.aws.regions")),
-        ([], SecretsProvider::Aws) => region_of_environment.map(|region| (region, "the variable AWS_REGION")),
+        ([], SecretsProvider::Aws) => {
+            region_of_environment.map(|region| (region, "the variable AWS_REGION or AWS_DEFAULT_REGION"))
+        }
         _ => None,
     };
     for (place, id) in configured_ids(secrets, client_ca) {
