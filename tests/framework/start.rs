@@ -119,7 +119,7 @@ async fn a_login_that_is_malformed_ends_with_65_names_the_field_and_shows_no_tex
     for (value, texts) in [
         (
             format!("{password}\n"),
-            ["a bare password without a newline at its end", "plain text, with a newline at its end"],
+            ["a bare password in one line, without a newline at its end", "plain text, with a newline at its end"],
         ),
         (json!({ "username": user, "password": password, "host": url }).to_string(), ["`host`", "a JSON object"]),
         (json!({ "username": user, "password": password, "port": "54x" }).to_string(), ["`port`", "a JSON object"]),
