@@ -239,8 +239,7 @@ mod tests {
         package::Package,
         request_context::RequestContext,
         resources::build_error::BuildError,
-        secrets::{resolver::Resolver, set::SecretSet, spec::CredentialSpec},
-        testing::{Harness, MemoryManager},
+        testing::{Harness, MemoryManager, idle_service::NoSecrets},
     };
     use axum::{extract::State, http::StatusCode, routing::get};
     use futures_util::{FutureExt, StreamExt, stream};
@@ -266,20 +265,10 @@ mod tests {
         }
     }
 
-    impl SecretSet for Guarding {
-        fn specs() -> Vec<CredentialSpec> {
-            Vec::new()
-        }
-
-        fn resolve(_: &mut Resolver<'_>) -> Option<Self> {
-            Some(Self(Drops::default()))
-        }
-    }
-
     impl Application for Guarding {
         const PACKAGE: Package = Package::new("guarding", "0");
         type Settings = ();
-        type Secrets = Self;
+        type Secrets = NoSecrets;
 
         async fn build(_: &Build<'_, Self>) -> Result<Self, BuildError> {
             Ok(Self(Drops::default()))
