@@ -215,7 +215,9 @@ impl<A: Application> Loader<A> {
                 Ok(LoadOutcome::Unchanged) => unreachable!("nothing was held that could be unchanged"),
                 Err(error) => error,
             };
-            report.faults.iter_mut().for_each(|fault| _ = live_secrets::withhold(&mut fault.problem));
+            for Fault { subject, problem, remedy, .. } in &mut report.faults {
+                _ = [subject, problem, remedy].map(live_secrets::withhold);
+            }
             drop(tried);
             match retry {
                 RetryClass::Rejected | RetryClass::NoSuccessor => {

@@ -261,7 +261,7 @@ mod tests {
         async fn build(cx: &Build<'_, Self>) -> Result<Self, BuildError> {
             let key = cx.secrets.quoted_key.expose_secret();
             if key.starts_with("bad") {
-                Err(BuildError::setting("service.url", &format!("403 for {key}")))
+                Err(BuildError::setting(&format!("of {key}"), &format!("403 for {key}")))
             } else {
                 Ok(Self)
             }
@@ -276,7 +276,8 @@ mod tests {
     async fn an_error_that_quotes_a_new_secret_is_withheld_in_a_start_and_in_a_reload() {
         let manager = MemoryManager::with([("quoted_key", "bad-first-key")]);
         let report = Harness::<Quoting>::start(manager.clone(), Config::default()).await.map(drop).unwrap_err();
-        assert!(report.to_string().contains("contained a secret"), "{report}");
+        let report = report.to_string();
+        assert!(report.contains("contained a secret") && !report.contains("first"), "{report}");
         manager.rotate("quoted_key", "a-good-key");
         let harness = Harness::<Quoting>::start(manager.clone(), Config::default()).await.unwrap();
         manager.rotate("quoted_key", "bad-second-key");
