@@ -205,10 +205,10 @@ async fn close_after<T>(regions: &Regions, signals: &CommandSignals, work: impl 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::eventually::eventually;
     use std::{
         fs,
         sync::{Arc, Barrier},
-        time::Instant,
     };
 
     /// Returns the number of threads of this process with this name.
@@ -227,19 +227,11 @@ mod tests {
             let together = together.clone();
             runtime.spawn_blocking(move || together.wait());
         }
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while threads("burst") <= CALLS {
-            assert!(Instant::now() < deadline, "{} threads", threads("burst"));
-            std::thread::yield_now();
-        }
+        let burst = || threads("burst");
+        runtime.block_on(eventually("a thread for each call", burst, |threads| *threads > CALLS));
         together.wait();
         runtime.spawn(keep_a_thread(keep));
         // The worker of the runtime is the other one.
-        runtime.block_on(async {
-            while threads("burst") > 2 {
-                assert!(Instant::now() < deadline, "{} threads", threads("burst"));
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        });
+        runtime.block_on(eventually("the end of the other threads", burst, |threads| *threads <= 2));
     }
 }

@@ -1,6 +1,8 @@
 //! Help for a service's tests: the service without a process around it, and a secrets manager in memory.
 
 #[cfg(test)]
+pub(crate) mod eventually;
+#[cfg(test)]
 pub(crate) mod idle_service;
 
 mod memory_manager;

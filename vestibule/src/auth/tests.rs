@@ -16,6 +16,7 @@ use crate::{
     config::{AudienceClaim, AuthConfig, TokenAlgorithm},
     exit::{Exit, Fault},
     metrics::{MetricsRegistry, exposition_format::ExpositionFormat},
+    testing::eventually::eventually,
 };
 use axum::{
     Router,
@@ -77,6 +78,12 @@ impl Guarded {
     fn metrics(&self) -> String {
         self.registry.encode(ExpositionFormat::PrometheusText)
     }
+
+    /// Waits until the keys were fetched this many times.
+    async fn fetched(&self, times: usize) {
+        let wanted = format!("vestibule_auth_key_fetches_total{{outcome=\"fetched\"}} {times}");
+        eventually(&wanted, || self.metrics(), |metrics| metrics.contains(&wanted)).await;
+    }
 }
 
 fn bearer(token: &str) -> (header::HeaderName, HeaderValue) {
@@ -90,15 +97,6 @@ async fn pass(time: Duration) {
     tokio::time::pause();
     tokio::time::advance(time).await;
     tokio::time::resume();
-}
-
-async fn until(is_so: impl AsyncFn() -> bool) {
-    let waiting = async {
-        while !is_so().await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("it does not come");
 }
 
 #[test]
@@ -419,7 +417,8 @@ async fn nobody_waits_for_an_issuer_that_did_not_answer_the_last_time() {
     server.publish(&jwks([&key, &new]));
     pass(Duration::from_secs(31)).await;
     assert_eq!(guarded.status(&new.token()).await, 503, "it is asked, and nobody waits for its answer");
-    until(async || server.requests() == 3 && guarded.status(&new.token()).await == 200).await;
+    guarded.fetched(2).await;
+    assert_eq!((guarded.status(&new.token()).await, server.requests()), (200, 3));
 }
 
 #[tokio::test]
@@ -478,11 +477,11 @@ async fn an_answer_to_an_older_fetch_replaces_no_newer_keys() {
     let guarded = Guarded::open(&config).await.unwrap();
     let release = server.hold();
     pass(config.refresh_every * 2).await;
-    until(async || server.requests() == 2).await;
+    eventually("the second fetch", || server.requests(), |requests| *requests == 2).await;
     server.publish(&jwks([&new]));
     assert_eq!((guarded.status(&new.token()).await, server.requests()), (200, 3));
     drop(release);
-    until(async || guarded.metrics().contains("vestibule_auth_key_fetches_total{outcome=\"fetched\"} 3")).await;
+    guarded.fetched(3).await;
     assert_eq!(guarded.status(&new.token()).await, 200);
     assert_eq!(guarded.status(&old.token()).await, 401);
 }
@@ -496,9 +495,7 @@ async fn a_token_that_was_verified_a_moment_ago_still_expires() {
     let expires = now() + 5;
     let token = key.sign(&key.header(), &claims_with("exp", json!(expires)));
     assert_eq!(guarded.status(&token).await, 200);
-    while now() <= expires {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+    eventually("the expiry", now, |now| *now > expires).await;
     assert_eq!(guarded.status(&token).await, 401);
 }
 

@@ -311,13 +311,13 @@ mod tests {
     #[derive(Default)]
     struct Scripted {
         answers: Mutex<Vec<Result<Renewal, SourceError>>>,
-        renewed_at: Mutex<Vec<Instant>>,
+        renewed_at: watch::Sender<Vec<Instant>>,
         given_back: watch::Sender<bool>,
     }
 
     impl LeaseCalls for Scripted {
         fn renew(&self) -> BoxFuture<'_, Result<Renewal, SourceError>> {
-            self.renewed_at.lock().unwrap().push(Instant::now());
+            self.renewed_at.send_modify(|times| times.push(Instant::now()));
             let answer = self.answers.lock().unwrap().pop().unwrap_or(Ok(Renewal::AsBefore));
             Box::pin(async { answer })
         }
@@ -351,10 +351,7 @@ mod tests {
         let start = Instant::now();
         let lease = SecretLease::new(seconds(900), calls.clone());
         for (renewals, at_least, at_most) in [(1, 269, 331), (2, 530, 670), (3, 570, 730)] {
-            while calls.renewed_at.lock().unwrap().len() < renewals {
-                advance(seconds(1)).await;
-                tokio::task::yield_now().await;
-            }
+            calls.renewed_at.subscribe().wait_for(|times| times.len() >= renewals).await.unwrap();
             let elapsed = start.elapsed();
             assert!(elapsed >= seconds(at_least) && elapsed <= seconds(at_most), "{renewals}: {elapsed:?}");
         }

@@ -84,11 +84,7 @@ async fn start(config: Config<Settings>) -> (Arc<MemoryManager>, Harness<Working
 }
 
 async fn wait_for_work(service: &WorkingService) {
-    eventually("a piece of work", || match service.pieces.load(Ordering::SeqCst) {
-        0 => Err("none"),
-        _ => Ok(()),
-    })
-    .await;
+    eventually("a piece of work", || service.pieces.load(Ordering::SeqCst), |pieces| *pieces > 0).await;
 }
 
 #[tokio::test]

@@ -144,12 +144,12 @@ impl RelayServer {
 
     /// Waits until the relay has recorded exactly these lines, in any order. `wanted` is sorted. Forgets the lines.
     async fn wait_for_lines(&self, wanted: &[&str]) {
-        let has_lines = || {
+        let sorted = || {
             let mut lines = self.state().lines.clone();
             lines.sort();
-            if lines == wanted { Ok(()) } else { Err(lines) }
+            lines
         };
-        eventually(&format!("{wanted:?}"), has_lines).await;
+        eventually(&format!("{wanted:?}"), sorted, |lines| lines == wanted).await;
         self.state().lines.clear();
     }
 }

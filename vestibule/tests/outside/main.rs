@@ -15,6 +15,7 @@ mod routes;
 mod several_resources;
 
 mod captured_log;
+#[path = "../../src/testing/eventually.rs"]
 mod eventually;
 mod relay;
 

@@ -109,13 +109,13 @@ impl ServingExample {
 
     /// Waits until the service listens. Returns its public address and that of the admin listener.
     async fn addresses(&self) -> [String; 2] {
-        let event = eventually("the addresses", || {
+        let look = || {
             let log = self.log.lock().expect("nobody panics with it");
             let events = log.iter().map(|line| line.parse::<Value>().expect("JSON"));
             let mut listening = events.filter(|event| event["fields"]["message"] == "listening");
             listening.next().ok_or_else(|| log.clone())
-        })
-        .await;
+        };
+        let event = eventually("the addresses", look, Result::is_ok).await.expect("they came");
         ["server.address", "admin.address"].map(|key| event["fields"][key].as_str().expect("an address").to_owned())
     }
 
@@ -156,17 +156,9 @@ async fn a_service_serves_reloads_and_is_audited_with_a_manager_of_its_own() {
     let (code, table) = audit();
     assert!(code == Some(69) && table.contains("behind"), "{table}");
     serving.signal(Signal::HUP);
-    eventually("the new version", || match get(&public) {
-        version if version == "v2" => Ok(()),
-        version => Err(version),
-    })
-    .await;
+    eventually("the new version", || get(&public), |version| version == "v2").await;
     // The status names the version a moment after the first answer with it.
-    eventually("a clean audit", || match audit() {
-        (Some(0), _) => Ok(()),
-        other => Err(other),
-    })
-    .await;
+    eventually("a clean audit", audit, |(exit, _)| *exit == Some(0)).await;
     serving.signal(Signal::TERM);
     assert!(serving.child.wait().expect("it is our child").success());
 }

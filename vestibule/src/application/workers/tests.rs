@@ -3,11 +3,14 @@ use crate::{
     application::WorkerWake,
     config::Config,
     metrics::exposition_format::ExpositionFormat,
-    testing::{Harness, MemoryManager, idle_service::IdleService},
+    testing::{Harness, MemoryManager, eventually::eventually, idle_service::IdleService},
 };
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use tokio::time::{Instant, advance, sleep, timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, advance, sleep},
+};
 
 /// The series of the time at which a worker last ended a piece.
 const LAST_FINISHED: &str = "vestibule_worker_last_finished_timestamp_seconds{worker=\"test\"}";
@@ -56,7 +59,7 @@ impl World {
 /// The work that is left, and how many looks for it there were.
 #[derive(Default)]
 struct Work {
-    left: AtomicUsize,
+    left: watch::Sender<usize>,
     looks: AtomicUsize,
 }
 
@@ -64,11 +67,17 @@ impl Work {
     /// Does one piece, which takes this long. Returns `false` if there was none.
     async fn take(&self, duration: Duration) -> Result<bool, &'static str> {
         self.looks.fetch_add(1, Ordering::SeqCst);
-        let taken = self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
-        if taken.is_ok() {
+        let is_taken = self.left.send_if_modified(|left| match left.checked_sub(1) {
+            Some(rest) => {
+                *left = rest;
+                true
+            }
+            None => false,
+        });
+        if is_taken {
             sleep(duration).await;
         }
-        Ok(taken.is_ok())
+        Ok(is_taken)
     }
 
     /// Starts four workers, each of whose pieces takes this long.
@@ -105,12 +114,7 @@ async fn a_worker_goes_on_after_failures_and_panics_and_ends_when_the_process_st
         }
     };
     world.tasks.work("test", 1, |_| Duration::from_millis(50), piece);
-    let ten = async {
-        while world.pieces("nothing") < 1.0 {
-            sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(Duration::from_secs(60), ten).await.expect("it goes on");
+    eventually("the end of the work", || world.pieces("nothing"), |pieces| *pieces >= 1.0).await;
     let outcomes = ["panicked", "failed", "timeout", "done"].map(|outcome| world.pieces(outcome));
     assert_eq!(outcomes, [2.0, 1.0, 1.0, 6.0]);
     world.stop().await;
@@ -130,18 +134,17 @@ async fn idle_workers_of_one_name_look_once_a_second_together() {
 async fn a_worker_that_finds_work_wakes_the_next_one() {
     let world = World::start().await;
     let work = Arc::new(Work::default());
-    work.start(&world.tasks, Duration::from_millis(1));
+    work.start(&world.tasks, Duration::from_millis(10));
     sleep(Duration::from_secs(10)).await;
-    work.left.store(1000, Ordering::SeqCst);
-    while work.left.load(Ordering::SeqCst) == 1000 {
-        sleep(Duration::from_millis(1)).await;
-    }
+    let mut left = work.left.subscribe();
+    work.left.send_replace(100);
+    left.wait_for(|left| *left < 100).await.unwrap();
     let begin = Instant::now();
-    while work.left.load(Ordering::SeqCst) > 0 {
-        sleep(Duration::from_millis(1)).await;
-    }
+    left.wait_for(|left| *left == 0).await.unwrap();
     // One worker alone would need a second. Others come by themselves only after half a second.
     assert!(begin.elapsed() < Duration::from_millis(400), "{:?}", begin.elapsed());
+    // The last pieces end.
+    sleep(Duration::from_millis(20)).await;
     world.stop().await;
 }
 
@@ -153,11 +156,11 @@ async fn a_wake_up_is_never_late_and_costs_one_look() {
     sleep(Duration::from_secs(10)).await;
     for _ in 0..100 {
         let looks = work.looks();
-        work.left.store(1, Ordering::SeqCst);
+        work.left.send_replace(1);
         world.wake().wake();
         // Lets the workers run: the clock moves only if none of them can.
         sleep(Duration::from_millis(1)).await;
-        assert_eq!(work.left.load(Ordering::SeqCst), 0, "it was taken at once");
+        assert_eq!(*work.left.borrow(), 0, "it was taken at once");
         let looks = work.looks() - looks;
         assert!(looks <= 4, "the piece, two looks for another one, and perhaps the timer: {looks}");
     }

@@ -17,11 +17,13 @@ use futures_util::future::BoxFuture;
 use std::{
     collections::BTreeMap,
     future::pending,
-    mem,
     sync::{Arc, Mutex},
     time::Duration,
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
 
 /// `secrets.refresh_every`.
 const REFRESH: Duration = Duration::from_secs(300);
@@ -33,7 +35,7 @@ const NO_PROBES: Duration = Duration::from_secs(3600);
 #[derive(Default)]
 struct CountingManager {
     manager: MemoryManager,
-    calls: Mutex<BTreeMap<String, usize>>,
+    calls: watch::Sender<BTreeMap<String, usize>>,
     /// The secret for which it does not answer.
     silent: Mutex<Option<&'static str>>,
 }
@@ -48,7 +50,7 @@ impl CountingManager {
 
     /// Returns the calls since the last time.
     fn take_calls(&self) -> BTreeMap<String, usize> {
-        mem::take(&mut *self.calls.lock().unwrap())
+        self.calls.send_replace(BTreeMap::new())
     }
 }
 
@@ -59,7 +61,7 @@ impl Source for CountingManager {
         stage: Stage,
         held: Option<&'a VersionId>,
     ) -> BoxFuture<'a, Result<Fetched, SourceError>> {
-        *self.calls.lock().unwrap().entry(id.to_string()).or_default() += 1;
+        self.calls.send_modify(|calls| *calls.entry(id.to_string()).or_default() += 1);
         if self.silent.lock().unwrap().is_some_and(|silent| silent == id.as_str()) {
             return Box::pin(pending());
         }
@@ -103,7 +105,7 @@ impl Rejected {
     }
 
     fn calls_for(&self, id: &str) -> usize {
-        self.manager.calls.lock().unwrap().get(id).copied().unwrap_or_default()
+        self.manager.calls.borrow().get(id).copied().unwrap_or_default()
     }
 
     fn version(&self, name: &'static str) -> VersionId {
@@ -112,9 +114,7 @@ impl Rejected {
 
     /// Waits until the manager is asked for this secret. Returns the time since the rejection.
     async fn asked_for(&self, id: &str) -> Duration {
-        while self.calls_for(id) == 0 {
-            sleep(Duration::from_millis(10)).await;
-        }
+        self.manager.calls.subscribe().wait_for(|calls| calls.contains_key(id)).await.unwrap();
         self.rejected_at.elapsed()
     }
 }
@@ -217,9 +217,9 @@ async fn a_login_that_is_rejected_during_a_load_does_not_wait_for_what_that_load
     *manager.silent.lock().unwrap() = Some("keys");
     harness.start_reloading();
     manager.take_calls();
-    while manager.calls.lock().unwrap().is_empty() {
-        sleep(Duration::from_secs(1)).await;
-    }
+    manager.calls.subscribe().wait_for(|calls| calls.contains_key("keys")).await.unwrap();
+    // Lets the load take the login: the clock moves only if it waits for the keys alone.
+    sleep(Duration::from_millis(1)).await;
     database.state().password = "second".into();
     manager.manager.rotate("login", login("second"));
     assert!(harness.live().service().client.request().await.is_err(), "the password is another one");

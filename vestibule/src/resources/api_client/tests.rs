@@ -17,7 +17,7 @@ use crate::{
         lease::{NoCalls, SecretLease},
         version::{SecretValue, SecretValues, Stage},
     },
-    testing::MemoryManager,
+    testing::{MemoryManager, eventually::eventually},
 };
 use axum::{Router, body::Body, extract::State, http::StatusCode, response::IntoResponse};
 use serde::Serialize;
@@ -216,17 +216,6 @@ impl ReloadingProcess {
     }
 }
 
-/// Waits until a condition is met, for 30 s at most. The local stack has such a wait too, but the framework does not depend
-/// on the stack.
-async fn eventually(condition: impl Fn() -> bool) {
-    let met = async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(30), met).await.expect("the condition is met in time");
-}
-
 fn at(url: &str) -> Settings {
     Settings { url: BaseUrl::parse(url), ..Settings::default() }
 }
@@ -334,7 +323,7 @@ async fn a_call_under_way_holds_its_version_of_the_key() {
     let held = process.live.borrow().credentials.named("remote").unwrap().observer();
     let client = process.client();
     let call = tokio::spawn(async move { client.send(request("POST", "/")).await });
-    eventually(|| remote.calls() == 1).await;
+    eventually("the first call", || remote.calls(), |calls| *calls == 1).await;
     process.manager.rotate(KEY_ID, "key-two");
     process.reload(process.config.clone()).await;
     assert!(!call.is_finished() && held.strong_count() > 0, "the old key is on its way");
@@ -434,7 +423,7 @@ async fn waiting_for_a_permit_counts_against_the_timeout() {
     let process = ReloadingProcess::start(one_permit.clone()).await;
     let first_client = process.client();
     let holder = tokio::spawn(async move { first_client.send(request("GET", "/")).await });
-    eventually(|| remote.calls() > 0).await;
+    eventually("a call", || remote.calls(), |calls| *calls > 0).await;
     let short_timeout = Settings { timeout_ms: Some(200), ..one_permit };
     process.reload(Arc::new(Config { service: short_timeout, ..Config::default() })).await;
     let error = process.client().send(request("GET", "/")).await.unwrap_err();

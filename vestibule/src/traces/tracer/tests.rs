@@ -5,9 +5,9 @@ use crate::{
     config::{Config, base_url::BaseUrl, settings::traces::TracesConfig},
     loader::{LoadOutcome, LoadRequest, LoadScope},
     resources::breaker::ProbeReason,
-    testing::{Harness, MemoryManager, idle_service::IdleService},
+    testing::{Harness, MemoryManager, eventually::eventually, idle_service::IdleService},
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 fn config(is_on: bool) -> Config<()> {
     let endpoint = if is_on { BaseUrl::parse("http://127.0.0.1:1/v1/traces") } else { None };
@@ -58,12 +58,8 @@ async fn spans_are_still_taken_from_the_queue_after_a_panic_at_one_of_them() {
     let exporting = tokio::spawn(tracer.clone().export(exporter, stop.clone()));
     for taken in 1..=2 {
         drop(begin(&tracer));
-        let is_taken = async {
-            while dropped(&tracer, SpanDropReason::NotSent) < taken {
-                sleep(BATCH_DELAY).await;
-            }
-        };
-        timeout(Duration::from_secs(30), is_taken).await.expect("the span is taken");
+        let not_sent = || dropped(&tracer, SpanDropReason::NotSent);
+        eventually("a span that is not sent", not_sent, |spans| *spans >= taken).await;
     }
     stop.cancel();
     exporting.await.expect("it ends without a panic");
