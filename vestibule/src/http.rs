@@ -20,6 +20,7 @@ mod connection;
 pub(crate) mod connections;
 mod end_reason;
 mod exchange;
+mod upgraded;
 pub(crate) mod watched;
 
 pub(crate) mod door;

@@ -1,8 +1,9 @@
 //! Sockets, before and after their handshake.
 
 use super::{
-    connection::{CLOSING_GRACE, Half, Rest},
+    connection::{CLOSING_GRACE, Rest},
     connections::Place,
+    upgraded::Half,
 };
 use std::{
     io,
