@@ -8,7 +8,7 @@ use crate::{
     openapi::OpenApiRouter,
     package::Package,
     resources::build_error::BuildError,
-    secrets::{credential::Credential, kind::Kind, resolver::Resolver, set::SecretSet, spec::CredentialSpec},
+    secrets::{credential::Credential, id::SecretId},
     testing::{Harness, MemoryManager},
     trace_context::TraceContext,
 };
@@ -18,39 +18,29 @@ use axum::{
     routing::get,
 };
 use tower::ServiceExt;
+use vestibule_derive::SecretSet;
 
 const KEYS: &str = "keys";
 const KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
 
-/// The credentials of a service: its signing keys, if it has some.
-struct Secrets<const HAS_KEYS: bool>;
-
-impl<const HAS_KEYS: bool> SecretSet for Secrets<HAS_KEYS> {
-    fn specs() -> Vec<CredentialSpec> {
-        let (kind, stages) = (SigningKeys::NAME, SigningKeys::STAGES);
-        let keys = CredentialSpec { name: KEYS, kind, stages, optional: false };
-        if HAS_KEYS { vec![keys] } else { Vec::new() }
-    }
-
-    fn resolve(resolver: &mut Resolver<'_>) -> Option<Self> {
-        if HAS_KEYS {
-            let _: Credential<SigningKeys> = resolver.resolve(KEYS)?;
-        }
-        Some(Self)
-    }
+/// The credentials of a service: its signing keys, if the configuration names them.
+#[derive(SecretSet)]
+struct Secrets {
+    #[expect(dead_code, reason = "the framework signs with them")]
+    keys: Option<Credential<SigningKeys>>,
 }
 
 /// A service whose route says if a request is debugged and sampled, and if its handler sees the token. Another route keeps
 /// what came with the request.
 #[derive(Default)]
-struct Debugged<const HAS_KEYS: bool> {
+struct Debugged {
     kept: Arc<Mutex<Option<Extensions>>>,
 }
 
-impl<const HAS_KEYS: bool> Application for Debugged<HAS_KEYS> {
+impl Application for Debugged {
     const PACKAGE: Package = Package::new("debugged", "0");
     type Settings = ();
-    type Secrets = Secrets<HAS_KEYS>;
+    type Secrets = Secrets;
 
     async fn build(_: &Build<'_, Self>) -> Result<Self, BuildError> {
         Ok(Self::default())
@@ -69,12 +59,21 @@ impl<const HAS_KEYS: bool> Application for Debugged<HAS_KEYS> {
     }
 }
 
-async fn start<const HAS_KEYS: bool>() -> Harness<Debugged<HAS_KEYS>> {
-    Harness::start(MemoryManager::with([(KEYS, KEY)]), Config::default()).await.expect("a start")
+async fn start(config: Config<()>) -> (Arc<MemoryManager>, Harness<Debugged>) {
+    let manager = MemoryManager::with([(KEYS, KEY)]);
+    let harness = Harness::start(manager.clone(), config).await.expect("a start");
+    (manager, harness)
+}
+
+/// Returns the configuration of a service that has signing keys.
+fn with_keys() -> Config<()> {
+    let mut config = Config::default();
+    config.secrets.ids.insert(KEYS.into(), SecretId::parse(KEYS).expect("an id"));
+    config
 }
 
 /// Returns what the route says to a request with this token.
-async fn says<const HAS_KEYS: bool>(harness: &Harness<Debugged<HAS_KEYS>>, token: &str) -> String {
+async fn says(harness: &Harness<Debugged>, token: &str) -> String {
     let request = Request::get("/").header(X_DEBUG_TOKEN, token).body(Body::empty()).expect("a request");
     let answer = Door::new(harness.live()).oneshot(request).await.expect("an answer");
     let body = to_bytes(Body::new(answer.into_body()), usize::MAX).await.expect("a body");
@@ -83,7 +82,7 @@ async fn says<const HAS_KEYS: bool>(harness: &Harness<Debugged<HAS_KEYS>>, token
 
 #[tokio::test]
 async fn a_valid_token_marks_its_request_and_no_handler_sees_a_token() {
-    let harness = start::<true>().await;
+    let (_, harness) = start(with_keys()).await;
     let tokens = &harness.live().generation().debug_tokens;
     let signer = tokens.signer.as_ref().expect("the service has a key");
     let valid = tokens.issue(Duration::from_secs(60)).expect("a token");
@@ -98,7 +97,7 @@ async fn a_valid_token_marks_its_request_and_no_handler_sees_a_token() {
 
 #[tokio::test]
 async fn a_service_without_a_signing_key_issues_no_token_and_accepts_none() {
-    let (with, without) = (start::<true>().await, start::<false>().await);
+    let ((_, with), (_, without)) = (start(with_keys()).await, start(Config::default()).await);
     let token = with.live().generation().debug_tokens.issue(MAX_LIFETIME).expect("a token");
     assert_eq!(says(&without, &token).await, "false false false");
     let generation = without.live();
@@ -112,8 +111,7 @@ async fn a_service_without_a_signing_key_issues_no_token_and_accepts_none() {
 
 #[tokio::test]
 async fn what_a_handler_keeps_of_a_request_keeps_no_key_after_its_generation() {
-    let manager = MemoryManager::with([(KEYS, KEY)]);
-    let harness = Harness::<Debugged<true>>::start(manager.clone(), Config::default()).await.expect("a start");
+    let (manager, harness) = start(with_keys()).await;
     let kept = harness.live().service().kept.clone();
     let request = Request::get("/kept").body(Body::empty()).expect("a request");
     drop(Door::new(harness.live()).oneshot(request).await.expect("an answer"));
