@@ -17,7 +17,7 @@ const CLOCK_WAS_SET: time::Duration = time::Duration::SECOND;
 /// A moment in the life of this process. The time since then is right even if somebody sets the wall clock.
 ///
 /// The monotonic clock stands still while the machine is suspended, so that time does not count. It is added only to show the
-/// moment.
+/// moment, or its age.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moment {
     /// The time that the wall clock said at that moment.
@@ -38,8 +38,7 @@ impl Moment {
     pub(crate) fn at(self) -> OffsetDateTime {
         let now = Self::now();
         let to_come = self.since.saturating_duration_since(now.since);
-        let elapsed = now.since.saturating_duration_since(self.since) + (now.suspended - self.suspended);
-        let by_clock_of_now = now.recorded + to_come - elapsed;
+        let by_clock_of_now = now.recorded + to_come - self.age_at(now);
         if (by_clock_of_now - self.recorded).abs() < CLOCK_WAS_SET { self.recorded } else { by_clock_of_now }
     }
 
@@ -79,6 +78,16 @@ impl Moment {
     pub(crate) fn elapsed(self) -> Duration {
         self.since.elapsed()
     }
+
+    /// Returns the time since that moment, to show it: the time for which the machine was suspended counts.
+    pub(crate) fn age(self) -> Duration {
+        // Both clocks cannot be read at once, so it may be slightly negative.
+        Duration::try_from(self.age_at(Self::now())).unwrap_or_default()
+    }
+
+    fn age_at(self, now: Self) -> time::Duration {
+        now.since.saturating_duration_since(self.since) + (now.suspended - self.suspended)
+    }
 }
 
 impl Serialize for Moment {
@@ -109,7 +118,7 @@ impl Moment {
     }
 
     /// Returns this moment as a process has it whose machine was suspended for `length` since then.
-    fn before_a_suspension(self, length: time::Duration) -> Self {
+    pub(crate) fn before_a_suspension(self, length: time::Duration) -> Self {
         Self { recorded: self.recorded - length, suspended: self.suspended - length, ..self }
     }
 }
@@ -137,8 +146,10 @@ mod tests {
         let moment = Moment::now().before_a_suspension(Span::HOUR);
         let in_a_day = moment.plus(Duration::from_secs(24 * 60 * 60));
         assert_eq!((moment.at(), in_a_day.at()), (moment.recorded, in_a_day.recorded), "nobody has set the clock");
-        let age = OffsetDateTime::now_utc() - moment.before_a_jump(Span::days(2)).at();
-        assert!((age - Span::HOUR).abs() < Span::MINUTE, "{age}");
+        let jumped = moment.before_a_jump(Span::days(2));
+        for age in [OffsetDateTime::now_utc() - jumped.at(), jumped.age().try_into().unwrap()] {
+            assert!((age - Span::HOUR).abs() < Span::MINUTE, "{age}");
+        }
     }
 
     #[test]

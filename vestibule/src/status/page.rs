@@ -48,7 +48,7 @@ impl Display for StatusPage<'_> {
              </header><main>",
             version = Escaped(status.version),
             generation = status.generation,
-            age = Age(status.in_service_since.elapsed()),
+            age = Age(status.in_service_since.age()),
             instance = status.instance,
             started = Utc(status.started.at()),
         )?;
@@ -291,7 +291,7 @@ struct Ago(Moment);
 
 impl Display for Ago {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ago", Age(self.0.elapsed()))
+        write!(f, "{} ago", Age(self.0.age()))
     }
 }
 

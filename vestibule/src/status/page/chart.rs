@@ -102,6 +102,7 @@ impl Panel<'_> {
 
 /// Draws the mark of a reload, if it was in the last hour.
 fn mark(f: &mut Formatter<'_>, reload: &PastReload) -> fmt::Result {
+    // By the clock of the periods, which stands still while the machine is suspended: a mark belongs to its requests.
     let age = reload.started.elapsed();
     if age > HOUR {
         return Ok(());

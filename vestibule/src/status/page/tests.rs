@@ -130,6 +130,18 @@ async fn the_end_of_a_lease_is_shown_and_marked_once_a_successor_is_due() {
     }
 }
 
+#[tokio::test]
+async fn ages_count_the_time_for_which_the_machine_was_suspended() {
+    let (_, harness) = start().await;
+    let mut status = status(&harness);
+    let suspension = time::Duration::hours(3);
+    status.in_service_since = status.in_service_since.before_a_suspension(suspension);
+    status.credentials[0].loaded = status.credentials[0].loaded.before_a_suspension(suspension);
+    let page = page(&status);
+    assert!(page.contains("generation 1 in service for 3 h"), "{page}");
+    assert!(page.contains("<td data-label=\"loaded\" class=\"\">3 h ago</td>"), "{page}");
+}
+
 #[test]
 fn numbers_and_ages_are_short() {
     for (number, text) in [(0.0, "0"), (0.0667, "0.067"), (0.25, "0.25"), (3.21, "3.2"), (1234.5, "1234")] {
