@@ -4,7 +4,8 @@ use crate::{
     SERVICE,
     support::{
         configuration_folder::ConfigurationFolder, launch_options::LaunchOptions, metrics_page::MetricsPage,
-        reload_status::assert_carried_over, secrets::current_version, temporary_file::TemporaryFile,
+        mistakes::assert_mistake, reload_status::assert_carried_over, secrets::current_version,
+        temporary_file::TemporaryFile,
     },
 };
 use devstack::{
@@ -189,10 +190,7 @@ async fn authentication_that_is_half_configured_is_a_mistake() {
         (vec![("APP_AUTH__ALGORITHMS", "[\"HS256\"]")], "auth.algorithms"),
         (vec![("APP_AUTH__LEEWAY", "2m")], "auth.leeway"),
     ] {
-        let launch = SERVICE.launch_without_tenant().await.args(["check"]);
-        let exited = variables.iter().fold(launch, |launch, (name, value)| launch.env(name, value)).run();
-        assert_eq!(exited.code, Some(78), "{variables:?}");
-        assert!(exited.stderr.contains(key), "{key} is missing in {}", exited.stderr);
+        assert_mistake(&variables, key).await;
     }
 }
 

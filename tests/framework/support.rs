@@ -11,6 +11,7 @@ pub(crate) mod leased;
 pub(crate) mod load;
 pub(crate) mod log_events;
 pub(crate) mod metrics_page;
+pub(crate) mod mistakes;
 pub(crate) mod platform;
 pub(crate) mod process;
 pub(crate) mod rds_front;

@@ -19,7 +19,10 @@ use hyper::{
 };
 use hyper_util::rt::TokioExecutor;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, pki_types::PrivatePkcs8KeyDer};
-use std::{net::SocketAddr, sync::OnceLock};
+use std::{
+    net::SocketAddr,
+    sync::{Mutex, OnceLock},
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -180,24 +183,33 @@ async fn a_client_that_goes_on_after_its_answer_or_does_not_close_loses_its_plac
     drop(silent);
 }
 
-#[tokio::test]
-async fn a_handler_that_shuts_its_side_of_an_upgraded_connection_down_reads_on() {
+/// Returns routes that switch to another protocol once, and the result of `handler` then.
+fn switch<F>(handler: fn(Upgraded) -> F) -> (Router, oneshot::Receiver<F::Output>)
+where
+    F: Future<Output: Send> + Send + 'static,
+{
     let (tell, told) = oneshot::channel();
-    let tell = Arc::new(std::sync::Mutex::new(Some(tell)));
+    let tell = Arc::new(Mutex::new(Some(tell)));
     let switch = async move |mut request: Request| {
         let upgrade = hyper::upgrade::on(&mut request);
-        let tell = tell.lock().unwrap().take().unwrap();
-        tokio::spawn(async move {
-            let mut io = TokioIo::new(upgrade.await.unwrap());
-            io.write_all(b"end").await.unwrap();
-            io.shutdown().await.unwrap();
-            let mut text = String::new();
-            io.read_to_string(&mut text).await.unwrap();
-            let _ = tell.send(text);
-        });
+        let tell = tell.lock().expect("no panic").take().expect("the first request");
+        tokio::spawn(async move { _ = tell.send(handler(upgrade.await.expect("an upgrade")).await) });
         (StatusCode::SWITCHING_PROTOCOLS, [(header::CONNECTION, "upgrade"), (header::UPGRADE, "text")])
     };
-    let (server, address, metrics) = start(Defaults::default(), Router::new().route("/", any(switch))).await;
+    (Router::new().route("/", any(switch)), told)
+}
+
+#[tokio::test]
+async fn a_handler_that_shuts_its_side_of_an_upgraded_connection_down_reads_on() {
+    let (routes, told) = switch(|upgraded| async move {
+        let mut io = TokioIo::new(upgraded);
+        io.write_all(b"end").await.unwrap();
+        io.shutdown().await.unwrap();
+        let mut text = String::new();
+        io.read_to_string(&mut text).await.unwrap();
+        text
+    });
+    let (server, address, metrics) = start(Defaults::default(), routes).await;
     let mut stream = TcpStream::connect(address).await.unwrap();
     let head = b"POST / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: text\r\n\r\n";
     stream.write_all(&[head.as_slice(), b"some "].concat()).await.unwrap();
@@ -281,21 +293,11 @@ async fn errors_of_both_halves(upgraded: Upgraded) -> [io::ErrorKind; 2] {
 
 #[tokio::test]
 async fn a_cut_ends_the_reads_and_the_writes_of_an_upgraded_connection() {
-    let (tell, told) = oneshot::channel();
-    let tell = Arc::new(std::sync::Mutex::new(Some(tell)));
-    let switch = async move |mut request: Request| {
-        let upgrade = hyper::upgrade::on(&mut request);
-        let tell = tell.lock().unwrap().take().unwrap();
-        tokio::spawn(async move { _ = tell.send(errors_of_both_halves(upgrade.await.unwrap()).await) });
-        (StatusCode::SWITCHING_PROTOCOLS, [(header::CONNECTION, "upgrade"), (header::UPGRADE, "text")])
-    };
-    let (server, address, metrics) = start(Defaults::default(), Router::new().route("/", any(switch))).await;
+    let (routes, told) = switch(errors_of_both_halves);
+    let (server, address, metrics) = start(Defaults::default(), routes).await;
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: text\r\n\r\n").await.unwrap();
-    let mut head = String::new();
-    while !head.ends_with("\r\n\r\n") {
-        head.push(char::from(timeout(IN_TIME, stream.read_u8()).await.expect("in time").unwrap()));
-    }
+    read_head(&mut stream).await;
     server.connections.close(Duration::ZERO).await;
     let aborted = io::ErrorKind::ConnectionAborted;
     assert_eq!(timeout(IN_TIME, told).await.expect("it is woken").unwrap(), [aborted; 2]);
@@ -305,12 +307,16 @@ async fn a_cut_ends_the_reads_and_the_writes_of_an_upgraded_connection() {
 
 /// Sends a request over HTTP/1. Returns `true` if its answer says that the connection ends.
 async fn is_last(stream: &mut TcpStream) -> bool {
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("it is open");
+    read_head(stream).await.contains("connection: close")
+}
+
+async fn read_head(stream: &mut TcpStream) -> String {
     let mut head = String::new();
     while !head.ends_with("\r\n\r\n") {
-        head.push(char::from(timeout(IN_TIME, stream.read_u8()).await.expect("in time").unwrap()));
+        head.push(char::from(timeout(IN_TIME, stream.read_u8()).await.expect("in time").expect("more of the head")));
     }
-    head.contains("connection: close")
+    head
 }
 
 #[tokio::test]
