@@ -99,12 +99,14 @@ impl Scenarios {
         }
     }
 
-    /// Measures the time until the services accept connections. Each answer of the manager takes 50 ms longer.
+    /// Measures the time until the services accept connections. Each answer of the manager takes 50 ms, and none waits for
+    /// another one, as at AWS: the emulator would answer one after the other.
     async fn start(&mut self) {
         const SCENARIO: &str = "start with 5 secrets behind 50 ms, with TLS";
         let tenant = tenant("start").await;
         let manager = ScriptedManager::before(tenant.emulator()).expect("a free port");
         manager.script([FaultRule::all(ScriptedFault::Delay(Duration::from_millis(50)))]);
+        manager.keep_answers();
         for (round, service) in turns(self.rounds, 3) {
             let (server, time) = self.services[service].start_at(&tenant, &manager.endpoint(), true).await;
             // The first round reads the programs from the disk.
@@ -115,7 +117,8 @@ impl Scenarios {
         }
     }
 
-    /// Measures the time from SIGHUP to an answer on the new login, without other requests and among many.
+    /// Measures the time from SIGHUP to an answer on the new login, without other requests and among many. The manager's
+    /// answers wait for nothing.
     async fn take_up(&mut self) {
         const ALONE: &str = "from SIGHUP to an answer on the new login";
         const AMONG_MANY: &str = "the same among 200 requests per second";
@@ -129,18 +132,23 @@ impl Scenarios {
         );
         let mut admin = tenant.admin().await.expect("a connection");
         sqlx::raw_sql(AssertSqlSafe(view)).execute(&mut admin).await.expect("it is SQL");
-        let [first, second, third] = &self.services;
-        let servers = [first.start(&tenant).await, second.start(&tenant).await, third.start(&tenant).await];
+        let manager = ScriptedManager::before(tenant.emulator()).expect("a free port");
+        manager.keep_answers();
+        let mut servers = Vec::new();
+        for service in &self.services {
+            servers.push(service.start_at(&tenant, &manager.endpoint(), false).await.0);
+        }
         let mut username = String::new();
         for scenario in [ALONE, AMONG_MANY] {
             for (turn, (round, service)) in turns(self.rounds, servers.len()).enumerate() {
                 if turn % servers.len() == 0 {
                     tenant.rotate_users("database").await.expect("a rotation");
+                    manager.renew_answers().await.expect("the emulator answers");
                     username = login(&tenant).await["username"].as_str().expect("a name").to_owned();
                 }
                 let server = &servers[service];
                 let time = if scenario == ALONE {
-                    take_up(server, &username).await
+                    take_up_later(server, &username).await
                 } else {
                     Requests::during(server.address, LIST, take_up_later(server, &username)).await.1
                 };
@@ -336,7 +344,7 @@ async fn take_up(server: &Server, username: &str) -> Duration {
     }
 }
 
-/// Does the same as [`take_up`] after a moment, in which requests begin.
+/// Does the same as [`take_up`] after a moment. Requests begin in it, and nothing is left of the last rotation.
 async fn take_up_later(server: &Server, username: &str) -> Duration {
     sleep(Duration::from_millis(300)).await;
     take_up(server, username).await

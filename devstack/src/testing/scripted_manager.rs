@@ -45,7 +45,15 @@ struct ManagerScript {
 }
 
 /// The answers of the emulator that are given again, by the operation and the body of the request.
-type KeptAnswers = Arc<tokio::sync::Mutex<BTreeMap<(Option<HeaderValue>, Bytes), (StatusCode, HeaderMap, Bytes)>>>;
+type KeptAnswers = Arc<tokio::sync::Mutex<BTreeMap<(Option<HeaderValue>, Bytes), KeptAnswer>>>;
+
+/// An answer, and the request's headers, to ask again.
+struct KeptAnswer {
+    request: HeaderMap,
+    answer: Answer,
+}
+
+type Answer = (StatusCode, HeaderMap, Bytes);
 
 /// The endpoints to which requests are forwarded.
 enum Upstream {
@@ -93,9 +101,21 @@ impl ScriptedManager {
     }
 
     /// Forwards each request once from now on, and answers the same request as the emulator did then. Many processes would
-    /// otherwise wait for the emulator, which is written in Python. Call it again whenever a secret has changed.
+    /// otherwise wait for the emulator, which is written in Python. Call it again whenever a secret has changed, or
+    /// [`renew_answers`](Self::renew_answers).
     pub fn keep_answers(&self) {
         *lock(&self.script.kept) = Some(KeptAnswers::default());
+    }
+
+    /// Asks the emulator again for each answer that is kept, so that no service waits for it after a secret has changed. It has
+    /// one emulator.
+    pub async fn renew_answers(&self) -> Result<(), reqwest::Error> {
+        let kept = lock(&self.script.kept).clone();
+        let (Some(kept), Upstream::One(endpoint)) = (kept, &self.script.upstream) else { return Ok(()) };
+        for ((_, body), KeptAnswer { request, answer }) in kept.lock().await.iter_mut() {
+            *answer = self.script.ask(endpoint.clone(), request.clone(), body.clone()).await?;
+        }
+        Ok(())
     }
 
     /// Removes every rule.
@@ -201,21 +221,19 @@ impl ManagerScript {
         // One request asks at a time, and those that come meanwhile find its answer.
         let mut kept = kept.lock().await;
         let request = (headers.get(TARGET).cloned(), body.clone());
-        if let Some(answer) = kept.get(&request) {
+        if let Some(KeptAnswer { answer, .. }) = kept.get(&request) {
             return answer.clone().into_response();
         }
-        match self.ask(endpoint, headers, body).await {
-            Ok(answer) => kept.entry(request).or_insert(answer).clone().into_response(),
+        match self.ask(endpoint, headers.clone(), body).await {
+            Ok(answer) => {
+                kept.insert(request, KeptAnswer { request: headers, answer: answer.clone() });
+                answer.into_response()
+            }
             Err(_) => StatusCode::BAD_GATEWAY.into_response(),
         }
     }
 
-    async fn ask(
-        &self,
-        endpoint: String,
-        mut headers: HeaderMap,
-        body: Bytes,
-    ) -> reqwest::Result<(StatusCode, HeaderMap, Bytes)> {
+    async fn ask(&self, endpoint: String, mut headers: HeaderMap, body: Bytes) -> reqwest::Result<Answer> {
         headers.remove(header::HOST);
         let request = self.client.post(endpoint).headers(headers).body(body);
         let send = || request.try_clone().expect("a body in memory can be sent again").send();
@@ -228,8 +246,9 @@ impl ManagerScript {
             }
         }
         let (status, mut headers) = (answer.status(), answer.headers().clone());
-        // The server writes its own, which is not older than the answer.
+        // The server writes its own date, which is not older than the answer. The emulator ends each connection, and AWS does not.
         headers.remove(header::DATE);
+        headers.remove(header::CONNECTION);
         Ok((status, headers, answer.bytes().await?))
     }
 }
