@@ -324,15 +324,24 @@ fn wait_for_warnings(running: &RunningService<'_>, days_left: &[u64]) -> impl Fu
     })
 }
 
+/// Returns the days until a time of the metrics that only `server_tls` has.
+fn days_until(what: &str, metrics: &str) -> f64 {
+    let series = format!("vestibule_credential_{what}_timestamp_seconds{{");
+    let lines: Vec<_> = metrics.lines().filter_map(|line| line.strip_prefix(&series)).collect();
+    let [line] = lines[..] else { panic!("{lines:?}") };
+    let at: f64 = line.strip_prefix("name=\"server_tls\"} ").expect("its name").parse().expect("a time");
+    (at - UNIX_EPOCH.elapsed().expect("after 1970").as_secs_f64()) / (24.0 * 60.0 * 60.0)
+}
+
 #[tokio::test]
 async fn the_end_of_a_certificate_is_shown_and_logged_in_time() {
     let (tenant, _) = tenant_with_certificate("tls_expiry").await;
-    let put = async |length: Duration| {
-        let identity = tenant.authority().local(Validity::lasting(length));
+    let put = async |validity| {
+        let identity = tenant.authority().local(validity);
         tenant.put_identity("server_tls", &identity).await.unwrap()
     };
     let day = Duration::from_secs(24 * 60 * 60);
-    put(6 * day + day / 2).await;
+    put(Validity::ending_in(6 * day + day / 2)).await;
     let mut running = RunningService::start_tls(SERVICE.launch(&tenant), &tenant).await;
     wait_for_warnings(&running, &[6]).await;
     let expires = running.credential("server_tls").await["expires"].clone();
@@ -342,17 +351,18 @@ async fn the_end_of_a_certificate_is_shown_and_logged_in_time() {
     assert_eq!(logged, Some(expires));
     assert_eq!(running.credential("signing").await["expires"], json!(null));
     let (_, _, metrics) = running.page("/metrics").await;
-    let expiry = metrics.lines().filter(|line| line.starts_with("vestibule_credential_expiry_timestamp_seconds{"));
-    let expiry: Vec<_> = expiry.collect();
-    assert_eq!(expiry.len(), 1, "{expiry:?}");
-    let at = expiry[0].strip_prefix("vestibule_credential_expiry_timestamp_seconds{name=\"server_tls\"} ").unwrap();
-    let in_seconds = at.parse::<f64>().unwrap() - UNIX_EPOCH.elapsed().unwrap().as_secs_f64();
-    assert!((6.0..7.0).contains(&(in_seconds / day.as_secs_f64())), "{in_seconds}");
+    assert!((6.0..7.0).contains(&days_until("expiry", &metrics)), "{metrics}");
+    assert!((-1.0..0.0).contains(&days_until("due", &metrics)), "{metrics}");
 
-    put(60 * day).await;
+    put(Validity::ending_in(60 * day)).await;
     assert_eq!(running.reload().await["outcome"], "published");
+    // A certificate that lives for a day is young for four fifths of it.
+    put(Validity::lasting(day)).await;
+    assert_eq!(running.reload().await["outcome"], "published");
+    let (_, _, metrics) = running.page("/metrics").await;
+    assert!((0.7..0.9).contains(&days_until("due", &metrics)), "{metrics}");
     // The time for the last warning comes while the certificate is in service.
-    put(day + Duration::from_secs(10)).await;
+    put(Validity::ending_in(day + Duration::from_secs(10))).await;
     assert_eq!(running.reload().await["outcome"], "published");
     wait_for_warnings(&running, &[6, 1, 0]).await;
 }

@@ -2,14 +2,15 @@
 
 use crate::{
     application::{Application, Live},
-    secrets::{credential::Name, id::VersionId},
+    secrets::{
+        credential::Name,
+        expiry::{Expiry, LAST_DAYS},
+        id::VersionId,
+    },
 };
 use std::{collections::BTreeMap, time::Duration};
 use time::{Duration as Span, OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio_util::sync::CancellationToken;
-
-/// The remaining lifetimes at which a warning is due.
-const WARN_AT: [Span; 4] = [Span::days(30), Span::days(7), Span::days(1), Span::ZERO];
 
 /// The longest sleep. Somebody may set the wall clock in the meantime.
 const MAX_SLEEP: Duration = Duration::from_secs(60 * 60);
@@ -24,12 +25,12 @@ pub(crate) async fn watch<A: Application>(mut live: Live<A>, stopping: Cancellat
             .iter()
             // The framework itself replaces what has a lease.
             .filter(|(_, held)| held.lease.is_none())
-            .filter_map(|(name, held)| Some(((name, held.in_use().clone()), held.expires_at?)))
+            .filter_map(|(name, held)| Some(((name, held.in_use().clone()), held.expiry?)))
             .collect();
         let (due, pause) = warnings.take_due(expiring, now);
         drop(generation);
-        for (version, expires_at) in due {
-            warn(&version, expires_at, now);
+        for (version, expiry) in due {
+            warn(&version, expiry.end(), now);
         }
         tokio::select! {
             () = stopping.cancelled() => return,
@@ -50,18 +51,19 @@ impl Warnings {
     /// logged.
     fn take_due(
         &mut self,
-        expiring: BTreeMap<Version, OffsetDateTime>,
+        expiring: BTreeMap<Version, Expiry>,
         now: OffsetDateTime,
-    ) -> (Vec<(Version, OffsetDateTime)>, Duration) {
+    ) -> (Vec<(Version, Expiry)>, Duration) {
         let logged_before = std::mem::take(&mut self.0);
         let (mut due, mut pause) = (Vec::new(), MAX_SLEEP);
-        for (version, expires_at) in expiring {
-            let count = warnings_due(expires_at, now);
-            if let Some(next) = WARN_AT.get(count) {
-                pause = pause.min((expires_at - *next - now).unsigned_abs());
+        for (version, expiry) in expiring {
+            let times = times_to_warn(expiry);
+            let count = times.iter().filter(|time| **time <= now).count();
+            if let Some(next) = times.get(count) {
+                pause = pause.min((*next - now).unsigned_abs());
             }
             if count > logged_before.get(&version).copied().unwrap_or(0) {
-                due.push((version.clone(), expires_at));
+                due.push((version.clone(), expiry));
             }
             self.0.insert(version, count);
         }
@@ -69,9 +71,12 @@ impl Warnings {
     }
 }
 
-/// Returns the number of warnings that are due by now.
-fn warnings_due(expires_at: OffsetDateTime, now: OffsetDateTime) -> usize {
-    WARN_AT.iter().filter(|left| expires_at - now <= **left).count()
+/// Returns the times at which a warning is due, in order: 30, 7 and 1 days before the end, and the end. A version that is
+/// short-lived gets none before it must be replaced.
+fn times_to_warn(expiry: Expiry) -> [OffsetDateTime; 4] {
+    let (end, due) = (expiry.end(), expiry.due());
+    let first = if end - due < LAST_DAYS { due } else { end - Span::days(30) };
+    [first, due, due.max(end - Span::DAY), end]
 }
 
 fn warn((credential, version): &Version, expires_at: OffsetDateTime, now: OffsetDateTime) {
@@ -99,12 +104,16 @@ fn warn((credential, version): &Version, expires_at: OffsetDateTime, now: Offset
 mod tests {
     use super::*;
 
-    const EXPIRES_AT: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
+    const END: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
 
     /// Returns the number of warnings that are due with this remaining lifetime, and the pause.
     fn take_due(warnings: &mut Warnings, version: &str, left: Span) -> (usize, Duration) {
-        let expiring = [(("server_tls", VersionId::new(version)), EXPIRES_AT)].into();
-        let (due, pause) = warnings.take_due(expiring, EXPIRES_AT - left);
+        take_due_of(warnings, version, Expiry::at(END), left)
+    }
+
+    fn take_due_of(warnings: &mut Warnings, version: &str, expiry: Expiry, left: Span) -> (usize, Duration) {
+        let expiring = [(("server_tls", VersionId::new(version)), expiry)].into();
+        let (due, pause) = warnings.take_due(expiring, END - left);
         (due.len(), pause)
     }
 
@@ -135,6 +144,20 @@ mod tests {
         assert_eq!(due_at(Span::days(300)), (0, MAX_SLEEP), "the clock is a year behind");
         assert_eq!(due_at(Span::days(6)).0, 1, "the clock is right again");
         assert_eq!(due_at(Span::hours(20)).0, 1);
+    }
+
+    #[test]
+    fn a_short_lived_version_gets_no_warning_before_it_must_be_replaced() {
+        let day = &mut Warnings::default();
+        let mut due_at = |left| take_due_of(day, "day", Expiry::between(END - Span::DAY, END), left);
+        assert_eq!(due_at(Span::DAY), (0, MAX_SLEEP));
+        assert_eq!(due_at(Span::minutes(300)), (0, Duration::from_secs(720)));
+        assert_eq!(due_at(Span::minutes(288)), (1, MAX_SLEEP));
+        assert_eq!(due_at(Span::minutes(3)), (0, Duration::from_secs(180)));
+        assert_eq!(due_at(Span::ZERO), (1, MAX_SLEEP));
+        let month = &mut Warnings::default();
+        let mut due_at = |left| take_due_of(month, "month", Expiry::between(END - Span::days(30), END), left).0;
+        assert_eq!([30, 7, 6, 2, 1, 0].map(|days| due_at(Span::days(days))), [0, 0, 1, 0, 1, 1]);
     }
 
     #[test]

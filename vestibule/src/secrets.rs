@@ -12,6 +12,7 @@ pub mod source;
 pub mod vault;
 
 pub(crate) mod credential;
+pub(crate) mod expiry;
 pub(crate) mod fetch;
 pub(crate) mod held;
 pub(crate) mod id;
@@ -27,6 +28,7 @@ pub(crate) mod spec;
 pub(crate) mod version;
 
 pub use credential::{Credential, Name, RESERVED};
+pub use expiry::Expiry;
 pub use held::HeldCredentials;
 pub use id::{SecretId, VersionId};
 pub use kind::{Kind, Malformed};

@@ -35,6 +35,7 @@ use crate::{
     resources::{connection_counter::ConnectionCounter, registry::RejectionObserver},
     secrets::{
         credential::Name,
+        expiry::Expiry,
         fetch::ManagerStage,
         held::HeldCredential,
         id::{SecretId, VersionId},
@@ -139,8 +140,7 @@ pub(crate) struct CredentialStatus {
     /// The time at which the manager last confirmed that it may be used.
     verified: Moment,
     /// The time at which this version expires, as a certificate does.
-    #[serde(with = "time::serde::rfc3339::option")]
-    expires: Option<OffsetDateTime>,
+    expires: Option<Expiry>,
     /// The lease of this version.
     #[serde(skip_serializing_if = "Option::is_none")]
     lease: Option<LeaseStatus>,
@@ -367,7 +367,7 @@ impl CredentialStatus {
             others: held.others(),
             loaded: held.loaded,
             verified: now,
-            expires: held.expires_at,
+            expires: held.expiry,
             lease: LeaseStatus::of(held, drain),
             replaced: None,
             last_used: Vec::new(),

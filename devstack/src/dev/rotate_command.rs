@@ -44,7 +44,7 @@ pub(crate) struct RotateCommand {
     /// Stay for this time in the window in which the database rejects the current version, as in `20s`, `1m` or `500ms`.
     #[arg(long, value_name = "DURATION")]
     window: Option<humantime::Duration>,
-    /// The lifetime of the new certificate, as in `6d`. The default is 90 days.
+    /// The time until the new certificate expires, as in `6d`. The default is 90 days.
     #[arg(long, value_name = "DURATION")]
     expires: Option<humantime::Duration>,
 }
@@ -65,8 +65,8 @@ impl RotateCommand {
         let dev_client = DevClient::new(&running.credentials)?;
         let credential = self.credential(running)?;
         self.check_options(credential)?;
-        let lifetime = self.expires.map(Into::into);
-        let replacement = Replacement::random(credential, &dev_client.authority, lifetime)?;
+        let expires = self.expires.map(Into::into);
+        let replacement = Replacement::random(credential, &dev_client.authority, expires)?;
         let status_client = StatusClient::new(&running.admin, &dev_client);
         let before = status_client.status().await?;
         let name = &credential.name;

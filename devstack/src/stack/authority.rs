@@ -116,7 +116,7 @@ fn ca_parameters(name: String, constraints: BasicConstraints, length: Duration) 
     parameters.use_authority_key_identifier_extension = true;
     let Validity { from, until } = Validity::lasting(length);
     // Earlier than the start of any identity, also of the expired ones.
-    (parameters.not_before, parameters.not_after) = ((from - 2 * DAY).into(), until.into());
+    (parameters.not_before, parameters.not_after) = ((from - 100 * DAY).into(), until.into());
     parameters
 }
 

@@ -1,7 +1,7 @@
 //! X.509 certificates: their dates, names, issuer and usage.
 
 use super::pem::{self, PemBlock, PemLabel};
-use crate::secrets::kind::Malformed;
+use crate::secrets::{expiry::Expiry, kind::Malformed};
 use rustls::pki_types::CertificateDer;
 use time::OffsetDateTime;
 use x509_cert::{
@@ -47,17 +47,24 @@ impl Certificate {
         Ok(all)
     }
 
-    /// Returns the time at which it expires.
-    pub(super) fn expires_at(&self) -> OffsetDateTime {
+    pub(super) fn expiry(&self) -> Expiry {
+        Expiry::between(self.not_before(), self.not_after())
+    }
+
+    fn not_before(&self) -> OffsetDateTime {
+        date_time(self.parsed.tbs_certificate().validity().not_before)
+    }
+
+    pub(super) fn not_after(&self) -> OffsetDateTime {
         date_time(self.parsed.tbs_certificate().validity().not_after)
     }
 
     /// Checks that it is valid at this time.
     pub(super) fn check_date(&self, now: OffsetDateTime) -> Result<(), Malformed> {
-        if now > self.expires_at() {
+        if now > self.not_after() {
             return Err(Malformed::expected("certificates that are all valid now, but one of them has expired"));
         }
-        if now < date_time(self.parsed.tbs_certificate().validity().not_before) {
+        if now < self.not_before() {
             return Err(Malformed::too_early("certificates that are all valid now, but one of them is not valid yet"));
         }
         Ok(())

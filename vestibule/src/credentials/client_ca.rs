@@ -2,6 +2,7 @@
 
 use super::{ValueText, certificate::Certificate, client_verifier::ClientVerifier, json};
 use crate::secrets::{
+    expiry::Expiry,
     kind::{Kind, Malformed},
     secret_parts::SecretParts,
     version::SecretValues,
@@ -20,7 +21,7 @@ use time::OffsetDateTime;
 /// The framework fetches it if `server.client_ca` is set, so it is no field of a service's `Secrets`.
 pub struct ClientCa {
     verifier: Arc<dyn ClientCertVerifier>,
-    expires_at: OffsetDateTime,
+    expiry: Expiry,
 }
 
 #[derive(Deserialize)]
@@ -59,17 +60,17 @@ impl Kind for ClientCa {
         // An authority that is not in date must not keep out the clients of the others.
         let now = OffsetDateTime::now_utc();
         let in_date = authorities.iter().filter(|authority| authority.check_date(now).is_ok());
-        let Some(expires_at) = in_date.map(Certificate::expires_at).min() else {
+        let Some(expiry) = Expiry::earliest(in_date.map(Certificate::expiry)) else {
             let expected = "the certificate of at least one authority that is valid now";
-            let is_too_early = authorities.iter().any(|authority| authority.expires_at() > now);
+            let is_too_early = authorities.iter().any(|authority| authority.not_after() > now);
             return Err(if is_too_early { Malformed::too_early(expected) } else { Malformed::expected(expected) });
         };
         let verifier = ClientVerifier::new(authorities).ok_or(Malformed::expected(Self::EXPECTED))?;
-        Ok(Self { verifier: Arc::new(verifier), expires_at })
+        Ok(Self { verifier: Arc::new(verifier), expiry })
     }
 
-    fn expires_at(&self) -> Option<OffsetDateTime> {
-        Some(self.expires_at)
+    fn expiry(&self) -> Option<Expiry> {
+        Some(self.expiry)
     }
 
     /// Adds nothing: certificates are public.

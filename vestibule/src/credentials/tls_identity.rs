@@ -8,6 +8,7 @@ use super::{
     unescaped,
 };
 use crate::secrets::{
+    expiry::Expiry,
     kind::{Kind, Malformed},
     secret_parts::SecretParts,
     version::SecretValues,
@@ -33,7 +34,7 @@ use webpki::{EndEntityCert, KeyUsage};
 /// The framework fetches it if `server.tls` or `admin.tls` is on, so it is no field of a service's `Secrets`.
 pub struct TlsIdentity {
     key: Arc<CertifiedKey>,
-    expires_at: OffsetDateTime,
+    expiry: Expiry,
 }
 
 #[derive(Deserialize)]
@@ -104,15 +105,16 @@ impl Kind for TlsIdentity {
         let (chain, key) = chain_and_key(values)?;
         let key = read_key(key)?;
         check_chain(&chain, OffsetDateTime::now_utc())?;
-        let expires_at = chain.iter().map(Certificate::expires_at).min().ok_or(Malformed::expected(Self::EXPECTED))?;
+        let expiry =
+            Expiry::earliest(chain.iter().map(Certificate::expiry)).ok_or(Malformed::expected(Self::EXPECTED))?;
         let chain = chain.into_iter().map(|certificate| certificate.der).collect();
         let key = CertifiedKey::new(chain, key);
         key.keys_match().map_err(|_| Malformed::expected(Self::MATCHING_KEY))?;
-        Ok(Self { key: Arc::new(key), expires_at })
+        Ok(Self { key: Arc::new(key), expiry })
     }
 
-    fn expires_at(&self) -> Option<OffsetDateTime> {
-        Some(self.expires_at)
+    fn expiry(&self) -> Option<Expiry> {
+        Some(self.expiry)
     }
 
     /// Adds the lines of the private key.

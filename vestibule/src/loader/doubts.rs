@@ -7,14 +7,10 @@ use crate::{
     application::{Application, Generation},
     exit::Fault,
     resources::rejection::Rejection,
-    secrets::{credential::Name, fetch::FetchContext, held::HeldCredentials, id::VersionId},
+    secrets::{credential::Name, expiry::Expiry, fetch::FetchContext, held::HeldCredentials, id::VersionId},
 };
 use std::collections::BTreeSet;
-use time::OffsetDateTime;
 use tokio::time::Instant;
-
-/// The time before the end of a version in which to replace it waits for no other credential.
-pub(super) const LAST_DAYS: time::Duration = time::Duration::days(7);
 
 /// The credentials of the generation in service that are not good any more.
 #[derive(Default)]
@@ -25,7 +21,7 @@ pub(super) struct Doubts {
     pub(super) names: BTreeSet<Name>,
     /// The credentials whose lease is due: a successor must be taken up before its end.
     due: BTreeSet<Name>,
-    /// All of these, and the ones that expire in the next seven days. To replace one of these never waits for another credential.
+    /// All of these, and the ones in their last days. To replace one of these never waits for another credential.
     pub(super) must_be_replaced: BTreeSet<Name>,
 }
 
@@ -53,7 +49,7 @@ impl Doubts {
                 if lease.is_due(in_service.config.server.drain) {
                     due.insert(name);
                 }
-            } else if held.expires_at.is_some_and(|end| end - OffsetDateTime::now_utc() < LAST_DAYS) {
+            } else if held.expiry.is_some_and(Expiry::is_due) {
                 must_be_replaced.insert(name);
             }
         }

@@ -1,6 +1,6 @@
 //! All combinations of two credentials in a reload, from the tables in ARCHITECTURE.md, *Two rules for a reload*.
 
-use super::{doubts::LAST_DAYS, *};
+use super::*;
 use crate::{
     application::Build,
     openapi::OpenApiRouter,
@@ -8,6 +8,7 @@ use crate::{
     resources::{rejection::Rejection, resource::Resource},
     secrets::{
         credential::Credential,
+        expiry::{Expiry, LAST_DAYS},
         id::VersionId,
         kind::{Kind, Malformed},
         lease::{NoCalls, SecretLease},
@@ -39,8 +40,14 @@ impl Kind for Scripted {
         }
     }
 
-    fn expires_at(&self) -> Option<OffsetDateTime> {
-        if self.0 == "ending" { Some(OffsetDateTime::now_utc() + LAST_DAYS / 2) } else { None }
+    fn expiry(&self) -> Option<Expiry> {
+        let (now, hour) = (OffsetDateTime::now_utc(), time::Duration::HOUR);
+        match self.0.as_str() {
+            "ending" => Some(Expiry::at(now + LAST_DAYS / 2)),
+            "young, for a day" => Some(Expiry::between(now - hour, now + 23 * hour)),
+            "ending, after a day" => Some(Expiry::between(now - 23 * hour, now + hour)),
+            _ => None,
+        }
     }
 }
 
@@ -158,11 +165,14 @@ fn table(document: &str, head: &str) -> Vec<Vec<String>> {
     rows.skip(2).map(cells).collect()
 }
 
-fn value_held(case: &Case) -> &'static str {
+/// Returns the value in service. That of `second` has a lifetime of a day, if it has one.
+fn value_held(name: &str, case: &Case) -> &'static str {
     match case.held.as_str() {
-        "good" | "revoked" => "good",
+        "good" | "revoked" if name == "first" => "good",
+        "good" | "revoked" => "young, for a day",
         "rejected" => "rejected later",
-        "ending" => "ending",
+        "ending" if name == "first" => "ending",
+        "ending" => "ending, after a day",
         other => panic!("no such state: {other}"),
     }
 }
@@ -184,7 +194,7 @@ fn value_new(name: &str, case: &Case) -> Option<&'static str> {
 async fn try_combination(cases: [Case; 2], expected: String) {
     let (manager, names) = (OneVersionEach::default(), ["first", "second"]);
     for (name, case) in names.iter().zip(&cases) {
-        manager.put(name, format!("{name}-held"), value_held(case));
+        manager.put(name, format!("{name}-held"), value_held(name, case));
     }
     let loader = Loader::<Pair>::new(Arc::new(manager.clone()));
     let mut config = Config::<()>::default();

@@ -2,6 +2,7 @@
 
 use super::{
     credential::Name,
+    expiry::Expiry,
     id::{SecretId, VersionId},
     lease::SecretLease,
     version::{Stage, Versions},
@@ -30,8 +31,8 @@ pub(crate) struct HeldCredential {
     pub(crate) loaded: Moment,
     /// The time at which the manager got the version in use.
     pub(crate) created: Option<OffsetDateTime>,
-    /// The time at which the version in use expires.
-    pub(crate) expires_at: Option<OffsetDateTime>,
+    /// The end of the version in use, if it expires by itself.
+    pub(crate) expiry: Option<Expiry>,
     /// The lease of the version in use.
     pub(crate) lease: Option<Arc<SecretLease>>,
     /// The time at which this process first saw the version in use replace another one. `None` if it started with it.

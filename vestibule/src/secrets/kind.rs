@@ -1,11 +1,11 @@
 //! The trait of all kinds of credential.
 
 use super::{
+    expiry::Expiry,
     secret_parts::SecretParts,
     version::{SecretValues, Stage},
 };
 use secrecy::ExposeSecret;
-use time::OffsetDateTime;
 
 /// A kind of credential: the values that it accepts, and the stages that it is made of.
 ///
@@ -65,9 +65,9 @@ pub trait Kind: Sized + Send + Sync + 'static {
         None
     }
 
-    /// Returns the time at which the credential expires by itself, as a certificate does. `/status`, `/metrics` and
-    /// warnings in the log show it. The default is `None`.
-    fn expires_at(&self) -> Option<OffsetDateTime> {
+    /// Returns when the credential expires by itself, as a certificate does. `/status`, `/metrics` and warnings in the log
+    /// show it, and shortly before the end its replacement waits for no other credential. The default is `None`.
+    fn expiry(&self) -> Option<Expiry> {
         None
     }
 

@@ -206,7 +206,7 @@ fn read<K: Kind>(name: Name, id: &SecretId, values: &SecretValues) -> Result<Hel
     unused.retain(|stage, version| *version != values.current().version && !credential.uses(*stage));
     let mut parts = SecretParts::default();
     credential.secret_parts(values, &mut parts);
-    let expires_at = credential.expires_at();
+    let expiry = credential.expiry();
     let value: Arc<dyn Any + Send + Sync> = Arc::new(credential);
     Ok(HeldCredential {
         id: id.clone(),
@@ -216,7 +216,7 @@ fn read<K: Kind>(name: Name, id: &SecretId, values: &SecretValues) -> Result<Hel
         fetched,
         loaded: Moment::now(),
         created: values.current().created,
-        expires_at,
+        expiry,
         lease: values.current().lease.clone(),
         current_since: values.seen_current(),
         in_log: Arc::new(live_secrets::watch(name, &value, parts)),

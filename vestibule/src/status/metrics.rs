@@ -60,14 +60,15 @@ impl MetricsEncoder<'_> {
 
     fn credentials(&mut self, status: &Status) -> fmt::Result {
         let (mut verified, mut expiry, mut last_used) = (Vec::new(), Vec::new(), Vec::new());
-        let mut lease_ends = Vec::new();
+        let (mut due, mut lease_ends) = (Vec::new(), Vec::new());
         let help = "The credentials of the generation in service";
         let mut info = self.0.encode_descriptor("vestibule_credential", help, None, MetricType::Info)?;
         for credential in &status.credentials {
             let name = ("name", credential.name.to_owned());
             verified.push(([name.clone()], unix_seconds(credential.verified.at())));
             if let (Some(expires), None) = (credential.expires, &credential.lease) {
-                expiry.push(([name.clone()], unix_seconds(expires)));
+                expiry.push(([name.clone()], unix_seconds(expires.end())));
+                due.push(([name.clone()], unix_seconds(expires.due())));
             }
             if let Some(lease) = &credential.lease {
                 lease_ends.push(([name.clone()], unix_seconds(lease.end)));
@@ -89,6 +90,8 @@ impl MetricsEncoder<'_> {
         self.gauges("vestibule_credential_verified_timestamp_seconds", help, verified)?;
         let help = "The time at which the version held expires; absent if it does not expire, or has a lease";
         self.gauges("vestibule_credential_expiry_timestamp_seconds", help, expiry)?;
+        let help = "The time from which the version held must be replaced: its last days; absent if it has no expiry";
+        self.gauges("vestibule_credential_due_timestamp_seconds", help, due)?;
         let help = "The time at which the lease of the version held ends; absent if it has none";
         self.gauges("vestibule_lease_end_timestamp_seconds", help, lease_ends)?;
         if let Some(end) = status.manager_token_end {

@@ -196,9 +196,9 @@ impl CredentialStatus {
             }
             (None, None) => cell(f, "expires", "", "–")?,
             (None, Some(expires)) => {
-                let days = (expires - OffsetDateTime::now_utc()).whole_days();
-                let class = if days < 7 { "bad" } else { "" };
-                cell(f, "expires", class, format_args!("{} ({days} days)", Utc(expires)))?;
+                let left = Duration::try_from(expires.end() - OffsetDateTime::now_utc()).unwrap_or_default();
+                let class = if expires.is_due() { "bad" } else { "" };
+                cell(f, "expires", class, format_args!("{} ({} left)", Utc(expires.end()), Age(left)))?;
             }
         }
         f.write_str("</tr>")

@@ -5,12 +5,12 @@ use std::time::Duration;
 use crate::dev::error::DevError;
 use crate::stack::authority::Authority;
 use crate::stack::authority::identity::Identity;
-use crate::stack::authority::validity::Validity;
+use crate::stack::authority::validity::{DAY, Validity};
 use crate::stack::declared_credential::DeclaredCredential;
 use crate::stack::random::{random, random_key};
 
-/// The lifetime of a new certificate in days, unless the user chooses another.
-const DAYS: u32 = 90;
+/// The time until a new certificate expires, unless the user chooses another.
+const EXPIRES: Duration = Duration::from_secs(90 * DAY.as_secs());
 
 /// The new value of a credential.
 pub(super) enum Replacement {
@@ -23,11 +23,11 @@ pub(super) enum Replacement {
 }
 
 impl Replacement {
-    /// Makes a random value of the credential's kind. `lifetime` is the one of a certificate.
+    /// Makes a random value of the credential's kind. A certificate ends after `expires`.
     pub(super) fn random(
         credential: &DeclaredCredential,
         authority: &Authority,
-        lifetime: Option<Duration>,
+        expires: Option<Duration>,
     ) -> Result<Self, DevError> {
         match credential.kind.as_str() {
             "login" => Ok(Self::Login),
@@ -35,10 +35,7 @@ impl Replacement {
             "api_key" => Ok(Self::Text(random())),
             "client_ca" => Ok(Self::Text(authority.certificate().into())),
             "tls_identity" => {
-                let validity = match lifetime {
-                    Some(lifetime) => Validity::lasting(lifetime),
-                    None => Validity::days(DAYS),
-                };
+                let validity = Validity::ending_in(expires.unwrap_or(EXPIRES));
                 Ok(Self::Certificate(authority.local(validity), validity))
             }
             other => Err(DevError::new(format!("cargo dev cannot invent a `{other}`"))),

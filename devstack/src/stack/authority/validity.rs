@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+pub(crate) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
 /// The validity period of a certificate, to the second.
@@ -24,6 +24,12 @@ impl Validity {
     /// Returns a period that began an hour ago and ends `count` days from now.
     pub fn days(count: u32) -> Self {
         Self::lasting(DAY * count)
+    }
+
+    /// Returns a period that ends after `left` from now, and began 90 days before its end, or an hour ago.
+    pub fn ending_in(left: Duration) -> Self {
+        let Self { from, until } = Self::lasting(left);
+        Self { from: from.min(until - 90 * DAY), until }
     }
 
     /// Returns a period that ended a minute ago.

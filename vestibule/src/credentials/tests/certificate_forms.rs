@@ -1,12 +1,14 @@
 //! The forms in which tools and people write certificates and their keys.
 
 use super::*;
+use crate::secrets::expiry::Expiry;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
     Issuer, KeyPair, NameConstraints, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize, SanType, SerialNumber,
 };
 use serde_json::json;
+use time::{Duration, OffsetDateTime};
 
 /// A chain of three certificates and the key of the first one, as PEM.
 struct Made {
@@ -306,6 +308,23 @@ fn the_authorities_of_clients_are_read_in_every_form_or_refused_in_words() {
     }
     let server = read::<ClientCa>(&made.own).map(|_| ()).unwrap_err();
     assert!(server.to_string().contains("may not sign others"), "{server}");
+}
+
+#[test]
+fn the_last_days_of_a_certificate_follow_its_lifetime() {
+    let now = OffsetDateTime::now_utc().replace_nanosecond(0).unwrap();
+    let hour = Duration::HOUR;
+    for lifetime in [hour, 24 * hour, 90 * 24 * hour, 365 * 24 * hour] {
+        let last = Duration::days(7).min(lifetime / 5);
+        for (left, is_due) in [(last + hour / 60, false), (last - hour / 60, true)] {
+            let end = now + left;
+            let made = Made::changed(KeyPair::generate().unwrap(), |own, _| {
+                (own.not_before, own.not_after) = (end - lifetime, end);
+            });
+            let expiry = read::<TlsIdentity>(&pair(&made.chain(), &made.pkcs8())).unwrap().expiry().unwrap();
+            assert_eq!((expiry, expiry.is_due()), (Expiry::between(end - lifetime, end), is_due), "{lifetime} {left}");
+        }
+    }
 }
 
 #[test]

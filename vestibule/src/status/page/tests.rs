@@ -8,6 +8,7 @@ use crate::{
     resources::build_error::BuildError,
     secrets::{
         credential::Credential,
+        expiry::Expiry,
         id::VersionId,
         lease::{NoCalls, SecretLease},
         version::Stage,
@@ -140,6 +141,25 @@ async fn ages_count_the_time_for_which_the_machine_was_suspended() {
     let page = page(&status);
     assert!(page.contains("generation 1 in service for 3 h"), "{page}");
     assert!(page.contains("<td data-label=\"loaded\" class=\"\">3 h ago</td>"), "{page}");
+}
+
+#[tokio::test]
+async fn the_end_of_a_certificate_is_marked_once_it_must_be_replaced() {
+    let (_, harness) = start().await;
+    let mut status = status(&harness);
+    let (now, hour) = (OffsetDateTime::now_utc(), time::Duration::HOUR);
+    let soon = now + 3 * hour + hour / 2;
+    for (expiry, class, left) in [
+        (Expiry::between(soon - 4 * hour, soon), "", "3 h"),
+        (Expiry::between(soon - 24 * hour, soon), "bad", "3 h"),
+        (Expiry::at(now + 100 * hour), "bad", "4 days"),
+        (Expiry::at(now - hour), "bad", "0 s"),
+    ] {
+        status.credentials[0].expires = Some(expiry);
+        let cell = format!("<td data-label=\"expires\" class=\"{class}\">{} ({left} left)</td>", Utc(expiry.end()));
+        let page = page(&status);
+        assert!(page.contains(&cell), "{cell} in {page}");
+    }
 }
 
 #[test]
