@@ -89,7 +89,7 @@ mod caught;
 mod cause;
 mod cli;
 mod debug_tokens;
-mod expiry;
+mod expiry_warnings;
 mod generation_usage;
 mod jitter;
 mod last_uses;

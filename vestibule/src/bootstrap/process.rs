@@ -7,7 +7,7 @@ use crate::{
     config::{Config, layers::Sources},
     debug_tokens,
     exit::{Exit, Fault, Phase, Report},
-    expiry,
+    expiry_warnings,
     http::{
         connections::ConnectionMetrics,
         door::Door,
@@ -101,7 +101,7 @@ impl<A: Application> ServingProcess<A> {
         let mut helpers = JoinSet::new();
         let systemd = SystemdNotifier::start(&mut helpers);
         let draining = CancellationToken::new();
-        helpers.spawn(expiry::watch(live.clone(), draining.clone()));
+        helpers.spawn(expiry_warnings::watch(live.clone(), draining.clone()));
         helpers.spawn(leases::watch(live.clone(), parts.loader.reload_requests.clone(), draining.clone()));
         helpers.spawn(watch_readiness(live.clone(), status.clone(), draining.clone()));
         let background = Background::new(

@@ -31,7 +31,7 @@ impl Expiry {
         Self { end, due: end.saturating_sub(last) }
     }
 
-    /// Makes the expiry of a credential that is valid until `end`, since nobody knows when.
+    /// Makes the expiry of a credential that is valid until `end`. Its start is not known, so its last days are seven.
     pub fn at(end: OffsetDateTime) -> Self {
         Self { end, due: end.saturating_sub(LAST_DAYS) }
     }
