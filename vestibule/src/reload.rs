@@ -369,12 +369,15 @@ impl<A: Application> Reloader<A> {
         Publication { generation, replaced, needs_restart }
     }
 
-    /// Reports a reload to systemd and the log. Retries and rejections may trigger reloads that fail in the
+    /// Reports a reload to systemd and the log. Retries, rejections and due leases may trigger reloads that fail in the
     /// same way again and again, so the log has only the first one as an error, and the repeats at the level debug.
     fn report(&self, record: &ReloadRecord) {
         let generation = self.live.borrow().number;
         self.systemd.reloaded(generation, record.outcome);
-        let may_repeat = matches!(record.trigger, Trigger::Retry | Trigger::RejectedLogin | Trigger::RejectedKey);
+        let may_repeat = match record.trigger {
+            Trigger::Retry | Trigger::RejectedLogin | Trigger::RejectedKey | Trigger::Lease => true,
+            Trigger::Signal | Trigger::Fleet | Trigger::Poll | Trigger::UnknownKey => false,
+        };
         let &ReloadRecord { trigger, outcome, duration_ms, exit_code, .. } = record;
         match &record.error {
             Some(_) if may_repeat && self.status.last_faults() == record.faults => {

@@ -20,7 +20,15 @@ use self::{
     world::{Which, World},
 };
 use super::ConfigReader;
-use crate::{config::Config, exit::Exit, loader::retry_class::RetryClass, secrets::version::Stage};
+use crate::{
+    config::Config,
+    exit::{Exit, Fault, Phase, Report},
+    loader::{LoadScope, retry_class::RetryClass},
+    resources::breaker::ProbeReason,
+    secrets::version::Stage,
+    status::reload_record::Trigger,
+    testing::{Harness, MemoryManager, idle_service::IdleService},
+};
 use proptest::{
     collection::vec,
     prelude::{Just, Strategy, any},
@@ -29,10 +37,20 @@ use proptest::{
 };
 use std::{
     env, panic,
-    sync::{Arc, Mutex, mpsc},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
     time::Duration,
 };
 use tokio::runtime;
+use tracing::{Level, Subscriber};
+use tracing_subscriber::{
+    Layer,
+    layer::{Context, SubscriberExt},
+    util::SubscriberInitExt,
+};
 
 /// The seed of a run that names none. It is always the same, so that a change which lands has seen all of its sequences.
 const DEFAULT_SEED: u64 = 1;
@@ -183,4 +201,42 @@ async fn due_leases_do_not_begin_the_pauses_between_retries_anew() {
     let retries = world.retries_beside_due_leases().await;
     assert!(retries < 60, "{retries} in a minute");
     world.stop().await;
+}
+
+/// Counts the errors in the log.
+#[derive(Clone, Default)]
+struct LoggedErrors(Arc<AtomicUsize>);
+
+impl<S: Subscriber> Layer<S> for LoggedErrors {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        if *event.metadata().level() == Level::ERROR {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_log_has_a_fault_once_while_it_is_retried() {
+    let logged = LoggedErrors::default();
+    let _log = tracing_subscriber::registry().with(logged.clone()).set_default();
+    let harness =
+        Harness::<IdleService>::start(MemoryManager::new(), Config::default()).await.expect("it needs nothing");
+    let in_service = harness.reloader.live.borrow().clone();
+    let fault = Fault::new(Exit::Unavailable, "the secrets manager", "it does not answer", "wait");
+    let away = Err(Report::of(Phase::Secrets, fault).into());
+    for (trigger, errors) in [
+        (Trigger::Lease, 1),
+        (Trigger::Lease, 1),
+        (Trigger::Retry, 1),
+        (Trigger::RejectedLogin, 1),
+        (Trigger::Signal, 2),
+        (Trigger::Lease, 2),
+        (Trigger::Poll, 3),
+    ] {
+        let scope = LoadScope::All;
+        let reload = harness.reloader.reload(trigger, ProbeReason::Scheduled, scope, 0, &in_service, &away).await;
+        reload.result.expect_err("the manager is away");
+        assert_eq!(logged.0.load(Ordering::Relaxed), errors, "{trigger}");
+    }
+    harness.stop().await;
 }
