@@ -72,9 +72,12 @@ struct State {
     unpublished: Vec<PooledConnection>,
     /// The idle connections of the login in service. The last one was used last.
     idle: Vec<PooledConnection>,
-    /// The idle connections of logins that were replaced, until [`HANDOVER`] is over.
+    /// The idle connections of logins that were replaced, while they [serve](State::serves).
     replaced: Vec<PooledConnection>,
+    /// The end of [`HANDOVER`] for connections of a version, or with settings, of before.
     replaced_until: Instant,
+    /// The end of the service of connections that only have other limits.
+    limits_replaced_until: Instant,
     waiting: VecDeque<oneshot::Sender<Lease>>,
     /// The places that are taken: connections that are open, being opened, or being closed.
     places: usize,
@@ -118,6 +121,7 @@ impl Pool {
                 idle: Vec::new(),
                 replaced: Vec::new(),
                 replaced_until: now,
+                limits_replaced_until: now,
                 waiting: VecDeque::new(),
                 places: 0,
                 logins: 0,
@@ -236,7 +240,8 @@ impl Pool {
         let now = Instant::now();
         let mut state = self.state();
         let mut connection = pop_usable(&mut state.idle, ended);
-        if connection.is_none() && now < state.replaced_until {
+        if connection.is_none() {
+            ended.extend(state.extract_ended(now));
             connection = pop_usable(&mut state.replaced, ended);
             if connection.is_some() {
                 state.want_login();
@@ -283,7 +288,6 @@ impl Pool {
     fn put_back_in_place(self: &Arc<Self>, mut connection: PooledConnection, now: Instant, has_place: bool) {
         loop {
             let mut state = self.state();
-            let is_current = Arc::ptr_eq(&connection.login, &state.login);
             if state.is_unpublished(&connection.login) && !connection.login.was_discarded() {
                 connection.set_idle(true);
                 state.unpublished.push(connection);
@@ -296,7 +300,7 @@ impl Pool {
             if state.stage == PoolStage::Closed || is_worn || is_surplus || connection.login.was_discarded() {
                 break;
             }
-            if !is_current && now >= state.replaced_until {
+            if !state.serves(&connection, now) {
                 break;
             }
             match state.waiting.pop_front() {
@@ -308,6 +312,7 @@ impl Pool {
                 None if state.stage == PoolStage::Retired => break,
                 None => {
                     connection.set_idle(true);
+                    let is_current = Arc::ptr_eq(&connection.login, &state.login);
                     let list = if is_current { &mut state.idle } else { &mut state.replaced };
                     list.push(connection);
                     return;
@@ -379,13 +384,15 @@ impl Pool {
         let (proven, given_up, surplus) = {
             let mut state = self.state();
             if !Arc::ptr_eq(&state.login, login) {
+                let now = Instant::now();
                 if login.is_proven_by(&state.login) {
-                    // The first log-in with the new limits shows whether there can be more. Until then, nothing is as good
-                    // as the connections that are open.
-                    state.replaced_until = Instant::now() + login.limits.max_lifetime;
+                    // The first log-in with the new limits shows whether there can be more. Until then, nothing is as
+                    // good as the connections that are open.
+                    state.limits_replaced_until = now + login.limits.max_lifetime;
                     state.is_suspect = true;
                 } else {
-                    state.replaced_until = Instant::now() + HANDOVER;
+                    state.replaced_until = now + HANDOVER;
+                    state.limits_replaced_until = state.replaced_until;
                     (state.trouble, state.is_suspect) = (None, false);
                 }
                 state.login = login.clone();
@@ -486,10 +493,27 @@ fn pop_usable(idle: &mut Vec<PooledConnection>, ended: &mut Vec<PooledConnection
 }
 
 impl State {
-    /// Returns `true` if the login waits for its publication beside the one in service. It has connections of its own, unless
-    /// it differs from that in its limits only.
+    /// Returns `true` if the login waits for its publication beside the one in service. It has connections of its own,
+    /// unless it differs from that in its limits only.
     fn is_unpublished(&self, login: &PoolLogin) -> bool {
         !login.was_published() && !login.is_proven_by(&self.login)
+    }
+
+    /// Returns `true` if the connection is of the login in service, or if its login was replaced so lately that it may be
+    /// used on. If only limits were replaced, that is longer.
+    fn serves(&self, connection: &PooledConnection, now: Instant) -> bool {
+        let login = &connection.login;
+        let is_proven = login.is_proven_by(&self.login);
+        let until = if is_proven { self.limits_replaced_until } else { self.replaced_until };
+        Arc::ptr_eq(login, &self.login) || now < until
+    }
+
+    /// Takes the idle connections that no longer serve.
+    fn extract_ended(&mut self, now: Instant) -> Vec<PooledConnection> {
+        let replaced = std::mem::take(&mut self.replaced);
+        let ended;
+        (self.replaced, ended) = replaced.into_iter().partition(|connection| self.serves(connection, now));
+        ended
     }
 
     /// Returns `true` if a connection can be opened in a free place, or in that of a replaced one.

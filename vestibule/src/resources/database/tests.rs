@@ -292,6 +292,29 @@ async fn limits_are_taken_up_without_a_log_in_and_without_the_loss_of_a_connecti
 }
 
 #[tokio::test]
+async fn new_limits_lengthen_the_life_of_no_login_that_was_rotated_away() {
+    let server = Arc::<Server>::default();
+    let database = DatabaseConfig { max_connections: NonZeroU32::new(3).unwrap(), ..listen(&server).await };
+    let (harness, manager) = start_with(&server, Config { database: database.clone(), ..Config::default() }).await;
+    let of_login_before = harness.live().service().0.acquire().await.unwrap();
+    server.passwords.lock().unwrap().push("two");
+    manager.rotate("database", login("two"));
+    assert!(harness.reload().await.unwrap_or_else(|report| panic!("{report}")));
+    // No log-in with the new limits succeeds.
+    server.passwords.lock().unwrap().clear();
+    let database = DatabaseConfig { statement_timeout: Duration::from_secs(3), ..database };
+    let reloaded = harness.reload_with(Config { database, ..Config::default() }).await;
+    assert!(reloaded.unwrap_or_else(|report| panic!("{report}")));
+    // Idle connections of a login that was replaced serve for a second.
+    sleep(Duration::from_millis(1200)).await;
+    server.statements.lock().unwrap().clear();
+    drop(of_login_before);
+    statement(&harness.live().service().0).await.unwrap();
+    assert_eq!(*server.statements.lock().unwrap(), ["two"]);
+    harness.stop().await;
+}
+
+#[tokio::test]
 async fn a_statement_that_no_longer_fits_the_schema_renews_all_connections_in_every_language() {
     let server = Arc::<Server>::default();
     let (harness, _) = start(&server).await;

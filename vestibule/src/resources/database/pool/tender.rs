@@ -152,12 +152,9 @@ impl Pool {
     /// Closes the connections that were idle for too long. Returns the time at which to look again.
     fn close_idle(self: &Arc<Self>, now: Instant) -> Option<Instant> {
         let mut state = self.state();
-        let mut old = Vec::new();
-        if now >= state.replaced_until {
-            old.append(&mut state.replaced);
-        }
+        let mut old = state.extract_ended(now);
         old.extend(state.idle.extract_if(.., |idle| now >= idle.idle_until()));
-        let handover = if now < state.replaced_until { Some(state.replaced_until) } else { None };
+        let ends = [state.replaced_until, state.limits_replaced_until].into_iter().filter(|end| now < *end);
         let idle = state.idle.iter().map(PooledConnection::idle_until).min();
         // A try that is due and not made waits for a place, or for the end of another log-in. Both wake the tender.
         let probe = match &state.trouble {
@@ -168,7 +165,7 @@ impl Pool {
         for connection in old {
             self.close_later(connection);
         }
-        handover.into_iter().chain(idle).chain(probe).min()
+        ends.chain(idle).chain(probe).min()
     }
 }
 
@@ -192,7 +189,7 @@ impl State {
             if self.trouble.take().is_some() {
                 self.is_suspect = false;
             }
-            self.replaced_until = self.replaced_until.min(Instant::now() + HANDOVER);
+            self.limits_replaced_until = self.limits_replaced_until.min(Instant::now() + HANDOVER);
         }
     }
 
