@@ -262,7 +262,7 @@ impl Pool {
         }
         let (sender, receiver) = oneshot::channel();
         if state.stage != PoolStage::Closed {
-            state.waiting.push_back(sender);
+            state.join_waiting(sender);
             if state.has_place() {
                 self.work.notify_one();
             }
@@ -521,6 +521,15 @@ impl State {
         self.places < self.login.limits.max_connections || !self.replaced.is_empty()
     }
 
+    /// Adds somebody who waits, in place of those who have given up. The first who waits gives up first, so they are at the
+    /// front: while all connections are in use, nobody else removes them.
+    fn join_waiting(&mut self, waiting: oneshot::Sender<Lease>) {
+        while self.waiting.front().is_some_and(oneshot::Sender::is_closed) {
+            self.waiting.pop_front();
+        }
+        self.waiting.push_back(waiting);
+    }
+
     fn want_login(&mut self) {
         self.wanted = CONCURRENT_LOGINS.min(self.wanted + 1);
     }
@@ -530,5 +539,14 @@ impl State {
         idle.append(&mut self.replaced);
         idle.append(&mut self.unpublished);
         idle
+    }
+}
+
+#[cfg(test)]
+impl Pool {
+    /// Returns the number of places that are taken, and of those who wait.
+    pub(super) fn taken_and_waiting(&self) -> (usize, usize) {
+        let state = self.state();
+        (state.places, state.waiting.len())
     }
 }

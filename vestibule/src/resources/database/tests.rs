@@ -13,6 +13,7 @@ use crate::{
     package::Package,
     testing::{Harness, MemoryManager},
 };
+use futures_util::FutureExt;
 use sqlx::{Executor, SqlStr};
 use std::{
     future::pending,
@@ -311,6 +312,20 @@ async fn new_limits_lengthen_the_life_of_no_login_that_was_rotated_away() {
     drop(of_login_before);
     statement(&harness.live().service().0).await.unwrap();
     assert_eq!(*server.statements.lock().unwrap(), ["two"]);
+    harness.stop().await;
+}
+
+#[tokio::test]
+async fn those_who_have_given_up_are_forgotten_while_all_connections_are_in_use() {
+    let server = Arc::<Server>::default();
+    let (harness, _) = start(&server).await;
+    let Service(database) = &*harness.live().service();
+    let in_use = (database.acquire().await.unwrap(), database.acquire().await.unwrap());
+    for _ in 0..10 {
+        assert!(database.acquire().now_or_never().is_none());
+    }
+    assert_eq!(database.0.pool.taken_and_waiting(), (2, 1));
+    drop(in_use);
     harness.stop().await;
 }
 
