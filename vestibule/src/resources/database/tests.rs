@@ -25,7 +25,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    time::{sleep, timeout},
+    time::{pause, sleep, timeout},
 };
 use vestibule_derive::SecretSet;
 
@@ -326,6 +326,21 @@ async fn those_who_have_given_up_are_forgotten_while_all_connections_are_in_use(
     }
     assert_eq!(database.0.pool.taken_and_waiting(), (2, 1));
     drop(in_use);
+    harness.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_became_idle_while_nobody_looked_is_closed_too() {
+    let server = Arc::<Server>::default();
+    let (harness, _) = start(&server).await;
+    let Service(database) = &*harness.live().service();
+    let in_use = (database.acquire().await.unwrap(), database.acquire().await.unwrap());
+    let idle_timeout = DatabaseConfig::default().idle_timeout;
+    pause();
+    sleep(2 * idle_timeout).await;
+    drop(in_use);
+    sleep(3 * idle_timeout).await;
+    assert_eq!(database.0.pool.taken_and_waiting(), (0, 0));
     harness.stop().await;
 }
 

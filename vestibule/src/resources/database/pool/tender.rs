@@ -156,6 +156,8 @@ impl Pool {
         old.extend(state.idle.extract_if(.., |idle| now >= idle.idle_until()));
         let ends = [state.replaced_until, state.limits_replaced_until].into_iter().filter(|end| now < *end);
         let idle = state.idle.iter().map(PooledConnection::idle_until).min();
+        // A connection that comes back idle wakes nobody.
+        let in_use = if state.places > 0 { Some(now + state.login.limits.idle_timeout) } else { None };
         // A try that is due and not made waits for a place, or for the end of another log-in. Both wake the tender.
         let probe = match &state.trouble {
             Some(trouble) if trouble.next_try > now => Some(trouble.next_try),
@@ -165,7 +167,7 @@ impl Pool {
         for connection in old {
             self.close_later(connection);
         }
-        ends.chain(idle).chain(probe).min()
+        ends.chain(idle).chain(in_use).chain(probe).min()
     }
 }
 
