@@ -447,6 +447,8 @@ impl Pool {
             state.waiting.clear();
             state.take_idle()
         };
+        // Its log-ins hold places. Nobody waits for them any more.
+        drop(self.tender.lock().unwrap_or_else(PoisonError::into_inner).take());
         for connection in idle {
             self.close_later(connection);
         }

@@ -25,6 +25,7 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    sync::Notify,
     time::{pause, sleep, timeout},
 };
 use vestibule_derive::SecretSet;
@@ -58,6 +59,10 @@ struct Server {
     nonsense: Mutex<Vec<Vec<u8>>>,
     /// The password whose connections may run no statement.
     denied: Mutex<Option<&'static str>>,
+    /// `true` if log-ins get no answer, as from a black hole.
+    is_silent: Mutex<bool>,
+    /// Tells of a log-in that gets no answer.
+    log_in_hangs: Notify,
 }
 
 impl Server {
@@ -75,6 +80,10 @@ impl Server {
 
     async fn serve(&self, mut stream: TcpStream) -> io::Result<()> {
         read_text(&mut stream).await?;
+        if *self.is_silent.lock().unwrap() {
+            self.log_in_hangs.notify_one();
+            return pending().await;
+        }
         let nonsense = self.nonsense.lock().unwrap().pop();
         if let Some(nonsense) = nonsense {
             return stream.write_all(&nonsense).await;
@@ -341,6 +350,29 @@ async fn a_connection_that_became_idle_while_nobody_looked_is_closed_too() {
     drop(in_use);
     sleep(3 * idle_timeout).await;
     assert_eq!(database.0.pool.taken_and_waiting(), (0, 0));
+    harness.stop().await;
+}
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_a_log_in_that_gets_no_answer() {
+    let server = Arc::<Server>::default();
+    let database = DatabaseConfig { max_connections: NonZeroU32::MIN, ..listen(&server).await };
+    let (harness, _) = start_with(&server, Config { database, ..Config::default() }).await;
+    let Service(database) = &*harness.live().service();
+    *server.fault.lock().unwrap() = Some(READ_ONLY);
+    *server.is_silent.lock().unwrap() = true;
+    statement(database).await.unwrap_err();
+    let waiting = tokio::spawn({
+        let database = database.clone();
+        async move { database.acquire().await.map(drop) }
+    });
+    server.log_in_hangs.notified().await;
+    assert_eq!(database.0.pool.taken_and_waiting(), (1, 1));
+    pause();
+    let start = Instant::now();
+    database.close().await;
+    assert_eq!((start.elapsed(), database.0.pool.taken_and_waiting()), (Duration::ZERO, (0, 0)));
+    waiting.await.unwrap().expect_err("the pool is closed");
     harness.stop().await;
 }
 
