@@ -8,6 +8,9 @@ use std::{
     time::Duration,
 };
 
+/// PostgreSQL's longest statement timeout: 24 days.
+const LONGEST_STATEMENT_TIMEOUT: Duration = Duration::from_millis(i32::MAX as u64);
+
 /// A session at the database: what a [`Connection`] and a [`Transaction`] run statements on, as `&mut *connection`.
 ///
 /// The pool sees the errors of its statements. So it does not use a connection again that is broken, or whose prepared
@@ -40,9 +43,7 @@ impl Connection {
     }
 
     pub(super) async fn begin(mut self) -> Result<Transaction, sqlx::Error> {
-        let connection = self.0.0.connection();
-        (connection.has_transaction, connection.has_conflict) = (true, false);
-        connection.has_failed = false;
+        self.0.0.connection().begin_transaction();
         self.0.run("BEGIN".into()).await?;
         Ok(Transaction(self.0))
     }
@@ -101,8 +102,12 @@ impl Transaction {
     /// # Errors
     /// The database's error.
     pub async fn set_statement_timeout(&mut self, timeout: Duration) -> Result<(), sqlx::Error> {
-        let milliseconds = timeout.as_millis().clamp(1, i32::MAX as u128);
-        self.0.run(format!("SET LOCAL statement_timeout = {milliseconds}")).await
+        let timeout = timeout.clamp(Duration::from_millis(1), LONGEST_STATEMENT_TIMEOUT);
+        self.0.run(format!("SET LOCAL statement_timeout = {}", timeout.as_millis())).await?;
+        let connection = self.0.0.connection();
+        // A savepoint may bring a longer one back, so a shorter one counts for nothing.
+        connection.transaction_timeout = connection.transaction_timeout.max(timeout);
+        Ok(())
     }
 
     /// Commits the transaction.

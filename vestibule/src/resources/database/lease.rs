@@ -34,6 +34,8 @@ pub(super) struct PooledConnection {
     /// The time by which the server ends the statement that runs. If there is one at the end, the statement was abandoned.
     busy_until: Option<Instant>,
     pub(super) has_transaction: bool,
+    /// The longest time of a statement of the transaction.
+    pub(super) transaction_timeout: Duration,
     /// `true` if a statement of the transaction has failed.
     pub(super) has_failed: bool,
     /// `true` if the transaction has lost a conflict with another one.
@@ -53,9 +55,17 @@ impl PooledConnection {
         self.guard.set_idle(is_idle);
     }
 
-    /// Records that a statement begins, which the server ends by `database.statement_timeout`.
+    /// Records that a transaction begins. Its statements end by `database.statement_timeout` until it raises that.
+    pub(super) fn begin_transaction(&mut self) {
+        (self.has_transaction, self.has_failed, self.has_conflict) = (true, false, false);
+        self.transaction_timeout = self.login.limits.statement_timeout;
+    }
+
+    /// Records that a statement begins, and when the server ends it.
     pub(super) fn begin_statement(&mut self) {
-        self.busy_until = Some(Instant::now() + self.login.limits.statement_timeout);
+        let limit = self.login.limits.statement_timeout;
+        let limit = if self.has_transaction { self.transaction_timeout } else { limit };
+        self.busy_until = Some(Instant::now() + limit);
     }
 
     /// Records the end of a statement, and its error.
@@ -131,6 +141,7 @@ impl Lease {
         self.connection = Some(PooledConnection {
             pg,
             guard: login.connections.open(),
+            transaction_timeout: login.limits.statement_timeout,
             opened_at: now,
             expires_at: now + jittered(login.limits.max_lifetime),
             max_idle: jittered(login.limits.idle_timeout),

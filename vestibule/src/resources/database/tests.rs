@@ -377,6 +377,29 @@ async fn a_stop_does_not_wait_for_a_log_in_that_gets_no_answer() {
 }
 
 #[tokio::test]
+async fn an_abandoned_statement_keeps_its_place_as_long_as_its_transaction_lets_it_run() {
+    let server = Arc::<Server>::default();
+    let statement_timeout = Duration::from_millis(100);
+    let idle_timeout = Duration::from_secs(3600);
+    let database = DatabaseConfig { statement_timeout, idle_timeout, ..listen(&server).await };
+    let (harness, _) = start_with(&server, Config { database, ..Config::default() }).await;
+    let Service(database) = &*harness.live().service();
+    let mut transaction = database.begin().await.unwrap();
+    transaction.set_statement_timeout(Duration::from_secs(600)).await.unwrap();
+    let prepare = transaction.prepare(SqlStr::from_static("SELECT"));
+    timeout(Duration::from_millis(100), prepare).await.expect_err("it waits for a lock");
+    // The other one is idle.
+    assert_eq!(database.0.pool.taken_and_waiting(), (2, 0));
+    drop(transaction);
+    pause();
+    sleep(Duration::from_secs(500)).await;
+    assert_eq!(database.0.pool.taken_and_waiting(), (2, 0), "the server still runs it");
+    sleep(Duration::from_secs(200)).await;
+    assert_eq!(database.0.pool.taken_and_waiting().0, 1);
+    harness.stop().await;
+}
+
+#[tokio::test]
 async fn a_statement_that_no_longer_fits_the_schema_renews_all_connections_in_every_language() {
     let server = Arc::<Server>::default();
     let (harness, _) = start(&server).await;
