@@ -11,6 +11,7 @@ pub(crate) mod client_ca;
 mod client_verifier;
 pub(crate) mod login;
 pub(crate) mod pem;
+mod private_values;
 pub(crate) mod signing_keys;
 pub(crate) mod tls_identity;
 pub(crate) mod unescaped;

@@ -148,7 +148,7 @@ impl Kind for SigningKeys {
     fn secret_parts(&self, values: &SecretValues, parts: &mut SecretParts) {
         for key in values.all().filter_map(|value| key_bytes(value).ok()) {
             parts.add(&*key);
-            parts.add_pem(&key);
+            parts.add_pem(&key, |_| true);
         }
     }
 }

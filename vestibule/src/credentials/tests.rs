@@ -9,6 +9,8 @@ use crate::secrets::{
     kind::Kind,
     version::{SecretValue, SecretValues, Stage},
 };
+use base64::{Engine, engine::general_purpose::STANDARD};
+use rcgen::KeyPair;
 use secrecy::ExposeSecret;
 use std::collections::BTreeMap;
 
@@ -18,6 +20,20 @@ fn value(text: &str, version: &str) -> SecretValue {
 
 fn read<K: Kind>(text: &str) -> Result<K, Malformed> {
     K::read(&SecretValues::new(value(text, "v1"), BTreeMap::new(), None))
+}
+
+/// The curve P-256, in DER.
+const CURVE: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
+
+/// Returns a key of this curve in SEC 1.
+fn sec1(key: &KeyPair) -> Vec<u8> {
+    let pkcs8 = key.serialize_der();
+    let (secret, public) = (&pkcs8[36..68], &pkcs8[68..138]);
+    [&[0x30, 0x77, 2, 1, 1, 4, 32], secret, &[0xa0, 10], &CURVE, public].concat()
+}
+
+fn pem(label: &str, der: &[u8]) -> String {
+    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", STANDARD.encode(der))
 }
 
 const KEY: &str = "MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE=";
@@ -78,8 +94,7 @@ fn other_kinds_refuse_json_in_disguise() {
         assert!(read::<ApiKey>(text).is_err(), "{text}");
     }
     // 32 bytes and more, but those of JSON.
-    let json_in_base64 =
-        base64::Engine::encode(&base64::engine::general_purpose::STANDARD, format!("{{\"key\":\"{KEY}\"}}"));
+    let json_in_base64 = STANDARD.encode(format!("{{\"key\":\"{KEY}\"}}"));
     assert!(read::<SigningKeys>(&json_in_base64).is_err());
     assert_eq!(read::<ApiKey>("\u{feff}abc\r\n").unwrap().expose_secret(), "abc");
     assert!(read::<SigningKeys>(&format!("\u{feff}{KEY}\n")).is_ok());

@@ -5,6 +5,7 @@ use super::{
     certificate::Certificate,
     json,
     pem::{self, PemBlock, PemLabel},
+    private_values::PrivateValues,
     unescaped,
 };
 use crate::secrets::{
@@ -117,11 +118,13 @@ impl Kind for TlsIdentity {
         Some(self.expiry)
     }
 
-    /// Adds the lines of the private key.
+    /// Adds the lines of the private key that have a part of a secret value. A client knows the other ones: if they were
+    /// added, it could have the line of its own request withheld.
     fn secret_parts(&self, values: &SecretValues, parts: &mut SecretParts) {
-        let Ok((_, key)) = chain_and_key(values) else { return };
+        let (Ok((_, key)), Some(certificate)) = (chain_and_key(values), self.key.cert.first()) else { return };
         for block in key.iter().filter(|block| block.label != PemLabel::EcParameters) {
-            parts.add_pem(&block.der);
+            let private = PrivateValues::of(&block.der, certificate);
+            parts.add_pem(&block.der, |place| private.contain(place));
         }
     }
 }

@@ -7,7 +7,7 @@ use super::{
     request_metrics::{RequestLabels, RouteLabel},
     request_record::RequestRecord,
 };
-use crate::debug_tokens::DebugTokens;
+use crate::{debug_tokens::DebugTokens, telemetry::live_secrets};
 use axum::{
     body::{Bytes, HttpBody},
     extract::Request,
@@ -19,7 +19,7 @@ use std::{borrow::Cow, mem, net::IpAddr, sync::Arc, task::Poll, thread};
 const TARGET: &str = "vestibule::access";
 
 /// The largest part of a path that is logged or traced, in bytes.
-pub(super) const MAX_PATH: usize = 1024;
+const MAX_PATH: usize = 1024;
 
 /// The guard of a request that has begun. It writes the access line and the metrics when it is dropped.
 pub(super) struct AccessGuard {
@@ -103,14 +103,13 @@ impl AccessGuard {
     }
 
     fn log(&self, labels: &RequestLabels, duration_ms: f64) {
-        let path = self.record.uri.path();
         let mut client = IpBuffer::default();
         tracing::info!(
             target: TARGET,
             message = "a request ended",
             http.request.method = labels.method,
             http.route = labels.route(),
-            url.path = &path[..path.floor_char_boundary(MAX_PATH)],
+            url.path = shown(self.record.uri.path()),
             url.scheme = labels.scheme,
             http.response.status_code = labels.status.map(|status| status.as_u16()),
             duration_ms,
@@ -119,6 +118,15 @@ impl AccessGuard {
             "error.type" = labels.error_type(),
         );
     }
+}
+
+/// Returns the part of a path that is logged or traced. A path with a secret is left as it is: a cut could leave a part of the
+/// secret, which nobody would find.
+pub(super) fn shown(path: &str) -> &str {
+    if path.len() <= MAX_PATH || live_secrets::is_in(path) {
+        return path;
+    }
+    &path[..path.floor_char_boundary(MAX_PATH)]
 }
 
 /// Returns the length of a response's body, in bytes, if the body or the head says it.
@@ -198,6 +206,19 @@ impl Drop for AccessGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::secrets::secret_parts::SecretParts;
+    use std::any::Any;
+
+    #[test]
+    fn a_long_path_is_cut_but_not_within_a_secret() {
+        let (value, mut parts): (Arc<dyn Any + Send + Sync>, _) = (Arc::new(()), SecretParts::default());
+        parts.add("key-that-a-client-sent-in-a-path");
+        let _guard = live_secrets::watch("key_in_a_path", &value, parts);
+        let path = |end: &str| format!("/{}{end}", "a".repeat(MAX_PATH - 11));
+        let (innocent, secret) = (path("key-that-a-client-has"), path("key-that-a-client-sent-in-a-path"));
+        assert_eq!(shown(&innocent), &innocent[..MAX_PATH]);
+        assert_eq!(shown(&secret), secret);
+    }
 
     #[test]
     fn the_text_of_an_address_is_that_of_the_standard_library() {

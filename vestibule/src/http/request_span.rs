@@ -1,7 +1,7 @@
 //! The span of a request, if it is sampled.
 
 use super::{
-    access::MAX_PATH,
+    access,
     client::ClientCertificate,
     frame::Frame,
     request_id::{self, X_REQUEST_ID},
@@ -63,8 +63,7 @@ impl RequestSpan {
         let method = if labels.method == "_OTHER" { "HTTP" } else { labels.method };
         span.set("http.request.method", labels.method);
         span.set("url.scheme", labels.scheme);
-        let path = uri.path();
-        let path = &path[..path.floor_char_boundary(MAX_PATH)];
+        let path = access::shown(uri.path());
         if !live_secrets::is_in(path) {
             span.set("url.path", path);
         }

@@ -18,6 +18,9 @@ const PEM_LINE_BYTES: usize = 48;
 /// The bytes that are encoded in a URL: all but the unreserved ones of RFC 3986.
 pub(super) const RESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
+/// The bytes that are encoded by `encodeURIComponent` of JavaScript.
+const OUTSIDE_COMPONENT: &AsciiSet = &RESERVED.remove(b'!').remove(b'*').remove(b'\'').remove(b'(').remove(b')');
+
 /// The bytes that are encoded between `://` and `@` (*userinfo percent-encode set* of the URL standard).
 const OUTSIDE_USERINFO: &AsciiSet = &CONTROLS
     .add(b' ')
@@ -73,8 +76,8 @@ impl SecretParts {
                 self.add_form(form.as_bytes());
                 self.add_form(json_form(form).as_bytes());
             }
-            for reserved in [RESERVED, OUTSIDE_USERINFO] {
-                self.add_form(url_form(text, reserved).as_bytes());
+            for encoded in [RESERVED, OUTSIDE_COMPONENT, OUTSIDE_USERINFO] {
+                self.add_form(url_form(text, encoded).as_bytes());
             }
         }
         // In a longer text that is encoded as a whole, such as `user:password`, it may begin anywhere in a group of three.
@@ -83,10 +86,12 @@ impl SecretParts {
         }
     }
 
-    /// Adds a key that is written in lines of base64, as PEM is. Each of its lines counts.
-    pub(crate) fn add_pem(&mut self, key: &[u8]) {
-        for line in key.chunks(PEM_LINE_BYTES) {
-            if line.len() >= Self::SHORTEST {
+    /// Adds a key that is written in lines of base64, as PEM is. Each line counts that has a secret part of the key: as many
+    /// bytes as the shortest one, for whose places `is_secret` returns `true`.
+    pub(crate) fn add_pem(&mut self, key: &[u8], is_secret: impl Fn(usize) -> bool) {
+        for (number, line) in key.chunks(PEM_LINE_BYTES).enumerate() {
+            let start = number * PEM_LINE_BYTES;
+            if (start..start + line.len()).filter(|place| is_secret(*place)).count() >= Self::SHORTEST {
                 self.add_base64(line);
             }
         }
@@ -156,8 +161,8 @@ mod tests {
     #[test]
     fn a_text_is_looked_for_as_a_url_has_it_too() {
         let mut parts = SecretParts::default();
-        parts.add("sentinel+/=ä");
-        for form in ["sentinel%2B%2F%3D%C3%A4", "sentinel+%2F%3D%C3%A4"] {
+        parts.add("sentinel!+/=ä");
+        for form in ["sentinel%21%2B%2F%3D%C3%A4", "sentinel!%2B%2F%3D%C3%A4", "sentinel!+%2F%3D%C3%A4"] {
             assert!(parts.forms().any(|known| known == form.as_bytes()), "{form}");
         }
     }

@@ -61,6 +61,8 @@ pub(super) struct LogLines {
 /// The end of a line, and the target of its event.
 struct LineEnd {
     at: usize,
+    /// `true` if the log left out the end of a value.
+    is_cut: bool,
     target: Cow<'static, str>,
 }
 
@@ -81,8 +83,8 @@ pub(super) enum DropReason {
 }
 
 impl LogBuffer {
-    /// Adds a line, with its newline. Drops it if there is no room.
-    pub(super) fn push(&self, line: &str, target: Cow<'static, str>) {
+    /// Adds a line, with its newline. Drops it if there is no room. `is_cut` says that the log left out the end of a value.
+    pub(super) fn push(&self, line: &str, is_cut: bool, target: Cow<'static, str>) {
         let mut waiting = self.lock();
         let bytes = waiting.lines.text.len() + line.len();
         if bytes > MAX_BYTES || waiting.lines.ends.len() == MAX_LINES {
@@ -92,7 +94,7 @@ impl LogBuffer {
             return;
         }
         let was_half_full = waiting.is_half_full();
-        waiting.lines.push(line, target);
+        waiting.lines.push(line, is_cut, target);
         let wakes = mem::take(&mut waiting.is_idle) || (waiting.is_half_full() && !was_half_full);
         self.unwritten.fetch_add(1, Ordering::Relaxed);
         drop(waiting);
@@ -161,9 +163,9 @@ impl WaitingLines {
 }
 
 impl LogLines {
-    pub(super) fn push(&mut self, line: &str, target: Cow<'static, str>) {
+    pub(super) fn push(&mut self, line: &str, is_cut: bool, target: Cow<'static, str>) {
         self.text.extend_from_slice(line.as_bytes());
-        self.ends.push(LineEnd { at: self.text.len(), target });
+        self.ends.push(LineEnd { at: self.text.len(), is_cut, target });
     }
 
     pub(super) fn text(&self) -> &[u8] {
@@ -183,6 +185,11 @@ impl LogLines {
         self.ends.partition_point(|end| end.at <= place)
     }
 
+    /// Returns `true` if the log left out the end of a value of this line.
+    pub(super) fn is_cut(&self, number: usize) -> bool {
+        self.ends[number].is_cut
+    }
+
     /// Replaces lines, by their numbers, and wipes them: they contain secrets. `replacement` gets a line's number and its
     /// target, and returns `None` for a line that stays.
     pub(super) fn replace(&mut self, mut replacement: impl FnMut(usize, &str) -> Option<String>) {
@@ -194,7 +201,7 @@ impl LogLines {
                 None => replaced.text.extend_from_slice(&self.text[start..end.at]),
             }
             start = end.at;
-            replaced.ends.push(LineEnd { at: replaced.text.len(), target: end.target });
+            replaced.ends.push(LineEnd { at: replaced.text.len(), ..end });
         }
         self.text.zeroize();
         *self = replaced;

@@ -99,8 +99,9 @@ impl JsonLayer {
         };
         let mut fields = EventFields { line: JsonLine::begin(line, clock, *level), names: &place.names };
         event.record(&mut fields);
+        let is_cut = fields.line.is_cut;
         fields.line.end(&target, RequestContext::current());
-        self.buffer.push(line, Cow::Borrowed(event.metadata().target()));
+        self.buffer.push(line, is_cut, Cow::Borrowed(event.metadata().target()));
     }
 }
 

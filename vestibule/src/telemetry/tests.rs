@@ -2,7 +2,7 @@
 
 use super::{
     buffer::{DropReason, LogBuffer},
-    json::JsonLayer,
+    json::{JsonLayer, LONGEST},
     live_secrets,
     text::TextWriter,
     writer::LogWriter,
@@ -86,7 +86,7 @@ impl TestLog {
     }
 
     fn push(&self, line: &str) {
-        self.buffer.push(&format!("{line}\n"), Cow::Borrowed("a::target"));
+        self.buffer.push(&format!("{line}\n"), false, Cow::Borrowed("a::target"));
     }
 
     /// Calls `log` with this log installed, writes, and returns the events.
@@ -346,6 +346,34 @@ fn a_line_with_a_live_secret_is_withheld_in_every_form() {
 }
 
 #[test]
+fn a_secret_that_the_log_has_cut_is_withheld_and_a_client_cannot_imitate_the_cut() {
+    let (_value, _guard) = held_secret("api_key", "sentinel-of-a-cut-line");
+    let mut log = json_log();
+    let events = log.events(|| tracing::info!(url.path = "/sentinel-of…/", "a request ended"));
+    assert_eq!((&events[0]["level"], log.buffer.counters.withheld.get()), (&json!("INFO"), 0));
+    for format in [LogFormat::Json, LogFormat::Pretty] {
+        let mut log = TestLog::new(format);
+        let layer = match format {
+            LogFormat::Json => JsonLayer::new(log.buffer.clone()).boxed(),
+            LogFormat::Pretty => tracing_subscriber::fmt::layer()
+                .with_ansi(false)
+                .with_writer(TextWriter::new(log.buffer.clone()))
+                .boxed(),
+        };
+        // In each line, another part of the secret has room.
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            for before in LONGEST - 200..LONGEST {
+                tracing::info!("{}sentinel-of-a-cut-line", ".".repeat(before));
+            }
+        });
+        log.writer.write_next();
+        assert_eq!(log.dropped(), [0, 0]);
+        assert!(log.buffer.counters.withheld.get() > 0);
+        assert!(!log.file.take().contains("sentinel"), "{format:?}");
+    }
+}
+
+#[test]
 fn a_short_part_is_not_looked_for_and_a_key_is_found_by_each_of_its_lines() {
     let mut parts = SecretParts::default();
     parts.add("7 bytes");
@@ -354,8 +382,11 @@ fn a_short_part_is_not_looked_for_and_a_key_is_found_by_each_of_its_lines() {
     assert_eq!(parts.forms().count(), 6, "as it is, in two forms of URLs, and in base64 from three places");
     let mut of_key = SecretParts::default();
     let key: Vec<u8> = (0..100).map(|place| b'a' + place % 26).collect();
-    of_key.add_pem(&key);
+    of_key.add_pem(&key, |_| true);
     assert_eq!(of_key.forms().map(<[u8]>::len).collect::<Vec<_>>(), [64, 64], "the last 4 bytes are too short");
+    let mut of_second_line = SecretParts::default();
+    of_second_line.add_pem(&key, |place| (41..56).contains(&place));
+    assert_eq!(of_second_line.forms().collect::<Vec<_>>(), [of_key.forms().nth(1).unwrap()], "the first has 7 bytes");
     assert!(!format!("{parts:?}").contains("bytes"));
 }
 

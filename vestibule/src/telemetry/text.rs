@@ -1,6 +1,9 @@
 //! The log as text for people: the stock format, which writes into our buffer.
 
-use super::{buffer::LogBuffer, json::LONGEST};
+use super::{
+    buffer::LogBuffer,
+    json::{CUT, LONGEST},
+};
 use std::{
     borrow::Cow,
     io::{self, Write},
@@ -42,10 +45,11 @@ impl Write for TextEvent<'_> {
     fn write(&mut self, event: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(event);
         let mut text = Cow::Borrowed(&*text);
-        if text.len() > LONGEST {
-            text = Cow::Owned(format!("{}… (cut)\n", &text[..text.floor_char_boundary(LONGEST)]));
+        let is_cut = text.len() > LONGEST;
+        if is_cut {
+            text = Cow::Owned(format!("{}{CUT} (cut)\n", &text[..text.floor_char_boundary(LONGEST)]));
         }
-        self.buffer.push(&text, Cow::Owned(self.target.clone()));
+        self.buffer.push(&text, is_cut, Cow::Owned(self.target.clone()));
         Ok(event.len())
     }
 

@@ -128,7 +128,7 @@ impl<W: Write> LogWriter<W> {
         }
         let fields = [("log.full", self.unsaid_full.into()), ("log.unwritable", self.unsaid_unwritable.into())];
         let line = self.line(Level::WARN, "lines of the log were dropped, because nobody took them", &fields);
-        lines.push(&line, Cow::Borrowed(TARGET));
+        lines.push(&line, false, Cow::Borrowed(TARGET));
     }
 
     /// Returns a line of the log about the log. The filter does not apply to it.

@@ -2,10 +2,9 @@
 
 use super::*;
 use crate::secrets::expiry::Expiry;
-use base64::{Engine, engine::general_purpose::STANDARD};
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa,
-    Issuer, KeyPair, NameConstraints, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize, SanType, SerialNumber,
+    Issuer, NameConstraints, PKCS_ED25519, PKCS_RSA_SHA256, RsaKeySize, SanType, SerialNumber,
 };
 use serde_json::json;
 use time::{Duration, OffsetDateTime};
@@ -51,11 +50,7 @@ impl Made {
 
     /// Returns the key as `openssl ecparam -genkey` writes it: the curve in a block of its own, then the key in SEC 1.
     fn sec1(&self) -> String {
-        const CURVE: [u8; 10] = [0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07];
-        let pkcs8 = self.key.serialize_der();
-        let (secret, public) = (&pkcs8[36..68], &pkcs8[68..138]);
-        let der = [&[0x30, 0x77, 2, 1, 1, 4, 32], secret, &[0xa0, 10], &CURVE, public].concat();
-        pem("EC PARAMETERS", &CURVE) + &pem("EC PRIVATE KEY", &der)
+        pem("EC PARAMETERS", &CURVE) + &pem("EC PRIVATE KEY", &sec1(&self.key))
     }
 }
 
@@ -64,10 +59,6 @@ fn authority(name: &str) -> CertificateParams {
     parameters.distinguished_name.push(DnType::CommonName, name);
     parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     parameters
-}
-
-fn pem(label: &str, der: &[u8]) -> String {
-    format!("-----BEGIN {label}-----\n{}\n-----END {label}-----\n", STANDARD.encode(der))
 }
 
 /// Returns the JSON of a certificate and a key.
