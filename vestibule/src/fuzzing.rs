@@ -188,7 +188,7 @@ pub fn request_id(headers: HeaderMap) -> String {
 pub fn answer(routes: Router, request: Request<Body>) -> (StatusCode, String) {
     let answering = async {
         let Ok(response) = routes.oneshot(request).await;
-        let response = if problem::is_other_error(&response) { problem::unify(response).await } else { response };
+        let response = if problem::is_other_error(&response) { problem::unify(response, true).await } else { response };
         let status = response.status();
         let text = body::to_bytes(response.into_body(), usize::MAX).await.expect("it is in memory");
         (status, String::from_utf8_lossy(&text).into_owned())

@@ -55,9 +55,6 @@ const HEADERS: [(HeaderName, HeaderValue); 4] = [
 /// The headers that nearly every route sets, and no other ones, in the order in which axum adds them.
 const OF_NEARLY_EVERY_ROUTE: [HeaderName; 2] = [header::CONTENT_TYPE, header::CONTENT_LENGTH];
 
-/// The methods whose requests may be done twice (RFC 9110, section 9.2.2).
-const IDEMPOTENT: [&str; 5] = ["GET", "HEAD", "OPTIONS", "PUT", "DELETE"];
-
 /// The header for connections with TLS: a browser does not use plain HTTP at this host for a year.
 const STRICT_TRANSPORT_SECURITY: HeaderValue = HeaderValue::from_static("max-age=31536000");
 
@@ -246,7 +243,8 @@ impl FrameFuture {
             if this.record.is_body(BodyState::TooLong) {
                 return Poll::Ready(problem::replace(response, too_long(this.record)));
             }
-            self.as_mut().replace_state(FrameState::Boxed { boxed: Box::pin(problem::unify(response).map(Ok)) });
+            let unified = problem::unify(response, this.record.is_idempotent()).map(Ok);
+            self.as_mut().replace_state(FrameState::Boxed { boxed: Box::pin(unified) });
         }
     }
 
@@ -300,7 +298,7 @@ fn overdue(record: &RequestRecord) -> Problem {
         return Problem::new(StatusCode::REQUEST_TIMEOUT, "the body of the request did not arrive in time");
     }
     record.failed("request_timeout");
-    if IDEMPOTENT.contains(&record.method) {
+    if record.is_idempotent() {
         return Problem::busy("the request took too long; try again soon");
     }
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the request took too long, and it may have been carried out")

@@ -97,7 +97,7 @@ impl Problem {
     /// Returns a 503 with a `Retry-After` of 1 to 3 s: the client may try again then. The time is random, so that the
     /// clients of a busy moment do not come back together.
     pub fn busy(detail: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(Duration::from_secs(fastrand::u64(1..=3)))
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(soon())
     }
 
     /// Returns a 500. The client learns nothing about it; [`with_cause`](Self::with_cause) tells the log.
@@ -300,15 +300,19 @@ const OF_BODY: [HeaderName; 6] = [
     header::CONTENT_TYPE,
 ];
 
-/// Turns an error response into a problem.
-pub(crate) async fn unify(response: Response) -> Response {
+/// Turns an error response into a problem. A 503 tells the client to try again only if the request `may_be_repeated`: the
+/// handler may have done its work.
+pub(crate) async fn unify(response: Response, may_be_repeated: bool) -> Response {
     let status = response.status();
     let (head, body) = response.into_parts();
     let text = axum::body::to_bytes(body, MAX_DETAIL).await.unwrap_or_default();
-    let problem = match std::str::from_utf8(&text) {
+    let mut problem = match std::str::from_utf8(&text) {
         Ok(text) if !text.is_empty() => rejections::problem(status, text),
-        _ => of_status(status, default_detail(status)),
+        _ => Problem::new(status, default_detail(status, may_be_repeated)),
     };
+    if status == StatusCode::SERVICE_UNAVAILABLE && may_be_repeated {
+        problem = problem.retry_after(soon());
+    }
     in_head(head, problem)
 }
 
@@ -327,7 +331,10 @@ fn in_head(mut head: Parts, problem: Problem) -> Response {
     let (problem_head, body) = problem.into_response().into_parts();
     head.status = problem_head.status;
     for name in OF_BODY {
-        head.headers.remove(name);
+        // That of a 416 has the length of what the client asked for (RFC 9110, section 15.5.17).
+        if name != header::CONTENT_RANGE || head.status != StatusCode::RANGE_NOT_SATISFIABLE {
+            head.headers.remove(name);
+        }
     }
     for (name, value) in &problem_head.headers {
         // What the route says itself counts, for example when to come back.
@@ -336,20 +343,19 @@ fn in_head(mut head: Parts, problem: Problem) -> Response {
     Response::from_parts(head, body)
 }
 
-fn of_status(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Problem {
-    match status {
-        StatusCode::SERVICE_UNAVAILABLE => Problem::busy(detail),
-        status => Problem::new(status, detail),
-    }
+/// Returns a time from 1 to 3 s.
+fn soon() -> Duration {
+    Duration::from_secs(fastrand::u64(1..=3))
 }
 
 /// Returns the detail of an error that says nothing itself.
-fn default_detail(status: StatusCode) -> &'static str {
+fn default_detail(status: StatusCode, may_be_repeated: bool) -> &'static str {
     match status {
         StatusCode::NOT_FOUND => "there is nothing at this path",
         StatusCode::METHOD_NOT_ALLOWED => "this path does not take this method; see the Allow header",
         // A 503 of a route should say why: `Problem::busy`.
-        StatusCode::SERVICE_UNAVAILABLE => "the service cannot answer now; try again soon",
+        StatusCode::SERVICE_UNAVAILABLE if may_be_repeated => "the service cannot answer now; try again soon",
+        StatusCode::SERVICE_UNAVAILABLE => "the service cannot answer now, and the request may have been carried out",
         status if status.is_server_error() => "the request failed on our side",
         status => status.canonical_reason().unwrap_or("the request is wrong"),
     }

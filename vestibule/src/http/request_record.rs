@@ -25,6 +25,9 @@ use std::{
 };
 use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
+/// The methods whose requests may be done twice (RFC 9110, section 9.2.2).
+const IDEMPOTENT: [&str; 6] = ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"];
+
 /// The facts of one request. The door makes it, and the request carries it as an extension: the frame, and the layers
 /// and extractors of routes, read and change it there.
 pub(crate) struct RequestRecord {
@@ -104,6 +107,11 @@ impl RequestRecord {
     /// Returns the record that the door put into the request's extensions.
     pub(super) fn of(request: &Request) -> Arc<Self> {
         request.extensions().get::<Arc<Self>>().expect("a request comes through the door").clone()
+    }
+
+    /// Returns `true` if the request may be done twice. Another one may be repeated only if nothing of it was done.
+    pub(super) fn is_idempotent(&self) -> bool {
+        IDEMPOTENT.contains(&self.method)
     }
 
     pub(super) fn scheme(&self) -> &'static str {

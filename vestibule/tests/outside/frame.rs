@@ -136,6 +136,29 @@ async fn a_route_that_says_when_to_come_back_keeps_its_word() {
 }
 
 #[tokio::test]
+async fn a_bare_503_invites_to_repeat_a_request_only_if_that_may_be_done_twice() {
+    let service = start(|_| {}).await;
+    for (method, may_be_repeated) in
+        [("GET", true), ("PUT", true), ("DELETE", true), ("TRACE", true), ("POST", false), ("PATCH", false)]
+    {
+        for path in ["/busy", "/busy/in_words"] {
+            let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+            let (head, text) = send(&service, request).await;
+            let has_time = head.headers.contains_key("retry-after");
+            assert_eq!((head.status.as_u16(), has_time), (503, may_be_repeated), "{method} {path}");
+            assert_eq!(text.contains("try again"), may_be_repeated && path == "/busy", "{text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_range_that_is_refused_keeps_the_length_of_the_whole() {
+    let (head, text) = get_with(&start(|_| {}).await, "/part", &[]).await;
+    assert_eq!((head.status.as_u16(), member(&text, "status")), (416, json!(416)));
+    assert_eq!(head.headers["content-range"], "bytes */47");
+}
+
+#[tokio::test]
 async fn an_error_that_a_layer_of_the_service_has_compressed_stays_as_it_is() {
     let (head, text) = get_with(&start(|_| {}).await, "/gzipped", &[]).await;
     assert_eq!(

@@ -83,7 +83,9 @@ impl Application for FrameService {
             .route("/gzipped", get(async move || (StatusCode::BAD_GATEWAY, gzipped, [1, 2, 3])))
             .route("/early_hints", get(StatusCode::EARLY_HINTS))
             .route("/switches", get(StatusCode::SWITCHING_PROTOCOLS))
-            .route("/busy", get(StatusCode::SERVICE_UNAVAILABLE))
+            .route("/busy", any(StatusCode::SERVICE_UNAVAILABLE))
+            .route("/busy/in_words", any((StatusCode::SERVICE_UNAVAILABLE, "not now")))
+            .route("/part", get((StatusCode::RANGE_NOT_SATISFIABLE, [(header::CONTENT_RANGE, "bytes */47")])))
             .route(
                 "/maintenance",
                 get(async || (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "120")], "at noon")),

@@ -3,7 +3,7 @@
 //! Their texts are serde's, which quotes what it could not read. That may be a password in the wrong place, and a client
 //! may log the problem.
 
-use super::{Problem, of_status};
+use super::Problem;
 use axum::http::StatusCode;
 use serde_json::json;
 
@@ -55,12 +55,12 @@ pub(super) fn problem(status: StatusCode, text: &str) -> Problem {
         let Some(rest) = text.strip_prefix(beginning) else { continue };
         let Some(rest) = rest.strip_prefix(": ") else { continue };
         if is_ambiguous(rest) {
-            return of_status(status, beginning);
+            return Problem::new(status, beginning);
         }
         let (path, message) = split(rest);
         let message = without_input(message);
         let place = if path.is_empty() || !is_plain(path) { String::new() } else { format!("{path}: ") };
-        let problem = of_status(status, format!("{beginning}: {place}{message}"));
+        let problem = Problem::new(status, format!("{beginning}: {place}{message}"));
         let pointer = if is_json { pointer(path, &message) } else { None };
         return match pointer {
             Some(pointer) => problem.with("errors", [json!({ "detail": message, "pointer": pointer })]),
@@ -68,9 +68,9 @@ pub(super) fn problem(status: StatusCode, text: &str) -> Problem {
         };
     }
     if let Some(message) = text.strip_prefix("Invalid URL: ") {
-        return of_status(status, format!("Invalid URL: {}", without_value_of_path(message)));
+        return Problem::new(status, format!("Invalid URL: {}", without_value_of_path(message)));
     }
-    of_status(status, text.to_owned())
+    Problem::new(status, text.to_owned())
 }
 
 /// Returns `true` if a text has two beginnings of serde's messages. One is the client's: the name of a member, or a value.
