@@ -3,7 +3,7 @@
 use super::{
     access_token::AccessToken,
     bearer,
-    issuer_keys::{IssuerKeys, NotLookedUp},
+    issuer_keys::{IssuerKeys, NotLookedUp, PAUSE},
     key_set::KeySet,
     metrics::{AuthMetrics, TokenOutcome},
     token::{TokenFault, TokenRules},
@@ -110,8 +110,8 @@ impl Authenticator {
     ) -> (TokenOutcome, Result<AccessToken, Problem>) {
         let held = self.keys.held();
         if held.fetched.elapsed() > self.config.max_stale {
-            let problem = Problem::busy("tokens cannot be verified now: their issuer does not answer; try again soon");
-            return (TokenOutcome::StaleKeys, Err(problem));
+            let problem = Problem::busy("tokens cannot be verified now: their issuer does not answer; try again later");
+            return (TokenOutcome::StaleKeys, Err(problem.retry_after(PAUSE)));
         }
         let refused = |reason| {
             tracing::debug!(reason, "the token of a request is refused");

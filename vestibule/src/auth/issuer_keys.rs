@@ -13,7 +13,7 @@ const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The shortest time between two fetches for unknown keys, so that made-up ones do not become a flood at the issuer. Also
 /// the pause after a fetch that failed.
-const PAUSE: Duration = Duration::from_secs(30);
+pub(super) const PAUSE: Duration = Duration::from_secs(30);
 
 /// The keys of an issuer. The generations that have the same issuer share them.
 pub(crate) struct IssuerKeys {
