@@ -115,10 +115,15 @@ impl Frame {
                 if let Some(path) = request.extensions().get::<MatchedPath>() {
                     let _ = record.route.set(path.clone());
                 }
-                if let Err(problem) = limit_body(&mut request, &record) {
-                    return FrameFuture::boxed(std::future::ready(Ok(problem.into_response())), record);
+                let has_body = request.body().size_hint().exact() != Some(0);
+                if has_body && is_encoded(request.headers()) {
+                    return FrameFuture::boxed(std::future::ready(Ok(refuse_encoding())), record);
                 }
-                if compression && accepts_gzip(&request) {
+                if has_body {
+                    limit_body(&mut request, &record);
+                }
+                // The layer reads the header properly.
+                if compression && mentions(request.headers(), header::ACCEPT_ENCODING, "gzip") {
                     return FrameFuture::boxed(compressed(&route, request), record);
                 }
                 FrameFuture { state: FrameState::Routed { routed: route.call(request) }, deadline: None, record }
@@ -304,42 +309,40 @@ fn overdue(record: &RequestRecord) -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the request took too long, and it may have been carried out")
 }
 
+/// Returns `true` if the body of a request with these headers is encoded, for example compressed.
+fn is_encoded(headers: &HeaderMap) -> bool {
+    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+    encodings.any(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
+}
+
+/// Refuses a body that is encoded: a few bytes could become many. The header says which encoding is accepted (RFC 9110,
+/// section 12.5.3).
+fn refuse_encoding() -> Response {
+    let detail = "the body is encoded: send it without Content-Encoding";
+    let problem = Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail);
+    ([(header::ACCEPT_ENCODING, "identity")], problem).into_response()
+}
+
 /// Limits the body of a request.
-///
-/// # Errors
-/// A 415 if it is compressed: a few bytes could become many.
-fn limit_body(request: &mut Request, record: &Arc<RequestRecord>) -> Result<(), Problem> {
-    if request.body().size_hint().exact() == Some(0) {
-        return Ok(());
-    }
-    if let Some(encoding) = request.headers().get(header::CONTENT_ENCODING)
-        && !encoding.as_bytes().eq_ignore_ascii_case(b"identity")
-    {
-        let detail = "the body is encoded: send it without Content-Encoding";
-        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail));
-    }
+fn limit_body(request: &mut Request, record: &Arc<RequestRecord>) {
     // axum's own limit of 2 MB applies only to some extractors. This one is for every body.
     DefaultBodyLimit::disable().apply(request);
     let body = std::mem::take(request.body_mut());
     *request.body_mut() = Body::new(RequestBody::new(body, record.clone()));
-    Ok(())
 }
 
-fn accepts_gzip(request: &Request) -> bool {
-    match request.headers().get(header::ACCEPT_ENCODING) {
-        // The layer reads it properly.
-        Some(encodings) => encodings.as_bytes().windows(4).any(|part| part.eq_ignore_ascii_case(b"gzip")),
-        None => false,
-    }
+/// Returns `true` if a header has this word, in any of its lines, in upper or lower case.
+fn mentions(headers: &HeaderMap, name: HeaderName, word: &str) -> bool {
+    let mut lines = headers.get_all(name).iter();
+    lines.any(|line| line.as_bytes().windows(word.len()).any(|part| part.eq_ignore_ascii_case(word.as_bytes())))
 }
 
 /// Calls a route, and compresses its response. One with a strong `ETag` stays as it is: the tag names its bytes (RFC 9110,
 /// section 8.8.1), and a client that gets another tag can change nothing with `If-Match`.
 fn compressed(route: &Route, request: Request) -> impl Future<Output = Result<Response, Infallible>> + use<> {
     let may_change = |status: StatusCode, _: Version, headers: &HeaderMap, _: &Extensions| {
-        let directives = headers.get(header::CACHE_CONTROL).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let has_strong_tag = headers.get(header::ETAG).is_some_and(|tag| !tag.as_bytes().starts_with(b"W/"));
-        status.is_success() && !directives.contains("no-transform") && !has_strong_tag
+        status.is_success() && !mentions(headers, header::CACHE_CONTROL, "no-transform") && !has_strong_tag
     };
     let worth_it = SizeAbove::new(MIN_COMPRESSED)
         .and(NotForContentType::SSE)

@@ -6,7 +6,7 @@ use axum::{
     extract::{Request, rejection::BytesRejection},
     http::{HeaderMap, HeaderValue, StatusCode, header, response::Parts},
     middleware::map_response,
-    response::{IntoResponse, Response},
+    response::{AppendHeaders, IntoResponse, Response},
     routing::{any, get, post},
 };
 use http_body_util::{BodyExt, Full, LengthLimitError};
@@ -53,6 +53,8 @@ impl Application for FrameService {
         let html = [(header::CONTENT_SECURITY_POLICY, "default-src 'self'"), (header::CACHE_CONTROL, "max-age=60")];
         let gzipped = [(header::CONTENT_ENCODING, "gzip"), (header::CONTENT_TYPE, "text/plain")];
         let unchanged = [(header::CACHE_CONTROL, "private, no-transform")];
+        let unchanged_too =
+            AppendHeaders([(header::CACHE_CONTROL, "private"), (header::CACHE_CONTROL, "No-Transform")]);
         OpenApiRouter::new()
             .route("/length", post(async |body: Bytes| body.len().to_string()))
             .route("/large", post(async |body: Bytes| body.len().to_string()).layer(large))
@@ -73,6 +75,7 @@ impl Application for FrameService {
             .route("/html", get(async move || (html, "a page")))
             .route("/long", get(LONG_TEXT))
             .route("/long/unchanged", get(async move || (unchanged, LONG_TEXT)))
+            .route("/long/unchanged/too", get(async move || (unchanged_too, LONG_TEXT)))
             .route("/long/tagged", get(async || ([(header::ETAG, "\"1\"")], LONG_TEXT)))
             .route("/long/tagged/weakly", get(async || ([(header::ETAG, "W/\"1\"")], LONG_TEXT)))
             .route(
