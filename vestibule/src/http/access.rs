@@ -131,14 +131,10 @@ pub(super) fn shown(path: &str) -> &str {
 
 /// Returns the length of a response's body, in bytes, if the body or the head says it.
 fn length<B: HttpBody>(response: &Response<B>) -> Option<u64> {
-    match response.status() {
-        // A server leaves the body out, whatever it is.
-        StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => Some(0),
-        _ => response.body().size_hint().exact().or_else(|| {
-            let length = response.headers().get(CONTENT_LENGTH)?;
-            length.to_str().ok()?.parse().ok()
-        }),
-    }
+    response.body().size_hint().exact().or_else(|| {
+        let length = response.headers().get(CONTENT_LENGTH)?;
+        length.to_str().ok()?.parse().ok()
+    })
 }
 
 /// Memory for the text of an IPv4 address.

@@ -11,7 +11,7 @@ use crate::{
 use axum::{
     body::{Body, Bytes},
     extract::Request,
-    http::{self, header::CONTENT_LENGTH},
+    http::{self, HeaderValue, StatusCode, header::CONTENT_LENGTH},
     response::{IntoResponse, Response},
 };
 use http_body::Frame;
@@ -154,11 +154,7 @@ impl<A: Application> Future for ResponseFuture<A> {
                 let access = access.take().expect(POLLED_ONCE);
                 access.record.failed("too_many_requests_in_flight");
                 let problem = Problem::busy("too many requests are in flight; try again soon");
-                let mut response = access.within(|| problem.into_response());
-                if access.record.method == "HEAD" {
-                    response = without_body(response);
-                }
-                (response, access, None)
+                (access.within(|| problem.into_response()), access, None)
             }
             ResponseFutureProjection::Routed { routed, guard, access } => {
                 let routed = routed.as_pin_mut().expect(POLLED_ONCE);
@@ -174,18 +170,32 @@ impl<A: Application> Future for ResponseFuture<A> {
                 (response, access, guard)
             }
         };
+        leave_content_out(&mut response, &access);
         access.answer(&mut response);
         Poll::Ready(Ok(response.map(|body| GuardedBody { body, access, _guard: guard })))
     }
 }
 
-/// Returns the response to a HEAD. axum does it for routes.
-fn without_body(response: Response) -> Response {
-    let (mut head, body) = response.into_parts();
-    if let Some(length) = http_body::Body::size_hint(&body).exact() {
-        head.headers.insert(CONTENT_LENGTH, length.into());
+/// Leaves out the content of a response that must have none (RFC 9110, sections 6.4.1 and 15.3.6), and a `Content-Length` that
+/// it must not have (section 8.6). axum does it for a HEAD of some routes, and hyper only over HTTP/1.
+fn leave_content_out(response: &mut Response, access: &AccessGuard) {
+    match response.status() {
+        StatusCode::SWITCHING_PROTOCOLS | StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => {
+            response.headers_mut().remove(CONTENT_LENGTH);
+        }
+        StatusCode::RESET_CONTENT => {
+            response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+        // A body that was left out before says nothing of its length.
+        _ if access.record.method == "HEAD" && !http_body::Body::is_end_stream(response.body()) => {
+            if let Some(length) = http_body::Body::size_hint(response.body()).exact() {
+                response.headers_mut().insert(CONTENT_LENGTH, length.into());
+            }
+        }
+        _ => return,
     }
-    Response::from_parts(head, Body::empty())
+    // What the body holds is dropped within its request, and may panic.
+    let _ = access.within(|| caught(|| *response.body_mut() = Body::empty()));
 }
 
 /// The promise of whoever polls a future.
@@ -241,7 +251,7 @@ mod tests {
         resources::build_error::BuildError,
         testing::{Harness, MemoryManager, idle_service::NoSecrets},
     };
-    use axum::{extract::State, http::StatusCode, routing::get};
+    use axum::{extract::State, routing::get};
     use futures_util::{FutureExt, StreamExt, stream};
     use std::{
         future::pending,

@@ -102,16 +102,28 @@ async fn a_line_is_written_when_the_response_has_ended_and_says_if_the_client_le
         ("/pieces/measured", 2, json!("client_disconnected")),
         ("/trailed", 1, Value::Null),
         ("/trailed", 0, json!("client_disconnected")),
-        ("/no_content", 0, Value::Null),
-        ("/not_modified", 0, Value::Null),
     ] {
         let mut body = Box::pin(get(path).await.unwrap().into_body());
         for _ in 0..pieces {
             assert!(std::future::poll_fn(|cx| body.as_mut().poll_frame(cx)).await.is_some());
         }
-        // A server asks for nothing after the bytes that were promised. A 204 and a 304 promise none.
+        // A server asks for nothing after the bytes that were promised.
         drop(body);
         assert_eq!(lines(&log).remove(0)["error.type"], error_type, "{path}");
+    }
+
+    for (method, path) in [
+        ("HEAD", "/nowhere"),
+        ("HEAD", "/length"),
+        ("HEAD", "/orders/7"),
+        ("GET", "/no_content"),
+        ("GET", "/not_modified"),
+    ] {
+        let request = Request::builder().method(method).uri(path).body(Body::empty()).unwrap();
+        let response = Door::new(service.clone()).call(request).await.unwrap();
+        assert!(response.body().is_end_stream(), "{path} has no content");
+        drop(response);
+        assert_eq!(lines(&log).remove(0)["error.type"], Value::Null, "{path}: a server asks for nothing");
     }
 
     let mut waiting = Box::pin(get("/never"));

@@ -1,12 +1,20 @@
 use super::*;
 use crate::{
+    application::{Application, Build},
+    config::Config,
     http::{
         connection::ClientAuthority,
+        door::Door,
         policy::{ListenerLimits, ListenerTls},
     },
     metrics::MetricsRegistry,
+    openapi::OpenApiRouter,
+    package::Package,
+    resources::build_error::BuildError,
+    testing::{Harness, MemoryManager, idle_service::NoSecrets},
 };
 use axum::{
+    extract::Path,
     http::{StatusCode, header},
     routing::{any, get, post},
 };
@@ -17,7 +25,7 @@ use hyper::{
     client::conn::http2::{self, SendRequest},
     upgrade::Upgraded,
 };
-use hyper_util::rt::TokioExecutor;
+use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use rustls::{ClientConfig, RootCertStore, ServerConfig, pki_types::PrivatePkcs8KeyDer};
 use std::{
     net::SocketAddr,
@@ -91,11 +99,14 @@ impl ListenerPolicy for PanicsInTheWatchdog {
     }
 }
 
-async fn start(policy: impl ListenerPolicy, routes: Router) -> (HttpServer, SocketAddr, ConnectionMetrics) {
+async fn start(
+    policy: impl ListenerPolicy,
+    service: impl ListenerService,
+) -> (HttpServer, SocketAddr, ConnectionMetrics) {
     let listener = ListenerSocket::Tcp(TcpListener::bind("127.0.0.1:0").await.expect("a port"));
     let address = listener.address().expect("it is TCP");
     let metrics = ConnectionMetrics::register(&MetricsRegistry::new("svc"));
-    (HttpServer::start("public", listener, policy, &metrics, routes), address, metrics)
+    (HttpServer::start("public", listener, policy, &metrics, service), address, metrics)
 }
 
 /// Returns the number of connections that ended for a reason.
@@ -353,6 +364,54 @@ async fn while_a_listener_lingers_connections_of_http_2_end_when_their_requests_
     timeout(IN_TIME, connection).await.expect("it was told").unwrap().unwrap();
     timeout(IN_TIME, server.connections.none_open()).await.expect("all were told");
     assert_eq!(ended(&metrics, EndReason::Stopping), 2);
+}
+
+/// A service whose handlers give each response a body.
+struct Talkative;
+
+impl Application for Talkative {
+    const PACKAGE: Package = Package::new("talkative", "0");
+    type Settings = ();
+    type Secrets = NoSecrets;
+
+    async fn build(_: &Build<'_, Self>) -> Result<Self, BuildError> {
+        Ok(Self)
+    }
+
+    fn routes() -> OpenApiRouter<Arc<Self>> {
+        let answer = async |Path(status): Path<u16>| (StatusCode::from_u16(status).expect("a status"), "a text");
+        OpenApiRouter::new().route("/{status}", get(answer))
+    }
+}
+
+#[tokio::test]
+async fn a_response_that_must_have_no_content_has_none_over_http_1_and_http_2() {
+    let started = Harness::<Talkative>::start(MemoryManager::new(), Config::default()).await;
+    let door = Door::new(started.expect("it needs nothing").live());
+    let (_server, address, _) = start(Defaults::default(), door).await;
+    for is_http2 in [false, true] {
+        let client = Client::builder(TokioExecutor::new()).http2_only(is_http2).build_http::<Body>();
+        let ask = async |method: &str, path: &str| {
+            let request = Request::builder().method(method).uri(format!("http://{address}{path}"));
+            let request = request.body(Body::empty()).expect("a request");
+            let response = timeout(IN_TIME, client.request(request)).await.expect("in time").expect("a response");
+            let (head, body) = response.into_parts();
+            let text =
+                timeout(IN_TIME, body.collect()).await.expect("in time").expect("it has the form of HTTP").to_bytes();
+            let length = head.headers.get(header::CONTENT_LENGTH);
+            (length.map(|length| length.to_str().expect("digits").to_owned()), text)
+        };
+        for path in ["/200", "/401", "/503", "/no/where"] {
+            let (length, text) = ask("GET", path).await;
+            assert!(!text.is_empty() && length == Some(text.len().to_string()), "{path}: {length:?} {text:?}");
+            assert_eq!(ask("HEAD", path).await, (length, Bytes::new()), "{path}");
+        }
+        for (status, length) in [(204, None), (205, Some("0".to_owned())), (304, None)] {
+            for method in ["GET", "HEAD"] {
+                assert_eq!(ask(method, &format!("/{status}")).await, (length.clone(), Bytes::new()), "{status}");
+            }
+        }
+    }
 }
 
 #[tokio::test]
