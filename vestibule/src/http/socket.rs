@@ -141,6 +141,7 @@ impl AsyncWrite for PlacedIo {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.place.connection.ensure_not_cut(Half::Writes, cx)?;
         let this = &mut *self;
         let linger = if let Some(linger) = &mut this.linger {
             linger

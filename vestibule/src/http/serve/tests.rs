@@ -292,26 +292,27 @@ async fn a_connection_ends_if_a_response_that_nobody_reads_cannot_be_ended_alone
     assert_eq!(ended(&metrics, EndReason::Stalled), 1);
 }
 
-/// Reads and writes in two tasks. Returns the errors that end them.
-async fn errors_of_both_halves(upgraded: Upgraded) -> [io::ErrorKind; 2] {
+/// Reads and writes in two tasks, and then shuts down. Returns the errors of all three.
+async fn errors_of_a_cut(upgraded: Upgraded) -> [io::ErrorKind; 3] {
     let (mut reader, mut writer) = tokio::io::split(TokioIo::new(upgraded));
     let reading = tokio::spawn(async move { reader.read_u8().await });
     // Until the client takes no more.
     let written = tokio::io::copy(&mut tokio::io::repeat(0), &mut writer).await;
     let read = reading.await.expect("it does not panic");
-    [read.expect_err("it is cut").kind(), written.expect_err("it is cut").kind()]
+    let shut_down = writer.shutdown().await;
+    [read.map(drop), written.map(drop), shut_down].map(|result| result.expect_err("it is cut").kind())
 }
 
 #[tokio::test]
-async fn a_cut_ends_the_reads_and_the_writes_of_an_upgraded_connection() {
-    let (routes, told) = switch(errors_of_both_halves);
+async fn a_cut_ends_the_reads_the_writes_and_the_shutdown_of_an_upgraded_connection() {
+    let (routes, told) = switch(errors_of_a_cut);
     let (server, address, metrics) = start(Defaults::default(), routes).await;
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade\r\nupgrade: text\r\n\r\n").await.unwrap();
     read_head(&mut stream).await;
     server.connections.close(Duration::ZERO).await;
     let aborted = io::ErrorKind::ConnectionAborted;
-    assert_eq!(timeout(IN_TIME, told).await.expect("it is woken").unwrap(), [aborted; 2]);
+    assert_eq!(timeout(IN_TIME, told).await.expect("it is woken").unwrap(), [aborted; 3]);
     timeout(IN_TIME, server.connections.none_open()).await.expect("the handler has ended it");
     assert_eq!(ended(&metrics, EndReason::Upgraded), 1);
 }
