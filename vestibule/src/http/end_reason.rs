@@ -17,6 +17,7 @@ pub(super) enum EndReason {
     PingTimeout,
     ProtocolError,
     Reset,
+    ResponseFailed,
     ResponseTimeout,
     Stalled,
     Shortage,
@@ -26,7 +27,7 @@ pub(super) enum EndReason {
 
 impl EndReason {
     /// All reasons, so that each series is there from the start.
-    pub(super) const ALL: [Self; 17] = [
+    pub(super) const ALL: [Self; 18] = [
         Self::Closed,
         Self::HandshakeFailed,
         Self::HandshakeTimeout,
@@ -39,6 +40,7 @@ impl EndReason {
         Self::PingTimeout,
         Self::ProtocolError,
         Self::Reset,
+        Self::ResponseFailed,
         Self::ResponseTimeout,
         Self::Stalled,
         Self::Shortage,
@@ -60,6 +62,7 @@ impl EndReason {
             Self::PingTimeout => "ping_timeout",
             Self::ProtocolError => "protocol_error",
             Self::Reset => "reset",
+            Self::ResponseFailed => "response_failed",
             Self::ResponseTimeout => "response_timeout",
             Self::Stalled => "stalled",
             Self::Shortage => "shortage",
@@ -72,13 +75,16 @@ impl EndReason {
     pub(super) fn of(result: &Result<(), Box<dyn Error + Send + Sync>>) -> Self {
         let Err(error) = result else { return Self::Closed };
         let Some(error) = error.downcast_ref::<hyper::Error>() else { return Self::Reset };
-        if error.is_parse_too_large() {
+        if error.is_user() {
+            // It may be an error of I/O, too.
+            Self::ResponseFailed
+        } else if error.is_parse_too_large() {
             Self::HeadTooLarge
         } else if error.is_parse() {
             Self::Malformed
         } else if error.is_timeout() {
             Self::PingTimeout
-        } else if error.is_incomplete_message() || error.is_body_write_aborted() || has_io_error(error) {
+        } else if error.is_incomplete_message() || has_io_error(error) {
             Self::Reset
         } else {
             Self::ProtocolError

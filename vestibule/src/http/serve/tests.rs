@@ -416,6 +416,24 @@ async fn a_response_that_must_have_no_content_has_none_over_http_1_and_http_2() 
 }
 
 #[tokio::test]
+async fn a_connection_that_ends_because_a_body_of_the_service_fails_blames_nobody_else() {
+    let broken = async || Body::from_stream(stream::iter([Ok("a piece"), Err(io::Error::other("broken"))]));
+    let short = async || {
+        let pieces = Body::from_stream(stream::iter([Ok::<_, Infallible>("a piece")]));
+        ([(header::CONTENT_LENGTH, "100")], pieces)
+    };
+    let routes = Router::new().route("/broken", get(broken)).route("/short", get(short));
+    let (server, address, metrics) = start(Defaults::default(), routes).await;
+    for path in ["/broken", "/short"] {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes()).await.unwrap();
+        timeout(IN_TIME, stream.read_to_end(&mut Vec::new())).await.expect("it ends").unwrap();
+    }
+    timeout(IN_TIME, server.connections.none_open()).await.expect("both have ended");
+    assert_eq!(ended(&metrics, EndReason::ResponseFailed), 2);
+}
+
+#[tokio::test]
 async fn a_listener_fails_if_its_watchdog_panics() {
     let (mut server, ..) = start(PanicsInTheWatchdog, Router::new()).await;
     timeout(IN_TIME, server.failed()).await.expect("the process is told");
