@@ -198,8 +198,8 @@ impl WatchedConnection {
         }
     }
 
-    /// Records that a response was a 101: a connection of HTTP/1 speaks another protocol from now on. HTTP/2 has no 101
-    /// (RFC 9113, section 8.6), so there it is a response like others.
+    /// Records that a response was a 101, or made a tunnel: a connection of HTTP/1 speaks another protocol from now on. HTTP/2
+    /// has no 101 (RFC 9113, section 8.6), and a tunnel there is a stream, so there it is a response like others.
     pub(super) fn upgraded(&self) {
         let mut state = self.lock();
         if !state.is_http2 {

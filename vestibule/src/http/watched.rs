@@ -7,7 +7,7 @@ use super::{
 };
 use axum::{
     body::Bytes,
-    http::{HeaderValue, Request, Response, StatusCode, header::CONNECTION},
+    http::{HeaderValue, Method, Request, Response, StatusCode, header::CONNECTION},
 };
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::{Buf, Incoming};
@@ -42,14 +42,14 @@ impl<S: ListenerService> hyper::service::Service<Request<Incoming>> for WatchedS
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let exchange = self.connection.begin(request.version());
-        let bad_head = BadHead::of(&request);
         let guard = Arc::new(ExchangeGuard { exchange: exchange.clone(), connection: self.connection.clone() });
-        if bad_head.is_some() {
+        if let Some(bad_head) = BadHead::of(&request) {
             self.connection.ends_for(EndReason::Malformed);
             if !request.body().is_end_stream() {
                 self.connection.leaves_body_unread();
             }
-            return ResponseFuture { response: None, bad_head, guard: Some(guard) };
+            let source = ResponseSource::Refused { bad_head };
+            return ResponseFuture { source, is_connect: false, guard: Some(guard) };
         }
         let mut request = request.map(|body| {
             // An empty body needs no box.
@@ -66,7 +66,9 @@ impl<S: ListenerService> hyper::service::Service<Request<Incoming>> for WatchedS
         if let Some(user) = self.user {
             request.extensions_mut().insert(user);
         }
-        ResponseFuture { response: Some(self.inner.answer(request, info)), bad_head, guard: Some(guard) }
+        let is_connect = request.method() == Method::CONNECT;
+        let source = ResponseSource::Routed { routed: self.inner.answer(request, info) };
+        ResponseFuture { source, is_connect, guard: Some(guard) }
     }
 }
 
@@ -139,11 +141,18 @@ impl Body for WatchedRequestBody {
 pin_project_lite::pin_project! {
     /// The future of a response.
     pub(super) struct ResponseFuture<F> {
-        // `None` if the request is refused.
         #[pin]
-        response: Option<F>,
-        bad_head: Option<BadHead>,
+        source: ResponseSource<F>,
+        is_connect: bool,
         guard: Option<Arc<ExchangeGuard>>,
+    }
+}
+
+pin_project_lite::pin_project! {
+    #[project = ResponseSourceProjection]
+    enum ResponseSource<F> {
+        Routed { #[pin] routed: F },
+        Refused { bad_head: BadHead },
     }
 }
 
@@ -156,20 +165,17 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut response = match (this.response.as_pin_mut(), this.bad_head) {
-            (Some(response), _) => {
-                let response = ready!(response.poll(cx))?;
-                let guard = this.guard.take().expect(POLLED_ONCE);
-                response.map(|body| ResponseBody { body: Some(body), rest: Bytes::new(), guard })
+        let response = match this.source.project() {
+            ResponseSourceProjection::Routed { routed } => {
+                ready!(routed.poll(cx))?.map(|body| (Some(body), Bytes::new()))
             }
-            (None, bad_head) => {
-                let bad_head = bad_head.expect("a request without a response is refused");
-                let guard = this.guard.take().expect(POLLED_ONCE);
-                bad_head.response().map(|text| ResponseBody { body: None, rest: text.into(), guard })
-            }
+            ResponseSourceProjection::Refused { bad_head } => bad_head.response().map(|text| (None, text.into())),
         };
-        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            // Its `Connection` says `upgrade`, and no request follows anyway.
+        let guard = this.guard.take().expect(POLLED_ONCE);
+        let mut response = response.map(|(body, rest)| ResponseBody { body, rest, guard });
+        let status = response.status();
+        if status == StatusCode::SWITCHING_PROTOCOLS || (*this.is_connect && status.is_success()) {
+            // The `Connection` of a 101 says `upgrade`, and no request follows anyway.
             response.body().guard.connection.upgraded();
         } else if response.body().guard.connection.ends_with_response() {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
@@ -276,18 +282,20 @@ mod tests {
 
     #[tokio::test]
     async fn the_last_response_of_a_connection_says_so_unless_it_is_an_upgrade() {
-        for (status, says, reason) in [
-            (StatusCode::OK, "close", EndReason::MaxAge),
-            (StatusCode::SWITCHING_PROTOCOLS, "upgrade", EndReason::Upgraded),
+        for (is_connect, status, says, reason) in [
+            (false, StatusCode::OK, "close", EndReason::MaxAge),
+            (false, StatusCode::SWITCHING_PROTOCOLS, "upgrade", EndReason::Upgraded),
+            (true, StatusCode::OK, "upgrade", EndReason::Upgraded),
+            (true, StatusCode::FORBIDDEN, "close", EndReason::MaxAge),
         ] {
             let connection = Arc::new(WatchedConnection::new(&ConnectionsConfig::default()));
             let exchange = connection.begin(Version::HTTP_11);
             connection.retire(EndReason::MaxAge);
             let guard = Some(Arc::new(ExchangeGuard { connection: connection.clone(), exchange }));
             let response = Response::builder().status(status).header(CONNECTION, "upgrade");
-            let response = std::future::ready(Ok(response.body(axum::body::Body::empty()).unwrap()));
-            let response = ResponseFuture { response: Some(response), bad_head: None, guard };
-            let Ok(response) = response.await;
+            let routed = std::future::ready(Ok(response.body(axum::body::Body::empty()).unwrap()));
+            let source = ResponseSource::Routed { routed };
+            let Ok(response) = (ResponseFuture { source, is_connect, guard }).await;
             assert_eq!(response.headers()[CONNECTION], says);
             assert_eq!(connection.end_reason(), reason);
         }
