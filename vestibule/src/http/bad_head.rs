@@ -81,10 +81,24 @@ fn is_host_valid(version: Version, hosts: Values<'_>) -> bool {
             let host = host.as_bytes();
             // Most hosts are plain names. The parser copies what it reads.
             host.iter().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-'))
-                || (Authority::try_from(host).is_ok() && !host.contains(&b'@'))
+                || Authority::try_from(host).is_ok_and(|authority| is_host_and_port(&authority))
         }
         Values::Several => false,
     }
+}
+
+/// Returns `true` if there is one host and at most a port. The parser also takes other text after a colon.
+fn is_host_and_port(authority: &Authority) -> bool {
+    let Some(after_host) = authority.as_str().strip_prefix(authority.host()) else { return false };
+    let is_port = match after_host.strip_prefix(':') {
+        // It may be empty (RFC 3986, section 3.2.3). `parse` takes a sign.
+        Some(port) => {
+            port.bytes().all(|byte| byte.is_ascii_digit()) && (port.is_empty() || port.parse::<u16>().is_ok())
+        }
+        None => after_host.is_empty(),
+    };
+    // A proxy may have made one line of two, with a comma.
+    is_port && !authority.host().contains(',')
 }
 
 /// Returns `true` if the body has no transfer coding but `chunked` (section 6.1). hyper checks that it is the last one,
@@ -94,5 +108,23 @@ fn is_encoding_known(codings: Values<'_>) -> bool {
         Values::None => true,
         Values::One(coding) => coding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"chunked"),
         Values::Several => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_has_at_most_a_port_which_is_a_number_of_16_bits() {
+        let is_valid = |host| is_host_valid(Version::HTTP_11, Values::One(&HeaderValue::from_static(host)));
+        for host in ["", "a", "a-b.example", "a:80", "a:65535", "a:", "a_b:80", "[::1]", "[::1]:80", "[::1]:"] {
+            assert!(is_valid(host), "{host}");
+        }
+        for host in
+            ["a:b", "a:+80", "a:65536", "a:80:80", "[::1]a", "[::1]80", ",a", "a,b:80", "u@a", "u:80@a", "a b", "a/b"]
+        {
+            assert!(!is_valid(host), "{host}");
+        }
     }
 }
