@@ -78,10 +78,11 @@ async fn first_that_answers(addresses: &[SocketAddr]) -> io::Result<(TcpStream, 
     Err(last)
 }
 
-/// Sets the options of a connection that a relay uses: it is closed if the server takes nothing for long, although nobody
-/// waits for it any more.
+/// Sets the options of a connection that a relay uses. It sends each part of a statement at once, and it is closed if the
+/// server takes nothing for long, although nobody waits for it any more.
 fn set_options(stream: &TcpStream) -> io::Result<()> {
     use rustix::net::sockopt;
+    stream.set_nodelay(true)?;
     sockopt::set_socket_keepalive(stream, true)?;
     #[cfg(target_os = "linux")]
     sockopt::set_tcp_user_timeout(stream, UNTAKEN_TIMEOUT)?;
@@ -100,6 +101,8 @@ mod tests {
     /// AuthenticationOk and ReadyForQuery.
     const WELCOME: &[u8] = b"R\0\0\0\x08\0\0\0\0Z\0\0\0\x05I";
 
+    const TOO_SHORT: &[u8] = b"R\0\0\0\0";
+
     /// Fills the queue of a listener that nobody accepts from: the kernel leaves further connections without an answer.
     async fn silent(address: SocketAddr) -> (TcpListener, Vec<TcpStream>) {
         let socket = TcpSocket::new_v4().expect("a socket");
@@ -116,11 +119,19 @@ mod tests {
         (listener, queued)
     }
 
-    async fn welcome(listener: &TcpListener) {
+    async fn answer(listener: &TcpListener, message: &[u8]) {
         let (mut stream, _) = listener.accept().await.expect("a connection");
         assert!(stream.read(&mut [0; 1024]).await.expect("it is open") > 0, "a startup message");
-        stream.write_all(WELCOME).await.expect("somebody reads");
+        stream.write_all(message).await.expect("somebody reads");
         let _ = stream.read_to_end(&mut Vec::new()).await;
+    }
+
+    #[tokio::test]
+    async fn a_relay_waits_for_no_acknowledgement_before_it_sends_the_rest_of_a_statement() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let stream = connect("127.0.0.1", address.port()).await.unwrap();
+        assert!(stream.nodelay().unwrap());
     }
 
     #[tokio::test]
@@ -133,7 +144,11 @@ mod tests {
             PgConnectOptions::new_without_pgpass().username("a").host("db.internal").ssl_mode(PgSslMode::Disable);
         let addresses = [silent_address, answers];
         let connecting = async { drop(connect_past_silent_of(&addresses, &options).await.unwrap().unwrap()) };
-        tokio::join!(connecting, welcome(&listener));
+        tokio::join!(connecting, answer(&listener, WELCOME));
+        // The driver panics.
+        let refused = async { connect_past_silent_of(&addresses, &options).await.unwrap().unwrap_err() };
+        let (error, ()) = tokio::join!(refused, answer(&listener, TOO_SHORT));
+        assert!(error.to_string().contains("too short"), "{error}");
         // The driver does these itself.
         for addresses in [vec![answers], vec![answers, silent_address]] {
             assert!(connect_past_silent_of(&addresses, &options).await.is_none(), "{addresses:?}");

@@ -206,7 +206,7 @@ impl LogInOptions {
             None => None,
         };
         if let Password::Raw(password) = &self.password {
-            return caught(Box::pin(raw_log_in::log_in(&self.connection, authorities, password))).await;
+            return Box::pin(raw_log_in::log_in(&self.connection, authorities, password)).await;
         }
         // The driver wipes no copy of the password, so the options are copied only if they change.
         let mut options = Cow::Borrowed(&self.connection);
@@ -273,8 +273,9 @@ impl Drop for UnderWay<'_> {
     }
 }
 
-/// Catches a panic of the driver, which panics if a message is shorter than its kind needs. That must not end whoever logs in.
-async fn caught(
+/// Catches a panic of the driver, which panics if a message is shorter than its kind needs. That must not end whoever logs in,
+/// so each connection of the driver is opened in this.
+pub(super) async fn caught(
     connecting: impl Future<Output = Result<PgConnection, sqlx::Error>>,
 ) -> Result<PgConnection, sqlx::Error> {
     let connected = caught_future(connecting).await;
