@@ -221,8 +221,8 @@ async fn log_in_with_token<T>(
 ) -> Result<PgConnection, Fault> {
     let (aws, files) = (&config.secrets.aws, FileReads::default());
     let options = LogInOptions::with_tokens(Some(user), target.section, aws, is_strict, &files).await?;
-    match database::connect(&options, deadline, None, true).await {
-        Ok(connection) => Ok(connection),
+    match database::connect(&options, deadline, None, true, None).await {
+        Ok((connection, _)) => Ok(connection),
         Err(ConnectError::Rejected(error)) => Err(token_rejected("database", &database::reason(&error))),
         Err(ConnectError::Fault(fault)) => Err(fault),
     }
@@ -250,8 +250,8 @@ async fn log_in<T: ServiceSettings>(
     loop {
         let login = &resolved.secrets.migrator;
         let options = LogInOptions::with_password(login, target.section, &files).await.map_err(of_command)?;
-        let rejected = match database::connect(&options, deadline, None, true).await {
-            Ok(connection) => return Ok((connection, resolved.secrets.migrator)),
+        let rejected = match database::connect(&options, deadline, None, true, None).await {
+            Ok((connection, _)) => return Ok((connection, resolved.secrets.migrator)),
             Err(ConnectError::Rejected(error)) => Rejection::of(login, database::reason(&error)),
             Err(ConnectError::Fault(fault)) => return Err(of_command(target.section.name_in(fault))),
         };

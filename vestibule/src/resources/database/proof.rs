@@ -1,7 +1,7 @@
 //! The proof of a database: one login, and one look at its schema.
 
 use super::{
-    error::{fault, is_full, is_rejected, reason, sqlstate, transient, unanswered},
+    error::{Damage, fault, is_full, is_rejected, reason, sqlstate, transient, unanswered},
     lease::Lease,
     log_in::LogInOptions,
     login::PoolLogin,
@@ -14,9 +14,9 @@ use crate::{
     package::Package,
     resources::{build_error::BuildError, context::LoadContext},
 };
-use sqlx::{FromRow, PgConnection};
+use sqlx::{FromRow, PgConnection, migrate::Migrator};
 use std::sync::Arc;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, error::Elapsed, timeout_at};
 
 /// Proves that the database accepts the login, and that the schema is new enough. Returns the connection.
 pub(super) async fn prove(
@@ -31,21 +31,20 @@ pub(super) async fn prove(
     let mut lease = pool.place();
     let _permit = timeout_at(deadline, pool.login_permit()).await.map_err(|_| of_section(unanswered()))?;
     let of_others = if pool.logs_in_with(login) { None } else { Some(pool) };
-    let connected = connect(&login.options, deadline, of_others, context.is_start()).await;
-    let connection = match connected {
-        Ok(connection) => connection,
+    let schema = section.migrations.map(|migrations| Schema { migrations, package: context.package });
+    let connected = connect(&login.options, deadline, of_others, context.is_start(), schema).await;
+    let (connection, fault) = match connected {
+        Ok(connected) => connected,
         Err(ConnectError::Rejected(error)) => return Err(attempt.rejected(reason(&error)).into()),
         // Dropped without a report, the attempt is inconclusive.
         Err(ConnectError::Fault(fault)) => return Err(of_section(fault)),
     };
     attempt.accepted();
     lease.connect(connection, login.clone());
-    let checking = check_schema(lease.pg(), section, context.package);
-    let checked = timeout_at(deadline, checking).await.unwrap_or_else(|_| Err(unanswered()));
-    match checked {
+    match fault {
         // In a reload a schema that is behind only warns. Otherwise a rollout would keep old replicas from rotating.
-        Err(fault) if context.is_start() || fault.exit != Exit::Unavailable => Err(of_section(fault)),
-        Err(fault) => {
+        Some(fault) if context.is_start() || fault.exit != Exit::Unavailable => Err(of_section(fault)),
+        Some(fault) => {
             tracing::warn!(
                 database = section.key(),
                 problem = fault.problem,
@@ -53,59 +52,67 @@ pub(super) async fn prove(
             );
             Ok(lease)
         }
-        Ok(()) => Ok(lease),
+        None => Ok(lease),
     }
 }
 
-/// Checks that every migration of this binary was applied.
-async fn check_schema(
-    connection: &mut PgConnection,
-    section: DatabaseSection<'_>,
-    package: &Package,
-) -> Result<(), Fault> {
-    let Some(migrations) = section.migrations else { return Ok(()) };
-    let needed: Vec<i64> = migrations
-        .iter()
-        .filter(|migration| !migration.migration_type.is_down_migration())
-        .map(|migration| migration.version)
-        .collect();
-    if needed.is_empty() {
-        return Ok(());
-    }
-    // Not prepared: that would be a round trip more, and a statement that nobody uses again.
-    let applied = sqlx::raw_sql("SELECT version, success FROM _sqlx_migrations").fetch_all(connection).await;
-    let applied = applied.and_then(|rows| rows.iter().map(FromRow::from_row).collect());
-    let applied: Vec<(i64, bool)> = match applied {
-        Ok(applied) => applied,
-        Err(error) => {
-            return Err(match sqlstate(&error).as_deref() {
-                Some("42P01") => behind(package, "no migration was applied".into()),
-                Some("42501") => Fault::new(
-                    Exit::Denied,
-                    "database schema",
-                    "the login may not read the table _sqlx_migrations",
-                    format!(
-                        "make its role a member of database.access_role, set that for `{} migrate` too, and run it",
-                        package.name
-                    ),
-                ),
-                _ => fault(&error),
-            });
+/// The schema that this binary needs.
+#[derive(Clone, Copy)]
+pub(crate) struct Schema<'a> {
+    migrations: &'a Migrator,
+    package: &'a Package,
+}
+
+impl Schema<'_> {
+    /// Returns the fault of a schema that lacks a migration, or that the login may not read.
+    ///
+    /// # Errors
+    /// An error that ends the connection. It says nothing about the schema, and a proxy may have accepted the login alone.
+    async fn look(self, connection: &mut PgConnection) -> Result<Option<Fault>, sqlx::Error> {
+        let Self { migrations, package } = self;
+        let needed: Vec<i64> = migrations
+            .iter()
+            .filter(|migration| !migration.migration_type.is_down_migration())
+            .map(|migration| migration.version)
+            .collect();
+        if needed.is_empty() {
+            return Ok(None);
         }
-    };
-    if let Some((version, _)) = applied.iter().find(|(_, success)| !success) {
-        return Err(behind(package, format!("migration {version} failed halfway")));
-    }
-    let missing: Vec<_> = needed
-        .into_iter()
-        .filter(|version| !applied.iter().any(|(applied, _)| applied == version))
-        .map(|version| version.to_string())
-        .collect();
-    if missing.is_empty() {
-        Ok(())
-    } else {
+        // Not prepared: that would be a round trip more, and a statement that nobody uses again.
+        let applied = sqlx::raw_sql("SELECT version, success FROM _sqlx_migrations").fetch_all(connection).await;
+        let applied = applied.and_then(|rows| rows.iter().map(FromRow::from_row).collect());
+        let applied: Vec<(i64, bool)> = match applied {
+            Ok(applied) => applied,
+            Err(error) if Damage::of(&error) == Some(Damage::Connection) => return Err(error),
+            Err(error) => {
+                return Ok(Some(match sqlstate(&error).as_deref() {
+                    Some("42P01") => behind(package, "no migration was applied".into()),
+                    Some("42501") => Fault::new(
+                        Exit::Denied,
+                        "database schema",
+                        "the login may not read the table _sqlx_migrations",
+                        format!(
+                            "make its role a member of database.access_role, set that for `{} migrate` too, and run it",
+                            package.name
+                        ),
+                    ),
+                    _ => fault(&error),
+                }));
+            }
+        };
+        if let Some((version, _)) = applied.iter().find(|(_, success)| !success) {
+            return Ok(Some(behind(package, format!("migration {version} failed halfway"))));
+        }
+        let missing: Vec<_> = needed
+            .into_iter()
+            .filter(|version| !applied.iter().any(|(applied, _)| applied == version))
+            .map(|version| version.to_string())
+            .collect();
+        if missing.is_empty() {
+            return Ok(None);
+        }
         let problem = format!("this binary needs migrations that were not applied: {}", missing.join(", "));
-        Err(behind(package, problem))
+        Ok(Some(behind(package, problem)))
     }
 }
 
@@ -122,7 +129,8 @@ pub(crate) enum ConnectError {
     Fault(Fault),
 }
 
-/// Logs in. Repeats attempts that may succeed later (no answer, starting up, too many connections) until the deadline.
+/// Logs in, and looks at the schema: returns its fault too. Repeats both if they may succeed later (no answer, starting up, too
+/// many connections) until the deadline: behind a proxy, the look may be the first that the server answers.
 ///
 /// If the server has no connection left, closes one connection of `pool`, which has another login, once. Its place stays taken until the end of this
 /// call, so that nobody opens another connection in it. `is_start` has the first attempt that fails logged.
@@ -131,7 +139,8 @@ pub(crate) async fn connect(
     deadline: Instant,
     pool: Option<&Arc<Pool>>,
     is_start: bool,
-) -> Result<PgConnection, ConnectError> {
+    schema: Option<Schema<'_>>,
+) -> Result<(PgConnection, Option<Fault>), ConnectError> {
     let mut backoff = Backoff::until(deadline);
     let mut freed_place = None;
     let mut is_logged = !is_start;
@@ -142,8 +151,19 @@ pub(crate) async fn connect(
     };
     loop {
         let until = deadline.min(Instant::now() + LOGIN_TIMEOUT);
-        let fault = match timeout_at(until, options.log_in()).await {
-            Ok(Ok(connection)) => return Ok(connection),
+        let looked = async {
+            let mut connection = match timeout_at(until, options.log_in()).await? {
+                Ok(connection) => connection,
+                Err(error) => return Ok(Err(error)),
+            };
+            let looked = match &schema {
+                Some(schema) => timeout_at(deadline, schema.look(&mut connection)).await?,
+                None => Ok(None),
+            };
+            Ok::<_, Elapsed>(looked.map(|fault| (connection, fault)))
+        };
+        let fault = match looked.await {
+            Ok(Ok(connected)) => return Ok(connected),
             Ok(Err(error)) if is_rejected(&error) => return Err(ConnectError::Rejected(error)),
             Ok(Err(error)) if !transient(&error) => return Err(at_place(fault(&error))),
             Ok(Err(error)) => {

@@ -14,8 +14,12 @@ use crate::{
     testing::{Harness, MemoryManager},
 };
 use futures_util::FutureExt;
-use sqlx::{Executor, SqlStr};
+use sqlx::{
+    Executor, SqlStr,
+    migrate::{Migration, MigrationType, Migrator},
+};
 use std::{
+    borrow::Cow,
     future::pending,
     io,
     num::{NonZeroU16, NonZeroU32},
@@ -57,6 +61,8 @@ struct Server {
     fault: Mutex<Option<&'static [u8]>>,
     /// The next log-ins get this in place of an answer. Then the connection closes.
     nonsense: Mutex<Vec<Vec<u8>>>,
+    /// The errors of the next looks at the schema.
+    blind: Mutex<Vec<&'static [u8]>>,
     /// The password whose connections may run no statement.
     denied: Mutex<Option<&'static str>>,
     /// `true` if log-ins get no answer, as from a black hole.
@@ -101,7 +107,7 @@ impl Server {
         loop {
             write(&mut stream, b'Z', b"I").await?;
             let kind = stream.read_u8().await?;
-            read_text(&mut stream).await?;
+            let text = read_text(&mut stream).await?;
             if kind == b'X' {
                 let before = self.log_ins().len();
                 self.ends.lock().unwrap().push(before);
@@ -110,6 +116,14 @@ impl Server {
             if kind == b'P' {
                 // A lock keeps the statement from being prepared.
                 return pending().await;
+            }
+            if kind == b'Q' && text.contains("_sqlx_migrations") {
+                let error = self.blind.lock().unwrap().pop();
+                match error {
+                    Some(error) => return write(&mut stream, b'E', error).await,
+                    None => write_migrations(&mut stream).await?,
+                }
+                continue;
             }
             // A `Sync` has no other answer.
             if kind == b'Q' {
@@ -149,6 +163,27 @@ async fn write(stream: &mut TcpStream, kind: u8, body: &[u8]) -> io::Result<()> 
     stream.write_all(&message).await
 }
 
+/// Writes the answer of a schema that has [`MIGRATIONS`]: the columns with the types bigint and boolean, and one row.
+async fn write_migrations(stream: &mut TcpStream) -> io::Result<()> {
+    let column = |name: &[u8], type_id| [name, &[0; 10], &[type_id], &[0; 8]].concat();
+    let columns = [&[0, 2][..], &column(b"version", 20)[..], &column(b"success", 16)[..]].concat();
+    write(stream, b'T', &columns).await?;
+    write(stream, b'D', b"\0\x02\0\0\0\x011\0\0\0\x01t").await?;
+    write(stream, b'C', b"SELECT 1\0").await
+}
+
+static MIGRATIONS: Migrator = Migrator {
+    migrations: Cow::Borrowed(&[Migration {
+        version: 1,
+        description: Cow::Borrowed("first"),
+        migration_type: MigrationType::Simple,
+        sql: SqlStr::from_static(""),
+        checksum: Cow::Borrowed(&[]),
+        no_tx: false,
+    }]),
+    ..Migrator::DEFAULT
+};
+
 #[derive(SecretSet)]
 struct Secrets {
     database: Credential<Login>,
@@ -167,6 +202,23 @@ impl Application for Service {
         let built = tokio::try_join!(statement(&database), statement(&database));
         built.map_err(|error| BuildError::Fault(fault(&error)))?;
         Ok(Self(database))
+    }
+
+    fn routes() -> OpenApiRouter<Arc<Self>> {
+        OpenApiRouter::new()
+    }
+}
+
+/// A service with migrations.
+struct Migrated(Database);
+
+impl Application for Migrated {
+    const PACKAGE: Package = Package { migrations: Some(&MIGRATIONS), ..Package::new("service", "1") };
+    type Settings = ();
+    type Secrets = Secrets;
+
+    async fn build(cx: &Build<'_, Self>) -> Result<Self, BuildError> {
+        Ok(Self(cx.database(&cx.secrets.database).await?))
     }
 
     fn routes() -> OpenApiRouter<Arc<Self>> {
@@ -468,6 +520,26 @@ async fn a_start_that_a_server_or_a_proxy_cannot_let_in_now_tries_again() {
 }
 
 #[tokio::test]
+async fn a_server_that_ends_the_look_at_its_schema_has_proven_nothing() {
+    let server = Arc::<Server>::default();
+    let fatal: &[u8] = b"SFATAL\0VFATAL\0C08P01\0Mserver login has been failing\0\0";
+    *server.blind.lock().unwrap() = vec![fatal];
+    *server.passwords.lock().unwrap() = vec!["one", "two"];
+    let manager = MemoryManager::with([("database", login("one"))]);
+    let config = Config { database: listen(&server).await, ..Config::default() };
+    let harness = Harness::<Migrated>::start(manager.clone(), config).await.unwrap_or_else(|report| panic!("{report}"));
+    assert_eq!(server.log_ins(), ["one", "one"]);
+
+    *server.blind.lock().unwrap() = vec![fatal];
+    manager.rotate("database", login("two"));
+    harness.reload().await.unwrap_or_else(|report| panic!("{report}"));
+    let service = harness.live().service();
+    statement(&service.0).await.unwrap();
+    assert_eq!(server.log_ins(), ["one", "one", "two", "two"]);
+    harness.stop().await;
+}
+
+#[tokio::test]
 async fn a_proxy_that_refuses_the_options_of_a_start_is_asked_once() {
     let server = Arc::<Server>::default();
     let answer = fatal("08P01", "unsupported startup parameter: options");
@@ -505,6 +577,20 @@ async fn a_reload_gives_a_connection_up_if_a_server_or_a_proxy_has_none_left() {
         assert_eq!(server.ends.lock().unwrap().first(), Some(&2), "{text}");
         harness.stop().await;
     }
+}
+
+#[tokio::test]
+async fn a_proxy_whose_own_login_is_rejected_rejects_nobody_elses() {
+    let server = Arc::<Server>::default();
+    let (harness, manager) = start(&server).await;
+    let cached = "password authentication failed for user \"pgbouncer\" (server_login_retry)";
+    let answer = fatal("08P01", &format!("server login has been failing, cached error: {cached}"));
+    server.nonsense.lock().unwrap().push(answer);
+    server.passwords.lock().unwrap().push("two");
+    manager.rotate("database", login("two"));
+    harness.reload().await.unwrap_or_else(|report| panic!("{report}"));
+    assert!(server.nonsense.lock().unwrap().is_empty());
+    harness.stop().await;
 }
 
 #[tokio::test]
