@@ -84,16 +84,20 @@ impl PooledConnection {
     /// Rolls back what was left open, and waits for the end of a statement that was abandoned.
     async fn tidy(&mut self) -> bool {
         let now = Instant::now();
-        let until = self.busy_until.take().map_or(now, |end| end.max(now)) + CLOSE_TIMEOUT;
-        let has_transaction = std::mem::take(&mut self.has_transaction);
+        let until = self.busy_until.map_or(now, |end| end.max(now)) + CLOSE_TIMEOUT;
         let tidied = timeout_at(until, async {
             self.pg.ping().await?;
-            if has_transaction {
+            if self.has_transaction {
                 sqlx::raw_sql("ROLLBACK").execute(&mut self.pg).await?;
             }
             Ok::<_, sqlx::Error>(())
         });
-        matches!(tidied.await, Ok(Ok(())))
+        if !matches!(tidied.await, Ok(Ok(()))) {
+            return false;
+        }
+        // Not before: if this is cut off, the connection is not clean.
+        (self.busy_until, self.has_transaction) = (None, false);
+        true
     }
 }
 
@@ -206,7 +210,7 @@ impl Lease {
     }
 
     /// Rolls back and waits for an abandoned statement, or closes the connection.
-    async fn tidy(mut self) {
+    pub(super) async fn tidy(mut self) {
         let is_clean = match &mut self.connection {
             Some(connection) => connection.damage.is_none() && connection.tidy().await,
             None => false,

@@ -11,7 +11,7 @@ use crate::{
     exit::Exit,
     openapi::OpenApiRouter,
     package::Package,
-    testing::{Harness, MemoryManager},
+    testing::{Harness, MemoryManager, eventually::eventually},
 };
 use futures_util::FutureExt;
 use sqlx::{
@@ -627,6 +627,19 @@ async fn nobody_gets_a_connection_that_still_prepares_a_statement_for_somebody_e
     timeout(Duration::from_millis(100), prepare).await.expect_err("it waits for a lock");
     timeout(Duration::from_secs(10), statement(&service.0)).await.expect("another connection").unwrap();
     assert_eq!(server.log_ins().len(), 2);
+    harness.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_whose_rollback_was_cut_off_is_not_clean() {
+    let server = Arc::<Server>::default();
+    let (harness, _) = start(&server).await;
+    let service = harness.live().service();
+    let mut lease = service.0.lease().await.unwrap();
+    server.statements.lock().unwrap().clear();
+    lease.connection().has_transaction = true;
+    assert!(lease.tidy().now_or_never().is_none(), "the server has not answered yet");
+    eventually("the rollback", || server.statements.lock().unwrap().len(), |count| *count == 1).await;
     harness.stop().await;
 }
 
