@@ -86,7 +86,8 @@ pub(crate) fn sqlstate(error: &sqlx::Error) -> Option<String> {
 }
 
 /// Returns `true` if the database rejects the login: SQLSTATE class 28. Too many connections (53300) is no rejection. PgBouncer
-/// has the code of every other failure for a wrong password (08P01): "SASL authentication failed". A text that goes on is about its own login at the server.
+/// has the code of every other failure for a wrong password (08P01): "SASL authentication failed". A text that goes on is about
+/// its own login at the server.
 pub(super) fn is_rejected(error: &sqlx::Error) -> bool {
     let Some(error) = error.as_database_error() else { return false };
     match error.code().as_deref() {

@@ -132,8 +132,8 @@ pub(crate) enum ConnectError {
 /// Logs in, and looks at the schema: returns its fault too. Repeats both if they may succeed later (no answer, starting up, too
 /// many connections) until the deadline: behind a proxy, the look may be the first that the server answers.
 ///
-/// If the server has no connection left, closes one connection of `pool`, which has another login, once. Its place stays taken until the end of this
-/// call, so that nobody opens another connection in it. `is_start` has the first attempt that fails logged.
+/// If the server has no connection left, closes one connection of `pool`, which has another login, once. Its place stays taken
+/// until the end of this call, so that nobody opens another connection in it. `is_start` has the first attempt that fails logged.
 pub(crate) async fn connect(
     options: &LogInOptions,
     deadline: Instant,
