@@ -117,7 +117,7 @@ impl ClusterClient<'_> {
         let failed = eventually_within(LIMIT, "a standby that knows of no leader", async || {
             let failed = self.reload().await;
             assert_eq!(failed.code, Some(69), "{}", failed.stderr);
-            if failed.stderr.contains(&no_leader) { Some(failed) } else { None }
+            if failed.stderr.contains(&no_leader) { Ok(failed) } else { Err(failed.stderr) }
         })
         .await;
         set_deadline(self.folder, LONG_DEADLINE);
