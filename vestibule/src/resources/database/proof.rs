@@ -151,7 +151,8 @@ pub(crate) async fn connect(
     };
     loop {
         let until = deadline.min(Instant::now() + LOGIN_TIMEOUT);
-        let looked = async {
+        // In a box, because the compiler gives up on futures that are nested more deeply.
+        let looked = Box::pin(async {
             let mut connection = match timeout_at(until, options.log_in()).await? {
                 Ok(connection) => connection,
                 Err(error) => return Ok(Err(error)),
@@ -161,7 +162,7 @@ pub(crate) async fn connect(
                 None => Ok(None),
             };
             Ok::<_, Elapsed>(looked.map(|fault| (connection, fault)))
-        };
+        });
         let fault = match looked.await {
             Ok(Ok(connected)) => return Ok(connected),
             Ok(Err(error)) if is_rejected(&error) => return Err(ConnectError::Rejected(error)),
