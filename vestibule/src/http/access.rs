@@ -120,12 +120,14 @@ impl AccessGuard {
     }
 }
 
-/// Returns the part of a path that is logged or traced. A path with a secret is left as it is: a cut could leave a part of the
-/// secret, which nobody would find.
-pub(super) fn shown(path: &str) -> &str {
-    if path.len() <= MAX_PATH || live_secrets::is_in(path) {
-        return path;
-    }
+/// Returns the part of a path that is logged. A path with a secret is left as it is: a cut could leave a part of the secret,
+/// which nobody would find.
+fn shown(path: &str) -> &str {
+    if path.len() > MAX_PATH && live_secrets::is_in(path) { path } else { cut(path) }
+}
+
+/// Returns the part of a path without a secret that is logged or traced.
+pub(super) fn cut(path: &str) -> &str {
     &path[..path.floor_char_boundary(MAX_PATH)]
 }
 

@@ -63,9 +63,8 @@ impl RequestSpan {
         let method = if labels.method == "_OTHER" { "HTTP" } else { labels.method };
         span.set("http.request.method", labels.method);
         span.set("url.scheme", labels.scheme);
-        let path = access::shown(uri.path());
-        if !live_secrets::is_in(path) {
-            span.set("url.path", path);
+        if !live_secrets::is_in(uri.path()) {
+            span.set("url.path", access::cut(uri.path()));
         }
         span.set("network.protocol.version", labels.version);
         if let Some(client) = client {

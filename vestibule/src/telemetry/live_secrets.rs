@@ -9,12 +9,13 @@ use std::{
     any::Any,
     collections::BTreeMap,
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak},
 };
 use zeroize::Zeroize;
 
 /// The secrets of all credentials that are alive in this process. There is one list per process, as there is one log.
-static LIVE: Mutex<LiveSecrets> = Mutex::new(LiveSecrets::new());
+/// Many can search at once: a request must not wait for the thread that searches a batch of lines.
+static LIVE: RwLock<LiveSecrets> = RwLock::new(LiveSecrets::new());
 
 /// A list of secrets that are alive. It keeps none of them alive.
 ///
@@ -42,13 +43,12 @@ pub(crate) struct LiveSecretGuard(usize);
 
 /// Withholds lines that contain `parts` while `value` is alive.
 pub(crate) fn watch(credential: Name, value: &Arc<dyn Any + Send + Sync>, parts: SecretParts) -> LiveSecretGuard {
-    LiveSecretGuard(lock().add(LiveSecret { credential, value: Arc::downgrade(value), parts }))
+    LiveSecretGuard(write().add(LiveSecret { credential, value: Arc::downgrade(value), parts }))
 }
 
 /// Returns the numbers of the lines that contain a secret, each with the credential's name.
 pub(super) fn find_in(lines: &LogLines) -> BTreeMap<usize, Name> {
-    let mut live = lock();
-    live.prepare();
+    let live = prepared();
     let (text, mut found) = (lines.text(), BTreeMap::new());
     live.filter.starts(text).for_each(|range| {
         found.extend(range.filter_map(|start| {
@@ -61,8 +61,7 @@ pub(super) fn find_in(lines: &LogLines) -> BTreeMap<usize, Name> {
 
 /// Returns `true` if a text contains a secret. For what leaves the machine without the log.
 pub(crate) fn is_in(text: &str) -> bool {
-    let mut live = lock();
-    live.prepare();
+    let live = prepared();
     let text = text.as_bytes();
     live.filter.starts(text).flatten().any(|start| live.at_start_of(&text[start..], false).is_some())
 }
@@ -106,6 +105,10 @@ impl LiveSecrets {
         });
     }
 
+    fn is_prepared(&self) -> bool {
+        self.unguarded.is_empty() && !self.is_filter_stale
+    }
+
     /// Prepares a search: only credentials that are alive are found.
     fn prepare(&mut self) {
         self.wipe_unguarded();
@@ -133,13 +136,28 @@ fn begins_with_part(text: &[u8], secret: &[u8]) -> bool {
     shown >= SecretParts::SHORTEST && text[shown..].starts_with(CUT.as_bytes())
 }
 
-fn lock() -> MutexGuard<'static, LiveSecrets> {
-    LIVE.lock().unwrap_or_else(PoisonError::into_inner)
+fn read() -> RwLockReadGuard<'static, LiveSecrets> {
+    LIVE.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write() -> RwLockWriteGuard<'static, LiveSecrets> {
+    LIVE.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns the list for a search.
+fn prepared() -> RwLockReadGuard<'static, LiveSecrets> {
+    let live = read();
+    if live.is_prepared() {
+        return live;
+    }
+    drop(live);
+    write().prepare();
+    read()
 }
 
 impl Drop for LiveSecretGuard {
     fn drop(&mut self) {
-        lock().release(self.0);
+        write().release(self.0);
     }
 }
 
@@ -191,7 +209,7 @@ mod tests {
     }
 
     fn count() -> usize {
-        lock().secrets.iter().filter(|(_, secret)| secret.credential == KEY).count()
+        read().secrets.iter().filter(|(_, secret)| secret.credential == KEY).count()
     }
 
     #[test]
