@@ -4,6 +4,10 @@ use crate::secrets::secret_parts::SecretParts;
 use std::ops::Range;
 use x509_cert::der::{Decode, Reader, SliceReader, Tag, Tagged, asn1::AnyRef};
 
+/// The deepest element that is looked into. Those of keys are at most four deep. Without a limit, a key that is nested without
+/// end would use up the stack.
+const DEEPEST: usize = 8;
+
 /// The places of a private key's secret values. The rest of the key is public: the modulus or the point is in the certificate,
 /// and every key of an algorithm begins with the same bytes.
 pub(super) struct PrivateValues(Vec<Range<usize>>);
@@ -12,7 +16,7 @@ impl PrivateValues {
     /// Returns those of a key in DER, whose certificate this is. If the key cannot be read, all of it is secret.
     pub(super) fn of(key: &[u8], certificate: &[u8]) -> Self {
         let mut values = Vec::new();
-        if add_values(key, 0..key.len(), &mut values).is_none() {
+        if add_values(key, 0..key.len(), DEEPEST, &mut values).is_none() {
             values.clear();
             values.push(0..key.len());
         }
@@ -27,15 +31,16 @@ impl PrivateValues {
 }
 
 /// Adds the place of each value in a part of a key: of each element of DER that has no elements in it. Returns `None` if the
-/// part is not DER.
-fn add_values(key: &[u8], part: Range<usize>, values: &mut Vec<Range<usize>>) -> Option<()> {
+/// part is not DER, or lies deeper than `levels`.
+fn add_values(key: &[u8], part: Range<usize>, levels: usize, values: &mut Vec<Range<usize>>) -> Option<()> {
+    let levels = levels.checked_sub(1)?;
     let mut reader = SliceReader::new(&key[part.clone()]).ok()?;
     while !reader.is_finished() {
         let element = AnyRef::decode(&mut reader).ok()?;
         let end = part.start + usize::try_from(reader.position()).ok()?;
         let content = end - element.value().len()..end;
         let count = values.len();
-        if !may_have_elements(element) || add_values(key, content.clone(), values).is_none() {
+        if !may_have_elements(element) || add_values(key, content.clone(), levels, values).is_none() {
             values.truncate(count);
             values.push(content);
         }
@@ -52,4 +57,28 @@ fn may_have_elements(element: AnyRef<'_>) -> bool {
 
 fn is_in(whole: &[u8], part: &[u8]) -> bool {
     whole.windows(part.len()).any(|window| window == part)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_element_that_is_nested_without_end_is_one_value() {
+        // 20,000 sequences, each in the one before.
+        let mut key = Vec::new();
+        for _ in 0..20_000 {
+            let length = u32::try_from(key.len()).unwrap();
+            let mut head = vec![0x30];
+            match length {
+                0..=0x7f => head.push(u8::try_from(length).unwrap()),
+                0x80..=0xff => head.extend([0x81, u8::try_from(length).unwrap()]),
+                0x100..=0xffff => head.extend([&[0x82], &length.to_be_bytes()[2..]].concat()),
+                _ => head.extend([&[0x83], &length.to_be_bytes()[1..]].concat()),
+            }
+            key.splice(0..0, head);
+        }
+        let values = PrivateValues::of(&key, &[]);
+        assert!(values.contain(key.len() / 2) && !values.contain(0));
+    }
 }
