@@ -129,8 +129,30 @@ pub(crate) enum ConnectError {
     Fault(Fault),
 }
 
-/// Logs in, and looks at the schema: returns its fault too. Repeats both if they may succeed later (no answer, starting up, too
-/// many connections) until the deadline: behind a proxy, the look may be the first that the server answers.
+/// The step of an attempt that failed.
+enum Failed {
+    LogIn(sqlx::Error),
+    Look(sqlx::Error),
+}
+
+impl Failed {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Look(error) if is_rejected(error) => Fault::new(
+                Exit::Unavailable,
+                "database",
+                format!("the server rejects a login of the proxy: {}", reason(error)),
+                "the proxy has accepted the service's login; mend the one with which the proxy itself logs in",
+            ),
+            Self::LogIn(error) | Self::Look(error) => fault(error),
+        }
+    }
+}
+
+/// Logs in, and looks at the schema: returns its fault too. Repeats a log-in that may succeed later (no answer, starting up, too
+/// many connections) until the deadline, and both if the connection ends in the look: behind a proxy, the look may be the first
+/// that the server answers. If that rejects a login there, it is the proxy's: it has accepted ours. A look may take until the
+/// deadline, because a lock may hold it up.
 ///
 /// If the server has no connection left, closes one connection of `pool`, which has another login, once. Its place stays taken
 /// until the end of this call, so that nobody opens another connection in it. `is_start` has the first attempt that fails logged.
@@ -155,26 +177,27 @@ pub(crate) async fn connect(
         let looked = Box::pin(async {
             let mut connection = match timeout_at(until, options.log_in()).await? {
                 Ok(connection) => connection,
-                Err(error) => return Ok(Err(error)),
+                Err(error) => return Ok(Err(Failed::LogIn(error))),
             };
             let looked = match &schema {
                 Some(schema) => timeout_at(deadline, schema.look(&mut connection)).await?,
                 None => Ok(None),
             };
-            Ok::<_, Elapsed>(looked.map(|fault| (connection, fault)))
+            Ok::<_, Elapsed>(looked.map(|fault| (connection, fault)).map_err(Failed::Look))
         });
         let fault = match looked.await {
             Ok(Ok(connected)) => return Ok(connected),
-            Ok(Err(error)) if is_rejected(&error) => return Err(ConnectError::Rejected(error)),
-            Ok(Err(error)) if !transient(&error) => return Err(at_place(fault(&error))),
-            Ok(Err(error)) => {
+            Ok(Err(Failed::LogIn(error))) if is_rejected(&error) => return Err(ConnectError::Rejected(error)),
+            Ok(Err(Failed::LogIn(error))) if !transient(&error) => return Err(at_place(fault(&error))),
+            Ok(Err(failed)) => {
+                let (Failed::LogIn(error) | Failed::Look(error)) = &failed;
                 if let Some(pool) = pool
                     && freed_place.is_none()
-                    && is_full(&error)
+                    && is_full(error)
                 {
-                    freed_place = pool.give_up_one(until).await;
+                    freed_place = pool.give_up_one(deadline.min(Instant::now() + LOGIN_TIMEOUT)).await;
                 }
-                fault(&error)
+                failed.fault()
             }
             Err(_) => unanswered(),
         };
