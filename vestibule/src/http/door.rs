@@ -176,8 +176,8 @@ impl<A: Application> Future for ResponseFuture<A> {
     }
 }
 
-/// Leaves out the content of a response that must have none (RFC 9110, sections 6.4.1 and 15.3.6), and a `Content-Length` that
-/// it must not have (section 8.6). axum does it for a HEAD of some routes, and hyper only over HTTP/1.
+/// Leaves out the content of a response that must have none (RFC 9110, sections 6.4.1 and 15.3.6), and its `Content-Length`: a
+/// 204 must have none, and that of a 304 is axum's 0 (section 8.6). axum leaves the content out for a HEAD of some routes, and hyper only over HTTP/1.
 fn leave_content_out(response: &mut Response, access: &AccessGuard) {
     match response.status() {
         StatusCode::SWITCHING_PROTOCOLS | StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED => {

@@ -1,4 +1,4 @@
-//! A connection that speaks another protocol, after a 101.
+//! A connection that speaks another protocol, after a 101 or the start of a tunnel.
 
 use futures_util::task::AtomicWaker;
 use std::{

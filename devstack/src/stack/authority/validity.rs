@@ -26,7 +26,7 @@ impl Validity {
         Self::lasting(DAY * count)
     }
 
-    /// Returns a period that ends after `left` from now, and began 90 days before its end, or an hour ago.
+    /// Returns a period that ends after `left` from now, and began 90 days before its end, or an hour ago if that is earlier.
     pub fn ending_in(left: Duration) -> Self {
         let Self { from, until } = Self::lasting(left);
         Self { from: from.min(until - 90 * DAY), until }

@@ -74,9 +74,9 @@ struct State {
     idle: Vec<PooledConnection>,
     /// The idle connections of logins that were replaced, while they [serve](State::serves).
     replaced: Vec<PooledConnection>,
-    /// The end of [`HANDOVER`] for connections of a version, or with settings, of before.
+    /// Until then, idle connections of a replaced version, or with replaced settings, serve.
     replaced_until: Instant,
-    /// The end of the service of connections that only have other limits.
+    /// Until then, idle connections serve of which only limits were replaced.
     limits_replaced_until: Instant,
     waiting: VecDeque<oneshot::Sender<Lease>>,
     /// The places that are taken: connections that are open, being opened, or being closed.
@@ -501,8 +501,8 @@ impl State {
         !login.was_published() && !login.is_proven_by(&self.login)
     }
 
-    /// Returns `true` if the connection is of the login in service, or if its login was replaced so lately that it may be
-    /// used on. If only limits were replaced, that is longer.
+    /// Returns `true` if the connection may be handed out: its login is in service, or was replaced a moment ago. If only limits
+    /// were replaced, the moment is longer.
     fn serves(&self, connection: &PooledConnection, now: Instant) -> bool {
         let login = &connection.login;
         let is_proven = login.is_proven_by(&self.login);
