@@ -22,14 +22,13 @@ use crate::{
     debug_tokens::DebugTokens,
     generation_usage::GenerationUsage,
     http::{frame::Frame, tls::Tls},
-    openapi::OpenApiRouter,
+    openapi::{OpenApiRouter, document::Document},
     package::Package,
     resources::{build_error::BuildError, registry::ResourceRegistry},
     secrets::{held::HeldCredentials, set::SecretSet},
     traces::{Exporter, Tracer},
 };
 use axum::Router;
-use serde_json::Value;
 use std::{fmt, ops::Deref, sync::Arc};
 use tokio::sync::{Semaphore, watch};
 
@@ -47,8 +46,9 @@ pub trait Application: Sized + Send + Sync + 'static {
     /// The credentials: a struct with `#[derive(SecretSet)]`, one field per credential.
     type Secrets: SecretSet;
 
-    /// Checks what involves more than one setting, or a setting and an optional credential. It runs whenever the configuration
-    /// is read, and before anything is fetched: `check` finds these mistakes too. The default finds none.
+    /// Checks what involves more than one setting, or a setting and an optional credential. It runs at a start, and in
+    /// a reload if a file of the configuration has changed, before anything is fetched. The command `check` runs it too. The default
+    /// finds no mistake.
     ///
     /// ```
     /// use vestibule::{ConfigSection, config::{BaseUrl, SettingsCheck}};
@@ -213,7 +213,7 @@ pub struct GenerationParts<A: Application> {
     pub(crate) frame: Arc<Frame>,
     pub(crate) debug_tokens: DebugTokens,
     /// The OpenAPI document of the routes.
-    pub(crate) document: Arc<Value>,
+    pub(crate) document: Arc<Document>,
     /// The places for requests in flight, over all generations.
     pub(crate) in_flight: Arc<Semaphore>,
     /// The TLS configuration of the listeners.

@@ -5,10 +5,9 @@ use crate::{
     auth::{Authenticator, authenticate},
     config::settings::ServerConfig,
     exit::{Exit, Fault},
-    openapi::document,
+    openapi::document::{self, Document},
 };
 use axum::{Router, middleware};
-use serde_json::Value;
 use std::{
     any::Any,
     panic::{self, AssertUnwindSafe},
@@ -23,7 +22,7 @@ pub(crate) fn router<A: Application>(
     service: &Arc<A>,
     config: &ServerConfig,
     authenticator: Option<&Arc<Authenticator>>,
-) -> Result<(Router, Value), Fault> {
+) -> Result<(Router, Arc<Document>), Fault> {
     let (routes, document) = collect::<A>(config.openapi, authenticator.map_or(Guard::Off, Guard::On))?;
     Ok((A::layers(service, routes.with_state(service.clone())), document))
 }
@@ -47,7 +46,7 @@ pub(crate) enum Guard<'a> {
 pub(crate) fn collect<A: Application>(
     serves_document: bool,
     guard: Guard<'_>,
-) -> Result<(Router<Arc<A>>, Value), Fault> {
+) -> Result<(Router<Arc<A>>, Arc<Document>), Fault> {
     let collecting = || {
         let (mut routes, mut described) = A::routes().split_for_parts();
         let (public_routes, public_described) = A::public_routes().split_for_parts();
@@ -55,14 +54,15 @@ pub(crate) fn collect<A: Application>(
             document::require_token(&mut described);
         }
         described.merge(public_described);
-        let document = document::complete(described, &A::PACKAGE);
+        let document = Document::new(Box::new(move || document::complete(described, &A::PACKAGE)));
+        let document = Arc::new(document);
         if let Guard::On(authenticator) = guard {
             routes = routes.layer(middleware::from_fn_with_state(authenticator.clone(), authenticate));
         }
         // Of two default fallbacks, the one of the second router stays.
         let mut routes = public_routes.merge(routes);
         if serves_document {
-            routes = routes.route("/openapi.json", document::route(&document));
+            routes = routes.route("/openapi.json", document::route(document.clone()));
         }
         (routes, document)
     };

@@ -78,7 +78,8 @@ impl<A: Application> Loader<A> {
             tracer: &self.tracer,
         };
         let cx = Build::<A>::new(&config.service, &resolved.secrets.service, &context);
-        let building = timeout_at(*deadline + BUILD_GRACE, A::build(&cx));
+        // In a box, so that the author's future may be nested as deeply as the compiler bears.
+        let building = timeout_at(*deadline + BUILD_GRACE, Box::pin(A::build(&cx)));
         let service = match building.await {
             Ok(Ok(service)) => Arc::new(service),
             Ok(Err(error)) => {
@@ -117,7 +118,7 @@ impl<A: Application> Loader<A> {
             router,
             frame,
             debug_tokens,
-            document: Arc::new(document),
+            document,
             own_handles: Arc::strong_count(&service),
             usage,
             service,

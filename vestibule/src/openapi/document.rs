@@ -13,7 +13,10 @@ use axum::{
 };
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, LazyLock},
+};
 use utoipa::openapi::{OpenApi, PathItem, security::SecurityRequirement};
 
 /// The members of a path item that are operations.
@@ -47,6 +50,9 @@ enum Operations {
 
 /// The name of the security scheme.
 const BEARER: &str = "bearer";
+
+/// The document of a generation's routes. It is made when somebody first asks for it, so no load waits for it.
+pub(crate) type Document = LazyLock<Value, Box<dyn FnOnce() -> Value + Send>>;
 
 /// Says that each operation needs a token, unless its author has said what it needs.
 pub(crate) fn require_token(routes: &mut OpenApi) {
@@ -219,12 +225,18 @@ pub(crate) fn text(document: &Value) -> String {
 }
 
 /// Returns the handler of `GET /openapi.json`.
-pub(crate) fn route<S: Clone + Send + Sync + 'static>(document: &Value) -> MethodRouter<S> {
-    let text = Bytes::from(text(document));
-    let hash = BASE64_URL_SAFE_NO_PAD.encode(digest::digest(&SHA256, &text));
-    // Weak, so that the document may be compressed.
-    let tag = HeaderValue::from_str(&format!("W/\"{hash}\"")).expect("base64 is ASCII");
-    get(async move |request: HeaderMap| respond(text, tag, &request))
+pub(crate) fn route<S: Clone + Send + Sync + 'static>(document: Arc<Document>) -> MethodRouter<S> {
+    let tagged = Arc::new(LazyLock::new(move || {
+        let text = Bytes::from(text(&document));
+        let hash = BASE64_URL_SAFE_NO_PAD.encode(digest::digest(&SHA256, &text));
+        // Weak, so that the document may be compressed.
+        let tag = HeaderValue::from_str(&format!("W/\"{hash}\"")).expect("base64 is ASCII");
+        (text, tag)
+    }));
+    get(async move |request: HeaderMap| {
+        let (text, tag) = &**tagged;
+        respond(text.clone(), tag.clone(), &request)
+    })
 }
 
 /// Answers with the document, or with 304 if the client has it.
@@ -376,7 +388,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_has_the_document_gets_304() {
-        let router: axum::Router = axum::Router::new().route("/openapi.json", route(&shop()));
+        let document = Arc::new(Document::new(Box::new(shop)));
+        let router: axum::Router = axum::Router::new().route("/openapi.json", route(document));
         let ask = async |known: &str| {
             let request = Request::get("/openapi.json").header(IF_NONE_MATCH, known);
             router.clone().oneshot(request.body(axum::body::Body::empty()).unwrap()).await.unwrap()
