@@ -17,7 +17,7 @@ use aws_smithy_runtime_api::client::{
 use axum::http::{Uri, uri::Authority};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use rustls::pki_types::CertificateDer;
-use std::{env, io, net::IpAddr};
+use std::{env, io, net::IpAddr, sync::LazyLock};
 
 /// A client that sends requests without TLS past any proxy, and names the host in its errors.
 ///
@@ -83,9 +83,12 @@ fn pem(certificates: &[CertificateDer<'_>]) -> String {
 
 impl HttpClient for ManagerHttpClient {
     fn http_connector(&self, settings: &HttpConnectorSettings, components: &RuntimeComponents) -> SharedHttpConnector {
+        let (client, of_https, components_of_https) =
+            (self.through_proxies.clone(), settings.clone(), components.clone());
+        let https = move || client.http_connector(&of_https, &components_of_https);
         SharedHttpConnector::new(SchemeConnector {
             plain: self.plain,
-            https: self.through_proxies.http_connector(settings, components),
+            https: LazyLock::new(Box::new(https)),
             http: self.direct.http_connector(settings, components),
         })
     }
@@ -104,11 +107,14 @@ fn client(tls: TlsContext, proxies: fn() -> ProxyConfig) -> SharedHttpClient {
     })
 }
 
+type MakeConnector = Box<dyn FnOnce() -> SharedHttpConnector + Send + Sync>;
+
 /// A connector for each scheme.
 #[derive(Debug)]
 struct SchemeConnector {
     plain: PlainHttp,
-    https: SharedHttpConnector,
+    /// Made at the first request with TLS, because it reads all authorities.
+    https: LazyLock<SharedHttpConnector, MakeConnector>,
     http: SharedHttpConnector,
 }
 
@@ -124,7 +130,7 @@ impl HttpConnector for SchemeConnector {
             Some(name) if is_https => format!("{host} ({name} is set)"),
             _ => host,
         };
-        let connector = if is_https { &self.https } else { &self.http };
+        let connector = if is_https { &*self.https } else { &self.http };
         if !is_https && !self.plain.allows(&uri) {
             let refused = ConnectorError::user(io::Error::other("the endpoint has no TLS, and must have it").into());
             return HttpConnectorFuture::ready(Err(at_host(host, refused)));
