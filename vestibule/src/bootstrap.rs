@@ -5,10 +5,12 @@ pub(crate) mod inherited;
 pub(crate) mod manager;
 
 mod core_dumps;
+mod file_config;
 mod process;
 
 use self::{
     command_error::CommandError,
+    file_config::FileConfig,
     inherited::Inherited,
     manager::ManagerSetup,
     process::{ReloaderParts, ServingProcess},
@@ -22,12 +24,17 @@ use crate::{
     exit::{Exit, Fault, Phase, Report},
     http::listen::{self, BoundListeners},
     loader::Loader,
+    reload::ConfigReader,
     secrets::{regions::Regions, set::SecretSet},
     signals::Signals,
     status::{Status, writer::StatusWriter},
     telemetry::{Telemetry, standard_error},
 };
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use tokio::time::Instant;
 
 /// The time for which a start reads a file of the configuration again that cannot be read, or is not TOML. It is short:
@@ -44,11 +51,12 @@ pub(crate) async fn serve<A: Application>(
     inherited: &Inherited,
 ) -> Result<(), CommandError> {
     let signals = signals()?;
-    let config = tokio::select! {
+    let read = tokio::select! {
         biased;
         () = signals.stopping.cancelled() => return Ok(()),
-        config = configure_a_start::<A>(&sources) => config?,
+        read = configure_a_start::<A>(&sources) => read?,
     };
+    let config = read.config.clone();
     let telemetry = Telemetry::install(&config.telemetry, &A::PACKAGE).map_err(|error| start_error(&error))?;
     inherited.log();
 
@@ -61,7 +69,7 @@ pub(crate) async fn serve<A: Application>(
             Arc::new(regions.map_err(|report| CommandError { report, format })?)
         }
     };
-    let start = Start { sources, signals, telemetry, config, started };
+    let start = Start { sources, signals, telemetry, read, started };
     regions.close_after(load_and_serve::<A>(regions.clone(), start)).await
 }
 
@@ -78,7 +86,7 @@ struct Start<A: Application> {
     sources: Sources,
     signals: Signals,
     telemetry: Telemetry,
-    config: Arc<Config<A::Settings>>,
+    read: FileConfig<A>,
     started: Instant,
 }
 
@@ -87,7 +95,8 @@ struct Start<A: Application> {
 /// # Errors
 /// As [`serve`].
 async fn load_and_serve<A: Application>(regions: Arc<Regions>, start: Start<A>) -> Result<(), CommandError> {
-    let Start { sources, signals, telemetry, config, started } = start;
+    let Start { sources, signals, telemetry, read, started } = start;
+    let config = read.config.clone();
     let format = config.telemetry.format;
     let failed = |report| CommandError { report, format };
     let deadline = started + config.secrets.deadline;
@@ -95,7 +104,7 @@ async fn load_and_serve<A: Application>(regions: Arc<Regions>, start: Start<A>) 
     let first = tokio::select! {
         biased;
         () = signals.stopping.cancelled() => return stopped_before_loading(),
-        first = loader.first_load(config.clone(), deadline) => first.map_err(failed)?,
+        first = loader.first_load(config, deadline) => first.map_err(failed)?,
     };
     let first = Arc::new(first);
     let status = StatusWriter::new(
@@ -111,7 +120,10 @@ async fn load_and_serve<A: Application>(regions: Arc<Regions>, start: Start<A>) 
         }
         listeners = bind(first, deadline) => listeners.map_err(failed)?,
     };
-    let parts = ReloaderParts { loader, sources, telemetry, config };
+    let (started_with, read) = (read.config.clone(), Mutex::new(read));
+    let read_again = move || Ok(read.lock().unwrap_or_else(PoisonError::into_inner).read_again(&sources)?);
+    let config_reader = ConfigReader::new(read_again);
+    let parts = ReloaderParts { loader, config_reader, telemetry, started_with };
     let process = ServingProcess::start(listeners, status, signals, parts);
     let duration_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
     tracing::info!(duration_ms, "all credentials loaded; serving");
@@ -129,7 +141,8 @@ fn stopped_before_loading() -> Result<(), CommandError> {
 /// # Errors
 /// The report of every mistake. It is logged in the format that the configuration asks for.
 pub(crate) async fn configure<A: Application>(sources: &Sources) -> Result<Arc<Config<A::Settings>>, CommandError> {
-    read_in_time(sources, read_config::<A>).await.map_err(log_in_its_format::<A>)
+    let read = read_in_time(sources, FileConfig::<A>::read).await.map_err(log_in_its_format::<A>)?;
+    Ok(read.config)
 }
 
 /// Reads the configuration for a command that needs a part of it. The service does not check its own settings.
@@ -171,8 +184,8 @@ async fn read_in_turn<T: Send + 'static>(
 ///
 /// # Errors
 /// As [`configure`].
-async fn configure_a_start<A: Application>(sources: &Sources) -> Result<Arc<Config<A::Settings>>, CommandError> {
-    read_for_a_start(sources, read_config::<A>).await.map_err(log_in_its_format::<A>)
+async fn configure_a_start<A: Application>(sources: &Sources) -> Result<FileConfig<A>, CommandError> {
+    read_for_a_start(sources, FileConfig::<A>::read).await.map_err(log_in_its_format::<A>)
 }
 
 /// Reads until there is a configuration, or an error that will not pass in a moment.
@@ -198,10 +211,6 @@ async fn read_for_a_start<T: Send + 'static>(
             is_said = true;
         }
     }
-}
-
-pub(crate) fn read_config<A: Application>(sources: &Sources) -> Result<Arc<Config<A::Settings>>, ConfigError> {
-    Config::load_and_check(sources, A::PACKAGE.name, &A::Secrets::specs(), A::check).map(Arc::new)
 }
 
 fn log_in_its_format<A: Application>(error: ConfigError) -> CommandError {

@@ -59,7 +59,10 @@ use crate::{
 };
 use extract::Mistake;
 use figment::value::Value;
-use layers::{Layers, file::Unread};
+use layers::{
+    Layers,
+    file::{ConfigFiles, Unread},
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use settings_check::SettingsMistake;
 use std::collections::BTreeMap;
@@ -137,20 +140,21 @@ impl<T: ServiceSettings> Config<T> {
     /// # Errors
     /// [`ConfigError`] with every mistake, if there is any.
     pub fn load(sources: &Sources, service: &'static str, specs: &[CredentialSpec]) -> Result<Self, ConfigError> {
-        Self::load_and_check(sources, service, specs, |_, _| ())
+        Self::of_files(&ConfigFiles::read(sources), sources, service, specs, |_, _| ())
     }
 
-    /// Does the same, and lets the service check its own settings: [`Application::check`](crate::Application::check).
+    /// Does the same with files that were read, and lets the service check its own settings: [`Application::check`](crate::Application::check).
     ///
     /// # Errors
     /// As [`load`](Self::load).
-    pub(crate) fn load_and_check(
+    pub(crate) fn of_files(
+        files: &ConfigFiles,
         sources: &Sources,
         service: &'static str,
         specs: &[CredentialSpec],
         check_service: fn(&T, &mut SettingsCheck<'_>),
     ) -> Result<Self, ConfigError> {
-        let (mut layers, mut faults) = Layers::read(sources, defaults::<T>());
+        let (mut layers, mut faults) = Layers::of(files, sources, defaults::<T>());
         let all_read = faults.is_empty();
         faults.extend(lint::lint(&layers));
         prefix::expand(&mut layers.tree, service);
@@ -284,6 +288,9 @@ impl<T: ServiceSettings> Config<T> {
 
     /// Returns the keys whose values differ from those of the `running` configuration and need a restart to change.
     pub fn needs_restart(&self, running: &Self) -> Vec<String> {
+        if std::ptr::eq(self, running) {
+            return Vec::new();
+        }
         let (ours, theirs) = (self.tree(), running.tree());
         let mut changed = Vec::new();
         for setting in self.settings() {

@@ -59,7 +59,8 @@ impl<A: Application> ConfigReader<A> {
         let read_and_compare = move || {
             let config = read()?;
             // The same `Arc` tells everybody that no setting changed.
-            Ok(if config.tree() == in_service.tree() { in_service } else { config })
+            let is_same = Arc::ptr_eq(&config, &in_service) || config.tree() == in_service.tree();
+            Ok(if is_same { in_service } else { config })
         };
         // The service's own code reads and writes its settings. A panic there must not end the reload actor.
         match self.reads.run(move || caught(read_and_compare)).await {
@@ -364,7 +365,10 @@ impl<A: Application> Reloader<A> {
                 "changed settings need a restart; everything else applies"
             );
         }
-        self.telemetry.set_filter(&generation.config.telemetry.filter);
+        let filter = &generation.config.telemetry.filter;
+        if *filter != replaced.config.telemetry.filter {
+            self.telemetry.set_filter(filter);
+        }
         generation.replace(replaced, &self.live, &self.loader.tracer);
         Publication { generation, replaced, needs_restart }
     }

@@ -4,7 +4,7 @@ use super::command_error::CommandError;
 use crate::{
     admin,
     application::{Application, Background, Live, watch_readiness},
-    config::{Config, layers::Sources},
+    config::Config,
     debug_tokens,
     exit::{Exit, Fault, Phase, Report},
     expiry_warnings,
@@ -44,9 +44,9 @@ const RELOADER_LIMIT: Duration = Duration::from_secs(2);
 /// The parts of the start that the reload actor goes on with.
 pub(super) struct ReloaderParts<A: Application> {
     pub(super) loader: Loader<A>,
-    pub(super) sources: Sources,
+    pub(super) config_reader: ConfigReader<A>,
     pub(super) telemetry: Telemetry,
-    pub(super) config: Arc<Config<A::Settings>>,
+    pub(super) started_with: Arc<Config<A::Settings>>,
 }
 
 /// A process that serves.
@@ -118,12 +118,12 @@ impl<A: Application> ServingProcess<A> {
         let exporting = (AbortOnDropHandle::new(exporting), end_of_export);
         let reloader = Reloader {
             loader: parts.loader,
-            config_reader: ConfigReader::new(move || Ok(super::read_config::<A>(&parts.sources)?)),
+            config_reader: parts.config_reader,
             telemetry: parts.telemetry,
             live: listeners.live,
             status: status.clone(),
             systemd: systemd.clone(),
-            started_with: parts.config,
+            started_with: parts.started_with,
         };
         let (hups, end_of_reloads) = (signals.hups.clone(), draining.clone());
         let reloader = tokio::spawn(async move { reloader.run(hups, end_of_reloads).await });
@@ -249,11 +249,13 @@ mod tests {
         let deadline = Instant::now() + config.secrets.deadline;
         let first = Arc::new(loader.first_load(config.clone(), deadline).await.expect("it needs nothing"));
         let status = Status::new(&IdleService::PACKAGE, &first, loader.last_uses.clone(), loader.regions.clone());
-        let (sources, telemetry) = (Sources::new("config".into(), []), Telemetry::detached());
+        let telemetry = Telemetry::detached();
         let status = StatusWriter::new(status, &loader.metrics, &telemetry);
         let (hup_count, hups) = watch::channel(0);
         let signals = Signals::new(hups);
-        let parts = ReloaderParts { loader, sources, telemetry, config };
+        let read = config.clone();
+        let config_reader = ConfigReader::new(move || Ok(read.clone()));
+        let parts = ReloaderParts { loader, config_reader, telemetry, started_with: config };
         let listeners = listen::bind(first).expect("free ports");
         (ServingProcess::start(listeners, status, signals, parts), hup_count)
     }

@@ -12,7 +12,7 @@ use figment::{
     providers::Serialized,
     value::{Dict, Empty, Map, Tag, Value},
 };
-use file::{ConfigFile, Unread};
+use file::{ConfigFile, ConfigFiles, Unread};
 use std::{
     ffi::OsString,
     fmt::{self, Write},
@@ -112,13 +112,18 @@ impl Provider for LayerProvider {
 impl Layers {
     /// Reads and merges all layers. The faults are those of files and variables that cannot be read.
     pub(super) fn read(sources: &Sources, defaults: Value) -> (Self, Vec<Fault>) {
-        let mut faults = Vec::new();
+        Self::of(&ConfigFiles::read(sources), sources, defaults)
+    }
+
+    /// Merges all layers. The faults are as those of [`read`](Self::read).
+    pub(super) fn of(read: &ConfigFiles, sources: &Sources, defaults: Value) -> (Self, Vec<Fault>) {
+        let mut faults = read.faults.clone();
         let mut files = Vec::new();
         let mut given = Figment::new();
         let mut unread = if sources.dir.is_dir() { None } else { Some(Unread::Unreadable) };
-        for path in paths(sources, &mut faults) {
+        for (path, text) in &read.texts {
             let metadata = Metadata::from(FILE, path.as_path());
-            match ConfigFile::read(path) {
+            match ConfigFile::parse(path, text) {
                 Ok((file, mut dict)) => {
                     files.push(file);
                     dict.values_mut().for_each(trim);

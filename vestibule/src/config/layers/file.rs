@@ -1,5 +1,6 @@
-//! A file of the configuration, and the lines of its keys.
+//! The files of the configuration, and the lines of their keys.
 
+use super::Sources;
 use crate::{
     cause::RootCause,
     exit::{Exit, Fault},
@@ -9,7 +10,11 @@ use figment::{
     providers::{Format, Toml},
     value::Dict,
 };
-use std::{io, ops::Range, path::PathBuf};
+use std::{
+    io,
+    ops::Range,
+    path::{Path, PathBuf},
+};
 use toml_edit::{ImDocument, TableLike};
 
 /// The reason for which a file could not be taken up. Both pass by themselves if somebody is replacing the file.
@@ -21,6 +26,34 @@ pub(crate) enum Unread {
     Unreadable,
 }
 
+/// The texts of all files of a configuration, read at one time.
+pub(crate) struct ConfigFiles {
+    pub(super) texts: Vec<(PathBuf, io::Result<String>)>,
+    /// The faults of files whose names or folder are wrong.
+    pub(super) faults: Vec<Fault>,
+}
+
+impl ConfigFiles {
+    /// Reads the files.
+    pub(crate) fn read(sources: &Sources) -> Self {
+        let mut faults = Vec::new();
+        let read = |path: PathBuf| (path.clone(), regular_file::read(&path));
+        let texts = super::paths(sources, &mut faults).into_iter().map(read).collect();
+        Self { texts, faults }
+    }
+
+    /// Returns `true` if all files could be read, now and before, and nobody has changed one.
+    pub(crate) fn same_as(&self, before: &Self) -> bool {
+        let is_same =
+            |((_, now), (_, before)): (&(_, io::Result<String>), &(_, io::Result<String>))| match (now, before) {
+                (Ok(now), Ok(before)) => now == before,
+                _ => false,
+            };
+        let count = self.texts.len();
+        self.faults.is_empty() && count == before.texts.len() && self.texts.iter().zip(&before.texts).all(is_same)
+    }
+}
+
 /// A file of the configuration. It is kept with its text, so that a mistake can be reported with its line.
 pub(super) struct ConfigFile {
     pub(super) path: PathBuf,
@@ -28,17 +61,17 @@ pub(super) struct ConfigFile {
 }
 
 impl ConfigFile {
-    /// Reads a file. Returns it with its settings.
-    pub(super) fn read(path: PathBuf) -> Result<(Self, Dict), (Unread, Fault)> {
+    /// Parses a file. Returns it with its settings.
+    pub(super) fn parse(path: &Path, text: &io::Result<String>) -> Result<(Self, Dict), (Unread, Fault)> {
         let subject = path.display().to_string();
-        let text = match regular_file::read(&path) {
+        let text = match text {
             Ok(text) => text,
-            Err(error) => return Err((Unread::Unreadable, unreadable(subject, &error))),
+            Err(error) => return Err((Unread::Unreadable, unreadable(subject, error))),
         };
-        let not_toml = |span| (Unread::NotToml, not_toml(&subject, &text, span));
+        let not_toml = |span| (Unread::NotToml, not_toml(&subject, text, span));
         let document = ImDocument::parse(text.clone()).map_err(|error| not_toml(error.span()))?;
-        let dict = Toml::from_str(&text).map_err(|error| not_toml(error.span()))?;
-        Ok((Self { path, document }, dict))
+        let dict = Toml::from_str(text).map_err(|error| not_toml(error.span()))?;
+        Ok((Self { path: path.to_owned(), document }, dict))
     }
 
     /// Returns the path of the file, with the line of a key if it is known.
