@@ -4,7 +4,8 @@
 //! index of the cluster's state in the header `X-Vault-Index`. A standby that has not reached the index of a request passes
 //! the request on to the active node, if `X-Vault-Inconsistent` asks for that. So every read names an index which no node
 //! has reached, and the answer is always the active node's. Seen at OpenBao 2.7.2, whose index is JSON in base64. An index
-//! of another form is sent back as it is: the answer is then as new as the one before it, at least.
+//! of another form is Vault Enterprise's, and is sent back as it is: a node that has not reached it answers 412, and the
+//! next one is asked. `X-Vault-Inconsistent` is not sent with it: by default, Vault Enterprise denies such a request.
 
 use super::{
     client::{VaultAnswer, VaultCall, VaultClient},
@@ -186,7 +187,9 @@ impl VaultServers {
         }
         if let Some(index) = index {
             headers.insert(INDEX, index.clone());
-            headers.insert(INCONSISTENT, HeaderValue::from_static("forward-active-node"));
+            if unreachable_index(index).is_some() {
+                headers.insert(INCONSISTENT, HeaderValue::from_static("forward-active-node"));
+            }
         }
         let Some(request) = call.request(address, &headers) else {
             let text = format!("a request to {} cannot be made", address.authority());

@@ -9,7 +9,7 @@ use crate::{
 };
 use axum::{
     Router,
-    http::HeaderMap,
+    http::{HeaderMap, Uri},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -24,6 +24,9 @@ use zeroize::Zeroizing;
 /// A login that is due to be rotated.
 const DUE_LOGIN: &str =
     r#"{"data":{"username":"u","password":"p","last_vault_rotation":"2026-01-01T00:00:00Z","ttl":0}}"#;
+
+/// The value of a secret.
+const VALUE: &str = r#"{"data":{"data":{"value":"v"},"metadata":{"version":1,"created_time":"2026-01-01T00:00:00Z"}}}"#;
 
 /// A server whose answers a test changes.
 #[derive(Default)]
@@ -102,9 +105,7 @@ impl FakeServer {
         if self.is_denying {
             return denied();
         }
-        let answer =
-            r#"{"data":{"data":{"value":"v"},"metadata":{"version":1,"created_time":"2026-01-01T00:00:00Z"}}}"#;
-        answer.into_response()
+        VALUE.into_response()
     }
 
     /// Starts it. Returns a client of it.
@@ -114,8 +115,6 @@ impl FakeServer {
 
     /// Does the same for a client with more settings. Its address is the first one.
     async fn start_for(self: &Arc<Self>, mut config: VaultConfig) -> Vault {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = BaseUrl::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
         let (logins, reads, revocations) = (self.clone(), self.clone(), self.clone());
         let revoke = async move || {
             revocations.revoked.fetch_add(1, Ordering::SeqCst);
@@ -137,13 +136,25 @@ impl FakeServer {
             .route("/v1/sys/leases/renew", post(async move |headers: HeaderMap| renewals.renew_lease(&headers)))
             .route("/v1/sys/leases/revoke", post(revoke_lease))
             .fallback(async || StatusCode::NO_CONTENT);
-        tokio::spawn(axum::serve(listener, router).into_future());
-        config.addresses.insert(0, address);
-        config.auth = VaultAuth::Jwt;
-        // Any text will do.
-        config.jwt_file = Some(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into());
-        Vault::new(&SecretsConfig { vault: config, ..SecretsConfig::default() })
+        config.addresses.insert(0, serve(router).await);
+        client_of(config)
     }
+}
+
+/// Makes a client that logs in with a JWT.
+fn client_of(config: VaultConfig) -> Vault {
+    // Any text will do.
+    let jwt_file = Some(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml").into());
+    let vault = VaultConfig { auth: VaultAuth::Jwt, jwt_file, ..config };
+    Vault::new(&SecretsConfig { vault, ..SecretsConfig::default() })
+}
+
+/// Starts a server. Returns its address.
+async fn serve(router: Router) -> BaseUrl {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = BaseUrl::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
+    tokio::spawn(axum::serve(listener, router).into_future());
+    address
 }
 
 fn denied() -> Response {
@@ -152,11 +163,7 @@ fn denied() -> Response {
 
 /// Starts a server with one answer to everything. Returns its address.
 async fn start_with(answer: impl IntoResponse + Clone + Send + Sync + 'static) -> BaseUrl {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = BaseUrl::parse(&format!("http://{}", listener.local_addr().unwrap())).unwrap();
-    let router = Router::new().fallback(async move || answer);
-    tokio::spawn(axum::serve(listener, router).into_future());
-    address
+    serve(Router::new().fallback(async move || answer)).await
 }
 
 /// Makes a lease of two hours in the session of a client, whose token ends sooner.
@@ -298,6 +305,28 @@ async fn an_answer_that_is_not_the_servers_does_not_count_and_the_next_address_i
         assert_eq!(error.exit(), Exit::Unavailable, "{status} {body}: {error}");
         assert!(error.to_string().contains(text) && !error.to_string().contains("as scripted"), "{error}");
     }
+}
+
+#[tokio::test]
+async fn a_server_of_vault_enterprise_gets_its_index_back_and_is_asked_for_nothing_that_it_denies() {
+    const OPAQUE: &str = "v1:f7:37:0:mac";
+    let answer = async |headers: HeaderMap, uri: Uri| {
+        if headers.contains_key("x-vault-inconsistent") {
+            let denial = r#"{"errors":["forwarding via header X-Vault-Inconsistent disabled in configuration"]}"#;
+            return (StatusCode::BAD_REQUEST, denial).into_response();
+        }
+        if uri.path().ends_with("/login") {
+            return ([("x-vault-index", OPAQUE)], r#"{"auth":{"client_token":"t","lease_duration":3600}}"#)
+                .into_response();
+        }
+        match headers.get("x-vault-index") {
+            Some(index) if index == OPAQUE => VALUE.into_response(),
+            _ => (StatusCode::PRECONDITION_FAILED, r#"{"errors":["as scripted"]}"#).into_response(),
+        }
+    };
+    let addresses = vec![serve(Router::new().fallback(answer)).await];
+    let vault = client_of(VaultConfig { addresses, ..VaultConfig::default() });
+    fetch(&vault).await.map(drop).unwrap();
 }
 
 #[tokio::test]
