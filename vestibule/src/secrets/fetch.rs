@@ -375,7 +375,7 @@ enum FetchError {
 
 /// Returns the fault of a credential in service whose lease could not be renewed.
 pub(crate) fn unrenewed(context: &FetchContext<'_>, name: Name, id: &SecretId, error: &SourceError) -> Fault {
-    let remedy = context.regions.remedy(id, error, Operation::ReadValue);
+    let remedy = context.regions.remedy(id, error, Operation::RenewLease);
     Fault::new(error.exit(), subject(name, id), format!("its lease could not be renewed: {error}"), remedy)
 }
 

@@ -68,8 +68,11 @@ pub trait Source: Send + Sync + 'static {
     /// Returns what somebody can do about an error of an operation on `id`, in the manager's own words. The default fits
     /// any manager.
     fn remedy(&self, id: &SecretId, error: &SourceError, operation: Operation) -> Cow<'static, str> {
-        let _ = (id, operation);
+        let _ = id;
         match error {
+            SourceError::Denied(_) if operation == Operation::RenewLease => {
+                "allow this process to renew the lease of the secret".into()
+            }
             SourceError::Missing(_) => "create the secret, or correct its id".into(),
             SourceError::Denied(_) => "allow this process to read the secret; check the id too".into(),
             SourceError::NoIdentity(_) => "give the process an identity".into(),
@@ -90,6 +93,8 @@ pub enum Operation {
     ReadValue,
     /// [`Source::versions`].
     ReadVersions,
+    /// [`LeaseCalls::renew`](super::lease::LeaseCalls::renew) of a value of this id.
+    RenewLease,
 }
 
 /// The answer of a secrets manager.

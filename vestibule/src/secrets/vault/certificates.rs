@@ -33,6 +33,9 @@ const ENGINE: &str = "a PKI engine";
 pub(super) const HAS_LEASES: &str =
     "gives each certificate a lease (generate_lease = true), which ends with the token and revokes it";
 
+/// The problem of a role that does not allow the certificate. The server's reason comes after it.
+pub(super) const NOT_ISSUED: &str = "the role issues no such certificate";
+
 /// A certificate that was issued for this process, with its key.
 pub(super) struct IssuedCertificate {
     pub(super) text: SecretString,
@@ -89,10 +92,7 @@ pub(super) fn issued(path: VaultPath<'_>, answer: &VaultAnswer) -> Result<Issued
         }
         // Its words are about names that the configuration has, and no secret.
         StatusCode::BAD_REQUEST => {
-            return Err(SourceError::Malformed(format!(
-                "the role issues no such certificate: {}",
-                answer.quoted_errors()
-            )));
+            return Err(SourceError::Malformed(format!("{NOT_ISSUED}: {}", answer.quoted_errors())));
         }
         _ => (),
     }

@@ -23,6 +23,9 @@ use std::time::Duration;
 
 const ENGINE: &str = "an engine that makes logins";
 
+/// The problem of a role whose logins do not end by themselves.
+pub(super) const NO_LEASE: &str = "gives no lease";
+
 /// A login that was made for this process.
 pub(super) struct IssuedLogin {
     pub(super) text: SecretString,
@@ -69,7 +72,7 @@ pub(super) fn issued(path: VaultPath<'_>, answer: &VaultAnswer) -> Result<Issued
     check_role(path, answer)?;
     let IssuedAnswer { lease_id, lease_duration, data } = parse(path, answer, ENGINE)?;
     if lease_id.expose_secret().is_empty() || lease_duration == 0 {
-        return Err(SourceError::Malformed(format!("the role {} gives no lease", path.name)));
+        return Err(SourceError::Malformed(format!("the role {} {NO_LEASE}", path.name)));
     }
     let version = match json::<LoginUser>(data.get(), "a login") {
         Ok(LoginUser { username }) if is_shown(&username) => VersionId::new(username),

@@ -1,6 +1,12 @@
 //! Remedies: the actions that help against an error of Vault or OpenBao.
 
-use super::{VaultPath, certificates::HAS_LEASES, path::VaultEngine, policy};
+use super::{
+    VaultPath,
+    certificates::{HAS_LEASES, NOT_ISSUED},
+    logins::NO_LEASE,
+    path::VaultEngine,
+    policy,
+};
 use crate::{
     config::settings::vault::{VaultAuth, VaultConfig},
     secrets::{
@@ -22,6 +28,10 @@ pub(super) fn remedy(
         SourceError::NoIdentity(_) | SourceError::ClockWrong(_) => login(config).into(),
         SourceError::Missing(_) => missing(id).into(),
         SourceError::Malformed(problem) if problem.ends_with(HAS_LEASES) => without_leases(id).into(),
+        SourceError::Malformed(problem) if problem.starts_with(NOT_ISSUED) => issuable(id).into(),
+        SourceError::Malformed(problem) if problem.ends_with(NO_LEASE) => {
+            "name a role whose logins have leases, as those of an engine for databases do".into()
+        }
         SourceError::Malformed(_) => {
             "name a path in an engine that gives such an answer: `bao secrets list -detailed` shows the engines".into()
         }
@@ -33,19 +43,18 @@ pub(super) fn remedy(
 }
 
 fn missing_right(config: &VaultConfig, id: &SecretId, operation: Operation) -> String {
-    let (path, capability) = match (VaultPath::parse(id), operation) {
-        (Some(path), Operation::ReadValue) => (path.of_value(), path.engine.capability()),
-        (Some(path), Operation::ReadVersions) => (path.of_metadata(), "read"),
-        (None, _) => (id.to_string(), "read"),
+    const MAY_BE_WRONG: &str = "; check the path too, because a wrong mount gets the same answer";
+    let (path, capability, hint) = match (operation, VaultPath::parse(id)) {
+        (Operation::RenewLease, _) => ("sys/leases/renew".into(), "update", ""),
+        (Operation::ReadValue, Some(path)) => (path.of_value(), path.engine.capability(), MAY_BE_WRONG),
+        (Operation::ReadVersions, Some(path)) => (path.of_metadata(), "read", MAY_BE_WRONG),
+        (_, None) => (id.to_string(), "read", MAY_BE_WRONG),
     };
     let namespace = match config.namespace.as_str() {
         "" => String::new(),
         namespace => format!(", in the namespace {namespace}"),
     };
-    format!(
-        "give its role a policy with: {}{namespace}; check the path too, because a wrong mount gets the same answer",
-        policy::statement(&path, capability)
-    )
+    format!("give its role a policy with: {}{namespace}{hint}", policy::statement(&path, capability))
 }
 
 fn login(config: &VaultConfig) -> String {
@@ -76,8 +85,16 @@ fn login(config: &VaultConfig) -> String {
 }
 
 fn without_leases(id: &SecretId) -> String {
-    let role = VaultPath::parse(id).map_or_else(|| id.to_string(), VaultPath::of_metadata);
-    format!("turn it off in the role: `bao patch {role} generate_lease=false`")
+    format!("turn it off in the role: `bao patch {} generate_lease=false`", role_of(id))
+}
+
+fn issuable(id: &SecretId) -> String {
+    format!("compare [secrets.vault.issue.NAME] with the role: `bao read {}`", role_of(id))
+}
+
+/// Returns the path of the role that has a value made.
+fn role_of(id: &SecretId) -> String {
+    VaultPath::parse(id).map_or_else(|| id.to_string(), VaultPath::of_metadata)
 }
 
 fn missing(id: &SecretId) -> String {

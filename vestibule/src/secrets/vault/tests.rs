@@ -411,6 +411,32 @@ fn a_role_whose_certificates_have_leases_is_refused_with_a_word_about_the_role()
     assert!(remedy.contains("`bao patch pki/roles/web generate_lease=false`"), "{remedy}");
 }
 
+#[test]
+fn the_remedy_of_an_answer_is_about_what_was_asked_for() {
+    let answer = |status, body: &str| {
+        let body = Zeroizing::new(body.as_bytes().to_vec());
+        VaultAnswer { status, headers: HeaderMap::new(), body }
+    };
+    let remedy = |id: &SecretId, error: &SourceError, operation| {
+        remedies::remedy(&VaultConfig::default(), id, error, operation).into_owned()
+    };
+    let (login, web) = (SecretId::parse("database/creds/pay").unwrap(), SecretId::parse("pki/issue/web").unwrap());
+    let (path_of_login, path_of_web) = (VaultPath::parse(&login).unwrap(), VaultPath::parse(&web).unwrap());
+    let denied = SourceError::Denied("as scripted".into());
+    let right = "give its role a policy with: path \"sys/leases/renew\" { capabilities = [\"update\"] }";
+    assert_eq!(remedy(&login, &denied, Operation::RenewLease), right);
+    assert!(remedy(&login, &denied, Operation::ReadValue).contains("path \"database/creds/pay\""));
+
+    let not_allowed = answer(StatusCode::BAD_REQUEST, r#"{"errors":["common name web not allowed by this role"]}"#);
+    let error = certificates::issued(path_of_web, &not_allowed).err().expect("no certificate");
+    let compare = "compare [secrets.vault.issue.NAME] with the role: `bao read pki/roles/web`";
+    assert_eq!(remedy(&web, &error, Operation::ReadValue), compare);
+
+    let no_lease = answer(StatusCode::OK, r#"{"lease_id":"","lease_duration":0,"data":{}}"#);
+    let error = logins::issued(path_of_login, &no_lease).err().expect("no login");
+    assert!(remedy(&login, &error, Operation::ReadValue).starts_with("name a role whose logins have leases"));
+}
+
 #[tokio::test]
 async fn a_clock_that_is_set_forward_keeps_no_token_and_no_lease_from_being_given_back() {
     let server = Arc::new(FakeServer { answered: AtomicUsize::new(1), ..FakeServer::default() });
