@@ -20,7 +20,7 @@ pub(super) struct VaultFile {
     /// The key of the setting with its path.
     pub(super) setting: &'static str,
     path: PathBuf,
-    reads: BlockingReads,
+    pub(super) reads: BlockingReads,
 }
 
 impl VaultFile {

@@ -36,7 +36,7 @@ const BATCH: &str = "batch";
 pub(super) struct VaultLogin {
     config: VaultConfig,
     path: String,
-    files: Vec<VaultFile>,
+    pub(super) files: Vec<VaultFile>,
 }
 
 /// The content that a login sends: the body of a request, or the token of a token file. It is wiped.

@@ -20,7 +20,11 @@ use std::{
     time::Duration,
 };
 use time::OffsetDateTime;
-use tokio::{runtime::Handle, sync::Mutex, time::Instant};
+use tokio::{
+    runtime::Handle,
+    sync::Mutex,
+    time::{Instant, timeout_at},
+};
 use tokio_util::task::TaskTracker;
 use zeroize::Zeroizing;
 
@@ -153,10 +157,18 @@ pub(super) enum SessionUse {
 #[derive(Default)]
 struct LoginState {
     session: Option<Arc<VaultSession>>,
+    /// The last login, if it failed.
     failed: Option<FailedLogin>,
+    /// The last login that got an answer, if that was a denial.
+    denied: Option<DeniedLogin>,
 }
 
 struct FailedLogin {
+    error: SourceError,
+    at: Instant,
+}
+
+struct DeniedLogin {
     error: SourceError,
     at: Instant,
     /// The SHA-256 of the credentials.
@@ -243,7 +255,6 @@ impl VaultSessions {
         }
         match granted {
             Ok(granted) => {
-                state.failed = None;
                 // The agent renewed the token.
                 if let Some(held) = held
                     && held.token == granted.token
@@ -330,18 +341,35 @@ impl VaultSessions {
         {
             return Err(failed.error.clone());
         }
-        let credentials = self.login.credentials().await?;
+        let granted = self.log_in_unless_denied(&mut state.denied, deadline).await;
+        state.failed = granted.as_ref().err().map(|error| FailedLogin { error: error.clone(), at: Instant::now() });
+        granted
+    }
+
+    /// Logs in with the credentials that are in the files now, unless they were just denied.
+    async fn log_in_unless_denied(
+        &self,
+        denied: &mut Option<DeniedLogin>,
+        deadline: Instant,
+    ) -> Result<GrantedToken, SourceError> {
+        let Ok(credentials) = timeout_at(deadline, self.login.credentials()).await else {
+            return Err(SourceError::Unanswered("the files for a login could not be read in time".into()));
+        };
+        let credentials = credentials?;
         let digest = credentials.digest();
-        if let Some(failed) = &state.failed
-            && failed.error.is_denial()
-            && failed.credentials == digest
-            && failed.at.elapsed() < self.pause
+        if let Some(earlier) = denied
+            && earlier.credentials == digest
+            && earlier.at.elapsed() < self.pause
         {
-            return Err(failed.error.clone());
+            return Err(earlier.error.clone());
         }
         let granted = self.login.log_in(&self.servers, &credentials, deadline).await;
-        if let Err(error) = &granted {
-            state.failed = Some(FailedLogin { error: error.clone(), at: Instant::now(), credentials: digest });
+        match &granted {
+            Ok(_) => *denied = None,
+            Err(error) if error.is_denial() => {
+                *denied = Some(DeniedLogin { error: error.clone(), at: Instant::now(), credentials: digest });
+            }
+            Err(_) => (),
         }
         granted
     }
@@ -365,17 +393,52 @@ mod tests {
     use super::*;
     use crate::config::settings::vault::{VaultAuth, VaultConfig};
 
+    /// Returns the sessions of a process with the token of a file.
+    fn sessions() -> VaultSessions {
+        let config = VaultConfig { auth: VaultAuth::TokenFile, ..VaultConfig::default() };
+        let (login, servers) = (Arc::new(VaultLogin::new(&config)), Arc::new(VaultServers::new(&config)));
+        VaultSessions::new(login, servers, Duration::ZERO, CallsUnderWay::new())
+    }
+
+    fn session_of(sessions: &VaultSessions, seconds: u64) -> Arc<VaultSession> {
+        let token = HeaderValue::from_static("t");
+        let (since, lifetime) = (Moment::now(), Duration::from_secs(seconds));
+        sessions.of(GrantedToken { token, since, lifetime, may_ask: true, is_batch: false }, NEW)
+    }
+
+    /// Reads three secrets at once while the file of a login does not answer. Returns the session that each gets, and how long
+    /// that takes.
+    async fn read_three(sessions: &VaultSessions) -> ([Result<Arc<VaultSession>, SourceError>; 3], Duration) {
+        let asked = Instant::now();
+        let read = || sessions.current(SessionUse::Read, None, asked + Duration::from_millis(4500));
+        let (first, second, third) = tokio::join!(read(), read(), read());
+        ([first, second, third], asked.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_volume_that_hangs_leaves_time_for_reads_with_the_token_that_still_serves() {
+        let sessions = sessions();
+        let _hanging = sessions.login.files[0].reads.hang();
+        let held = session_of(&sessions, 3600);
+        sessions.state.lock().await.session = Some(held.clone());
+        tokio::time::advance(Duration::from_secs(3100)).await;
+        let (read, took) = read_three(&sessions).await;
+        assert!(read.iter().all(|session| session.as_ref().is_ok_and(|session| Arc::ptr_eq(session, &held))));
+        assert!(took < Duration::from_millis(1600), "the part of a login that is early: {took:?}");
+
+        tokio::time::advance(Duration::from_secs(500)).await;
+        let (read, took) = read_three(&sessions).await;
+        for session in read {
+            let error = session.err().expect("the token has ended").to_string();
+            assert!(error.contains("it did not answer within 2 s"), "{error}");
+        }
+        assert!(took < Duration::from_millis(2100), "all wait for one read: {took:?}");
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_session_ends_with_its_token_and_one_of_any_lifetime_can_be_made() {
-        let config = VaultConfig { auth: VaultAuth::TokenFile, ..VaultConfig::default() };
-        let login = Arc::new(VaultLogin::new(&config));
-        let servers = Arc::new(VaultServers::new(&config));
-        let sessions = VaultSessions::new(login, servers, Duration::ZERO, CallsUnderWay::new());
-        let session = |seconds| {
-            let token = HeaderValue::from_static("t");
-            let (since, lifetime) = (Moment::now(), Duration::from_secs(seconds));
-            sessions.of(GrantedToken { token, since, lifetime, may_ask: true, is_batch: false }, NEW)
-        };
+        let sessions = sessions();
+        let session = |seconds| session_of(&sessions, seconds);
         let (hour, longest, endless) = (session(3600), session(u64::MAX), session(0));
         assert!(hour.is_new() && !hour.is_due(LAST_PART));
         tokio::time::advance(Duration::from_secs(3100)).await;
