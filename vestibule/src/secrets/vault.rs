@@ -93,7 +93,7 @@ struct VaultInner {
 
 impl Vault {
     /// Makes a client. Asks for nothing yet, and reads no file. After a login that is denied, the same one is tried again
-    /// after `secrets.probe_every` at the earliest.
+    /// after `secrets.probe_every` at the earliest, and seldom if the server counts it as a wrong one.
     pub fn new(secrets: &SecretsConfig) -> Self {
         let config = &secrets.vault;
         let issue = config.issue.iter();

@@ -32,6 +32,9 @@ const DEFAULT_POLICY: &str = "default";
 /// The type of a batch token.
 const BATCH: &str = "batch";
 
+/// The end of the reason of a login whose credentials are wrong, for the method `approle`. A role that is locked gets a 403.
+const WRONG: &str = "(HTTP 400)";
+
 /// The login of this process, by its auth method.
 pub(super) struct VaultLogin {
     config: VaultConfig,
@@ -169,6 +172,12 @@ impl VaultLogin {
         }
         let answer = servers.ask_anew(&VaultCall::login(&self.path, &credentials.0), deadline).await?;
         self.session(&answer, since)
+    }
+
+    /// Returns `true` if the server counts this denial, and locks the role after a few of them.
+    pub(super) fn is_counted(&self, denial: &SourceError) -> bool {
+        let is_wrong = matches!(denial, SourceError::NoIdentity(reason) if reason.ends_with(WRONG));
+        self.config.auth == VaultAuth::AppRole && is_wrong
     }
 
     /// Returns the token of an answer to a login.

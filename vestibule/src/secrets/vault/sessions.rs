@@ -40,6 +40,10 @@ const NEW: Duration = Duration::from_secs(5);
 /// The part of an attempt that a login may take while the session before has not ended. The rest is for the read.
 const EARLY_LOGIN: u32 = 3;
 
+/// The time for which a login that the server counts as a wrong one is not tried again after the second try. OpenBao and
+/// Vault count those of a role until none has come for 15 min.
+const COUNTED: Duration = Duration::from_secs(16 * 60);
+
 /// The time for revoking a token.
 const REVOKE: Duration = Duration::from_secs(2);
 
@@ -133,8 +137,8 @@ impl Drop for VaultSession {
 pub(super) struct VaultSessions {
     login: Arc<VaultLogin>,
     servers: Arc<VaultServers>,
-    /// The time for which a login that was denied is not tried again with the same credentials. Servers lock a role after
-    /// a few wrong ones (OpenBao: an AppRole after 5, for 15 min), and then deny the right ones too.
+    /// The time for which a login that was denied is not tried again with the same credentials, unless that is [`COUNTED`].
+    /// Servers lock a role after a few wrong ones (OpenBao: an AppRole after 5, for 15 min), and then deny the right ones too.
     pause: Duration,
     state: Mutex<LoginState>,
     /// `true` if the last login failed, and the next reads need it.
@@ -173,6 +177,8 @@ struct DeniedLogin {
     at: Instant,
     /// The SHA-256 of the credentials.
     credentials: [u8; 32],
+    /// The time for which they are not tried again.
+    pause: Duration,
 }
 
 impl VaultSessions {
@@ -357,9 +363,9 @@ impl VaultSessions {
         };
         let credentials = credentials?;
         let digest = credentials.digest();
-        if let Some(earlier) = denied
-            && earlier.credentials == digest
-            && earlier.at.elapsed() < self.pause
+        let earlier = denied.as_ref().filter(|denied| denied.credentials == digest);
+        if let Some(earlier) = earlier
+            && earlier.at.elapsed() < earlier.pause
         {
             return Err(earlier.error.clone());
         }
@@ -367,7 +373,9 @@ impl VaultSessions {
         match &granted {
             Ok(_) => *denied = None,
             Err(error) if error.is_denial() => {
-                *denied = Some(DeniedLogin { error: error.clone(), at: Instant::now(), credentials: digest });
+                let is_counted = earlier.is_some() && self.login.is_counted(error);
+                let pause = if is_counted { self.pause.max(COUNTED) } else { self.pause };
+                *denied = Some(DeniedLogin { error: error.clone(), at: Instant::now(), credentials: digest, pause });
             }
             Err(_) => (),
         }

@@ -230,6 +230,40 @@ async fn a_path_that_is_denied_for_good_causes_one_login_in_each_pause_at_most()
 }
 
 #[tokio::test]
+async fn a_secret_id_that_is_wrong_is_tried_too_seldom_to_lock_its_role() {
+    let logins = Arc::new(AtomicUsize::new(0));
+    let count = logins.clone();
+    let router = Router::new().fallback(async move || {
+        count.fetch_add(1, Ordering::SeqCst);
+        (StatusCode::BAD_REQUEST, r#"{"errors":["invalid role or secret ID"]}"#)
+    });
+    let file = std::env::temp_dir().join(format!("id-{}", uuid::Uuid::new_v4()));
+    fs::write(&file, "first").unwrap();
+    let [role_id_file, secret_id_file] = [Some(file.clone()), Some(file.clone())];
+    let (auth, addresses) = (VaultAuth::AppRole, vec![serve(router).await]);
+    let config = VaultConfig { auth, addresses, role_id_file, secret_id_file, ..VaultConfig::default() };
+    let vault = Vault::new(&SecretsConfig { vault: config, ..SecretsConfig::default() });
+    for (seconds, id, expected) in [
+        (0, "first", 1),
+        (10, "first", 1),
+        (10, "first", 2),
+        (900, "first", 2),
+        (70, "first", 3),
+        (0, "second", 4),
+        (20, "second", 5),
+        (900, "second", 5),
+        (0, "third", 6),
+    ] {
+        fs::write(&file, id).unwrap();
+        pass(seconds).await;
+        let error = fetch(&vault).await.err().expect("a denial");
+        assert_eq!(error.exit(), Exit::Denied, "{error}");
+        assert_eq!(logins.load(Ordering::SeqCst), expected, "{id}, after {seconds} s more");
+    }
+    fs::remove_file(file).unwrap();
+}
+
+#[tokio::test]
 async fn a_login_whose_files_cannot_be_read_leaves_the_connections_that_work() {
     let ca = std::env::temp_dir().join(format!("ca-{}.pem", uuid::Uuid::new_v4()));
     fs::write(&ca, rcgen::generate_simple_self_signed(["ca".to_owned()]).unwrap().cert.pem()).unwrap();
