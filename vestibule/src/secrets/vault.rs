@@ -143,7 +143,7 @@ impl VaultInner {
         let (answer, session) = self.ask(SessionUse::Read, |token| VaultCall::post(&place, token, &body)).await?;
         let issued = certificates::issued(path, &answer)?;
         let (version, servers) = (issued.version(), self.servers.clone());
-        let calls = StoredAtEngine { path: format!("{}/cert/{}", path.mount, issued.serial), session, servers };
+        let calls = StoredAtEngine { id: id.clone(), serial: issued.serial, session, servers };
         let lease = SecretLease::new(issued.left, Arc::new(calls));
         Ok(SecretValue { text: issued.text, version, created: None, lease: Some(lease) })
     }

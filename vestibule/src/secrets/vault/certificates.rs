@@ -12,7 +12,7 @@ use crate::{
     config::settings::vault::VaultIssueConfig,
     credentials::json,
     secrets::{
-        id::VersionId,
+        id::{SecretId, VersionId},
         lease::{LeaseCalls, Renewal},
         source::SourceError,
     },
@@ -120,9 +120,32 @@ impl IssuedCertificate {
     }
 }
 
+/// Returns what the answer to a question for a stored certificate means for the one in service.
+///
+/// # Errors
+/// If the engine does not say whether it was revoked. Where no engine is, the server denies a question that needs no token.
+pub(super) fn revocation(path: VaultPath<'_>, answer: &VaultAnswer) -> Result<Renewal, SourceError> {
+    match answer.status {
+        StatusCode::NOT_FOUND => {
+            not_found(path, answer)?;
+            // The role stores none (`no_store`), so nobody can revoke them by their serial numbers.
+            Ok(Renewal::AsBefore)
+        }
+        StatusCode::FORBIDDEN => {
+            Err(SourceError::Denied(format!("the server does not say if {}/ has revoked it", path.mount)))
+        }
+        _ => {
+            let StoredAnswer { data } = parse(path, answer, ENGINE)?;
+            Ok(if data.revocation_time > 0 { Renewal::Ended } else { Renewal::AsBefore })
+        }
+    }
+}
+
 /// The certificate in service, as the engine has stored it. It ends by itself, and nobody can make it longer.
 pub(super) struct StoredAtEngine {
-    pub(super) path: String,
+    /// The id that it was issued by.
+    pub(super) id: SecretId,
+    pub(super) serial: String,
     pub(super) session: Arc<VaultSession>,
     pub(super) servers: Arc<VaultServers>,
 }
@@ -131,13 +154,10 @@ impl LeaseCalls for StoredAtEngine {
     /// Asks if it was revoked.
     fn renew(&self) -> BoxFuture<'_, Result<Renewal, SourceError>> {
         Box::pin(async {
-            let call = VaultCall::get(&self.path, self.session.token());
-            let answer = self.servers.ask(&call, Instant::now() + ATTEMPT).await?;
-            match json::<StoredAnswer>(answer.text(), "a certificate") {
-                Ok(StoredAnswer { data }) if data.revocation_time > 0 => Ok(Renewal::Ended),
-                // A role may store none (`no_store`).
-                _ => Ok(Renewal::AsBefore),
-            }
+            let path = VaultPath::parse(&self.id).expect("a certificate was issued by it");
+            let place = format!("{}/cert/{}", path.mount, self.serial);
+            let call = VaultCall::get(&place, self.session.token());
+            revocation(path, &self.servers.ask(&call, Instant::now() + ATTEMPT).await?)
         })
     }
 

@@ -79,6 +79,7 @@ pub(crate) fn texts(status: StatusCode, headers: HeaderMap, body: &str) -> Vault
         Ok(issued) => versions.push(issued.version().to_string()),
         Err(error) => of_logins.push(text(error)),
     }
+    of_reads.extend(certificates::revocation(path, &answer).err().map(text));
     VaultTexts { of_reads, of_logins, versions }
 }
 

@@ -24,6 +24,12 @@ pub(super) fn remedy(
     operation: Operation,
 ) -> Cow<'static, str> {
     match error {
+        SourceError::Denied(_) | SourceError::Missing(_)
+            if operation == Operation::RenewLease && issues_certificates(id) =>
+        {
+            "look with `bao secrets list` if its engine is there: a reload asks it if the certificate was revoked"
+                .into()
+        }
         SourceError::Denied(_) => missing_right(config, id, operation).into(),
         SourceError::NoIdentity(_) | SourceError::ClockWrong(_) => login(config).into(),
         SourceError::Missing(_) => missing(id).into(),
@@ -90,6 +96,10 @@ fn without_leases(id: &SecretId) -> String {
 
 fn issuable(id: &SecretId) -> String {
     format!("compare [secrets.vault.issue.NAME] with the role: `bao read {}`", role_of(id))
+}
+
+fn issues_certificates(id: &SecretId) -> bool {
+    VaultPath::parse(id).is_some_and(VaultPath::issues_certificates)
 }
 
 /// Returns the path of the role that has a value made.

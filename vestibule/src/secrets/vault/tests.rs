@@ -471,6 +471,30 @@ fn the_remedy_of_an_answer_is_about_what_was_asked_for() {
     assert!(remedy(&login, &error, Operation::ReadValue).starts_with("name a role whose logins have leases"));
 }
 
+#[test]
+fn a_certificate_is_as_before_only_if_its_engine_says_so_or_stores_none() {
+    let id = SecretId::parse("pki/issue/web").unwrap();
+    let path = VaultPath::parse(&id).unwrap();
+    let asked = |status: u16, body: &str| {
+        let (status, body) = (StatusCode::from_u16(status).unwrap(), Zeroizing::new(body.as_bytes().to_vec()));
+        certificates::revocation(path, &VaultAnswer { status, headers: HeaderMap::new(), body })
+    };
+    assert_eq!(asked(200, r#"{"data":{"certificate":"c","revocation_time":0}}"#), Ok(Renewal::AsBefore));
+    assert_eq!(asked(200, r#"{"data":{"certificate":"c","revocation_time":1700000000}}"#), Ok(Renewal::Ended));
+    assert_eq!(asked(404, r#"{"errors":[]}"#), Ok(Renewal::AsBefore), "a role with no_store");
+    for (status, body, exit) in [
+        (403, r#"{"errors":["permission denied"]}"#, Exit::Denied),
+        (404, r#"{"errors":["no handler for route \"pki/cert/01\""]}"#, Exit::Missing),
+        (400, r#"{"errors":["as scripted"]}"#, Exit::Unavailable),
+        (200, r#"{"data":{"value":"of another engine"}}"#, Exit::Malformed),
+    ] {
+        let error = asked(status, body).expect_err("nobody knows if it was revoked");
+        assert_eq!(error.exit(), exit, "{status} {body}: {error}");
+        let remedy = remedies::remedy(&VaultConfig::default(), &id, &error, Operation::RenewLease);
+        assert!(!remedy.contains("capabilities"), "no policy is needed: {remedy}");
+    }
+}
+
 #[tokio::test]
 async fn a_clock_that_is_set_forward_keeps_no_token_and_no_lease_from_being_given_back() {
     let server = Arc::new(FakeServer { answered: AtomicUsize::new(1), ..FakeServer::default() });
