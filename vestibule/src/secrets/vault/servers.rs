@@ -25,6 +25,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 use tokio::{
     sync::OnceCell,
@@ -37,6 +38,9 @@ const NAMESPACE: HeaderName = HeaderName::from_static("x-vault-namespace");
 
 /// An agent may ask for it: so a browser, or a server that can be made to send requests, cannot call it.
 const REQUEST: HeaderName = HeaderName::from_static("x-vault-request");
+
+/// The time that each further address has for a call that makes something, if the one before it does not answer.
+const LEAST: Duration = Duration::from_millis(700);
 
 /// The servers of one cluster, behind the configured addresses.
 pub(super) struct VaultServers {
@@ -80,7 +84,7 @@ impl VaultServers {
         self.client.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks one address after the other, until one gives an answer that counts. Each has its share of the time.
+    /// Asks one address after the other, until one gives an answer that counts. Each has its [`share`] of the time.
     ///
     /// # Errors
     /// A transient error that names the problem of each address.
@@ -121,8 +125,8 @@ impl VaultServers {
         let mut failures = Vec::new();
         while let Some(number) = waiting.pop_front() {
             let address = &addresses[number];
-            let share = deadline.saturating_duration_since(Instant::now()) / (waiting.len() as u32 + 1);
-            let answer = match timeout(share, self.ask_one(client, address, call)).await {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let answer = match timeout(share(call, left, waiting.len()), self.ask_one(client, address, call)).await {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(failure)) => {
                     failures.push(failure);
@@ -230,6 +234,14 @@ impl VaultServers {
     }
 }
 
+/// Returns the part of the time left that an address has while this many others wait. What makes something, such as a user in
+/// a database, may take long, and each address would pass it on to the same active node.
+fn share(call: &VaultCall<'_>, left: Duration, others: usize) -> Duration {
+    let others = others as u32;
+    let equal = left / (others + 1);
+    if call.may_repeat() { equal } else { equal.max(left.saturating_sub(LEAST * others)) }
+}
+
 /// Returns the failure of an address whose answer does not count: its server cannot serve, or something before it answers.
 fn out_of_service(host: &str, call: &VaultCall<'_>, answer: &VaultAnswer) -> Option<AddressFailure> {
     let status = answer.status.as_u16();
@@ -289,6 +301,18 @@ pub(super) fn unreachable_index(index: &HeaderValue) -> Option<HeaderValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_has_time_to_make_a_user_and_each_other_address_to_be_asked() {
+        let (token, millis) = (HeaderValue::from_static("t"), Duration::from_millis);
+        let (read, make) = (VaultCall::get("", &token), VaultCall::make("", &token));
+        for (left, others, of_read, of_make) in
+            [(4500, 0, 4500, 4500), (4500, 2, 1500, 3100), (4500, 4, 900, 1700), (1500, 2, 500, 500), (0, 2, 0, 0)]
+        {
+            let shares = [&read, &make].map(|call| share(call, millis(left), others));
+            assert_eq!(shares, [millis(of_read), millis(of_make)], "{left} ms, {others} others");
+        }
+    }
 
     #[test]
     fn an_index_that_no_node_reaches_is_of_the_same_cluster() {
