@@ -22,7 +22,7 @@ use crate::{
     debug_tokens::DebugTokens,
     generation_usage::GenerationUsage,
     http::{frame::Frame, tls::Tls},
-    openapi::{OpenApiRouter, document::Document},
+    openapi::{OpenApiRouter, document::LazyDocument},
     package::Package,
     resources::{build_error::BuildError, registry::ResourceRegistry},
     secrets::{held::HeldCredentials, set::SecretSet},
@@ -213,7 +213,7 @@ pub struct GenerationParts<A: Application> {
     pub(crate) frame: Arc<Frame>,
     pub(crate) debug_tokens: DebugTokens,
     /// The OpenAPI document of the routes.
-    pub(crate) document: Arc<Document>,
+    pub(crate) document: Arc<LazyDocument>,
     /// The places for requests in flight, over all generations.
     pub(crate) in_flight: Arc<Semaphore>,
     /// The TLS configuration of the listeners.

@@ -5,7 +5,7 @@ use crate::{
     auth::{Authenticator, authenticate},
     config::settings::ServerConfig,
     exit::{Exit, Fault},
-    openapi::document::{self, Document},
+    openapi::document::{self, LazyDocument},
 };
 use axum::{Router, middleware};
 use std::{
@@ -22,7 +22,7 @@ pub(crate) fn router<A: Application>(
     service: &Arc<A>,
     config: &ServerConfig,
     authenticator: Option<&Arc<Authenticator>>,
-) -> Result<(Router, Arc<Document>), Fault> {
+) -> Result<(Router, Arc<LazyDocument>), Fault> {
     let (routes, document) = collect::<A>(config.openapi, authenticator.map_or(Guard::Off, Guard::On))?;
     Ok((A::layers(service, routes.with_state(service.clone())), document))
 }
@@ -46,7 +46,7 @@ pub(crate) enum Guard<'a> {
 pub(crate) fn collect<A: Application>(
     serves_document: bool,
     guard: Guard<'_>,
-) -> Result<(Router<Arc<A>>, Arc<Document>), Fault> {
+) -> Result<(Router<Arc<A>>, Arc<LazyDocument>), Fault> {
     let collecting = || {
         let (mut routes, mut described) = A::routes().split_for_parts();
         let (public_routes, public_described) = A::public_routes().split_for_parts();
@@ -54,7 +54,7 @@ pub(crate) fn collect<A: Application>(
             document::require_token(&mut described);
         }
         described.merge(public_described);
-        let document = Document::new(Box::new(move || document::complete(described, &A::PACKAGE)));
+        let document = LazyDocument::new(Box::new(move || document::complete(described, &A::PACKAGE)));
         let document = Arc::new(document);
         if let Guard::On(authenticator) = guard {
             routes = routes.layer(middleware::from_fn_with_state(authenticator.clone(), authenticate));

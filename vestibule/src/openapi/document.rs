@@ -52,7 +52,7 @@ enum Operations {
 const BEARER: &str = "bearer";
 
 /// The document of a generation's routes. It is made when somebody first asks for it, so no load waits for it.
-pub(crate) type Document = LazyLock<Value, Box<dyn FnOnce() -> Value + Send>>;
+pub(crate) type LazyDocument = LazyLock<Value, Box<dyn FnOnce() -> Value + Send>>;
 
 /// Says that each operation needs a token, unless its author has said what it needs.
 pub(crate) fn require_token(routes: &mut OpenApi) {
@@ -225,7 +225,7 @@ pub(crate) fn text(document: &Value) -> String {
 }
 
 /// Returns the handler of `GET /openapi.json`.
-pub(crate) fn route<S: Clone + Send + Sync + 'static>(document: Arc<Document>) -> MethodRouter<S> {
+pub(crate) fn route<S: Clone + Send + Sync + 'static>(document: Arc<LazyDocument>) -> MethodRouter<S> {
     let tagged = Arc::new(LazyLock::new(move || {
         let text = Bytes::from(text(&document));
         let hash = BASE64_URL_SAFE_NO_PAD.encode(digest::digest(&SHA256, &text));
@@ -388,7 +388,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_client_that_has_the_document_gets_304() {
-        let document = Arc::new(Document::new(Box::new(shop)));
+        let document = Arc::new(LazyDocument::new(Box::new(shop)));
         let router: axum::Router = axum::Router::new().route("/openapi.json", route(document));
         let ask = async |known: &str| {
             let request = Request::get("/openapi.json").header(IF_NONE_MATCH, known);
