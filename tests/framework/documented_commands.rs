@@ -88,7 +88,7 @@ async fn every_command_of_operations_works_as_it_is_written() {
 
     let (dba, password, database) = (format!("{name}_dba"), random_key(), tenant.database());
     tenant.remember("dba", &password);
-    run_as_superuser(&tenant, format!("CREATE ROLE {dba} SUPERUSER LOGIN PASSWORD '{password}'")).await;
+    run_as_superuser(&tenant, format!("CREATE ROLE {dba} CREATEROLE CREATEDB LOGIN PASSWORD '{password}'")).await;
     let server = OpenBaoServer::shared().await;
     let mount = serde_json::json!({ "type": "kubernetes" });
     server.api().post(&format!("sys/auth/kubernetes-{name}"), mount).await.expect("a method");
