@@ -21,6 +21,7 @@
 
 #![expect(clippy::missing_errors_doc, reason = "each error says what failed and what to do; its callers print it")]
 
+mod shell;
 mod stack;
 
 mod testing;

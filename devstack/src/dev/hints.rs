@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::dev::dev_client::DevClient;
 use crate::dev::dev_metadata::ExampleRequests;
 use crate::dev::error::DevError;
+use crate::shell::shell_quoted;
 use crate::stack::authority::Authority;
 use crate::stack::declared_credential::DeclaredCredential;
 use crate::stack::folders::{home, workspace};
@@ -31,12 +32,12 @@ impl Hints {
     /// Returns `try.txt` with these values. A line appears once per value of its placeholder, or not at all. curl
     /// gets the local authority if a URL needs it.
     pub(crate) fn text(&self) -> Result<String, DevError> {
-        let authority = relative_to_workspace(Authority::certificate_in(&home()?));
+        let authority = shell_quoted(&relative_to_workspace(Authority::certificate_in(&home()?)));
         let curl = format!("curl --cacert {authority}");
         let audit = format!("audit --ca {authority}");
         let mut curl_public = curl.clone();
         if let Some(path) = self.write_identity()? {
-            curl_public += &format!(" --cert {path}");
+            curl_public += &format!(" --cert {}", shell_quoted(&path));
         }
         let mut text = String::new();
         for template in TEMPLATE.trim_end().lines() {
@@ -96,12 +97,6 @@ impl Hints {
         write_private(&path, &(identity.certificate.clone() + &identity.private_key))?;
         Ok(Some(relative_to_workspace(path)))
     }
-}
-
-/// Quotes a text so that a shell takes it as one word.
-fn shell_quoted(text: &str) -> String {
-    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/:.,_-+=@%".contains(&byte);
-    if text.bytes().all(is_plain) { text.into() } else { format!("'{}'", text.replace('\'', r"'\''")) }
 }
 
 /// Shortens a path if the current folder is the workspace, in which commands of the service run, too.

@@ -45,8 +45,9 @@ impl ServiceProgram {
         let mut environment = Vec::new();
         for (name, value) in std::env::vars_os() {
             let text = name.to_str().unwrap_or_default();
-            // `cargo run` sets the last one, and the service warns of it.
-            if !text.starts_with("AWS_") && !text.starts_with("PG") && text != "LD_LIBRARY_PATH" {
+            // `cargo run` sets these two, on Linux and on macOS, and the service warns of them.
+            let is_of_cargo = matches!(text, "LD_LIBRARY_PATH" | "DYLD_FALLBACK_LIBRARY_PATH");
+            if !text.starts_with("AWS_") && !text.starts_with("PG") && !is_of_cargo {
                 environment.push((name, value));
             }
         }

@@ -18,6 +18,7 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 use tokio::sync::OnceCell;
 
+use crate::shell::shell_quoted;
 use crate::stack::Stack;
 use crate::stack::authority::validity::Validity;
 use crate::stack::error::Error;
@@ -240,12 +241,13 @@ impl OpenBaoServer {
 
     /// Returns the program, for a shell, with the variables with which it reaches the server as root.
     pub(crate) fn command(&self) -> String {
+        let quoted = |path: &Path| shell_quoted(&path.display().to_string());
         format!(
             "BAO_ADDR={} BAO_CACERT={} BAO_TOKEN=$(cat {}) \\\n  {}",
             self.api.address(),
-            self.authority_file().display(),
-            self.root_token_file().display(),
-            self.program.display()
+            quoted(&self.authority_file()),
+            quoted(&self.root_token_file()),
+            quoted(&self.program)
         )
     }
 
