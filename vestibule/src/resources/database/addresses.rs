@@ -1,10 +1,11 @@
-//! The addresses of a database's name: one that is silent does not use up the time of the others.
+//! The addresses of a database's name: one that does not answer does not use up the time of the others.
 
 use super::{inlet, pool::LOGIN_TIMEOUT};
 use sqlx::{PgConnection, postgres::PgConnectOptions};
 use std::{
     io::{self, ErrorKind},
     net::SocketAddr,
+    sync::atomic::{AtomicUsize, Ordering},
     time::Duration,
 };
 use tokio::{
@@ -20,59 +21,98 @@ const SHORTEST_SHARE: Duration = Duration::from_secs(1);
 #[cfg(target_os = "linux")]
 const UNTAKEN_TIMEOUT: u32 = 15 * 60 * 1000;
 
-/// Connects if an address of the name is silent and a later one is not. Otherwise returns `None`: the driver tries the
-/// addresses in turn as well, and waits for each as long as the operating system does. It is not asked to before it was given
-/// up once, because this costs a connection more if the first address answers.
-pub(super) async fn connect_past_silent(options: &PgConnectOptions) -> Option<Result<PgConnection, sqlx::Error>> {
+/// The number of the address, of those of a name, that a log-in tries first. It counts on beyond the last one.
+#[derive(Default)]
+pub(super) struct FirstAddress(AtomicUsize);
+
+impl FirstAddress {
+    /// Runs a log-in with this number. If it is given up, later ones begin with the next address: this one is silent, or lets
+    /// in and says nothing, as a proxy whose server is gone.
+    pub(super) async fn run<T>(&self, log_in: impl AsyncFnOnce(usize) -> T) -> T {
+        let number = self.0.load(Ordering::Relaxed);
+        let mut under_way = UnderWay { first: self, number, has_ended: false };
+        let done = log_in(number).await;
+        under_way.has_ended = true;
+        done
+    }
+
+    /// Begins with the first address again.
+    pub(super) fn reset(&self) {
+        self.0.store(0, Ordering::Relaxed);
+    }
+}
+
+/// A log-in that is under way. It is given up if it is dropped before its end.
+struct UnderWay<'a> {
+    first: &'a FirstAddress,
+    number: usize,
+    has_ended: bool,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if !self.has_ended {
+            // Several at the same time count once.
+            let next = self.number.wrapping_add(1);
+            let _ = self.first.0.compare_exchange(self.number, next, Ordering::Relaxed, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Connects to the address with the number `first`, or to the next one that answers. Returns `None` if that is the first one of the
+/// name: the driver begins with it, too, and without a relay.
+pub(super) async fn connect_from(
+    first: usize,
+    options: &PgConnectOptions,
+) -> Option<Result<PgConnection, sqlx::Error>> {
     if options.get_host().starts_with('/') {
         return None;
     }
-    connect_past_silent_of(&lookup(options.get_host(), options.get_port()).await.ok()?, options).await
+    let addresses = lookup(options.get_host(), options.get_port()).await.ok()?;
+    connect_from_of(addresses, first, options).await
 }
 
-async fn connect_past_silent_of(
-    addresses: &[SocketAddr],
+async fn connect_from_of(
+    addresses: Vec<SocketAddr>,
+    first: usize,
     options: &PgConnectOptions,
 ) -> Option<Result<PgConnection, sqlx::Error>> {
-    if addresses.len() < 2 {
+    if first.checked_rem(addresses.len())? == 0 {
         return None;
     }
-    let (stream, has_silent) = first_that_answers(addresses).await.ok()?;
-    if !has_silent {
-        return None;
-    }
-    Some(inlet::connect(options.clone(), async |_| Ok(Some(stream))).await)
+    let connected = async {
+        let stream = first_that_answers(addresses, first).await?;
+        inlet::connect(options.clone(), async |_| Ok(Some(stream))).await
+    };
+    Some(connected.await)
 }
 
-/// Connects to the first address of a name that answers.
-pub(super) async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
-    Ok(first_that_answers(&lookup(host, port).await?).await?.0)
+/// Connects to the address with the number `first`, or to the next one that answers.
+pub(super) async fn connect(host: &str, port: u16, first: usize) -> io::Result<TcpStream> {
+    first_that_answers(lookup(host, port).await?, first).await
 }
 
 async fn lookup(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
     Ok(lookup_host((host, port)).await?.collect())
 }
 
-/// Returns the first connection, and `true` if an address before it is silent. Each address has an equal share of the time of
-/// a log-in, and a second at least.
+/// Returns the first connection. Each address has an equal share of the time of a log-in, and a second at least.
 ///
 /// # Errors
 /// The error of the last address.
-async fn first_that_answers(addresses: &[SocketAddr]) -> io::Result<(TcpStream, bool)> {
-    let mut has_silent = false;
+async fn first_that_answers(mut addresses: Vec<SocketAddr>, first: usize) -> io::Result<TcpStream> {
+    let number = first.checked_rem(addresses.len()).unwrap_or(0);
+    addresses.rotate_left(number);
     let mut last = io::Error::from(ErrorKind::AddrNotAvailable);
-    for address in addresses {
+    for address in &addresses {
         let share = LOGIN_TIMEOUT / u32::try_from(addresses.len()).unwrap_or(u32::MAX);
         match timeout(share.max(SHORTEST_SHARE), TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
                 set_options(&stream)?;
-                return Ok((stream, has_silent));
+                return Ok(stream);
             }
             Ok(Err(error)) => last = error,
-            Err(_) => {
-                has_silent = true;
-                last = ErrorKind::TimedOut.into();
-            }
+            Err(_) => last = ErrorKind::TimedOut.into(),
         }
     }
     Err(last)
@@ -92,7 +132,9 @@ fn set_options(stream: &TcpStream) -> io::Result<()> {
 #[cfg(all(test, target_os = "linux"))]
 mod tests {
     use super::*;
+    use futures_util::FutureExt;
     use sqlx::postgres::PgSslMode;
+    use std::future::pending;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::{TcpListener, TcpSocket},
@@ -130,7 +172,7 @@ mod tests {
     async fn a_relay_waits_for_no_acknowledgement_before_it_sends_the_rest_of_a_statement() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let stream = connect("127.0.0.1", address.port()).await.unwrap();
+        let stream = connect("127.0.0.1", address.port(), 0).await.unwrap();
         assert!(stream.nodelay().unwrap());
     }
 
@@ -142,16 +184,35 @@ mod tests {
         let _silent = silent(silent_address).await;
         let options =
             PgConnectOptions::new_without_pgpass().username("a").host("db.internal").ssl_mode(PgSslMode::Disable);
-        let addresses = [silent_address, answers];
-        let connecting = async { drop(connect_past_silent_of(&addresses, &options).await.unwrap().unwrap()) };
-        tokio::join!(connecting, answer(&listener, WELCOME));
+        let connect = async |addresses: &[SocketAddr], first: usize| {
+            connect_from_of(addresses.to_vec(), first, &options).await.expect("it is not the first address")
+        };
+        // The silent one is the last that is tried, or the first, which costs its share.
+        for (addresses, first) in [([silent_address, answers], 1), ([answers, silent_address], 3)] {
+            let connecting = async { drop(connect(&addresses, first).await.expect("a session")) };
+            tokio::join!(connecting, answer(&listener, WELCOME));
+        }
         // The driver panics.
-        let refused = async { connect_past_silent_of(&addresses, &options).await.unwrap().unwrap_err() };
+        let refused = async { connect(&[silent_address, answers], 1).await.expect_err("it says nonsense") };
         let (error, ()) = tokio::join!(refused, answer(&listener, TOO_SHORT));
         assert!(error.to_string().contains("too short"), "{error}");
         // The driver does these itself.
-        for addresses in [vec![answers], vec![answers, silent_address]] {
-            assert!(connect_past_silent_of(&addresses, &options).await.is_none(), "{addresses:?}");
+        for (addresses, first) in [(vec![answers], 1), (vec![answers, silent_address], 2), (vec![], 1)] {
+            assert!(connect_from_of(addresses.clone(), first, &options).await.is_none(), "{addresses:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn log_ins_that_are_given_up_at_the_same_time_go_on_to_the_next_address() {
+        let first = FirstAddress::default();
+        let number = async || first.run(async |number| number).await;
+        let mut both = [(); 2].map(|()| Box::pin(first.run(async |_| pending::<()>().await)));
+        assert!(both.each_mut().map(|log_in| log_in.now_or_never()).iter().all(Option::is_none));
+        drop(both);
+        assert_eq!(number().await, 1);
+        assert!(first.run(async |_| pending::<()>().await).now_or_never().is_none());
+        assert_eq!((number().await, number().await), (2, 2), "it stays there");
+        first.reset();
+        assert_eq!(number().await, 0);
     }
 }

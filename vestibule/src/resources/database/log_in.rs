@@ -1,7 +1,7 @@
 //! A log-in: the options of its connection, and the password or the token that it brings.
 
 use super::{
-    addresses,
+    addresses::{self, FirstAddress},
     error::{is_rejected, of_token, reason},
     raw_log_in,
     section::DatabaseSection,
@@ -47,8 +47,7 @@ pub(crate) struct LogInOptions {
     pub(super) connection: PgConnectOptions,
     root_cert: Option<RootCert>,
     password: Password,
-    /// `true` from a log-in that was given up until the first address of the server's name answers.
-    is_address_silent: AtomicBool,
+    first_address: FirstAddress,
     /// `true` from the log line about a token that could not be signed until a log-in succeeds.
     is_failure_logged: AtomicBool,
 }
@@ -185,8 +184,8 @@ impl LogInOptions {
         }
         let connection = options.ssl_mode(mode);
         let password = Password::InOptions;
-        let (is_address_silent, is_failure_logged) = Default::default();
-        Ok(Self { connection, root_cert, password, is_address_silent, is_failure_logged })
+        let (first_address, is_failure_logged) = Default::default();
+        Ok(Self { connection, root_cert, password, first_address, is_failure_logged })
     }
 
     /// Returns `true` if a token is signed for each log-in.
@@ -206,16 +205,19 @@ impl LogInOptions {
             None => None,
         };
         if let Password::Raw(password) = &self.password {
-            return Box::pin(raw_log_in::log_in(&self.connection, authorities, password)).await;
+            let log_in = async |first| raw_log_in::log_in(&self.connection, authorities, password, first).await;
+            return Box::pin(self.first_address.run(log_in)).await;
         }
         // The driver wipes no copy of the password, so the options are copied only if they change.
         let mut options = Cow::Borrowed(&self.connection);
         if let Some(pem) = authorities {
             options = Cow::Owned(options.into_owned().ssl_root_cert_from_pem(pem));
         }
-        let Password::Token(signer) = &self.password else { return self.connect(&options).await };
+        let connect =
+            async |options: &_| self.first_address.run(async |first| self.connect(options, first).await).await;
+        let Password::Token(signer) = &self.password else { return connect(&options).await };
         let token = signer.token().await.map_err(|error| sqlx::Error::Io(io::Error::other(error)))?;
-        let connected = self.connect(&options.into_owned().password(token.expose_secret())).await;
+        let connected = connect(&options.into_owned().password(token.expose_secret())).await;
         match &connected {
             Ok(_) => self.is_failure_logged.store(false, Ordering::Relaxed),
             Err(error) if is_rejected(error) => signer.forget_identity().await,
@@ -228,15 +230,14 @@ impl LogInOptions {
     ///
     /// For SCRAM, sqlx computes for a millisecond, and gives way to other tasks 819 times on the way. Under load, each time
     /// costs a turn of all tasks that are ready. So this gives way once in [`STEPS_OF_A_LOGIN`] times.
-    async fn connect(&self, options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
-        if self.is_address_silent.load(Ordering::Relaxed) {
+    async fn connect(&self, options: &PgConnectOptions, first: usize) -> Result<PgConnection, sqlx::Error> {
+        if first > 0 {
             // In a box, because the compiler gives up on futures that are nested more deeply.
-            match Box::pin(addresses::connect_past_silent(options)).await {
+            match Box::pin(addresses::connect_from(first, options)).await {
                 Some(connected) => return connected,
-                None => self.is_address_silent.store(false, Ordering::Relaxed),
+                None => self.first_address.reset(),
             }
         }
-        let mut log_in = UnderWay { is_given_up: &self.is_address_silent, has_ended: false };
         let mut connecting = pin!(PgConnection::connect_with(options));
         let connecting = poll_fn(|cx| {
             for _ in 1..STEPS_OF_A_LOGIN {
@@ -246,9 +247,7 @@ impl LogInOptions {
             }
             connecting.as_mut().poll(cx)
         });
-        let connected = caught(connecting).await;
-        log_in.has_ended = true;
-        connected
+        caught(connecting).await
     }
 
     /// Logs that no token could be signed, if that is the error: once, until a log-in succeeds.
@@ -258,18 +257,6 @@ impl LogInOptions {
             let reason = reason(error);
             tracing::warn!(reason, remedy, "the pool cannot log in without a token; trying again after a pause");
         }
-    }
-}
-
-/// A log-in that is under way. It is given up if it is dropped before its end.
-struct UnderWay<'a> {
-    is_given_up: &'a AtomicBool,
-    has_ended: bool,
-}
-
-impl Drop for UnderWay<'_> {
-    fn drop(&mut self) {
-        self.is_given_up.fetch_or(!self.has_ended, Ordering::Relaxed);
     }
 }
 

@@ -51,10 +51,11 @@ pub(super) async fn log_in(
     options: &PgConnectOptions,
     authorities: Option<Vec<u8>>,
     password: &SecretString,
+    first_address: usize,
 ) -> Result<PgConnection, sqlx::Error> {
     let of_driver = options.clone().ssl_mode(PgSslMode::Disable);
     inlet::connect(of_driver, async |driver| {
-        let mut server = ServerStream { socket: dial(options, authorities).await?, has_unsent: false };
+        let mut server = ServerStream { socket: dial(options, authorities, first_address).await?, has_unsent: false };
         let is_in = authenticate(driver, &mut server, options.get_username(), password).await?;
         Ok(is_in.then_some(server))
     })
@@ -62,12 +63,16 @@ pub(super) async fn log_in(
 }
 
 /// Connects to the server, with the driver's own TLS.
-async fn dial(options: &PgConnectOptions, authorities: Option<Vec<u8>>) -> Result<Box<dyn Socket>, sqlx::Error> {
+async fn dial(
+    options: &PgConnectOptions,
+    authorities: Option<Vec<u8>>,
+    first_address: usize,
+) -> Result<Box<dyn Socket>, sqlx::Error> {
     let (host, port, mode) = (options.get_host(), options.get_port(), options.get_ssl_mode());
     if host.starts_with('/') {
         return Ok(Box::new(UnixStream::connect(format!("{host}/.s.PGSQL.{port}")).await?));
     }
-    let mut stream = addresses::connect(host, port).await?;
+    let mut stream = addresses::connect(host, port, first_address).await?;
     // As the driver, which has no `allow`.
     if matches!(mode, PgSslMode::Disable | PgSslMode::Allow) {
         return Ok(Box::new(stream));
@@ -303,7 +308,8 @@ mod tests {
         };
         let password = SecretString::from(PASSWORD);
         // The connection is dropped as soon as it is there.
-        let logging_in = async { log_in(&options, None, &password).await.map(drop).map_err(|error| error.to_string()) };
+        let logging_in =
+            async { log_in(&options, None, &password, 0).await.map(drop).map_err(|error| error.to_string()) };
         let (logged_in, ()) = tokio::join!(logging_in, serving);
         fs::remove_dir_all(&folder).expect("it is there");
         logged_in
@@ -380,7 +386,7 @@ mod tests {
             read_rest(&mut stream, BytesMut::new(), length).await.unwrap();
             ServerEnd(stream).accept().await;
         };
-        let logging_in = async { drop(log_in(&options, None, &SecretString::from(PASSWORD)).await.unwrap()) };
+        let logging_in = async { drop(log_in(&options, None, &SecretString::from(PASSWORD), 0).await.unwrap()) };
         tokio::join!(logging_in, serving);
     }
 }
