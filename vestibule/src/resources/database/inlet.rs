@@ -3,7 +3,6 @@
 //! The driver connects to nothing but names, addresses and Unix sockets. So what opens the connection to the server passes
 //! its bytes on.
 
-use super::log_in::caught;
 use sqlx::{Connection as _, PgConnection, postgres::PgConnectOptions};
 use std::{io, path::PathBuf, process};
 use tokio::{
@@ -30,7 +29,7 @@ where
         }
         Ok(())
     };
-    let (connection, ()) = tokio::try_join!(caught(PgConnection::connect_with(&options)), opening)?;
+    let (connection, ()) = tokio::try_join!(PgConnection::connect_with(&options), opening)?;
     Ok(connection)
 }
 

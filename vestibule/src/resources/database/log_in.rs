@@ -198,8 +198,16 @@ impl LogInOptions {
         Self { connection: change(self.connection), ..self }
     }
 
-    /// Logs in once. A token is signed for this log-in alone.
+    /// Logs in once. A token is signed for this log-in alone. A panic is an error: the driver panics if a message is shorter than its
+    /// kind needs, and that must not end whoever logs in.
     pub(super) async fn log_in(&self) -> Result<PgConnection, sqlx::Error> {
+        let problem =
+            "a message of the server is too short, or the code of the log-in has a bug: see the panic in the log";
+        let logged_in = caught_future(self.log_in_uncaught()).await;
+        logged_in.unwrap_or_else(|| Err(sqlx::Error::Protocol(problem.into())))
+    }
+
+    async fn log_in_uncaught(&self) -> Result<PgConnection, sqlx::Error> {
         let authorities = match &self.root_cert {
             Some(root_cert) => root_cert.read_for(self.connection.get_ssl_mode()).await?,
             None => None,
@@ -239,15 +247,15 @@ impl LogInOptions {
             }
         }
         let mut connecting = pin!(PgConnection::connect_with(options));
-        let connecting = poll_fn(|cx| {
+        poll_fn(|cx| {
             for _ in 1..STEPS_OF_A_LOGIN {
                 if let Poll::Ready(connected) = connecting.as_mut().poll(cx) {
                     return Poll::Ready(connected);
                 }
             }
             connecting.as_mut().poll(cx)
-        });
-        caught(connecting).await
+        })
+        .await
     }
 
     /// Logs that no token could be signed, if that is the error: once, until a log-in succeeds.
@@ -258,15 +266,6 @@ impl LogInOptions {
             tracing::warn!(reason, remedy, "the pool cannot log in without a token; trying again after a pause");
         }
     }
-}
-
-/// Catches a panic of the driver, which panics if a message is shorter than its kind needs. That must not end whoever logs in,
-/// so each connection of the driver is opened in this.
-pub(super) async fn caught(
-    connecting: impl Future<Output = Result<PgConnection, sqlx::Error>>,
-) -> Result<PgConnection, sqlx::Error> {
-    let connected = caught_future(connecting).await;
-    connected.unwrap_or_else(|| Err(sqlx::Error::Protocol("a message of the server is too short".into())))
 }
 
 /// Returns the driver's mode.
