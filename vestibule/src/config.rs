@@ -161,11 +161,15 @@ impl<T: ServiceSettings> Config<T> {
         let (mut config, mistakes) = extract::extract::<Self>(&layers);
         let mistakes = with_bounds(mistakes, &config.settings(), &layers);
         let admin_is_right = !has_mistake_in("admin", &mistakes);
-        let secrets_is_right = all_read && !has_mistake_in("secrets", &mistakes);
         let mut more: Vec<_> = mistakes.iter().map(|mistake| mistake.fault.clone()).collect();
-        more.extend(check::prefix(&config.secrets, &layers));
+        let mut of_secrets = Vec::from_iter(check::prefix(&config.secrets, &layers));
         config.use_name_of(service);
-        more.extend(check::ids(&config.secrets, specs, &config.databases, &layers));
+        of_secrets.extend(check::ids(&config.secrets, specs, &config.databases, &layers));
+        let client_ca = config.server.client_ca.as_ref();
+        of_secrets.extend(check::secrets(&config.secrets, client_ca, sdk::region_of_environment(), &layers));
+        of_secrets.extend(check::vault(&config.secrets, client_ca, sources.is_strict(), &layers));
+        let secrets_is_right = all_read && !has_mistake_in("secrets", &mistakes) && of_secrets.is_empty();
+        more.extend(of_secrets);
         more.extend(check::databases(&config.databases, &layers));
         for database in config.iam_databases() {
             more.extend(check::iam(&database, &config.secrets, specs, &layers));
@@ -176,9 +180,6 @@ impl<T: ServiceSettings> Config<T> {
         more.extend(check::remote_reload(&config.admin, has_signing_key, &layers));
         more.extend(check::auth(&config.auth, &config.server, &layers));
         more.extend(check::traces(&config.traces, &config.secrets, cfg!(feature = "otlp"), &layers));
-        let client_ca = config.server.client_ca.as_ref();
-        more.extend(check::secrets(&config.secrets, client_ca, sdk::region_of_environment(), &layers));
-        more.extend(check::vault(&config.secrets, client_ca, sources.is_strict(), &layers));
         if all_read && !has_mistake_in("service", &mistakes) {
             let mut check = SettingsCheck::new(&config.secrets);
             check_service(&config.service, &mut check);

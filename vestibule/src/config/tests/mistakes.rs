@@ -235,3 +235,19 @@ fn settings_that_cannot_be_written_are_a_mistake_of_the_code() {
         assert!(!format!("{report:?}").contains("sentinel"));
     }
 }
+
+/// Commands that need nothing but `[secrets]` send credentials to where it says.
+#[test]
+fn a_section_of_secrets_that_a_start_refuses_is_right_for_no_command() {
+    let folder = ConfigFolder::new(VAULT);
+    let secrets = |variable| folder.load(&[variable]).expect_err("there are mistakes").secrets;
+    assert!(secrets(("APP_SERVER__DRAIN", "soon")).is_some());
+    for mistake in [
+        ("APP_SECRETS__VAULT__ADDRESSES", "http://127.0.0.1:8200"),
+        ("APP_SECRETS__VAULT__NAMESPACE", "a\u{1}b"),
+        ("APP_SECRETS__IDS__NOBODY", "svc/nobody"),
+        ("APP_SECRETS__PREFIX", "with a blank"),
+    ] {
+        assert!(secrets(mistake).is_none(), "{mistake:?}");
+    }
+}
