@@ -201,7 +201,8 @@ async fn no_command_waits_for_a_process_that_hangs() {
 async fn reload_waits_no_longer_than_two_reloads_may_take_or_the_process_lives() {
     let tenant = SERVICE.migrated("waits").await;
     let manager = scripted_manager(&tenant).await;
-    let launch = SERVICE.launch(&tenant).with_manager(&manager);
+    // A command keeps its connection for as long as it waits.
+    let launch = SERVICE.launch(&tenant).with_manager(&manager).env("APP_CONNECTIONS__MAX_AGE", "1s");
     let mut running = RunningService::start(launch, &tenant).await;
     manager.script([FaultRule::on(tenant.id("database"), ScriptedFault::Delay(Duration::from_secs(60)))]);
     let reload = |deadline: &str| -> TestProcess {

@@ -97,7 +97,8 @@ async fn wait_for_reload(
             let is_new = now.generation > before.generation;
             let ended = outcome(reload, now.generation);
             if is_new && let Some(rotation) = now.rotation {
-                say!("{}", compared(service, rotation, settle).await?);
+                let compared = compared(service, rotation, settle).await;
+                return ended.and(compared.map(|rotation| say!("{rotation}")));
             }
             return ended;
         }

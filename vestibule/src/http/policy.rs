@@ -14,6 +14,10 @@ use std::{sync::Arc, time::Duration};
 const MAX_ADMIN: usize = 64;
 const MAX_COMMANDS: usize = 16;
 
+/// The age at which a connection of a command is asked to end. A command has one, for as long as it waits for a reload and compares
+/// the generations.
+const MAX_AGE_OF_COMMANDS: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+
 /// The files that the process may need to open besides the connections of clients: those of admin listeners, calls to the
 /// secrets manager and to other services, files of the configuration.
 const OTHER_FILES: u64 = 128;
@@ -104,7 +108,9 @@ impl<A: Application> ListenerPolicy for AdminPolicy<A> {
 
 impl<A: Application> ListenerPolicy for CommandPolicy<A> {
     fn limits(&self) -> ListenerLimits {
-        limits_of(&self.0, MAX_COMMANDS)
+        let mut limits = limits_of(&self.0, MAX_COMMANDS);
+        limits.connections.max_age = MAX_AGE_OF_COMMANDS;
+        limits
     }
 
     fn tls(&self) -> Option<ListenerTls> {
