@@ -27,8 +27,10 @@ use zeroize::Zeroizing;
 /// The time for giving a lease back.
 const GIVE_BACK: Duration = Duration::from_secs(2);
 
-/// The pauses between tries to give a lease back. The servers may elect a leader meanwhile.
-const PAUSES: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(5)];
+/// The pauses between tries to give a lease back, in seconds. The servers may elect a leader meanwhile, and the database may
+/// come back: the engine says no while it cannot drop the user. Nobody asks the server to try by itself (`sync=false`): it
+/// gives up after some minutes, and the user then stays also after the end of the lease.
+const PAUSES: [u64; 5] = [1, 5, 30, 120, 600];
 
 /// A lease of this process.
 pub(super) struct VaultLease {
@@ -38,8 +40,8 @@ pub(super) struct VaultLease {
     /// The session that it was made in, and ends with.
     session: Arc<VaultSession>,
     sessions: Arc<VaultSessions>,
-    /// Locked while it is given back, so that a stop waits for that.
-    is_given_back: Mutex<bool>,
+    /// Locked during a try to give it back, so that a stop waits for that.
+    pub(super) is_given_back: Mutex<bool>,
 }
 
 /// The answer to a renewal.
@@ -134,25 +136,26 @@ impl LeaseCalls for VaultLease {
 
     fn give_back(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {
-            let mut is_given_back = self.is_given_back.lock().await;
-            if *is_given_back || self.session.has_ended_at_server() {
-                return;
-            }
             let mut pauses = PAUSES.into_iter();
             let problem = loop {
-                let problem =
-                    match self.call("sys/leases/revoke", &self.session, None, Instant::now() + GIVE_BACK).await {
-                        Ok(answer) if answer.status.is_success() => {
-                            *is_given_back = true;
-                            return;
-                        }
-                        // No pause changes a policy.
-                        Ok(answer) if answer.status == StatusCode::FORBIDDEN => break "HTTP 403".into(),
-                        Ok(answer) => format!("HTTP {}", answer.status.as_u16()),
-                        Err(error) => error.to_string(),
-                    };
+                let mut is_given_back = self.is_given_back.lock().await;
+                if *is_given_back || self.session.has_ended_at_server() {
+                    return;
+                }
+                let deadline = Instant::now() + GIVE_BACK;
+                let problem = match self.call("sys/leases/revoke", &self.session, None, deadline).await {
+                    Ok(answer) if answer.status.is_success() => {
+                        *is_given_back = true;
+                        return;
+                    }
+                    // No pause changes a policy.
+                    Ok(answer) if answer.status == StatusCode::FORBIDDEN => break "HTTP 403".into(),
+                    Ok(answer) => format!("HTTP {}", answer.status.as_u16()),
+                    Err(error) => error.to_string(),
+                };
+                drop(is_given_back);
                 let Some(pause) = pauses.next() else { break problem };
-                sleep(pause).await;
+                sleep(Duration::from_secs(pause)).await;
             };
             tracing::warn!(problem, "could not give a lease back; it ends by itself, or with its token");
         })

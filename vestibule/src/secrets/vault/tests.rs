@@ -49,8 +49,12 @@ struct FakeServer {
     /// A notification without which no login is answered.
     gate: Option<Notify>,
     revoked: AtomicUsize,
-    /// The answer when a lease is given back: 204, 403, or none.
+    /// The answer when a lease is given back.
     of_leases: LeaseAnswer,
+    /// Notified when a lease shall be given back.
+    has_lease: Notify,
+    /// `true` if the database of the engine is away.
+    is_database_away: AtomicBool,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -120,11 +124,17 @@ impl FakeServer {
             revocations.revoked.fetch_add(1, Ordering::SeqCst);
             StatusCode::NO_CONTENT
         };
-        let (revoke_lease, of_leases) = (revoke.clone(), self.of_leases);
-        let revoke_lease = async move || match of_leases {
-            LeaseAnswer::Revoked => revoke_lease().await.into_response(),
-            LeaseAnswer::Denied => denied(),
-            LeaseAnswer::Silence => pending().await,
+        let (leases, revoke_lease, of_leases) = (self.clone(), revoke.clone(), self.of_leases);
+        let revoke_lease = async move || {
+            leases.has_lease.notify_one();
+            match of_leases {
+                LeaseAnswer::Revoked if leases.is_database_away.load(Ordering::SeqCst) => {
+                    (StatusCode::BAD_REQUEST, r#"{"errors":["as scripted"]}"#).into_response()
+                }
+                LeaseAnswer::Revoked => revoke_lease().await.into_response(),
+                LeaseAnswer::Denied => denied(),
+                LeaseAnswer::Silence => pending().await,
+            }
         };
         let (renewals, of_tokens) = (self.clone(), self.clone());
         let router = Router::new()
@@ -527,6 +537,29 @@ async fn a_lease_that_cannot_be_given_back_does_not_keep_its_token() {
         timeout(Duration::from_secs(5), vault.close()).await.expect("it waits for no lease");
         assert_eq!(server.revoked.load(Ordering::SeqCst), 1, "the token");
     }
+}
+
+#[tokio::test]
+async fn a_lease_is_given_back_once_its_database_is_there_again() {
+    let is_database_away = AtomicBool::new(true);
+    let server = Arc::new(FakeServer { answered: AtomicUsize::new(1), is_database_away, ..FakeServer::default() });
+    let vault = server.start().await;
+    let lease = lease_of(&vault).await;
+    let database = async {
+        for (pause, is_away) in [(1, true), (5, true), (30, true), (120, false)] {
+            server.has_lease.notified().await;
+            // Free as soon as the pause begins.
+            drop(lease.is_given_back.lock().await);
+            server.is_database_away.store(is_away, Ordering::SeqCst);
+            pass(pause).await;
+        }
+        pending::<()>().await;
+    };
+    tokio::select! {
+        () = lease.give_back() => (),
+        () = database => (),
+    }
+    assert_eq!(server.revoked.load(Ordering::SeqCst), 1);
 }
 
 #[test]
