@@ -172,6 +172,38 @@ async fn a_rotation_of_the_signing_key_reaches_replicas_that_hold_the_old_one() 
     assert_eq!(rotated.code, Some(0), "{}\n{}", rotated.stdout, rotated.stderr);
     assert_ne!(replicas[1].credential("signing").await["version"], old);
     assert_eq!(last_reloads(&replicas).await, vec![json!(["fleet", "published"]); 2]);
+    // There is nothing to compare, so it does not wait for answers.
+    let unchanged = reload_all(&tenant, &replicas, &["--settle", "1h"]).await;
+    assert_eq!(unchanged.code, Some(0), "{}\n{}", unchanged.stdout, unchanged.stderr);
+}
+
+#[tokio::test]
+async fn a_comparison_goes_on_with_the_generation_that_has_replaced_the_new_one() {
+    let tenant = SERVICE.migrated("fleet_replaced").await;
+    let mut replicas = start_replicas(&tenant, &["127.0.0.1", "127.0.0.1"]).await;
+    tenant.rotate("database").await.unwrap();
+    let urls = replicas.iter().map(|replica| replica.at.admin.as_str());
+    let arguments: Vec<&str> = urls.chain(["--settle", "1h"]).collect();
+    let mut running = reload_fleet(&tenant, &arguments).start();
+    running.wait_for_line(|line| line.contains("published: generation 2"), DEFAULT_TIMEOUT).await;
+    let client = Client::new();
+    for generation in [2, 3] {
+        if generation == 3 {
+            tenant.rotate("database").await.unwrap();
+            replicas[0].process.signal(Signal::HUP);
+        }
+        replicas[0].wait_until("the generation", |status| status["generation"] == generation).await;
+        for _ in 0..20 {
+            let answer = client.get(replicas[0].url("/v1/notes")).send().await.expect("an answer");
+            assert!(answer.status().is_success(), "{}", answer.status());
+        }
+    }
+    running.wait_for_line(|line| line.contains("wave 2 of 2"), DEFAULT_TIMEOUT).await;
+    running.signal(Signal::INT);
+    let ended = running.exited(DEFAULT_TIMEOUT).await;
+    let address = format!("http://{}: ", replicas[0].at.admin);
+    let is_compared = |line: &str| line.starts_with(&address) && line.contains(": generation 3: ");
+    assert!(ended.stdout.lines().any(is_compared), "{}", ended.stdout);
 }
 
 #[tokio::test]

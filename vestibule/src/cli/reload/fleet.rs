@@ -19,7 +19,10 @@ use crate::{
     remote_reload::{self, longest_reload},
     secrets::regions::Regions,
     signals::Signals,
-    status::rotation::{RotationStatus, RotationVerdict},
+    status::{
+        reload_record::ReloadOutcome,
+        rotation::{RotationStatus, RotationVerdict},
+    },
 };
 use axum::http::StatusCode;
 use futures_util::{StreamExt, stream};
@@ -273,17 +276,18 @@ impl<T> Fleet<'_, T> {
             say!("{address}: {line}");
         }
         answer.well_ended(subject)?;
+        // Without a new generation there is nothing to compare.
+        if self.settle.is_zero() || answer.reload.outcome != ReloadOutcome::Published.to_string() {
+            return Ok(());
+        }
         self.compare(address, answer.generation).await
     }
 
     /// Prints how the new generation of a replica answers, compared with the one before.
     ///
     /// # Errors
-    /// If it has more errors.
+    /// If it has more errors, or if the replica does not say.
     async fn compare(&self, address: &ReplicaAddress, generation: u64) -> Result<(), Fault> {
-        if self.settle.is_zero() {
-            return Ok(());
-        }
         let Some(rotation) = self.rotation(address, generation).await? else { return Ok(()) };
         say!("{address}: {rotation}");
         if rotation.verdict != RotationVerdict::MoreErrors {
@@ -297,17 +301,24 @@ impl<T> Fleet<'_, T> {
         ))
     }
 
-    /// Returns the comparison of this generation. `None` if it replaced no other one.
+    /// Returns the comparison of this generation, or of one that has replaced it meanwhile. `None` if there is none: another
+    /// process answers.
+    ///
+    /// # Errors
+    /// If the replica gives no status.
     async fn rotation(&self, address: &ReplicaAddress, generation: u64) -> Result<Option<RotationStatus>, Fault> {
         let deadline = Instant::now() + self.settle;
         loop {
             let answer = admin::get(address.status_url(), self.replicas.tls.connector(address)).await;
             let answer = answer.map_err(|error| unreachable(address, error.to_string()))?;
-            let rotation = parse::<ReloadStatus>(answer.body()).and_then(|status| status.rotation);
+            let Some(status) = parse::<ReloadStatus>(answer.body()) else {
+                return Err(unreachable(
+                    address,
+                    format!("it answers {} to a request for its status", answer.status()),
+                ));
+            };
+            let rotation = status.rotation.filter(|rotation| rotation.generation >= generation);
             let Some(rotation) = rotation else { return Ok(None) };
-            if rotation.generation != generation {
-                return Ok(None);
-            }
             let is_over = Instant::now() >= deadline || self.stopping.is_cancelled();
             if rotation.verdict != RotationVerdict::TooEarly || is_over {
                 return Ok(Some(rotation));
@@ -363,9 +374,14 @@ fn not_done(subject: String, code: StatusCode, body: &str) -> Fault {
         None => format!("it answers {code}"),
     };
     let (exit, remedy) = match code {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => (
+        StatusCode::UNAUTHORIZED => (
             Exit::Denied,
             "give the configuration of the service that runs (its signing key), and compare the clocks; then run the command \
+             again",
+        ),
+        StatusCode::FORBIDDEN => (
+            Exit::Denied,
+            "name the replica itself, not a load balancer in front of several; if it has restarted meanwhile, run the command \
              again",
         ),
         StatusCode::NOT_FOUND => (
