@@ -123,6 +123,8 @@ pub(crate) async fn watch_readiness<A: Application>(
     loop {
         let generation = live.generation();
         let round = async {
+            // The results of checks that are new in it would be lost before.
+            status.until_shown(generation.number).await;
             check_readiness(&generation, &status).await;
             drop(generation);
             tokio::time::sleep(INTERVAL.mul_f64(jitter::factor(0.2))).await;

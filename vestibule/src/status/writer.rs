@@ -128,6 +128,12 @@ impl StatusWriter {
         });
     }
 
+    /// Waits until the status shows this generation, or a later one.
+    pub(crate) async fn until_shown(&self, generation: u64) {
+        let mut status = self.read();
+        status.wait_for(|status| status.generation >= generation).await.expect("this is a writer of it");
+    }
+
     /// Records that a readiness check ended. Does nothing if the generation in service has no check of this name.
     pub(crate) fn check_ended(&self, name: &'static str, mut result: Result<(), String>) {
         if let Err(error) = &mut result {

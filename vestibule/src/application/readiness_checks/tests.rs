@@ -218,6 +218,22 @@ async fn checks_follow_the_generation_in_service_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn checks_of_a_new_generation_wait_until_the_status_can_take_their_results() {
+    let (ahead, shown) = (start("passes", "").await, start("passes", "").await);
+    assert!(ahead.reload_with(config("passes", "passes")).await.unwrap());
+    let stopping = CancellationToken::new();
+    let _stopping = stopping.clone().drop_guard();
+    tokio::spawn(watch_readiness(ahead.live(), shown.reloader.status.clone(), stopping));
+    let service = ahead.live().service();
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(service.runs.load(Ordering::SeqCst), 0);
+    assert!(shown.reload_with(config("passes", "passes")).await.unwrap());
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(service.runs.load(Ordering::SeqCst), 1);
+    assert_eq!(readyz(&shown)["status"], "ready");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_result_that_is_too_old_does_not_count() {
     let harness = start("passes", "").await;
     harness.check_readiness().await;
