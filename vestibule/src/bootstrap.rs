@@ -36,6 +36,7 @@ use std::{
     time::Duration,
 };
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// The time for which a start reads a file of the configuration again that cannot be read, or is not TOML. It is short:
 /// most often, a name is wrong.
@@ -112,14 +113,8 @@ async fn load_and_serve<A: Application>(regions: Arc<Regions>, start: Start<A>) 
         &loader.metrics,
         &telemetry,
     );
-    let listeners = tokio::select! {
-        biased;
-        () = signals.stopping.cancelled() => {
-            tracing::info!("asked to stop before the listeners were bound");
-            return Ok(());
-        }
-        listeners = bind(first, deadline) => listeners.map_err(failed)?,
-    };
+    let bound = bind_unless_stopped(first, deadline, &signals.stopping).await.map_err(failed)?;
+    let Some(listeners) = bound else { return Ok(()) };
     let (started_with, read) = (read.config.clone(), Mutex::new(read));
     let read_again = move || Ok(read.lock().unwrap_or_else(PoisonError::into_inner).read_again(&sources)?);
     let config_reader = ConfigReader::new(read_again);
@@ -220,6 +215,30 @@ fn log_in_its_format<A: Application>(error: ConfigError) -> CommandError {
     CommandError { report, format: telemetry.format }
 }
 
+/// Binds the listeners. Returns `None` if the process is asked to stop before. What the generation has opened is closed if
+/// nobody can be served.
+///
+/// # Errors
+/// As [`bind`].
+async fn bind_unless_stopped<A: Application>(
+    first: Arc<Generation<A>>,
+    deadline: Instant,
+    stopping: &CancellationToken,
+) -> Result<Option<BoundListeners<A>>, Report> {
+    let bound = tokio::select! {
+        biased;
+        () = stopping.cancelled() => {
+            tracing::info!("asked to stop before the listeners were bound");
+            Ok(None)
+        }
+        bound = bind(first.clone(), deadline) => bound.map(Some),
+    };
+    if !matches!(bound, Ok(Some(_))) {
+        first.resources.close().await;
+    }
+    bound
+}
+
 /// Binds the listeners. Tries until the deadline: a predecessor may still have the port, and an address may not be there
 /// yet.
 ///
@@ -273,7 +292,79 @@ pub(crate) fn start_error(error: &io::Error) -> CommandError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::{Mutex, mpsc};
+    use crate::{
+        application::Build,
+        credentials::api_key::ApiKey,
+        openapi::OpenApiRouter,
+        package::Package,
+        resources::{build_error::BuildError, resource::Resource},
+        secrets::credential::Credential,
+        testing::{Harness, MemoryManager},
+    };
+    use std::{
+        net::TcpListener,
+        sync::{
+            Mutex,
+            atomic::{AtomicBool, Ordering},
+            mpsc,
+        },
+    };
+    use vestibule_derive::SecretSet;
+
+    /// A session that says if it was closed.
+    #[derive(Clone, Default)]
+    struct Session(Arc<AtomicBool>);
+
+    impl Resource for Session {
+        async fn close(&self) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    /// A service with a session.
+    struct WithSession(Session);
+
+    #[derive(SecretSet)]
+    struct SecretsOfSession {
+        key: Credential<ApiKey>,
+    }
+
+    impl Application for WithSession {
+        const PACKAGE: Package = Package::new("with-session", "0");
+        type Settings = ();
+        type Secrets = SecretsOfSession;
+
+        async fn build(cx: &Build<'_, Self>) -> Result<Self, BuildError> {
+            Ok(Self(cx.resource(&cx.secrets.key, &(), async |_| Ok(Session::default())).await?))
+        }
+
+        fn routes() -> OpenApiRouter<Arc<Self>> {
+            OpenApiRouter::new()
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_start_has_opened_is_closed_unless_it_can_serve() {
+        let occupied = TcpListener::bind("127.0.0.1:0").expect("there is a port");
+        let (is_taken, is_free) = (occupied.local_addr().expect("it is bound"), "127.0.0.1:0".parse().expect("one"));
+        for (public, is_stopped, is_bound) in
+            [(is_free, false, Some(true)), (is_free, true, Some(false)), (is_taken, false, None)]
+        {
+            let mut config = Config::default();
+            (config.server.listen, config.admin.listen) = (public, is_free);
+            let manager = MemoryManager::with([("key", "of-the-session")]);
+            let harness = Harness::<WithSession>::start(manager, config).await.expect("it has its secret");
+            let first = harness.live().generation();
+            let stopping = CancellationToken::new();
+            if is_stopped {
+                stopping.cancel();
+            }
+            let bound = bind_unless_stopped(first.clone(), Instant::now(), &stopping).await;
+            assert_eq!(bound.ok().map(|listeners| listeners.is_some()), is_bound);
+            let is_closed = first.service.0.0.load(Ordering::SeqCst);
+            assert_eq!(is_closed, is_bound != Some(true), "{is_bound:?}");
+        }
+    }
 
     #[tokio::test]
     async fn a_start_and_a_command_end_with_an_error_if_the_files_of_the_configuration_hang() {
