@@ -118,7 +118,8 @@ impl<'a> Resolver<'a> {
             FetchOutcome::Failed(fault) => (Err(fault), false),
             // The manager's answer was compared with this one, so there is one.
             FetchOutcome::Same => (Ok(held?.clone()), self.are_hosts_new),
-            FetchOutcome::Candidate(credential) => (Ok(credential), false),
+            // The hosts may have changed since it was made.
+            FetchOutcome::Candidate(credential) => (Ok(credential), true),
             FetchOutcome::New(values) => (read::<K>(name, &id, &values), true),
         };
         let checked = match read_or_held {
@@ -252,9 +253,13 @@ pub(crate) fn check_size(value: &SecretValue) -> Result<(), Malformed> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::secrets::{
-        id::VersionId,
-        lease::{NoCalls, SecretLease},
+    use crate::{
+        credentials::api_key::ApiKey,
+        secrets::{
+            id::VersionId,
+            lease::{NoCalls, SecretLease},
+            set::CredentialField,
+        },
     };
     use std::time::Duration;
 
@@ -277,6 +282,21 @@ mod tests {
             let value = SecretValue { text: "v".into(), version: VersionId::new("v1"), created: None, lease };
             let values = SecretValues::new(value, BTreeMap::new(), None);
             assert_eq!(read::<Expired>("web", &id, &values).err().expect("a fault").exit, exit);
+        }
+    }
+
+    #[test]
+    fn a_credential_of_a_load_before_that_failed_is_checked_again() {
+        let (spec, id) = (Credential::<ApiKey>::spec("key"), SecretId::parse("app/key").unwrap());
+        let value = SecretValue { text: "v".into(), version: VersionId::new("v1"), created: None, lease: None };
+        let made = read::<ApiKey>("key", &id, &SecretValues::new(value, BTreeMap::new(), None)).unwrap();
+        let held = HeldCredentials::default();
+        for is_right in [true, false] {
+            let fetched = vec![(spec, id.clone(), FetchOutcome::Candidate(made.clone()))];
+            let mut resolver = Resolver::new(fetched, &held);
+            let check = |_: &ApiKey| if is_right { Ok(()) } else { Err(Malformed::expected("another host")) };
+            assert_eq!(resolver.resolve_if("key", check).is_some(), is_right);
+            assert_eq!(resolver.has_fault(), !is_right);
         }
     }
 
