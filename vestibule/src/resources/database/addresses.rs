@@ -201,7 +201,7 @@ mod tests {
         let first = FirstAddress::default();
         let number = async || first.run(async |number| number).await;
         let mut both = [(); 2].map(|()| Box::pin(first.run(async |_| pending::<()>().await)));
-        assert!(both.each_mut().map(|log_in| log_in.now_or_never()).iter().all(Option::is_none));
+        assert!(both.each_mut().map(FutureExt::now_or_never).iter().all(Option::is_none));
         drop(both);
         assert_eq!(number().await, 1);
         assert!(first.run(async |_| pending::<()>().await).now_or_never().is_none());
