@@ -6,11 +6,17 @@ use crate::{
     support::{
         launch_options::LaunchOptions,
         platform::{PlatformService, refusing_proxy},
+        reload_status::wait_for_generation,
+        secrets::scripted_manager,
         stand_in::StandIn,
         temporary_file::TemporaryFile,
     },
 };
-use devstack::{Authority, DEFAULT_TIMEOUT, ExitedProcess, Launch, RunningService, Tenant, Validity, free_port};
+use devstack::{
+    Authority, DEFAULT_TIMEOUT, ExitedProcess, FaultRule, Launch, RunningService, ScriptedFault, Signal, Tenant,
+    Validity, free_port,
+};
+use serde_json::json;
 use std::{net::SocketAddr, path::Path};
 
 const ROLE: &str = "arn:aws:iam::123456789012:role/notes";
@@ -204,6 +210,22 @@ async fn an_agent_that_is_overloaded_is_asked_again() {
     let exited = run(launch(&always).env("APP_SECRETS__DEADLINE", THREE_TRIES)).await;
     assert_eq!(exited.code, Some(69), "{}", exited.stderr);
     assert!(exited.stderr.contains("the container's agent gives no identity: HTTP 429"), "{}", exited.stderr);
+}
+
+#[tokio::test]
+async fn an_identity_that_the_manager_denies_is_replaced_by_the_reload_that_sees_it() {
+    let tenant = SERVICE.migrated("revoked_session").await;
+    let (manager, agent) = (scripted_manager(&tenant).await, PlatformService::container_agent().await);
+    let launch = launch_in_production(&tenant).with_manager(&manager);
+    let launch = launch.env("AWS_CONTAINER_CREDENTIALS_FULL_URI", agent.url("/keys"));
+    let mut running = RunningService::start(launch, &tenant).await;
+    assert_eq!(agent.seen.so_far().len(), 1);
+    tenant.rotate("database").await.expect("a rotation");
+    manager.script([FaultRule::all(ScriptedFault::Status(400, "ExpiredTokenException")).times(1)]);
+    running.process.signal(Signal::HUP);
+    let status = wait_for_generation(&running, 2).await;
+    assert_eq!(status["last_reload"]["carried_over"], json!([]), "{status}");
+    assert_eq!(agent.seen.so_far().len(), 2);
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use crate::{
         time_waits::let_time_pass,
     },
 };
-use devstack::{DEFAULT_TIMEOUT, RunningService, Tenant, eventually, free_port, reqwest::StatusCode};
+use devstack::{DEFAULT_TIMEOUT, Launch, RunningService, Tenant, eventually, free_port, reqwest::StatusCode};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -93,25 +93,42 @@ async fn a_rejected_token_is_tried_again_without_reloads_until_the_policy_allows
     assert!(events_of_level(&running.process, "ERROR").is_empty());
 }
 
+/// Prepares a start whose identity is that of an agent, to which `StandIn::relay` at this port is the way.
+fn launch_behind_agent(front: &RdsFront, tenant: &Tenant, port: u16) -> Launch {
+    let launch = front.launch(tenant).env("APP_SECRETS__PROBE_EVERY", "1s");
+    let launch = launch.env("APP_DATABASE__ACQUIRE_TIMEOUT", "500ms").env("HOME", "/nonexistent");
+    let launch = launch.env("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("http://127.0.0.1:{port}/keys"));
+    launch.env_remove("AWS_ACCESS_KEY_ID")
+}
+
+#[tokio::test]
+async fn log_ins_go_on_with_the_identity_while_the_platform_gives_no_other_one() {
+    let (tenant, front) = tenant_with_front("iam_kept").await;
+    let (agent, port) = (PlatformService::container_agent().await, free_port());
+    let way_to_agent = StandIn::relay(port, agent.address()).await;
+    let running = RunningService::start(launch_behind_agent(&front, &tenant, port), &tenant).await;
+    let note = running.create_note("a note").await;
+    assert!(front.tokens()[0].contains("X-Amz-Security-Token=token&"), "the identity has a session");
+    drop(way_to_agent);
+    for is_denied in [false, true] {
+        front.deny(is_denied);
+        cut_connections(&tenant).await;
+        if is_denied {
+            assert_eq!(running.get(&note).await.status(), StatusCode::SERVICE_UNAVAILABLE);
+            front.deny(false);
+        }
+        wait_until_served(&running, &note).await;
+    }
+}
+
 #[tokio::test]
 async fn log_ins_fail_while_the_platform_gives_no_identity_and_succeed_afterwards() {
     let (tenant, front) = tenant_with_front("iam_platform").await;
-    let service = PlatformService::container_agent().await;
-    let agent = service.url("").trim_start_matches("http://").to_owned();
-    let port = free_port();
-    let way_to_agent = StandIn::relay(port, agent.clone()).await;
-    let launch = front.launch(&tenant).env("APP_SECRETS__PROBE_EVERY", "1s");
-    let launch = launch.env("APP_DATABASE__ACQUIRE_TIMEOUT", "500ms").env("HOME", "/nonexistent");
-    let launch = launch.env("AWS_CONTAINER_CREDENTIALS_FULL_URI", format!("http://127.0.0.1:{port}/keys"));
-    let launch = launch.env_remove("AWS_ACCESS_KEY_ID");
-    let running = RunningService::start(launch, &tenant).await;
+    let (agent, port) = (PlatformService::agent_with_ended_keys().await, free_port());
+    let way_to_agent = StandIn::relay(port, agent.address()).await;
+    let running = RunningService::start(launch_behind_agent(&front, &tenant, port), &tenant).await;
     let note = running.create_note("a note").await;
-    assert!(front.tokens()[0].contains("X-Amz-Security-Token=token&"), "the identity has a session");
-    // The identity is held until its end, unless a token is rejected.
     drop(way_to_agent);
-    cut_connections(&tenant).await;
-    wait_until_served(&running, &note).await;
-    front.deny(true);
     cut_connections(&tenant).await;
     eventually("the reason in the log", async || {
         let status = running.get(&note).await.status();
@@ -123,8 +140,7 @@ async fn log_ins_fail_while_the_platform_gives_no_identity_and_succeed_afterward
         Ok(())
     })
     .await;
-    front.deny(false);
-    let _way_to_agent = StandIn::relay(port, agent).await;
+    let _way_to_agent = StandIn::relay(port, agent.address()).await;
     wait_until_served(&running, &note).await;
 }
 

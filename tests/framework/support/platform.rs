@@ -15,9 +15,15 @@ use tokio::{
     task::JoinSet,
 };
 
-/// An identity, as the instance metadata and the agent of a container answer.
-const KEYS: &str = r#"{ "Code": "Success", "Type": "AWS-HMAC", "AccessKeyId": "id", "SecretAccessKey": "key",
-                        "Token": "token", "Expiration": "2100-01-01T00:00:00Z" }"#;
+/// The end of an identity that outlives each test.
+const MUCH_LATER: &str = "2100-01-01T00:00:00Z";
+
+/// Returns an identity with this end, as the instance metadata and the agent of a container answer.
+fn keys(end: &str) -> String {
+    let keys =
+        r#""Code": "Success", "Type": "AWS-HMAC", "AccessKeyId": "id", "SecretAccessKey": "key", "Token": "token""#;
+    format!(r#"{{ {keys}, "Expiration": "{end}" }}"#)
+}
 
 /// The texts that a stand-in has seen.
 #[derive(Clone, Default)]
@@ -58,6 +64,11 @@ impl PlatformService {
         Self::serve("127.0.0.1:0", Router::new().route("/keys", get(keys_for_token))).await
     }
 
+    /// Starts the agent of a container whose keys have ended when it gives them.
+    pub(crate) async fn agent_with_ended_keys() -> Self {
+        Self::serve("127.0.0.1:0", Router::new().route("/keys", get(keys("2020-01-01T00:00:00Z")))).await
+    }
+
     /// Starts the agent of a container that answers this many requests with 429 before it gives keys.
     pub(crate) async fn overloaded_agent(requests: usize) -> Self {
         let answer = async move |State(seen): State<Seen>, headers: HeaderMap| -> Response {
@@ -92,21 +103,28 @@ impl PlatformService {
         Self { seen, address, _serving: serving }
     }
 
+    /// Returns its host and port.
+    pub(crate) fn address(&self) -> String {
+        self.address.clone()
+    }
+
     /// Returns the URL of a path.
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 }
 
-async fn keys_for_token(State(seen): State<Seen>, headers: HeaderMap) -> &'static str {
+async fn keys_for_token(State(seen): State<Seen>, headers: HeaderMap) -> String {
     let token = headers.get(header::AUTHORIZATION).or(headers.get("x-aws-ec2-metadata-token"));
     seen.add(token.and_then(|token| token.to_str().ok()).unwrap_or_default().to_owned());
-    KEYS
+    keys(MUCH_LATER)
 }
 
 fn sts_keys() -> String {
-    let keys = "<Credentials><AccessKeyId>id</AccessKeyId><SecretAccessKey>key</SecretAccessKey>\
-                <SessionToken>token</SessionToken><Expiration>2100-01-01T00:00:00Z</Expiration></Credentials>";
+    let keys = format!(
+        "<Credentials><AccessKeyId>id</AccessKeyId><SecretAccessKey>key</SecretAccessKey>\
+         <SessionToken>token</SessionToken><Expiration>{MUCH_LATER}</Expiration></Credentials>"
+    );
     let result = |operation| format!("<{operation}Result>{keys}</{operation}Result>");
     let name = "AssumeRoleWithWebIdentity";
     format!("<{name}Response xmlns=\"https://sts.amazonaws.com/doc/2011-06-15/\">{}</{name}Response>", result(name))

@@ -6,9 +6,11 @@ pub(crate) mod rds_token;
 
 mod http_client;
 mod identity;
+mod kept_identity;
 mod remedies;
 pub(crate) mod sdk;
 
+use self::{kept_identity::KeptIdentity, sdk::AwsPlatform};
 use super::{
     id::{SecretId, VersionId},
     source::{Fetched, Operation, Source, SourceError},
@@ -19,14 +21,18 @@ use crate::{
     config::settings::AwsConfig,
     exit::{Exit, Fault},
 };
-use aws_config::{Region, SdkConfig};
+use aws_config::Region;
 use aws_sdk_secretsmanager::{
     Client,
     error::{ProvideErrorMetadata, SdkError},
     operation::{describe_secret::DescribeSecretOutput, get_secret_value::GetSecretValueOutput},
 };
 use futures_util::future::BoxFuture;
-use std::{borrow::Cow, error::Error, sync::Once};
+use std::{
+    borrow::Cow,
+    error::Error,
+    sync::{Arc, Once},
+};
 use time::OffsetDateTime;
 use zeroize::Zeroizing;
 
@@ -39,6 +45,7 @@ pub struct SecretsManager {
     /// The Region that ARNs are translated to, if there are several: a replica has the name of its primary secret, and an
     /// ARN of its own Region.
     region_of_arns: Option<String>,
+    identity: Arc<KeptIdentity>,
     /// Done once it is logged that the clock is wrong.
     clock_logged: Once,
 }
@@ -56,13 +63,13 @@ impl SecretsManager {
         strict: bool,
         files: &FileReads,
     ) -> Result<Vec<(String, Self)>, Fault> {
-        let (sdk, first) = sdk::configure(aws, strict, files).await?;
-        let mut regions = vec![first];
+        let platform = sdk::configure(aws, strict, files).await?;
+        let mut regions = vec![platform.region.clone()];
         regions.extend(aws.regions.iter().skip(1).cloned().map(Region::new));
         let has_replicas = regions.len() > 1;
         let clients = regions.into_iter().map(|region| {
             let name = region.to_string();
-            (name.clone(), Self::in_region(&sdk, region, if has_replicas { Some(name) } else { None }))
+            (name.clone(), Self::in_region(&platform, region, if has_replicas { Some(name) } else { None }))
         });
         Ok(clients.collect())
     }
@@ -72,9 +79,10 @@ impl SecretsManager {
         sdk::no_region(Exit::Deadline, "the platform did not name its Region before secrets.deadline")
     }
 
-    fn in_region(sdk: &SdkConfig, region: Region, region_of_arns: Option<String>) -> Self {
-        let config = aws_sdk_secretsmanager::config::Builder::from(sdk).region(region).build();
-        Self { client: Client::from_conf(config), region_of_arns, clock_logged: Once::new() }
+    fn in_region(platform: &AwsPlatform, region: Region, region_of_arns: Option<String>) -> Self {
+        let config = aws_sdk_secretsmanager::config::Builder::from(&platform.config).region(region).build();
+        let identity = platform.identity.clone();
+        Self { client: Client::from_conf(config), region_of_arns, identity, clock_logged: Once::new() }
     }
 
     /// Returns the id as this Region knows it.
@@ -88,22 +96,28 @@ impl SecretsManager {
     /// Sends a request. If the manager does not accept the signature, sends it once more: from each answer the SDK
     /// learns the difference between this machine's clock and the manager's, and it signs the next request with the
     /// manager's time. Its own retries, which would do this only for a clock that is wrong now, are off.
+    ///
+    /// If it denies access, sends the request once more if the platform may give another identity: the session of this one may
+    /// have been revoked.
     async fn send<T, E, F>(&self, request: impl Fn() -> F) -> Result<T, SdkError<E>>
     where
         E: ProvideErrorMetadata + Error + 'static,
         F: Future<Output = Result<T, SdkError<E>>>,
     {
+        let identity = self.identity.number().await;
         let answer = request().await;
         let Err(error) = &answer else { return answer };
-        if !errors::is_bad_signature(error) {
-            return answer;
-        }
-        if let error @ SourceError::ClockWrong(_) = errors::source_error(error) {
-            self.clock_logged.call_once(|| {
-                tracing::warn!(%error, "the manager rejects the time of a request; signing with the manager's time");
-            });
-        }
-        request().await
+        let may_help = match errors::source_error(error) {
+            error @ SourceError::ClockWrong(_) => {
+                self.clock_logged.call_once(|| {
+                    tracing::warn!(%error, "the manager rejects the time of a request; signing with the manager's time");
+                });
+                true
+            }
+            SourceError::Denied(_) => self.identity.doubt(identity).await || errors::is_bad_signature(error),
+            _ => false,
+        };
+        if may_help { request().await } else { answer }
     }
 }
 

@@ -225,10 +225,10 @@ impl LogInOptions {
             async |options: &_| self.first_address.run(async |first| self.connect(options, first).await).await;
         let Password::Token(signer) = &self.password else { return connect(&options).await };
         let token = signer.token().await.map_err(|error| sqlx::Error::Io(io::Error::other(error)))?;
-        let connected = connect(&options.into_owned().password(token.expose_secret())).await;
+        let connected = connect(&options.into_owned().password(token.text.expose_secret())).await;
         match &connected {
             Ok(_) => self.is_failure_logged.store(false, Ordering::Relaxed),
-            Err(error) if is_rejected(error) => signer.forget_identity().await,
+            Err(error) if is_rejected(error) => signer.doubt_identity(&token).await,
             Err(_) => (),
         }
         connected

@@ -1,18 +1,17 @@
 //! Tokens of RDS: a user shows one in the place of a password. Each is signed here for one log-in, with the platform's
 //! identity.
 
-use super::{errors, sdk};
+use super::{
+    errors,
+    sdk::{self, AwsPlatform},
+};
 use crate::{
     blocking_reads::FileReads,
     config::settings::AwsConfig,
     exit::{Exit, Fault},
     secrets::{secret_parts::RESERVED, source::SourceError},
 };
-use aws_config::Region;
-use aws_credential_types::{
-    Credentials,
-    provider::{ProvideCredentials, SharedCredentialsProvider},
-};
+use aws_credential_types::Credentials;
 use aws_sigv4::{
     http_request::{SignableBody, SignableRequest, SignatureLocation, SigningSettings, sign},
     sign::v4::SigningParams,
@@ -20,10 +19,7 @@ use aws_sigv4::{
 use percent_encoding::utf8_percent_encode;
 use secrecy::SecretString;
 use std::time::{Duration, SystemTime};
-use tokio::{
-    sync::{Mutex, OnceCell},
-    time::timeout,
-};
+use tokio::{sync::OnceCell, time::timeout};
 use zeroize::Zeroizing;
 
 /// The time for which RDS accepts a token for a new connection. A longer one is refused (*IAM database authentication*).
@@ -31,9 +27,6 @@ const LIFETIME: Duration = Duration::from_secs(15 * 60);
 
 /// The longest time for getting the identity. A log-in has 5 s, and this error says more than its timeout.
 const IDENTITY_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// The time before the end of an identity from which on the platform is asked for another one.
-const LAST_MINUTES: Duration = Duration::from_secs(5 * 60);
 
 /// A user at a database of RDS.
 #[derive(Clone)]
@@ -43,14 +36,20 @@ pub(crate) struct RdsUser {
     pub(crate) name: String,
 }
 
-/// A signer of tokens for one user. It asks the platform for an identity at the first log-in, and again before its end.
+/// A signer of tokens for one user.
 pub(crate) struct RdsTokenSigner {
     user: RdsUser,
     aws: AwsConfig,
     is_strict: bool,
     files: FileReads,
-    platform: OnceCell<(SharedCredentialsProvider, Region)>,
-    identity: Mutex<Option<Credentials>>,
+    platform: OnceCell<AwsPlatform>,
+}
+
+/// A token for one log-in.
+pub(crate) struct RdsToken {
+    pub(crate) text: SecretString,
+    /// The number of the identity that it is signed with.
+    identity: u64,
 }
 
 /// The error of a token that could not be signed: there is no identity, or no Region.
@@ -74,19 +73,21 @@ impl RdsTokenSigner {
     ) -> Self {
         let regions = region.map(str::to_owned).into_iter().chain(aws.regions.first().cloned()).collect();
         let aws = AwsConfig { regions, ..aws.clone() };
-        Self { user, aws, is_strict, files: files.clone(), platform: OnceCell::new(), identity: Mutex::default() }
+        Self { user, aws, is_strict, files: files.clone(), platform: OnceCell::new() }
     }
 
     /// Signs a token for one log-in.
     ///
     /// # Errors
     /// If the platform gives no identity in time, or names no Region.
-    pub(crate) async fn token(&self) -> Result<SecretString, RdsTokenError> {
+    pub(crate) async fn token(&self) -> Result<RdsToken, RdsTokenError> {
         let signing = async {
-            let platform = || sdk::identity(&self.aws, self.is_strict, &self.files);
-            let (provider, region) = self.platform.get_or_try_init(platform).await?;
-            let identity = self.identity(provider).await?;
-            Ok(token(&self.user, region.as_ref(), identity, SystemTime::now()))
+            let configure = || sdk::configure(&self.aws, self.is_strict, &self.files);
+            let AwsPlatform { region, identity, .. } = self.platform.get_or_try_init(configure).await?;
+            let number = identity.number().await;
+            let credentials = identity.get().await.map_err(|error| errors::identity_error(&error))?;
+            let text = token(&self.user, region.as_ref(), credentials, SystemTime::now());
+            Ok(RdsToken { text, identity: number })
         };
         match timeout(IDENTITY_TIMEOUT, signing).await {
             Ok(signed) => signed,
@@ -94,28 +95,12 @@ impl RdsTokenSigner {
         }
     }
 
-    /// Forgets the identity, because the database rejected a token: its session may have been revoked.
-    pub(crate) async fn forget_identity(&self) {
-        *self.identity.lock().await = None;
-    }
-
-    async fn identity(&self, provider: &SharedCredentialsProvider) -> Result<Credentials, RdsTokenError> {
-        let mut held = self.identity.lock().await;
-        if let Some(identity) = held.as_ref().filter(|identity| lasts(identity, LAST_MINUTES)) {
-            return Ok(identity.clone());
-        }
-        match (provider.provide_credentials().await, held.as_ref()) {
-            (Ok(identity), _) => Ok(held.insert(identity).clone()),
-            (Err(_), Some(identity)) if lasts(identity, Duration::ZERO) => Ok(identity.clone()),
-            (Err(error), _) => Err(errors::identity_error(&error).into()),
+    /// Doubts the identity of a token that the database rejected: its session may have been revoked.
+    pub(crate) async fn doubt_identity(&self, rejected: &RdsToken) {
+        if let Some(platform) = self.platform.get() {
+            platform.identity.doubt(rejected.identity).await;
         }
     }
-}
-
-/// Returns `true` if the identity ends later than after this time. One without an end is not kept: a file or a variable
-/// has it, and may have another one by now.
-fn lasts(identity: &Credentials, time: Duration) -> bool {
-    identity.expiry().is_some_and(|end| end > SystemTime::now() + time)
 }
 
 /// Signs a token: a URL without its scheme, with the signature in its query.
@@ -178,7 +163,6 @@ impl From<Fault> for RdsTokenError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use aws_credential_types::provider::{error::CredentialsError, future};
     use secrecy::ExposeSecret;
 
     /// A token of botocore 1.44.5: `boto3.Session(…).client("rds").generate_db_auth_token(host, port, user, region)` with the
@@ -227,22 +211,9 @@ mod tests {
         },
     ];
 
-    fn identity(session_token: Option<&str>, end: Option<SystemTime>) -> Credentials {
+    fn identity(session_token: Option<&str>) -> Credentials {
         let key = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY";
-        Credentials::new("AKIDEXAMPLE", key, session_token.map(str::to_owned), end, "a test")
-    }
-
-    /// A platform that gives no identity.
-    #[derive(Debug)]
-    struct Nobody;
-
-    impl ProvideCredentials for Nobody {
-        fn provide_credentials<'a>(&'a self) -> future::ProvideCredentials<'a>
-        where
-            Self: 'a,
-        {
-            future::ProvideCredentials::ready(Err(CredentialsError::not_loaded_no_source()))
-        }
+        Credentials::new("AKIDEXAMPLE", key, session_token.map(str::to_owned), None, "a test")
     }
 
     #[test]
@@ -250,35 +221,8 @@ mod tests {
         let at = SystemTime::UNIX_EPOCH + Duration::from_secs(1_767_323_045);
         for TokenOfBotocore { host, port, user, region, session_token, token: expected } in OF_BOTOCORE {
             let user = RdsUser { host: host.into(), port, name: user.into() };
-            let token = token(&user, region, identity(session_token, None), at);
+            let token = token(&user, region, identity(session_token), at);
             assert_eq!(token.expose_secret(), expected);
         }
-    }
-
-    #[tokio::test]
-    async fn an_identity_is_kept_until_its_last_minutes() {
-        let user = RdsUser { host: "db".into(), port: 5432, name: "app".into() };
-        let signer = RdsTokenSigner::new(user, Some("eu-west-1"), &AwsConfig::default(), true, &FileReads::default());
-        let (now, minutes) = (SystemTime::now(), |minutes: u64| Duration::from_secs(60 * minutes));
-        let given = |end| SharedCredentialsProvider::new(identity(Some("new"), end));
-        for (end, is_kept) in [(Some(now + minutes(6)), true), (Some(now + minutes(4)), false), (None, false)] {
-            *signer.identity.lock().await = Some(identity(Some("held"), end));
-            let used = signer.identity(&given(Some(now + minutes(60)))).await.expect("an identity");
-            assert_eq!(used.session_token() == Some("held"), is_kept, "{end:?}");
-        }
-    }
-
-    #[tokio::test]
-    async fn an_identity_serves_until_its_end_if_the_platform_gives_no_other_one() {
-        let user = RdsUser { host: "db".into(), port: 5432, name: "app".into() };
-        let signer = RdsTokenSigner::new(user, Some("eu-west-1"), &AwsConfig::default(), true, &FileReads::default());
-        let nobody = SharedCredentialsProvider::new(Nobody);
-        *signer.identity.lock().await = Some(identity(None, Some(SystemTime::now() + Duration::from_secs(60))));
-        assert!(signer.identity(&nobody).await.is_ok());
-        *signer.identity.lock().await = Some(identity(None, Some(SystemTime::now())));
-        let error = signer.identity(&nobody).await.expect_err("it has ended");
-        assert_eq!(error.exit, Exit::Denied, "{error}");
-        signer.forget_identity().await;
-        assert!(signer.identity(&nobody).await.is_err());
     }
 }

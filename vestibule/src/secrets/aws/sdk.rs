@@ -3,6 +3,7 @@
 use super::{
     http_client::{ManagerHttpClient, PlainHttp},
     identity::{IdentityChain, ProfileFiles, keyless_profiles},
+    kept_identity::KeptIdentity,
 };
 use crate::{
     blocking_reads::FileReads,
@@ -11,14 +12,17 @@ use crate::{
     exit::{Exit, Fault},
     trust,
 };
-use aws_config::{BehaviorVersion, Region, SdkConfig, provider_config::ProviderConfig, retry::RetryConfig};
-use aws_credential_types::provider::SharedCredentialsProvider;
+use aws_config::{
+    BehaviorVersion, Region, SdkConfig, identity::IdentityCache, provider_config::ProviderConfig, retry::RetryConfig,
+};
+use aws_credential_types::provider::{ProvideCredentials, SharedCredentialsProvider};
 use aws_smithy_runtime_api::client::http::SharedHttpClient;
 use axum::http::{Uri, uri::Authority};
 use std::{
     env,
     io::{self, ErrorKind},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// The variables for an endpoint of the manager, or of the service that gives an identity to a token. Those before win.
@@ -38,10 +42,19 @@ const FILES: [(&str, Option<&str>); 4] = [
 /// The SDK's profile file.
 const CONFIG_FILE: &str = "~/.aws/config";
 
-/// Returns the SDK's configuration and its Region. If `strict`, it uses static keys, and an endpoint without TLS, only
+/// What the SDK needs to ask a manager.
+#[derive(Debug)]
+pub(super) struct AwsPlatform {
+    pub(super) config: SdkConfig,
+    pub(super) region: Region,
+    /// The identity in `config`.
+    pub(super) identity: Arc<KeptIdentity>,
+}
+
+/// Returns the SDK's configuration, the Region and the identity. If `strict`, it uses static keys, and an endpoint without TLS, only
 /// if the settings allow them. Everything else is the platform's: what the variables and the profile file of the SDK say
 /// counts for the manager and for the identity alike.
-pub(super) async fn configure(aws: &AwsConfig, strict: bool, files: &FileReads) -> Result<(SdkConfig, Region), Fault> {
+pub(super) async fn configure(aws: &AwsConfig, strict: bool, files: &FileReads) -> Result<AwsPlatform, Fault> {
     check_files(files).await?;
     refuse_other_switches()?;
     let plain = if strict && !aws.allow_http_endpoint { PlainHttp::ToAgents } else { PlainHttp::Anywhere };
@@ -75,23 +88,15 @@ pub(super) async fn configure(aws: &AwsConfig, strict: bool, files: &FileReads) 
         .with_retry_config(RetryConfig::disabled())
         .with_use_fips(sdk.use_fips())
         .with_use_dual_stack(sdk.use_dual_stack());
-    let identity = match profiles {
+    let chain = match profiles {
         Some(profiles) => IdentityChain::of_platform(config, Some(profiles), files),
         None => IdentityChain::with_static_keys(config, files),
     };
-    let sdk = sdk.into_builder().credentials_provider(SharedCredentialsProvider::new(identity)).build();
-    Ok((sdk, region))
-}
-
-/// Returns the platform's identity and the Region, as [`configure`] finds them.
-pub(super) async fn identity(
-    aws: &AwsConfig,
-    strict: bool,
-    files: &FileReads,
-) -> Result<(SharedCredentialsProvider, Region), Fault> {
-    let (sdk, region) = configure(aws, strict, files).await?;
-    let provider = sdk.credentials_provider().expect("it was configured above");
-    Ok((provider, region))
+    let identity = Arc::new(KeptIdentity::of(SharedCredentialsProvider::new(chain)));
+    let provider: Arc<dyn ProvideCredentials> = identity.clone();
+    let provider = SharedCredentialsProvider::new(provider);
+    let config = sdk.into_builder().credentials_provider(provider).identity_cache(IdentityCache::no_cache()).build();
+    Ok(AwsPlatform { config, region, identity })
 }
 
 /// Returns the fault of a start without a Region.
@@ -218,7 +223,6 @@ fn variable(name: &str) -> Option<String> {
 mod tests {
     use super::*;
     use crate::secrets::{aws::errors, source::SourceError};
-    use aws_credential_types::provider::ProvideCredentials;
 
     #[tokio::test(start_paused = true)]
     async fn a_file_of_the_sdk_that_does_not_answer_is_named_and_holds_up_nobody() {
