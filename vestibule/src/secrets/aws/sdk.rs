@@ -42,7 +42,7 @@ const FILES: [(&str, Option<&str>); 4] = [
 /// The SDK's profile file.
 const CONFIG_FILE: &str = "~/.aws/config";
 
-/// What the SDK needs to ask a manager.
+/// The SDK, configured for requests to a manager.
 #[derive(Debug)]
 pub(super) struct AwsPlatform {
     pub(super) config: SdkConfig,
