@@ -273,8 +273,10 @@ impl<A: Application> Loader<A> {
             Some(in_service) => Doubts::of(in_service, &request.config.secrets.revoked),
             None => Doubts::default(),
         };
-        // Somebody who asks for a reload may have corrected the role at the manager.
-        let may_be_mended = request.in_service.is_none() || request.probe_reason == ProbeReason::Operator;
+        if request.probe_reason == ProbeReason::Operator {
+            // Somebody who asks for a reload may have corrected the role at the manager, or a clock.
+            self.unusable.forget();
+        }
         let context = FetchContext {
             regions: &self.regions,
             revoked: &request.config.secrets.revoked,
@@ -284,7 +286,7 @@ impl<A: Application> Loader<A> {
             },
             doubted: doubts.names.clone(),
             candidates,
-            unusable: if may_be_mended { BTreeMap::new() } else { self.unusable.lately() },
+            unusable: self.unusable.take(),
             drain: request.config.server.drain,
             deadline_of_others: request.deadline_of_others(),
             deadline: request.deadline,

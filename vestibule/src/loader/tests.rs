@@ -36,6 +36,10 @@ impl Kind for Scripted {
     fn read(values: &SecretValues) -> Result<Self, Malformed> {
         match values.current().text.expose_secret() {
             "malformed" => Err(Malformed::expected("another value")),
+            "too early" => Err(Malformed::too_early("a value that is valid now")),
+            "too early for a while" if is_younger(values, A_WHILE) => {
+                Err(Malformed::too_early("one that is valid now"))
+            }
             value => Ok(Self(value.to_owned())),
         }
     }
@@ -49,6 +53,16 @@ impl Kind for Scripted {
             _ => None,
         }
     }
+}
+
+/// The time after which a value is valid that was made too early by this machine's clock.
+const A_WHILE: Duration = Duration::from_secs(20);
+
+/// The time of a lease.
+const LEASE: Duration = Duration::from_secs(3600);
+
+fn is_younger(values: &SecretValues, age: Duration) -> bool {
+    values.current().lease.as_ref().is_some_and(|lease| lease.end().left() > LEASE - age)
 }
 
 /// A user of a credential, which the other side may reject later.
@@ -429,7 +443,7 @@ impl Source for MakesFirst {
                 && self.is_made_at_each_read(id)
             {
                 value.version = VersionId::new(format!("made-{}", self.made.fetch_add(1, Ordering::SeqCst)));
-                value.lease = Some(SecretLease::new(Duration::from_secs(3600), Arc::new(NoCalls)));
+                value.lease = Some(SecretLease::new(LEASE, Arc::new(NoCalls)));
             }
             Ok(fetched)
         })
@@ -478,4 +492,19 @@ async fn after_a_malformed_value_that_was_made_for_a_reload_no_other_one_is_made
     manager.put("first", "role".into(), "good");
     tokio::time::advance(minute).await;
     assert!(matches!(load(ProbeReason::Scheduled).await, Ok(LoadOutcome::Built { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_start_waits_for_a_value_that_was_made_too_early_and_has_no_other_one_made_at_each_try() {
+    for (value, is_loaded, count) in [("too early for a while", true, 1), ("too early", false, 2)] {
+        let (manager, made) = (OneVersionEach::default(), Arc::new(AtomicUsize::new(0)));
+        manager.put("first", "role".into(), value);
+        manager.put("second", "second-held".into(), "good");
+        let loader = Loader::<Pair>::new(Arc::new(MakesFirst { manager, made: made.clone() }));
+        let mut config = Config::<()>::default();
+        config.secrets.prefix = "pair".into();
+        let deadline = Instant::now() + 3 * A_WHILE;
+        assert_eq!(loader.first_load(Arc::new(config), deadline).await.is_ok(), is_loaded, "{value}");
+        assert_eq!(made.load(Ordering::SeqCst), count, "{value}: half-way, another one is made");
+    }
 }

@@ -1,10 +1,8 @@
-//! Values that the manager made for a load, and that cannot be used: malformed ones. Their leases are given back at
-//! once. The loads of the next minute report their faults again, because each try would have another value made.
+//! Values that the manager made for a load, and that cannot be used. Each try would have another one made.
 
 use crate::{
-    exit::Fault,
     moment::Moment,
-    secrets::{credential::Name, id::SecretId},
+    secrets::{credential::Name, fetch::UnusableValue, id::SecretId},
 };
 use std::{
     collections::BTreeMap,
@@ -12,26 +10,35 @@ use std::{
     time::Duration,
 };
 
-/// The time for which no other value is made.
+/// The time for which no other value is made after a malformed one.
 const NO_OTHER_FOR: Duration = Duration::from_secs(60);
 
-/// The faults of such values, with the time of each.
+/// Such values, with the time of each.
 #[derive(Default)]
-pub(super) struct UnusableValues(Mutex<BTreeMap<(Name, SecretId), (Fault, Moment)>>);
+pub(super) struct UnusableValues(Mutex<BTreeMap<(Name, SecretId), (UnusableValue, Moment)>>);
 
 impl UnusableValues {
-    /// Adds the faults of a load.
-    pub(super) fn add(&self, faults: Vec<(Name, SecretId, Fault)>) {
+    /// Adds the values of a load.
+    pub(super) fn add(&self, values: Vec<(Name, SecretId, UnusableValue)>) {
         let mut unusable = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for (name, id, fault) in faults {
-            unusable.insert((name, id), (fault, Moment::now()));
+        for (name, id, value) in values {
+            unusable.insert((name, id), (value, Moment::now()));
         }
     }
 
-    /// Returns the faults of the last minute.
-    pub(super) fn lately(&self) -> BTreeMap<(Name, SecretId), Fault> {
+    /// Returns the malformed values of the last minute, and takes out those that are too early: the load which tries them adds
+    /// those again that still are.
+    pub(super) fn take(&self) -> BTreeMap<(Name, SecretId), UnusableValue> {
         let mut unusable = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        unusable.retain(|_, (_, since)| since.elapsed() < NO_OTHER_FOR);
-        unusable.iter().map(|(credential, (fault, _))| (credential.clone(), fault.clone())).collect()
+        let is_early = |value: &UnusableValue| matches!(value, UnusableValue::TooEarly(_));
+        unusable.retain(|_, (value, since)| is_early(value) || since.elapsed() < NO_OTHER_FOR);
+        let taken = unusable.iter().map(|(credential, (value, _))| (credential.clone(), value.clone())).collect();
+        unusable.retain(|_, (value, _)| !is_early(value));
+        taken
+    }
+
+    /// Forgets all of them, so that the manager makes others.
+    pub(super) fn forget(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }

@@ -17,6 +17,7 @@ use crate::{
 use futures_util::future::{BoxFuture, join_all, try_join_all};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    sync::Arc,
     time::Duration,
 };
 use tokio::time::Instant;
@@ -37,8 +38,8 @@ pub(crate) struct FetchContext<'a> {
     pub(crate) doubted: BTreeSet<Name>,
     /// The credentials that the manager made for a load which failed.
     pub(crate) candidates: HeldCredentials,
-    /// The faults of those that it made lately and that cannot be used. No other one is made yet.
-    pub(crate) unusable: BTreeMap<(Name, SecretId), Fault>,
+    /// Those that it made before and that could not be used.
+    pub(crate) unusable: BTreeMap<(Name, SecretId), UnusableValue>,
     /// `server.drain`: a lease must last for longer than that.
     pub(crate) drain: Duration,
     /// The deadline of the other credentials, if one is doubted. The others can stay as held.
@@ -97,16 +98,31 @@ impl FetchContext<'_> {
         {
             return Some(FetchOutcome::Candidate(candidate.clone()));
         }
-        let fault = self.unusable.get(&(name, id.clone()))?;
-        Some(FetchOutcome::Failed(fault.clone()))
+        match self.unusable.get(&(name, id.clone()))? {
+            UnusableValue::Malformed(fault) => Some(FetchOutcome::Failed(fault.clone())),
+            UnusableValue::TooEarly(values) => {
+                let current = values.current();
+                let lasts = current.lease.as_ref().is_some_and(|lease| !lease.is_due(self.drain));
+                if lasts && !self.is_revoked(current) { Some(FetchOutcome::New(values.clone())) } else { None }
+            }
+        }
     }
+}
+
+/// A value that the manager made for a load before, and that could not be used.
+#[derive(Clone)]
+pub(crate) enum UnusableValue {
+    /// No other one is made yet.
+    Malformed(Fault),
+    /// It is not valid yet by this machine's clock. Another one would not be valid earlier.
+    TooEarly(Arc<SecretValues>),
 }
 
 /// The result of fetching one credential.
 pub(crate) enum FetchOutcome {
     /// Every stage is as held.
     Same,
-    New(SecretValues),
+    New(Arc<SecretValues>),
     /// The manager made it for a load before, which failed.
     Candidate(HeldCredential),
     Failed(Fault),
@@ -268,7 +284,7 @@ async fn compare_with_held(
         Some(_) => Some(Moment::now()),
         None => None,
     };
-    Ok(FetchOutcome::New(SecretValues::new(current, values, current_since)))
+    Ok(FetchOutcome::New(Arc::new(SecretValues::new(current, values, current_since))))
 }
 
 /// Fetches these stages, all at the same time. `known` has the versions that need not be read again. If the current
@@ -411,7 +427,6 @@ fn fault(
 mod tests {
     use super::*;
     use crate::secrets::source::Source;
-    use std::sync::Arc;
     use tokio::sync::Notify;
 
     /// A source that denies access to every secret, and tells when it is asked for the last one.

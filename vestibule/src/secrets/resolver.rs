@@ -2,7 +2,7 @@
 
 use super::{
     credential::{Credential, Name, subject},
-    fetch::FetchOutcome,
+    fetch::{FetchOutcome, UnusableValue},
     held::{HeldCredential, HeldCredentials},
     id::SecretId,
     kind::{Kind, Malformed},
@@ -36,8 +36,8 @@ pub struct Resolver<'a> {
     pub(crate) resolved: HeldCredentials,
     pub(super) faults: Vec<Fault>,
     pub(super) carried_over: Vec<(Name, Fault)>,
-    /// The faults of values that the manager made for this load.
-    pub(crate) unusable: Vec<(Name, SecretId, Fault)>,
+    /// The values that the manager made for this load, or for one before, and that cannot be used.
+    pub(crate) unusable: Vec<(Name, SecretId, UnusableValue)>,
 }
 
 impl<'a> Resolver<'a> {
@@ -113,7 +113,10 @@ impl<'a> Resolver<'a> {
             return Some(Credential::without_secret(name, K::without_secret()?));
         };
         let held = self.held.get(name, &id);
-        let is_made_now = matches!(&outcome, FetchOutcome::New(values) if values.current().lease.is_some());
+        let made = match &outcome {
+            FetchOutcome::New(values) if values.current().lease.is_some() => Some(values.clone()),
+            _ => None,
+        };
         let (read_or_held, is_judged) = match outcome {
             FetchOutcome::Failed(fault) => (Err(fault), false),
             // The manager's answer was compared with this one, so there is one.
@@ -132,8 +135,8 @@ impl<'a> Resolver<'a> {
         let mut resolved = match checked {
             Ok(credential) => credential,
             Err(fault) => {
-                if is_made_now {
-                    self.unusable.push((name, id, fault.clone()));
+                if let Some(made) = made {
+                    self.unusable.push((name, id, unusable(made, &fault)));
                 }
                 self.carry_over_or_fail(name, held, fault)?
             }
@@ -181,6 +184,16 @@ fn malformed(name: Name, id: &SecretId, expected: &Malformed, seen: &str) -> Fau
         format!("the value is malformed: {expected}{seen}"),
         "put a value of this form at the manager, as a new version",
     )
+}
+
+/// Returns what the next load shall know of a value with this fault.
+fn unusable(made: Arc<SecretValues>, fault: &Fault) -> UnusableValue {
+    let has_ended = made.current().lease.as_ref().is_none_or(|lease| lease.has_ended());
+    if fault.exit == Exit::Unavailable && !has_ended {
+        UnusableValue::TooEarly(made)
+    } else {
+        UnusableValue::Malformed(fault.clone())
+    }
 }
 
 /// Returns the fault of a value that is right, but not by the clock of this machine.
