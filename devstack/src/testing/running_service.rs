@@ -9,6 +9,11 @@ use crate::testing::eventually::eventually;
 use crate::testing::json::post_json;
 use crate::testing::launch::Launch;
 use crate::testing::test_process::{Addresses, TestProcess};
+use std::time::Duration;
+
+/// The time after which the client uses a connection no more. If it were that of `connections.idle_timeout`, a request could meet
+/// the end of its connection.
+const REUSE_WITHIN: Duration = Duration::from_secs(2);
 
 /// A service that serves, as a client and an operator see it.
 pub struct RunningService<'a> {
@@ -29,13 +34,13 @@ impl<'a> RunningService<'a> {
     pub async fn start(launch: Launch, tenant: &'a Tenant) -> Self {
         let mut process = launch.start();
         let at = process.listening().await;
-        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+        let client = reqwest::Client::builder().no_proxy().pool_idle_timeout(REUSE_WITHIN).build().expect("a client");
         Self { process, at, tenant, client, scheme: "http" }
     }
 
     /// Does the same as [`Self::start`] with TLS on the public listener. The client trusts the tenant's authority.
     pub async fn start_tls(launch: Launch, tenant: &'a Tenant) -> Self {
-        let client = tenant.authority().trusted().build().expect("a client");
+        let client = tenant.authority().trusted().pool_idle_timeout(REUSE_WITHIN).build().expect("a client");
         Self { client, scheme: "https", ..Self::start(launch.env("APP_SERVER__TLS", "true"), tenant).await }
     }
 
