@@ -218,6 +218,8 @@ impl<S: Subscriber> Layer<S> for LoggedErrors {
 #[tokio::test]
 async fn the_log_has_a_fault_once_while_it_is_retried() {
     let logged = LoggedErrors::default();
+    // While there is one subscriber alone, a test of another thread that comes to the same line first turns it off for all.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     let _log = tracing_subscriber::registry().with(logged.clone()).set_default();
     let harness =
         Harness::<IdleService>::start(MemoryManager::new(), Config::default()).await.expect("it needs nothing");
